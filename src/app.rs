@@ -1,13 +1,12 @@
-//! The composition root: assembles a broker from its configuration, and shuts it down in the right
-//! order.
+//! The composition root: assembles a broker from its configuration, and stops its parts in order.
 //!
 //! A start opens, in this order: the store, which it claims for this use; the sealing keys; the
-//! ledger, whose key the first start creates, and which is checked against the checkpoint that was
-//! kept outside the store; the broker; its signing keys; the generation; the sweeper; the listener.
-//! A part that fails its check stops the start with a message that says what to do.
+//! ledger, whose key the first start creates, and which is checked against the checkpoint kept
+//! outside the store; the broker; its signing keys; the generation; the sweeper; the listener. A
+//! part that fails its check stops the start with a message that names the remedy.
 //!
-//! A stop reports unready, drains, accepts nothing more, lets tracked requests finish, drains the
-//! ledger, and closes the store.
+//! A stop reports that the broker is not ready, drains, accepts no more connections, lets tracked
+//! requests finish, drains the ledger, and closes the store.
 
 pub mod check;
 mod reload;
@@ -69,18 +68,18 @@ use crate::telemetry::LogControl;
 const MAX_SEALING_KEY_BYTES: usize = 1024;
 
 /// Settings that are not part of the configuration.
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Options {
-    /// The broker's clock.
     pub clock: SharedClock,
-    /// The admin token of the development mode; production has none.
+    /// The admin token of the development mode; `None` in production.
     pub dev_admin_token: Option<SecretString>,
-    /// Policies that replace those of the configured directory.
+    /// Policies that replace those of the configured directory, if given.
     pub policies: Option<Vec<PolicyFile>>,
     /// Additional minters. A minter of a built-in kind replaces the built-in one.
     pub minters: Vec<Arc<dyn Minter>>,
 }
 
-/// Why a broker did not start. The text says what to do.
+/// Why a broker did not start. The text names the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A part of the broker failed its check.
@@ -99,7 +98,7 @@ fn unfit(error: impl std::fmt::Display) -> StartError {
     StartError::Unfit(error.to_string())
 }
 
-/// A store's error with its cause, which the error's own text leaves out.
+/// A store's error with its cause, which the error's own text omits.
 fn unfit_store(error: crate::store::StoreError) -> StartError {
     match std::error::Error::source(&error) {
         Some(cause) => StartError::Unfit(format!("{error}: {cause}")),
@@ -107,13 +106,11 @@ fn unfit_store(error: crate::store::StoreError) -> StartError {
     }
 }
 
-/// A broker that serves.
+/// A serving broker.
+#[expect(missing_docs, reason = "the names say it all")]
 pub struct App {
-    /// The broker's use cases.
     pub broker: Arc<Broker>,
-    /// Stops the broker.
     pub shutdown: Shutdown,
-    /// The address of the broker's listener.
     pub address: SocketAddr,
     store: Store,
     drain: Duration,
@@ -122,7 +119,7 @@ pub struct App {
 }
 
 impl App {
-    /// Reloads files that change from now on, and checks them at once at each of `hangups`.
+    /// Reloads files that change from now on; each of `hangups` triggers a check at once.
     pub fn reload_on(
         &self,
         hangups: Hangups,
@@ -143,7 +140,7 @@ impl App {
         Ok(stopped)
     }
 
-    /// Stops at once, in the same order.
+    /// Stops without draining, otherwise like [`Self::run`].
     pub async fn stop(self) -> Stopped {
         let stopped = self
             .shutdown
@@ -159,8 +156,8 @@ pub async fn open_store(config: &Config) -> Result<Store, StartError> {
     open_store_as(config, BROKER, false).await
 }
 
-/// The same, as the client `name` of a PostgreSQL database. `standby_will_do` says whether the
-/// database may be a standby.
+/// Opens the configured store, without claiming it. `name` is the client name at a PostgreSQL
+/// database. `standby_will_do` says whether the database may be a standby.
 async fn open_store_as(
     config: &Config,
     name: &'static str,
@@ -234,12 +231,10 @@ fn sqlite_settings(config: &Config) -> Result<&crate::config::Sqlite, StartError
 }
 
 /// An assembled broker that does not serve yet: it has no listener and no sweeper.
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Assembled {
-    /// The broker's use cases.
     pub broker: Arc<Broker>,
-    /// Stops the broker.
     pub shutdown: Shutdown,
-    /// The broker's store.
     pub store: Store,
     /// The generation that the configuration's files describe.
     pub generation: Generation,
@@ -261,7 +256,7 @@ pub(crate) async fn assemble_on(
     put_together(config, options, Some(store), Succeeded::Wholly).await
 }
 
-/// How far the succession to an earlier log must have progressed before the broker may start.
+/// How far the succession of an earlier log must have progressed before the broker may start.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Succeeded {
     /// The restrictions of the earlier log were carried over.
@@ -283,7 +278,7 @@ async fn put_together(
     let clock = options.clock;
     let now = clock.now();
     let generation = Box::pin(checked(config, options.policies, now)).await?;
-    // Stop here if its credentials are missing, before anything is created.
+    // Fail here if the shared checkpoint's credentials are missing, before anything is created.
     drop(Box::pin(shared_place(config)).await?);
     let metrics = Arc::new(Metrics::new());
     let shutdown = Shutdown::new(Arc::clone(&metrics));
@@ -404,7 +399,7 @@ async fn checked(
         Ok(checked) => Ok(checked.generation),
         Err(late @ CheckError::Generation(Unfit::Late(_))) => {
             let checked = check(config, policies, None)?;
-            // The clock matters only to an activation: an active generation stays active.
+            // A doubtful clock prevents an activation only: an active generation stays active.
             if !Box::pin(decides_already(config, checked.compiled.digest())).await {
                 return Err(late.into());
             }
@@ -424,11 +419,11 @@ async fn decides_already(config: &Config, digest: GenerationDigest) -> bool {
     matches!(active, Ok(Some(active)) if active.sealed.claimed() == digest)
 }
 
-/// Loads the signing keys, and creates those that are due. A replica whose clock is in doubt starts
-/// closed instead of failing, so that an admin can accept its time.
+/// Loads the signing keys, and creates those that are due. If the replica's clock is in doubt, it
+/// starts fail-closed instead of stopping, so that an admin can accept its time.
 async fn begin_keys(broker: &Broker, now: Timestamp) -> Result<(), BrokerError> {
     if let Some(doubt) = broker.core.clock_doubt() {
-        warn!(%doubt, "started with a clock in doubt: closed until it agrees or is accepted");
+        warn!(%doubt, "started fail-closed: the clock is in doubt until it agrees or is accepted");
         return broker.keys.load(now).await;
     }
     broker.core.horizon().await?;
@@ -438,7 +433,7 @@ async fn begin_keys(broker: &Broker, now: Timestamp) -> Result<(), BrokerError> 
 /// Starts a broker that serves.
 pub async fn start(config: Config, options: Options) -> Result<App, StartError> {
     let clock = Arc::clone(&options.clock);
-    // A start that fails because an address is taken makes no store and writes no leaf.
+    // Bind first: a start that fails because an address is in use creates no store and no leaf.
     let mut sockets = http::server::Sockets::bind(&config).map_err(unfit)?;
     let Assembled {
         broker,
@@ -541,7 +536,7 @@ async fn hold_read_lease(
                 Err(error) if failing => tracing::debug!(%error, "the read lease was not renewed"),
                 Err(error) => {
                     failing = true;
-                    tracing::warn!(%error, "the read lease was not renewed; it is tried again");
+                    tracing::warn!(%error, "the read lease was not renewed; retrying");
                 }
             }
         }
@@ -596,7 +591,7 @@ fn sealing_keys(config: &Config, store: &Store) -> Result<SealingKeys, StartErro
     };
     info!(
         store = store.kind(),
-        "development: the sealing key lies beside the store"
+        "development: the sealing key is stored next to the checkpoint"
     );
     SealingKeys::parse(&[key]).map_err(|error| unfit(format!("{}: {error}", file.display())))
 }
@@ -660,7 +655,7 @@ async fn open_ledger(
     }
     if known.is_empty() {
         return Err(unfit(
-            "the store holds a log but no key of it; restore the table signing_key",
+            "the store holds a log but none of its keys; restore the table signing_key",
         ));
     }
     let parts = parts(known);
@@ -687,8 +682,8 @@ async fn open_ledger(
     Ok(ledger)
 }
 
-/// Begins the log of an empty store with a new key. Another replica that starts at the same time may
-/// be first, so the caller reads the log's key from the store.
+/// Begins the log of an empty store with a new key. Another replica that starts at the same time
+/// may begin it first, so the caller reads the log's key from the store.
 async fn begin_log(
     config: &Config,
     store: &Store,
@@ -738,7 +733,7 @@ fn witnesses(config: &Config) -> Result<Vec<Witness>, StartError> {
         .collect()
 }
 
-/// The location of the checkpoint that the replicas share.
+/// The location of the checkpoint that all replicas share; `None` if none is configured.
 async fn shared_place(config: &Config) -> Result<Option<Place>, StartError> {
     let Some(shared) = &config.ledger.shared_checkpoint else {
         return Ok(None);
@@ -752,8 +747,8 @@ async fn shared_place(config: &Config) -> Result<Option<Place>, StartError> {
                 (None, None) => Authorization::None,
                 (None, Some(region)) => {
                     let credentials = aws::own_credentials(region).await;
-                    let credentials = credentials
-                        .ok_or_else(|| unfit("there are no credentials of AWS to be found"))?;
+                    let credentials =
+                        credentials.ok_or_else(|| unfit("no AWS credentials were found"))?;
                     Authorization::s3(region.clone(), credentials)
                 }
             };
@@ -767,7 +762,7 @@ async fn shared_place(config: &Config) -> Result<Option<Place>, StartError> {
 /// The digest of `admin.bootstrap_token_sha256`.
 fn bootstrap_digest(hex: &str) -> Result<[u8; 32], StartError> {
     let digest = format!("sha256:{hex}").parse::<GenerationDigest>();
-    let digest = digest.map_err(|_| unfit("admin.bootstrap_token_sha256 is 64 hex digits"))?;
+    let digest = digest.map_err(|_| unfit("admin.bootstrap_token_sha256 must be 64 hex digits"))?;
     Ok(*digest.as_bytes())
 }
 
@@ -791,7 +786,7 @@ async fn admin_tokens(
             if let Some(why) = fault.map_err(unfit_store)? {
                 warn!(
                     why,
-                    "admin.bootstrap_token_sha256 names a token that is good no more"
+                    "admin.bootstrap_token_sha256 names a token that no longer has effect"
                 );
             }
             Some(digest)
@@ -803,7 +798,7 @@ async fn admin_tokens(
     })
 }
 
-/// An embedded broker activates the generation of its own files, and records that in the ledger. A
+/// Activates the generation of an embedded broker's own files, and records that in the ledger. A
 /// broker on PostgreSQL uses the generation that an admin activated.
 async fn settle_generation(
     broker: &Arc<Broker>,
@@ -814,7 +809,7 @@ async fn settle_generation(
     if config.mode == Mode::Production && config.store.kind == StoreKind::Postgres {
         // Start even if this fails: readiness reports a replica that is behind.
         if let Err(behind) = broker.generations.follow().await {
-            warn!(error = %behind, "started behind the active generation");
+            warn!(error = %behind, "started without the active generation");
         }
         return Ok(());
     }
@@ -825,10 +820,10 @@ async fn settle_generation(
     if broker.core.clock_doubt().is_none() {
         return activate_own(broker, by, generation).await;
     }
-    // A replica whose clock is in doubt records nothing. The generation that was active before decides
-    // who may accept its time.
+    // A replica whose clock is in doubt records nothing. The previously active generation decides
+    // which admins may accept its time.
     if let Err(behind) = broker.generations.follow().await {
-        warn!(error = %behind, "started without what decided before");
+        warn!(error = %behind, "started without the previously active generation");
     }
     let broker = Arc::clone(broker);
     drop(shutdown.spawn_worker("generation", move |stop| async move {

@@ -1,8 +1,8 @@
 //! Time is a parameter.
 //!
-//! Nothing below this file asks the machine what time it is: a [`Clock`] is handed down, and a
-//! [`Timestamp`] is passed on from there. SQL never says `now()`. So every law about expiry can be
-//! tried with a [`ManualClock`], and both stores see the same instant to the microsecond.
+//! Only this file reads the machine's clock. All other code receives a [`Clock`] or a
+//! [`Timestamp`], and SQL never says `now()`. Tests of expiry can therefore use a [`ManualClock`],
+//! and both databases see the same instant to the microsecond.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// An instant in UTC, in whole microseconds since 1970-01-01: what both stores can hold exactly.
+/// An instant in UTC, in whole microseconds since 1970-01-01: the precision of both databases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
@@ -49,7 +49,7 @@ impl Timestamp {
         self.0 / 1_000_000
     }
 
-    /// This instant, rounded down to a whole second. What a JWT can say exactly.
+    /// This instant, rounded down to a whole second: the precision of a JWT's times.
     #[must_use]
     pub fn floor_to_second(self) -> Self {
         Self::from_seconds(self.seconds())
@@ -138,34 +138,34 @@ impl FromStr for Timestamp {
     }
 }
 
-/// Where the time comes from.
+/// A source of time.
 pub trait Clock: Send + Sync + 'static {
-    /// The present instant.
+    /// The current instant.
     fn now(&self) -> Timestamp;
 
-    /// How long ago the machine was booted, suspension included. Setting the clock does not move
-    /// it: a clock that moved by another amount was set.
+    /// Time since the machine was booted, suspension included. Setting the wall clock does not
+    /// change it, so a wall clock that advanced by a different amount was set.
     fn since_boot(&self) -> Duration;
 
-    /// A span that grows by one second in each second in which the machine runs, and stands still
-    /// while it is suspended. Its beginning means nothing.
+    /// A duration that grows while the machine runs and stands still while it is suspended. Its
+    /// starting point is arbitrary.
     fn running(&self) -> Duration;
 
-    /// Whether it tells the world's time, so that another clock of the world must agree with it.
+    /// Whether this clock shows real time and must therefore agree with other real clocks.
     fn is_real(&self) -> bool;
 }
 
 /// A shared clock.
 pub type SharedClock = Arc<dyn Clock>;
 
-/// The machine's clock: the one place that reads it.
+/// The machine's clock. Only this type reads it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
 impl Clock for SystemClock {
     #[expect(
         clippy::disallowed_methods,
-        reason = "the one home of the machine's clock"
+        reason = "the only code that reads the machine's clock"
     )]
     fn now(&self) -> Timestamp {
         OffsetDateTime::now_utc().into()
@@ -174,7 +174,7 @@ impl Clock for SystemClock {
     fn since_boot(&self) -> Duration {
         #[cfg(target_os = "linux")]
         let id = ClockId::Boottime;
-        // Elsewhere the monotonic clock goes on during suspension.
+        // On other systems than Linux, only the monotonic clock counts time in suspension.
         #[cfg(not(target_os = "linux"))]
         let id = ClockId::Monotonic;
         Duration::try_from(clock_gettime(id)).unwrap_or_default()
@@ -189,20 +189,20 @@ impl Clock for SystemClock {
     }
 }
 
-/// An instant of this machine by [`SystemClock::since_boot`]. It measures how old an answer is that
-/// came from another machine, which neither a change of the wall clock nor a suspension may make
-/// younger. What is valid is never judged by it.
+/// An instant of [`SystemClock::since_boot`]. It measures the age of answers from other machines:
+/// setting the wall clock and suspending the machine do not make an answer younger. It never
+/// decides whether a credential is valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BootInstant(Duration);
 
 impl BootInstant {
-    /// The present instant.
+    /// The current instant.
     #[must_use]
     pub fn now() -> Self {
         Self(SystemClock.since_boot())
     }
 
-    /// How long ago it was.
+    /// Time since this instant.
     #[must_use]
     pub fn elapsed(self) -> Duration {
         Self::now().0.saturating_sub(self.0)
@@ -215,7 +215,7 @@ impl BootInstant {
     }
 }
 
-/// A clock that stands still until it is told otherwise, for tests and models.
+/// A clock that changes only when told to, for tests and models.
 #[derive(Debug)]
 pub struct ManualClock {
     wall: AtomicI64,
@@ -234,12 +234,12 @@ impl ManualClock {
         })
     }
 
-    /// Time passes: `seconds` of it.
+    /// Lets `seconds` pass.
     pub fn advance(&self, seconds: u64) {
         self.pass(self.now().plus_seconds(seconds));
     }
 
-    /// Time passes until `at`, which is not earlier than the present.
+    /// Lets time pass until `at`, which must not be earlier than the current instant.
     pub fn pass(&self, at: Timestamp) {
         let passed = u64::try_from(at.micros().saturating_sub(self.now().micros())).unwrap_or(0);
         self.since_boot.fetch_add(passed, Ordering::SeqCst);
@@ -247,14 +247,14 @@ impl ManualClock {
         self.wall.store(at.micros(), Ordering::SeqCst);
     }
 
-    /// The machine is suspended for `seconds`.
+    /// Suspends the machine for `seconds`.
     pub fn suspend(&self, seconds: u64) {
         let passed = seconds.saturating_mul(1_000_000);
         self.since_boot.fetch_add(passed, Ordering::SeqCst);
         self.set(self.now().plus_seconds(seconds));
     }
 
-    /// Somebody sets the clock to `at`, be it earlier or later. No time passes.
+    /// Sets the wall clock to `at`, earlier or later, without letting time pass.
     pub fn set(&self, at: Timestamp) {
         self.wall.store(at.micros(), Ordering::SeqCst);
     }

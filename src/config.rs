@@ -1,22 +1,22 @@
 //! The configuration: one TOML file, and the environment for secrets.
 //!
-//! It loads completely or not at all. An unknown key, a missing trust setting or two settings that
-//! contradict each other stop the start, and each complaint says the file, the line, the key and
-//! the remedy. Contradictions are all reported at once; only what cannot be read at all stops at
-//! the first.
+//! The configuration loads completely or not at all. An unknown key, a missing trust setting or two
+//! contradicting settings stop the start. Each complaint names the file, the line, the key and the
+//! remedy. All contradictions are reported together; a file that cannot be parsed yields the first
+//! error only.
 //!
-//! No secret stands in the file. They come from the environment, or from a file that the
-//! environment names and nobody else may read, and are held in [`SecretString`]; no message quotes
-//! a value, only keys. This is the only place that reads the environment, and it does so through
-//! [`Environment`], so that a test needs no process of its own.
+//! The file holds no secrets. They come from environment variables, or from files that the
+//! environment names and other users cannot read, and are held in [`SecretString`]. Messages quote
+//! keys, never values. All access to the environment goes through [`Environment`], so that tests
+//! can pass their own.
 //!
 //! Relative paths are relative to the directory of the configuration file.
 //!
-//! | variable | holds |
+//! | variable | value |
 //! |---|---|
-//! | `TASKPASS_CONFIG` | the path of the file, where `--config` does not say it |
+//! | `TASKPASS_CONFIG` | the path of the file, unless `--config` gives it |
 //! | `TASKPASS_DATABASE_URL` or `…_FILE` | the URL of the PostgreSQL database |
-//! | `TASKPASS_SEALING_KEYS` or `…_FILE` | sealing keys: the first seals, all open |
+//! | `TASKPASS_SEALING_KEYS` or `…_FILE` | sealing keys: the first seals, all of them open |
 //! | `TASKPASS_LOG` | a filter that replaces `log.level` |
 
 mod check;
@@ -51,7 +51,7 @@ pub use sections::{
     Witness,
 };
 
-/// The name of the variable that names the file.
+/// The variable with the path of the configuration file.
 pub const CONFIG_VARIABLE: &str = "TASKPASS_CONFIG";
 /// The variable with the database's URL; with `_FILE` appended, the path of a file that holds it.
 pub const DATABASE_URL_VARIABLE: &str = "TASKPASS_DATABASE_URL";
@@ -59,17 +59,18 @@ pub const DATABASE_URL_VARIABLE: &str = "TASKPASS_DATABASE_URL";
 pub const SEALING_KEYS_VARIABLE: &str = "TASKPASS_SEALING_KEYS";
 /// The variable with a log filter.
 pub const LOG_VARIABLE: &str = "TASKPASS_LOG";
-/// The file that is read when nothing names another.
+/// The path of the configuration file if neither an argument nor the environment gives one.
 pub const DEFAULT_PATH: &str = "taskpass.toml";
 /// The host of every development ledger's origin. Production refuses it.
 pub const DEV_ORIGIN_HOST: &str = "dev.taskpass.local";
 
-/// What the configuration is for. A store is marked with it at birth.
+/// The use of the configuration. A new store is marked with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// `taskpass serve`.
+    /// The configuration of `taskpass serve`.
     Production,
-    /// `taskpass dev`: sealing keys may be left out, and a development origin is wanted.
+    /// The configuration of `taskpass dev`: sealing keys are optional, and the origin must be a
+    /// development origin.
     Dev,
 }
 
@@ -84,32 +85,32 @@ impl Mode {
     }
 }
 
-/// How much of what a configuration names is at hand where it is read.
+/// Which of the things that a configuration names are available where it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// All of it, as on the host of a replica.
+    /// All of them, as on the host of a replica.
     Replica,
-    /// The database's URL and no sealing key, as for `taskpass migrate`.
+    /// The database's URL but no sealing key, as for `taskpass migrate`.
     Database,
-    /// The text alone, as where policies are written: no secret, and none of the files that it names.
+    /// The text only, as for writing policies: no secrets, and no files that it names.
     Text,
 }
 
-/// What came from the environment or from protected files. Its `Debug` shows none of it.
+/// Values from the environment or from protected files. Their `Debug` output shows no secret.
 #[derive(Debug, Default)]
 pub struct Secrets {
-    /// The database, with its password.
+    /// The database's URL with its password; `None` for SQLite.
     pub database_url: Option<SecretString>,
-    /// Sealing keys, in order. Their form is the sealer's business.
+    /// Sealing keys in order: the first seals.
     pub sealing_keys: Vec<SecretString>,
-    /// The RSA key of RS256, as PEM; read by [`Config::load`].
+    /// The RSA key of RS256, as PEM. [`Config::load`] reads it; otherwise it is `None`.
     pub rs256_private_key: Option<SecretString>,
-    /// What signs webhooks, by the sink's name; read by [`Config::load`].
+    /// The signing secrets of webhooks, by the sink's name. [`Config::load`] reads them.
     pub webhooks: Vec<(String, WebhookSecrets)>,
 }
 
 impl Secrets {
-    /// Whether text holds one of the secrets that have a recognisable form of their own.
+    /// Whether the text contains a sealing key or the database's URL.
     fn are_in(&self, text: &str) -> bool {
         let keys = self.sealing_keys.iter().chain(&self.database_url);
         let mut keys = keys.map(ExposeSecret::expose_secret);
@@ -119,51 +120,41 @@ impl Secrets {
 
 /// The whole configuration, checked.
 #[derive(Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Config {
-    /// The file that it came from.
+    /// The path of the configuration file.
     pub source: PathBuf,
-    /// What it is for.
     pub mode: Mode,
-    /// The HTTP server.
     pub server: Server,
-    /// The store.
     pub store: Store,
-    /// The ledger.
     pub ledger: Ledger,
-    /// Signing keys.
+    /// The settings of signing keys.
     pub keys: Keys,
-    /// The first admin.
+    /// The settings of the first admin.
     pub admin: Admin,
     /// The servers that this replica may ask, by the names that generations use.
     pub endpoints: Arc<EndpointTable>,
-    /// Which evidence is believed.
     pub attestors: Vec<AttestorSpec>,
-    /// What credentials can be for.
     pub resources: Vec<Resource>,
-    /// Which kinds of task there are.
     pub task_types: Vec<TaskType>,
-    /// Where the policies are.
     pub policy: Policy,
-    /// Limits.
     pub limits: Limits,
-    /// How long what is over is kept.
+    /// How long ended tasks and sessions and the bodies of leaves are kept.
     pub retention: Retention,
-    /// Sinks outside that are told what the ledger says.
+    /// External sinks that receive the ledger's events.
     pub export: Vec<Export>,
-    /// Logs.
     pub log: Log,
-    /// Where metrics are read without credentials.
+    /// The listener that serves metrics without credentials.
     pub metrics: Metrics,
     /// From [`LOG_VARIABLE`]: a filter that replaces [`Log::level`].
     pub log_filter: Option<String>,
-    /// Secrets.
     pub secrets: Secrets,
-    /// Whether it was loaded with the files that it names.
+    /// Whether the files that it names were read.
     with_files: bool,
 }
 
 impl Config {
-    /// The file to read: the argument, else the environment, else [`DEFAULT_PATH`].
+    /// The path of the file: the argument if given, else the environment's, else [`DEFAULT_PATH`].
     pub fn path(
         argument: Option<PathBuf>,
         environment: &dyn Environment,
@@ -177,14 +168,14 @@ impl Config {
             Err(NotText) => Err(ConfigError::unplaced(
                 Path::new(DEFAULT_PATH),
                 CONFIG_VARIABLE,
-                "is not text",
+                "is not UTF-8",
                 "set it to a path in UTF-8",
             )
             .into()),
         }
     }
 
-    /// Reads the file and everything that it names, and checks all of it.
+    /// Reads the file and all files that it names, and checks them.
     pub fn load(
         path: &Path,
         environment: &dyn Environment,
@@ -202,19 +193,19 @@ impl Config {
         Ok(config)
     }
 
-    /// Reads the file and checks its text, without the secrets and the other files that it names.
+    /// Reads the file and checks its text, without its secrets and the files that it names.
     pub fn load_text(path: &Path, mode: Mode) -> Result<Self, ConfigErrors> {
         Self::parse_text(path, &read_text(path)?, mode)
     }
 
-    /// The same for a text. `path` is for messages and relative paths.
+    /// Like [`Self::load_text`] for a given text. `path` serves messages and relative paths.
     pub fn parse_text(path: &Path, text: &str, mode: Mode) -> Result<Self, ConfigErrors> {
         let nothing: BTreeMap<String, String> = BTreeMap::new();
         Self::parse_within(path, text, &nothing, mode, Scope::Text)
     }
 
-    /// Checks a configuration's text without opening the files that it names, save those of
-    /// secrets in the environment. `path` is for messages and relative paths.
+    /// Checks a configuration's text without opening the files that it names. The environment's
+    /// secrets are read, from their files, too. `path` serves messages and relative paths.
     pub fn parse(
         path: &Path,
         text: &str,
@@ -224,7 +215,7 @@ impl Config {
         Self::parse_within(path, text, environment, mode, Scope::Replica)
     }
 
-    /// The same where not all that it names is at hand.
+    /// Like [`Self::parse`], where only the things in `scope` are available.
     pub fn parse_within(
         path: &Path,
         text: &str,
@@ -266,14 +257,14 @@ impl Config {
         })
     }
 
-    /// Whether it was loaded with the files that it names, so that what they hold can be relied on.
+    /// Whether the files that it names were read, so that their contents can be used.
     #[must_use]
     pub fn has_its_files(&self) -> bool {
         self.with_files
     }
 
-    /// The names by which the broker itself is known: its issuer and the audiences of its
-    /// attestors. No resource may have one of them.
+    /// The names of the broker itself: its issuer and the audiences of its attestors. No resource
+    /// may use one of them.
     #[must_use]
     pub fn own_audiences(&self) -> Vec<String> {
         check::own_audiences(&self.server.issuer, &self.attestors)
@@ -286,9 +277,8 @@ impl Config {
         files.into_iter().flatten()
     }
 
-    /// The files whose changes a running broker takes over: the configuration itself, the listener's
-    /// certificate, and the files of secrets. Those that are read anew for each use are not among
-    /// them.
+    /// The files whose changes a running broker applies: the configuration itself, the listener's
+    /// certificate, and the files of secrets. Files that are read for each use are not included.
     #[must_use]
     pub fn reloaded_files(&self, environment: &dyn Environment) -> Vec<PathBuf> {
         let webhooks = self.export.iter().map(|export| &export.secret_file);
@@ -314,14 +304,14 @@ impl Config {
     }
 }
 
-/// The text of the file.
+/// Reads the file as UTF-8.
 fn read_text(path: &Path) -> Result<String, ConfigErrors> {
     let bytes = std::fs::read(path).map_err(|error| {
         ConfigError::unplaced(
             path,
             "",
             format!("cannot be read: {}", error.kind()),
-            format!("name a readable file with --config or {CONFIG_VARIABLE}"),
+            format!("give the path of a readable file with --config or {CONFIG_VARIABLE}"),
         )
     })?;
     let text = String::from_utf8(bytes);
@@ -339,8 +329,8 @@ fn read_text(path: &Path) -> Result<String, ConfigErrors> {
     Ok(text)
 }
 
-/// The production settings that this environment holds, by name. Development mode refuses to run
-/// beside any.
+/// The names of the production variables that are set in this environment. The development mode
+/// refuses to run with any of them.
 #[must_use]
 pub fn production_settings(environment: &dyn Environment) -> Vec<String> {
     [DATABASE_URL_VARIABLE, SEALING_KEYS_VARIABLE]

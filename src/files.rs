@@ -1,10 +1,10 @@
-//! Files that the process makes: whole after a loss of power, and closed to other users.
+//! Creates and opens the process's files: complete after a loss of power, and private.
 //!
-//! Every file with state or a secret is made and opened here. Such a file has mode 0600 and belongs
-//! to the user of this process; a file or a directory that other users can get at is refused, with
-//! the command that mends it. New files get names that cannot be guessed and are created exclusively.
-//! No symbolic link is followed in the last part of a path. Each check looks at the opened file, so
-//! that a file that is exchanged afterwards is not the one that is used.
+//! All files with state or secrets are created and opened here. Such a file has mode 0600 and
+//! belongs to this process's user. A file or directory that other users can access is refused with
+//! the command that repairs it. New files get names that cannot be guessed and are created
+//! exclusively. A symbolic link in the last part of a path is not followed. Checks look at the
+//! opened file, so exchanging the file afterwards has no effect.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File};
@@ -23,16 +23,16 @@ use rustix::process::geteuid;
 use crate::crypto::random::SystemRandom;
 use crate::ids::Random as _;
 
-/// Rights of others to a file or directory that is this user's alone.
+/// Permissions that other users must not have on a private file or directory.
 const OTHERS: u32 = 0o077;
 
-/// Rights of others to write.
+/// Write permissions of other users.
 const OTHERS_WRITE: u32 = 0o022;
 
-/// With this bit, only its owner can remove or rename a file of a directory.
+/// With this bit on a directory, only the owner of a file can remove or rename it.
 const STICKY: u32 = 0o1000;
 
-/// Flags of every opening. Without `NONBLOCK`, opening a pipe would wait for its other end.
+/// Flags for every open. Without `NONBLOCK`, opening a pipe would wait for its other end.
 const CAREFUL: OFlags = OFlags::NOFOLLOW
     .union(OFlags::CLOEXEC)
     .union(OFlags::NONBLOCK)
@@ -41,22 +41,22 @@ const CAREFUL: OFlags = OFlags::NOFOLLOW
 /// A file or directory that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// Other users can get at it, or it is of the wrong kind.
+    /// Other users can access it, or it is of the wrong kind.
     #[error("{} {problem}: {remedy}", path.display())]
     Unfit {
         /// The file or directory.
         path: PathBuf,
         /// The problem, as the rest of a sentence that begins with the path.
         problem: String,
-        /// The command or the change that mends it.
+        /// The command or the change that repairs it.
         remedy: String,
     },
-    /// The file system's own error.
+    /// The file system reported an error.
     #[error("{}: {source}", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// The error.
+        /// The file system's error.
         source: io::Error,
     },
 }
@@ -84,15 +84,15 @@ impl FileError {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 
-    /// A link, or something that is no file, where a file or directory is expected.
+    /// The error for a link, or for another kind of file than `expected`.
     fn wrong_kind(path: &Path, found: FileType, expected: FileType) -> Self {
         if found == FileType::Symlink {
-            let remedy = "name the place that it leads to";
+            let remedy = "give the path that the link leads to";
             return Self::unfit(path, "is a symbolic link, which is not followed", remedy);
         }
         let expected = match expected {
-            FileType::Directory => "is no directory",
-            _ => "is no regular file",
+            FileType::Directory => "is not a directory",
+            _ => "is not a regular file",
         };
         Self::unfit(path, expected, "move it away, or give another path")
     }
@@ -108,7 +108,7 @@ impl From<FileError> for io::Error {
     }
 }
 
-/// `path` as one word of a shell's command.
+/// Quotes `path` as one word of a shell command.
 fn quoted(path: &Path) -> String {
     let text = path.to_string_lossy();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%=".contains(c);
@@ -118,7 +118,8 @@ fn quoted(path: &Path) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// Refuses what others can get at. `rights` are those that others may not have.
+/// Refuses a file or directory of another kind or owner, or with one of the permissions in
+/// `rights`.
 fn check(found: &Stat, path: &Path, kind: FileType, rights: u32) -> Result<(), FileError> {
     let actual = FileType::from_raw_mode(found.st_mode);
     if actual != kind {
@@ -145,13 +146,13 @@ fn check(found: &Stat, path: &Path, kind: FileType, rights: u32) -> Result<(), F
     Ok(())
 }
 
-/// Refuses a directory in which other users could exchange a file of ours.
+/// Refuses a directory in which other users could exchange this user's files.
 fn check_directory_of(directory: &OwnedFd, path: &Path) -> Result<(), FileError> {
     let found = fstat(directory).map_err(FileError::io(path))?;
     let us = geteuid().as_raw();
     if found.st_uid != us && found.st_uid != 0 {
         let problem = format!("belongs to user {}, not to user {us}", found.st_uid);
-        let remedy = format!("chown {us} {}, or use a directory of our own", quoted(path));
+        let remedy = format!("chown {us} {}, or use another directory", quoted(path));
         return Err(FileError::unfit(path, problem, remedy));
     }
     if found.st_mode & OTHERS_WRITE != 0 && found.st_mode & STICKY == 0 {
@@ -159,13 +160,13 @@ fn check_directory_of(directory: &OwnedFd, path: &Path) -> Result<(), FileError>
         return Err(FileError::unfit(
             path,
             format!("lets other users exchange the files in it (mode {mode:04o})"),
-            format!("chmod go-w {}, or use a directory of our own", quoted(path)),
+            format!("chmod go-w {}, or use another directory", quoted(path)),
         ));
     }
     Ok(())
 }
 
-/// The directory of a path and the name in it.
+/// Splits a path into its directory and the file's name.
 fn split(path: &Path) -> io::Result<(&Path, &OsStr)> {
     let name = path.file_name().ok_or_else(|| {
         let what = format!("{} names no file", path.display());
@@ -175,8 +176,8 @@ fn split(path: &Path) -> io::Result<(&Path, &OsStr)> {
     Ok((directory.unwrap_or(Path::new(".")), name))
 }
 
-/// Opens the directory of the file at `path`, and refuses it if other users can write to it. Returns the
-/// directory, its path, and the file's name.
+/// Opens the directory of the file at `path`, and refuses it if other users can write to it.
+/// Returns the directory, its path, and the file's name.
 fn open_checked_directory_of(path: &Path) -> Result<(OwnedFd, &Path, &OsStr), FileError> {
     let (parent, name) = split(path).map_err(|source| FileError::Io {
         path: path.to_owned(),
@@ -187,7 +188,7 @@ fn open_checked_directory_of(path: &Path) -> Result<(OwnedFd, &Path, &OsStr), Fi
     Ok((directory, parent, name))
 }
 
-/// Opens the directory of a file. Links on the way to it are the operator's and are followed.
+/// Opens a directory. Links on the way to it are the operator's choice and are followed.
 fn open_directory(path: &Path) -> Result<OwnedFd, FileError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     open(path, flags, Mode::empty()).map_err(FileError::io(path))
@@ -203,7 +204,7 @@ fn open_in(
     match openat(directory, name, flags | CAREFUL, Mode::RUSR | Mode::WUSR) {
         Ok(file) => Ok(Some(File::from(file))),
         Err(Errno::NOENT) => Ok(None),
-        // A link (which some systems report as MLINK), or a pipe or socket that has no other end.
+        // A link (some systems report MLINK), or a pipe or socket without another end.
         Err(Errno::LOOP | Errno::MLINK) => Err(FileError::wrong_kind(
             path,
             FileType::Symlink,
@@ -218,7 +219,7 @@ fn open_in(
     }
 }
 
-/// Opens `name` in `directory`, and refuses a file that is not this user's alone.
+/// Opens `name` in `directory`, and refuses a file that is not private to this user.
 fn open_private_in(
     directory: &OwnedFd,
     name: &OsStr,
@@ -233,8 +234,8 @@ fn open_private_in(
     Ok(Some(file))
 }
 
-/// Refuses a file that is there and is not this user's alone, without opening it. Whether it is
-/// there.
+/// Refuses an existing file that is not private to this user, without opening it. Returns whether
+/// the file exists.
 fn check_in(directory: &OwnedFd, name: &OsStr, path: &Path) -> Result<bool, FileError> {
     match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(found) => check(&found, path, FileType::RegularFile, OTHERS).map(|()| true),
@@ -243,7 +244,7 @@ fn check_in(directory: &OwnedFd, name: &OsStr, path: &Path) -> Result<bool, File
     }
 }
 
-/// A name that cannot be guessed, beside `name`.
+/// A name that starts like `name` and cannot be guessed.
 fn unguessable(name: &OsStr) -> io::Result<OsString> {
     let mut random = [0; 16];
     SystemRandom::default()
@@ -254,7 +255,7 @@ fn unguessable(name: &OsStr) -> io::Result<OsString> {
     Ok(new)
 }
 
-/// `path` with `ending` after its whole name: a file that stands beside it.
+/// `path` with `ending` appended to its whole name: a path in the same directory.
 #[must_use]
 pub fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
@@ -262,18 +263,18 @@ pub fn beside(path: &Path, ending: &str) -> PathBuf {
     name.into()
 }
 
-/// The secret in a file's text: without white space around it, and without the byte order mark that
-/// editors of Windows put first.
+/// Extracts the secret from a file's text: removes surrounding white space and the byte order mark
+/// that Windows editors write first.
 #[must_use]
 pub fn secret_in(text: &str) -> &str {
     text.trim_start_matches('\u{feff}').trim()
 }
 
-/// Opens a file of this process's state to be read; `None` if it does not exist.
+/// Opens a private file for reading; `None` if it does not exist.
 ///
 /// # Errors
 ///
-/// [`FileError`], also for a file that other users can read or write.
+/// [`FileError`], also for a file that other users can access.
 pub fn open_private(path: &Path) -> Result<Option<File>, FileError> {
     let (directory, name) = split(path).map_err(|source| FileError::Io {
         path: path.to_owned(),
@@ -288,12 +289,12 @@ pub fn open_private(path: &Path) -> Result<Option<File>, FileError> {
     open_private_in(&directory, name, path, OFlags::RDONLY)
 }
 
-/// Reads a file of this process's state; `None` if it does not exist.
+/// Reads a private file; `None` if it does not exist.
 ///
 /// # Errors
 ///
-/// [`FileError`], also for a file that other users can read or write, or that is longer than
-/// `at_most` bytes.
+/// [`FileError`], also for a file that other users can access, or that is longer than `at_most`
+/// bytes.
 pub fn read_private(path: &Path, at_most: usize) -> Result<Option<Vec<u8>>, FileError> {
     let Some(file) = open_private(path)? else {
         return Ok(None);
@@ -313,11 +314,12 @@ pub fn read_private(path: &Path, at_most: usize) -> Result<Option<Vec<u8>>, File
     Ok(Some(bytes))
 }
 
-/// Opens a file that locks are taken on, and makes it if it does not exist.
+/// Opens a private file for locking, and creates it if it does not exist.
 ///
 /// # Errors
 ///
-/// [`FileError`], also for a file or a directory that other users can write to.
+/// [`FileError`], also for a file that other users can access, and for a directory that they can
+/// write to.
 pub fn open_lock(path: &Path) -> Result<File, FileError> {
     let (directory, _, name) = open_checked_directory_of(path)?;
     let flags = OFlags::RDWR | OFlags::CREATE;
@@ -325,7 +327,7 @@ pub fn open_lock(path: &Path) -> Result<File, FileError> {
     file.ok_or_else(|| FileError::io(path)(Errno::NOENT))
 }
 
-/// Makes a file that was not there, for this user alone.
+/// Creates a private file that must not exist yet.
 ///
 /// # Errors
 ///
@@ -340,12 +342,13 @@ fn create_in(directory: &OwnedFd, name: &OsStr) -> Result<File, Errno> {
     openat(directory, name, flags, Mode::RUSR | Mode::WUSR).map(File::from)
 }
 
-/// Opens a file to append to that programs of its group may read, and makes it with mode 0640 if it
-/// does not exist.
+/// Opens a file for appending, and creates it with mode 0640 if it does not exist: programs of its
+/// group may read it.
 ///
 /// # Errors
 ///
-/// [`FileError`], also for a file that every user can write to or that a third user owns.
+/// [`FileError`], also for a file that every user can write to, or that neither this user nor root
+/// owns.
 pub fn open_to_append(path: &Path) -> Result<File, FileError> {
     const SHARED: Mode = Mode::RUSR.union(Mode::WUSR).union(Mode::RGRP);
     let failed = |source| FileError::Io {
@@ -382,7 +385,7 @@ pub fn open_to_append(path: &Path) -> Result<File, FileError> {
     Ok(file)
 }
 
-/// Makes the directory of a file of state if it alone is missing, for this user alone.
+/// Creates the directory of a private file if only that directory is missing.
 ///
 /// # Errors
 ///
@@ -395,7 +398,7 @@ pub fn make_directory_of(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Refuses a path for a file of state in a directory where other users could exchange the file.
+/// Refuses a path for a private file if other users could exchange files in its directory.
 ///
 /// # Errors
 ///
@@ -408,9 +411,9 @@ pub fn check_place(path: &Path) -> Result<(), FileError> {
     check_directory_of(&open_directory(parent)?, parent)
 }
 
-/// Makes the checks of [`make_directory_of`] and [`check_place`] without making the directory. False
-/// if the directory is missing and can be made. `made_before` is a directory that will be made before
-/// it, with those above.
+/// Makes the checks of [`make_directory_of`] and [`check_place`] without creating the directory.
+/// Returns false if the directory is missing and can be created. `made_before` is a directory that
+/// will be created earlier, with its missing parents.
 ///
 /// # Errors
 ///
@@ -436,7 +439,8 @@ pub fn check_place_or_makable(path: &Path, made_before: Option<&Path>) -> Result
     }
 }
 
-/// Refuses a path to which [`write_whole`] could not write, without writing. True if the file is there.
+/// Refuses a path that [`write_whole`] could not write, without writing. Returns whether the file
+/// exists.
 ///
 /// # Errors
 ///
@@ -447,7 +451,7 @@ pub fn check_writable(path: &Path) -> Result<bool, FileError> {
     check_in(&directory, name, path)
 }
 
-/// Refuses a directory in which this process cannot make files.
+/// Refuses a directory in which this process cannot create files.
 fn check_can_add_files(directory: &OwnedFd, path: &Path) -> Result<(), FileError> {
     let access = Access::WRITE_OK | Access::EXEC_OK;
     accessat(directory, ".", access, AtFlags::empty()).map_err(|errno| {
@@ -458,8 +462,8 @@ fn check_can_add_files(directory: &OwnedFd, path: &Path) -> Result<(), FileError
     })
 }
 
-/// Refuses a missing directory that this process could not make. `parents` says whether the
-/// directories above it would be made, too.
+/// Refuses a missing directory that this process could not create. `parents` says whether its
+/// missing parents would be created, too.
 fn check_makable(path: &Path, parents: bool) -> Result<(), FileError> {
     const REMEDY: &str = "make the directory, or give another path";
     let cannot = |why: &dyn std::fmt::Display| {
@@ -469,7 +473,7 @@ fn check_makable(path: &Path, parents: bool) -> Result<(), FileError> {
             REMEDY,
         )
     };
-    // Opening a link that leads nowhere fails as if the link were missing, too.
+    // Opening a link whose target is missing fails as if the link were missing, too.
     if lstat(path).is_ok() {
         return Err(cannot(&"a symbolic link of that name leads nowhere"));
     }
@@ -483,7 +487,7 @@ fn check_makable(path: &Path, parents: bool) -> Result<(), FileError> {
     }
 }
 
-/// Makes a directory and those above it, as far as they are missing, for this user alone.
+/// Creates a private directory and its missing parents.
 ///
 /// # Errors
 ///
@@ -492,26 +496,25 @@ pub fn make_directories(path: &Path) -> io::Result<()> {
     DirBuilder::new().mode(0o700).recursive(true).create(path)
 }
 
-/// A file that is being written under another name, and takes its place when it is whole.
+/// A file that is written under a temporary name, and renamed to its final name when it is
+/// complete.
 ///
-/// It is removed when it is dropped before.
+/// Dropping it earlier removes the temporary file.
 #[derive(Debug)]
 pub struct NewFile {
     file: File,
     directory: OwnedFd,
-    /// The name under which it is written.
     new: OsString,
-    /// The name that it takes.
     name: OsString,
     kept: bool,
 }
 
 impl NewFile {
-    /// Begins a file that is to stand at `path`, readable to this user alone.
+    /// Begins a private file with the final path `path`.
     ///
     /// # Errors
     ///
-    /// The file system's error, or [`FileError::Unfit`] where something else than a file is at `path`.
+    /// The file system's error, or [`FileError::Unfit`] if `path` exists and is not a regular file.
     pub fn begin(path: &Path) -> io::Result<Self> {
         let (parent, name) = split(path)?;
         let directory = open_directory(parent)?;
@@ -536,7 +539,7 @@ impl NewFile {
         })
     }
 
-    /// What was written so far, from its beginning.
+    /// The bytes written so far, from their beginning.
     ///
     /// # Errors
     ///
@@ -546,12 +549,12 @@ impl NewFile {
         Ok(&self.file)
     }
 
-    /// Puts it in its place, in a way that outlives a loss of power.
+    /// Renames the file to its final name so that it survives a loss of power.
     ///
     /// # Errors
     ///
-    /// The file system's error. What stood there is then as it was, or is the new file though its
-    /// name may not outlive a loss of power.
+    /// The file system's error. `path` then holds the former file, or the new one under a name that
+    /// a loss of power may undo.
     pub fn keep(mut self) -> io::Result<()> {
         self.file.sync_all()?;
         renameat(&self.directory, &self.new, &self.directory, &self.name)?;
@@ -573,19 +576,18 @@ impl Write for NewFile {
 impl Drop for NewFile {
     fn drop(&mut self) {
         if !self.kept {
-            // It is this user's alone, wherever it cannot be removed.
+            // If it cannot be removed, it remains as a private file.
             rustix::fs::unlinkat(&self.directory, &self.new, AtFlags::empty()).ok();
         }
     }
 }
 
-/// Writes a file of state whole or not at all.
+/// Writes a private file completely or not at all.
 ///
 /// # Errors
 ///
-/// The file system's error, or [`FileError::Unfit`] where other users can get at the file or
-/// exchange it. The file at `path` is then as it was, or is the new one though its name may not
-/// outlive a loss of power.
+/// The file system's error, or [`FileError::Unfit`] if other users can access or exchange the file.
+/// `path` then holds the former file, or the new one under a name that a loss of power may undo.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let (parent, name) = split(path)?;
     let directory = open_directory(parent)?;
@@ -596,17 +598,17 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     new.keep()
 }
 
-/// Makes the name of a new file outlive a loss of power.
+/// Makes the name of a new file survive a loss of power.
 ///
 /// # Errors
 ///
-/// What the file system says of the directory.
+/// The file system's error for the directory.
 pub fn sync_name(path: &Path) -> io::Result<()> {
     let (directory, _) = split(path)?;
     Ok(rustix::fs::fsync(open_directory(directory)?)?)
 }
 
-/// An opened directory that is this user's alone.
+/// An opened directory that is private to this user.
 #[derive(Debug)]
 pub struct PrivateDirectory {
     directory: OwnedFd,
@@ -614,12 +616,12 @@ pub struct PrivateDirectory {
 }
 
 impl PrivateDirectory {
-    /// Opens the directory, and makes it if it is missing; `parents` says whether those above it are
-    /// made, too.
+    /// Opens the directory, and creates it if it is missing; `parents` says whether its missing
+    /// parents are created, too.
     ///
     /// # Errors
     ///
-    /// [`FileError`], also for a directory that other users can get at.
+    /// [`FileError`], also for a directory that other users can access.
     pub fn open_or_make(path: &Path, parents: bool) -> Result<Self, FileError> {
         let made = DirBuilder::new()
             .mode(0o700)
@@ -641,9 +643,9 @@ impl PrivateDirectory {
     ///
     /// # Errors
     ///
-    /// [`FileError`], also for a directory that other users can get at.
+    /// [`FileError`], also for a directory that other users can access.
     pub fn open(path: &Path) -> Result<Self, FileError> {
-        // With a slash at its end, a link would be followed.
+        // With a trailing slash, a link would be followed.
         let path: PathBuf = path.components().collect();
         let path = if path.as_os_str().is_empty() {
             PathBuf::from(".")
@@ -666,8 +668,8 @@ impl PrivateDirectory {
         Ok(Self { directory, path })
     }
 
-    /// Makes the checks of [`Self::open_or_make`] with `parents`, without making the directory. `None`
-    /// if it is missing and can be made.
+    /// Makes the checks of [`Self::open_or_make`] with `parents`, without creating the directory.
+    /// `None` if it is missing and can be created.
     ///
     /// # Errors
     ///
@@ -679,7 +681,7 @@ impl PrivateDirectory {
         }
     }
 
-    /// Refuses a directory in which this process cannot make files.
+    /// Refuses a directory in which this process cannot create files.
     ///
     /// # Errors
     ///
@@ -688,7 +690,7 @@ impl PrivateDirectory {
         check_can_add_files(&self.directory, &self.path)
     }
 
-    /// Refuses it where other users could exchange it: they may write in the directory above it.
+    /// Refuses the directory if other users can write to its parent: they could exchange it.
     ///
     /// # Errors
     ///
@@ -701,26 +703,26 @@ impl PrivateDirectory {
         } else {
             above
         };
-        // By way of the opened directory: links on the way to it are the operator's.
+        // Through the opened directory, because links on the way to it are the operator's choice.
         let parent = openat(&self.directory, "..", flags, Mode::empty());
         check_directory_of(&parent.map_err(FileError::io(above))?, above)
     }
 
-    /// Opens a file in it to be read; `None` if there is none.
+    /// Opens a file in it for reading; `None` if the file does not exist.
     ///
     /// # Errors
     ///
-    /// [`FileError`], also for a file that other users can get at.
+    /// [`FileError`], also for a file that other users can access.
     pub fn open_file(&self, name: &str) -> Result<Option<File>, FileError> {
         let path = self.path.join(name);
         open_private_in(&self.directory, OsStr::new(name), &path, OFlags::RDONLY)
     }
 
-    /// Opens a file in it that locks are taken on, and makes it if it is missing.
+    /// Opens a file in it for locking, and creates it if it is missing.
     ///
     /// # Errors
     ///
-    /// [`FileError`], also for a file that other users can get at.
+    /// [`FileError`], also for a file that other users can access.
     pub fn open_lock(&self, name: &str) -> Result<File, FileError> {
         let path = self.path.join(name);
         let flags = OFlags::RDWR | OFlags::CREATE;
@@ -728,12 +730,12 @@ impl PrivateDirectory {
         file.ok_or_else(|| FileError::io(&path)(Errno::NOENT))
     }
 
-    /// Makes an empty file in it if there is none of that name. It is not opened where it is there:
+    /// Creates an empty file in it unless the name exists. An existing file is not opened, because
     /// closing a file ends the locks that another part of this process holds on it.
     ///
     /// # Errors
     ///
-    /// [`FileError`], also for a file that other users can get at.
+    /// [`FileError`], also for a file that other users can access.
     pub fn make_file(&self, name: &str) -> Result<(), FileError> {
         if self.check_file(name)? {
             return Ok(());
@@ -742,7 +744,7 @@ impl PrivateDirectory {
         made.map(drop).map_err(FileError::io(&self.path.join(name)))
     }
 
-    /// Refuses a file in it that other users can get at. Whether it is there.
+    /// Refuses a file in it that other users can access. Returns whether the file exists.
     ///
     /// # Errors
     ///
@@ -751,7 +753,7 @@ impl PrivateDirectory {
         check_in(&self.directory, OsStr::new(name), &self.path.join(name))
     }
 
-    /// Replaces a file in it. It is whole, and not on the disk before the system puts it there.
+    /// Replaces a file in it completely or not at all. It does not wait until the file is on disk.
     ///
     /// # Errors
     ///
@@ -770,7 +772,7 @@ impl PrivateDirectory {
         Ok(())
     }
 
-    /// Removes a file in it, if there is one.
+    /// Removes a file in it if the file exists.
     ///
     /// # Errors
     ///

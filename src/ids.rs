@@ -1,8 +1,8 @@
-//! Identifiers: UUIDv7 (RFC 9562), one type a noun, so that a task's id cannot be passed where a
-//! session's is meant.
+//! Identifiers: UUIDv7 (RFC 9562), one type for each kind of object, so that the compiler refuses a
+//! task's id where a session's is expected.
 //!
-//! An id orders pages for people. It is never a secret and never the cursor of a consumer: that is
-//! the ledger's index.
+//! Ids order pages in listings. An id is never a secret, and never a consumer's cursor: consumers
+//! use the ledger's index.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,12 +14,12 @@ use uuid::fmt::Hyphenated;
 
 use crate::clock::Timestamp;
 
-/// Where randomness comes from; `crate::crypto::random` is the real one.
+/// A source of randomness; production code uses `crate::crypto::random`.
 pub trait Random: Send + Sync + 'static {
-    /// Fills `bytes` with randomness fit for keys.
+    /// Fills `bytes` with randomness that is strong enough for keys.
     ///
     /// # Errors
-    /// When the system has none to give; nothing may be made then.
+    /// The system's source failed; the caller must not create anything then.
     fn fill(&self, bytes: &mut [u8]) -> Result<(), NoRandomness>;
 }
 
@@ -35,13 +35,13 @@ fn v7(now: Timestamp, random: &dyn Random) -> Result<Uuid, NoRandomness> {
     Ok(uuid::Builder::from_unix_timestamp_millis(millis, &tail).into_uuid())
 }
 
-/// A text that is no id.
+/// The text is not an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an id is a UUID in lower case, with its hyphens")]
 pub struct InvalidId;
 
-/// An id in its one spelling. What compares ids as texts, in a log or a file, must not be led past one
-/// by another spelling.
+/// Accepts an id only in its canonical spelling. Logs and files are searched for ids as text, so a
+/// second spelling could hide an entry.
 fn parse(text: &str) -> Result<Uuid, InvalidId> {
     let id = Hyphenated::from_str(text).map_err(|_| InvalidId)?;
     let id = id.into_uuid();
@@ -59,7 +59,7 @@ macro_rules! id {
         pub struct $name(Uuid);
 
         impl $name {
-            /// A new id for something that begins at `now`.
+            /// A new id for an object created at `now`.
             ///
             /// # Errors
             /// [`NoRandomness`].
@@ -67,7 +67,7 @@ macro_rules! id {
                 v7(now, random).map(Self)
             }
 
-            /// The id as a plain UUID.
+            /// The id as a UUID.
             #[must_use]
             pub fn uuid(self) -> Uuid {
                 self.0
@@ -108,7 +108,7 @@ id! {
     TaskId
 }
 id! {
-    /// Our record of one credential, and that credential's `jti`.
+    /// A session: the broker's record of one credential. The credential's `jti` has the same value.
     SessionId
 }
 id! {
@@ -116,11 +116,11 @@ id! {
     DecisionId
 }
 id! {
-    /// A cutoff: one act of mass revocation.
+    /// A cutoff: one mass revocation.
     CutoffId
 }
 id! {
-    /// One batch of the ledger, by which the outcome of a COMMIT is read.
+    /// One batch of the ledger. The appender finds out by this id whether a COMMIT succeeded.
     BatchId
 }
 

@@ -1,21 +1,21 @@
-//! Taskpass: one credential, for one task, decided before it exists, provable afterwards, dead
-//! when the task ends.
+//! Taskpass issues one credential for one task. Policy decides before the credential exists, the
+//! ledger proves the decision afterwards, and the credential ends with its task.
 //!
-//! The map, in reading order; each module's own page says more.
+//! The modules in reading order; the documentation of each says more.
 //!
-//! - [`clock`], [`ids`]: time and identifiers, as parameters.
-//! - [`files`], [`outgoing`]: what is written to disk and asked of others, done with care once.
-//! - [`process`]: what other processes of the machine can see of this one.
+//! - [`clock`], [`ids`]: time and identifiers, passed as parameters.
+//! - [`files`], [`outgoing`]: safe writing of files and bounded requests to other servers.
+//! - [`process`]: hides this process's memory and environment from other processes.
 //! - `domain`: the nouns, their transitions and the subset rules; no HTTP, no SQL.
-//! - `endpoints`: the replica's own table of servers to ask, and which addresses are public.
-//! - [`merkle`]: the tree, its proofs and text formats; all that offline verification needs.
-//! - `attest`, `policy`, `mint`, `crypto`: the plug-in seams.
+//! - `endpoints`: this replica's table of servers to ask, and which addresses are public.
+//! - [`merkle`]: the tree, its proofs and text formats: everything that offline verification needs.
+//! - `attest`, `policy`, `mint`, `crypto`: the extension points.
 //! - `store`: PostgreSQL and SQLite behind one type.
-//! - `ledger`: the only writer of what makes leaves.
+//! - `ledger`: the only code that appends leaves.
 //! - `broker`: the use cases, as services over a core; start with `broker::issuance`.
-//! - `sweep`: the workers that finish what is over.
-//! - `export`: what the ledger says, told to sinks outside.
-//! - `http`, `cli`: the doors.
+//! - `sweep`: the background workers, which for example end expired tasks.
+//! - `export`: sends the ledger's events to external sinks.
+//! - `http`, `cli`: the interfaces to callers and operators.
 
 pub mod app;
 pub mod attest;

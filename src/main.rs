@@ -1,14 +1,14 @@
-//! The `taskpass` binary: reads the command line, makes ring the one provider of cryptography, and
-//! hands over to [`taskpass::cli`].
+//! The `taskpass` binary: installs ring as the only provider of cryptography and calls
+//! [`taskpass::cli`].
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // Before anything secret is in memory.
+    // Before the process reads a secret.
     if let Err(error) = taskpass::process::deny_inspection() {
         return taskpass::cli::not_hidden(&error);
     }
-    // Before anything can open a TLS connection or look at a token.
+    // Before the first TLS connection and the first token.
     drop(rustls::crypto::ring::default_provider().install_default());
     taskpass::crypto::jwt_provider::install();
     taskpass::cli::run(std::env::args_os())

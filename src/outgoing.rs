@@ -1,4 +1,4 @@
-//! Requests to others: to nobody but who was asked, and with bounded answers.
+//! Requests to other servers: no redirects, and bounded answers.
 
 use reqwest::redirect::Policy;
 use reqwest::{ClientBuilder, Response};
@@ -6,17 +6,17 @@ use reqwest::{ClientBuilder, Response};
 /// Why an answer's body was not read.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
-    /// It has more bytes than were expected.
+    /// The body is longer than the limit, in bytes.
     #[error("the answer has more than {0} bytes")]
     Large(usize),
-    /// It broke off, or took too long.
+    /// The body broke off or took too long.
     #[error("{}", .0)]
     Broken(#[from] reqwest::Error),
 }
 
-/// A client that follows no redirect and goes by whatever proxy the environment names.
+/// A client that follows no redirect and uses the proxy that the environment names, if any.
 pub fn client() -> ClientBuilder {
-    // An error means that a provider is installed already; `main` installs the same one.
+    // An error means that a provider is already installed; `main` installs the same one.
     drop(rustls::crypto::ring::default_provider().install_default());
     reqwest::Client::builder()
         .redirect(Policy::none())
@@ -28,12 +28,12 @@ pub fn direct_client() -> ClientBuilder {
     client().no_proxy()
 }
 
-/// An answer's body.
+/// Reads an answer's body.
 ///
 /// # Errors
 ///
-/// [`BodyError::Large`] if it has more than `at_most` bytes; the rest of it is not read.
-/// [`BodyError::Broken`] if it did not come whole.
+/// [`BodyError::Large`] if the body has more than `at_most` bytes; the rest is not read.
+/// [`BodyError::Broken`] if the body did not arrive completely.
 pub async fn body(mut answer: Response, at_most: usize) -> Result<Vec<u8>, BodyError> {
     let mut body = Vec::new();
     while let Some(chunk) = answer.chunk().await? {

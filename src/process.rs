@@ -1,35 +1,35 @@
 //! Keeps other processes of the machine from reading this one.
 //!
-//! On Linux a process shows its environment and its memory to every process of the same user, its
-//! own children included. [`deny_inspection`] ends that, and core dumps with it. A process with the
-//! capability to trace others, as root has it outside containers, can still look. [`withhold`]
-//! therefore takes secrets out of the environment that the kernel shows: it starts the same program
-//! again without them, in the same process, and hands them over in memory.
+//! On Linux every process of the same user, this process's children included, can read a process's
+//! environment and memory. [`deny_inspection`] prevents that, and core dumps. A process with the
+//! capability to trace others can still read both; root has it outside containers. [`withhold`]
+//! therefore removes secrets from the environment that the kernel shows: it executes the same
+//! program again in the same process, without the secrets, and passes them on in memory.
 //!
-//! Other systems have no safe call for either. There both do nothing.
+//! Other systems have no safe call for either. Both functions do nothing there.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::sync::OnceLock;
 
-/// Variables that were taken out of the environment.
+/// The variables that [`withhold`] removed from the environment.
 static WITHHELD: OnceLock<BTreeMap<String, OsString>> = OnceLock::new();
 
-/// The variable with the number of the descriptor by which withheld variables are handed over.
+/// Holds the number of the file descriptor through which [`withhold`] passes variables on.
 pub const HANDOVER_VARIABLE: &str = "TASKPASS_WITHHELD_FD";
 
-/// The value of a variable that [`withhold`] took out of the environment.
+/// The value of a variable that [`withhold`] removed from the environment.
 pub fn withheld(name: &str) -> Option<&'static OsString> {
     WITHHELD.get()?.get(name)
 }
 
 /// Keeps other processes of the same user from reading this process's memory and environment, and
-/// the system from writing its memory to disk when it crashes.
+/// the system from writing a core dump.
 ///
 /// # Errors
 ///
-/// The system's refusal.
+/// The system refused the call.
 #[cfg(target_os = "linux")]
 pub fn deny_inspection() -> io::Result<()> {
     use rustix::process::{DumpableBehavior, set_dumpable_behavior};
@@ -40,19 +40,19 @@ pub fn deny_inspection() -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// None: this system has no safe call for it.
+/// None: this system has no safe call for it, and the function does nothing.
 #[cfg(not(target_os = "linux"))]
 pub fn deny_inspection() -> io::Result<()> {
     Ok(())
 }
 
-/// Takes variables out of the environment that the system shows of this process. They are found by
-/// [`withheld`] afterwards. It has to be called before anything else is begun: where one of them is
-/// set, the program starts again, and returns from this call then.
+/// Removes variables from the environment that the system shows of this process; [`withheld`]
+/// returns them afterwards. Call this before anything else: if one of the variables is set, the
+/// program executes itself again, and this function returns in the new execution.
 ///
 /// # Errors
 ///
-/// The program could not be started again, or what was handed over is not there.
+/// The program could not be executed again, or the variables that it passed on cannot be read.
 #[cfg(not(target_os = "linux"))]
 pub fn withhold(_: &[String]) -> io::Result<()> {
     Ok(())
@@ -76,20 +76,20 @@ mod linux {
 
     use super::{BTreeMap, HANDOVER_VARIABLE, OsString, WITHHELD, io};
 
-    /// The name of the memory in which variables are handed over.
+    /// The name of the memory file that passes variables on.
     const NAME: &str = "taskpass-withheld";
 
-    /// Takes variables out of the environment that the system shows of this process. They are found
-    /// by [`withheld`] afterwards. It has to be called before anything else is begun: where one of
-    /// them is set, the program starts again, and returns from this call then.
+    /// Removes variables from the environment that the system shows of this process; [`withheld`]
+    /// returns them afterwards. Call this before anything else: if one of the variables is set, the
+    /// program executes itself again, and this function returns in the new execution.
     ///
     /// # Errors
     ///
-    /// The program could not be started again, or what was handed over is not there.
+    /// The program could not be executed again, or the variables that it passed on cannot be read.
     pub fn withhold(names: &[String]) -> io::Result<()> {
         if let Some(descriptor) = std::env::var_os(HANDOVER_VARIABLE) {
             let taken = take_over(&descriptor)?;
-            // This is the one call: nothing was set before.
+            // `withhold` is called once, so nothing was stored before.
             WITHHELD.get_or_init(|| taken);
             return Ok(());
         }
@@ -97,14 +97,14 @@ mod linux {
             .iter()
             .filter_map(|name| Some((name.as_str(), std::env::var_os(name)?)))
             .collect();
-        // Where the system shows no processes, it shows no environment, and hands nothing over.
+        // Without /proc no other process can read the environment, and no variable is passed on.
         if values.is_empty() || !Path::new("/proc/self/fd").exists() {
             return Ok(());
         }
         Err(start_again(&values))
     }
 
-    /// Returns only where that failed.
+    /// Returns only if the execution failed.
     fn start_again(values: &BTreeMap<&str, OsString>) -> io::Error {
         let handed = match hand_over(values) {
             Ok(handed) => handed,
@@ -114,7 +114,8 @@ mod linux {
         let called = arguments.next().unwrap_or_else(|| "taskpass".into());
         let kept = std::env::vars_os()
             .filter(|(name, _)| !name.to_str().is_some_and(|name| values.contains_key(name)));
-        // A binary that was replaced on the disk has no path any more, and is the same still.
+        // The path of a binary that was replaced on disk no longer exists; `/proc/self/exe` still
+        // works.
         let path = std::env::current_exe().ok().filter(|path| path.exists());
         Command::new(path.unwrap_or_else(|| PathBuf::from("/proc/self/exe")))
             .arg0(called)
@@ -125,8 +126,8 @@ mod linux {
             .exec()
     }
 
-    /// As the system lays an environment out: `NAME=VALUE`, each ended by a zero byte. The
-    /// descriptor outlives the start of a program.
+    /// Writes the variables in the layout of an environment: `NAME=VALUE`, each ended by a zero
+    /// byte. The descriptor stays open when the program is executed again.
     fn hand_over(values: &BTreeMap<&str, OsString>) -> io::Result<File> {
         let mut bytes = Zeroizing::new(Vec::new());
         for (name, value) in values {
@@ -140,11 +141,11 @@ mod linux {
         Ok(file)
     }
 
-    /// Reads what was handed over and leaves nothing of it: the descriptor itself goes on to the
-    /// children of this process.
+    /// Reads the variables and empties the memory file, because the children of this process
+    /// inherit the descriptor.
     fn take_over(descriptor: &OsString) -> io::Result<BTreeMap<String, OsString>> {
         let wrong = || {
-            let what = format!("{HANDOVER_VARIABLE} is not for others to set: unset it");
+            let what = format!("{HANDOVER_VARIABLE} is set by taskpass itself only: unset it");
             io::Error::new(io::ErrorKind::InvalidInput, what)
         };
         let number: u32 = descriptor

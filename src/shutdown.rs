@@ -1,22 +1,23 @@
-//! Work that is tracked, and its orderly end.
+//! Tracked work, and the orderly stop of the process.
 //!
-//! A request that is queued runs to its end even if its caller goes away, so it cannot live in the
-//! connection's task: it is spawned here, and nothing is spawned elsewhere. A stop then goes through
-//! phases, in an order that loses nothing that was released:
+//! A queued request must run to its end even if its caller disconnects, so it cannot live in the
+//! connection's task. This module spawns it, and no other code spawns work. A stop has phases, in
+//! an order that loses no answer that was released:
 //!
 //! 1. *Running.*
-//! 2. *Draining*: readiness is false, everything else goes on. Balancers need a moment to notice.
-//! 3. *Stopping*: listeners accept nothing more; tracked requests finish. Then the workers are told
-//!    to stop, the ledger's appender among them: it must outlive the requests that wait for it.
-//!    A listener is spawned as a request is, and ends when its last connection has ended: so no
+//! 2. *Draining*: the replica reports that it is not ready and serves on, so that load balancers
+//!    have time to notice.
+//! 3. *Stopping*: listeners accept no new connections, and tracked requests finish. Then the
+//!    workers are told to stop. The ledger's appender is one of them and must outlive the requests
+//!    that wait for it. A listener is tracked like a request and ends with its last connection: no
 //!    request can begin once the workers stop.
 //!
-//! A second signal ends it at once. What that cuts off is what a crash would cut off, and the
-//! sweepers know what to do about it.
+//! A second signal ends the process at once. That has the effect of a crash, from which the
+//! sweepers recover.
 //!
 //! A worker that ends without having been told to is a fault of the whole process: a broker without
 //! its appender or sweepers must not look healthy. It starts the same orderly stop and is reported.
-//! A panic in tracked work is counted and logged by the task's name; the process goes on.
+//! A panic in tracked work is counted and logged under the task's name; the process goes on.
 
 use std::fmt;
 use std::future::Future;
@@ -36,33 +37,33 @@ use tracing::Instrument;
 
 use crate::metrics::Metrics;
 
-/// How long workers may take once they are told to stop: a batch in flight, a round of a sweeper.
+/// Time for the workers to stop, in seconds: enough for a batch or one round of a sweeper.
 const WORKER_SECONDS: u64 = 10;
 
-/// The names of tasks that are spawned for requests. Their counts of panics begin at zero with the
-/// process, and those of workers when they are spawned.
+/// Names of the tasks that are spawned for requests. Their panic counters start at zero with the
+/// process, those of workers when the worker is spawned.
 const REQUEST_TASKS: [&str; 5] = ["http", "issue", "metrics", "revoke", "unclaimed"];
 
-/// How far a stop has come.
+/// The phase of a stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// No stop was asked for.
+    /// No stop was requested.
     Running,
-    /// Unready, but still serving.
+    /// Reported as not ready, but still serving.
     Draining,
-    /// Nothing new is accepted.
+    /// Accepting no new connections.
     Stopping,
 }
 
-/// Why nothing came of tracked work: it panicked, or the runtime is gone.
+/// Tracked work yielded no result: it panicked, or the runtime is shut down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the task `{task}` did not finish")]
+#[expect(missing_docs, reason = "the names say it all")]
 pub struct Lost {
-    /// The task's name.
     pub task: &'static str,
 }
 
-/// Tracked work. Dropping this cancels the waiting, not the work.
+/// Tracked work. Dropping this does not stop the work.
 #[derive(Debug)]
 pub struct Task<T> {
     name: &'static str,
@@ -80,21 +81,21 @@ impl<T> Future for Task<T> {
     }
 }
 
-/// How a stop ended.
+/// The result of a stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stopped {
-    /// The worker that ended before it was told to.
+    /// The worker that ended without being told to; `None` if all went on until then.
     pub failed_worker: Option<&'static str>,
     /// Requests that did not finish in time.
     pub unfinished_requests: usize,
     /// Workers that did not finish in time.
     pub unfinished_workers: usize,
-    /// A second signal cut it short.
+    /// Whether a second signal ended the stop early.
     pub forced: bool,
 }
 
 impl Stopped {
-    /// Everything ended as it should.
+    /// Whether all work finished in time and no worker ended by itself.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.failed_worker.is_none()
@@ -104,7 +105,7 @@ impl Stopped {
     }
 }
 
-/// The one place where work is spawned and told to stop. Clones are the same.
+/// Spawns all work and stops it. Clones share their state.
 #[derive(Clone, Debug)]
 pub struct Shutdown(Arc<Inner>);
 
@@ -122,7 +123,7 @@ struct Inner {
 }
 
 impl Shutdown {
-    /// Running.
+    /// In the phase [`Phase::Running`].
     #[must_use]
     pub fn new(metrics: Arc<Metrics>) -> Self {
         for name in REQUEST_TASKS {
@@ -141,13 +142,13 @@ impl Shutdown {
         }))
     }
 
-    /// Says that the start is over. A worker that ends before that, without an error of its own, ends
-    /// because the start was given up: its end is no cause, and is not logged as one.
+    /// Marks the end of the start. A worker that ends earlier without an error ends because the
+    /// start failed: that end is not reported as the cause.
     pub fn started(&self) {
         self.0.started.get_or_init(|| ());
     }
 
-    /// How far a stop has come.
+    /// The current phase.
     #[must_use]
     pub fn phase(&self) -> Phase {
         if self.0.stopping.is_cancelled() {
@@ -159,17 +160,17 @@ impl Shutdown {
         }
     }
 
-    /// Ready when listeners are to accept nothing more.
+    /// Completes when listeners must stop accepting connections.
     pub fn stopping(&self) -> WaitForCancellationFutureOwned {
         self.0.stopping.clone().cancelled_owned()
     }
 
-    /// Asks for an orderly stop, as a signal does. It is [`Self::run`] that carries it out.
+    /// Requests an orderly stop, as a signal does; [`Self::run`] carries it out.
     pub fn request(&self) {
         self.0.requested.cancel();
     }
 
-    /// Runs work of a request to its end, whoever waits for it. It keeps the current span.
+    /// Runs a request's work to its end even if no task waits for it. It keeps the current span.
     pub fn spawn<F>(&self, name: &'static str, work: F) -> Task<F::Output>
     where
         F: Future + Send + 'static,
@@ -178,7 +179,7 @@ impl Shutdown {
         self.spawn_on(&self.0.requests, name, work)
     }
 
-    /// Runs a worker. `work` is given the token that tells it to stop; if it ends before that, the
+    /// Runs a worker. `work` receives the token that tells it to stop; if it ends earlier, the
     /// whole process stops.
     pub fn spawn_worker<F, E>(
         &self,
@@ -199,7 +200,7 @@ impl Shutdown {
             }
             let told = this.0.workers_stop.is_cancelled();
             if !told || !matches!(ended, Some(Ok(()))) {
-                // Only the first is the cause; later ones may be its consequence.
+                // Only the first worker is the cause; later ones may have ended as a consequence.
                 let first = *this.0.failed_worker.get_or_init(|| name);
                 if this.0.started.get().is_some() || !matches!(ended, Some(Ok(()))) {
                     tracing::error!(worker = name, first, "a worker ended; stopping");
@@ -211,8 +212,8 @@ impl Shutdown {
         })
     }
 
-    /// Waits for a signal or a request to stop, stops in order, and says how that went. The caller
-    /// exits afterwards, whatever may still be running.
+    /// Waits for a signal or a request to stop, stops in order, and returns the result. The caller
+    /// exits the process afterwards even if work is still running.
     pub async fn run(&self, mut signals: Signals, drain: Duration, finish: Duration) -> Stopped {
         tokio::select! {
             name = signals.next() => tracing::info!(signal = name, "stopping"),
@@ -229,7 +230,7 @@ impl Shutdown {
         }
     }
 
-    /// Draining for `drain`, then stopping: requests have `finish` to end, then the workers end.
+    /// Drains for `drain`, gives requests `finish` to end, then stops the workers.
     pub async fn drain_then_stop(&self, drain: Duration, finish: Duration) -> Stopped {
         self.0.draining.cancel();
         tokio::time::sleep(drain).await;
@@ -260,7 +261,7 @@ impl Shutdown {
 
     #[expect(
         clippy::disallowed_methods,
-        reason = "the one home of spawning: tracked, named and watched"
+        reason = "the only code that spawns: tracked, named and watched"
     )]
     fn spawn_on<F>(&self, tracker: &TaskTracker, name: &'static str, work: F) -> Task<F::Output>
     where
@@ -275,9 +276,9 @@ impl Shutdown {
         }
     }
 
-    /// The work's output, or nothing when it panicked.
+    /// The output of the work, or `None` if it panicked.
     async fn watched<F: Future>(&self, name: &'static str, work: F) -> Option<F::Output> {
-        // What the work held is dropped with it: nobody sees a half-changed value afterwards.
+        // A panic drops all state of the work, so no other code sees a half-changed value.
         let ended = AssertUnwindSafe(work).catch_unwind().await;
         if ended.is_err() {
             tracing::error!(task = name, "a tracked task panicked");
@@ -287,7 +288,7 @@ impl Shutdown {
     }
 }
 
-/// Waits until the tracker is empty, at most for so long; then says how many are left.
+/// Waits at most `at_most` until the tracker is empty; returns the number of tasks left.
 async fn wait(tracker: &TaskTracker, at_most: Duration) -> usize {
     tracker.close();
     match tokio::time::timeout(at_most, tracker.wait()).await {
@@ -296,7 +297,7 @@ async fn wait(tracker: &TaskTracker, at_most: Duration) -> usize {
     }
 }
 
-/// The signals that ask us to stop, by name.
+/// The signals that request a stop, by name.
 pub struct Signals(Pin<Box<dyn Stream<Item = &'static str> + Send>>);
 
 impl fmt::Debug for Signals {
@@ -306,7 +307,7 @@ impl fmt::Debug for Signals {
 }
 
 impl Signals {
-    /// SIGTERM and SIGINT of this process. From here on they no longer end it by themselves.
+    /// Listens for SIGTERM and SIGINT. From then on they no longer end the process by themselves.
     pub fn install() -> io::Result<Self> {
         let listen = |kind, name| -> io::Result<_> {
             let mut signal = signal(kind)?;
@@ -319,7 +320,7 @@ impl Signals {
         Ok(Self::from_stream(stream::select(terminate, interrupt)))
     }
 
-    /// Signals from elsewhere, for tests and for brokers inside another program.
+    /// Signals from another source, for tests and for brokers inside another program.
     pub fn from_stream(signals: impl Stream<Item = &'static str> + Send + 'static) -> Self {
         Self(Box::pin(signals))
     }
@@ -327,13 +328,13 @@ impl Signals {
     async fn next(&mut self) -> &'static str {
         match self.0.next().await {
             Some(name) => name,
-            // No more signals will come; that is not one.
+            // The stream ended; wait forever rather than report a signal.
             None => pin!(std::future::pending()).await,
         }
     }
 }
 
-/// The signals that ask a running process to read its files again.
+/// The signals that make a running process read its files again.
 pub struct Hangups(Pin<Box<dyn Stream<Item = ()> + Send>>);
 
 impl fmt::Debug for Hangups {
@@ -343,14 +344,14 @@ impl fmt::Debug for Hangups {
 }
 
 impl Hangups {
-    /// SIGHUP of this process. From here on it no longer ends the process.
+    /// Listens for SIGHUP. From then on it no longer ends the process.
     pub fn install() -> io::Result<Self> {
         let mut signal = signal(SignalKind::hangup())?;
         let hangups = stream::poll_fn(move |context| signal.poll_recv(context));
         Ok(Self(Box::pin(hangups)))
     }
 
-    /// Waits for the next one.
+    /// Waits for the next signal.
     pub async fn next(&mut self) {
         if self.0.next().await.is_none() {
             std::future::pending::<()>().await;
@@ -396,7 +397,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_is_counted_and_is_nobody_elses() {
+    async fn a_panic_is_counted_and_leaves_other_work_running() {
         let (shutdown, metrics) = shutdown();
         let lost = shutdown.spawn("request", async { panic!("on purpose") });
         assert_eq!(lost.await, Err::<(), _>(Lost { task: "request" }));

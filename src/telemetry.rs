@@ -1,16 +1,21 @@
-//! Logs, and the thread that ties them to a caller's own: W3C trace context.
+//! Logs, and W3C trace context, which connects them to the logs of callers.
 //!
-//! No log line ever holds a secret, and the rules that keep it so are few. Functions are
-//! instrumented with `#[instrument(skip_all, fields(…))]`, always with `skip_all`: what a line shows
-//! is what somebody chose to show. Errors carry no values of requests. Secrets have types that
-//! cannot be printed. A panic is logged by its place alone, because its message may quote a value.
-//! Each line has the fields of all spans around it, the request's id and the client's address among
-//! them, at whatever level. And the level of the configuration is ours: dependencies, which know nothing of these rules,
-//! stay at warnings unless an operator says otherwise in `TASKPASS_LOG`, and even then never say what
-//! they would at `trace`, where some of them write down whole requests and answers.
+//! No log line may hold a secret. These rules ensure it:
 //!
-//! A `traceparent` is a stranger's input. It is parsed strictly, and one that does not parse starts
-//! a new trace instead of being repaired. It is never trusted for anything but correlation.
+//! - Functions are instrumented with `#[instrument(skip_all, fields(…))]`, always with `skip_all`:
+//!   a line shows only the fields that the code names.
+//! - Errors carry no values of requests.
+//! - Secrets have types that cannot be printed.
+//! - The log line of a panic holds its source location only: the message may quote a value.
+//! - The configured level applies to this crate. Dependencies do not follow these rules, so they
+//!   log warnings only, unless an operator sets `TASKPASS_LOG`. Even then their `trace` lines stay
+//!   off, because some dependencies write whole requests and answers there.
+//!
+//! Each line carries the fields of all enclosing spans, such as the request's id and the client's
+//! address, at every level.
+//!
+//! A `traceparent` is untrusted input. It is parsed strictly, and an invalid one starts a new
+//! trace. It serves correlation only.
 
 use std::fmt;
 use std::io::IsTerminal;
@@ -27,15 +32,15 @@ use crate::ids::{NoRandomness, Random};
 /// Logs could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// The filter of the environment is not one.
+    /// The filter in the environment is not valid.
     #[error("the log filter is not valid; write it like `warn,taskpass=debug`")]
     Filter,
-    /// This process has a subscriber already.
-    #[error("logs are set up already")]
+    /// This process has installed a subscriber already.
+    #[error("logs are already set up")]
     AlreadySet,
 }
 
-/// Changes how much is logged while the process runs.
+/// Changes the log level while the process runs.
 #[derive(Clone, Debug)]
 pub struct LogControl {
     filter: reload::Handle<EnvFilter, Registry>,
@@ -43,7 +48,8 @@ pub struct LogControl {
 }
 
 impl LogControl {
-    /// Logs at this level from now on. False where the filter of the environment holds instead.
+    /// Logs at `level` from now on. Returns false, without effect, if the environment sets a
+    /// filter.
     pub fn set_level(&self, level: LogLevel) -> Result<bool, TelemetryError> {
         if self.is_fixed {
             return Ok(false);
@@ -55,7 +61,7 @@ impl LogControl {
     }
 }
 
-/// Sends logs to standard error from now on, and panics with them. `filter` replaces the level.
+/// Sends logs and panics to standard error from now on. `filter` replaces the configured level.
 pub fn init(log: &Log, filter: Option<&str>) -> Result<LogControl, TelemetryError> {
     let ansi = std::io::stderr().is_terminal();
     let (subscriber, control) = subscriber(log, filter, ansi, std::io::stderr)?;
@@ -108,7 +114,7 @@ fn parse_filter(filter: &str) -> Result<EnvFilter, TelemetryError> {
     parsed.map_err(|_| TelemetryError::Filter)
 }
 
-/// Whether a line is one that nothing but what its author chose can be in, whatever the filter says.
+/// Whether a line may be logged whatever the filter says: dependencies' `trace` lines may not.
 fn may_be_logged(line: &Metadata<'_>) -> bool {
     line.target().starts_with(env!("CARGO_PKG_NAME")) || *line.level() <= Level::DEBUG
 }
@@ -127,7 +133,7 @@ macro_rules! hex_id {
             fn new(random: &dyn Random) -> Result<Self, NoRandomness> {
                 let mut bytes = [0; $bytes];
                 random.fill(&mut bytes)?;
-                // All zeros means "none" and would be refused by whoever reads it next.
+                // All zeros means "none", and receivers refuse it.
                 if bytes == [0; $bytes] {
                     bytes[$bytes - 1] = 1;
                 }
@@ -158,7 +164,7 @@ macro_rules! hex_id {
 hex_id!(TraceId, 16);
 hex_id!(SpanId, 8);
 
-/// Lower-case hex of exactly the right length, as the standard wants it.
+/// Lower-case hex of exactly the right length, as the standard requires.
 fn parse_hex(text: &str, bytes: &mut [u8]) -> Option<()> {
     let lower = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
     if text.len() != bytes.len() * 2 || !text.bytes().all(lower) {
@@ -171,19 +177,18 @@ fn parse_hex(text: &str, bytes: &mut [u8]) -> Option<()> {
     Some(())
 }
 
-/// Where in which trace we are (W3C Trace Context).
+/// A position in a trace (W3C Trace Context).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct TraceContext {
-    /// The trace.
     pub trace_id: TraceId,
-    /// The step within it.
     pub span_id: SpanId,
     /// Whether the caller records this trace.
     pub sampled: bool,
 }
 
 impl TraceContext {
-    /// The beginning of a trace.
+    /// Starts a trace.
     pub fn start(random: &dyn Random) -> Result<Self, NoRandomness> {
         Ok(Self {
             trace_id: TraceId::new(random)?,
@@ -192,8 +197,8 @@ impl TraceContext {
         })
     }
 
-    /// A step of our own: within the caller's trace where its `traceparent` is valid, else at the
-    /// beginning of a new one. A request with more than one such header has none.
+    /// A new span: in the caller's trace if its `traceparent` is valid, otherwise in a new trace.
+    /// The caller of this function passes `None` for a request with several such headers.
     pub fn continue_from(
         traceparent: Option<&str>,
         random: &dyn Random,
@@ -204,7 +209,7 @@ impl TraceContext {
         }
     }
 
-    /// The next step within the same trace.
+    /// A new span in the same trace.
     pub fn child(&self, random: &dyn Random) -> Result<Self, NoRandomness> {
         Ok(Self {
             span_id: SpanId::new(random)?,
@@ -212,7 +217,8 @@ impl TraceContext {
         })
     }
 
-    /// Reads a `traceparent` header. Later versions may append fields, the first has exactly four.
+    /// Parses a `traceparent` header. Version 00 has exactly four fields; later ones may append
+    /// more.
     #[must_use]
     pub fn parse(header: &str) -> Option<Self> {
         let mut parts = header.splitn(5, '-');
@@ -235,7 +241,7 @@ impl TraceContext {
     }
 }
 
-/// The `traceparent` header.
+/// The value of the `traceparent` header.
 impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let flags = u8::from(self.sampled);
@@ -309,7 +315,7 @@ mod tests {
         assert_ne!(ours.span_id, caller.span_id);
         let fresh = TraceContext::continue_from(Some("nonsense"), &Fixed(7)).unwrap();
         assert_eq!(fresh.trace_id.to_string(), "07".repeat(16));
-        // Even a source of zeros gives ids that others accept.
+        // Even a source of zeros yields ids that receivers accept.
         let zero = TraceContext::start(&Fixed(0)).unwrap();
         assert!(TraceContext::parse(&zero.to_string()).is_some());
     }
@@ -399,7 +405,7 @@ mod tests {
         assert!(text.contains("ours") && text.contains("warned"), "{text}");
         assert!(!text.contains("theirs"), "{text}");
         assert!(logged(&log, Some("sqlx=info"), act).contains("theirs"));
-        // Where they quote what goes over the wire nobody can have it.
+        // `trace` lines of dependencies, which may quote requests, stay off under every filter.
         let quoting = || {
             tracing::trace!(target: "aws_smithy_runtime::client::orchestrator", "a whole answer");
             tracing::debug!(target: "aws_smithy_runtime", "a stage");

@@ -1,5 +1,5 @@
-//! Checks a configuration, its generation, and the places of the broker's state before a start creates
-//! anything.
+//! Checks a configuration, its generation, and the files of the broker's state before a start
+//! creates anything.
 
 use std::io;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::ledger::place::check_shared_file;
 use crate::policy::{self, CompiledGeneration, GenerationParts};
 use crate::store::sqlite::Sqlite;
 
-/// Why a broker cannot serve with a configuration. The text says what to do.
+/// Why a broker cannot serve with a configuration. The text names the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
     /// The configuration file, or a file that it names, cannot be used.
@@ -27,13 +27,13 @@ pub enum CheckError {
         "[server.tls] cannot serve: {0}; give a certificate chain and its own private key as PEM"
     )]
     Tls(io::Error),
-    /// The generation cannot decide.
+    /// The generation cannot be used for decisions.
     #[error("{0}")]
     Generation(#[from] Unfit),
     /// A directory or file of the broker's state cannot be used.
     #[error("`{setting}`: {problem}")]
     State {
-        /// The setting that names it, with its section.
+        /// The setting that names the directory or file, with its section.
         setting: &'static str,
         /// The problem, with the path.
         problem: String,
@@ -61,16 +61,17 @@ impl CheckError {
 pub struct Checked {
     /// The generation that its files describe.
     pub generation: Generation,
-    /// The same, compiled.
+    /// The compiled form of `generation`.
     pub compiled: CompiledGeneration,
 }
 
-/// Checks a loaded configuration, the generation that it describes with the policies of its directory
-/// or, if given, with `policies`, and the places of the broker's state. `at` is passed to
-/// [`check_generation`]. A configuration that was loaded without its files is checked without the places.
+/// Checks a loaded configuration, its generation and the files of the broker's state. The policies
+/// come from `policies` if given, otherwise from the configured directory. `at` is passed to
+/// [`check_generation`]. If the configuration was loaded without its files, the files of the
+/// broker's state are not checked.
 ///
-/// `serve --check`, `serve`, `taskpass dev` and the `policy` commands call this function. An activation
-/// calls [`check_generation`] alone. This function creates nothing.
+/// `serve --check`, `serve`, `taskpass dev` and the `policy` commands call this function. An
+/// activation calls [`check_generation`] only. This function creates nothing.
 pub fn check(
     config: &Config,
     policies: Option<Vec<PolicyFile>>,
@@ -90,8 +91,8 @@ pub fn check(
     })
 }
 
-/// Refuses a data directory, checkpoint file or shared checkpoint file that a start would refuse, or
-/// could not make. Makes nothing, and takes no lock, so that it can run beside a broker.
+/// Refuses a data directory, checkpoint file or shared checkpoint file that a start would refuse or
+/// could not create. Creates nothing and takes no lock, so that it can run while a broker runs.
 fn check_state(config: &Config) -> Result<(), CheckError> {
     check_data_directory(config).map_err(|error| CheckError::State {
         setting: "store.sqlite.data_dir",
@@ -108,7 +109,7 @@ fn check_state(config: &Config) -> Result<(), CheckError> {
     })?;
     let shared = ledger.shared_checkpoint.as_ref();
     if let Some(file) = shared.and_then(|shared| shared.file.as_ref()) {
-        // A start makes these two directories before it reads the shared file.
+        // A start creates these two directories before it reads the shared file.
         let mut made = data_dir.into_iter().chain(ledger.checkpoint_file.parent());
         let directory = file.parent().filter(|path| !path.as_os_str().is_empty());
         let will_be_made = |path: &Path| made.any(|made| made.starts_with(path)) && !path.exists();
@@ -133,7 +134,7 @@ fn check_data_directory(config: &Config) -> Result<(), FileError> {
     }
     match directory {
         Some(directory) => directory.check_parent(),
-        // A parent that is missing is made for this user alone.
+        // A missing parent is created as a private directory.
         None => match check_place(&sqlite.data_dir) {
             Err(error) if error.is_missing() => Ok(()),
             checked => checked,

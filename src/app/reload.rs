@@ -1,12 +1,12 @@
-//! Reloads files that change while the broker runs: the listener's certificate, the log level, and the
-//! secret files.
+//! Reloads files that change while the broker runs: the listener's certificate, the log level, and
+//! the secret files.
 //!
-//! A worker checks the files every few seconds and at each SIGHUP. It applies each part whole or not at
-//! all. If a certificate does not match its key yet, or the configuration does not load, the former
-//! values stay in force, and the worker tries again at each check until the reload succeeds: the cause
-//! may be a file or a mode that it does not watch. A warning reports the first failure and each other
-//! cause, and a metric tells as long as a reload is pending. All other settings take effect at the next
-//! start; a warning names each of them that was changed.
+//! A worker checks the files every few seconds and at each SIGHUP. It applies each part completely
+//! or not at all. If a certificate does not match its key yet, or the configuration does not load,
+//! the former values stay in force. The worker then retries at each check until the reload
+//! succeeds, because the cause may be a file or a mode that it does not watch. A warning reports
+//! the first failure and each new cause, and a metric shows that a reload is pending. All other
+//! settings take effect at the next start; a warning names each changed one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -106,8 +106,8 @@ impl Reloading {
         }
     }
 
-    /// The files that the present configuration names, and those of the certificate in use: other paths
-    /// for the certificate take effect at the next start.
+    /// The files that the current configuration names, and those of the certificate in use. Other
+    /// paths for the certificate take effect at the next start.
     fn watched_files(&self, present: &Config, environment: &dyn Environment) -> BTreeSet<PathBuf> {
         let configured = present.reloaded_files(environment);
         configured
@@ -138,7 +138,7 @@ impl Reloading {
         let newer = match loading.await {
             Ok(Ok(newer)) => newer,
             Ok(Err(errors)) => return Err(errors.to_string()),
-            // The error's own text differs from try to try.
+            // The panic's own text may differ from one attempt to the next.
             Err(_) => return Err("reading it panicked".to_owned()),
         };
         let mut failures = Vec::new();
@@ -150,7 +150,7 @@ impl Reloading {
                     if is_set {
                         info!(level = level.as_str(), "the log level was changed");
                     } else {
-                        info!("the log level is TASKPASS_LOG's: log.level has no effect");
+                        info!("log.level has no effect: TASKPASS_LOG sets the log level");
                     }
                 }
                 Err(error) => failures.push(error.to_string()),
@@ -167,7 +167,7 @@ impl Reloading {
         }
     }
 
-    /// Warns of each changed setting that takes effect at the next start, unless it is among `told`.
+    /// Warns of each changed setting that takes effect at the next start, except those in `told`.
     fn tell_waiting(&self, newer: &Config, told: &mut BTreeSet<String>) {
         let waiting = self.config.settings_for_next_start(newer);
         for setting in waiting.difference(told) {
@@ -179,8 +179,8 @@ impl Reloading {
         *told = waiting;
     }
 
-    /// Records the outcome of a try to reload a part. A failure is told if the try is `is_new`, made for
-    /// a change or a signal, or if the cause is another than before.
+    /// Records the result of an attempt to reload a part. A failure is logged if the attempt
+    /// `is_new`, that is, made for a change or a signal, or if the cause changed.
     fn record(
         &self,
         what: Reloaded,
@@ -207,13 +207,13 @@ impl Reloading {
             match what {
                 Reloaded::Tls => warn!(
                     error,
-                    "the certificate was not reloaded: the former one is served on, and it is tried \
-                     again every few seconds"
+                    "the certificate was not reloaded: the former one stays in use, and the reload \
+                     is retried every few seconds"
                 ),
                 Reloaded::Configuration => warn!(
                     error,
-                    "the configuration was not reloaded: the former one stays in force, and it is \
-                     tried again every few seconds"
+                    "the configuration was not reloaded: the former one stays in force, and the \
+                     reload is retried every few seconds"
                 ),
             }
         }
@@ -221,29 +221,29 @@ impl Reloading {
     }
 }
 
-/// A part of what a reload takes over.
+/// The state of one part that is reloaded.
 #[derive(Default)]
 struct Part {
     /// The contents of the files at its last successful reload. `None` before the first one.
     applied: Option<Contents>,
-    /// Why the last try failed. `None` if it succeeded.
+    /// Why the last attempt failed. `None` if it succeeded.
     failure: Option<String>,
 }
 
 impl Part {
-    /// Whether a file changed since it was reloaded, or the last try failed.
+    /// Whether a file changed since the last successful reload, or the last attempt failed.
     fn is_due(&self, found: &Contents) -> bool {
         self.failure.is_some() || self.applied.as_ref() != Some(found)
     }
 }
 
-/// The settings of the last configuration that loaded.
+/// Values of the last configuration that loaded.
 struct Present {
     level: LogLevel,
     config: Arc<Config>,
     /// Changed settings that take effect at the next start.
     waiting: BTreeSet<String>,
-    /// Sealing keys that were removed and still open.
+    /// Removed sealing keys that this process still uses to open envelopes.
     removed_keys: Vec<KeyId>,
 }
 
@@ -262,8 +262,9 @@ fn contents(files: BTreeSet<PathBuf>) -> Contents {
 }
 
 impl SharedSecrets {
-    /// Applies the secrets of a newly loaded configuration. Returns an error for each secret that was
-    /// not applied. `removed` are the sealing keys that were told as removed, before and after.
+    /// Applies the secrets of a newly loaded configuration. Returns an error for each secret that
+    /// was not applied. `removed` holds the removed sealing keys that were already logged; it is
+    /// updated.
     fn take_over(&self, newer: &Config, removed: &mut Vec<KeyId>) -> Vec<StartError> {
         let parts = [
             self.take_over_sealing_keys(newer, removed),
@@ -285,7 +286,7 @@ impl SharedSecrets {
         removed: &mut Vec<KeyId>,
     ) -> Result<(), StartError> {
         let keys = &newer.secrets.sealing_keys;
-        // The development mode configures none: it keeps its key in a file next to its checkpoint.
+        // The development mode configures no key: it keeps one in a file next to its checkpoint.
         if keys.is_empty() {
             return Ok(());
         }
@@ -295,7 +296,7 @@ impl SharedSecrets {
         if !lacking.is_empty() && lacking != *removed {
             info!(
                 ?lacking,
-                "sealing keys were removed: they open until the next start, and seal nothing"
+                "sealing keys were removed: they still open envelopes until the next start, and seal none"
             );
         }
         *removed = lacking;
@@ -311,7 +312,7 @@ impl SharedSecrets {
             return Ok(());
         }
         Err(unfit(
-            "the database URL names another server or database: restart the broker to go there",
+            "the database URL names another server or database: restart the broker to use it",
         ))
     }
 

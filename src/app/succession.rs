@@ -1,8 +1,8 @@
-//! `taskpass ledger new-origin`: begins a new log after leaves were lost, or after the log's key was
+//! `taskpass ledger new-origin`: begins a new log after leaves were lost or the log's key was
 //! stolen. It opens the stores directly, because no broker can serve at that time.
 //!
-//! The new log begins in its own store, under its own name. The old store stays unchanged, so that its
-//! receipts can still be verified.
+//! The new log begins in its own store, under its own name. The old store stays unchanged, so that
+//! its receipts can still be verified.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,19 +85,18 @@ impl Known {
 
 /// A checkpoint that was kept outside the old store, not yet verified.
 #[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Evidence {
-    /// The location from which it was read.
+    /// The file or URL from which it was read.
     pub name: String,
-    /// The signed note.
     pub note: Vec<u8>,
 }
 
 /// A leaf that only the signatures of one key cover.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Orphan {
-    /// Its index in the log.
     pub index: u64,
-    /// Its hash.
     pub hash: Hash,
     /// The time of its decision.
     pub at: Timestamp,
@@ -109,17 +108,18 @@ pub struct Orphan {
     pub decision: Option<String>,
 }
 
-/// A newly begun log.
+/// A new log that has begun.
 pub struct Begun {
-    /// The verifier key to pin from now on.
+    /// The verifier key that clients must pin from now on.
     pub vkey: String,
-    /// Its first signed checkpoint.
+    /// The log's first signed checkpoint.
     pub checkpoint: String,
     /// The records that were carried over from the old log.
     pub carried: CarriedOver,
 }
 
-/// Converts a head error. A head that no broker of the old log wrote is not evidence of its end.
+/// Converts a head error. A head that no broker of the old log wrote does not prove where the log
+/// ends.
 fn unfit_head(error: HeadError) -> StartError {
     match error {
         HeadError::Store(error) => unfit_store(error),
@@ -159,21 +159,22 @@ impl Said {
             Why::KeyRevoked => "taskpass keys revoke --ledger",
         };
         Err(unfit(format!(
-            "the log `{origin}` was begun in the place of `{}`, and that was cut short: what was \
-             forbidden is not taken over yet; say `{command}` again, with the same configurations",
+            "the log `{origin}` was begun to replace `{}`, but the command was interrupted before \
+             all restrictions were carried over; run `{command}` again with the same configurations",
             self.succession.origin
         )))
     }
 }
 
-/// Reads which log the store's own log succeeds. Fails if no broker wrote the record.
+/// Reads which log the store's own log succeeds. Fails if the record's MAC does not verify.
 pub(super) async fn read(store: &Store, mac: &Mac) -> Result<Option<Said>, StartError> {
     let Some(sealed) = store.succession().await.map_err(unfit_store)? else {
         return Ok(None);
     };
     let document = sealed.document.as_bytes();
     let genuine = mac.verify(SUCCESSION_MAC, &[document], &sealed.mac);
-    genuine.map_err(|_| unfit("the table succession was changed by something else than us"))?;
+    genuine
+        .map_err(|_| unfit("the table succession was changed by another program; restore it"))?;
     serde_json::from_slice(document).map(Some).map_err(unfit)
 }
 
@@ -189,17 +190,17 @@ async fn first_leaf(store: &Store) -> Result<Option<Genesis>, StartError> {
         return Ok(None);
     };
     if leaf_hash(&body) != hash {
-        return Err(unfit("the body of the first leaf does not fit its hash"));
+        return Err(unfit("the body of the first leaf does not match its hash"));
     }
     let unread = |error: LeafError| unfit(format!("the first leaf of the log: {error}"));
     let Event::Genesis { predecessor, .. } = Leaf::from_bytes(&body).map_err(unread)?.event else {
-        return Err(unfit("the first leaf of the log does not begin a log"));
+        return Err(unfit("the first leaf of the log is not a genesis leaf"));
     };
     Ok(Some(Genesis { predecessor }))
 }
 
-/// Checks that the first leaf names the same log as the table. An attacker who can delete a row cannot
-/// change a leaf.
+/// Checks that the first leaf and the table name the same predecessor. An attacker who can delete a
+/// row cannot change a leaf.
 pub(super) async fn check_first_leaf(
     store: &Store,
     succeeds: Option<&Succession>,
@@ -211,20 +212,20 @@ pub(super) async fn check_first_leaf(
         return Ok(());
     }
     let says = |succession: Option<&Succession>| match succession {
-        Some(succession) => format!("that of `{}`", succession.origin),
-        None => "that of none".to_owned(),
+        Some(succession) => format!("the log `{}`", succession.origin),
+        None => "no log".to_owned(),
     };
     Err(unfit(format!(
-        "by its first leaf this log takes the place of another one, {}, by the table succession {}: \
-         the table was changed by something else than us; restore it",
+        "by its first leaf this log succeeds {}, but by the table succession it succeeds {}: \
+         the table was changed by another program; restore it",
         says(leaf.as_ref()),
         says(succeeds)
     )))
 }
 
 /// A log that was begun as the successor of another one.
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Beginning {
-    /// The succeeded log, and the reason.
     pub succession: Succession,
     /// Whether all restrictions of the old log were carried over.
     pub finished: bool,
@@ -242,7 +243,7 @@ pub async fn begun(config: &Config) -> Result<Option<Beginning>, StartError> {
     .await?;
     let head = store.sealed_head().await.map_err(unfit_store)?;
     store.close().await;
-    // Before the first leaf there is no work to resume.
+    // Without a first leaf there is no work to resume.
     let said = said.filter(|_| head.is_some());
     Ok(said.map(|said| Beginning {
         finished: !said.unfinished,
@@ -251,9 +252,9 @@ pub async fn begun(config: &Config) -> Result<Option<Beginning>, StartError> {
 }
 
 impl Old {
-    /// Opens an old store, and collects the checkpoints of its log: from the replica's own file, from
-    /// the location that all replicas share, and from `given`. `successor` is the new log's name.
-    /// `pinned` are keys of the old log that its store may no longer have.
+    /// Opens an old store, and collects the checkpoints of its log: from the replica's own file,
+    /// from the location that all replicas share, and from `given`. `successor` is the new log's
+    /// name. `pinned` holds keys of the old log that its store may no longer have.
     pub async fn open(
         config: Config,
         successor: &str,
@@ -310,7 +311,7 @@ impl Old {
         })
     }
 
-    /// The log's name.
+    /// The log's origin.
     #[must_use]
     pub fn origin(&self) -> &str {
         &self.origin
@@ -334,8 +335,8 @@ impl Old {
         self.store.connected_brokers().await.map_err(unfit_store)
     }
 
-    /// Why the log cannot continue: a kept checkpoint that its store does not contain. `None` if the
-    /// store contains every kept checkpoint.
+    /// Returns a kept checkpoint that the log's store does not contain, with the reason. `None` if
+    /// the store contains every kept checkpoint: the log can continue.
     pub async fn lost(&self) -> Result<Option<String>, StartError> {
         for known in &self.known {
             if let Some(why) = self.lacks(known).await? {
@@ -353,15 +354,15 @@ impl Old {
         }
     }
 
-    /// The succession that gives this log up after a loss.
+    /// Creates the record that the log ended because leaves were lost.
     #[must_use]
     pub fn give_up(&self, at: Timestamp) -> Succession {
         self.give_up_as_of(self.known.iter(), Why::Lost, None, at)
     }
 
-    /// The succession that gives this log up because `key` was stolen, and the rejected checkpoints. A
-    /// checkpoint is rejected if the store does not contain it, and neither another key nor a witness
-    /// signed it.
+    /// Creates the record that the log ended because `key` was stolen, and lists the rejected
+    /// checkpoints. A checkpoint is rejected if the store does not contain it, and neither another
+    /// key nor a witness signed it.
     pub async fn revoke(
         &self,
         key: &VerifierKey,
@@ -381,7 +382,7 @@ impl Old {
         Ok((succession, not))
     }
 
-    /// Whether another key of the log than `key`, or a witness, signed a checkpoint.
+    /// Whether a witness or another key of the log than `key` signed a checkpoint.
     fn is_vouched_for(&self, known: &Known, key: &VerifierKey) -> bool {
         let others: Vec<VerifierKey> = self.keys.iter().filter(|it| *it != key).cloned().collect();
         let witnesses = self.config.ledger.witnesses.iter();
@@ -414,14 +415,14 @@ impl Old {
         }
     }
 
-    /// Whether a key is or was one of this log's.
+    /// Whether `key` is or was one of this log's keys.
     #[must_use]
     pub fn has_key(&self, key: &VerifierKey) -> bool {
         let kid = kid(key);
         key.name() == self.origin && self.records.iter().any(|(known, _)| *known == kid)
     }
 
-    /// Whether the bootstrap token of another configuration was ever one of this log's.
+    /// Whether this log ever accepted the bootstrap token of another configuration.
     pub async fn has_seen_bootstrap_of(&self, new: &Config) -> Result<bool, StartError> {
         let Some(hex) = &new.admin.bootstrap_token_sha256 else {
             return Ok(false);
@@ -431,7 +432,7 @@ impl Old {
         Ok(seen.map_err(unfit_store)?.is_some())
     }
 
-    /// The id of the RS256 key of another configuration, if tokens of this log were signed with it.
+    /// The id of another configuration's RS256 key if that key signed tokens of this log.
     pub fn signed_with_key_of(&self, new: &Config) -> Result<Option<String>, StartError> {
         let kid = |config: &Config| {
             let Some(key) = key_policy(config)?.imported.load_full() else {
@@ -444,7 +445,8 @@ impl Old {
         Ok(theirs.filter(|it| self.access_kids.contains(it) || own.as_ref() == Some(it)))
     }
 
-    /// The number of leaves under a checkpoint that a witness of the old configuration signed.
+    /// The number of leaves under the largest checkpoint that a witness of the old configuration
+    /// signed.
     async fn witnessed(&self) -> Result<u64, StartError> {
         let mut most = 0;
         for witness in &self.config.ledger.witnesses {
@@ -494,8 +496,8 @@ impl Old {
         }
     }
 
-    /// Passes to `each` every leaf that only `key` covers: no checkpoint over it was signed by another
-    /// key of the log or by a witness. Returns the number of these leaves.
+    /// Passes each leaf to `each` that only `key` covers: no witness and no other key of the log
+    /// signed a checkpoint over it. Returns the number of these leaves.
     pub async fn vouched_by_alone(
         &self,
         key: &VerifierKey,
@@ -535,13 +537,14 @@ impl Old {
     }
 }
 
-/// The id that a key of the log has in its store.
+/// The id of a key of the log in its store.
 fn kid(key: &VerifierKey) -> String {
     PublicJwk::from_ed25519(*key.public_key()).thumbprint()
 }
 
-/// Collects the checkpoints that were kept outside the old store: `given`, the replica's own file, and
-/// the location that all replicas share. `kept_at` is the shared location that the store records.
+/// Collects the checkpoints that were kept outside the old store: from `given`, the replica's own
+/// file, and the location that all replicas share. `kept_at` is the shared location that the store
+/// records.
 async fn known(
     config: &Config,
     keys: &[VerifierKey],
@@ -562,8 +565,8 @@ async fn known(
         let name = place.to_string();
         if kept.note.is_none() && kept_at == Some(&*name) {
             return Err(unfit(format!(
-                "{name}: a checkpoint was kept there and is gone: the disk is not mounted, or somebody \
-                 removed it; if it is lost, take the place out of the old configuration"
+                "{name}: the checkpoint that was kept there is missing: mount the disk or restore \
+                 the file; if it is lost, remove the location from the old configuration"
             )));
         }
         evidence.extend(kept.note.map(|note| Evidence { name, note }));
@@ -576,8 +579,8 @@ async fn known(
         }
         let checkpoint = SignedCheckpoint::open(&note, keys).map_err(|error| {
             unfit(format!(
-                "{name}: not a checkpoint of `{origin}` by a key that is known ({error}); if the \
-                 store has forgotten its key, give it with --key"
+                "{name}: not a checkpoint of `{origin}` signed by a known key ({error}); if the \
+                 store no longer has its key, give it with --key"
             ))
         })?;
         let checkpoint = checkpoint.checkpoint().clone();
@@ -596,8 +599,8 @@ async fn known(
     Ok(known)
 }
 
-/// Begins the new log in an empty store, and carries over the restrictions of `old`; with `all` its
-/// permissions, too. Resumes a run that was cut short, with the succession that [`begun`] reads.
+/// Begins the new log in an empty store, and carries over the restrictions of `old`; with `all`,
+/// its permissions, too. Resumes an interrupted run with the succession that [`begun`] returns.
 pub async fn begin(
     config: &Config,
     clock: SharedClock,
@@ -607,7 +610,7 @@ pub async fn begin(
 ) -> Result<Begun, StartError> {
     if config.ledger.origin == succession.origin {
         return Err(unfit(
-            "ledger.origin is still the old one: give the new log a name of its own",
+            "ledger.origin is still that of the old log: give the new log another origin",
         ));
     }
     // Refuse an unusable configuration or generation before anything is changed.
@@ -619,8 +622,8 @@ pub async fn begin(
         let usable = check_generation(generation, attest_context(config), None);
         usable.map_err(|error| {
             unfit(format!(
-                "the old generation cannot decide here; correct the configuration, or leave out \
-                 --carry-over, and activate one: {error}"
+                "the old generation cannot be used with this configuration; correct it, or omit \
+                 --carry-over and activate a generation: {error}"
             ))
         })?;
     }
@@ -651,7 +654,7 @@ pub async fn begin(
     if !stopped.is_clean() {
         return Err(unfit(
             "the new log was begun, but its checkpoint may not have been published; \
-             `taskpass serve` does that when it starts",
+             `taskpass serve` publishes it when it starts",
         ));
     }
     Ok(Begun {
@@ -678,7 +681,7 @@ async fn claim(
     };
     let claimed = store.claim(mode, &config.ledger.origin, clock.now()).await;
     claimed.map_err(unfit_store)?;
-    // A bootstrap token is valid for one day. Its day does not begin again under the new log.
+    // A bootstrap token is valid for one day. That day does not start again under the new log.
     for (digest, first_seen) in bootstrap_tokens {
         let seen = store.see_bootstrap(digest, *first_seen, *first_seen).await;
         seen.map_err(unfit_store)?;
@@ -700,13 +703,13 @@ async fn claim(
     store.close().await;
     said.filter(|_| put).ok_or_else(|| {
         unfit(
-            "the new store holds a log already, or was told of another one to succeed: a new log \
-             needs an empty store",
+            "the new store already holds a log, or a record that it succeeds another one: a new \
+             log needs an empty store",
         )
     })
 }
 
-/// Checks that this machine's clock agrees with the database's. Attestations that are older than the
+/// Checks that this machine's clock agrees with the database's. Attestations older than the
 /// succession are refused, so the succession's time must be right.
 async fn check_clock(store: &Store, clock: &SharedClock) -> Result<(), StartError> {
     let asked = clock.now();
@@ -718,8 +721,8 @@ async fn check_clock(store: &Store, clock: &SharedClock) -> Result<(), StartErro
         return Ok(());
     }
     Err(unfit(format!(
-        "our clock and the database's are {} ms apart, and what was attested before this instant is \
-         refused for ever: repair the one that is wrong",
+        "this machine's clock and the database's differ by {} ms, and attestations made before this \
+         instant will be refused permanently: correct the wrong clock",
         skew.as_millis()
     )))
 }

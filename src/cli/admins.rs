@@ -1,4 +1,4 @@
-//! `taskpass admins`: who has which role.
+//! `taskpass admins`: the roles of identities.
 
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -27,7 +27,7 @@ enum Command {
         after_help = "Example:\n  taskpass admins unbind workload:oncall --role admin --token-file admin-token"
     )]
     Unbind(Change),
-    /// List who has which role
+    /// List the identities and their roles
     #[command(after_help = "Example:\n  taskpass admins list --token-file admin-token")]
     List(List),
 }

@@ -1,4 +1,4 @@
-//! `taskpass attest`: why a token is believed or refused, held against the configuration offline.
+//! `taskpass attest`: explains why a configuration accepts or refuses a token, offline.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ use crate::domain::trust::AttestorSpec;
 use crate::domain::workload::KeyBinding;
 use crate::endpoints::{EndpointSpec, EndpointTable};
 
-/// The largest key set that is read.
+/// The largest key set that is read, in bytes.
 const MAX_KEY_SET_BYTES: u64 = 1024 * 1024;
 
 /// Explain attestations
@@ -31,9 +31,9 @@ pub(super) struct Attest {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Say which conditions of the configuration a token meets, without a broker or a network
+    /// Print which conditions of the configuration a token meets, without a broker or a network
     #[command(
-        after_help = "It names the attestor that the token is for, and each condition: holds, FAILS, or not checked. Without --jwks the signature is not checked, without --dpop-jkt and --x5t-s256 the key that a token is bound to is not checked, and whether the token was used before is known to the broker alone. The token is never printed.\n\nExits 0 when no condition fails, 1 when one does, 2 for a configuration or a file that is not as it must be.\n\nExamples:\n  taskpass attest check --token-file token\n  taskpass attest check --token-file token --jwks keys.json --at 2026-11-29T12:00:00Z --json\n  taskpass attest check --token-file token --dpop-jkt 0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"
+        after_help = "It names the token's attestor, and each condition: holds, FAILS, or not checked. The signature is checked only with --jwks, and the key that a token is bound to only with --dpop-jkt or --x5t-s256. Only the broker knows whether the token was used before. The token is never printed.\n\nExits with 0 if no condition fails, 1 if one does, 2 if the configuration or a file is wrong.\n\nExamples:\n  taskpass attest check --token-file token\n  taskpass attest check --token-file token --jwks keys.json --at 2026-11-29T12:00:00Z --json\n  taskpass attest check --token-file token --dpop-jkt 0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"
     )]
     Check(Check),
 }
@@ -42,25 +42,25 @@ enum Command {
 struct Check {
     #[command(flatten)]
     file: ConfigFile,
-    /// The file that holds the token; `-` is standard input
+    /// The file with the token; `-` is standard input
     #[arg(long, value_name = "FILE")]
     token_file: PathBuf,
     /// The issuer's key set (its `jwks_uri`, or the trust domain's bundle), to check the signature
     #[arg(long, value_name = "FILE")]
     jwks: Option<PathBuf>,
-    /// The RFC 7638 thumbprint of the DPoP key that the caller proves, to check a token's `cnf.jkt`
+    /// The RFC 7638 thumbprint of the caller's DPoP key, to check a token's `cnf.jkt`
     #[arg(long, value_name = "THUMBPRINT")]
     dpop_jkt: Option<String>,
-    /// The SHA-256 of the client certificate that the caller presents, in base64url, to check a
-    /// token's `cnf.x5t#S256`
+    /// The SHA-256 of the caller's client certificate, in base64url, to check a token's
+    /// `cnf.x5t#S256`
     #[arg(long, value_name = "HASH")]
     x5t_s256: Option<String>,
-    /// The instant at which the token is judged [default: now]
+    /// The time at which the token is evaluated [default: now]
     #[arg(long, value_name = "TIME")]
     at: Option<Timestamp>,
 }
 
-/// What of a configuration says which tokens are believed.
+/// The sections of a configuration that decide which tokens are accepted.
 #[derive(Deserialize)]
 struct Trusted {
     server: Server,
@@ -107,7 +107,7 @@ impl Check {
         Ok(())
     }
 
-    /// The keys that the caller proves.
+    /// The keys whose possession the caller proves.
     fn proved(&self) -> Vec<KeyBinding> {
         let jkt = self.dpop_jkt.clone().map(KeyBinding::Jkt);
         let x5t = self.x5t_s256.clone().map(KeyBinding::X5t);
@@ -120,7 +120,7 @@ impl Check {
             |error: &dyn std::fmt::Display| Failure::Usage(format!("{}: {error}", path.display()));
         let text = std::fs::read_to_string(&path).map_err(|error| {
             Failure::Usage(format!(
-                "{} cannot be read: {error}; name a configuration with --config",
+                "{} cannot be read: {error}; give a configuration with --config",
                 path.display()
             ))
         })?;
@@ -138,14 +138,14 @@ impl Check {
             });
             unusable(&lines.collect::<Vec<_>>().join("\n"))
         })?;
-        // Nothing is fetched here, so an issuer of the development mode is as good.
+        // This command makes no requests, so it may permit the issuers of the development mode.
         let context =
             AttestContext::without_store(trusted.server.issuer, Arc::new(endpoints), true);
         Attestors::new(&trusted.attestors, context).map_err(|error| unusable(&error))
     }
 }
 
-/// What became of a condition, in a word; the reason; and why in words.
+/// The result of a condition: its name, the reason's code, and the reason in words.
 fn outcome(condition: &Condition) -> (&'static str, Option<&'static str>, Option<String>) {
     match &condition.outcome {
         Outcome::Holds => ("holds", None, None),
@@ -175,7 +175,7 @@ fn as_json(explanation: &Explanation) -> Value {
 fn print(explanation: &Explanation) -> Result<(), Failure> {
     output::line(match &explanation.attestor {
         Some(attestor) => format!("attestor {attestor}"),
-        None => "no attestor is for this token".to_owned(),
+        None => "no attestor accepts this kind of token".to_owned(),
     })?;
     let rows: Vec<Vec<String>> = explanation
         .conditions

@@ -1,9 +1,7 @@
-//! The client of a broker's HTTP interface, and how a command is told where it is and by what token
-//! it speaks.
+//! The client of a broker's HTTP interface, and the arguments for its address and token.
 //!
-//! A token is sent over https, or to this very machine, and to nobody else: redirects are not
-//! followed. An answer that is not what was wanted becomes a sentence: what was refused, why, and
-//! what would be allowed.
+//! A token is sent over https or to this machine only, and redirects are not followed. An error
+//! answer becomes sentences: the refusal, its reason, and the permitted alternative.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -28,25 +26,27 @@ use crate::files::{create_private, secret_in};
 use crate::http::problem;
 use crate::outgoing::{self, BodyError};
 
-/// How long a connection may take.
+/// The longest time for connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a stream may say nothing, and how long it may last.
+/// The longest pause within a stream, and its longest duration.
 const READ_TIMEOUT: Duration = Duration::from_mins(1);
 const STREAM_TIMEOUT: Duration = Duration::from_hours(24);
-/// How long a whole answer may take.
+/// The longest time for a whole answer.
 const TOTAL_TIMEOUT: Duration = Duration::from_mins(1);
-/// No answer of a broker is longer.
+/// The longest answer that is read, in bytes.
 const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
-/// How often a request that came too fast is sent again, a second later each.
+/// How often a rate-limited request is sent again, with a pause of one second each time.
 const MAX_WAITS: u32 = 120;
-/// The longest token that is read.
+/// The longest token that is read, in bytes.
 const MAX_TOKEN_BYTES: u64 = 64 * 1024;
-/// The longest file of authorities that is read: the system's own has a quarter of this.
+/// The longest file of authorities that is read, in bytes: four times the size of the system's
+/// file.
 const MAX_AUTHORITIES_BYTES: u64 = 1024 * 1024;
-/// The difference between this machine's clock and the broker's that is told with a refusal.
+/// A refusal mentions a difference of more than these seconds between this machine's clock and the
+/// broker's.
 const TOLD_SKEW_SECONDS: u64 = 30;
 
-/// Where the broker is.
+/// The address of the broker.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Address {
     /// The broker's base URL
@@ -61,17 +61,17 @@ pub(super) struct Address {
     pub(super) authorities: Authorities,
 }
 
-/// Which authorities are believed.
+/// The trusted certificate authorities.
 #[derive(Args, Clone, Debug, Default)]
 pub(super) struct Authorities {
-    /// A PEM file: only these authorities are believed for the server's certificate. Without it, the
-    /// system's are, or those of `SSL_CERT_FILE`
+    /// A PEM file with the only authorities that are trusted for the server's certificate; without
+    /// it, the system's, or those of `SSL_CERT_FILE`
     #[arg(long, env = "TASKPASS_CA_FILE", value_name = "FILE")]
     ca_file: Option<PathBuf>,
 }
 
 impl Authorities {
-    /// The certificates of the file that was named.
+    /// The certificates in `ca_file`; `None` if no file was given.
     pub(super) fn read(&self) -> Result<Option<Vec<reqwest::Certificate>>, Failure> {
         let Some(file) = &self.ca_file else {
             return Ok(None);
@@ -80,7 +80,7 @@ impl Authorities {
         let read = reqwest::Certificate::from_pem_bundle(&pem).unwrap_or_default();
         if read.is_empty() {
             return Err(Failure::Usage(format!(
-                "--ca-file {}: it holds no certificate in PEM",
+                "--ca-file {}: the file holds no PEM certificate",
                 file.display()
             )));
         }
@@ -95,7 +95,7 @@ impl Address {
     }
 }
 
-/// Where the broker is, and who speaks.
+/// The broker's address, and the token.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Connection {
     #[command(flatten)]
@@ -104,13 +104,13 @@ pub(super) struct Connection {
     token: Token,
 }
 
-/// Where the token is: an attestation, or an admin's token.
+/// The source of the token: an attestation, or an admin's token.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Token {
-    /// The file that holds the token, an attestation or an admin's; `-` is standard input
+    /// The file with the token, an attestation or an admin's; `-` is standard input
     #[arg(long, env = "TASKPASS_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// The variable that holds the token
+    /// The variable with the token
     #[arg(long, value_name = "NAME", default_value = "TASKPASS_TOKEN")]
     token_env: String,
 }
@@ -122,7 +122,7 @@ impl Connection {
         self.token.client_at(url, authorities)
     }
 
-    /// Where the attestation is.
+    /// The source of the attestation.
     pub(super) fn source(&self) -> Result<Source, Failure> {
         match &self.token.token_file {
             Some(file) if file != Path::new("-") => Ok(Source::File(file.clone())),
@@ -149,9 +149,9 @@ impl Token {
         match ProcessEnvironment.get(name) {
             Ok(Some(token)) => trimmed(&Zeroizing::new(token), name),
             Ok(None) => Err(Failure::Usage(format!(
-                "no token: name a file with --token-file, or set {name}"
+                "no token: give a file with --token-file, or set {name}"
             ))),
-            Err(_) => Err(Failure::Usage(format!("{name} is not text"))),
+            Err(_) => Err(Failure::Usage(format!("{name} is not UTF-8"))),
         }
     }
 }
@@ -171,7 +171,7 @@ pub(super) fn read_secret(file: &Path) -> Result<SecretString, Failure> {
     trimmed(&text, &place)
 }
 
-/// Writes a secret to a file that is not there yet, for this user alone.
+/// Writes a secret to a private file that must not exist yet.
 pub(super) fn write_new_secret(file: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let place = file.display();
     let written = create_private(file).and_then(|mut made| {
@@ -180,7 +180,7 @@ pub(super) fn write_new_secret(file: &Path, bytes: &[u8]) -> Result<(), Failure>
     });
     written.map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => Failure::Usage(format!(
-            "{place} is there already, and is not written over: name another file"
+            "{place} already exists and is not overwritten: give another file"
         )),
         _ => Failure::Unestablished(format!("cannot write {place}: {error}")),
     })
@@ -194,7 +194,7 @@ fn trimmed(text: &str, place: &str) -> Result<SecretString, Failure> {
     Ok(SecretString::from(text))
 }
 
-/// Reads a file that a person named, or standard input for `-`.
+/// Reads a file that the user named, or standard input for `-`.
 pub(super) fn read_file(file: &Path, at_most: u64) -> Result<Vec<u8>, Failure> {
     let place = file.display();
     let mut bytes = Vec::new();
@@ -213,7 +213,7 @@ pub(super) fn read_file(file: &Path, at_most: u64) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-/// A client of one broker, or of another server at the story's end.
+/// A client of one broker, or of the sample server in `taskpass dev`.
 #[derive(Clone, Debug)]
 pub(super) struct Client {
     http: reqwest::Client,
@@ -221,33 +221,33 @@ pub(super) struct Client {
     authorization: Option<HeaderValue>,
 }
 
-/// A whole answer.
+/// A complete answer.
 #[derive(Debug)]
 pub(super) struct Answer {
-    /// Its status.
     pub(super) status: StatusCode,
-    /// Its body, as JSON; null where there is none or it is something else.
+    /// The body as JSON; null if it is empty or not JSON.
     pub(super) body: Value,
-    /// Its body as it came, as far as it is text.
+    /// The body as received, if it is text.
     text: String,
-    /// The pause that it names before another try.
+    /// The pause that the answer requests before another attempt.
     pub(super) retry_after: Option<Duration>,
-    /// By how many seconds this machine's clock is ahead of the server's.
+    /// How many seconds this machine's clock is ahead of the server's. `None` if the answer has no
+    /// date.
     skew: Option<i64>,
 }
 
 impl Client {
-    /// A client without a token, which believes the system's authorities.
+    /// A client without a token that trusts the system's authorities.
     pub(super) fn new(base: &Url) -> Result<Self, Failure> {
         Self::believing(base, &Authorities::default())
     }
 
-    /// A client without a token.
+    /// A client without a token that trusts `authorities`.
     pub(super) fn believing(base: &Url, authorities: &Authorities) -> Result<Self, Failure> {
         let loopback = is_loopback(base);
         if base.scheme() != "https" && !(base.scheme() == "http" && loopback) {
             return Err(Failure::Usage(format!(
-                "{base} is neither https nor on this machine; a token would be readable on its way"
+                "{base} is neither https nor on this machine: the token could be read in transit"
             )));
         }
         let mut builder = outgoing::client()
@@ -271,43 +271,44 @@ impl Client {
         })
     }
 
-    /// The same client, which presents `token` as a bearer.
+    /// The same client with `token` as a bearer token.
     pub(super) fn with_bearer(self, token: &SecretString) -> Result<Self, Failure> {
         self.with_authorization("Bearer", token)
     }
 
-    /// The same client, which presents `token` under `scheme`.
+    /// The same client with `token` under the authentication scheme `scheme`.
     pub(super) fn with_authorization(
         mut self,
         scheme: &str,
         token: &SecretString,
     ) -> Result<Self, Failure> {
         let value = Zeroizing::new(format!("{scheme} {}", token.expose_secret()));
-        let mut value = HeaderValue::from_str(&value)
-            .map_err(|_| Failure::Usage("the token holds what no header can carry".into()))?;
+        let mut value = HeaderValue::from_str(&value).map_err(|_| {
+            Failure::Usage("the token has characters that are not valid in a header".into())
+        })?;
         value.set_sensitive(true);
         self.authorization = Some(value);
         Ok(self)
     }
 
-    /// `GET path`, which must succeed.
+    /// Sends `GET path`, which must succeed.
     pub(super) async fn get(&self, path: &str) -> Result<Value, Failure> {
         self.send(Method::GET, path, None).await?.success()
     }
 
-    /// `POST path` with JSON, which must succeed.
+    /// Sends `POST path` with JSON, which must succeed.
     pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
         self.send(Method::POST, path, Some(body)).await?.success()
     }
 
-    /// `GET path`, whose answer is text.
+    /// Sends `GET path`, whose answer is text.
     pub(super) async fn get_text(&self, path: &str) -> Result<String, Failure> {
         let answer = self.send(Method::GET, path, None).await?;
         let text = answer.text.clone();
         answer.success().map(|_| text)
     }
 
-    /// `GET path`, whose answer is read bit by bit: it is the caller's to bound.
+    /// Sends `GET path` and returns the answer unread. The caller must limit its length.
     pub(super) async fn stream(&self, path: &str) -> Result<reqwest::Response, Failure> {
         let request = self.http.get(self.at(path)?).timeout(STREAM_TIMEOUT);
         let response = self.answer(request).await?;
@@ -318,7 +319,7 @@ impl Client {
         Err(whole.map_err(|error| self.unread(&error))?.failure())
     }
 
-    /// The same for one of many, which waits where it comes too fast.
+    /// Like [`Self::get_text`], for one of many requests: waits when it is rate-limited.
     pub(super) async fn get_text_patiently(&self, path: &str) -> Result<String, Failure> {
         for _ in 0..MAX_WAITS {
             let answer = self.send(Method::GET, path, None).await?;
@@ -329,17 +330,17 @@ impl Client {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         Err(Failure::Unestablished(format!(
-            "{} still says that there are too many requests",
+            "{} still answers that there are too many requests",
             self.base
         )))
     }
 
-    /// `DELETE path` with JSON that says what, which must succeed.
+    /// Sends `DELETE path` with JSON that names the object to delete, which must succeed.
     pub(super) async fn delete(&self, path: &str, body: &Value) -> Result<Value, Failure> {
         self.send(Method::DELETE, path, Some(body)).await?.success()
     }
 
-    /// Any request, with whatever answer.
+    /// Sends a request, and returns the answer whatever its status.
     pub(super) async fn send(
         &self,
         method: Method,
@@ -353,8 +354,8 @@ impl Client {
         self.finish(request).await
     }
 
-    /// One try of a request that may be repeated, under this `Idempotency-Key` where it needs one. An
-    /// answer that says that another try may do better is a fault like none.
+    /// Makes one attempt of a request that may be repeated, with this `Idempotency-Key` if it needs
+    /// one. A transient error answer is a fault, like a missing answer.
     pub(super) async fn try_once(
         &self,
         method: Method,
@@ -377,7 +378,7 @@ impl Client {
             BodyError::Broken(error) => Fault::of_transport(&error, told(&error)),
             BodyError::Large(_) => self.unread(&error).into(),
         })?;
-        // A load balancer or another server on the way may answer for a broker that is away.
+        // A load balancer or another server in between may answer for a broker that is down.
         let foreign = !answer.status.is_success() && answer.slug().is_empty();
         if foreign || retry::is_transient(answer.status) || answer.slug() == "in-progress" {
             return Err(Fault::transient(answer.failure(), answer.retry_after));
@@ -385,7 +386,7 @@ impl Client {
         Ok(answer)
     }
 
-    /// `POST path` with a form, as the OAuth endpoints want it.
+    /// Sends `POST path` with a form, as the OAuth endpoints require.
     pub(super) async fn post_form(
         &self,
         path: &str,
@@ -418,7 +419,7 @@ impl Client {
         sent.map_err(|error| Failure::Unestablished(reason(&self.base, &error)))
     }
 
-    /// Why an answer's body was not read.
+    /// The failure for an answer whose body could not be read.
     fn unread(&self, error: &BodyError) -> Failure {
         Failure::Unestablished(match error {
             BodyError::Broken(error) => reason(&self.base, error),
@@ -445,8 +446,7 @@ impl Client {
     }
 }
 
-/// By how many seconds this machine's clock is ahead of the clock of the server that dated its
-/// answer so.
+/// How many seconds this machine's clock is ahead of the server that set the `Date` header.
 fn skew(headers: &HeaderMap) -> Option<i64> {
     let date = httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()?;
     let theirs = date.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs();
@@ -455,11 +455,11 @@ fn skew(headers: &HeaderMap) -> Option<i64> {
 }
 
 impl Answer {
-    /// The body of a success; the failure that the problem describes otherwise.
+    /// The body of a successful answer, or the failure that the problem document describes.
     pub(super) fn success(self) -> Result<Value, Failure> {
         if self.status == StatusCode::ACCEPTED {
             return Err(Failure::Unestablished(
-                "not decided yet: a person has to approve first".into(),
+                "not decided yet: a person must approve the request first".into(),
             ));
         }
         if self.status.is_success() {
@@ -468,14 +468,15 @@ impl Answer {
         Err(self.failure())
     }
 
-    /// The kind of problem that it tells of; empty where it is none.
+    /// The kind of problem of a problem document; empty for any other body.
     pub(super) fn slug(&self) -> &str {
         slug(&self.body)
     }
 
-    /// What went wrong, as a sentence and an exit code. A clock that is wrong here explains why
-    /// evidence is refused that was made here. Only a problem document of the broker is a refusal: an
-    /// answer of another server does not show what the broker decided.
+    /// The failure that the answer describes, as sentences with an exit code. A wrong clock of this
+    /// machine is mentioned, because it can explain why its evidence was refused. Only a problem
+    /// document of the broker counts as a refusal: an answer of another server does not show the
+    /// broker's decision.
     pub(super) fn failure(&self) -> Failure {
         let mut text = describe(self.status, &self.body);
         let skew = self
@@ -502,14 +503,14 @@ impl Answer {
     }
 }
 
-/// The kind of a problem document of the broker; empty for every other document.
+/// The kind of a problem document of the broker; empty for any other document.
 pub(super) fn slug(problem: &Value) -> &str {
     let kind = problem.get("type").and_then(Value::as_str);
     kind.and_then(|kind| kind.strip_prefix(problem::URN))
         .unwrap_or_default()
 }
 
-/// Whether the host is this machine.
+/// Whether the URL's host is this machine.
 pub(super) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Ipv4(ip)) => ip.is_loopback(),
@@ -519,8 +520,8 @@ pub(super) fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// The innermost cause: "connection refused" says more than "error sending request", and it holds
-/// no address.
+/// The innermost cause: "connection refused" says more than "error sending request", and holds no
+/// address.
 pub(super) fn innermost(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(inner) = cause.source() {
@@ -529,7 +530,7 @@ pub(super) fn innermost(error: &reqwest::Error) -> String {
     cause.to_string()
 }
 
-/// Why nothing answered.
+/// Describes why there was no answer.
 fn reason(base: &Url, error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return format!("{base} did not answer in time");
@@ -537,14 +538,14 @@ fn reason(base: &Url, error: &reqwest::Error) -> String {
     let why = innermost(error);
     if retry::is_refused_certificate(error) {
         return format!(
-            "cannot reach {base}: {why}; if a private authority signed its certificate, name the \
-             authority's certificate by --ca-file"
+            "cannot reach {base}: {why}; if a private authority signed its certificate, give that \
+             authority's certificate with --ca-file"
         );
     }
     format!("cannot reach {base}: {why}")
 }
 
-/// A problem (RFC 9457) or an OAuth error (RFC 6749) as sentences.
+/// Describes a problem (RFC 9457) or an OAuth error (RFC 6749) in sentences.
 fn describe(status: StatusCode, body: &Value) -> String {
     let text = |name: &str| body.get(name).and_then(Value::as_str).map(printable);
     let slug = printable(slug(body));
@@ -584,7 +585,7 @@ fn describe(status: StatusCode, body: &Value) -> String {
     lines.join("\n")
 }
 
-/// What policies that merely observe would have made of an answer; none where there are none.
+/// Describes the findings of policies that only observe; `None` if there are none.
 pub(super) fn observed(answer: &Value) -> Option<String> {
     let observed = answer.pointer("/decision/observed")?;
     let told = serde_json::from_value::<Observed>(observed.clone());
@@ -600,7 +601,7 @@ fn one_line(value: &Value) -> String {
     }
 }
 
-/// What policy would permit instead, one line a limit.
+/// Describes the request that policy would permit instead, one line for each limit.
 fn would_be_allowed(allowed: &Value) -> Vec<String> {
     let mut lines = Vec::new();
     let details = allowed.get("authorization_details");
@@ -623,13 +624,15 @@ fn would_be_allowed(allowed: &Value) -> Vec<String> {
         };
         lines.push(format!("  would be allowed: {actions}{place}"));
     }
-    for (name, what) in [
+    for (name, limit) in [
         ("max_ttl_seconds", "a life"),
         ("max_deadline_seconds", "a deadline"),
-        ("max_heartbeat_seconds", "a silence"),
+        ("max_heartbeat_seconds", "a heartbeat interval"),
     ] {
         if let Some(seconds) = allowed.get(name).and_then(Value::as_u64) {
-            lines.push(format!("  would be allowed: {what} of {seconds} s at most"));
+            lines.push(format!(
+                "  would be allowed: {limit} of {seconds} s at most"
+            ));
         }
     }
     lines

@@ -1,17 +1,17 @@
-//! `taskpass completions`: what a shell needs to complete our command line.
+//! `taskpass completions`: prints the completion script of a shell.
 
 use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;
 
 use super::{Cli, Failure, output};
 
-/// Print a shell's completions
+/// Print the completion script of a shell
 #[derive(Args, Debug)]
 #[command(
     after_help = "Example:\n  taskpass completions bash > ~/.local/share/bash-completion/completions/taskpass"
 )]
 pub(super) struct Completions {
-    /// The shell
+    /// The name of the shell
     shell: Shell,
 }
 

@@ -1,10 +1,10 @@
-//! Where a workload finds its own attestation: each kind of pipeline keeps it in another place.
+//! Finds a workload's attestation, which each kind of pipeline keeps in a different place.
 //!
-//! In this order: a key of the workload's own, a file that was named, the variable that was named,
-//! GitHub's endpoint for tokens, the Workload API of SPIFFE, the API server of Kubernetes or a token
-//! that it projected. A pod has a token for the API server unless that is turned off, so a named
-//! SPIFFE socket comes first. A source that was named is used, or its failure is the error: no other
-//! source is tried.
+//! The order is: the workload's own key, the named file, the named variable, GitHub's token
+//! endpoint, the SPIFFE Workload API, and the API server of Kubernetes or a token that it
+//! projected. A pod has a token for the API server unless that is turned off, so a configured
+//! SPIFFE socket comes first. If a source was named, it is used, or its failure is the error; no
+//! other source is tried.
 
 mod kubernetes;
 mod spiffe;
@@ -36,29 +36,29 @@ use crate::crypto::signer::{LocalSigner, PrivateKey, Signer, sign_jwt};
 use crate::ids::Random as _;
 use crate::outgoing::{self, BodyError};
 
-/// Where Kubernetes is told to project a token for us.
+/// The path to which Kubernetes is configured to project a token for the broker.
 const PROJECTED_TOKEN: &str = "/var/run/secrets/taskpass/token";
 
-/// The variable that holds a token, where no other is named: GitLab's `id_tokens` can be called so.
+/// The default variable with a token. GitLab's `id_tokens` can have this name.
 const TOKEN_VARIABLE: &str = "TASKPASS_TOKEN";
 
-/// How long an assertion by a key of our own is good.
+/// How long an assertion by the workload's own key is valid.
 const ASSERTION_SECONDS: i64 = 60;
 
-/// The longest key file that is read.
+/// The longest key file that is read, in bytes.
 const MAX_KEY_BYTES: u64 = 64 * 1024;
 
-/// The longest answer with a token in it.
+/// The longest answer with a token, in bytes.
 const MAX_TOKEN_BYTES: usize = 64 * 1024;
 
-/// Where the attestation is.
+/// The arguments that name the source of attestations.
 #[derive(Args, Clone, Debug)]
 pub(super) struct EvidenceArgs {
-    /// The file that holds the attestation; it is read anew whenever one is needed, but a pipe, or
-    /// standard input for `-`, only once
+    /// The file with the attestation; it is read each time one is needed, but a pipe, or standard
+    /// input for `-`, only once
     #[arg(long, env = "TASKPASS_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// The variable that holds the attestation [default: `TASKPASS_TOKEN`]
+    /// The variable with the attestation [default: `TASKPASS_TOKEN`]
     #[arg(long, value_name = "NAME")]
     token_env: Option<String>,
     /// The private key of a registered workload, as PKCS#8 PEM: Ed25519 or P-256
@@ -69,14 +69,14 @@ pub(super) struct EvidenceArgs {
         requires = "workload"
     )]
     key_file: Option<PathBuf>,
-    /// The registered workload whose key that is
+    /// The registered workload that owns the key
     #[arg(long, env = "TASKPASS_WORKLOAD", value_name = "NAME")]
     workload: Option<String>,
-    /// The audience to ask GitHub, Kubernetes or SPIFFE for [default: the broker's URL]
+    /// The audience of tokens from GitHub, Kubernetes or SPIFFE [default: the broker's URL]
     #[arg(long, env = "TASKPASS_AUDIENCE", value_name = "URL")]
     audience: Option<String>,
-    /// On Kubernetes: where the pod's own token for the API server is mounted, by which a token for
-    /// each task is requested
+    /// On Kubernetes: the directory with the pod's own token for the API server, which requests a
+    /// token for each task
     #[arg(
         long,
         env = "TASKPASS_SERVICE_ACCOUNT_DIR",
@@ -86,38 +86,35 @@ pub(super) struct EvidenceArgs {
     service_account_dir: PathBuf,
 }
 
-/// Where fresh attestations come from.
+/// The source of fresh attestations.
 pub(super) enum Source {
-    /// Signed here.
+    /// Signed by the workload's registered key.
     Key {
-        /// Signs.
         signer: Box<LocalSigner>,
-        /// Whose key that is.
         workload: String,
-        /// Whom it is for.
         audience: String,
     },
-    /// Read anew each time.
+    /// A file that is read each time.
     File(PathBuf),
-    /// A file that can be read once. Its attestation is used up by its first use.
+    /// A file that can be read once. The first use consumes its attestation.
     Once(ReadOnce),
-    /// There once, and used up by its first use.
+    /// The value of a variable. The first use consumes it.
     Variable(SecretString),
-    /// GitHub's endpoint, asked each time.
+    /// GitHub's token endpoint, called each time.
     GitHub {
-        /// With the audience.
+        /// The endpoint, with the audience in its query.
         url: Url,
-        /// The job's right to ask.
+        /// The job's token that authenticates the call.
         token: SecretString,
     },
-    /// The API server of Kubernetes, asked each time.
+    /// The API server of Kubernetes, called each time.
     Kubernetes(kubernetes::ServiceAccount),
-    /// SPIFFE's Workload API, asked each time.
+    /// The SPIFFE Workload API, called each time.
     Spiffe(spiffe::WorkloadApi),
 }
 
-/// Standard input, a pipe, or another file that is not regular. It is read when an attestation is first
-/// needed, and the text is kept.
+/// Standard input, a pipe, or another file that is not regular. It is read when an attestation is
+/// first needed, and the text is kept.
 pub(super) struct ReadOnce {
     file: PathBuf,
     token: OnceLock<SecretString>,
@@ -132,7 +129,7 @@ impl ReadOnce {
         Ok(self.token.get_or_init(|| token).clone())
     }
 
-    /// The same for callers that are not asynchronous.
+    /// Like `token`, for callers that are not asynchronous.
     fn token_blocking(&self) -> Result<SecretString, Failure> {
         if let Some(token) = self.token.get() {
             return Ok(token.clone());
@@ -143,12 +140,12 @@ impl ReadOnce {
 }
 
 impl EvidenceArgs {
-    /// The variable that was named to hold the attestation.
+    /// The variable that was named as the source.
     pub(super) fn variable(&self) -> Option<String> {
         self.token_env.clone()
     }
 
-    /// Finds out where attestations for the broker at `broker` come from.
+    /// Finds the source of attestations for the broker at `broker`.
     pub(super) fn source(&self, broker: &Url) -> Result<Source, Failure> {
         let own_name = broker.as_str().trim_end_matches('/').to_owned();
         let audience = self.audience.clone().unwrap_or(own_name);
@@ -166,7 +163,7 @@ impl EvidenceArgs {
         let get = |name: &str| -> Result<Option<String>, Failure> {
             environment
                 .get(name)
-                .map_err(|_| Failure::Usage(format!("{name} is not text")))
+                .map_err(|_| Failure::Usage(format!("{name} is not UTF-8")))
         };
         let name = self.token_env.as_deref().unwrap_or(TOKEN_VARIABLE);
         match get(name)? {
@@ -184,7 +181,7 @@ impl EvidenceArgs {
         );
         if let (Some(url), Some(token)) = (url, token) {
             let mut url = Url::parse(&url)
-                .map_err(|_| Failure::Usage("ACTIONS_ID_TOKEN_REQUEST_URL is no URL".into()))?;
+                .map_err(|_| Failure::Usage("ACTIONS_ID_TOKEN_REQUEST_URL is not a URL".into()))?;
             if url.scheme() != "https" && !(url.scheme() == "http" && is_loopback(&url)) {
                 return Err(Failure::Usage(
                     "ACTIONS_ID_TOKEN_REQUEST_URL is not https".into(),
@@ -222,15 +219,15 @@ impl EvidenceArgs {
         }
         Err(Failure::Usage(format!(
             "no attestation found: give --token-file, --key-file with --workload, or {TOKEN_VARIABLE} \
-             in the environment; on GitHub the job needs `permissions: id-token: write`, on \
-             Kubernetes a token projected to {PROJECTED_TOKEN}, with SPIFFE {}",
+             in the environment; a GitHub job needs `permissions: id-token: write`, a Kubernetes pod a \
+             token projected to {PROJECTED_TOKEN}, a SPIFFE workload {}",
             spiffe::SOCKET_VARIABLE
         )))
     }
 }
 
 impl Source {
-    /// The attestation in a file that was named, or on standard input for `-`.
+    /// The attestation in a named file, or on standard input for `-`.
     fn in_file(file: &Path) -> Self {
         let irregular = |file: &Path| std::fs::metadata(file).is_ok_and(|found| !found.is_file());
         if file == Path::new("-") || irregular(file) {
@@ -242,7 +239,8 @@ impl Source {
         Self::File(file.to_owned())
     }
 
-    /// What marks the attestation, where there is only the one: its first use uses it up.
+    /// A mark of the attestation if the source has only one, which the first use consumes; `None`
+    /// otherwise.
     pub(super) fn spent(&self) -> Option<String> {
         match self {
             Self::Variable(token) => Some(digest(&["variable", token.expose_secret()])),
@@ -254,9 +252,8 @@ impl Source {
         }
     }
 
-    /// What tells whom it speaks for, as far as it can be told here, so that two jobs of one
-    /// machine do not take each other's. A digest: no secret can be read from it. A token that is
-    /// merely fresher than the last gives the same.
+    /// A digest that identifies the workload as far as this machine can tell, so that two jobs do
+    /// not share a cached session. It reveals no secret. A renewed token gives the same digest.
     pub(super) fn fingerprint(&self) -> Result<String, Failure> {
         Ok(match self {
             Self::Key {
@@ -266,7 +263,7 @@ impl Source {
             } => digest(&["key", workload, audience, signer.kid()]),
             Self::Once(once) if once.file == Path::new("-") => {
                 return Err(Failure::Usage(
-                    "standard input holds an attestation once, and it may be needed again".into(),
+                    "standard input yields an attestation once, and it may be needed again".into(),
                 ));
             }
             Self::File(file) => {
@@ -288,7 +285,7 @@ impl Source {
         })
     }
 
-    /// A fresh attestation: one try to get it.
+    /// Gets a fresh attestation, in one attempt.
     pub(super) async fn attestation(&self) -> Result<SecretString, Fault> {
         Ok(match self {
             Self::Key {
@@ -306,8 +303,8 @@ impl Source {
     }
 }
 
-/// Reads a secret on another thread, so that the caller can be cancelled: a pipe may have no writer,
-/// and a file server may not answer.
+/// Reads a secret on another thread, so that the caller can be cancelled: a pipe may have no
+/// writer, and a file server may not answer.
 async fn read_apart(file: &Path) -> Result<SecretString, Failure> {
     let file = file.to_owned();
     tokio::task::spawn_blocking(move || read_secret(&file))
@@ -315,8 +312,8 @@ async fn read_apart(file: &Path) -> Result<SecretString, Failure> {
         .map_err(Failure::unestablished)?
 }
 
-/// A name for the file that is the same however it is spelt. A link in its last part is not followed:
-/// Kubernetes points it elsewhere with each new token.
+/// A name for the file that does not depend on the spelling of its path. A link in the last part is
+/// not followed, because Kubernetes redirects it with each new token.
 fn place(file: &Path) -> Result<String, Failure> {
     let unread = |error| Failure::Unestablished(format!("cannot read {}: {error}", file.display()));
     let parent = file
@@ -327,8 +324,8 @@ fn place(file: &Path) -> Result<String, Failure> {
     Ok(name.unwrap_or(parent).to_string_lossy().into_owned())
 }
 
-/// What stays the same when a token is made anew: its claims without its times and its id. Nothing
-/// is believed of it. Where it is no JWT, all of it.
+/// The part of a token that stays the same when it is renewed: its claims without its times and its
+/// id, or all of it if it is not a JWT. The claims are not verified.
 fn lasting(token: &str) -> String {
     let claims = token.split('.').nth(1);
     let claims = claims.and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
@@ -350,7 +347,8 @@ pub(super) fn read_key(file: &Path) -> Result<LocalSigner, Failure> {
     let place = file.display();
     let refused = || {
         Failure::Usage(format!(
-            "{place} is no PKCS#8 PEM of an Ed25519 or P-256 key: `openssl genpkey -algorithm ed25519`"
+            "{place} is not a PKCS#8 PEM file with an Ed25519 or P-256 key; create one with \
+             `openssl genpkey -algorithm ed25519`"
         ))
     };
     let der = PrivatePkcs8KeyDer::from_pem_slice(&pem).map_err(|_| refused())?;
@@ -364,8 +362,8 @@ pub(super) fn read_key(file: &Path) -> Result<LocalSigner, Failure> {
         .ok_or_else(refused)
 }
 
-/// A client assertion (RFC 7523bis). The audience is what the caller named as the broker, never
-/// what a server says of itself.
+/// Signs a client assertion (RFC 7523bis). The audience is the broker that the user named, never a
+/// name that a server gives itself.
 pub(super) async fn assertion(
     signer: &LocalSigner,
     workload: &str,
@@ -387,8 +385,8 @@ pub(super) async fn assertion(
 }
 
 async fn from_github(url: &Url, token: &SecretString) -> Result<SecretString, Fault> {
-    let failed = |why: String| Failure::Unestablished(format!("GitHub gave no token: {why}"));
-    // The address is the job's own: only the cause is told.
+    let failed = |why: String| Failure::Unestablished(format!("GitHub issued no token: {why}"));
+    // The URL belongs to the job, so the message tells only the cause.
     let broken = |error: reqwest::Error| {
         let why = if error.is_timeout() {
             "no answer in time".into()
@@ -397,7 +395,7 @@ async fn from_github(url: &Url, token: &SecretString) -> Result<SecretString, Fa
         };
         Fault::of_transport(&error, failed(why))
     };
-    // A proxy would read the job's token on a connection to this machine without TLS.
+    // On a connection to this machine without TLS, a proxy would read the job's token.
     let client = if is_loopback(url) {
         outgoing::direct_client()
     } else {
@@ -436,5 +434,5 @@ async fn from_github(url: &Url, token: &SecretString) -> Result<SecretString, Fa
     }
     text("value")
         .map(SecretString::from)
-        .ok_or_else(|| failed("the answer holds none".into()).into())
+        .ok_or_else(|| failed("the answer holds no token".into()).into())
 }

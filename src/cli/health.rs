@@ -8,13 +8,13 @@ use super::Failure;
 use super::client::{Authorities, Client};
 use super::output::Form;
 
-/// Ask whether a broker is alive, or ready
+/// Check whether a broker is alive, or ready
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Exits 0 when it is and 3 when it is not.\n\nExample:\n  taskpass health --url http://127.0.0.1:8443/readyz"
+    after_help = "Exits with 0 if it is, and with 3 if it is not.\n\nExample:\n  taskpass health --url http://127.0.0.1:8443/readyz"
 )]
 pub(super) struct Health {
-    /// The address to ask: a broker's /livez or /readyz
+    /// The URL to check: a broker's /livez or /readyz
     #[arg(
         long,
         value_name = "URL",

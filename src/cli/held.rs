@@ -1,10 +1,10 @@
-//! A session that is held, and taken anew before it ends.
+//! A cached AWS session, and its renewal before it ends.
 //!
-//! AWS's tools ask early and often: botocore asks whenever less than 15 minutes are left, which a
-//! short session never has; other SDKs do much the same. They get the same session until little of
-//! it is left, and then another one within the same task, as long as the task lasts and a fresh
-//! attestation is to be had. A renewal that failed is not tried again at once. Shared by `taskpass
-//! exec` and by `taskpass aws credential-process`.
+//! AWS's tools request credentials early and often: botocore does so if less than 15 minutes are
+//! left, which is always true for a short session, and other SDKs behave similarly. They get the
+//! same session until little of its life is left. Then they get another session within the same
+//! task, as long as the task lasts and a fresh attestation is available. After a failed renewal
+//! there is a pause. `taskpass exec` and `taskpass aws credential-process` share this code.
 
 use std::time::Duration;
 
@@ -24,37 +24,36 @@ use crate::crypto::random::SystemRandom;
 use crate::domain::kind::MinterKind;
 use crate::ids::Random as _;
 
-/// A session is renewed when less than this part of its life is left.
+/// A session is renewed when less than this fraction of its life is left: one fifth.
 const LAST_PART: u64 = 5;
 
-/// The pause after each renewal, failed or not. By a clock that is ahead of the broker's, a new
-/// session may be due for renewal at once.
+/// The pause after each renewal, failed or not, in seconds. If this machine's clock is ahead of the
+/// broker's, a new session may be due for renewal at once.
 const PAUSE_SECONDS: u64 = 5;
 
-/// Who asks the broker, and for what: all that is needed to ask again.
+/// Requests credentials from the broker, as often as necessary.
 pub(super) struct Asker {
-    /// Where the broker is.
+    /// The client of the broker.
     pub(super) client: Client,
-    /// Where fresh attestations come from.
+    /// The source of fresh attestations.
     pub(super) source: Source,
-    /// What is asked for.
     pub(super) wanted: Wanted,
-    /// After this time a request is not repeated.
+    /// How long a request is retried.
     pub(super) retry: Duration,
 }
 
-/// The tries of one request.
+/// The attempts of one request.
 struct Tries {
-    /// The broker takes requests with the same key for one.
+    /// The `Idempotency-Key`: the broker treats requests with the same key as one.
     key: String,
     /// An attestation that no server has seen.
     unseen: Option<SecretString>,
-    /// The attestation of an earlier try that a server may have seen.
+    /// The attestation of an earlier attempt that a server may have seen.
     seen: Option<SecretString>,
 }
 
 impl Asker {
-    /// Asks for a credential within `task`, and tells what policies that merely observe say of it.
+    /// Requests a credential within `task`, and prints the findings of policies that only observe.
     pub(super) async fn ask(&self, task: &Value) -> Result<Value, Failure> {
         let answer = self.ask_silently(task).await?;
         if let Some(text) = observed(&answer) {
@@ -63,7 +62,7 @@ impl Asker {
         Ok(answer)
     }
 
-    /// Asks for a credential within `task`. What fails for a moment is asked again, with a fresh
+    /// Requests a credential within `task`. Retries after transient failures with a fresh
     /// attestation and the same `Idempotency-Key`.
     pub(super) async fn ask_silently(&self, task: &Value) -> Result<Value, Failure> {
         let body = self.wanted.body(task);
@@ -98,14 +97,14 @@ impl Asker {
             return Ok(answer.success()?);
         };
         if answer.slug() == "already-issued" {
-            // Granted to an earlier try, whose answer was lost with the credential.
+            // The broker granted an earlier attempt, but the answer with the credential was lost.
             self.end_lost_session(&answer).await;
             tries.key = new_key()?;
             return Err(Fault::transient(answer.failure(), None));
         }
         if answer.status.as_u16() == 401 && seen.expose_secret() == token.expose_secret() {
             return Err(Failure::Refused(format!(
-                "{}\n  an earlier try with this attestation was not answered, and may have used it up",
+                "{}\n  an earlier attempt with this attestation got no answer, and may have used the attestation up",
                 answer.failure()
             ))
             .into());
@@ -113,8 +112,8 @@ impl Asker {
         Ok(answer.success()?)
     }
 
-    /// Ends a session whose credential was lost, as far as a fresh attestation is to be had for it.
-    /// Otherwise its own time ends it.
+    /// Ends a session whose credential was lost, if a fresh attestation is available. Otherwise the
+    /// session expires.
     async fn end_lost_session(&self, answer: &Answer) {
         let session = answer.body.get("session_id").and_then(Value::as_str);
         let (Some(session), None) = (session, self.source.spent()) else {
@@ -146,31 +145,30 @@ fn new_key() -> Result<String, Failure> {
     Ok(Uuid::from_bytes(id).to_string())
 }
 
-/// The session of now, and the task under which there may be another.
+/// The current session, and the task within which it can be renewed.
 ///
-/// No `Debug`: it holds what was issued.
+/// It has no `Debug`, because it holds a credential.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Held {
-    /// The task and its handle, as a request joins it.
+    /// The task and its handle, in the form of a request that joins it.
     pub(super) task: Value,
-    /// When the task is over at the latest.
+    /// The latest end of the task.
     pub(super) deadline: Timestamp,
-    /// The session's id.
     pub(super) session: String,
-    /// The credential, as the broker gave it.
+    /// The credential as in the broker's answer.
     pub(super) credential: Value,
-    /// When the credential is over.
+    /// When the credential expires.
     pub(super) expires_at: Timestamp,
     taken_at: Timestamp,
     tried_at: Option<Timestamp>,
-    /// What marks the attestation that was used up, where there is only the one.
+    /// A mark of the used attestation if the source has only one; `None` otherwise.
     spent: Option<String>,
 }
 
 impl Held {
-    /// Holds what was granted within `task`, which is the answer's own where it was opened by it.
-    /// Fails if the credential has ended by this machine's clock.
+    /// Caches a credential granted within `task`; if `joined` is `None`, the task that the answer
+    /// opened. Fails if the credential has already expired by this machine's clock.
     pub(super) fn of(
         granted: &Value,
         joined: Option<&Value>,
@@ -188,12 +186,12 @@ impl Held {
             (time("/task/deadline"), expires_at, text("/session/id"))
         else {
             return Err(Failure::Unestablished(
-                "the broker's answer does not say what it granted, or until when".into(),
+                "the broker's answer lacks the session, or the time when it ends".into(),
             ));
         };
         if now >= expires_at.min(deadline) {
             return Err(Failure::Unestablished(format!(
-                "the credential that the broker issued has ended already, at {expires_at} by the \
+                "the credential that the broker issued has already ended, at {expires_at} by the \
                  broker's clock: this machine's clock shows {now} and is ahead of it; set the clock"
             )));
         }
@@ -209,7 +207,7 @@ impl Held {
         })
     }
 
-    /// The same, of a session of AWS.
+    /// Like [`Self::of`], for an AWS session.
     pub(super) fn of_aws(
         granted: &Value,
         joined: Option<&Value>,
@@ -220,25 +218,27 @@ impl Held {
         let made_by = credential_type.and_then(MinterKind::of_credential_type);
         if made_by != Some(MinterKind::Aws) {
             return Err(Failure::Unestablished(
-                "the broker gave no session of AWS: is the resource a role?".into(),
+                "the broker issued a credential that is not an AWS session: request a resource that \
+                 is a role"
+                    .into(),
             ));
         }
         Self::of(granted, joined, source, now)
     }
 
-    /// Whether it is good at `now`, as far as its times tell.
+    /// Whether the session has not expired at `now`; a revocation is not known here.
     pub(super) fn is_good(&self, now: Timestamp) -> bool {
         now < self.expires_at && now < self.deadline
     }
 
-    /// When it is to be renewed.
+    /// When the session is due for renewal.
     pub(super) fn due_at(&self) -> Timestamp {
         let life = self.taken_at.seconds_until(self.expires_at);
         self.expires_at.minus_seconds(life / LAST_PART)
     }
 
-    /// Whether it is to be renewed at `now`, and may be: within its task, and not soon after another
-    /// renewal.
+    /// Whether the session is due for renewal at `now`, and may be renewed: its task has not ended,
+    /// and the pause after the last renewal is over.
     pub(super) fn may_be_renewed(&self, source: &Source, now: Timestamp) -> bool {
         let resting = |at: Timestamp| now < at.plus_seconds(PAUSE_SECONDS);
         now >= self.due_at()
@@ -248,20 +248,20 @@ impl Held {
             && !self.is_last(source)
     }
 
-    /// Whether another would be over no later: both end with the task.
+    /// Whether a renewed session would end no later, because both end with the task.
     pub(super) fn lasts_as_long_as_its_task(&self) -> bool {
-        // A credential's end is a whole second.
+        // Credentials end at a whole second.
         self.expires_at.plus_seconds(1) >= self.deadline
     }
 
-    /// Whether there is no attestation for another: the one that there is was used up, and to show it
-    /// again is to be refused.
+    /// Whether no attestation is left for a renewal: the only one was used up, and the broker would
+    /// refuse it.
     pub(super) fn is_last(&self, source: &Source) -> bool {
         self.spent.is_some() && self.spent == source.spent()
     }
 
-    /// Takes another session within the task where little is left of this one. When it fails this
-    /// one stays, good or not.
+    /// Renews the session within the task if it is due. After a failure the current session stays,
+    /// expired or not.
     pub(super) async fn renew_if_due(
         &mut self,
         asker: &Asker,
@@ -280,7 +280,7 @@ impl Held {
         Ok(())
     }
 
-    /// What AWS's tools read, with the names that `token` and `more` give.
+    /// The document that AWS's tools read. `token` and `more` give the names of its members.
     pub(super) fn spoken(&self, token: &str, more: &[(&str, Value)]) -> Value {
         let mut body = Map::new();
         for (name, value) in more {
@@ -298,7 +298,7 @@ impl Held {
     }
 }
 
-/// The task of an answer, as a later request joins it.
+/// The task of an answer, in the form of a request that joins it.
 fn joining(granted: &Value) -> Value {
     json!({
         "id": granted.pointer("/task/id"),

@@ -1,4 +1,5 @@
-//! `taskpass keys revoke` of a key of access tokens: shows the effects, asks, and withdraws the key.
+//! `taskpass keys revoke` for a key of access tokens: shows the effects, asks, and withdraws the
+//! key.
 
 use std::io::{BufRead as _, IsTerminal as _};
 
@@ -8,8 +9,8 @@ use super::Failure;
 use super::client::Connection;
 use super::output::{self, Form};
 
-/// Withdraws the key. Without `yes`, a dry run shows the effects first, and the user is asked at the
-/// terminal.
+/// Withdraws the key. Without `yes`, a dry run shows the effects first, and the user must confirm
+/// at the terminal.
 pub(super) async fn withdraw(
     connection: &Connection,
     kid: &str,
@@ -38,8 +39,8 @@ fn ask() -> Result<(), Failure> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
         return Err(Failure::Usage(
-            "nothing was done: standard input is no terminal that could be asked; to withdraw the \
-             key, say --yes"
+            "nothing was done: standard input is not a terminal, so you cannot be asked; pass --yes \
+             to withdraw the key"
                 .into(),
         ));
     }
@@ -52,7 +53,7 @@ fn ask() -> Result<(), Failure> {
     Err(Failure::Refused("nothing was done".into()))
 }
 
-/// Describes the effects of the withdrawal, or of one that a dry run tried.
+/// Describes the effects of the withdrawal or of its dry run.
 fn told(answer: &Value, kid: &str) -> String {
     let text = |name: &str| answer.get(name).and_then(Value::as_str);
     let done = answer.get("withdrawn").and_then(Value::as_bool) == Some(true);
@@ -76,7 +77,7 @@ fn told(answer: &Value, kid: &str) -> String {
     });
     if let Some(until) = text("cached_until") {
         lines.push(format!(
-            "verifiers that do not ask the broker may take its tokens until {until}"
+            "verifiers that do not ask the broker may accept its tokens until {until}"
         ));
     }
     lines.join("\n")

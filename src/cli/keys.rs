@@ -1,4 +1,4 @@
-//! `taskpass keys`: secrets that a deployment starts with, and the broker's own signing keys.
+//! `taskpass keys`: the first secrets of a deployment, and the broker's signing keys.
 
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ use crate::broker::access::tokens::ADMIN_PREFIX;
 use crate::crypto::{SealingKeys, SystemRandom, random_token, token_digest};
 use crate::merkle::VerifierKey;
 
-/// Make first secrets; list, rotate, revoke and reseal the broker's keys
+/// Create first secrets; list, rotate, revoke and reseal the broker's keys
 #[derive(Args, Debug)]
 pub(super) struct Keys {
     #[command(subcommand)]
@@ -27,27 +27,27 @@ pub(super) struct Keys {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make a bootstrap token, which can bind the first admin
+    /// Create a bootstrap token, which can bind the first admin
     #[command(
-        after_help = "The token is shown once; the configuration holds only its SHA-256. It ends a day after the first start.\n\nExamples:\n  taskpass keys bootstrap\n  taskpass keys bootstrap --token-file bootstrap-token"
+        after_help = "The token is shown once; the configuration holds only its SHA-256. It expires one day after the first start.\n\nExamples:\n  taskpass keys bootstrap\n  taskpass keys bootstrap --token-file bootstrap-token"
     )]
     Bootstrap(Bootstrap),
-    /// Make a sealing key, which seals the broker's keys at rest
+    /// Create a sealing key, which encrypts the broker's keys at rest
     #[command(
-        after_help = "It goes into TASKPASS_SEALING_KEYS or the file that TASKPASS_SEALING_KEYS_FILE names: the first seals, all open.\n\nExample:\n  (umask 077; taskpass keys sealing-key > sealing-keys)"
+        after_help = "Put it into TASKPASS_SEALING_KEYS or the file that TASKPASS_SEALING_KEYS_FILE names: the first key seals, all of them open.\n\nExample:\n  (umask 077; taskpass keys sealing-key > sealing-keys)"
     )]
     SealingKey,
     /// List the broker's keys
     #[command(after_help = "Example:\n  taskpass keys list --token-file admin-token")]
     List(List),
-    /// Make the next key, to be published before it signs
+    /// Create the next key, which is published before it signs
     #[command(
         after_help = "Example:\n  taskpass keys rotate access-token --token-file admin-token"
     )]
     Rotate(Rotate),
-    /// Withdraw a key at once, and cut off what it signed
+    /// Withdraw a key at once, and end the sessions that it signed
     #[command(
-        after_help = "Without --yes it says what stops and until when, and asks. An attestation that can be used once does not last for both: say --yes then. The log's own key is revoked by giving the log up, as `taskpass ledger new-origin` does, with every broker stopped.\n\nExamples:\n  taskpass keys revoke 3q2-7w… --token-file admin-token\n  taskpass keys revoke 3q2-7w… --yes --token-file admin-token\n  taskpass keys revoke --ledger 'broker.example/log+1a2b3c4d+AQ…' --config new.toml --old-config taskpass.toml --list only-by-this-key.jsonl"
+        after_help = "Without --yes the command prints the effects and asks. A one-time attestation does not suffice for both steps: use --yes then. To revoke the log's own key, stop every broker: a new log replaces the old one, as with `taskpass ledger new-origin`.\n\nExamples:\n  taskpass keys revoke 3q2-7w… --token-file admin-token\n  taskpass keys revoke 3q2-7w… --yes --token-file admin-token\n  taskpass keys revoke --ledger 'broker.example/log+1a2b3c4d+AQ…' --config new.toml --old-config taskpass.toml --list only-by-this-key.jsonl"
     )]
     Revoke(Box<RevokeKey>),
     /// Seal the broker's keys again, under the first sealing key
@@ -57,7 +57,7 @@ enum Command {
 
 #[derive(Args, Debug)]
 struct Bootstrap {
-    /// Write the token to this file, which must not be there yet, and print its SHA-256 alone
+    /// Write the token to this file, which must not exist yet, and print only its SHA-256
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 }
@@ -68,18 +68,18 @@ struct List {
     connection: Connection,
 }
 
-/// What a key signs.
+/// The use of a key.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Purpose {
     /// Access tokens
     AccessToken,
-    /// The ledger's checkpoints
+    /// The checkpoints of the ledger
     Ledger,
 }
 
 #[derive(Args, Debug)]
 struct Rotate {
-    /// What the key signs
+    /// The use of the key
     #[arg(value_enum)]
     purpose: Purpose,
     #[command(flatten)]
@@ -88,19 +88,19 @@ struct Rotate {
 
 #[derive(Args, Debug)]
 struct RevokeKey {
-    /// The key's id; one that begins with a hyphen comes last, after `--`
+    /// The key's id; put one that begins with a hyphen last, after `--`
     #[arg(required_unless_present = "ledger", conflicts_with = "ledger")]
     kid: Option<String>,
     #[command(flatten)]
     connection: Connection,
-    /// The verifier key of the log that somebody else had: a new log takes the old one's place
+    /// The stolen verifier key of the log: a new log replaces the old one
     #[arg(long, value_name = "VKEY", value_parser = vkey, requires = "old_config")]
     ledger: Option<VerifierKey>,
-    /// The configuration that the old log was kept by. Its PostgreSQL database is named by
-    /// `TASKPASS_OLD_DATABASE_URL` or `…_FILE`
+    /// The old log's configuration; `TASKPASS_OLD_DATABASE_URL` or `…_FILE` gives its PostgreSQL
+    /// database
     #[arg(long, value_name = "FILE", requires = "ledger")]
     old_config: Option<PathBuf>,
-    /// Where to write, a line each, the leaves that only this key vouches for
+    /// Write the leaves that only this key covers to this file, one a line
     #[arg(long, value_name = "FILE", requires = "ledger")]
     list: Option<PathBuf>,
     #[command(flatten)]
@@ -194,7 +194,7 @@ impl Bootstrap {
         }
         output::line(token.expose_secret())?;
         output::alert(format!(
-            "Keep it; it is not shown again. The configuration gets its digest:\n\n\
+            "Keep the token; it is not shown again. Put its digest into the configuration:\n\n\
              [admin]\nbootstrap_token_sha256 = \"{digest}\""
         ))
     }

@@ -1,4 +1,4 @@
-//! An open task of ours: heartbeats, and its end.
+//! An open task that this process keeps alive by heartbeats and finally ends.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -12,20 +12,20 @@ use super::client::Client;
 use super::retry::{Fault, TRY_TIMEOUT, jittered, retried};
 use super::{Failure, output};
 
-/// After this time the end of a task is not tried again: the broker ends it by silence anyway.
+/// How long the end of a task is retried. The broker ends the task anyway when its heartbeats stop.
 const END_RETRY: Duration = Duration::from_secs(15);
 
-/// The longest pause between a heartbeat that failed and the next.
+/// The longest pause between a failed heartbeat and the next one.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// The problems by which the broker says that a task has ended already. The broker prunes old tasks, so
-/// an unknown task has ended too.
+/// The problems that show that a task has ended. The broker prunes old tasks, so an unknown task
+/// has ended, too.
 const ENDED: [&str; 2] = ["task-ended", "not-found"];
 
-/// The problems by which the broker says at a heartbeat that a task can no longer be used.
+/// The problems of a heartbeat that show that a task can no longer be used.
 const UNUSABLE: [&str; 4] = ["task-ended", "not-found", "owner-withdrawn", "blocked"];
 
-/// An open task, and the right to keep and end it.
+/// An open task, with its handle.
 pub(super) struct Lease {
     client: Client,
     path: String,
@@ -33,12 +33,13 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// The task of a granted request.
+    /// The task in the answer to a granted request. `silence` is the longest time between two
+    /// heartbeats, in seconds.
     pub(super) fn of(client: &Client, granted: &Value, silence: u64) -> Result<Self, Failure> {
         let text = |pointer: &str| granted.pointer(pointer).and_then(Value::as_str);
         let (Some(id), Some(handle)) = (text("/task/id"), text("/task/handle")) else {
             return Err(Failure::Unestablished(
-                "the broker's answer names no task".into(),
+                "the broker's answer lacks the task or its handle".into(),
             ));
         };
         let handle = SecretString::from(handle);
@@ -49,12 +50,12 @@ impl Lease {
         })
     }
 
-    /// A task that is named with its handle, as a request joins it.
+    /// A task with its handle, in the form of a request that joins it.
     pub(super) fn joined(client: &Client, task: &Value, silence: u64) -> Result<Self, Failure> {
         Self::of(client, &json!({ "task": task }), silence)
     }
 
-    /// Heartbeats until the task is over; why it is.
+    /// Sends heartbeats until the task ends; returns the reason.
     pub(super) async fn keep(&self) -> String {
         let usual = self.silence / 3;
         let mut heard = Instant::now();
@@ -64,28 +65,29 @@ impl Lease {
                     heard = Instant::now();
                     usual
                 }
-                Ok(Ok(Some(why))) => return format!("the task is over: {why}"),
+                Ok(Ok(Some(why))) => return format!("the task has ended: {why}"),
                 Ok(Err(_)) | Err(_) => jittered(usual.min(LONGEST_PAUSE)),
             };
             if heard.elapsed() >= self.silence {
-                return "the broker has not heard of the task for too long".into();
+                return "no heartbeat reached the broker within the task's interval".into();
             }
             sleep(pause).await;
         }
     }
 
-    /// Ends it: completed, or aborted.
+    /// Ends the task as completed (`well`) or aborted. A failure is only printed.
     pub(super) async fn end(&self, well: bool) {
         let Err(failed) = self.finish(well).await else {
             return;
         };
         output::note(format!(
-            "taskpass: the task could not be ended ({failed}); its silence ends it in {} s",
+            "taskpass: the task could not be ended ({failed}); without heartbeats it ends in {} s",
             self.silence.as_secs()
         ));
     }
 
-    /// Ends it. Succeeds only if the broker confirms the end, or says that the task ended before.
+    /// Ends the task. Succeeds only if the broker confirms the end, or answers that the task had
+    /// ended.
     pub(super) async fn finish(&self, well: bool) -> Result<(), Failure> {
         let what = if well { "complete" } else { "abort" };
         let path = format!("{}/{what}", self.path);
@@ -104,8 +106,8 @@ impl Lease {
         ended.await
     }
 
-    /// One heartbeat. Returns why the task can no longer be used, or that `session` was revoked; `None`
-    /// while both are good. Fails if the broker did not answer.
+    /// Sends one heartbeat. Returns why the task can no longer be used, or that `session` was
+    /// revoked; `None` if both are usable. Fails if the broker did not answer.
     pub(super) async fn beat(&self, session: Option<&str>) -> Result<Option<String>, Failure> {
         let path = format!("{}/heartbeat", self.path);
         let nothing = json!({});
@@ -125,11 +127,11 @@ fn state(body: &Value) -> Option<&str> {
 }
 
 fn not_of_the_broker() -> Failure {
-    Failure::Unestablished("the answer names no task (not the broker's answer)".into())
+    Failure::Unestablished("the answer holds no task (not the broker's answer)".into())
 }
 
-/// Why a task, as its heartbeat tells of it, is of no more use: it is over, or what it had was
-/// revoked. A credential that merely expired is no reason to stop who had it.
+/// Why a task can no longer be used, by the answer to its heartbeat: the task ended, or the session
+/// was revoked. The expiry of a credential is not a reason to stop its user.
 fn over(body: &Value, session: Option<&str>) -> Option<String> {
     let text = |value: &Value, name: &str| {
         let text = value.get(name).and_then(Value::as_str);
@@ -148,5 +150,5 @@ fn over(body: &Value, session: Option<&str>) -> Option<String> {
     gone.then(|| "revoked".to_owned())
 }
 
-/// What never comes.
+/// The result of work that never ends.
 pub(super) type Never = Infallible;

@@ -1,7 +1,7 @@
-//! `taskpass migrate`: brings a PostgreSQL database up to date, with the owner's role.
+//! `taskpass migrate`: migrates a PostgreSQL database to the current schema, with its owner's role.
 //!
-//! `serve` never does this in production: the role that serves can neither change the schema nor
-//! rewrite the ledger. What it may do is granted here.
+//! `serve` never does this in production, because its role can neither change the schema nor
+//! rewrite the ledger. This command grants that role its rights.
 
 use clap::Args;
 use serde_json::json;
@@ -13,15 +13,15 @@ use crate::config::{Config, Mode, ProcessEnvironment, Scope, StoreKind};
 use crate::store::StoreError;
 use crate::store::postgres::{Postgres, PostgresSettings};
 
-/// Bring the PostgreSQL database up to date
+/// Migrate the PostgreSQL database to the current schema
 #[derive(Args, Debug)]
 #[command(
-    after_help = "TASKPASS_DATABASE_URL (or …_FILE) names the database, with the role that owns it.\n\nExample:\n  taskpass migrate --grant-to taskpass_serve"
+    after_help = "TASKPASS_DATABASE_URL (or …_FILE) gives the database, with the role that owns it.\n\nExample:\n  taskpass migrate --grant-to taskpass_serve"
 )]
 pub(super) struct Migrate {
     #[command(flatten)]
     file: ConfigFile,
-    /// Give this role the rights that serving needs, and no others
+    /// Give this role the rights that `serve` needs, and no others
     #[arg(long, value_name = "ROLE")]
     grant_to: Option<String>,
 }
@@ -32,17 +32,17 @@ impl Migrate {
         let text = std::fs::read_to_string(&path).map_err(|error| {
             Failure::Usage(format!("{} cannot be read: {error}", path.display()))
         })?;
-        // A migration needs no sealing keys and should not have them.
+        // A migration needs no sealing keys and should not have access to them.
         let (mode, scope) = (Mode::Production, Scope::Database);
         let config = Config::parse_within(&path, &text, &ProcessEnvironment, mode, scope)
             .map_err(|errors| Failure::Usage(errors.to_string()))?;
         if config.store.kind != StoreKind::Postgres {
             return Err(Failure::Usage(
-                "the store is SQLite, which `taskpass serve` brings up to date itself".into(),
+                "the store is SQLite, which `taskpass serve` migrates itself".into(),
             ));
         }
         let Some(url) = &config.secrets.database_url else {
-            return Err(Failure::Usage("no database is named".into()));
+            return Err(Failure::Usage("TASKPASS_DATABASE_URL is missing".into()));
         };
         let settings = PostgresSettings {
             max_connections: 1,

@@ -1,15 +1,15 @@
-//! The command line: one file a command.
+//! The command line: one file for each command.
 //!
-//! `serve`, `migrate` and `dev` run the broker; the others are clients of its HTTP interface and
-//! can do nothing that the interface does not let their caller do. `ledger verify`
-//! and `coverage`, `policy check` and `test`, and `attest check`, need no broker at all.
+//! `serve`, `migrate` and `dev` run the broker. The other commands are clients of its HTTP
+//! interface and have only the rights of their caller. `ledger verify`, `coverage`,
+//! `policy check`, `policy test` and `attest check` need no broker.
 //!
-//! Exit codes are for scripts: 0 done, 1 refused (by policy, or because a proof does not hold),
-//! 2 the command line or a file is not as it must be, 3 could not reach or establish.
+//! Exit codes serve scripts: 0 success; 1 refused by policy, or a proof does not hold; 2 the
+//! command line or a file is wrong; 3 a server or a fact could not be reached or established.
 //!
-//! No secret is ever an argument, where every process of the machine could read it: tokens come
-//! from a file, from standard input or from a variable, and are printed only by the commands whose
-//! purpose that is.
+//! No argument is ever a secret, because every process of the machine could read it. Tokens come
+//! from a file, from standard input or from a variable. Only commands whose purpose it is print
+//! them.
 
 mod admins;
 mod attest;
@@ -51,20 +51,20 @@ use serde_json::{Value, json};
 
 use self::output::Form;
 
-/// The command line.
+/// The parsed command line.
 #[derive(Debug, Parser)]
 #[command(
     name = "taskpass",
     version,
     about = "A just-in-time credential broker: one credential, for one task, decided before it exists",
-    after_help = "Try it: taskpass dev\n\nExit codes: 0 done, 1 refused, 2 usage, 3 could not reach or establish.",
+    after_help = "Try it: taskpass dev\n\nExit codes: 0 success, 1 refused, 2 usage, 3 could not reach or establish.",
     disable_help_subcommand = true,
     propagate_version = true
 )]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Print JSON: the result, or why there is none
+    /// Print JSON: the result, or the error
     #[arg(long, global = true, display_order = 900)]
     json: bool,
 }
@@ -94,57 +94,56 @@ enum Command {
     Completions(completions::Completions),
 }
 
-/// Why a command came to nothing.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// Policy, or whoever was asked, said no; or a proof does not hold.
+    /// Policy or a server refused, or a proof does not hold.
     #[error("{0}")]
     Refused(String),
-    /// The command line, or a file that it names, is not as it must be.
+    /// The command line, or a file that it names, is wrong.
     #[error("{0}")]
     Usage(String),
-    /// Something could not be reached or established.
+    /// A server could not be reached, or a fact could not be established.
     #[error("{0}")]
     Unestablished(String),
-    /// The broker, or another server, answered with an error.
+    /// The broker or another server answered with an error.
     #[error("{text}")]
     Answered {
-        /// What its status means for the command: `Refused`, `Usage` or `Unestablished`. Always
-        /// `Unestablished` if the answer is not a problem document of the broker.
+        /// The class that follows from the answer's status. Always `Unestablished` if the answer is
+        /// not a problem document of the broker.
         kind: Kind,
         /// The answer as sentences.
         text: String,
-        /// The answer itself; null where it was not JSON.
+        /// The answer's body; null if it was not JSON.
         problem: Value,
     },
-    /// Nobody reads the output any more.
+    /// The reader closed the output.
     #[error("the reader of the output went away")]
     ReaderGone,
-    /// A command that was run for somebody ended so, and said itself what there was to say.
+    /// A program that the command ran ended with this exit code, and reported its own errors.
     #[error("the command ended with {0}")]
     Ended(u8),
-    /// All was said already.
+    /// The command's output already reported the failure.
     #[error("refused")]
     Told,
 }
 
-/// A class of failures, which has one exit code.
+/// A class of failures. Each has one exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Kind {
     /// A policy or the broker refused, or a proof does not hold.
     Refused,
-    /// The command line or a file is wrong.
+    /// The command line, or a file that it names, is wrong.
     Usage,
-    /// Something could not be reached or established.
+    /// A server could not be reached, or a fact could not be established.
     Unestablished,
 }
 
 impl Kind {
-    /// Every class.
     pub(crate) const ALL: [Self; 3] = [Self::Refused, Self::Usage, Self::Unestablished];
 
-    /// The exit code.
+    /// The exit code of the class.
     pub(crate) fn code(self) -> u8 {
         match self {
             Self::Refused => 1,
@@ -153,7 +152,7 @@ impl Kind {
         }
     }
 
-    /// When a command ends with this code.
+    /// The meaning of the exit code.
     pub(crate) fn meaning(self) -> &'static str {
         match self {
             Self::Refused => "A policy or the broker refused, or a proof does not hold.",
@@ -164,12 +163,13 @@ impl Kind {
 }
 
 impl Failure {
-    /// What could not be established, with its cause.
+    /// A failure to establish a fact, with its cause.
     fn unestablished(error: impl std::fmt::Display) -> Self {
         Self::Unestablished(error.to_string())
     }
 
-    /// Its class; none where the command's own output told it, or nothing is left to tell.
+    /// The class. `None` if the command's own output reported the failure, or there is nothing to
+    /// report.
     fn kind(&self) -> Option<Kind> {
         match self {
             Self::Answered { kind, .. } => Some(*kind),
@@ -180,7 +180,7 @@ impl Failure {
         }
     }
 
-    /// The kind of problem in the broker's answer; empty if this is not such an answer.
+    /// The kind of problem in the broker's answer; empty if the failure is not such an answer.
     fn slug(&self) -> &str {
         match self {
             Self::Answered { problem, .. } => client::slug(problem),
@@ -197,14 +197,14 @@ impl Failure {
         }
     }
 
-    /// Writes why the command came to nothing: as JSON on standard output, where the result would
-    /// be, or as sentences on standard error. `exec` leaves standard output to its command, and a
-    /// result that was written stays the only document there.
+    /// Reports the failure: as JSON on standard output, in place of the result, or as sentences on
+    /// standard error. `exec` leaves standard output to its command. If a result was already
+    /// written, it stays the only document there.
     fn tell(&self, form: Form, own_output: bool) {
         let Some(kind) = self.kind() else {
             return;
         };
-        // It may quote what others wrote.
+        // The text may quote other servers.
         let text = output::printable_lines(&self.to_string());
         let written = match form {
             Form::Json if output::is_json_written() => {
@@ -224,12 +224,12 @@ impl Failure {
                 }
             }
         };
-        // Nothing is left to be done when even this cannot be written.
+        // If this cannot be written either, there is no way to report it.
         drop(written);
     }
 }
 
-/// The seconds of `30s`, `5m`, `24h` or `7d`.
+/// Parses a duration such as `30s`, `5m`, `24h` or `7d` into seconds.
 fn seconds_of(text: &str) -> Option<u64> {
     let unit = match text.chars().last()? {
         's' => 1,
@@ -242,7 +242,7 @@ fn seconds_of(text: &str) -> Option<u64> {
     Some(u64::from(number.parse::<u32>().ok()?) * unit)
 }
 
-/// Runs the command of a command line, the program's name first, to its end.
+/// Runs a command line, whose first element is the program's name.
 #[must_use]
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
@@ -259,7 +259,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     ExitCode::from(failure.code())
 }
 
-/// Tells what a command line that does not parse asked for: help, the version, or what is wrong.
+/// Prints help, the version, or the error of a command line that does not parse.
 fn unparsed(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     let mut own = arguments.iter().take_while(|argument| *argument != "--");
     if error.use_stderr() && own.any(|argument| argument == "--json") {
@@ -267,15 +267,16 @@ fn unparsed(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
         failure.tell(Form::Json, true);
         return ExitCode::from(failure.code());
     }
-    // Nothing is left to be done when even this cannot be written.
+    // If this cannot be written, there is no way to report it.
     drop(error.print());
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Kind::Usage.code()))
 }
 
-/// The system does not let this process hide from others, so that it does not begin.
+/// Reports that the system refused to hide this process from others. The program does not start
+/// then.
 #[must_use]
 pub fn not_hidden(error: &std::io::Error) -> ExitCode {
-    let text = format!("taskpass: cannot deny other processes to read this one: {error}");
+    let text = format!("taskpass: cannot prevent other processes from reading this one: {error}");
     drop(writeln!(std::io::stderr().lock(), "{text}"));
     ExitCode::from(Failure::Unestablished(text).code())
 }
@@ -312,12 +313,12 @@ fn dispatch(command: Command, form: Form) -> Result<(), Failure> {
 fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        // Decisions are made on these threads.
+        // These threads evaluate policies.
         .thread_stack_size(crate::policy::RUNTIME_STACK_BYTES)
         .build()
         .map_err(|error| Failure::Unestablished(format!("cannot start: {error}")))?;
     let result = runtime.block_on(work);
-    // Work that a stop gave up on must not hold the process.
+    // Do not wait for work that a stop gave up on.
     runtime.shutdown_background();
     result
 }
@@ -332,14 +333,14 @@ mod tests {
     fn the_command_line_is_well_formed_and_every_command_has_an_example() {
         fn check(command: &clap::Command, path: &str) {
             let path = format!("{path} {}", command.get_name());
-            assert!(command.get_about().is_some(), "{path} says what it does");
+            assert!(command.get_about().is_some(), "{path} has no description");
             if command.has_subcommands() {
                 command.get_subcommands().for_each(|sub| check(sub, &path));
                 return;
             }
             let help = command.get_after_help().map(ToString::to_string);
             let help = help.unwrap_or_default();
-            assert!(help.contains("taskpass "), "{path} has an example");
+            assert!(help.contains("taskpass "), "{path} has no example");
         }
         let mut command = Cli::command();
         command.build();

@@ -1,4 +1,4 @@
-//! `taskpass openapi`: the description of the HTTP interface, generated from the code.
+//! `taskpass openapi`: prints the description of the HTTP interface, generated from the code.
 
 use clap::Args;
 
@@ -10,7 +10,7 @@ use super::{Failure, output};
 pub(super) struct Openapi {}
 
 impl Openapi {
-    #[expect(clippy::unused_self, reason = "a command like the others")]
+    #[expect(clippy::unused_self, reason = "the same signature as other commands")]
     pub(super) fn run(self) -> Result<(), Failure> {
         output::json(&crate::http::openapi())
     }

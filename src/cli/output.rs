@@ -1,7 +1,7 @@
-//! Everything that a command says on standard output goes through here.
+//! Writes everything that a command prints on standard output.
 //!
-//! A reader that went away, as `head` does, is no failure of ours: the command ends quietly. Any
-//! other failure to write is one.
+//! If the reader closes the output, as `head` does, the command ends quietly. Every other failure
+//! to write is an error.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,12 +20,12 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// How a command writes its result on standard output.
+/// The form in which a command writes its result on standard output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// Sentences and tables.
+    /// Sentences and tables for people.
     Text,
-    /// One JSON document.
+    /// One JSON document for programs.
     Json,
 }
 
@@ -34,7 +34,7 @@ impl Form {
         self == Self::Json
     }
 
-    /// Writes `value` as JSON, or the sentence that says the same.
+    /// Writes `value` as JSON, or `sentence`, which has the same content.
     pub(super) fn write(
         self,
         value: &impl Serialize,
@@ -47,35 +47,35 @@ impl Form {
     }
 }
 
-/// Writes one line, or several.
+/// Writes one or several lines.
 pub(super) fn line(text: impl AsRef<str>) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     writeln!(out, "{}", text.as_ref())?;
     Ok(out.flush()?)
 }
 
-/// Writes bytes as they are.
+/// Writes bytes without changing them.
 pub(super) fn raw(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     out.write_all(bytes)?;
     Ok(out.flush()?)
 }
 
-/// Writes one line on standard error, for people and not for scripts. A failure is ignored: neither the
-/// result nor the exit code of a command depends on a note.
+/// Writes one line on standard error for people. Failures are ignored: neither the result nor the
+/// exit code of a command depends on a note.
 pub(super) fn note(text: impl AsRef<str>) {
     alert(text).ok();
 }
 
-/// Writes one line on standard error. Fails if it cannot be written: for a monitor, a question to the
-/// user, and values that the user needs and that are shown once.
+/// Writes one line on standard error, and fails if it cannot be written. It serves monitors,
+/// questions to the user, and values that are shown only once.
 pub(super) fn alert(text: impl AsRef<str>) -> Result<(), Failure> {
     let text = printable_lines(text.as_ref());
     writeln!(io::stderr().lock(), "{text}")
         .map_err(|error| Failure::Unestablished(format!("cannot write on standard error: {error}")))
 }
 
-/// What was told, where the exit code tells it too: that holds whether or not somebody read on.
+/// Ignores a closed output, for a command whose exit code carries the result as well.
 pub(super) fn even_unread(told: Result<(), Failure>) -> Result<(), Failure> {
     match told {
         Err(Failure::ReaderGone) => Ok(()),
@@ -86,12 +86,12 @@ pub(super) fn even_unread(told: Result<(), Failure>) -> Result<(), Failure> {
 /// Whether a JSON document was written on standard output.
 static JSON_WRITTEN: AtomicBool = AtomicBool::new(false);
 
-/// Whether a result was written as JSON, so that no other document may follow it.
+/// Whether a result was written as JSON; no other document may follow it.
 pub(super) fn is_json_written() -> bool {
     JSON_WRITTEN.load(Ordering::Relaxed)
 }
 
-/// Writes JSON for people.
+/// Writes JSON with indentation.
 pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
     JSON_WRITTEN.store(true, Ordering::Relaxed);
     line(pretty(value)?)
@@ -111,11 +111,11 @@ fn unwritable(error: &serde_json::Error) -> Failure {
     Failure::Unestablished(format!("cannot write the output as JSON: {error}"))
 }
 
-/// The widest column. What is wider stands out of its own, and moves no other row.
+/// The widest column, in characters. A wider cell overflows and does not move other rows.
 const MAX_COLUMN_CHARS: usize = 300;
 
-/// A table with its columns aligned, the first row its heading. What came from elsewhere is shown
-/// without control characters: a name must not be able to move the cursor.
+/// Writes a table with aligned columns; its first row is the heading. Control characters are
+/// replaced, so that a name from elsewhere cannot move the cursor.
 pub(super) fn table(rows: &[Vec<String>]) -> Result<(), Failure> {
     aligned(rows).into_iter().try_for_each(line)
 }
@@ -145,13 +145,13 @@ fn aligned(rows: &[Vec<String>]) -> Vec<String> {
     rows.iter().map(row).collect()
 }
 
-/// The text without what could move the cursor or turn the order around in which it is read.
+/// Replaces characters that could move the cursor or change the reading order.
 pub(super) fn printable(text: &str) -> String {
     let shown = |c: char| if is_unprintable(c) { '\u{fffd}' } else { c };
     text.chars().map(shown).collect()
 }
 
-/// The same of a text of several lines.
+/// Like [`printable`], but keeps line breaks.
 pub(super) fn printable_lines(text: &str) -> String {
     let shown = |c: char| {
         if is_unprintable(c) && c != '\n' {

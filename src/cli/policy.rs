@@ -1,11 +1,12 @@
-//! `taskpass policy`: checking, testing and activating what decides.
+//! `taskpass policy`: checks, tests and activates policies.
 //!
-//! `explain` decides again what a broker has on record, by the generation that decided, and `replay`
-//! by a candidate. `unused` tells what of the policies nobody needed.
+//! `explain` evaluates a recorded decision again with the generation that decided, `replay` with a
+//! candidate. `unused` lists the grants of policies that no request used.
 //!
-//! `check`, `test` and `schema` work offline, from the files alone: no secret, no database, no
-//! broker. They check the configuration as `serve --check` does, but for its secrets and the files that
-//! it names, which need not be there. What they build is what `activate` sends, digest and all.
+//! `check`, `test` and `schema` work offline from the files: they need no secret, no database and
+//! no broker. They check the configuration as `serve --check` does, except for its secrets and the
+//! files that it names, which need not exist. They build the same generation as `activate` sends,
+//! with the same digest.
 
 mod explain;
 mod lines;
@@ -39,40 +40,41 @@ pub(super) struct Policy {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Check policies, and what the configuration registers, without a broker or against one
+    /// Check policies and the configuration, without a broker or against one
     #[command(
-        after_help = "Without --url it is not checked whether a bound admin could still activate the next generation: the bindings are in the broker. With it the broker checks everything that activation would check; the token needs the right readGeneration.\n\nExamples:\n  taskpass policy check\n  taskpass policy check policies --dev\n  taskpass policy check --url https://broker.example --token-file admin-token"
+        after_help = "Without --url the command cannot check whether a bound admin could still activate the next generation, because the broker holds the bindings. With --url the broker checks everything that activation would check; the token needs the right readGeneration.\n\nExamples:\n  taskpass policy check\n  taskpass policy check policies --dev\n  taskpass policy check --url https://broker.example --token-file admin-token"
     )]
     Check(Check),
-    /// Run the tests in the directory `tests` beside the policies
+    /// Run the tests in the directory `tests` next to the policies
     #[command(
-        after_help = "A policy that merely observes counts from its day on, and so do its tests: --at says when they are decided.\n\nExamples:\n  taskpass policy test\n  taskpass policy test policies --dev\n  taskpass policy test --at 2027-01-01T00:00:00Z"
+        after_help = "A policy that only observes takes effect on its date, and so do its tests: --at gives the time of the decisions.\n\nExamples:\n  taskpass policy test\n  taskpass policy test policies --dev\n  taskpass policy test --at 2027-01-01T00:00:00Z"
     )]
     Test(Test),
-    /// Print the Cedar schema that the configuration gives
+    /// Print the Cedar schema that follows from the configuration
     #[command(after_help = "Example:\n  taskpass policy schema > policies/taskpass.cedarschema")]
     Schema(Schema),
-    /// Send the generation to a broker, to decide from now on
+    /// Send the generation to a broker, which decides by it from now on
     #[command(after_help = "Example:\n  taskpass policy activate --token-file admin-token")]
     Activate(Activate),
-    /// Decide a recorded decision again, and say why it came out so and what would have turned it
+    /// Evaluate a recorded decision again, and explain its outcome and the changes that would turn
+    /// it
     #[command(
-        after_help = "Exits 0 when it comes out byte for byte as it is on record, 1 when it does not, or when leaf, input or generation are not what they were, 3 when it cannot be told: not there, not for this caller, pruned, or decided by another engine and different by this one.\n\nExample:\n  taskpass policy explain 0198b2a0-0000-7000-8000-000000000001 --token-file admin-token"
+        after_help = "Exits with 0 if the outcome is byte for byte the recorded one, 1 if it is not, or if leaf, input or generation do not match the record, 3 if that cannot be established: the record is missing, not readable for this caller or pruned, or another engine decided and this one decides differently.\n\nExample:\n  taskpass policy explain 0198b2a0-0000-7000-8000-000000000001 --token-file admin-token"
     )]
     Explain(explain::Explain),
-    /// Decide what is on record by other policies, and say what would have changed
+    /// Evaluate recorded decisions with other policies, and print the differences
     #[command(
-        after_help = "Exits 0 when nothing would have changed, 1 when something would, or when a record is not what was logged (it says so on standard error), 2 for a candidate or a file that does not load, 3 when it cannot be told: nothing to evaluate, or nothing changed in what could be evaluated and there is more that was pruned, cut off, or lacks what the candidate asks for. It evaluates what is on record. What is on none (what attestors would make of evidence, for example) is listed with the result. Reading page by page needs an admin's token, or evidence that may come again.\n\nExamples:\n  taskpass policy replay --since 7d --candidate policies --token-file admin-token\n  taskpass policy replay --decisions decisions.jsonl --candidate policies --json"
+        after_help = "Exits with 0 if no outcome would change, 1 if one would, or if a record does not match the log (reported on standard error), 2 if a candidate or a file does not load, 3 if that cannot be established: there is nothing to evaluate, or no outcome changed but some records were pruned, cut off, or lack data that the candidate uses. It evaluates records only. The result lists the effects that no record shows, for example of changed attestors. Reading page by page needs an admin's token, or evidence that can be used several times.\n\nExamples:\n  taskpass policy replay --since 7d --candidate policies --token-file admin-token\n  taskpass policy replay --decisions decisions.jsonl --candidate policies --json"
     )]
     Replay(replay::ReplayArgs),
-    /// Say what policies grant and nobody used, and propose narrower ones
+    /// List the grants of policies that no request used, and propose narrower policies
     #[command(
-        after_help = "Exits 0 when everything was used, 1 when something was not or a record is not what was logged (it says so on standard error), 2 for policies or a file that do not load, 3 when it cannot be told: no permit on record, or some of which it is not known what they used. Then nothing is proposed. A proposal is for review: check it as any candidate.\n\nExamples:\n  taskpass policy unused --since 30d --token-file admin-token\n  taskpass policy unused --since 30d --proposal narrower --token-file admin-token\n  taskpass policy test narrower\n  taskpass policy replay --since 30d --candidate narrower --token-file admin-token"
+        after_help = "Exits with 0 if all grants were used, 1 if one was not or a record does not match the log (reported on standard error), 2 if policies or a file do not load, 3 if that cannot be established: there is no recorded permit, or the record does not show which grants some permits used. Then there is no proposal. Review a proposal and check it like any candidate.\n\nExamples:\n  taskpass policy unused --since 30d --token-file admin-token\n  taskpass policy unused --since 30d --proposal narrower --token-file admin-token\n  taskpass policy test narrower\n  taskpass policy replay --since 30d --candidate narrower --token-file admin-token"
     )]
     Unused(unused::UnusedArgs),
-    /// Write recorded decisions, with their inputs, one a line: what replay and unused read
+    /// Write recorded decisions with their inputs, one a line: the input of replay and unused
     #[command(
-        after_help = "The inputs hold claims of workloads: keep the file as the log itself.\n\nExample:\n  taskpass policy decisions --since 7d --token-file admin-token > decisions.jsonl"
+        after_help = "The inputs hold claims of workloads: protect the file like the log itself.\n\nExample:\n  taskpass policy decisions --since 7d --token-file admin-token > decisions.jsonl"
     )]
     Decisions(replay::DecisionsArgs),
 }
@@ -84,7 +86,7 @@ struct Source {
     directory: Option<PathBuf>,
     #[command(flatten)]
     file: ConfigFile,
-    /// Take attestors, resources and task types of the development mode, and no configuration
+    /// Use the attestors, resources and task types of the development mode, and no configuration
     #[arg(long, conflicts_with = "config")]
     dev: bool,
 }
@@ -93,7 +95,7 @@ struct Source {
 struct Check {
     #[command(flatten)]
     source: Source,
-    /// The broker that checks it too, with its endpoints and the admins that are bound there
+    /// A broker that also checks the generation, with its endpoints and its bound admins
     #[arg(long, value_name = "URL")]
     url: Option<Url>,
     #[command(flatten)]
@@ -106,7 +108,7 @@ struct Check {
 struct Test {
     #[command(flatten)]
     source: Source,
-    /// The instant that the cases are decided at [default: now]
+    /// The time of the cases' decisions [default: now]
     #[arg(long, value_name = "TIME")]
     at: Option<Timestamp>,
 }
@@ -125,23 +127,24 @@ struct Activate {
     connection: Connection,
 }
 
-/// A generation from files, and where its policies are.
+/// A generation from files, with the directory of its policies.
 struct Built {
     generation: Generation,
     compiled: CompiledGeneration,
     directory: PathBuf,
 }
 
-/// Why there is no generation.
+/// Why no generation was built.
 enum Unbuilt {
-    /// The files give one that could not decide.
+    /// The files yield a generation that cannot be used.
     Unfit(Vec<PolicyProblem>),
     /// The files cannot be read.
     Failed(Failure),
 }
 
 impl Unbuilt {
-    /// The failure of a command that needs a generation. `unfit` makes one of the list of problems.
+    /// The failure of a command that needs a generation. `unfit` creates it from the list of
+    /// problems.
     fn or_unfit(self, unfit: impl FnOnce(String) -> Failure) -> Failure {
         match self {
             Self::Unfit(problems) => unfit(list(&problems)),
@@ -157,7 +160,7 @@ impl From<Failure> for Unbuilt {
 }
 
 impl Source {
-    /// The configuration's text. None of its secrets is needed, nor any file that it names.
+    /// Reads the configuration's text, without its secrets and the files that it names.
     fn configuration(&self) -> Result<Config, Failure> {
         let config = if self.dev {
             let path = Path::new("development-settings.toml");
@@ -168,7 +171,8 @@ impl Source {
         config.map_err(|errors| Failure::Usage(errors.to_string()))
     }
 
-    /// What the files say should decide, if a broker with this configuration could activate it at `at`.
+    /// Builds the generation of the files, if a broker with this configuration could activate it at
+    /// `at`.
     fn build(&self, at: Option<Timestamp>) -> Result<Built, Unbuilt> {
         let mut config = self.configuration()?;
         if let Some(directory) = &self.directory {
@@ -221,17 +225,17 @@ impl Policy {
     }
 }
 
-/// A policy that is not enforced is not to be overlooked.
+/// Prints each policy that only observes, so that it is not taken for an enforced one.
 fn say_what_observes(compiled: &CompiledGeneration) -> Result<(), Failure> {
     for (policy, until) in compiled.observing(SystemClock.now()) {
         output::line(format!(
-            "NOT ENFORCED before {until}: `{policy}` merely observes"
+            "NOT ENFORCED before {until}: `{policy}` only observes"
         ))?;
     }
     Ok(())
 }
 
-/// What loads and does not do what it seems to.
+/// Prints notes on policies that load but may not have the intended effect.
 fn say_notes(notes: &Notes) -> Result<(), Failure> {
     let more = |own: &NamedPlaces| match own.count {
         1 => String::new(),
@@ -239,8 +243,8 @@ fn say_notes(notes: &Notes) -> Result<(), Failure> {
     };
     for own in &notes.unmet_places {
         output::line(format!(
-            "note: forbid `{}` names `{}`{}, which no location of a request can be: compare it with \
-             the registered locations (https, lower-case host, no default port, no escapes, no //)",
+            "note: forbid `{}` names `{}`{}, which no location of a request can match: compare it \
+             with the registered locations (https, lower-case host, no default port, no escapes, no //)",
             own.policy,
             own.first,
             more(own)
@@ -248,22 +252,22 @@ fn say_notes(notes: &Notes) -> Result<(), Failure> {
     }
     for own in &notes.lasting {
         output::line(format!(
-            "note: resource `{}`: the action `{}` allows `{}`, by which a session can leave {} behind \
-             that outlives it and no revocation ends; register narrower actions",
+            "note: resource `{}`: the action `{}` allows `{}`, with which a session can create {}, \
+             which outlives the session and which no revocation ends; register narrower actions",
             own.resource, own.action, own.allows, own.leaves
         ))?;
     }
     for policy in &notes.without_region {
         output::line(format!(
-            "note: policy `{policy}` asks for a request without a region. On AWS every request has \
-             regions: name those that are meant, [\"…\"].contains(context.region)"
+            "note: policy `{policy}` tests for a request without a region. Every request on AWS has \
+             regions: name the intended ones, [\"…\"].contains(context.region)"
         ))?;
     }
     for own in &notes.single_places {
         let more = more(own);
         output::line(format!(
-            "note: permit `{}` names `{}`{more} by == alone. It covers that single place, and who asks \
-             for a URL asks for what is below it too: add || context.location like \"{}/*\"",
+            "note: permit `{}` names `{}`{more} with == only. It covers that exact location, but a \
+             request for a URL includes the locations below it: add || context.location like \"{}/*\"",
             own.policy, own.first, own.first
         ))?;
     }
@@ -300,7 +304,7 @@ impl Check {
                 "observed_policies": observing, "problems": problems, "single_places": notes.single_places,
                 "unmet_places": notes.unmet_places, "without_region": notes.without_region,
                 "lasting": notes.lasting,
-                // What only the broker knows; null where it was not asked.
+                // Only the broker knows these values; null if it was not asked.
                 "bound_identities": told.as_ref().map(|told| &told["bound_identities"]),
                 "able_to_activate": told.as_ref().map(|told| &told["able_to_activate"]),
             })))?;
@@ -316,8 +320,8 @@ impl Check {
         say_notes(built.compiled.notes())?;
         match &told {
             None => output::line(
-                "not checked: whether an admin that is bound at the broker could activate the next \
-                 generation; --url asks it",
+                "not checked: whether a bound admin could activate the next generation; --url asks \
+                 the broker",
             )?,
             Some(told) => output::line(format!(
                 "at the broker: {} of {} bound identities could activate the next generation",

@@ -1,7 +1,7 @@
-//! `taskpass reference`: the environment variables and the exit codes, as one page.
+//! `taskpass reference`: prints the environment variables and the exit codes as one page.
 //!
-//! The variables of flags come from the command line's own description; the others stand in
-//! [`VARIABLES`], and a test compares that table with the variable names in the source.
+//! The variables of flags come from clap's description of the command line; the others are in
+//! [`VARIABLES`]. A test compares that table with the variable names in the source.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ use crate::config;
 #[command(after_help = "Examples:\n  taskpass reference\n  taskpass reference --json")]
 pub(super) struct Reference {}
 
-/// An environment variable that no flag stands for.
+/// An environment variable without a flag.
 struct Variable {
     name: &'static str,
     /// Whether `NAME_FILE` may name a file with the value.
@@ -49,7 +49,7 @@ const fn secret(name: &'static str, used_by: &'static str, meaning: &'static str
 const EXEC_SETS: &str = "set by `exec`";
 const EXEC_AWS: &str = "set by `exec` for AWS, removed otherwise";
 
-/// Every variable that is not the variable of a flag.
+/// All variables that do not belong to a flag.
 const VARIABLES: &[Variable] = &[
     read(
         config::CONFIG_VARIABLE,
@@ -64,7 +64,7 @@ const VARIABLES: &[Variable] = &[
     secret(
         config::SEALING_KEYS_VARIABLE,
         "`serve`, `ledger new-origin`",
-        "The sealing keys, separated by spaces or line breaks: the first seals, all open",
+        "The sealing keys, separated by commas or line breaks: the first seals, all of them open",
     ),
     secret(
         "TASKPASS_OLD_DATABASE_URL",
@@ -114,17 +114,17 @@ const VARIABLES: &[Variable] = &[
     read(
         "TASKPASS_WITHHELD_FD",
         "`exec`, between its own two steps",
-        "The descriptor with the variables that its command must not read",
+        "The descriptor that passes on the variables which the command must not read",
     ),
     read(
         "ACTIONS_ID_TOKEN_REQUEST_URL",
         "commands that attest; removed by `exec`",
-        "Where GitHub Actions issues the job's OIDC token",
+        "The URL at which GitHub Actions issues the job's OIDC token",
     ),
     read(
         "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
         "commands that attest; removed by `exec`",
-        "The token that GitHub Actions asks for there",
+        "The token that authenticates that request to GitHub Actions",
     ),
     read(
         "SPIFFE_ENDPOINT_SOCKET",
@@ -134,7 +134,7 @@ const VARIABLES: &[Variable] = &[
     read(
         "KUBERNETES_SERVICE_HOST",
         "commands that attest",
-        "The host of the Kubernetes API, which is asked for a token for each task",
+        "The host of the Kubernetes API, which issues a token for each task",
     ),
     read(
         "KUBERNETES_SERVICE_PORT",
@@ -144,7 +144,7 @@ const VARIABLES: &[Variable] = &[
     read(
         "SSL_CERT_FILE",
         "every command, `serve`",
-        "A file with the certificates of the authorities that are believed, in place of the system's",
+        "A file with the certificates of the trusted authorities, in place of the system's",
     ),
     read(
         "SSL_CERT_DIR",
@@ -154,7 +154,7 @@ const VARIABLES: &[Variable] = &[
     read(
         "XDG_RUNTIME_DIR",
         "`aws credential-process`",
-        "The directory of its cache, where `--cache-dir` names none",
+        "The directory of its cache, unless `--cache-dir` gives one",
     ),
     read("AWS_ACCESS_KEY_ID", EXEC_AWS, "The access key id"),
     read("AWS_SECRET_ACCESS_KEY", EXEC_AWS, "The secret access key"),
@@ -173,12 +173,12 @@ const VARIABLES: &[Variable] = &[
     read(
         "AWS_EC2_METADATA_DISABLED",
         EXEC_AWS,
-        "`true`: the machine's own role is not asked",
+        "`true`: SDKs do not use the machine's own role",
     ),
     read(
         "AWS_CONTAINER_CREDENTIALS_FULL_URI",
         "set by `exec --as endpoint`, removed otherwise",
-        "The endpoint on this machine that gives the session",
+        "The local endpoint that returns the session",
     ),
     read(
         "AWS_CONTAINER_AUTHORIZATION_TOKEN",
@@ -187,17 +187,17 @@ const VARIABLES: &[Variable] = &[
     ),
     read(
         "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
-        "removed by `exec`; `serve` refuses to lead it elsewhere",
-        "Names other credentials",
+        "removed by `exec`; `serve` refuses it as the file of an endpoint",
+        "The path of a file with other credentials",
     ),
     read(
         "AWS_CONFIG_FILE",
         EXEC_AWS,
-        "An empty file: profiles would name other credentials",
+        "An empty file, because profiles would name other credentials",
     ),
 ];
 
-/// One row of the page.
+/// One row of the page's table.
 #[derive(Serialize)]
 struct Row {
     name: String,
@@ -206,7 +206,7 @@ struct Row {
 }
 
 impl Reference {
-    #[expect(clippy::unused_self, reason = "a command like the others")]
+    #[expect(clippy::unused_self, reason = "the same signature as other commands")]
     pub(super) fn run(self, form: Form) -> Result<(), Failure> {
         match form {
             Form::Text => output::raw(page().as_bytes()),
@@ -218,7 +218,7 @@ impl Reference {
     }
 }
 
-/// Every variable, by name.
+/// All variables, by name.
 fn rows() -> Vec<Row> {
     let mut rows = of_flags();
     for variable in VARIABLES {
@@ -239,7 +239,7 @@ fn rows() -> Vec<Row> {
             rows.push(Row {
                 name,
                 used_by: "removed by `exec`".into(),
-                meaning: "Would lead the command to other credentials or places".into(),
+                meaning: "Would give the command other credentials or servers".into(),
             });
         }
     }
@@ -247,7 +247,7 @@ fn rows() -> Vec<Row> {
     rows
 }
 
-/// The variables that stand in for a flag, with the commands that have it.
+/// The variables of flags, with the commands that have the flag.
 fn of_flags() -> Vec<Row> {
     fn collect(
         command: &clap::Command,
@@ -295,7 +295,7 @@ fn exit_codes() -> impl Iterator<Item = (String, &'static str)> {
     let of_exec = [
         (
             "the command's own".to_owned(),
-            "`exec`: the command ended with it; 128 and the signal's number where a signal ended it.",
+            "`exec`: the command ended with this code, or with 128 and a signal's number.",
         ),
         (
             "126, 127".to_owned(),
@@ -331,9 +331,9 @@ fn page() -> String {
         page.push_str(" |\n");
     }
     page.push_str(
-        "\nWith `--json` a command writes its result on standard output as JSON. Where it comes to \
-         nothing it writes `{\"error\": {\"kind\", \"exit_code\", \"detail\", \"problem\"}}` there instead; \
-         `problem` is the broker's answer, where there was one. `exec` leaves standard output to its \
+        "\nWith `--json` a command writes its result on standard output as JSON. If it fails, it writes \
+         `{\"error\": {\"kind\", \"exit_code\", \"detail\", \"problem\"}}` there instead; \
+         `problem` is the broker's answer, if there was one. `exec` leaves standard output to its \
          command, and writes that document to standard error.\n",
     );
     page
@@ -346,7 +346,7 @@ mod tests {
 
     use super::*;
 
-    /// The names of variables in the text of a source file, without its tests.
+    /// The names of variables in a source file, without its tests.
     fn names_in(text: &str, names: &mut BTreeSet<String>) {
         let own = text.split("#[cfg(test)]").next().unwrap_or_default();
         for piece in own.split('"').skip(1).step_by(2) {

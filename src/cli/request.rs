@@ -1,4 +1,4 @@
-//! `taskpass request`: asks for a credential.
+//! `taskpass request`: requests a credential.
 
 use clap::Args;
 use serde_json::Value;
@@ -10,10 +10,10 @@ use super::output::{self, Form};
 use super::retry::RetryArgs;
 use super::wanted::{AnyTask, Wanted};
 
-/// Ask for a credential
+/// Request a credential
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Prints the credential. The attestation is used up by asking.\n\nExamples:\n  \
+    after_help = "Prints the credential. The request uses up the attestation.\n\nExamples:\n  \
     taskpass request --token-file attestation.jwt --resource orders-api --action orders:read --task-type nightly-report\n  \
     eval \"$(taskpass request --env --resource orders-api --action orders:read --task-type nightly-report)\""
 )]
@@ -26,17 +26,18 @@ pub(super) struct Request {
     task: AnyTask,
     #[command(flatten)]
     retry: RetryArgs,
-    /// Print lines for a shell: the credential, the session, the task and its handle
+    /// Print shell commands that set variables: the credential, the session, the task and its
+    /// handle
     #[arg(long, conflicts_with = "json")]
     env: bool,
 }
 
 impl Request {
     pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
-        // Refused before the request: afterwards the task would be open and its handle unknown.
+        // Refuse before the request: afterwards the task would be open and its handle lost.
         if self.wanted.is_aws() && !form.is_json() {
             return Err(Failure::Usage(
-                "a session of AWS cannot be printed as text: add --json, or use `taskpass exec` or \
+                "an AWS session cannot be printed as text: add --json, or use `taskpass exec` or \
                  `taskpass aws credential-process`"
                     .into(),
             ));
@@ -53,7 +54,7 @@ impl Request {
         }
         let text = |pointer: &str| answer.pointer(pointer).and_then(Value::as_str);
         let token = text("/credential/access_token").ok_or_else(|| {
-            Failure::Unestablished("the answer holds no credential that can be printed".into())
+            Failure::Unestablished("the answer holds no printable credential".into())
         })?;
         if !self.env {
             output::line(token)?;
@@ -74,8 +75,8 @@ impl Request {
     }
 }
 
-/// On standard error, so that the credential alone is on standard output. The handle is told too:
-/// without it a task that was opened could not be kept, joined or ended.
+/// Prints the rest of the answer on standard error, so that standard output holds the credential
+/// only. It includes the handle: without it the new task could not be kept alive, joined or ended.
 fn say_what_was_granted(answer: &Value) -> Result<(), Failure> {
     let text = |pointer: &str| {
         let value = answer.pointer(pointer).and_then(Value::as_str);
@@ -99,7 +100,7 @@ fn say_what_was_granted(answer: &Value) -> Result<(), Failure> {
     observed(answer).map_or(Ok(()), output::alert)
 }
 
-/// The value as one word of a POSIX shell, whatever is in it.
+/// Quotes a value as one word of a POSIX shell.
 fn quoted(value: &str) -> String {
     format!("'{}'", value.replace('\'', "'\\''"))
 }

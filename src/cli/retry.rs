@@ -1,8 +1,8 @@
-//! Repeated requests: the pauses between tries, and when to give up.
+//! Retries of requests: the pauses between attempts, and the conditions for giving up.
 //!
-//! What failed for a moment is tried again: no connection, no answer in time, an answer that broke
-//! off, a server that says that it cannot serve now. The pauses grow, are jittered, and honour
-//! `Retry-After`. What would fail again in the same way is not repeated.
+//! Transient failures are retried: no connection, no answer in time, an interrupted answer, a
+//! server that reports that it cannot serve now. The pauses grow, are jittered, and honour
+//! `Retry-After`. Permanent failures are not retried.
 
 use std::time::Duration;
 
@@ -16,18 +16,18 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::crypto::random::SystemRandom;
 use crate::ids::Random as _;
 
-/// How long one try may take.
+/// The longest time for one attempt.
 pub(super) const TRY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The pause after the first try; it doubles with each further one, up to the longest.
+/// The pause after the first attempt. It doubles with each further attempt up to the longest pause.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// For how long a request is repeated.
+/// How long a request is retried.
 #[derive(Args, Clone, Copy, Debug)]
 pub(super) struct RetryArgs {
-    /// How long requests are repeated while the broker, or the issuer of the attestation, does not
-    /// answer or cannot serve; 0 tries once
+    /// How long to retry requests while the broker, or the issuer of the attestation, does not
+    /// answer or cannot serve; 0 makes one attempt
     #[arg(
         long = "retry-seconds",
         env = "TASKPASS_RETRY_SECONDS",
@@ -39,16 +39,16 @@ pub(super) struct RetryArgs {
 }
 
 impl RetryArgs {
-    /// After this time no other try is begun.
+    /// No attempt begins after this time.
     pub(super) fn limit(self) -> Duration {
         Duration::from_secs(self.seconds)
     }
 }
 
-/// Why a try failed.
+/// Why an attempt failed.
 #[derive(Debug)]
 pub(super) struct Fault {
-    /// The failure, if it is not tried again.
+    /// The failure to report if there is no further attempt.
     pub(super) failure: Failure,
     /// Whether the request may have been received.
     pub(super) sent: bool,
@@ -58,12 +58,12 @@ pub(super) struct Fault {
 #[derive(Debug)]
 enum Again {
     Never,
-    /// After a pause, which is at least this long.
+    /// After a pause of at least this length.
     After(Duration),
 }
 
 impl From<Failure> for Fault {
-    /// A failure that another try would not change.
+    /// A permanent failure.
     fn from(failure: Failure) -> Self {
         Self {
             failure,
@@ -74,7 +74,7 @@ impl From<Failure> for Fault {
 }
 
 impl Fault {
-    /// A failure that may be over in a moment, or after the pause that the server named.
+    /// A transient failure; `retry_after` is the pause that the server requested.
     pub(super) fn transient(failure: Failure, retry_after: Option<Duration>) -> Self {
         Self {
             failure,
@@ -83,7 +83,7 @@ impl Fault {
         }
     }
 
-    /// Of a request that came to no answer; `failure` says so.
+    /// The fault of a request without an answer; `failure` describes it.
     pub(super) fn of_transport(error: &reqwest::Error, failure: Failure) -> Self {
         if error.is_builder() || is_refused_certificate(error) {
             return failure.into();
@@ -95,12 +95,12 @@ impl Fault {
     }
 }
 
-/// Whether an answer with this status is given by a server that may serve in a moment.
+/// Whether a server that answers with this status may serve soon.
 pub(super) fn is_transient(status: StatusCode) -> bool {
     matches!(status.as_u16(), 429 | 502 | 503 | 504)
 }
 
-/// The pause that an answer names, as seconds or as a date.
+/// The pause that an answer requests, as seconds or as a date.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = value.parse() {
@@ -112,15 +112,15 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(at.saturating_sub(now)))
 }
 
-/// Whether TLS refused the server's certificate: another try would end in the same way.
+/// Whether TLS refused the server's certificate, which another attempt would not change.
 pub(super) fn is_refused_certificate(error: &reqwest::Error) -> bool {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
         if error.is::<rustls::Error>() {
             return true;
         }
-        // An I/O error names as its source the source of the error that it wraps, and so passes over
-        // that one. The connector wraps an I/O error in another.
+        // `std::io::Error::source` skips the error that it wraps and returns that error's
+        // source. The connector wraps one I/O error in another.
         let wrapped = error.downcast_ref::<std::io::Error>();
         cause = match wrapped.and_then(std::io::Error::get_ref) {
             Some(inner) => Some(inner),
@@ -130,7 +130,7 @@ pub(super) fn is_refused_certificate(error: &reqwest::Error) -> bool {
     false
 }
 
-/// Repeats `attempt` until it succeeds, fails for good, or `limit` has passed.
+/// Repeats `attempt` until it succeeds, fails permanently, or `limit` has passed.
 pub(super) async fn retried<T>(
     limit: Duration,
     mut attempt: impl AsyncFnMut() -> Result<T, Fault>,
@@ -151,7 +151,7 @@ pub(super) async fn retried<T>(
         };
         if tries == 0 {
             output::note(format!(
-                "taskpass: {}; trying again for up to {} s",
+                "taskpass: {}; retrying for up to {} s",
                 fault.failure,
                 left.as_secs()
             ));
@@ -161,7 +161,7 @@ pub(super) async fn retried<T>(
     }
 }
 
-/// The pause after so many earlier tries and one more; `None` if it would take longer than is left.
+/// The pause after `earlier` attempts and one more; `None` if it is longer than the time left.
 fn pause_after(earlier: u32, at_least: Duration, left: Duration) -> Option<Duration> {
     let doubled = 2_u32.checked_pow(earlier).unwrap_or(u32::MAX);
     let pause = FIRST_PAUSE.saturating_mul(doubled).min(LONGEST_PAUSE);
@@ -169,11 +169,11 @@ fn pause_after(earlier: u32, at_least: Duration, left: Duration) -> Option<Durat
     (pause <= left).then_some(pause)
 }
 
-/// Between half of `pause` and all of it, so that many that failed together do not come back
-/// together.
+/// A random pause between half of `pause` and all of it, so that clients that failed together do
+/// not return together.
 pub(super) fn jittered(pause: Duration) -> Duration {
     let mut random = [0; 4];
-    // Without randomness there is no jitter, which is no reason to stop.
+    // Without randomness there is no jitter, which is acceptable.
     SystemRandom::default().fill(&mut random).ok();
     let part = f64::from(u32::from_be_bytes(random)) / f64::from(u32::MAX);
     pause.mul_f64(0.5 + part / 2.0)
@@ -214,7 +214,7 @@ mod tests {
             Err::<(), _>(Fault::transient(unreachable(), None))
         });
         assert!(matches!(failed.await, Err(Failure::Unestablished(_))));
-        assert_eq!(tries, 1, "the caller wants one try");
+        assert_eq!(tries, 1, "a limit of 0 makes one attempt");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `taskpass revocations` and `taskpass lift`: what stands revoked, and the lifting of blocks.
+//! `taskpass revocations` and `taskpass lift`: lists revocations, and lifts their blocks.
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -35,10 +35,10 @@ enum Command {
 struct List {
     #[command(flatten)]
     connection: Connection,
-    /// Only those that keep somebody out now
+    /// Only revocations that block new credentials now
     #[arg(long)]
     standing: bool,
-    /// Only those with this selector: `kind=value`, or `all`
+    /// Only revocations with this selector: `kind=value`, or `all`
     #[arg(long, value_name = "SELECTOR")]
     selector: Option<Selector>,
     #[command(flatten)]
@@ -47,19 +47,19 @@ struct List {
 
 #[derive(Args, Debug)]
 struct Show {
-    /// The revocation
+    /// The id of the revocation
     id: CutoffId,
     #[command(flatten)]
     connection: Connection,
 }
 
-/// Let in again what a revocation keeps out
+/// Lift the block of a revocation
 #[derive(Args, Debug)]
 #[command(
-    after_help = "What was ended stays ended.\n\nExample:\n  taskpass lift 0198… --token-file admin-token"
+    after_help = "Sessions that the revocation ended stay ended.\n\nExample:\n  taskpass lift 0198… --token-file admin-token"
 )]
 pub(super) struct Lift {
-    /// The revocation
+    /// The id of the revocation
     id: CutoffId,
     #[command(flatten)]
     connection: Connection,
@@ -104,7 +104,7 @@ impl List {
     }
 }
 
-/// Writes each selector as `kind=value`, for a table's cell.
+/// Rewrites each selector as `kind=value`, for a table's cell.
 fn write_selectors(answer: &mut Value) {
     let rows = answer.get_mut("revocations").and_then(Value::as_array_mut);
     for row in rows.into_iter().flatten() {

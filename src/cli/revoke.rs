@@ -1,4 +1,4 @@
-//! `taskpass revoke`: the end of everything that a selector matches.
+//! `taskpass revoke`: ends everything that a selector matches.
 
 use clap::Args;
 use serde_json::{Map, Value, json};
@@ -13,33 +13,33 @@ use crate::domain::cutoff::Selector;
 #[derive(Args, Debug)]
 #[command(
     after_help = "A selector is workload=…, task=…, resource=…, attestor=…, generation=…, policy=…, signing_key=… or all.\n\
-    Workloads, attestors and `all` are kept out for an hour unless said otherwise.\n\nExamples:\n  \
-    taskpass revoke workload=github:repo:1234 --dry-run --reason \"what would die?\" --token-file admin-token\n  \
+    Workloads, attestors and `all` are blocked for an hour unless another time is given.\n\nExamples:\n  \
+    taskpass revoke workload=github:repo:1234 --dry-run --reason \"who is affected?\" --token-file admin-token\n  \
     taskpass revoke all --until-lifted --reason \"incident 7\" --token-file admin-token"
 )]
-#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a separate switch")]
 pub(super) struct Revoke {
-    /// What to end: `kind=value`, or `all`
+    /// The selector: `kind=value`, or `all`
     selector: Selector,
     #[command(flatten)]
     connection: Connection,
-    /// Say what would die, and touch nothing
+    /// Print the sessions that would end, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Grant nothing new for so long; 0 for no block
+    /// Block new credentials for this time; 0 for no block
     #[arg(long, value_name = "SECONDS", conflicts_with = "until_lifted")]
     block_seconds: Option<u64>,
-    /// Grant nothing new until `taskpass lift`
+    /// Block new credentials until `taskpass lift`
     #[arg(long)]
     until_lifted: bool,
-    /// Have AWS refuse every earlier session of ours on the resource's role, not only as many as a
-    /// list has room for
+    /// Make AWS refuse all earlier sessions of the broker on the resource's role, not only those
+    /// for which the deny policy has room
     #[arg(long)]
     deny_all_earlier_sessions: bool,
-    /// Revoke even if the broker knows nothing of this name
+    /// Revoke even if the broker has no record of the selector's value
     #[arg(long)]
     allow_unknown: bool,
-    /// Why
+    /// The reason, for the ledger
     #[arg(long, value_name = "TEXT")]
     reason: String,
 }
@@ -57,7 +57,7 @@ impl Revoke {
         let number = |name: &str| answer.get(name).and_then(Value::as_u64).unwrap_or_default();
         if self.dry_run {
             output::line(format!(
-                "{} session(s) would end; nothing was touched",
+                "{} session(s) would end; nothing was changed",
                 number("matched")
             ))?;
             if number("matched") == 0 {
@@ -70,7 +70,7 @@ impl Revoke {
         let id = output::printable(id);
         if answer.get("matched").is_none() {
             return output::line(format!(
-                "revocation {id} stands; what it ends could not be counted just now"
+                "revocation {id} is in force; the sessions that it ends could not be counted"
             ));
         }
         output::line(format!(
@@ -104,7 +104,7 @@ impl Revoke {
     }
 }
 
-/// What a revocation keeps out, and until when.
+/// Describes the block of a revocation.
 fn kept_out(answer: &Value, selector: &Selector) -> String {
     match answer.get("blocked_until").and_then(Value::as_str) {
         None => "nothing new is refused".to_owned(),

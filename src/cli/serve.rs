@@ -1,4 +1,4 @@
-//! `taskpass serve`: the broker, in production.
+//! `taskpass serve`: runs the broker in production.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,12 +22,12 @@ use crate::telemetry;
 pub(super) struct Serve {
     #[command(flatten)]
     file: ConfigFile,
-    /// Check the configuration, its files and the policies, and start nothing
+    /// Check the configuration, its files and the policies, and start no broker
     #[arg(long)]
     check: bool,
 }
 
-/// Which configuration.
+/// The path of the configuration.
 #[derive(Args, Clone, Debug)]
 pub(super) struct ConfigFile {
     /// The configuration file [default: `TASKPASS_CONFIG`, else taskpass.toml]
@@ -36,7 +36,6 @@ pub(super) struct ConfigFile {
 }
 
 impl ConfigFile {
-    /// Its path.
     pub(super) fn path(&self) -> Result<PathBuf, Failure> {
         Config::path(self.config.clone(), &ProcessEnvironment)
             .map_err(|errors| Failure::Usage(errors.to_string()))
@@ -51,7 +50,7 @@ impl ConfigFile {
 
 impl Serve {
     pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
-        // From here on SIGHUP does not end the process, the start included.
+        // From here on SIGHUP does not end the process, not even during the start.
         let hangups = Hangups::install().map_err(Failure::unestablished)?;
         let config = self.file.load()?;
         if self.check {
@@ -99,7 +98,7 @@ fn refused(error: CheckError) -> Failure {
     }
 }
 
-/// Whether the broker stopped as it should.
+/// Fails if the broker did not stop cleanly.
 pub(super) fn in_order(stopped: &Stopped) -> Result<(), Failure> {
     if stopped.is_clean() {
         return Ok(());

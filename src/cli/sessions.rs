@@ -1,4 +1,4 @@
-//! `taskpass sessions`: what is alive, and the end of one.
+//! `taskpass sessions`: lists, shows and revokes sessions.
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -18,7 +18,7 @@ pub(super) struct Sessions {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List sessions: everybody's for an admin, a workload's own otherwise
+    /// List sessions: all of them for an admin, a workload's own otherwise
     #[command(
         after_help = "Example:\n  taskpass sessions list --state active --token-file admin-token"
     )]
@@ -37,16 +37,16 @@ enum Command {
 struct List {
     #[command(flatten)]
     connection: Connection,
-    /// Only those in this state
+    /// Only sessions in this state
     #[arg(long, value_parser = ["minting", "active", "ending", "ended"])]
     state: Option<String>,
-    /// Only those of this identity
+    /// Only sessions of this identity
     #[arg(long, value_name = "IDENTITY")]
     workload: Option<String>,
-    /// Only those of this task
+    /// Only sessions of this task
     #[arg(long, value_name = "ID")]
     task: Option<String>,
-    /// Only those for this resource
+    /// Only sessions for this resource
     #[arg(long, value_name = "NAME")]
     resource: Option<String>,
     #[command(flatten)]
@@ -55,7 +55,7 @@ struct List {
 
 #[derive(Args, Debug)]
 struct Show {
-    /// The session
+    /// The id of the session
     id: SessionId,
     #[command(flatten)]
     connection: Connection,
@@ -63,11 +63,11 @@ struct Show {
 
 #[derive(Args, Debug)]
 struct RevokeOne {
-    /// The session
+    /// The id of the session
     id: SessionId,
     #[command(flatten)]
     connection: Connection,
-    /// Why
+    /// The reason, for the ledger
     #[arg(long, value_name = "TEXT")]
     reason: String,
 }

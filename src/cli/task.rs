@@ -1,4 +1,4 @@
-//! `taskpass task`: heartbeats, and the end of a task.
+//! `taskpass task`: sends heartbeats, ends, shows and lists tasks.
 
 use std::path::PathBuf;
 
@@ -22,13 +22,13 @@ pub(super) struct Task {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Say that the task is still at work
+    /// Send a heartbeat: the task is still at work
     #[command(after_help = "Example:\n  taskpass task heartbeat 0198… --handle-file handle")]
     Heartbeat(One),
     /// End the task and every session under it: the work is done
     #[command(after_help = "Example:\n  TASKPASS_HANDLE=tph_… taskpass task complete 0198…")]
     Complete(One),
-    /// End the task and every session under it: the work is given up
+    /// End the task and every session under it: the work was abandoned
     #[command(after_help = "Example:\n  taskpass task abort 0198… --handle-file handle")]
     Abort(One),
     /// Show one task
@@ -41,12 +41,12 @@ enum Command {
 
 #[derive(Args, Debug)]
 struct One {
-    /// The task
+    /// The id of the task
     id: TaskId,
     #[command(flatten)]
     connection: Connection,
-    /// The file that holds the task's handle, `-` for standard input; without it `TASKPASS_HANDLE`,
-    /// and without that the owner's attestation by --token-file or `TASKPASS_TOKEN`
+    /// The file with the task's handle, `-` for standard input; without it `TASKPASS_HANDLE` is
+    /// used, and without that the owner's attestation from --token-file or `TASKPASS_TOKEN`
     #[arg(long, value_name = "FILE")]
     handle_file: Option<PathBuf>,
     #[command(flatten)]
@@ -55,7 +55,7 @@ struct One {
 
 #[derive(Args, Debug)]
 struct Show {
-    /// The task
+    /// The id of the task
     id: TaskId,
     #[command(flatten)]
     connection: Connection,
@@ -65,29 +65,29 @@ struct Show {
 struct List {
     #[command(flatten)]
     connection: Connection,
-    /// Only those in this state
+    /// Only tasks in this state
     #[arg(long, value_parser = ["open", "completed", "aborted", "expired"])]
     state: Option<String>,
-    /// Only those of this identity
+    /// Only tasks of this identity
     #[arg(long, value_name = "IDENTITY")]
     owner: Option<String>,
     #[command(flatten)]
     page: Page,
 }
 
-/// Which part of a listing.
+/// The part of a listing to print.
 #[derive(Args, Debug)]
 pub(super) struct Page {
-    /// Where the page before ended
+    /// The cursor at the end of the previous page
     #[arg(long)]
     cursor: Option<String>,
-    /// The longest page
+    /// The most rows of the page
     #[arg(long)]
     limit: Option<u32>,
 }
 
 impl Page {
-    /// The query of a listing.
+    /// The query string of a listing.
     pub(super) fn query(&self, filter: &[(&str, Option<&String>)]) -> String {
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         for (name, value) in filter {
@@ -107,7 +107,7 @@ impl Page {
         }
     }
 
-    /// The listing: as JSON, or its rows under `name` as a table of these columns.
+    /// Prints the listing: as JSON, or the rows under `name` as a table of `columns`.
     pub(super) fn print(
         form: Form,
         answer: &Value,
@@ -120,7 +120,7 @@ impl Page {
         print_rows(answer, name, columns)?;
         if let Some(cursor) = answer.get("next_cursor").and_then(Value::as_str) {
             output::note(format!(
-                "there is more: --cursor {}",
+                "there are more: --cursor {}",
                 output::printable(cursor)
             ));
         }
@@ -128,7 +128,7 @@ impl Page {
     }
 }
 
-/// The rows under `name` as a table of these columns.
+/// Prints the rows under `name` as a table of `columns`.
 pub(super) fn print_rows(answer: &Value, name: &str, columns: &[&str]) -> Result<(), Failure> {
     let heading = columns.iter().map(|name| name.to_uppercase()).collect();
     let mut rows: Vec<Vec<String>> = vec![heading];
@@ -174,7 +174,7 @@ impl One {
             Some(file) => Some(read_secret(file)?),
             None => match ProcessEnvironment.get("TASKPASS_HANDLE") {
                 Ok(handle) => handle.map(Into::into),
-                Err(_) => return Err(Failure::Usage("TASKPASS_HANDLE is not text".into())),
+                Err(_) => return Err(Failure::Usage("TASKPASS_HANDLE is not UTF-8".into())),
             },
         };
         match handle {

@@ -1,4 +1,4 @@
-//! What a command asks for: the resource, the rights, the task. Shared by the commands that ask.
+//! The resource, the rights and the task of a request: arguments that several commands share.
 
 use std::path::PathBuf;
 
@@ -10,36 +10,36 @@ use super::Failure;
 use super::client::read_secret;
 use crate::domain::kind::DetailType;
 
-/// What is asked for.
+/// The requested rights.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Wanted {
-    /// The resource
+    /// The resource's name
     #[arg(long, value_name = "NAME")]
     pub(super) resource: String,
-    /// What is to be done; may be given several times
+    /// An action to request; may be given several times
     #[arg(long = "action", value_name = "ACTION", required = true)]
     actions: Vec<String>,
-    /// Where: URLs, or ARNs of AWS; left out, everywhere that the resource serves
+    /// A location to request: a URL, or an ARN of AWS; without it, all locations of the resource
     #[arg(long = "location", value_name = "PLACE")]
     locations: Vec<String>,
-    /// The resource is a role in AWS; understood where a location is an ARN or a region is named
+    /// The resource is a role in AWS; implied by a location that is an ARN, and by --region
     #[arg(long)]
     aws: bool,
-    /// On AWS: the region that the credential is confined to
+    /// On AWS: the region to which the credential is confined
     #[arg(long, value_name = "REGION")]
     region: Option<String>,
-    /// The life of the credential; left out, what policy permits by default
+    /// The life of the credential; without it, the default of the policy
     #[arg(long, value_name = "SECONDS")]
     ttl: Option<u64>,
 }
 
-/// The task that is opened for it.
+/// The task that the request opens.
 #[derive(Args, Clone, Debug)]
 pub(super) struct NewTask {
     /// The type of the task
     #[arg(long, value_name = "TYPE")]
     pub(super) task_type: String,
-    /// What the task is for, in words; people read it, policy does not
+    /// The purpose of the task, for its readers; policy does not see it
     #[arg(long, value_name = "TEXT")]
     purpose: Option<String>,
     /// The task's deadline
@@ -47,19 +47,19 @@ pub(super) struct NewTask {
     deadline: Option<u64>,
 }
 
-/// The task: one that is opened for it, or one that is open.
+/// The task: a new one, or one that is open.
 #[derive(Args, Clone, Debug)]
 pub(super) struct AnyTask {
     /// Open a task of this type
     #[arg(long, value_name = "TYPE", required_unless_present = "task")]
     task_type: Option<String>,
-    /// What the task is for, in words; people read it, policy does not
+    /// The purpose of the task, for its readers; policy does not see it
     #[arg(long, value_name = "TEXT", requires = "task_type")]
     purpose: Option<String>,
     /// The task's deadline
     #[arg(long, value_name = "SECONDS", requires = "task_type")]
     deadline: Option<u64>,
-    /// The longest silence of the task
+    /// The longest time between two heartbeats of the task
     #[arg(long, value_name = "SECONDS", requires = "task_type")]
     heartbeat: Option<u64>,
     /// Join this open task, with its handle
@@ -76,12 +76,12 @@ pub(super) struct AnyTask {
 }
 
 impl AnyTask {
-    /// Whether it was open before.
+    /// Whether the request joins an open task.
     pub(super) fn is_joined(&self) -> bool {
         self.task.is_some()
     }
 
-    /// The task as a request names it. Reads the handle.
+    /// The task in a request's form. Reads the handle's file.
     pub(super) fn body(&self) -> Result<Value, Failure> {
         if let (Some(id), Some(file)) = (&self.task, &self.handle_file) {
             let handle = read_secret(file)?;
@@ -97,7 +97,7 @@ impl AnyTask {
 }
 
 impl Wanted {
-    /// The same, of a role in AWS.
+    /// A copy that requests a role in AWS.
     pub(super) fn of_aws(&self) -> Self {
         Self {
             aws: true,
@@ -105,7 +105,7 @@ impl Wanted {
         }
     }
 
-    /// Whether a session of AWS is asked for.
+    /// Whether an AWS session is requested.
     pub(super) fn is_aws(&self) -> bool {
         let arn = |place: &String| place.starts_with("arn:");
         self.aws || self.region.is_some() || self.locations.iter().any(arn)
@@ -140,7 +140,8 @@ impl Wanted {
 }
 
 impl NewTask {
-    /// The task as a request names it, with the longest silence where there is one.
+    /// The task in a request's form; `heartbeat_seconds` is the longest time between two
+    /// heartbeats.
     pub(super) fn body(&self, heartbeat_seconds: Option<u64>) -> Value {
         let mut task = Map::new();
         task.insert("type".into(), json!(self.task_type));

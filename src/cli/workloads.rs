@@ -1,4 +1,4 @@
-//! `taskpass workloads`: registered workload keys.
+//! `taskpass workloads`: the registered keys of workloads.
 
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ use crate::crypto::PublicJwk;
 use crate::crypto::jwk::Algorithm;
 use crate::crypto::signer::{LocalSigner, PrivateKey, Signer as _};
 
-/// The longest JWK that is read.
+/// The longest JWK that is read, in bytes.
 const MAX_JWK_BYTES: u64 = 16 * 1024;
 
 /// Register, list and remove workload keys
@@ -30,9 +30,9 @@ pub(super) struct Workloads {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make a key of a workload's own, and print its public part
+    /// Create a key pair for a workload, and print its public key
     #[command(
-        after_help = "The private key is written to the file, which must not be there yet. What is printed stands in `keys` of the attestor of kind `key`; with --json it is the JWK that `taskpass workloads add` takes.\n\nExamples:\n  taskpass workloads new-key oncall --key-file oncall.pem\n  taskpass workloads new-key reports --key-file reports.pem --json > reports.jwk"
+        after_help = "The private key is written to the file, which must not exist yet. The printed line belongs into `keys` of the attestor of kind `key`; with --json it is the JWK that `taskpass workloads add` takes.\n\nExamples:\n  taskpass workloads new-key oncall --key-file oncall.pem\n  taskpass workloads new-key reports --key-file reports.pem --json > reports.jwk"
     )]
     NewKey(NewKey),
     /// Register the public key of a workload
@@ -43,9 +43,9 @@ enum Command {
     /// List the registered keys
     #[command(after_help = "Example:\n  taskpass workloads list --token-file admin-token")]
     List(List),
-    /// Print an attestation by the key of a registered workload; each is good once, for a minute
+    /// Print an attestation by the key of a registered workload; each is valid once, for a minute
     #[command(
-        after_help = "With it an admin acts whose role is bound to a registered key, on the day that the identity provider is down.\n\nExample:\n  taskpass workloads assert oncall --key-file oncall.pem --audience https://broker.example | taskpass policy activate --url https://broker.example --token-file -"
+        after_help = "An admin whose role is bound to a registered key can act with it even while the identity provider is down.\n\nExample:\n  taskpass workloads assert oncall --key-file oncall.pem --audience https://broker.example | taskpass policy activate --url https://broker.example --token-file -"
     )]
     Assert(Assert),
     /// Remove a key, by its thumbprint
@@ -57,9 +57,9 @@ enum Command {
 
 #[derive(Args, Debug)]
 struct NewKey {
-    /// The workload's name
+    /// The name of the workload
     workload: String,
-    /// The file to make, which will hold the private key as PKCS#8 PEM
+    /// The file to create, with the private key as PKCS#8 PEM
     #[arg(long, value_name = "FILE")]
     key_file: PathBuf,
 }
@@ -73,7 +73,7 @@ struct Add {
     /// The attestor of kind `key`
     #[arg(long, default_value = "workload")]
     attestor: String,
-    /// The file that holds the public key as a JWK, Ed25519 or P-256; `-` is standard input
+    /// The file with the public key as a JWK, Ed25519 or P-256; `-` is standard input
     #[arg(long, value_name = "FILE")]
     key_file: PathBuf,
 }
@@ -86,9 +86,9 @@ struct List {
 
 #[derive(Args, Debug)]
 struct Assert {
-    /// The workload's name
+    /// The name of the workload
     workload: String,
-    /// The file that holds the private key, as PKCS#8 PEM: Ed25519 or P-256
+    /// The file with the private key as PKCS#8 PEM: Ed25519 or P-256
     #[arg(long, env = "TASKPASS_KEY_FILE", value_name = "FILE")]
     key_file: PathBuf,
     /// The broker's issuer
@@ -98,9 +98,9 @@ struct Assert {
 
 #[derive(Args, Debug)]
 struct Remove {
-    /// The workload's name
+    /// The name of the workload
     workload: String,
-    /// The key's thumbprint; one that begins with a hyphen comes last, after `--`
+    /// The key's thumbprint; put one that begins with a hyphen last, after `--`
     thumbprint: String,
     #[command(flatten)]
     connection: Connection,
@@ -177,7 +177,7 @@ impl NewKey {
 impl Add {
     async fn run(self, form: Form) -> Result<(), Failure> {
         let bytes = read_file(&self.key_file, MAX_JWK_BYTES)?;
-        // A private key must not leave this machine, not even by mistake.
+        // A private key must not leave this machine, not even by mistake: parsing refuses it.
         PublicJwk::parse(&bytes)
             .map_err(|error| Failure::Usage(format!("{}: {error}", self.key_file.display())))?;
         let jwk: Value = serde_json::from_slice(&bytes)

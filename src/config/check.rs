@@ -1,4 +1,4 @@
-//! What the file's shape cannot say: ranges, contradictions, and the files that it names.
+//! Checks that the file's types cannot make: ranges, contradictions, and the files that it names.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -29,14 +29,14 @@ use crate::domain::trust::AttestorSpec;
 use crate::files::secret_in;
 use crate::merkle::{MAX_NOTE_SIGNATURES, WitnessKey};
 
-/// The longest origin that a checkpoint may name.
+/// The longest origin of a log, in bytes.
 const MAX_ORIGIN_BYTES: usize = 255;
 
-/// Witnesses of one log: a note has room for more signatures, our own among them.
+/// The most witnesses of one log. A note holds that many signatures and those of the log's keys.
 const MAX_WITNESSES: usize = 16;
 const _: () = assert!(MAX_WITNESSES + MAX_LEDGER_KEYS <= MAX_NOTE_SIGNATURES);
 
-/// Collects what is wrong.
+/// Collects the errors of a configuration.
 pub(super) struct Checker<'d> {
     document: &'d Document<'d>,
     errors: Vec<ConfigError>,
@@ -121,11 +121,11 @@ impl<'d> Checker<'d> {
             return self.refuse(key, "has a user or a password", "remove it");
         }
         if file.server.issuer.ends_with('/') {
-            let remedy = "remove it: tokens carry the issuer letter by letter";
+            let remedy = "remove it: tokens carry the issuer exactly as written";
             return self.refuse(key, "has a trailing slash", remedy);
         }
         if url.path() != "/" {
-            let remedy = "give the broker a host name of its own and remove the path";
+            let remedy = "give the broker its own host name and remove the path";
             return self.refuse(key, "has a path", remedy);
         }
         if url.as_str().trim_end_matches('/') != file.server.issuer {
@@ -137,7 +137,7 @@ impl<'d> Checker<'d> {
             self.refuse(
                 key,
                 "is https, but nothing serves TLS",
-                "configure [server.tls], or say there that it is terminated_upstream",
+                "configure [server.tls], or set terminated_upstream there",
             );
         }
         if url.scheme() == "http" && tls.certificate.is_some() {
@@ -152,41 +152,41 @@ impl<'d> Checker<'d> {
             (Some(_), None) => self.refuse(
                 "server.tls.certificate",
                 "has no private key",
-                "add private_key beside it",
+                "add private_key",
             ),
             (None, Some(_)) => self.refuse(
                 "server.tls.private_key",
                 "has no certificate",
-                "add certificate beside it",
+                "add certificate",
             ),
             _ => {}
         }
         if tls.client_ca.is_some() && tls.certificate.is_none() {
-            let remedy = "client certificates need our own TLS: add certificate and private_key";
-            self.refuse("server.tls.client_ca", "stands alone", remedy);
+            let remedy = "the broker must serve TLS itself: add certificate and private_key";
+            self.refuse("server.tls.client_ca", "has no effect without TLS", remedy);
         } else if tls.client_ca.is_some() && tls.client_certificates == ClientCertificates::None {
             let remedy = "write client_certificates = \"bind\", or remove it";
             self.refuse(
                 "server.tls.client_ca",
-                "is of no use: none is asked for",
+                "has no effect: client certificates are not requested",
                 remedy,
             );
         }
         if tls.client_certificates == ClientCertificates::Bind && tls.certificate.is_none() {
-            // Whoever ends TLS was shown the key. A header in which a proxy says so would be the
-            // client's own words on every way round that proxy.
+            // Only the end of the TLS connection sees the client's key. Clients that bypass a proxy
+            // could forge a header with which the proxy passes the key on.
             self.refuse(
                 "server.tls.client_certificates",
-                "binds to what nobody shows us",
-                "client certificates need our own TLS: add certificate and private_key, or \
+                "cannot bind tokens: the broker does not see client certificates",
+                "the broker must serve TLS itself: add certificate and private_key, or \
                  write \"none\"",
             );
         }
         if tls.terminated_upstream && (tls.certificate.is_some() || tls.private_key.is_some()) {
             self.refuse(
                 "server.tls.terminated_upstream",
-                "contradicts the certificate beside it",
-                "keep the one or the other",
+                "contradicts the configured certificate",
+                "keep only one of the two",
             );
         }
         let loopback = file.server.listen.ip().is_loopback();
@@ -194,27 +194,28 @@ impl<'d> Checker<'d> {
             self.refuse(
                 "server.listen",
                 "is reachable from other machines without TLS",
-                "configure [server.tls], or say there that it is terminated_upstream, or listen \
+                "configure [server.tls], or set terminated_upstream there, or listen \
                  on 127.0.0.1",
             );
         }
     }
 
-    /// A network that is wider than its writer thinks would let clients choose their own address.
+    /// Refuses networks that may be wider than intended: clients in them could choose the address
+    /// that the broker records for them.
     fn trusted_proxies(&mut self, file: &sections::File) {
         for (index, network) in file.server.trusted_proxies.iter().enumerate() {
             let key = format!("server.trusted_proxies.{index}");
             if network.prefix_len() == 0 {
-                let remedy = "name the networks of the proxies alone";
-                self.refuse(&key, "holds every address", remedy);
+                let remedy = "name only the networks of the proxies";
+                self.refuse(&key, "contains every address", remedy);
             } else if network.trunc() != *network {
                 let remedy = format!("write {}", network.trunc());
                 self.refuse(&key, "has bits beyond its prefix", remedy);
             } else if let IpNet::V6(v6) = network
                 && v6.addr().to_ipv4_mapped().is_some()
             {
-                let remedy = "write it as a network of IPv4, such as 10.0.0.0/8";
-                self.refuse(&key, "maps addresses of IPv4", remedy);
+                let remedy = "write it as an IPv4 network, such as 10.0.0.0/8";
+                self.refuse(&key, "maps IPv4 addresses", remedy);
             }
         }
     }
@@ -235,7 +236,7 @@ impl<'d> Checker<'d> {
             self.refuse(
                 "metrics.listen",
                 "shows metrics to other machines without credentials",
-                "listen on 127.0.0.1, or say `trusted_network = true` if only clients that may \
+                "listen on 127.0.0.1, or set `trusted_network = true` if only clients that may \
                  read metrics can reach it",
             );
         }
@@ -246,8 +247,8 @@ impl<'d> Checker<'d> {
         if listen.port() != 0 && listen.port() == server.port() && overlap {
             self.refuse(
                 "metrics.listen",
-                "is the address of server.listen, which callers reach",
-                "give metrics a port of their own",
+                "is the address of server.listen, which callers can reach",
+                "give metrics another port",
             );
         }
     }
@@ -288,7 +289,7 @@ impl<'d> Checker<'d> {
         if server.finish_seconds < server.request_timeout_seconds {
             self.refuse(
                 "server.finish_seconds",
-                "is shorter than request_timeout_seconds: a stop would cut requests short",
+                "is shorter than request_timeout_seconds: a stop would interrupt requests",
                 format!("give at least {}", server.request_timeout_seconds),
             );
         }
@@ -306,7 +307,7 @@ impl<'d> Checker<'d> {
         match store.kind {
             StoreKind::Sqlite => {
                 if store.postgres.is_some() {
-                    let remedy = "remove it, or say `kind = \"postgres\"`";
+                    let remedy = "remove it, or set `kind = \"postgres\"`";
                     self.refuse("store.postgres", "is not used by `sqlite`", remedy);
                 }
                 match &store.sqlite {
@@ -325,8 +326,8 @@ impl<'d> Checker<'d> {
                         if mode == Mode::Production && beside {
                             self.refuse(
                                 "ledger.checkpoint_file",
-                                "lies in the store's directory and would be rewound with it",
-                                "keep it elsewhere, on another disk if there is one",
+                                "is in the store's directory and would be rewound with it",
+                                "store it in another directory, if possible on another disk",
                             );
                         }
                     }
@@ -334,7 +335,7 @@ impl<'d> Checker<'d> {
             }
             StoreKind::Postgres => {
                 if store.sqlite.is_some() {
-                    let remedy = "remove it, or say `kind = \"sqlite\"`";
+                    let remedy = "remove it, or set `kind = \"sqlite\"`";
                     self.refuse("store.sqlite", "is not used by `postgres`", remedy);
                 }
                 let postgres = store.postgres_or_default();
@@ -393,15 +394,11 @@ impl<'d> Checker<'d> {
         let dev = host == DEV_ORIGIN_HOST || host.ends_with(&format!(".{DEV_ORIGIN_HOST}"));
         match mode {
             Mode::Production if dev => {
-                self.refuse(key, "is a development ledger's", remedy);
+                self.refuse(key, "is the origin of a development ledger", remedy);
             }
             Mode::Dev if !dev => {
                 let remedy = format!("use {DEV_ORIGIN_HOST} for development");
-                self.refuse(
-                    key,
-                    "does not say that it is a development ledger's",
-                    remedy,
-                );
+                self.refuse(key, "is not the origin of a development ledger", remedy);
             }
             _ => {}
         }
@@ -414,7 +411,7 @@ impl<'d> Checker<'d> {
     fn witnesses(&mut self, witnesses: &[sections::Witness], origin: &str) {
         if witnesses.len() > MAX_WITNESSES {
             let remedy = format!("keep at most {MAX_WITNESSES}");
-            self.refuse("ledger.witnesses", "are too many", remedy);
+            self.refuse("ledger.witnesses", "has too many entries", remedy);
         }
         let mut names = BTreeSet::from([origin.to_owned()]);
         for (index, witness) in witnesses.iter().enumerate() {
@@ -422,21 +419,21 @@ impl<'d> Checker<'d> {
             if !is_safe_to_ask(&witness.url) {
                 self.refuse(
                     &key("url"),
-                    "cannot be asked safely",
+                    "is not safe to send requests to",
                     "give an https URL (http on loopback only) without a user, password, query or \
-                     fragment: the one to which the witness has `/add-checkpoint` added",
+                     fragment; the broker appends `/add-checkpoint` to it",
                 );
             }
             match witness.vkey.parse::<WitnessKey>() {
                 Err(error) => self.refuse(
                     &key("vkey"),
-                    format!("is no witness's key: {error}"),
+                    format!("is not a witness key: {error}"),
                     "give the key that the witness publishes, of type 0x04: <name>+<id>+<base64>",
                 ),
                 Ok(vkey) if !names.insert(vkey.name().to_owned()) => self.refuse(
                     &key("vkey"),
-                    format!("has the name of another, `{}`", vkey.name()),
-                    "name each witness once",
+                    format!("has the name of another witness, `{}`", vkey.name()),
+                    "list each witness once",
                 ),
                 Ok(_) => {}
             }
@@ -448,25 +445,29 @@ impl<'d> Checker<'d> {
         match (&shared.file, &shared.url) {
             (None, None) => {
                 let remedy = "give a file on a disk that all replicas share, or a url";
-                return self.refuse(&key(""), "names no place", remedy);
+                return self.refuse(&key(""), "names neither a file nor a URL", remedy);
             }
             (Some(_), Some(_)) => {
-                return self.refuse(&key(".url"), "stands beside a file", "remove one of them");
+                return self.refuse(
+                    &key(".url"),
+                    "is set together with file",
+                    "remove one of them",
+                );
             }
             (Some(path), None) => {
                 if *path == file.ledger.checkpoint_file {
-                    let remedy = "give another: that one is this replica's own";
+                    let remedy = "give another path: that one is this replica's own";
                     self.refuse(&key(".file"), "is ledger.checkpoint_file", remedy);
                 }
                 let sqlite = file.store.sqlite.as_ref();
                 if sqlite.is_some_and(|sqlite| path.starts_with(&sqlite.data_dir)) {
-                    let problem = "lies in the store's directory and would be rewound with it";
-                    self.refuse(&key(".file"), problem, "keep it elsewhere");
+                    let problem = "is in the store's directory and would be rewound with it";
+                    self.refuse(&key(".file"), problem, "store it in another directory");
                 }
                 let asked = shared.authorization_file.is_some() || shared.s3_region.is_some();
                 if asked || !shared.headers.is_empty() {
                     let remedy = "remove authorization_file, s3_region and headers";
-                    self.refuse(&key(".file"), "is asked without any headers", remedy);
+                    self.refuse(&key(".file"), "takes no headers", remedy);
                 }
                 return;
             }
@@ -474,18 +475,18 @@ impl<'d> Checker<'d> {
                 if !is_safe_to_ask(text) {
                     self.refuse(
                         &key(".url"),
-                        "cannot be asked safely",
+                        "is not safe to send requests to",
                         "give an https URL (http on loopback only) without a user, password, query \
-                         or fragment; what is secret goes into authorization_file",
+                         or fragment; put secrets into authorization_file",
                     );
                 }
             }
         }
         if shared.s3_region.is_some() && shared.authorization_file.is_some() {
-            let remedy = "remove one of them: S3 wants signatures of AWS";
+            let remedy = "remove one of them: S3 requires AWS signatures";
             self.refuse(
                 &key(".s3_region"),
-                "stands beside authorization_file",
+                "is set together with authorization_file",
                 remedy,
             );
         }
@@ -494,7 +495,7 @@ impl<'d> Checker<'d> {
             ["authorization", "cookie", "if-match", "if-none-match"].contains(&name.as_str())
         };
         if let Some(name) = shared.headers.keys().find(secret) {
-            let remedy = "remove it; what is secret goes into authorization_file";
+            let remedy = "remove it; put secrets into authorization_file";
             self.refuse(&key(".headers"), format!("must not have `{name}`"), remedy);
         }
         let header = |(name, value): &(&String, &String)| {
@@ -502,8 +503,12 @@ impl<'d> Checker<'d> {
                 || reqwest::header::HeaderValue::try_from(*value).is_err()
         };
         if let Some((name, _)) = shared.headers.iter().find(header) {
-            let remedy = "give names and values as HTTP has them";
-            self.refuse(&key(".headers"), format!("`{name}` is no header"), remedy);
+            let remedy = "give header names and values that are valid in HTTP";
+            self.refuse(
+                &key(".headers"),
+                format!("`{name}` is not a valid header"),
+                remedy,
+            );
         }
     }
 
@@ -513,13 +518,13 @@ impl<'d> Checker<'d> {
         match (&keys.rs256_private_key_file, rs256) {
             (None, true) => self.refuse(
                 "keys.access_token_algorithm",
-                "is RS256, whose key the broker does not make",
+                "is RS256, for which the broker does not create keys",
                 "add rs256_private_key_file, or use ES256",
             ),
             (Some(_), false) => self.refuse(
                 "keys.rs256_private_key_file",
                 "is not used by this algorithm",
-                "remove it, or say `access_token_algorithm = \"RS256\"`",
+                "remove it, or set `access_token_algorithm = \"RS256\"`",
             ),
             _ => {}
         }
@@ -539,8 +544,8 @@ impl<'d> Checker<'d> {
         if keys.publish_lead_seconds >= keys.rotation_seconds {
             self.refuse(
                 "keys.publish_lead_seconds",
-                "is not shorter than rotation_seconds: the next key would be due before this one \
-                 signs",
+                "is not shorter than rotation_seconds: the next key would be due before the current \
+                 one signs",
                 format!("give less than {}", keys.rotation_seconds),
             );
         } else if keys.schedule().check().is_err() {
@@ -548,8 +553,8 @@ impl<'d> Checker<'d> {
             self.refuse(
                 "keys.publish_lead_seconds",
                 format!(
-                    "leaves less than {slack} seconds of rotation_seconds, which the broker keeps \
-                     in reserve for making the next key"
+                    "leaves less than {slack} seconds of rotation_seconds, which the broker \
+                     reserves for creating the next key"
                 ),
                 format!(
                     "give less than {}",
@@ -560,7 +565,7 @@ impl<'d> Checker<'d> {
         if keys.publish_lead_seconds < keys.jwks_cache_seconds {
             self.refuse(
                 "keys.publish_lead_seconds",
-                "is shorter than jwks_cache_seconds: verifiers would meet keys they cannot know",
+                "is shorter than jwks_cache_seconds: verifiers would receive tokens of unknown keys",
                 format!("give at least {}", keys.jwks_cache_seconds),
             );
         }
@@ -584,7 +589,7 @@ impl<'d> Checker<'d> {
             let remedy = "add an [[attestors]] that names an issuer you trust";
             self.refuse(
                 "attestors",
-                "is empty: nobody could ever be believed",
+                "is empty: no evidence could be accepted",
                 remedy,
             );
         }
@@ -597,11 +602,15 @@ impl<'d> Checker<'d> {
                 |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
             if name.is_empty() || name.len() > MAX_NAME_BYTES || !name.bytes().all(plain) {
                 let remedy = format!("use 1 to {MAX_NAME_BYTES} of a-z, 0-9, `-` and `_`");
-                self.refuse(&key("name"), "is empty, too long or oddly spelt", remedy);
+                self.refuse(
+                    &key("name"),
+                    "is empty, too long or has a character that is not allowed",
+                    remedy,
+                );
             }
             if !names.insert(name) {
-                let remedy = "give each attestor a name of its own";
-                self.refuse(&key("name"), "stands twice", remedy);
+                let remedy = "give each attestor a different name";
+                self.refuse(&key("name"), "is used twice", remedy);
             }
             let oidc = match spec {
                 AttestorSpec::Oidc(oidc) => oidc,
@@ -612,7 +621,7 @@ impl<'d> Checker<'d> {
                             self.refuse(
                                 &key(&format!("keys.{at}.jwk")),
                                 "holds a private or symmetric key",
-                                "give the public part, and make a new key: this one is known",
+                                "give the public key of a new pair: treat this one as compromised",
                             );
                         }
                     }
@@ -623,23 +632,23 @@ impl<'d> Checker<'d> {
             if !pairs.insert((oidc.issuer.trim_end_matches('/'), &oidc.audience)) {
                 self.refuse(
                     &key("audience"),
-                    "is shared with another attestor of the same issuer: a token would be two \
+                    "is shared with another attestor of the same issuer: one token would yield two \
                      identities",
-                    "merge the two, or give each an audience of its own",
+                    "merge the two attestors, or give each its own audience",
                 );
             }
             if oidc.issuer.trim_end_matches('/') == file.server.issuer.trim_end_matches('/') {
                 self.refuse(
                     &key("issuer"),
-                    "is our own: our tokens would be believed as attestations",
-                    "name the issuer of your workloads",
+                    "is the broker's own issuer: its tokens would be accepted as attestations",
+                    "give the issuer of your workloads",
                 );
             }
             if oidc.audience.is_empty() {
                 self.refuse(
                     &key("audience"),
                     "is empty",
-                    "give a value that means this broker and nothing else",
+                    "give a value that identifies this broker only",
                 );
             }
         }
@@ -704,14 +713,14 @@ impl<'d> Checker<'d> {
         if limits.denials_per_identity > limits.denials_per_attestor {
             self.refuse(
                 "limits.denials_per_identity",
-                "is more than denials_per_attestor: one identity could use up everybody's",
+                "is more than denials_per_attestor: one identity could use up the attestor's limit",
                 format!("give at most {}", limits.denials_per_attestor),
             );
         }
         if retention.openings_days > retention.bodies_days {
             self.refuse(
                 "retention.openings_days",
-                "is more than bodies_days: nothing would be left for them to open",
+                "is more than bodies_days: the bodies would be deleted before their openings",
                 format!("give at most {}", retention.bodies_days),
             );
         }
@@ -719,7 +728,7 @@ impl<'d> Checker<'d> {
 
     pub(super) fn log_filter(&mut self, environment: &dyn Environment) -> Option<String> {
         let Ok(filter) = environment.get(LOG_VARIABLE) else {
-            self.refuse_variable(LOG_VARIABLE, "is not text", "set it to a filter in UTF-8");
+            self.refuse_variable(LOG_VARIABLE, "is not UTF-8", "set it to a filter in UTF-8");
             return None;
         };
         let filter = filter.filter(|text| !text.is_empty())?;
@@ -731,7 +740,7 @@ impl<'d> Checker<'d> {
         Some(filter)
     }
 
-    /// The secrets of the environment, and whether the file has a use for them.
+    /// Reads the secrets in the environment, and checks that they fit the file.
     pub(super) fn secrets(
         &mut self,
         file: &sections::File,
@@ -766,7 +775,7 @@ impl<'d> Checker<'d> {
             (StoreKind::Sqlite, Some(_)) => self.refuse(
                 "store.kind",
                 format!("is `sqlite`, but {DATABASE_URL_VARIABLE} names a database"),
-                "unset the variable, or say `kind = \"postgres\"`",
+                "unset the variable, or set `kind = \"postgres\"`",
             ),
             (StoreKind::Postgres, None) => self.refuse(
                 "store.kind",
@@ -785,16 +794,15 @@ impl<'d> Checker<'d> {
                     Err(DatabaseFault::Unknown(name)) => self.refuse_variable(
                         DATABASE_URL_VARIABLE,
                         &format!("has the parameter `{name}`, which would be ignored"),
-                        "remove it or correct its spelling; what a server should set goes into \
-                         options",
+                        "remove it or correct its spelling; put server settings into the parameter \
+                         `options`",
                     ),
                     Err(DatabaseFault::Unproven) => self.refuse_variable(
                         DATABASE_URL_VARIABLE,
-                        "leads, with the variables of the environment, to a database on another \
-                         host that need not prove itself",
-                        "end it with sslmode=verify-full&sslrootcert=FILE, or say \
-                         `trusted_network = true` in [store.postgres] if nobody can interfere on \
-                         the way",
+                        "leads, together with the environment's variables, to a database on another \
+                         host without verifying its certificate",
+                        "append sslmode=verify-full&sslrootcert=FILE, or set `trusted_network = \
+                         true` in [store.postgres] if the network between the two is trusted",
                     ),
                 }
             }
@@ -808,7 +816,7 @@ impl<'d> Checker<'d> {
         if keys.is_none() && mode == Mode::Production {
             self.refuse_variable(
                 SEALING_KEYS_VARIABLE,
-                "is not set: our own keys could not be sealed",
+                "is not set: the broker could not seal its own keys",
                 format!("set it or {SEALING_KEYS_VARIABLE}_FILE to at least one sealing key"),
             );
         }
@@ -823,7 +831,7 @@ impl<'d> Checker<'d> {
             self.refuse_variable(SEALING_KEYS_VARIABLE, "holds no key", remedy);
         }
         if listed.iter().collect::<BTreeSet<_>>().len() < listed.len() {
-            let remedy = "give each key once; the first seals, all open";
+            let remedy = "give each key once; the first seals, all of them open";
             self.refuse_variable(SEALING_KEYS_VARIABLE, "holds a key twice", remedy);
         }
         let listed: Vec<SecretString> = listed.into_iter().map(SecretString::from).collect();
@@ -837,12 +845,12 @@ impl<'d> Checker<'d> {
         listed
     }
 
-    /// The value of `name`, or what is in the file that `name_FILE` names.
+    /// The value of `name`, or the content of the file that `name_FILE` names.
     fn secret(&mut self, environment: &dyn Environment, name: &str) -> Option<Zeroizing<String>> {
         let file_name = format!("{name}_FILE");
         let mut read = |name: &str| {
             let value = environment.get(name).unwrap_or_else(|NotText| {
-                self.refuse_variable(name, "is not text", "set it in UTF-8");
+                self.refuse_variable(name, "is not UTF-8", "set it in UTF-8");
                 None
             });
             value.map(Zeroizing::new)
@@ -851,7 +859,7 @@ impl<'d> Checker<'d> {
             (None, None) => None,
             (Some(_), Some(_)) => {
                 let remedy = format!("unset it or {file_name}");
-                self.refuse_variable(name, "is set beside its _FILE", remedy);
+                self.refuse_variable(name, "is set together with its _FILE variable", remedy);
                 None
             }
             (Some(value), None) if value.trim().is_empty() => {
@@ -864,7 +872,7 @@ impl<'d> Checker<'d> {
                     Ok(text) if secret_in(&text).is_empty() => self.refuse_variable(
                         &file_name,
                         "names an empty file",
-                        "write the secret into it",
+                        "write the secret to it",
                     ),
                     Ok(text) => return Some(trimmed(&text)),
                     Err((problem, remedy)) => self.refuse_variable(&file_name, &problem, remedy),
@@ -874,7 +882,7 @@ impl<'d> Checker<'d> {
         }
     }
 
-    /// The files that the configuration names; the RSA key among them is returned.
+    /// Checks the files that the configuration names. Returns the RSA key if one is configured.
     pub(super) fn files(&mut self, config: &Config) -> Option<SecretString> {
         let tls = &config.server.tls;
         let open = [
@@ -885,13 +893,17 @@ impl<'d> Checker<'d> {
             if let Some(path) = path
                 && let Err(error) = std::fs::read(path)
             {
-                self.refuse(key, unreadable(path, &error), "make it readable to us");
+                self.refuse(
+                    key,
+                    unreadable(path, &error),
+                    "make it readable to the broker",
+                );
             }
         }
         self.protected("server.tls.private_key", tls.private_key.as_ref());
         if config.mode == Mode::Production && !config.policy.directory.is_dir() {
-            let problem = format!("is no directory: {}", config.policy.directory.display());
-            let remedy = "name the directory of the policies";
+            let problem = format!("is not a directory: {}", config.policy.directory.display());
+            let remedy = "give the directory of the policies";
             self.refuse("policy.directory", problem, remedy);
         }
         let shared = config.ledger.shared_checkpoint.as_ref();
@@ -903,7 +915,7 @@ impl<'d> Checker<'d> {
         let rsa = self.protected(key, config.keys.rs256_private_key_file.as_ref())?;
         if let Err(error) = PrivateKey::import_rsa_pem(rsa.expose_secret().as_bytes()) {
             let problem = format!("names a file that cannot be used: {error}");
-            let remedy = "name a PEM file with one RSA key of 2048 to 4096 bits";
+            let remedy = "give a PEM file with one RSA key of 2048 to 4096 bits";
             self.refuse(key, problem, remedy);
         }
         Some(rsa)
@@ -928,25 +940,26 @@ fn unreadable(path: &Path, error: &std::io::Error) -> String {
     format!("names {}, which cannot be read: {error}", path.display())
 }
 
-/// Where container engines mount secrets, with the owner and mode that the file has outside. Nobody
-/// but us lives inside, so the mode says nothing there.
+/// The directory where container engines mount secrets. Files there have the owner and mode that
+/// they have outside the container, so their mode does not show who can read them: only the broker
+/// runs inside.
 const CONTAINER_SECRETS: &str = "/run/secrets";
 
-/// Whether others than the owner can get at a secret file. As PostgreSQL has it: a file of root's
-/// may be readable to its group, for that is how orchestrators hand secrets to a service.
+/// Whether other users than the owner can access a secret file. As in PostgreSQL, a file of root
+/// may be readable to its group, because orchestrators pass secrets to services that way.
 fn is_exposed(mode: u32, owned_by_root: bool) -> bool {
     let forbidden = if owned_by_root { 0o037 } else { 0o077 };
     mode & forbidden != 0
 }
 
-/// The text of a file that nobody else may read; or the problem and the remedy.
+/// Reads a file that other users must not access. The error is the problem and the remedy.
 pub(super) fn read_secret(path: &Path) -> Result<Zeroizing<String>, (String, String)> {
     let unreadable = |error: std::io::Error| {
-        let remedy = "make it readable to us and to nobody else".to_owned();
+        let remedy = "make it readable to the broker only".to_owned();
         (unreadable(path, &error), remedy)
     };
     let mut file = File::open(path).map_err(unreadable)?;
-    // Of the open file: the name may stand for another a moment later.
+    // Check the opened file: its name may refer to another file a moment later.
     let metadata = file.metadata().map_err(unreadable)?;
     let others = !path.starts_with(CONTAINER_SECRETS);
     if others && is_exposed(metadata.mode(), metadata.uid() == 0) {
@@ -964,8 +977,7 @@ pub(super) fn read_secret(path: &Path) -> Result<Zeroizing<String>, (String, Str
     Ok(text)
 }
 
-/// Whether nobody but this host hears what is sent there unencrypted.
-/// Whether requests may go to a URL that is no secret, and nobody on the way can change the answers.
+/// Whether a URL contains no secret, and answers from it cannot be changed in transit.
 fn is_safe_to_ask(text: &str) -> bool {
     Url::parse(text).is_ok_and(|url| {
         let plain = url.username().is_empty() && url.password().is_none();

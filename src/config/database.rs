@@ -1,8 +1,8 @@
-//! The database's URL, read as the driver reads it.
+//! Checks the database's URL as the driver reads it.
 //!
-//! The driver fills in from its own variables (`PGHOST`, `PGHOSTADDR`, `PGSSLMODE` …) where the URL
-//! says nothing, takes the last of a parameter that stands twice, and prefers a socket to a host. So
-//! its own options are judged, not the URL's text.
+//! The driver completes the URL from its own variables (`PGHOST`, `PGHOSTADDR`, `PGSSLMODE` …),
+//! uses the last value of a repeated parameter, and prefers a socket to a host. These checks
+//! therefore read the driver's options, not the URL's text.
 
 use std::net::IpAddr;
 
@@ -30,19 +30,19 @@ const KNOWN: [&str; 17] = [
     "user",
 ];
 
-/// What is wrong with a database's URL.
+/// An error of a database's URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum DatabaseFault {
-    /// It is no URL of PostgreSQL, or the driver does not take it.
+    /// It is not a PostgreSQL URL, or the driver rejects it.
     NoUrl,
     /// The driver does not know a parameter of this name.
     Unknown(String),
-    /// The database is on another host and need not prove itself.
+    /// The database is on another host, and its certificate is not verified.
     Unproven,
 }
 
-/// Whether the driver would connect only to a database on this host, or to one that proves with a
-/// certificate that it is the one named. `trusted`: whether nobody can interfere on the way.
+/// Accepts a URL by which the driver connects to this host only, or to a host whose certificate
+/// proves that it is the named one. `trusted` says whether the network in between is trusted.
 pub(super) fn check(text: &str, trusted: bool) -> Result<(), DatabaseFault> {
     let url = Url::parse(text).map_err(|_| DatabaseFault::NoUrl)?;
     if !matches!(url.scheme(), "postgres" | "postgresql") {
@@ -83,8 +83,8 @@ fn is_on_this_host(options: &PgConnectOptions) -> bool {
 mod tests {
     use super::*;
 
-    /// The driver also reads variables of this process; `tests/it/endpoints.rs` sets them for one of
-    /// its own.
+    /// The driver also reads environment variables; `tests/it/endpoints.rs` sets them for a
+    /// separate process.
     #[test]
     fn a_database_url_is_judged_as_the_driver_reads_it() {
         const PROVEN: Result<(), DatabaseFault> = Ok(());
@@ -97,7 +97,7 @@ mod tests {
             ("postgres://u:p@db.example/t?sslmode=verify-full", PROVEN),
             ("postgres://u:p@db.example/t?sslmode=VERIFY-FULL", PROVEN),
             ("postgres://u:p@db.example/t?ssl-mode=verify-full", PROVEN),
-            // The last one counts, under either name.
+            // The last value counts, under either name.
             (
                 "postgres://u:p@db.example/t?sslmode=verify-full&sslmode=disable",
                 UNPROVEN,
@@ -114,7 +114,7 @@ mod tests {
                 "postgres://u:p@db.example/t?sslmode=verify-full&%73slmode=disable",
                 UNPROVEN,
             ),
-            // Parameters replace the host of the URL.
+            // Parameters replace the URL's host.
             ("postgres://u:p@localhost/t?host=db.example", UNPROVEN),
             ("postgres://u:p@localhost/t?hostaddr=192.0.2.1", UNPROVEN),
             (
@@ -128,10 +128,10 @@ mod tests {
             ("postgres://u:p@localhost/t?%68ost=db.example", UNPROVEN),
             ("postgres://u:p@db.example/t?hostaddr=127.0.0.1", PROVEN),
             ("postgres://u:p@db.example/t?host=%2Fvar%2Frun", PROVEN),
-            // A socket is preferred wherever it stands.
+            // A socket takes precedence in any position.
             ("postgres://u:p@h/t?host=/var/run&host=db.example", PROVEN),
             ("postgres://u:p@%2Fvar%2Frun/t", PROVEN),
-            // This host, and what only looks like it.
+            // This host, and hosts that only look like it.
             ("postgres://u:p@localhost/t", PROVEN),
             ("postgres://u:p@127.0.0.1:5433/t", PROVEN),
             ("postgres://u:p@127.8.9.1/t", PROVEN),
@@ -141,7 +141,7 @@ mod tests {
             ("postgres://u:p@localhost%2Eexample/t", UNPROVEN),
             ("postgres://u:p@0.0.0.0/t", UNPROVEN),
             ("postgres://u:p@[::ffff:192.0.2.1]/t", UNPROVEN),
-            // What the driver does not take.
+            // URLs that the driver rejects.
             (
                 "postgres://u:p@db.example/t?sslmode=verify_full",
                 Err(DatabaseFault::NoUrl),
@@ -152,7 +152,7 @@ mod tests {
             ),
             ("mysql://u:p@localhost/t", Err(DatabaseFault::NoUrl)),
             ("hunter2", Err(DatabaseFault::NoUrl)),
-            // What it would ignore.
+            // Parameters that the driver would ignore.
             (
                 "postgres://u:p@db.example/t?sslmodes=verify-full",
                 Err(DatabaseFault::Unknown("sslmodes".into())),

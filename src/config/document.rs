@@ -1,4 +1,4 @@
-//! The file's text with its places: from a key to its line, and from a fault to its key.
+//! The file's text with source positions: from a key to its line, and from an error to its key.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -12,11 +12,11 @@ use crate::domain::catalog::{CatalogError, Resource, WrittenResource};
 use crate::domain::limits::MAX_NAME_BYTES;
 use crate::domain::trust::{AttestorSpec, KeySpec, OidcSpec, OidcWritten, SpiffeSpec};
 
-/// A parsed file.
+/// A parsed configuration file.
 pub(super) struct Document<'t> {
     path: PathBuf,
     text: &'t str,
-    /// Every key and array element, by dotted path, with its place; in the order of the tree.
+    /// Every key and array element, by dotted path, with its span in the text, in tree order.
     places: Vec<(String, Range<usize>)>,
 }
 
@@ -39,13 +39,14 @@ impl<'t> Document<'t> {
     /// The sections of the file.
     pub(super) fn read(&self) -> Result<File, ConfigErrors> {
         let mut root = DeTable::parse(self.text).map_err(|error| self.explain(&error))?;
-        // Serde buffers a tagged enum and forgets where its parts stood; so the tag is read here.
+        // Serde buffers a tagged enum and loses the positions of its parts, so the tag is read
+        // here.
         let attestors = match root.get_mut().remove("attestors") {
             None => Vec::new(),
             Some(list) => self.attestors(list)?,
         };
-        // Whether the members of a resource fit its kind is known when all were read; so each is read
-        // here, where its place is known.
+        // Whether a resource's members fit its kind is known once all are read. So each resource is
+        // read here, where its position is known.
         let resources = match root.get_mut().remove("resources") {
             None => Vec::new(),
             Some(list) => self.resources(list)?,
@@ -84,8 +85,8 @@ impl<'t> Document<'t> {
                 }
                 _ => {
                     let key = format!("attestors.{index}.kind");
-                    let remedy = "say `kind = \"oidc\"`, `\"key\"` or `\"spiffe\"`";
-                    return Err(self.error(&key, "names no kind of attestor", remedy).into());
+                    let remedy = "set `kind = \"oidc\"`, `\"key\"` or `\"spiffe\"`";
+                    return Err(self.error(&key, "is not a kind of attestor", remedy).into());
                 }
             };
             specs.push(spec.map_err(|error| self.explain(&error))?);
@@ -122,7 +123,7 @@ impl<'t> Document<'t> {
         })
     }
 
-    /// A complaint about `key`, at its line or that of the nearest table above it.
+    /// An error for `key`, at its line or that of the nearest enclosing table.
     pub(super) fn error(
         &self,
         key: &str,
@@ -156,7 +157,7 @@ impl<'t> Document<'t> {
         Position { line, column }
     }
 
-    /// What serde or the parser complained about, without its quotation of the text.
+    /// Converts an error of serde or the parser, without its quotation of the text.
     fn explain(&self, error: &toml::de::Error) -> ConfigError {
         let span = error.span().unwrap_or(0..0);
         let mut key = self.key_at(&span);
@@ -177,7 +178,7 @@ impl<'t> Document<'t> {
         }
     }
 
-    /// The innermost key whose own text or value contains the span.
+    /// The innermost key whose name or value contains the span.
     fn key_at(&self, span: &Range<usize>) -> String {
         let around = |place: &&(String, Range<usize>)| {
             place.1.start <= span.start && span.end <= place.1.end && !span.is_empty()
@@ -191,16 +192,16 @@ impl<'t> Document<'t> {
     }
 }
 
-/// The problem and the remedy of a complaint about a resource or a task type.
+/// The problem and the remedy of an error of a resource or a task type.
 pub(super) fn catalog_complaint(error: &CatalogError) -> (String, String) {
     match error {
         CatalogError::Name { .. } => (
-            "has an odd name".to_owned(),
+            "has an invalid name".to_owned(),
             format!("use 1 to {MAX_NAME_BYTES} of a-z, 0-9, `-` and `_`"),
         ),
         CatalogError::Duplicate { what, .. } => (
-            format!("is a {what} whose name stands twice"),
-            "give each a name of its own".to_owned(),
+            format!("is a {what} whose name is used twice"),
+            "give each a different name".to_owned(),
         ),
         CatalogError::Invalid { problem, .. } => {
             (format!("is wrong: {problem}"), "correct it".to_owned())
@@ -253,8 +254,8 @@ fn is_name(text: &str) -> bool {
     !text.is_empty() && text.len() <= 40 && text.bytes().all(plain)
 }
 
-/// The message without the texts that it quotes, save short names: somebody may have pasted a
-/// secret where a number belongs.
+/// Removes quoted values from a message, except short names: a user may have pasted a secret where
+/// a number belongs.
 fn without_values(message: &str) -> String {
     let mut message = message.lines().collect::<Vec<_>>().join(" ");
     if let (Some(start), Some(end)) = (message.find("string \""), message.rfind("\", expected"))
@@ -266,7 +267,7 @@ fn without_values(message: &str) -> String {
         if let Some(rest) = message.strip_prefix(kind)
             && let Some((name, expected)) = rest.rsplit_once("`, expected")
         {
-            // The names that are expected stand in backquotes too.
+            // The expected names are in backquotes, too.
             let name = name.split('`').next().unwrap_or_default();
             if !is_name(name) {
                 message = format!("{} …, expected{expected}", kind.trim_end_matches(" `"));
@@ -289,7 +290,7 @@ fn remedy_for(problem: &str, key: &str) -> String {
     } else if problem.starts_with("unknown field") {
         "remove it or correct its spelling"
     } else if problem.starts_with("unknown variant") {
-        "use one of the values that are expected"
+        "use one of the expected values"
     } else if problem.starts_with("invalid type") || problem.starts_with("invalid value") {
         "give a value of the expected type"
     } else if problem.starts_with("duplicate") {

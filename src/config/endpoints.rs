@@ -1,4 +1,4 @@
-//! `[endpoints.NAME]`: the servers that this replica may ask, and the files that they name.
+//! `[endpoints.NAME]`: the servers that this replica may ask, and the files that the entries name.
 
 use std::path::{Path, PathBuf};
 
@@ -12,11 +12,11 @@ use crate::domain::endpoint::EndpointName;
 use crate::endpoints::secret_files::SecretFiles;
 use crate::endpoints::{EndpointTable, OwnCredentials, authorities};
 
-/// The largest file of authorities or of a token.
+/// The largest file of authorities or of a token, in bytes.
 const MAX_FILE_BYTES: u64 = 256 * 1024;
 
 impl Checker<'_> {
-    /// The table, as far as it is good.
+    /// Builds the table, and adds the errors of entries that are not valid.
     pub(super) fn endpoints(&mut self, file: &File) -> EndpointTable {
         let own = file.aws.own_credentials.as_ref();
         for (key, problem, remedy) in own.map(OwnCredentials::errors).unwrap_or_default() {
@@ -35,8 +35,8 @@ impl Checker<'_> {
         }
     }
 
-    /// The files that endpoints name: they are there, are what they should be, and are none of the
-    /// broker's own secrets.
+    /// Checks the files that endpoints name: each exists, has the expected content, and holds none
+    /// of the broker's own secrets.
     pub(super) fn endpoint_files(&mut self, config: &Config, environment: &dyn Environment) {
         if config.endpoints.is_empty() {
             return;
@@ -68,9 +68,9 @@ impl Checker<'_> {
                 let problem = format!("names {}, which cannot be read: {error}", path.display());
                 return self.refuse(&at, problem, "make it readable to the broker");
             }
-            Ok(Some(what)) => {
-                let problem = format!("names {}, which is {what}", path.display());
-                return self.refuse(&at, problem, "name a file that is for this server alone");
+            Ok(Some(secret)) => {
+                let problem = format!("names {}, which is {secret}", path.display());
+                return self.refuse(&at, problem, "give a file that serves this server only");
             }
             Ok(None) => {}
         }
@@ -81,12 +81,12 @@ impl Checker<'_> {
                 "names {}, which cannot be read or is too long",
                 path.display()
             );
-            return self.refuse(&at, problem, "name a readable file of at most 256 KiB");
+            return self.refuse(&at, problem, "give a readable file of at most 256 KiB");
         };
         if key == "ca_file" {
             if authorities(&bytes).is_none() {
-                let remedy = "name a file with certificates as PEM";
-                self.refuse(&at, "names no file of certificates", remedy);
+                let remedy = "give a file with certificates as PEM";
+                self.refuse(&at, "names a file without certificates", remedy);
             }
             return;
         }
@@ -94,21 +94,21 @@ impl Checker<'_> {
         if text.trim().is_empty() {
             self.refuse(
                 &at,
-                "names an empty file, or no text",
-                "write the token into it",
+                "names a file that is empty or not text",
+                "write the token to it",
             );
         } else if config.secrets.are_in(&text) {
             let problem = "names a file that holds one of the broker's own secrets";
             self.refuse(
                 &at,
                 problem,
-                "name a file with the token for this server alone",
+                "give a file with a token for this server only",
             );
         }
     }
 }
 
-/// Every file that holds a secret of the broker, as far as configuration and environment tell.
+/// Every file with a secret of the broker, as far as the configuration and the environment name it.
 fn secret_files(config: &Config, environment: &dyn Environment) -> SecretFiles {
     let mut secrets = SecretFiles::default();
     let variable = |name: &str| environment.get(name).ok().flatten().map(PathBuf::from);
@@ -150,24 +150,21 @@ fn secret_files(config: &Config, environment: &dyn Environment) -> SecretFiles {
         ),
         (
             variable("AWS_SHARED_CREDENTIALS_FILE"),
-            "the broker's credentials of AWS",
+            "the broker's AWS credentials",
         ),
         (
             below_home(".aws/credentials"),
-            "the broker's credentials of AWS",
+            "the broker's AWS credentials",
         ),
-        (
-            variable("AWS_CONFIG_FILE"),
-            "the broker's credentials of AWS",
-        ),
-        (below_home(".aws/config"), "the broker's credentials of AWS"),
+        (variable("AWS_CONFIG_FILE"), "the broker's AWS credentials"),
+        (below_home(".aws/config"), "the broker's AWS credentials"),
         (
             variable("AWS_WEB_IDENTITY_TOKEN_FILE"),
-            "the broker's credentials of AWS",
+            "the broker's AWS credentials",
         ),
         (
             variable("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"),
-            "the broker's credentials of AWS",
+            "the broker's AWS credentials",
         ),
     ];
     for (path, what) in files {
@@ -189,7 +186,7 @@ fn secret_files(config: &Config, environment: &dyn Environment) -> SecretFiles {
     secrets
 }
 
-/// The private keys that the database's URL names.
+/// The private key files that the database's URL names.
 fn database_key_files(config: &Config) -> Vec<PathBuf> {
     use secrecy::ExposeSecret as _;
     let url = config.secrets.database_url.as_ref();

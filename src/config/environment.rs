@@ -1,15 +1,15 @@
-//! The environment, as a parameter.
+//! Access to environment variables, as a parameter.
 
 use std::collections::BTreeMap;
 
 use crate::process;
 
-/// A variable that is set to something other than UTF-8 text.
+/// The variable's value is not UTF-8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not UTF-8 text")]
 pub struct NotText;
 
-/// Where environment variables come from.
+/// A source of environment variables.
 pub trait Environment {
     /// The value of a variable, if it is set.
     ///
@@ -18,12 +18,13 @@ pub trait Environment {
     fn get(&self, name: &str) -> Result<Option<String>, NotText>;
 }
 
-/// The environment of this process, including what it withholds from others.
+/// The environment of this process, including the variables that it withholds from other processes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ProcessEnvironment;
 
 impl ProcessEnvironment {
-    /// The names of the variables that child processes would get, as far as they are text.
+    /// The names of the variables that child processes would inherit, except names that are not
+    /// UTF-8.
     #[must_use]
     pub fn names(self) -> Vec<String> {
         let names = std::env::vars_os().map(|(name, _)| name.into_string());
@@ -34,7 +35,7 @@ impl ProcessEnvironment {
 impl Environment for ProcessEnvironment {
     #[expect(
         clippy::disallowed_methods,
-        reason = "the one place that reads the environment"
+        reason = "the only code that reads the environment"
     )]
     fn get(&self, name: &str) -> Result<Option<String>, NotText> {
         if let Some(value) = process::withheld(name) {

@@ -1,29 +1,28 @@
-//! What is wrong with a configuration, and what to do about it.
+//! Errors of a configuration, with their remedies.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// A place in a file, counted from 1, in characters.
+/// A position in a file, counted from 1, in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "the names say it all")]
 pub struct Position {
-    /// The line.
     pub line: usize,
-    /// The column.
     pub column: usize,
 }
 
-/// One thing that is wrong. It quotes keys, never values.
+/// One error of a configuration. It quotes keys, never values.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct ConfigError {
-    /// The file.
+    /// The path of the configuration file.
     pub file: PathBuf,
-    /// The place in it, where there is one.
+    /// `None` if the error has no position in the file, as for a variable.
     pub at: Option<Position>,
-    /// The key or variable, empty when it is the file as a whole.
+    /// The key or variable; empty if the error concerns the whole file.
     pub key: String,
-    /// What is wrong.
+    /// The problem, as the rest of a sentence that begins with the key.
     pub problem: String,
-    /// What to do.
     pub remedy: String,
 }
 
@@ -60,12 +59,12 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// Everything that is wrong, in the order of the file; never empty.
+/// All errors of a configuration, ordered by position; never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigErrors(Vec<ConfigError>);
 
 impl ConfigErrors {
-    /// `Ok` when there is nothing wrong.
+    /// `Ok` if `errors` is empty.
     pub(super) fn check(mut errors: Vec<ConfigError>) -> Result<(), Self> {
         if errors.is_empty() {
             return Ok(());
@@ -74,7 +73,7 @@ impl ConfigErrors {
         Err(Self(errors))
     }
 
-    /// One by one.
+    /// The errors, ordered by position.
     pub fn iter(&self) -> impl Iterator<Item = &ConfigError> {
         self.0.iter()
     }

@@ -1,4 +1,4 @@
-//! `[[export]]`: sinks outside that are told what the ledger says.
+//! `[[export]]`: external sinks that receive the ledger's events.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -12,10 +12,10 @@ use super::sections::File;
 use crate::crypto::webhook::WebhookSecrets;
 use crate::domain::limits::MAX_NAME_BYTES;
 
-/// Sinks of one broker.
+/// The most sinks of one broker.
 const MAX_EXPORTS: usize = 16;
 
-/// How events are written.
+/// The format of exported events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum ExportFormat {
@@ -25,70 +25,69 @@ pub enum ExportFormat {
     Cloudevents,
 }
 
-/// Where to.
+/// The destination of exported events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ExportTo {
-    /// Lines of JSON in a file of this machine.
+    /// JSON lines in a local file.
     File,
-    /// Lines of JSON on standard output.
+    /// JSON lines on standard output.
     Stdout,
-    /// A request for each event, signed as Standard Webhooks has it.
+    /// One request for each event, signed according to Standard Webhooks.
     Webhook,
 }
 
-/// The longest that one attempt may take.
+/// The longest time for one attempt, in seconds.
 pub const MAX_TIMEOUT_SECONDS: u64 = 30;
 
-/// Where a sink that was never told anything begins.
+/// Where a new sink begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ExportFrom {
-    /// With the first entry of the log.
+    /// At the first entry of the log.
     #[default]
     Beginning,
-    /// With what comes next.
+    /// At the next entry.
     Now,
 }
 
 /// `[[export]]`: one sink.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Export {
-    /// Its name: how far it was told is kept under it.
+    /// The sink's name. The store keeps the sink's progress under it.
     pub name: String,
-    /// How events are written.
     pub format: ExportFormat,
-    /// Where to.
     pub to: ExportTo,
-    /// The file, for `file`.
+    /// The file's path, for `file`.
     #[serde(default)]
     pub path: Option<PathBuf>,
-    /// The address, for `webhook`.
+    /// The sink's URL, for `webhook`.
     #[serde(default)]
     pub url: Option<String>,
-    /// The file with the secret that signs, for `webhook`; nobody else may read it.
+    /// The file with the signing secret, for `webhook`; other users must not read it.
     #[serde(default)]
     pub secret_file: Option<PathBuf>,
-    /// The only authorities that are believed, as PEM, for `webhook`.
+    /// The only trusted certificate authorities, as PEM, for `webhook`. `None` for the system's.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
-    /// How long one attempt may take.
+    /// The longest time for one attempt.
     #[serde(default = "default_timeout_seconds")]
     pub timeout_seconds: u64,
-    /// Requests at once, for `webhook`: those of one session stay in order.
+    /// Concurrent requests, for `webhook`. Events of one session stay in order.
     #[serde(default = "default_concurrency")]
     pub concurrency: u32,
     /// Where a new sink begins.
     #[serde(default)]
     pub from: ExportFrom,
-    /// Whether what people wrote goes with it: purposes and reasons.
+    /// Whether text written by people is exported, too: purposes and reasons.
     #[serde(default)]
     pub free_text: bool,
-    /// Whether each new checkpoint of the log goes there, too, for `webhook`.
+    /// Whether each new checkpoint of the log is sent, too, for `webhook`.
     #[serde(default)]
     pub checkpoints: bool,
-    /// Another number has a sink tried again that said that it is gone.
+    /// Changing it makes the broker retry a sink that had answered 410 Gone.
     #[serde(default = "default_revision")]
     pub revision: u32,
 }
@@ -106,7 +105,7 @@ fn default_revision() -> u32 {
 }
 
 impl Export {
-    /// The files that it names.
+    /// The paths in this sink's settings.
     pub(super) fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         [
             self.path.as_mut(),
@@ -119,7 +118,7 @@ impl Export {
 }
 
 impl Checker<'_> {
-    /// What the sections' shape cannot say.
+    /// Checks that the sections' types cannot make.
     pub(super) fn exports(&mut self, file: &File) {
         if file.export.len() > MAX_EXPORTS {
             let remedy = format!("keep at most {MAX_EXPORTS}");
@@ -135,11 +134,15 @@ impl Checker<'_> {
             let name = &export.name;
             if name.is_empty() || name.len() > MAX_NAME_BYTES || !name.bytes().all(plain) {
                 let remedy = format!("use 1 to {MAX_NAME_BYTES} of a-z, 0-9, `-` and `_`");
-                self.refuse(&key("name"), "is empty, too long or oddly spelt", remedy);
+                self.refuse(
+                    &key("name"),
+                    "is empty, too long or has a character that is not allowed",
+                    remedy,
+                );
             }
             if !names.insert(name) {
-                let remedy = "give each sink a name of its own";
-                self.refuse(&key("name"), "stands twice", remedy);
+                let remedy = "give each sink a different name";
+                self.refuse(&key("name"), "is used twice", remedy);
             }
             self.range(
                 &key("timeout_seconds"),
@@ -152,8 +155,8 @@ impl Checker<'_> {
             if export.checkpoints && !(webhook && export.format == ExportFormat::Cloudevents) {
                 self.refuse(
                     &key("checkpoints"),
-                    "is for webhooks that take cloudevents",
-                    "remove it; a file is [ledger.shared_checkpoint]'s, and OCSF has no class for it",
+                    "is only for webhooks with the format cloudevents",
+                    "remove it; [ledger.shared_checkpoint] writes a file, and OCSF has no such event",
                 );
             }
             let parts = [
@@ -169,22 +172,22 @@ impl Checker<'_> {
             ];
             for (part, given, used, needed) in parts {
                 if given && !used {
-                    let remedy = "remove it, or say another `to`";
+                    let remedy = "remove it, or set another `to`";
                     self.refuse(&key(part), "is not used by this kind of sink", remedy);
                 } else if used && needed && !given {
                     let problem = format!("needs {part}, which is missing");
-                    self.refuse(&key("to"), problem, format!("add {part} beside it"));
+                    self.refuse(&key("to"), problem, format!("add {part}"));
                 }
             }
             if let Some(path) = &export.path
                 && !paths.insert(path)
             {
-                let remedy = "give each sink a file of its own";
-                self.refuse(&key("path"), "is another sink's too", remedy);
+                let remedy = "give each sink a different file";
+                self.refuse(&key("path"), "is also another sink's file", remedy);
             }
             if export.to == ExportTo::Stdout && std::mem::replace(&mut to_stdout, true) {
-                let remedy = "keep one sink on standard output";
-                self.refuse(&key("to"), "is another sink's too", remedy);
+                let remedy = "keep only one sink on standard output";
+                self.refuse(&key("to"), "is also another sink's destination", remedy);
             }
             if let Some(url) = &export.url {
                 self.webhook_url(&key("url"), url);
@@ -194,7 +197,7 @@ impl Checker<'_> {
 
     fn webhook_url(&mut self, key: &str, text: &str) {
         let Ok(url) = Url::parse(text) else {
-            return self.refuse(key, "is not a URL", "give one, with https");
+            return self.refuse(key, "is not a URL", "give an https URL");
         };
         let loopback = match url.host() {
             Some(Host::Ipv4(ip)) => ip.is_loopback(),
@@ -207,7 +210,7 @@ impl Checker<'_> {
             return self.refuse(key, "is neither https nor http on loopback", remedy);
         }
         if !url.username().is_empty() || url.password().is_some() {
-            let remedy = "remove it: the signature says who sends";
+            let remedy = "remove it: the signature authenticates the sender";
             return self.refuse(key, "has a user or a password", remedy);
         }
         if url.fragment().is_some() {
@@ -215,7 +218,7 @@ impl Checker<'_> {
         }
     }
 
-    /// The secrets of webhooks, by the sink's name, and whether the other files are there.
+    /// Reads the secrets of webhooks, by the sink's name, and checks the other files of sinks.
     pub(super) fn webhook_secrets(&mut self, config: &Config) -> Vec<(String, WebhookSecrets)> {
         let mut all = Vec::new();
         for (index, export) in config.export.iter().enumerate() {
@@ -224,8 +227,8 @@ impl Checker<'_> {
                 let pem = std::fs::read(path).ok();
                 let chain = pem.and_then(|pem| reqwest::Certificate::from_pem_bundle(&pem).ok());
                 if chain.is_none_or(|chain| chain.is_empty()) {
-                    let remedy = "name a readable file with certificates as PEM";
-                    self.refuse(&key, "names no file of certificates", remedy);
+                    let remedy = "give a readable file with certificates as PEM";
+                    self.refuse(&key, "names a file without certificates", remedy);
                 }
             }
             let directory = export.path.as_ref().and_then(|path| path.parent());
@@ -233,8 +236,8 @@ impl Checker<'_> {
                 .is_some_and(|directory| !directory.as_os_str().is_empty() && !directory.is_dir())
             {
                 let key = format!("export.{index}.path");
-                let remedy = "make it, writable by us";
-                self.refuse(&key, "is in a directory that is not there", remedy);
+                let remedy = "create the directory, writable by the broker";
+                self.refuse(&key, "is in a directory that does not exist", remedy);
             }
             let Some(path) = &export.secret_file else {
                 continue;
@@ -245,8 +248,8 @@ impl Checker<'_> {
                 Ok(text) => match WebhookSecrets::parse(&text) {
                     Ok(secrets) => all.push((export.name.clone(), secrets)),
                     Err(error) => {
-                        let remedy = "write one a line, as `openssl rand -base64 32` gives them \
-                                      after whsec_";
+                        let remedy = "write one secret per line: `whsec_` and the output of \
+                                      `openssl rand -base64 32`";
                         self.refuse(&key, error.to_string(), remedy);
                     }
                 },

@@ -1,4 +1,4 @@
-//! The settings that a running broker does not take over.
+//! The settings that a running broker does not reload.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,10 +6,10 @@ use serde_json::{Map, Value};
 
 use super::{Config, StoreKind};
 
-/// Settings that a reload takes over.
+/// Settings that a reload applies.
 const RELOADED: [&str; 2] = ["log.level", "keys.rs256_private_key_file"];
 
-/// The same for each sink of `[[export]]`.
+/// The setting of each sink of `[[export]]` that a reload applies.
 const RELOADED_OF_SINK: &str = "secret_file";
 
 /// Settings of `[limits]` that are part of a generation.
@@ -20,9 +20,9 @@ const LIMITS_OF_GENERATION: [&str; 3] = [
 ];
 
 impl Config {
-    /// The settings that `newer` changes and that take effect at the next start, by their keys. A sink
-    /// is named by its name instead of its position. On PostgreSQL the settings of a generation are not
-    /// among them: they take effect when a generation is activated.
+    /// The keys of the settings that `newer` changes and that take effect at the next start. A sink
+    /// is identified by its name instead of its position. On PostgreSQL the settings of a
+    /// generation are excluded: they take effect when a generation is activated.
     #[must_use]
     pub fn settings_for_next_start(&self, newer: &Self) -> BTreeSet<String> {
         let with_generation = self.store.kind == StoreKind::Sqlite;
@@ -42,8 +42,8 @@ impl Config {
         found
     }
 
-    /// The settings but for those that a reload takes over and for endpoints, as they are written. A
-    /// section with a path that is not UTF-8 is left out.
+    /// The settings as written, except for endpoints and settings that a reload applies. A section
+    /// with a path that is not UTF-8 is omitted.
     fn settings(&self, with_generation: bool) -> Value {
         let sections = [
             ("server", serde_json::to_value(&self.server)),

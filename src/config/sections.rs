@@ -1,5 +1,4 @@
-//! The sections of the file. `taskpass.example.toml` describes every key; a test holds the two
-//! together.
+//! The sections of the file. `taskpass.example.toml` describes every key; a test compares the two.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -28,7 +27,7 @@ pub(super) fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// The file as it is written.
+/// The file as written.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
@@ -94,52 +93,55 @@ impl File {
     }
 }
 
-/// `[aws]`: what the replica does with AWS by itself.
+/// `[aws]`: the replica's own use of AWS.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Aws {
-    /// For which roles the AWS credentials of the host are used. `None`: for no role.
+    /// For which roles the replica uses the AWS credentials of its host. `None`: for no role.
     #[serde(default)]
     pub own_credentials: Option<OwnCredentials>,
 }
 
-/// `[server]`: where and how the broker is reached.
+/// `[server]`: the broker's address and its connections.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Server {
-    /// The base URL by which the world knows the broker: the `iss` of its tokens.
+    /// The broker's external base URL: the `iss` of its tokens.
     pub issuer: String,
-    /// The address to listen on.
+    /// The local address of the listener.
     #[serde(default = "default_listen")]
     pub listen: SocketAddr,
-    /// How long the broker is unready before it stops accepting, so that balancers notice.
+    /// How long the broker reports that it is not ready before it stops accepting connections, so
+    /// that load balancers notice.
     #[serde(default = "default_drain_seconds")]
     pub drain_seconds: u64,
-    /// How long accepted requests may then take to finish.
+    /// How long accepted requests may take to finish after that.
     #[serde(default = "default_finish_seconds")]
     pub finish_seconds: u64,
-    /// The longest time that a request may take.
+    /// The longest time for one request.
     #[serde(default = "default_request_timeout_seconds")]
     pub request_timeout_seconds: u64,
-    /// The longest time that a client may take over its TLS handshake and request headers.
+    /// The longest time for a client's TLS handshake and request headers.
     #[serde(default = "default_header_timeout_seconds")]
     pub header_timeout_seconds: u64,
-    /// Connections at once; more are refused.
+    /// Concurrent connections; more are refused.
     #[serde(default = "default_max_connections")]
     pub max_connections: usize,
-    /// Connections at once from one address; more are refused.
+    /// Concurrent connections from one address; more are refused.
     #[serde(default)]
     pub max_connections_per_address: Option<usize>,
     /// The networks of the proxies whose `X-Forwarded-For` names the client's address.
     #[serde(default)]
     pub trusted_proxies: Vec<IpNet>,
-    /// Whether the ledger's keys, checkpoint and hash tiles are for everyone. Entries never are.
+    /// Whether the ledger's keys, checkpoint and hash tiles need no credential. Entries always need
+    /// one.
     #[serde(default)]
     pub public_ledger: bool,
-    /// Whether a DPoP proof has to contain a nonce of ours, so that none is made ahead of time.
+    /// Whether a DPoP proof must contain a nonce of the broker, so that it cannot be prepared in
+    /// advance.
     #[serde(default = "default_require_dpop_nonce")]
     pub require_dpop_nonce: bool,
-    /// TLS.
+    /// The TLS settings of the listener.
     #[serde(default)]
     pub tls: Tls,
 }
@@ -169,8 +171,8 @@ fn default_header_timeout_seconds() -> u64 {
 }
 
 impl Server {
-    /// Whether every request that comes over loopback was made on this machine: no proxy stands
-    /// before the broker, and callers know it by a name that leads to this machine alone.
+    /// Whether every request over loopback comes from this machine: there is no proxy in front of
+    /// the broker, and its issuer names this machine only.
     #[must_use]
     pub fn is_of_this_machine_alone(&self) -> bool {
         let own_name = Url::parse(&self.issuer).is_ok_and(|url| is_loopback(&url));
@@ -178,8 +180,9 @@ impl Server {
         self.listen.ip().is_loopback() && !proxied && own_name
     }
 
-    /// Connections at once from one address: where nothing is said an eighth of all, so that one
-    /// cannot keep the others out, and not so few that a small limit troubles honest pools.
+    /// Concurrent connections from one address. The default is an eighth of all, so that one
+    /// address cannot exclude others, but at least 64, so that a small limit does not affect
+    /// legitimate connection pools.
     #[must_use]
     pub fn connections_per_address(&self) -> usize {
         let share = (self.max_connections / 8).max(64);
@@ -187,44 +190,44 @@ impl Server {
     }
 }
 
-/// Ten thousand that say nothing leave room for those who speak.
+/// 12,000, so that 10,000 idle connections still leave 2,000 for active ones.
 fn default_max_connections() -> usize {
     12_000
 }
 
-/// `[server.tls]`: our own TLS, or the express statement that somebody else ends it.
+/// `[server.tls]`: the broker's own TLS, or the explicit statement that a proxy terminates it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
     /// The certificate chain, as PEM.
     #[serde(default)]
     pub certificate: Option<PathBuf>,
-    /// Its private key, as PEM; nobody else may read the file.
+    /// The certificate's private key, as PEM; other users must not read the file.
     #[serde(default)]
     pub private_key: Option<PathBuf>,
-    /// What follows from a client's certificate.
+    /// How the broker uses client certificates.
     #[serde(default)]
     pub client_certificates: ClientCertificates,
     /// The only authorities whose client certificates are accepted, as PEM.
     #[serde(default)]
     pub client_ca: Option<PathBuf>,
-    /// A proxy before us ends TLS, and nothing but that proxy can reach us.
+    /// A proxy in front of the broker terminates TLS, and only that proxy can reach the broker.
     #[serde(default)]
     pub terminated_upstream: bool,
 }
 
-/// What follows from a client's certificate (RFC 8705 §3).
+/// How the broker uses client certificates (RFC 8705 §3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClientCertificates {
-    /// Nothing: none is asked for.
+    /// They are not requested.
     #[default]
     None,
-    /// One is asked for, not demanded, and what its holder gets is bound to it.
+    /// They are requested but optional. Tokens of a client with a certificate are bound to it.
     Bind,
 }
 
-/// `[metrics]`: where metrics are read without credentials.
+/// `[metrics]`: the listener that serves metrics without credentials.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Metrics {
@@ -236,26 +239,24 @@ pub struct Metrics {
     pub trusted_network: bool,
 }
 
-/// Which database.
+/// The kind of database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StoreKind {
-    /// Embedded: one process, one locked directory.
+    /// An embedded database: one process and one locked directory.
     Sqlite,
-    /// PostgreSQL: any number of replicas.
+    /// A database server for any number of replicas.
     Postgres,
 }
 
-/// `[store]`: where everything is kept.
+/// `[store]`: the database with all state.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the names say it all")]
 pub struct Store {
-    /// Which database.
     pub kind: StoreKind,
-    /// Settings of the embedded store.
     #[serde(default)]
     pub sqlite: Option<Sqlite>,
-    /// Settings of PostgreSQL.
     #[serde(default)]
     pub postgres: Option<Postgres>,
 }
@@ -274,10 +275,10 @@ impl Store {
 pub struct Sqlite {
     /// The directory of the database; locked while the broker runs.
     pub data_dir: PathBuf,
-    /// Connections that read beside the one that writes.
+    /// Connections for reading, in addition to the one for writing.
     #[serde(default = "default_read_connections")]
     pub read_connections: u32,
-    /// The size of the write-ahead log, in bytes, from which on nothing is issued.
+    /// The size of the write-ahead log, in bytes, above which the broker issues no credentials.
     #[serde(default = "default_max_wal_bytes")]
     pub max_wal_bytes: u64,
 }
@@ -294,20 +295,20 @@ fn default_read_connections() -> u32 {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Postgres {
-    /// Connections of this replica, the ledger's own beside them.
+    /// Connections of this replica, in addition to the ledger's own.
     pub max_connections: u32,
-    /// How long a request may wait for a connection.
+    /// The longest time that a request waits for a connection.
     pub acquire_timeout_seconds: u64,
-    /// How long one statement may run.
+    /// The longest time for one statement.
     pub statement_timeout_seconds: u64,
-    /// How long the ledger's append may wait for its lock, or idle inside its transaction: how
-    /// long a frozen replica can hold up the others.
+    /// The longest time that the ledger's append waits for its lock or is idle inside its
+    /// transaction. A frozen replica can delay the others for that long.
     pub append_timeout_seconds: u64,
-    /// How old the last synchronous commit may be that the database's server acknowledged while what
-    /// decides validity is read from it. With the synchronous standby gone, reads stop after this.
+    /// The longest age of the last synchronous commit that the database's server acknowledged. When
+    /// the synchronous standby fails, reads that decide validity stop after this time.
     pub read_lease_seconds: u64,
-    /// Whether nobody can listen or interfere between us and a database on another host, so that
-    /// the URL need not ask for `sslmode=verify-full`.
+    /// Whether the network to a database on another host is trusted, so that the URL does not need
+    /// `sslmode=verify-full`.
     pub trusted_network: bool,
 }
 
@@ -330,22 +331,22 @@ impl Default for Postgres {
 pub struct Ledger {
     /// The log's name in checkpoints and leaves, without a scheme; it never changes.
     pub origin: String,
-    /// Where this replica keeps the last checkpoint that it saw, outside the store.
+    /// The file in which this replica keeps the last checkpoint that it saw, outside the store.
     pub checkpoint_file: PathBuf,
-    /// Where all replicas keep one together.
+    /// The checkpoint that all replicas share.
     pub shared_checkpoint: Option<SharedCheckpoint>,
-    /// Who signs its checkpoints along.
+    /// The witnesses that cosign the log's checkpoints.
     #[serde(default)]
     pub witnesses: Vec<Witness>,
 }
 
-/// `[[ledger.witnesses]]`: one that speaks C2SP tlog-witness.
+/// `[[ledger.witnesses]]`: a witness with the protocol C2SP tlog-witness.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Witness {
-    /// The prefix of its submissions: `add-checkpoint` is added.
+    /// The base URL of its API; the broker appends `/add-checkpoint`.
     pub url: String,
-    /// The key that it signs with.
+    /// The witness's verifier key.
     pub vkey: String,
 }
 
@@ -355,14 +356,14 @@ pub struct Witness {
 pub struct SharedCheckpoint {
     /// A file on a disk that all replicas share.
     pub file: Option<PathBuf>,
-    /// An object that heeds conditional requests.
+    /// The URL of an object whose server supports conditional requests.
     pub url: Option<String>,
-    /// What goes as `Authorization` with each request; read anew each time.
+    /// The file with the `Authorization` header of each request; it is read for each request.
     pub authorization_file: Option<PathBuf>,
-    /// The region of the bucket, where the object is one of S3: requests are signed with the
-    /// broker's own credentials of AWS.
+    /// The bucket's region if the object is in S3. The broker signs the requests with its own AWS
+    /// credentials.
     pub s3_region: Option<String>,
-    /// Other headers that go with each request.
+    /// Additional headers of each request.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
 }
@@ -370,20 +371,20 @@ pub struct SharedCheckpoint {
 /// The algorithm of access tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AccessTokenAlgorithm {
-    /// ECDSA on P-256; every verifier has it.
+    /// ECDSA on P-256; every verifier supports it.
     #[default]
     #[serde(rename = "ES256")]
     Es256,
-    /// Ed25519.
+    /// Ed25519; not every verifier supports it.
     #[serde(rename = "EdDSA")]
     EdDsa,
-    /// RSA, for verifiers that know nothing else; its key is brought along.
+    /// RSA, for verifiers that support no other algorithm. The operator supplies its key.
     #[serde(rename = "RS256")]
     Rs256,
 }
 
 impl AccessTokenAlgorithm {
-    /// The name in a JWT's header.
+    /// The algorithm's name in a JWT's header.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -398,9 +399,9 @@ impl AccessTokenAlgorithm {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Keys {
-    /// What access tokens are signed with.
+    /// The algorithm that signs access tokens.
     pub access_token_algorithm: AccessTokenAlgorithm,
-    /// The RSA key of RS256, as PEM; nobody else may read the file.
+    /// The file with the RSA key of RS256, as PEM; other users must not read it.
     pub rs256_private_key_file: Option<PathBuf>,
     /// How long one key signs.
     pub rotation_seconds: u64,
@@ -411,7 +412,7 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// When keys are made, sign and are withdrawn.
+    /// When the broker creates keys, signs with them and withdraws them.
     #[must_use]
     pub fn schedule(&self) -> KeySchedule {
         KeySchedule {
@@ -449,7 +450,7 @@ pub struct Admin {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Policy {
-    /// The directory of the policies.
+    /// The directory with the policy files.
     pub directory: PathBuf,
 }
 
@@ -461,24 +462,24 @@ impl Default for Policy {
     }
 }
 
-/// `[limits]`. The limits on denials decide and are part of the generation; the others protect
-/// the process.
+/// `[limits]`. The limits on denials affect decisions and belong to the generation; the others
+/// protect the process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// See [`DecisionLimits::denials_per_identity`].
+    /// The generation's limit [`DecisionLimits::denials_per_identity`].
     pub denials_per_identity: u32,
-    /// See [`DecisionLimits::denials_per_attestor`].
+    /// The generation's limit [`DecisionLimits::denials_per_attestor`].
     pub denials_per_attestor: u32,
-    /// See [`DecisionLimits::denial_window_seconds`].
+    /// The generation's limit [`DecisionLimits::denial_window_seconds`].
     pub denial_window_seconds: u64,
-    /// Requests a second from one address, before anything is verified.
+    /// Requests per second from one address, before evidence is verified.
     pub address_requests_per_second: u32,
-    /// How many of them may come at once.
+    /// The largest burst of requests from one address.
     pub address_burst: u32,
-    /// Requests a second of one identity, once it is verified.
+    /// Requests per second of one identity, after its evidence was verified.
     pub identity_requests_per_second: u32,
-    /// How many of them may come at once.
+    /// The largest burst of requests of one identity.
     pub identity_burst: u32,
 }
 
@@ -497,36 +498,32 @@ impl Default for Limits {
     }
 }
 
-/// The form of log lines.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
-    /// One JSON object a line.
+    /// One JSON object per line.
     #[default]
     Json,
-    /// For people.
+    /// Text for reading in a terminal.
     Text,
 }
 
-/// How much the broker says; its dependencies stay at warnings.
+/// The level of the broker's log lines; dependencies log warnings only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names say it all")]
 pub enum LogLevel {
-    /// What failed.
     Error,
-    /// And what may fail soon.
     Warn,
-    /// And what happened.
     #[default]
     Info,
-    /// And how.
     Debug,
-    /// Everything.
     Trace,
 }
 
 impl LogLevel {
-    /// The name in a filter.
+    /// The level's name in a filter.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -539,12 +536,11 @@ impl LogLevel {
     }
 }
 
-/// `[log]`.
+/// `[log]`: the format and the level of log lines.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the names say it all")]
 pub struct Log {
-    /// The form of lines.
     pub format: LogFormat,
-    /// How much is said.
     pub level: LogLevel,
 }

@@ -26,7 +26,7 @@ fn parse(text: &str, environment: &BTreeMap<String, String>) -> Result<Config, C
     Config::parse(path, text, environment, Mode::Production)
 }
 
-/// The text with each setting that the example comments out.
+/// The example with its commented-out settings.
 fn uncommented() -> String {
     let setting = |line: &str| {
         let rest = line.strip_prefix('#')?;
@@ -39,7 +39,7 @@ fn uncommented() -> String {
         .collect()
 }
 
-/// Tables whose keys are the user's own.
+/// Tables whose keys the user chooses.
 const FREE: [&str; 6] = [
     "attestors.claims",
     "endpoints",
@@ -78,8 +78,8 @@ fn the_example_loads() {
     assert_eq!(config.own_audiences(), ["https://broker.example"]);
 }
 
-/// Serde writes every key of what it read, those that are none as null. So a key that the types
-/// have and the example has not is found, and the reverse does not load.
+/// Serde writes every key of the parsed file, absent ones as null. So this test finds a key of the
+/// types that the example lacks; the reverse does not load.
 #[test]
 fn the_example_shows_every_key() {
     let text = uncommented();
@@ -87,7 +87,7 @@ fn the_example_shows_every_key() {
     let file: File = document.read().unwrap();
     let mut known = BTreeSet::new();
     paths(&serde_json::to_value(&file).unwrap(), "", &mut known);
-    // What was read has what the preset filled in, and no preset.
+    // The parsed file has the values that the preset filled in, but not the preset.
     known.insert("attestors.preset".to_owned());
     let shown: toml::Table = toml::from_str(&text).unwrap();
     let mut documented = BTreeSet::new();
@@ -102,7 +102,7 @@ fn the_example_shows_every_key() {
     assert_eq!(kinds.len(), 3, "an attestor of each kind");
 }
 
-/// What the example says is the default is the default.
+/// The defaults that the example states are the actual defaults.
 #[test]
 fn the_examples_defaults_are_the_defaults() {
     let plain = parse(SMALL, &sealed()).unwrap();
@@ -114,7 +114,7 @@ fn the_examples_defaults_are_the_defaults() {
     let mut server = shown.server.clone();
     server.issuer.clone_from(&plain.server.issuer);
     server.tls = Tls::default();
-    // Its default is a share of another key's value.
+    // This default is a share of another key's value.
     let per_address = server.max_connections_per_address.take();
     assert_eq!(per_address, Some(plain.server.connections_per_address()));
     assert_eq!(json(&keys), json(&plain.keys));
@@ -192,7 +192,7 @@ fn several_contradictions_are_told_together_and_in_order() {
     );
 }
 
-/// A configuration, an environment, and words of the complaint.
+/// A configuration, an environment, and words that the error must contain.
 type Case<'c> = (&'c str, &'c [(&'c str, &'c str)], &'c str);
 
 #[test]
@@ -231,7 +231,7 @@ fn the_environment_and_the_file_agree() {
                 (SEALING_KEYS_VARIABLE, SEALING),
                 ("TASKPASS_SEALING_KEYS_FILE", "/x"),
             ],
-            "beside its _FILE",
+            "together with its _FILE",
         ),
         (
             SMALL,
@@ -294,7 +294,7 @@ fn a_variable_that_is_not_text_is_refused() {
     }
     let path = Path::new("taskpass.toml");
     let errors = Config::parse(path, SMALL, &Broken, Mode::Production).unwrap_err();
-    assert!(errors.to_string().contains("is not text"), "{errors}");
+    assert!(errors.to_string().contains("is not UTF-8"), "{errors}");
     assert!(Config::path(None, &Broken).is_err());
     let named = Config::path(Some("x.toml".into()), &Broken).unwrap();
     assert_eq!(named, Path::new("x.toml"));
@@ -308,7 +308,7 @@ fn metrics_are_shown_without_credentials_only_where_no_proxy_can_be_in_between()
     };
     assert!(open(SMALL));
     assert!(open(&SMALL.replace("127.0.0.1:8443", "localhost:8443")));
-    // Callers know it by a name of the world, so something passes them on.
+    // Callers use an external name, so a proxy forwards their requests.
     let named = SMALL.replace("http://127.0.0.1:8443", "https://broker.example");
     let tls = "[server.tls]\ncertificate = \"a\"\nprivate_key = \"b\"\n[store]";
     assert!(!open(&named.replacen("[store]", tls, 1)));
@@ -349,7 +349,7 @@ fn files_are_read_and_protected() {
         "{errors}"
     );
     assert!(
-        errors.contains("`policy.directory` is no directory"),
+        errors.contains("`policy.directory` is not a directory"),
         "{errors}"
     );
 
@@ -494,11 +494,11 @@ fn each_fault_of_a_sink_is_told_by_its_key() {
     let file = "[[export]]\nname = \"disk\"\nformat = \"ocsf\"\nto = \"file\"\n";
     let stdout = "[[export]]\nname = \"NAME\"\nformat = \"cloudevents\"\nto = \"stdout\"\n";
     for (text, key, problem) in [
-        (changed("siem\"", "Si em\""), "export.0.name", "oddly spelt"),
+        (changed("siem\"", "Si em\""), "export.0.name", "not allowed"),
         (
             format!("{WEBHOOK}{WEBHOOK}"),
             "export.1.name",
-            "stands twice",
+            "is used twice",
         ),
         (
             changed("\"https://siem.example/x\"", "\"x\""),
@@ -669,9 +669,9 @@ fn an_endpoint_names_no_secret_file_of_the_broker() {
         ("sink", "the secret of a sink"),
         ("data/taskpass.sqlite", "the store"),
         ("hard-rows", "the store"),
-        (".aws/credentials", "credentials of AWS"),
+        (".aws/credentials", "AWS credentials"),
         ("/proc/self/environ", "a file of the system"),
-        ("empty", "an empty file"),
+        ("empty", "is empty or not text"),
         ("nowhere", "cannot be read"),
     ] {
         let errors = load("token_file", file).expect_err(file);
@@ -686,7 +686,7 @@ fn an_endpoint_names_no_secret_file_of_the_broker() {
     for (file, says) in [
         ("sealing", "the file of the sealing keys"),
         ("hard", "the file of the sealing keys"),
-        ("token", "no file of certificates"),
+        ("token", "a file without certificates"),
         ("nowhere", "cannot be read"),
     ] {
         let errors = load("ca_file", file).expect_err(file);
@@ -772,7 +772,7 @@ fn settings_that_wait_for_a_restart_are_named_and_those_of_a_reload_are_not() {
             "endpoints.idp",
             "endpoints.idp",
         ),
-        // On PostgreSQL these are an activation's.
+        // On PostgreSQL an activation changes these.
         (
             "denials_per_identity = 5",
             "denials_per_identity = 6",

@@ -1,4 +1,4 @@
-//! Attacks on files by another user of the machine, and what a crash leaves.
+//! Attacks on files by another user of the machine, and files after a crash.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt, symlink};
 
@@ -37,7 +37,7 @@ fn what_cannot_be_replaced_stays_and_nothing_is_left_beside_it() {
     assert_eq!(names(directory.path()), 1);
     let other = directory.path().join("dropped");
     drop(NewFile::begin(&other).unwrap());
-    assert_eq!(names(directory.path()), 1, "a file that was not finished");
+    assert_eq!(names(directory.path()), 1, "an unfinished file remained");
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn a_link_planted_at_a_target_is_refused_and_what_it_leads_to_stays() {
     }
     let taken = create_private(&path).unwrap_err();
     assert_eq!(taken.kind(), io::ErrorKind::AlreadyExists);
-    // One that leads nowhere makes no file there.
+    // A link without a target creates no file.
     let dangling = directory.path().join("dangling");
     symlink(directory.path().join("nowhere"), &dangling).unwrap();
     assert!(create_private(&dangling).is_err());
@@ -76,7 +76,7 @@ fn links_planted_at_the_names_of_temporary_files_are_not_followed() {
     let victim = directory.path().join("victim");
     std::fs::write(&victim, "unharmed").unwrap();
     let path = directory.path().join("state");
-    // Names by the process's id could be planted beforehand.
+    // An attacker can predict names made of the process's id.
     for ending in ["new", "part"] {
         let planted = beside(&path, &format!(".{ending}-{}", std::process::id()));
         symlink(&victim, planted).unwrap();
@@ -84,7 +84,7 @@ fn links_planted_at_the_names_of_temporary_files_are_not_followed() {
     write_whole(&path, b"state").unwrap();
     assert_eq!(std::fs::read(&victim).unwrap(), b"unharmed");
     assert_eq!(std::fs::read(&path).unwrap(), b"state");
-    // A name that was planted is never used, even if it was guessed.
+    // A planted name is never used, even if the attacker guessed it.
     let opened = open_directory(directory.path()).unwrap();
     let guessed = OsStr::new("guessed");
     symlink(&victim, directory.path().join(guessed)).unwrap();
@@ -113,7 +113,10 @@ fn a_file_that_others_may_read_or_write_is_refused_with_the_command_that_mends_i
     }
     open_to(&path, 0o600);
     assert_eq!(read_private(&path, 9).unwrap().unwrap(), b"x");
-    assert!(read_private(&path, 0).is_err(), "longer than allowed");
+    assert!(
+        read_private(&path, 0).is_err(),
+        "a file longer than allowed"
+    );
     assert!(
         read_private(&directory.path().join("none"), 9)
             .unwrap()
@@ -178,13 +181,13 @@ fn a_private_directory_is_made_closed_and_refused_open() {
     let file = directory.path().join("file");
     std::fs::write(&file, "").unwrap();
     let why = PrivateDirectory::open_or_make(&file, false).unwrap_err();
-    assert!(why.to_string().contains("is no directory"), "{why}");
+    assert!(why.to_string().contains("is not a directory"), "{why}");
 }
 
 #[test]
 fn what_belongs_to_another_user_is_refused() {
     if !geteuid().is_root() {
-        // Nobody else can give a file away.
+        // Only root can give a file to another user.
         return;
     }
     let directory = tempfile::tempdir().unwrap();
@@ -267,7 +270,7 @@ fn a_directory_that_a_start_could_not_make_is_refused_and_none_is_made() {
         let why = check_at(path, None).unwrap_err().to_string();
         assert!(why.contains(says), "{path}: {why}");
     }
-    // The directory of the store is made before, with those above it.
+    // A start creates the store's directory and its parents earlier.
     for made in ["new/deeper/data", "new/data"] {
         assert!(!check_at("new/deeper/state", Some(&at(made))).unwrap());
     }

@@ -216,7 +216,7 @@ fn cases() -> Vec<Case> {
         Case {
             kind: "configuration",
             files: vec![("ca.pem", "no certificate".to_owned())],
-            says: "`endpoints.idp.ca_file` names no file of certificates",
+            says: "`endpoints.idp.ca_file` names a file without certificates",
             in_texts: false,
             ..good()
         },
@@ -432,7 +432,7 @@ const UNFIT_STATE: &[(&str, &str, &str, &str)] = &[
         "mkdir taken;",
         "\"checkpoint\"",
         "\"taken\"",
-        "`ledger.checkpoint_file`: taken is no regular file",
+        "`ledger.checkpoint_file`: taken is not a regular file",
     ),
     (
         "mkdir -m 0777 above;",
@@ -450,7 +450,7 @@ const UNFIT_STATE: &[(&str, &str, &str, &str)] = &[
         "echo x > data;",
         "",
         "",
-        "`store.sqlite.data_dir`: data is no directory",
+        "`store.sqlite.data_dir`: data is not a directory",
     ),
     (
         "mkdir -m 0777 data;",

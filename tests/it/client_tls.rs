@@ -46,8 +46,8 @@ async fn a_broker_of_a_private_authority_is_believed_only_with_ca_file() {
     assert_eq!(granted.code(), Some(0), "{}", granted.stderr);
 
     let cases: [(&[&str], i32, &str); 3] = [
-        (&[], 3, "by --ca-file"),
-        (&["--ca-file", "other.pem"], 3, "by --ca-file"),
+        (&[], 3, "with --ca-file"),
+        (&["--ca-file", "other.pem"], 3, "with --ca-file"),
         (&["--ca-file", "empty.pem"], 2, "--ca-file empty.pem"),
     ];
     for (options, code, says) in cases {
@@ -55,7 +55,7 @@ async fn a_broker_of_a_private_authority_is_believed_only_with_ca_file() {
             assert_eq!(refused.code(), Some(code), "{options:?}: {refused:?}");
             assert_eq!(refused.stdout, "", "{options:?}");
             assert!(refused.stderr.contains(says), "{options:?}: {refused:?}");
-            let tried_again = refused.stderr.contains("trying again");
+            let tried_again = refused.stderr.contains("retrying for");
             assert!(!tried_again, "{options:?}: {refused:?}");
         }
     }

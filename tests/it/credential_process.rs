@@ -262,7 +262,7 @@ async fn what_an_admin_ended_is_neither_given_out_nor_renewed() {
             assert!(revoked.status < 300, "{}", revoked.text());
         }
         for options in [&[][..], &["--reopen"]] {
-            refused(&world.call(options), 1, "the task is over");
+            refused(&world.call(options), 1, "the task has ended");
         }
         let kept = fs::read_to_string(world.kept()).unwrap();
         assert!(!kept.contains("made-for"), "{kept}");
@@ -293,7 +293,7 @@ async fn little_left_is_another_session_of_the_same_task_and_nothing_follows_its
     // The deadline has passed, whatever the broker says of it.
     world.change(|held| held["deadline"] = soon(-1));
     for _ in 0..2 {
-        refused(&world.call(&[]), 1, "the task is over: expired");
+        refused(&world.call(&[]), 1, "the task has ended: expired");
     }
     assert_eq!(sts.asked().await.len(), 2);
     let third = printed(&world.call(&["--reopen"]));
@@ -324,7 +324,7 @@ async fn a_renewal_that_fails_is_said_and_not_tried_again_at_once() {
     assert_eq!(printed(&quiet), first);
     assert_eq!(quiet.stderr, "", "it was not tried again at once");
     world.change(|held| held["expires_at"] = soon(-1));
-    refused(&call(), 3, "the session is over");
+    refused(&call(), 3, "the session has ended");
     assert_eq!(sts.asked().await.len(), 1);
 }
 
@@ -335,11 +335,15 @@ async fn a_broker_that_is_away_changes_nothing_while_the_session_lasts() {
     world.replica.process.kill();
     let away = world.call(&[]);
     assert_eq!(printed(&away), first);
-    assert!(away.stderr.contains("was not asked"), "{}", away.stderr);
+    assert!(
+        away.stderr.contains("could not be asked"),
+        "{}",
+        away.stderr
+    );
     world.change(|held| held["expires_at"] = soon(-1));
     refused(&world.call(&[]), 3, "cannot reach");
     world.change(|held| held["deadline"] = soon(-1));
-    refused(&world.call(&[]), 1, "the task is over");
+    refused(&world.call(&[]), 1, "the task has ended");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -395,7 +399,7 @@ async fn a_task_that_is_open_is_joined_and_left_to_who_opened_it() {
     let complete = complete.header("authorization", format!("Handle {handle}"));
     let complete = crate::support::http::send(complete.json(&json!({}))).await;
     complete.expect(200);
-    refused(&joined(&[]), 1, "the task is over");
+    refused(&joined(&[]), 1, "the task has ended");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -424,7 +428,7 @@ async fn a_page_of_a_load_balancer_neither_ends_the_task_nor_counts_as_its_end()
     let unknown = world.call(&[]);
     assert_eq!(printed(&unknown), first);
     assert!(
-        unknown.stderr.contains("was not asked"),
+        unknown.stderr.contains("could not be asked"),
         "{}",
         unknown.stderr
     );
@@ -435,7 +439,7 @@ async fn a_page_of_a_load_balancer_neither_ends_the_task_nor_counts_as_its_end()
 
     // The deadline has passed here, and not at the broker.
     world.change(|held| held["deadline"] = soon(-1));
-    refused(&world.call(&[]), 1, "the task is over: expired");
+    refused(&world.call(&[]), 1, "the task has ended: expired");
     between.set_faults(&pages("403 Forbidden"));
     refused(&world.call(&["--end"]), 3, "not the broker's answer");
     between.set_faults(&[]);
@@ -448,17 +452,13 @@ async fn a_page_of_a_load_balancer_neither_ends_the_task_nor_counts_as_its_end()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_end_that_finds_nothing_to_end_says_so_and_fails() {
     let (world, _sts) = World::scripted().await;
-    refused(&world.call(&["--end"]), 1, "has left anything to end");
+    refused(&world.call(&["--end"]), 1, "no cached task");
     printed(&world.call(&[]));
     // Other arguments are another job.
-    refused(
-        &world.call(&["--ttl", "300", "--end"]),
-        1,
-        "has left anything to end",
-    );
+    refused(&world.call(&["--ttl", "300", "--end"]), 1, "no cached task");
     assert_eq!(world.sessions().await[0]["state"], "active");
     assert_eq!(world.call(&["--end"]).code(), Some(0));
-    refused(&world.call(&["--end"]), 1, "has left anything to end");
+    refused(&world.call(&["--end"]), 1, "no cached task");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -542,7 +542,7 @@ async fn a_directory_or_file_that_others_could_have_made_is_not_used() {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     };
     let elsewhere = world.runtime.path().join("elsewhere");
-    let says = "--cache-dir names another directory";
+    let says = "give another directory with --cache-dir";
 
     fs::create_dir(&elsewhere).unwrap();
     open_to(0o700, &elsewhere);

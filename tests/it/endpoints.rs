@@ -466,7 +466,7 @@ fn a_database_that_the_environment_names_has_to_prove_itself() {
         let refused = run(url, variables);
         assert_eq!(refused.code(), Some(2), "{variables:?}: {}", refused.stdout);
         assert!(
-            refused.stderr.contains("need not prove itself"),
+            refused.stderr.contains("without verifying its certificate"),
             "{}",
             refused.stderr
         );

@@ -262,7 +262,7 @@ async fn a_command_whose_task_was_ended_is_told_to_stop() {
     assert_eq!(status.code(), Some(1), "{}", process.stderr());
     assert!(process.stdout().contains("told"));
     assert!(
-        process.stderr().contains("the task is over"),
+        process.stderr().contains("the task has ended"),
         "{}",
         process.stderr()
     );

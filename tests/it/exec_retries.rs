@@ -86,7 +86,7 @@ async fn an_issuer_of_tokens_that_fails_for_a_moment_is_asked_again() {
     let spoilt = Balancer::before(&[*tokens.address()], &[Fault::Answer(refusal.into())]);
     let refused = job(&spoilt.url(), &broker, &[], &["echo", "ran"]).run();
     assert_eq!((refused.code(), refused.stdout.as_str()), (Some(3), ""));
-    let says = "GitHub gave no token: 403 Forbidden: id-token: write is not granted";
+    let says = "GitHub issued no token: 403 Forbidden: id-token: write is not granted";
     assert!(refused.stderr.contains(says), "{}", refused.stderr);
     let nowhere = job(
         "http://127.0.0.1:9",
@@ -163,7 +163,7 @@ async fn an_attestation_that_an_unanswered_try_used_up_is_named() {
         .run();
     assert_eq!((refused.code(), refused.stdout.as_str()), (Some(1), ""));
     assert!(
-        refused.stderr.contains("may have used it up"),
+        refused.stderr.contains("may have used the attestation up"),
         "{}",
         refused.stderr
     );

@@ -347,7 +347,7 @@ on_both_stores! {
         // Two facts are wrong: no single change helps, and that is said.
         let refused = decide(replica, &ci_token(fleet, "stage", true), &body()).await;
         let text = explain(replica, &fleet.admin, &refused, &[]).stdout;
-        assert!(text.contains("No single change found"), "{text}");
+        assert!(text.contains("No single change was found"), "{text}");
     }
 
     async fn a_decision_is_explained_by_the_generation_that_made_it_whatever_decides_now(fleet, replica) {

@@ -96,7 +96,7 @@ on_both_stores! {
         let before: Value = serde_json::from_str(good(&why)).unwrap();
 
         let told = command(replica, &fleet.admin, &["ledger", "forget", id]);
-        assert_eq!(good(&told), format!("what was written with {id} is deleted; its entry stays\n"));
+        assert_eq!(good(&told), format!("the text written for {id} is deleted; its entry stays\n"));
         assert!(!is_kept(fleet, replica, PURPOSE).await);
         // Again, it is as it was.
         assert_eq!(forget(fleet, replica, id).await, 204);

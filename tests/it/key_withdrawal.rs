@@ -61,7 +61,7 @@ on_both_stores! {
             "would be withdrawn; it signs new tokens now",
             "ends: 1 live session(s)",
             "issuance goes on: ",
-            "may take its tokens until ",
+            "may accept its tokens until ",
             "nothing was done",
             "--yes",
         ] {

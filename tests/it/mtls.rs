@@ -474,6 +474,6 @@ fn binding_without_our_own_tls_does_not_start() {
         .config(config)
         .run();
     assert_ne!(ended.code(), Some(0));
-    let told = "`server.tls.client_certificates` binds to what nobody shows us";
+    let told = "`server.tls.client_certificates` cannot bind tokens";
     assert!(ended.stderr.contains(told), "{}", ended.stderr);
 }

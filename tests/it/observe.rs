@@ -329,7 +329,7 @@ forbid (principal, action, resource == Api::"demo-api");"#;
     let with = |day: &str| policies.replace("AHEAD", day);
     let text = offline(&with(&day), &["check"]);
     assert_eq!(text.code(), Some(0), "{}", text.stderr);
-    let says = format!("NOT ENFORCED before {from}: `demo-freeze` merely observes");
+    let says = format!("NOT ENFORCED before {from}: `demo-freeze` only observes");
     assert!(text.stdout.contains(&says), "{}", text.stdout);
     assert!(!text.stdout.contains("demo-old"), "{}", text.stdout);
     let told = offline(&with(&day), &["check", "--json"]).stdout;

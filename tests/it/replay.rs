@@ -251,7 +251,7 @@ fn incomplete<'a>(same: &impl Fn() -> Candidate<'a>, file: &str) {
     }
     let (told, code, why) = run(&lines[..4]);
     assert_eq!((&told["unchanged"], code), (&json!(4), Some(3)), "{told}");
-    assert!(why.contains("cut short"), "{why}");
+    assert!(why.contains("truncated"), "{why}");
     let (_, code, _) = run(&[String::new()]);
     assert_eq!(code, Some(3));
 }
@@ -284,10 +284,10 @@ async fn a_file_that_is_not_what_was_logged_is_no_result() {
     let turned = [lines[1], lines[0]].join("\n");
     let fewer = [lines[0], lines[2], lines[5]].join("\n");
     for (text, code, says) in [
-        (twice, 2, "the log has each once and in order"),
-        (turned, 2, "the log has each once and in order"),
-        (fewer, 2, "it is not what was written"),
-        (format!("{file}{}", lines[4]), 2, "after the one that ends"),
+        (twice, 2, "each index must occur once"),
+        (turned, 2, "each index must occur once"),
+        (fewer, 2, "it was changed"),
+        (format!("{file}{}", lines[4]), 2, "after its last line"),
         (with("leaf"), 1, "does not have the hash"),
         (with("leaf_hash"), 1, "does not have the hash"),
         (with("input"), 1, "not the one that the leaf commits to"),

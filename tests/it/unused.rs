@@ -305,7 +305,7 @@ async fn what_was_pruned_is_said_and_what_was_changed_is_no_report() {
     withheld("");
     withheld("{\"end\":{\"records\":0}}");
     let cut = withheld(&text(&records[..2]));
-    assert!(cut.stderr.contains("cut short"), "{}", cut.stderr);
+    assert!(cut.stderr.contains("truncated"), "{}", cut.stderr);
     let input = records[1].as_object_mut().unwrap().remove("input").unwrap();
     let ended = withheld(&text(&records));
     assert!(

@@ -259,21 +259,25 @@ fn evidence_that_was_made_up_convinces_nobody() {
     says(
         &spoilt(&|e| e["kept"] = e["fetched"].clone()),
         1,
-        "both notes are of one tree",
+        "both notes have the same tree",
     );
-    says(&spoilt(&|e| e["kept"] = Value::Null), 1, "one note only");
-    says(&spoilt(&|e| e["format"] = json!("v2")), 2, "another format");
+    says(&spoilt(&|e| e["kept"] = Value::Null), 1, "only one note");
+    says(
+        &spoilt(&|e| e["format"] = json!("v2")),
+        2,
+        "does not have the format",
+    );
     says(
         &spoilt(&|e| e["more"] = json!(1)),
         2,
-        "no evidence of a monitor",
+        "not evidence of a monitor",
     );
     let swapped = |e: &mut Value| {
         let kept = e["kept"].take();
         e["kept"] = e["fetched"].take();
         e["fetched"] = kept;
     };
-    says(&spoilt(&swapped), 1, "the word of who kept this");
+    says(&spoilt(&swapped), 1, "only the monitor attests");
     // The tree that does continue the older one proves nothing against it.
     let continued = |e: &mut Value| {
         let all = grown(600, 600, 0);
@@ -373,16 +377,16 @@ fn what_cannot_be_read_neither_passes_nor_is_called_a_fork() {
     let manners = [
         (Manner::Flood("checkpoint"), "more than"),
         (Manner::Flood("tile"), "more than 8192 bytes"),
-        (Manner::Redirect("checkpoint"), "a redirect is not followed"),
-        (Manner::Redirect("tile"), "a redirect is not followed"),
+        (Manner::Redirect("checkpoint"), "redirects are not followed"),
+        (Manner::Redirect("tile"), "redirects are not followed"),
         (
             Manner::Status("checkpoint", 404),
             "a broker's log is under /ledger",
         ),
         (Manner::Status("checkpoint", 500), "answered 500"),
         (Manner::Status("tile", 429), "answered 429"),
-        (Manner::Status("tile/0/001", 404), "is not there"),
-        (Manner::Status("tile/1", 404), "is not there"),
+        (Manner::Status("tile/0/001", 404), "does not exist"),
+        (Manner::Status("tile/1", 404), "does not exist"),
         (Manner::Cut("checkpoint"), "cannot reach"),
         (Manner::Cut("tile"), "cannot reach"),
         (Manner::Lie(0), "the tiles lead to root"),
@@ -412,7 +416,7 @@ fn what_cannot_be_read_neither_passes_nor_is_called_a_fork() {
     ];
     for note in no_notes {
         scene.server.show_note(note, &honest);
-        says(&scene.once(&[]), 3, "no checkpoint");
+        says(&scene.once(&[]), 3, "not a checkpoint");
     }
     assert_eq!(scene.evidence(), Vec::<PathBuf>::new());
     assert!(
@@ -437,7 +441,7 @@ fn a_server_that_says_nothing_is_given_up_soon() {
                 let kept = scene.kept();
                 scene.show(&grown(20, 20, 0));
                 scene.server.set(Manner::Hang(part));
-                says(&scene.once(&[]), 3, "did not come in time");
+                says(&scene.once(&[]), 3, "was not answered in time");
                 assert_eq!(scene.kept(), kept);
                 // Nor is anybody held who wants it to end; what was not checked is no success.
                 let mut process = scene.watch(&["--once"]).spawn();
@@ -545,11 +549,11 @@ fn a_log_that_stands_still_or_has_no_witness_is_no_success() {
     says(
         &scene.once(&["--witness", &other]),
         3,
-        "UNWITNESSED: none of the 1 named",
+        "UNWITNESSED: none of the 1 given",
     );
     // The watch itself ends, once it is more than a witness that is a moment late.
     let ended = scene.watch(&["--witness", &other, "--every", "1s"]).run();
-    says(&ended, 3, "UNWITNESSED: the last 3 looks");
+    says(&ended, 3, "UNWITNESSED: in the last 3 checks");
     let wrong = witness.cosign(&format!("{text}more\n"), 102);
     scene
         .server

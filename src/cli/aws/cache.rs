@@ -1,10 +1,10 @@
-//! Where the calls of `credential-process` find what an earlier one got: one file a task, in a
-//! directory that nobody else can enter.
+//! The cache that calls of `credential-process` share: one file for each task, in a private
+//! directory.
 //!
-//! The directory and its files must be ours, with no right for anybody else, and no links: what
-//! somebody else could have put there is not read, and nothing is written where somebody else could
-//! read it. A file is replaced as a whole, so no reader sees half of one. One call at a time works
-//! on a task; the lock is the kernel's and goes with the process.
+//! The directory and its files must belong to this user, give other users no rights, and be no
+//! links. This code neither reads files that another user could have placed there nor writes where
+//! another user could read. A file is replaced as a whole, so that no reader sees a half-written
+//! one. A lock of the kernel admits one call at a time for each task; it ends with its process.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -20,18 +20,18 @@ use crate::cli::Failure;
 use crate::config::{Environment as _, ProcessEnvironment};
 use crate::files::{FileError, PrivateDirectory};
 
-/// How long a call waits for the one that is at work; SDKs give up after a minute.
+/// How long a call waits for another one of the same task. SDKs give up after a minute.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(50);
 
-/// No file of ours is longer.
+/// The most bytes that are read from a file; cached sessions are shorter.
 const MAX_FILE_BYTES: u64 = 256 * 1024;
 
-/// The directory to use where none was named: the user's own for as long as the user is logged in,
-/// or one of the user's name among temporary files.
+/// The default directory: in the user's runtime directory, which exists while the user is logged
+/// in, or one with the user's id among temporary files.
 pub(super) fn default_directory() -> Result<PathBuf, Failure> {
     let named = ProcessEnvironment
         .get("XDG_RUNTIME_DIR")
-        .map_err(|_| Failure::Usage("XDG_RUNTIME_DIR is not text".into()))?;
+        .map_err(|_| Failure::Usage("XDG_RUNTIME_DIR is not UTF-8".into()))?;
     let named = named.map(PathBuf::from).filter(|path| path.is_absolute());
     Ok(match named {
         Some(runtime) => runtime.join("taskpass"),
@@ -39,7 +39,7 @@ pub(super) fn default_directory() -> Result<PathBuf, Failure> {
     })
 }
 
-/// The place of one task, which this call has to itself.
+/// The cache entry of one task, locked by this call.
 pub(super) struct Slot {
     directory: PrivateDirectory,
     path: PathBuf,
@@ -49,7 +49,8 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// Waits for the place named `key` in `path`, which is made where it is missing.
+    /// Locks the entry `key` in the directory `path`, which is created if it is missing. Waits for
+    /// other calls.
     pub(super) async fn lock(path: &Path, key: &str) -> Result<Self, Failure> {
         let directory = PrivateDirectory::open_or_make(path, false).map_err(unusable)?;
         let lock_name = format!("{key}.lock");
@@ -62,7 +63,7 @@ impl Slot {
             Ok(Err(error)) => return Err(failed(&lock_path, error)),
             Err(_) => {
                 return Err(Failure::Unestablished(format!(
-                    "another call has held {} for too long",
+                    "another call has held the lock {} for too long",
                     lock_path.display()
                 )));
             }
@@ -76,7 +77,7 @@ impl Slot {
         })
     }
 
-    /// What is there.
+    /// Reads the entry. `None` if there is none, or if another version wrote it.
     pub(super) fn read<T: DeserializeOwned>(&self) -> Result<Option<T>, Failure> {
         let Some(file) = self.directory.open_file(&self.name).map_err(unusable)? else {
             return Ok(None);
@@ -85,33 +86,34 @@ impl Slot {
         file.take(MAX_FILE_BYTES)
             .read_to_end(&mut bytes)
             .map_err(|error| failed(&self.path, error))?;
-        // Ours and unreadable: of another version. It is replaced.
+        // An own file that does not parse comes from another version. It is replaced later.
         Ok(serde_json::from_slice(&bytes).ok())
     }
 
-    /// Puts `value` there instead of what is there.
+    /// Replaces the entry completely or not at all.
     pub(super) fn write(&self, value: &impl Serialize) -> Result<(), Failure> {
         let bytes = serde_json::to_vec(value).map_err(Failure::unestablished)?;
         let replaced = self.directory.replace(&self.name, &bytes);
         replaced.map_err(unusable)
     }
 
-    /// Leaves nothing there.
+    /// Removes the entry if it exists.
     pub(super) fn clear(&self) -> Result<(), Failure> {
         self.directory.remove(&self.name).map_err(unusable)
     }
 }
 
-/// A file or directory that others can get at is refused; nothing is read from it or written to it.
+/// The failure for a file or directory of the cache. One that other users can access is a usage
+/// error.
 #[expect(
     clippy::needless_pass_by_value,
-    reason = "the shape that map_err takes"
+    reason = "the signature that map_err requires"
 )]
 fn unusable(error: FileError) -> Failure {
     match error {
-        FileError::Unfit { .. } => {
-            Failure::Usage(format!("{error}; --cache-dir names another directory"))
-        }
+        FileError::Unfit { .. } => Failure::Usage(format!(
+            "{error}; or give another directory with --cache-dir"
+        )),
         FileError::Io { .. } => Failure::Unestablished(format!("cannot use {error}")),
     }
 }

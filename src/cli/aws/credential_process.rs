@@ -1,12 +1,12 @@
-//! `taskpass aws credential-process`: the credential that AWS's SDKs and tools ask a command for.
+//! `taskpass aws credential-process`: the command that AWS's SDKs and tools run to get credentials.
 //!
-//! They call it early, often and many at once. All calls that ask for the same as the same workload
-//! share one task and one session, kept by [`super::cache`]. Each call asks the broker whether the
-//! task is still good, which is its heartbeat too: what was ended is not given out again. When the
-//! broker cannot be asked, a session is given out while its own time lasts, which it would outlive
-//! anyway. Little of it left, another is taken within the same task, which opens one task and no
-//! more: after its end calls are refused, unless the caller said that another may be opened after
-//! its deadline.
+//! They run it early, often and many times at once. All calls with the same request and workload
+//! share one task and one session, cached by [`super::cache`]. Each call sends a heartbeat, which
+//! also shows whether the task is still open: an ended session is not returned again. If the broker
+//! cannot be reached, the cached session is returned until it expires; it would stay valid until
+//! then anyway. When little of its life is left, it is renewed within the same task. The calls open
+//! one task only: after its end they are refused, unless `--reopen` permits another task after the
+//! deadline.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -29,17 +29,17 @@ use crate::cli::{Failure, output};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::crypto::digest::sha256_parts;
 
-/// How long the broker may take to say how the task stands.
+/// How long the broker may take to answer a heartbeat.
 const BEAT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// SDKs wait a minute for a call: it has to answer before.
+/// How long requests are retried. SDKs wait a minute for a call, so it must end earlier.
 const MAX_RETRY: Duration = Duration::from_secs(30);
 
-/// Print a session of a role as AWS's SDKs expect it of `credential_process`
+/// Print a session of a role in the form that AWS's SDKs expect from `credential_process`
 #[derive(Args, Debug)]
 #[command(
-    after_help = "All calls that ask for the same as the same workload share one task and one session. When the task \
-    is over, they are refused.\n\nExamples:\n  \
+    after_help = "All calls with the same request and workload share one task and one session. When the task \
+    has ended, they are refused.\n\nExamples:\n  \
     taskpass aws credential-process --resource reports-bucket --action s3:GetObject --task-type nightly-report\n  \
     In ~/.aws/config:\n    [profile reports]\n    \
     credential_process = taskpass aws credential-process --resource reports-bucket --action s3:GetObject --task-type nightly-report"
@@ -55,25 +55,26 @@ pub(super) struct CredentialProcess {
     task: AnyTask,
     #[command(flatten)]
     retry: RetryArgs,
-    /// When the deadline of the task has passed, open another; without this nothing comes after it
+    /// When the task's deadline has passed, open another task; without this, later calls are
+    /// refused
     #[arg(long, conflicts_with = "task")]
     reopen: bool,
-    /// Print nothing: complete the task that earlier calls opened, and forget what they got
+    /// Print nothing: complete the task that earlier calls opened, and delete its cached session
     #[arg(long)]
     end: bool,
-    /// Where the calls share what they got [default: `$XDG_RUNTIME_DIR/taskpass`, or `taskpass-` and
-    /// the user's id among temporary files]
+    /// The directory of the cache that calls share [default: `$XDG_RUNTIME_DIR/taskpass`, or
+    /// `taskpass-` and the user's id among temporary files]
     #[arg(long, env = "TASKPASS_CACHE_DIR", value_name = "DIR")]
     cache_dir: Option<PathBuf>,
 }
 
-/// What an earlier call left.
+/// The cached state that an earlier call wrote.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Kept {
-    /// A session.
+    /// The session of an open task.
     Held(Box<Held>),
-    /// The task was over, for this reason. Its credential is not kept.
+    /// The task has ended, for the reason `why`. Its credential is not kept.
     Over {
         why: String,
         deadline: Timestamp,
@@ -114,7 +115,7 @@ impl CredentialProcess {
         output::json_line(&spoken)
     }
 
-    /// All that makes a difference to what is given out.
+    /// The name of the cache entry: a digest of all that determines the credential.
     fn key(&self, asker: &Asker, task: &Value) -> Result<String, Failure> {
         let parts = [
             self.address.url.as_str(),
@@ -134,13 +135,14 @@ impl CredentialProcess {
             Ok(held)
         });
         if kept.is_err() && joined.is_none() {
-            // Nobody will ever get it: it ends here.
+            // The session cannot be returned, so its task ends here.
             Lease::of(&asker.client, &granted, 0)?.end(false).await;
         }
         kept
     }
 
-    /// What an earlier call got, if it may still be given out; nothing if a new task may be opened.
+    /// The session of an earlier call, if it may still be returned; `None` if a new task may be
+    /// opened.
     async fn seen_again(
         &self,
         asker: &Asker,
@@ -150,7 +152,9 @@ impl CredentialProcess {
         let over = match self.standing(asker, &held).await {
             Ok(over) => over,
             Err(failure) => {
-                output::note(format!("taskpass: the broker was not asked: {failure}"));
+                output::note(format!(
+                    "taskpass: the broker could not be asked: {failure}"
+                ));
                 None
             }
         };
@@ -158,7 +162,7 @@ impl CredentialProcess {
         let over = over.or_else(|| (now >= held.deadline).then(|| "expired".to_owned()));
         if let Some(why) = over {
             let deadline = held.deadline;
-            // The handle is kept until the broker confirms the end.
+            // Keep the handle until the broker confirms the end.
             let task = (!self.task.is_joined()).then_some(&held.task);
             slot.write(&json!({ "over": { "why": why, "deadline": deadline, "task": task } }))?;
             if self.may_reopen(deadline) {
@@ -171,7 +175,7 @@ impl CredentialProcess {
         match renewed {
             Ok(()) if held.is_good(now) => Ok(Some(held)),
             Ok(()) => Err(Failure::Unestablished(
-                "the session is over, and there is no fresh attestation for another".into(),
+                "the session has ended, and there is no fresh attestation for another".into(),
             )),
             Err(failure) if held.is_good(now) => {
                 output::note(format!("taskpass: not renewed: {failure}"));
@@ -181,7 +185,7 @@ impl CredentialProcess {
         }
     }
 
-    /// Why the task is over or the session was revoked; `None` while both are good.
+    /// Why the task ended or the session was revoked; `None` if both are usable.
     async fn standing(&self, asker: &Asker, held: &Held) -> Result<Option<String>, Failure> {
         let lease = Lease::joined(&asker.client, &held.task, 0)?;
         let beat = timeout(BEAT_TIMEOUT, lease.beat(Some(&held.session)));
@@ -192,7 +196,7 @@ impl CredentialProcess {
     async fn finish(&self, asker: &Asker, slot: &Slot) -> Result<(), Failure> {
         let Some(kept) = slot.read()? else {
             return Err(Failure::Refused(
-                "no call with these arguments and this attestation has left anything to end".into(),
+                "there is no cached task for these arguments and this attestation".into(),
             ));
         };
         let task = match kept {
@@ -216,8 +220,8 @@ impl CredentialProcess {
         let how = if self.task.is_joined() {
             ""
         } else {
-            "; the same command with --end forgets it, and the next call opens another"
+            "; the same command with --end clears the cache, and the next call opens another task"
         };
-        Failure::Refused(format!("the task is over: {}{how}", why.trim_end()))
+        Failure::Refused(format!("the task has ended: {}{how}", why.trim_end()))
     }
 }

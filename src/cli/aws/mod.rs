@@ -1,4 +1,4 @@
-//! `taskpass aws`: what AWS's own tools call.
+//! `taskpass aws`: commands for AWS's tools and roles.
 
 mod cache;
 mod credential_process;
@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use super::Failure;
 use super::output::Form;
 
-/// Credentials for AWS's own tools, and what roles have to trust
+/// Get credentials for AWS's tools, and print the trust policies of roles
 #[derive(Args, Debug)]
 pub(super) struct Aws {
     #[command(subcommand)]

@@ -1,5 +1,5 @@
-//! `taskpass aws trust-policy`: what a role must trust to be the broker's, and what is wrong with
-//! what it trusts.
+//! `taskpass aws trust-policy`: prints the trust policy that the broker needs on a role, and checks
+//! an existing one.
 
 use std::path::{Path, PathBuf};
 
@@ -14,13 +14,13 @@ use crate::domain::catalog::Resource;
 use crate::domain::kind::aws::AwsRole;
 use crate::mint::aws::trust::Trusted;
 
-/// The largest document that is read: IAM's own limit is far below.
+/// The largest policy that is read, in bytes. IAM's own limit is far lower.
 const MAX_BYTES: usize = 64 * 1024;
 
-/// Print the trust policy that a resource's role needs, or judge the one that it has
+/// Print the trust policy that a resource's role needs, or check the one that it has
 #[derive(Args, Debug)]
 #[command(
-    after_help = "AWS is not asked: a policy that stands is read from a file.\n\nExamples:\n  \
+    after_help = "The command does not call AWS: it reads an existing policy from a file.\n\nExamples:\n  \
     taskpass aws trust-policy --resource reports-bucket >trust.json\n  \
     aws iam get-role --role-name reports --query Role.AssumeRolePolicyDocument >has.json\n  \
     taskpass aws trust-policy --resource reports-bucket --check has.json"
@@ -28,21 +28,24 @@ const MAX_BYTES: usize = 64 * 1024;
 pub(super) struct TrustPolicy {
     #[command(flatten)]
     file: ConfigFile,
-    /// The resource, as it is registered
+    /// The resource's name in the configuration
     #[arg(long, value_name = "NAME")]
     resource: String,
-    /// The policy of the role by which the broker ends sessions of the resource's role, instead
+    /// Use the role with which the broker revokes sessions of the resource's role instead
     #[arg(long)]
     revoker: bool,
-    /// Say what is wrong with the policy in this file, and who else is let in; exit code 1 if anything is
+    /// Check the policy in this file: print its faults and the unexpected principals that it
+    /// admits; exit with code 1 if there are any
     #[arg(long, value_name = "FILE")]
     check: Option<PathBuf>,
-    /// Whoever else may come in, as the policy writes it; may be given several times
+    /// Another principal that may assume the role, as the policy writes it; may be given several
+    /// times
     #[arg(long, value_name = "PRINCIPAL", requires = "check")]
     expect: Vec<String>,
 }
 
-/// What of a configuration says whom a role has to trust; it is read without the rest's secrets.
+/// The sections of a configuration that determine the trusted principal. They are read without the
+/// configuration's secrets.
 #[derive(Deserialize)]
 struct Registered {
     server: Issuing,
@@ -113,6 +116,6 @@ impl TrustPolicy {
         } else {
             Trusted::resource(issuer, &role.role_arn, name)
         };
-        trusted.ok_or_else(|| Failure::Usage("the role's ARN is unreadable".into()))
+        trusted.ok_or_else(|| Failure::Usage("the role's ARN cannot be parsed".into()))
     }
 }

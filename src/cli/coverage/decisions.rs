@@ -1,10 +1,10 @@
-//! What a log decided and what it ended, as compact as it can be kept: a row for each permit, the
-//! ends with their times, and nothing else.
+//! The decisions and ends in a log, in a compact form: a row for each permit, and the ends with
+//! their times.
 //!
-//! A permit costs 112 bytes for its row and 8 for the two orders in which it is looked up; an end
-//! costs 32. What permits have in common, who, on what, under which policies and with which grant,
-//! is kept once. The sum is bounded, and a log that needs more is refused with what it needed.
-//! Nothing here is believed before the reader of the log said that it is what was signed.
+//! A permit takes 112 bytes for its row and 8 for the two orders in which it is looked up; an end
+//! takes 32. Values that permits share are kept once: workload, resource, policies and grant. The
+//! total is bounded, and a log that needs more is refused with the required size. The data is used
+//! only after the reader of the log has verified it.
 
 use std::collections::HashMap;
 use std::io::BufRead;
@@ -25,19 +25,19 @@ use crate::domain::workload::Identity;
 use crate::ids::{SessionId, TaskId};
 use crate::merkle::{Hash, LogEntry, LogFileError, LogReader, VerifierKey, leaf_hash};
 
-/// How many sessions one can be derived from, in a log that is as it should be.
+/// The longest chain of derived sessions in a valid log.
 const MAX_ANCESTORS: usize = 64;
 
-/// How many entries are read between two calls of the progress.
+/// The number of entries between two reports of progress.
 const STRIDE: u64 = 16_384;
 
-/// What one permit said, save what it shares with others.
+/// One permit, without the values that it shares with others.
 #[derive(Clone, Debug)]
 struct Row {
     hash: Hash,
     session: SessionId,
     task: TaskId,
-    /// The session that it was derived from; nil for none.
+    /// The session from which it was derived; nil if there is none.
     parent: Uuid,
     at: Timestamp,
     expires_at: Timestamp,
@@ -46,16 +46,16 @@ struct Row {
     chain: u32,
 }
 
-/// What permits have in common.
+/// The values that permits share.
 #[derive(Debug)]
 struct Profile {
     grant: Grant,
     resource: String,
-    /// The `aud`: of a session of AWS, the ARN of its role.
+    /// The `aud` claim; for an AWS session, the ARN of its role.
     audience: String,
     workload: Identity,
     aws: bool,
-    /// Every selector that matches it, but for its tasks.
+    /// Every selector that matches the permit, except for those of its tasks.
     selectors: Vec<Selector>,
 }
 
@@ -67,7 +67,7 @@ struct Ended<T> {
     how: T,
 }
 
-/// One permit.
+/// One permit, with its shared values.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Permit<'a> {
     row: &'a Row,
@@ -75,12 +75,12 @@ pub(super) struct Permit<'a> {
 }
 
 impl Permit<'_> {
-    /// The place of its leaf.
+    /// The index of its leaf.
     pub(super) fn index(&self) -> u64 {
         self.row.index
     }
 
-    /// When it was decided.
+    /// The time of its decision.
     pub(super) fn at(&self) -> Timestamp {
         self.row.at
     }
@@ -93,7 +93,7 @@ impl Permit<'_> {
         &self.profile.resource
     }
 
-    /// For which API or, at AWS, for which role.
+    /// The API, or the AWS role, for which it is.
     pub(super) fn audience(&self) -> &str {
         &self.profile.audience
     }
@@ -102,22 +102,22 @@ impl Permit<'_> {
         self.profile.workload.as_str()
     }
 
-    /// Whether its credential is a session of AWS.
+    /// Whether its credential is an AWS session.
     pub(super) fn is_aws(&self) -> bool {
         self.profile.aws
     }
 
-    /// Which grant it has, among all.
+    /// The number of its shared values, which include its grant.
     pub(super) fn profile(&self) -> u32 {
         self.row.profile
     }
 }
 
-/// What a verified log decided.
+/// The decisions of a verified log.
 #[derive(Debug, Default)]
 pub(super) struct Decisions {
     origin: String,
-    /// The log that it takes the place of.
+    /// The log that it succeeds; `None` for a log without predecessor.
     succeeds: Option<String>,
     size: u64,
     root: String,
@@ -130,15 +130,16 @@ pub(super) struct Decisions {
     sessions_ended: Vec<Ended<EndReason>>,
     tasks_ended: Vec<Ended<TaskEnd>>,
     cutoffs: HashMap<Selector, Vec<(u64, Timestamp)>>,
-    /// The times that admins accepted, with their leaves: what is dated later before one is dead.
+    /// The times that admins accepted, with their leaves. Earlier permits with a later date have
+    /// ended.
     accepted: Vec<(u64, Timestamp)>,
-    /// Leaves whose bodies were pruned, or that this version cannot read.
+    /// The hashes of leaves whose bodies were pruned or cannot be read by this version.
     unread: Vec<Hash>,
     unknown: u64,
     last_unread: Option<u64>,
 }
 
-/// Reads a log into [`Decisions`].
+/// Builds [`Decisions`] from the entries of a log.
 struct Builder {
     all: Decisions,
     profiles: HashMap<Hash, u32>,
@@ -148,7 +149,7 @@ struct Builder {
 }
 
 impl Decisions {
-    /// Reads a log to its end. `most` bounds the bytes that are kept of it.
+    /// Reads a log to its end. `most` limits the bytes that are kept.
     pub(super) fn read(
         input: impl BufRead,
         keys: &[VerifierKey],
@@ -179,53 +180,53 @@ impl Decisions {
         builder.finish()
     }
 
-    /// The log's name.
+    /// The origin of the log.
     pub(super) fn origin(&self) -> &str {
         &self.origin
     }
 
-    /// The name of the log that it takes the place of.
+    /// The origin of the log that it succeeds.
     pub(super) fn succeeds(&self) -> Option<&str> {
         self.succeeds.as_deref()
     }
 
-    /// Its leaves.
+    /// The number of leaves.
     pub(super) fn size(&self) -> u64 {
         self.size
     }
 
-    /// Its root, as the checkpoint writes it.
+    /// The log's root hash, in the form of the checkpoint.
     pub(super) fn root(&self) -> &str {
         &self.root
     }
 
-    /// The latest time in it.
+    /// The latest time in the log.
     pub(super) fn last_at(&self) -> Option<Timestamp> {
         self.last_at
     }
 
-    /// How many permits it holds.
+    /// The number of permits.
     pub(super) fn permits(&self) -> usize {
         self.rows.len()
     }
 
-    /// How many of its leaves have no body any more.
+    /// The number of leaves whose body was pruned.
     pub(super) fn pruned(&self) -> u64 {
         (self.unread.len() as u64).saturating_sub(self.unknown)
     }
 
-    /// How many of its leaves this version cannot read.
+    /// The number of leaves that this version cannot read.
     pub(super) fn unknown(&self) -> u64 {
         self.unknown
     }
 
-    /// Whether something in it was not read that could be a permit.
+    /// Whether the log has an unread leaf, which may be a permit.
     pub(super) fn has_gaps(&self) -> bool {
         self.last_unread.is_some()
     }
 
-    /// Whether a leaf that was not read came after this permit's, and could have ended it; or
-    /// whether a permit that it was derived from was not read.
+    /// Whether an unread leaf after this permit may have ended it, or a permit from which it was
+    /// derived is unread.
     pub(super) fn may_have_ended_unseen(&self, permit: &Permit<'_>) -> bool {
         let gap_after = |row: &Row| self.last_unread.is_some_and(|last| last > row.index);
         if gap_after(permit.row) {
@@ -257,13 +258,13 @@ impl Decisions {
             .map(|row| self.permit(row))
     }
 
-    /// Whether a leaf with this hash is in the log, but what it says was not read.
+    /// Whether the log has an unread leaf with this hash.
     pub(super) fn is_unread(&self, hash: &Hash) -> bool {
         self.unread.binary_search(hash).is_ok()
     }
 
-    /// When and how a permit ended, at the latest by its own expiry: by the rule of
-    /// [`crate::domain::validity`], from facts that the leaves give.
+    /// When and how a permit ended, at the latest by its own expiry. The rule is that of
+    /// [`crate::domain::validity`], applied to the facts in the leaves.
     pub(super) fn first_end(&self, permit: &Permit<'_>) -> Ending {
         let mut tasks: Vec<TaskLife> = Vec::new();
         let mut ancestors = Vec::new();
@@ -296,13 +297,13 @@ impl Decisions {
             tasks: &TaskChain(tasks),
             cut_off,
             ancestors,
-            // `may_have_ended_unseen` says so.
+            // `may_have_ended_unseen` covers this case.
             orphaned_at: None,
         };
         facts.first_end()
     }
 
-    /// A session, as far as leaves tell. They do not tell how soon an end takes effect elsewhere.
+    /// The session's facts in the leaves. They do not show when an end takes effect at a back end.
     fn session_life(&self, row: &Row) -> SessionLife {
         let ended = first_of(&self.sessions_ended, row.session.uuid());
         SessionLife {
@@ -315,8 +316,8 @@ impl Decisions {
         }
     }
 
-    /// A task, as far as leaves tell. No permit lives longer than its task's deadline, and of a silence
-    /// the leaf that ends the task tells.
+    /// The task's facts in the leaves. No permit lives longer than its task's deadline, and a leaf
+    /// records when missing heartbeats ended the task.
     fn task_life(&self, task: TaskId) -> TaskLife {
         let ended = first_of(&self.tasks_ended, task.uuid());
         TaskLife {
@@ -381,7 +382,7 @@ impl Decisions {
     }
 }
 
-/// The earliest end of `what` that is on record.
+/// The earliest recorded end of `what`.
 fn first_of<T: Copy>(all: &[Ended<T>], what: Uuid) -> Option<Ended<T>> {
     let from = all.partition_point(|ended| ended.what < what);
     let own = all.iter().skip(from).take_while(|ended| ended.what == what);
@@ -404,7 +405,7 @@ impl Builder {
         };
         if leaf.origin != self.all.origin {
             return Err(Failure::Refused(format!(
-                "leaf {} is meant for another log than {}",
+                "leaf {} belongs to another log than {}",
                 entry.index,
                 crate::cli::output::printable(&self.all.origin)
             )));
@@ -436,7 +437,7 @@ impl Builder {
                 self.all.accepted.push((entry.index, accepted));
                 Ok(())
             }
-            // None of these ends a credential by itself: a key that is withdrawn cuts off what it signed.
+            // None of these ends a credential. The withdrawal of a key is recorded with a cutoff.
             Effect::AddsKey(_) | Effect::EndsKey | Effect::Nothing => Ok(()),
         }
     }
@@ -465,7 +466,7 @@ impl Builder {
         if let Some(old) = leaf.supersedes {
             self.end_session(old, at, EndReason::Superseded)?;
         }
-        // A task that was opened is permitted too, without a credential: nothing carries that.
+        // Opening a task without a credential is a permit, too, but no credential carries it.
         let (Some(session), Some(task), Some(expires_at), Some(grant)) =
             (leaf.session, leaf.task, leaf.expires_at, &leaf.grant)
         else {
@@ -484,7 +485,7 @@ impl Builder {
             profile,
             chain,
         };
-        // Two places in the orders, which are made at the end.
+        // Two positions in the orders, which are created at the end.
         self.spend(2 * size_of::<u32>())?;
         self.keep(|all| &mut all.rows, row)
     }
@@ -502,7 +503,7 @@ impl Builder {
         if let Some(known) = self.profiles.get(&key) {
             return Ok(*known);
         }
-        // As text, as what it was read to, and the selectors, which say most of it again.
+        // The text, the parsed form, and the selectors, which repeat most of it.
         self.spend(4 * text.len() + size_of::<Profile>() + 64)?;
         let subject = SelectorSubject {
             workload: &leaf.workload,
@@ -540,8 +541,8 @@ impl Builder {
         Ok(number)
     }
 
-    /// Keeps one more of something. Room is made by a quarter at a time: doubling would need, for a
-    /// moment, three times of what is there.
+    /// Adds an element. The capacity grows by a quarter: doubling would temporarily need three
+    /// times the present size.
     fn keep<T>(
         &mut self,
         list: impl FnOnce(&mut Decisions) -> &mut Vec<T>,
@@ -560,7 +561,7 @@ impl Builder {
         self.bytes = self.bytes.saturating_add(bytes);
         if self.bytes > self.most {
             return Err(Failure::Unestablished(format!(
-                "the log's first {} permits need more than {} MiB: allow more with --index-mib",
+                "the log's first {} permits need more than {} MiB: raise the limit with --index-mib",
                 self.all.rows.len(),
                 self.most / (1024 * 1024)
             )));
@@ -596,18 +597,18 @@ impl Builder {
 
 fn number(count: usize) -> Result<u32, Failure> {
     u32::try_from(count)
-        .map_err(|_| Failure::Unestablished("the log holds more permits than can be kept".into()))
+        .map_err(|_| Failure::Unestablished("the log has more permits than can be kept".into()))
 }
 
 fn failure(error: LogFileError) -> Failure {
     match error {
         LogFileError::Io(error) => Failure::Unestablished(format!("cannot read the log: {error}")),
         LogFileError::Head(why) => Failure::Usage(format!(
-            "the log file does not begin as one does: {}",
+            "the log file has no valid beginning: {}",
             crate::cli::output::printable(&why)
         )),
         other => Failure::Refused(format!(
-            "the log does not hold: {}",
+            "the log cannot be verified: {}",
             crate::cli::output::printable(&other.to_string())
         )),
     }

@@ -1,12 +1,11 @@
-//! Which records are looked at, by the choice of whoever runs the command. What is left out is
-//! counted.
+//! Filters by which the user selects records. Records that are left out are counted.
 
 use std::str::FromStr;
 
 use super::record::Record;
 
-/// `principal=…`, `action=…` or `resource=…`, with `*` for any text and `?` for any one character;
-/// or several of them with commas between, which all have to match.
+/// `principal=…`, `action=…` or `resource=…` with a pattern, in which `*` stands for any text and
+/// `?` for any one character. Several of them, separated by commas, must all match.
 #[derive(Clone, Debug)]
 pub(super) struct Filter(Vec<(Field, Vec<char>)>);
 
@@ -32,15 +31,15 @@ impl FromStr for Filter {
             let begun = |(name, of): &(&str, Field)| Some((*of, part.strip_prefix(name)?));
             match (FIELDS.iter().find_map(begun), all.last_mut()) {
                 (Some((of, pattern)), _) => all.push((of, pattern.chars().collect())),
-                // A comma may stand in a pattern.
+                // A pattern may contain a comma.
                 (None, Some((_, pattern))) => pattern.extend(",".chars().chain(part.chars())),
                 (None, None) => {
-                    return Err("it begins with principal=, action= or resource=".into());
+                    return Err("it must begin with principal=, action= or resource=".into());
                 }
             }
         }
         if all.iter().any(|(_, pattern)| pattern.is_empty()) {
-            return Err("a pattern has to follow the =".into());
+            return Err("a pattern must follow the =".into());
         }
         Ok(Self(all))
     }
@@ -60,11 +59,11 @@ impl Filter {
     }
 }
 
-/// Unlike in a grant, what stands in the text is literal: a `*` in it is a star.
+/// Matches a text literally: unlike in a grant, a `*` in the text is only a star.
 fn matches(pattern: &[char], text: &str) -> bool {
     let text: Vec<char> = text.chars().collect();
     let (mut at, mut of) = (0, 0);
-    // Where the last `*` stands, and how much of the text it has taken.
+    // The position of the last `*` in the pattern, and how far it has matched the text.
     let mut star: Option<(usize, usize)> = None;
     while let Some(&c) = text.get(at) {
         match (pattern.get(of), star) {

@@ -1,9 +1,9 @@
-//! Records, one at a time, out of files of any size: lines, or the elements of a JSON array.
+//! Reads records one at a time from files of any size: lines, or the elements of a JSON array.
 //!
-//! Nothing but one record is in memory. What could be endless has an end: a record's bytes, and how
-//! much a compressed input may grow. A line that is too long or no JSON costs that line; an array
-//! that breaks off costs what would have followed, since nobody can say where its next element
-//! begins, and is told as a problem of its input.
+//! Only one record is in memory. The length of a record and the growth of a compressed input are
+//! limited. If a line is too long or not JSON, only that line is lost. If an array breaks off, the
+//! rest of it is lost, because the start of its next element is unknown; that is reported as a
+//! problem of the input.
 
 use std::cell::Cell;
 use std::fmt;
@@ -16,43 +16,43 @@ use flate2::bufread::MultiGzDecoder;
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// The longest record. One of CloudTrail has at most 256 KiB.
+/// The longest record, in bytes. A record of CloudTrail has at most 256 KiB.
 pub(super) const MAX_RECORD_BYTES: u64 = 1024 * 1024;
 
-/// What a compressed input may grow to whatever its size, and how many times its size beyond that.
-/// Logs come to 10 to 50 times; the format's limit is about 1,030.
+/// Every compressed input may grow to this many bytes, and larger inputs by this factor. Logs grow
+/// 10 to 50 times; the limit of the format is about 1,030.
 const FREE_BYTES: u64 = 16 * 1024 * 1024;
 const MAX_RATIO: u64 = 250;
 
 const BUFFER_BYTES: usize = 64 * 1024;
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
-/// What some programs begin a text with.
+/// Some programs write this mark at the beginning of a text.
 const BYTE_ORDER_MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
 
-/// Members of an event of `CloudTrail` that no list of events has.
+/// Members of a `CloudTrail` event that a list of events does not have.
 const OF_AN_EVENT: [&str; 3] = ["eventName", "eventSource", "userIdentity"];
 
-/// How records stand in an input.
+/// The layout of records in an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
-    /// One a line; an input that begins with `[` is an array all the same.
+    /// One record on each line. An input that begins with `[` is read as an array.
     Lines,
-    /// `{"Records": […]}`, an array, or one after another.
+    /// Documents of the form `{"Records": […]}`, an array of records, or single records in
+    /// sequence.
     Documents,
 }
 
-/// One record, or why there is none.
+/// One record, or the reason for its absence.
 #[derive(Clone, Copy)]
 pub(super) enum Piece<'a> {
-    /// Its bytes.
+    /// The bytes of the record.
     Record(&'a [u8]),
-    /// It is longer than any.
+    /// The record exceeds the limit.
     TooLong,
 }
 
-/// An input: a file, or standard input for `-`; what is compressed by gzip is read as what it
-/// holds.
+/// Opens an input: a file, or standard input for `-`. Input compressed by gzip is decompressed.
 pub(super) fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
     if path == Path::new("-") {
         return decompressed(io::stdin().lock());
@@ -64,7 +64,7 @@ pub(super) fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
         .is_some_and(|end| end.eq_ignore_ascii_case("gz"));
     if compressed && found.is_file() && found.len() == 0 {
         return Err(io::Error::other(
-            "it is empty, as nothing is that was compressed",
+            "the file is empty, although its name says that it is compressed",
         ));
     }
     decompressed(file)
@@ -108,7 +108,7 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-/// What was compressed, as long as it does not grow out of proportion.
+/// Decompressed bytes, as long as their number is plausible.
 struct Grown<R> {
     input: R,
     compressed: Rc<Cell<u64>>,
@@ -129,7 +129,7 @@ impl<R: Read> Read for Grown<R> {
     }
 }
 
-/// Hands every record to `take`; the error says why it could not be read to its end.
+/// Passes every record to `take`. The error says why the input could not be read to its end.
 pub(super) fn each(
     mut input: &mut dyn BufRead,
     shape: Shape,
@@ -197,14 +197,14 @@ fn each_document(input: &mut dyn BufRead, take: &mut dyn FnMut(Piece<'_>)) -> Re
     let budget = Rc::new(Cell::new(MAX_RECORD_BYTES));
     while let Some(byte) = skip_space(input).map_err(|error| error.to_string())? {
         if byte != b'{' && byte != b'[' {
-            return Err("it holds neither an object nor an array where one has to begin".into());
+            return Err("an object or an array must begin here, but neither does".into());
         }
         budget.set(MAX_RECORD_BYTES);
         let metered = Metered {
             input: &mut *input,
             budget: Rc::clone(&budget),
         };
-        // It reads byte by byte, and of an object or array no byte too many.
+        // Reads byte by byte, and not beyond the end of the object or array.
         let mut deserializer = serde_json::Deserializer::from_reader(metered);
         let document = Document {
             budget: &budget,
@@ -212,7 +212,7 @@ fn each_document(input: &mut dyn BufRead, take: &mut dyn FnMut(Piece<'_>)) -> Re
         };
         document.deserialize(&mut deserializer).map_err(|error| {
             if error.is_eof() {
-                return "it ends in the middle of a record".to_owned();
+                return "the input ends in the middle of a record".to_owned();
             }
             error.to_string()
         })?;
@@ -220,7 +220,7 @@ fn each_document(input: &mut dyn BufRead, take: &mut dyn FnMut(Piece<'_>)) -> Re
     Ok(())
 }
 
-/// A reader that has had enough when one record has had its bytes.
+/// A reader that fails when one record exceeds its bytes.
 struct Metered<'a> {
     input: &'a mut dyn BufRead,
     budget: Rc<Cell<u64>>,
@@ -238,7 +238,7 @@ impl Read for Metered<'_> {
     }
 }
 
-/// A document: an array of records, an object with one, or a record.
+/// A document: an array of records, an object with such an array, or a single record.
 struct Document<'a> {
     budget: &'a Cell<u64>,
     take: &'a mut dyn FnMut(Piece<'_>),
@@ -270,7 +270,7 @@ impl<'de> Visitor<'de> for Document<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
         let (mut is_list, mut is_event) = (false, false);
-        // Written down again, for what turns out to be a record.
+        // Serializes the members again, in case the object is a record.
         let mut record = String::from("{");
         while let Some(name) = members.next_key::<String>()? {
             if name == "Records" {
@@ -295,7 +295,7 @@ impl<'de> Visitor<'de> for Document<'_> {
         }
         if is_list && is_event {
             return Err(de::Error::custom(
-                "it is a list of records and a record at once",
+                "the object is both a list of records and a record",
             ));
         }
         if !is_list {

@@ -1,9 +1,9 @@
-//! The join: what a record carries, against what the log decided.
+//! Judges actions: compares the credential in a record with the log's decisions.
 //!
-//! An action is *proven* when the signed log holds the permit that its credential carries, decided
-//! before the action by the two clocks, the action is within that permit's grant, and neither the
-//! credential's time nor anything in the log had ended it. Everything else has another name, and
-//! what cannot be judged is never proven.
+//! An action is *proven* if all of these hold: the signed log has the permit that its credential
+//! carries; the permit was decided before the action, by the two clocks; the action is within the
+//! permit's grant; neither the credential's expiry nor an entry of the log had ended it. Every
+//! other result has its own class, and an action that cannot be judged is never proven.
 
 use std::collections::HashMap;
 
@@ -16,19 +16,19 @@ use crate::domain::session::EndReason;
 use crate::domain::task::TaskEnd;
 use crate::domain::validity::{EndCause, Ending};
 
-/// What an action turned out to be.
+/// The class of a judged action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Class {
     Proven,
     OutsideGrant,
     AfterEnd,
     Unproven,
-    /// It could not be judged, and so is none of the four.
+    /// It could not be judged, and belongs to none of the other four.
     Unjudged,
 }
 
 impl Class {
-    /// All of them, in the order in which they are shown.
+    /// All classes, in the order of the report.
     pub(super) const ALL: [Self; 5] = [
         Self::Proven,
         Self::OutsideGrant,
@@ -37,7 +37,7 @@ impl Class {
         Self::Unjudged,
     ];
 
-    /// The name in JSON.
+    /// The name of the class in JSON.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Proven => "proven",
@@ -48,7 +48,7 @@ impl Class {
         }
     }
 
-    /// The name for people.
+    /// The name of the class for people.
     pub(super) fn title(self) -> &'static str {
         match self {
             Self::Proven => "proven",
@@ -60,7 +60,7 @@ impl Class {
     }
 }
 
-/// Why it is that.
+/// The reason for a class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Reason {
     Permitted,
@@ -92,7 +92,7 @@ pub(super) enum Reason {
 }
 
 impl Reason {
-    /// The name in JSON.
+    /// The name of the reason in JSON.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Permitted => "permitted",
@@ -125,20 +125,20 @@ impl Reason {
     }
 }
 
-/// A verdict on one action.
+/// The verdict on one action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Verdict {
     pub(super) class: Class,
     pub(super) reason: Reason,
-    /// The reason, for people.
+    /// The reason as a sentence.
     pub(super) told: String,
-    /// The leaf of the permit, where there is one.
+    /// The index of the permit's leaf; `None` if no permit was found.
     pub(super) leaf: Option<u64>,
     /// The workload and the resource of the permit.
     pub(super) of: Option<(String, String)>,
-    /// Whether it would have been something worse without the allowance for clocks.
+    /// Whether the class would be worse without the allowance for clock differences.
     pub(super) within_skew: bool,
-    /// Whether the same session of AWS was made before.
+    /// Whether the same AWS session was created before.
     pub(super) made_again: bool,
 }
 
@@ -155,29 +155,29 @@ impl Verdict {
         }
     }
 
-    /// A record that is none.
+    /// The verdict on a record that could not be read.
     pub(super) fn unreadable(why: &str) -> Self {
         Self::new(Class::Unjudged, Reason::Unreadable, why)
     }
 }
 
-/// Answers that are kept, because logs repeat themselves. When it is full it begins anew.
+/// The most answers that are cached, because logs repeat themselves. A full cache is emptied.
 const MAX_ANSWERS: usize = 4_096;
 
-/// Judges actions by one log.
+/// Judges actions by the decisions of one log.
 #[derive(Debug)]
 pub(super) struct Judge<'a> {
     decisions: &'a Decisions,
     skew_seconds: u64,
-    /// Until when the log is known to be complete.
+    /// The time up to which the log is known to be complete.
     until: Option<Timestamp>,
     answers: HashMap<(u32, ActionName, Location, Region), bool>,
-    /// Of which permits a session of AWS was seen to be made: a bit for each leaf of the log.
+    /// The permits whose AWS session was seen to be created: one bit for each leaf of the log.
     made: Vec<u64>,
 }
 
 impl<'a> Judge<'a> {
-    /// By this log, which was complete at `as_of` at least.
+    /// A judge for this log, which was complete at `as_of` or later.
     pub(super) fn new(
         decisions: &'a Decisions,
         skew_seconds: u64,
@@ -192,12 +192,11 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Until when the log is known to be complete.
+    /// The time up to which the log is known to be complete.
     pub(super) fn until(&self) -> Option<Timestamp> {
         self.until
     }
 
-    /// The verdict on one action.
     pub(super) fn judge(&mut self, record: &Record) -> Verdict {
         if record.credential.is_empty() {
             return Verdict::new(
@@ -213,7 +212,7 @@ impl<'a> Judge<'a> {
         let mut verdict = match record.at {
             Ok(at) => self.judge_permitted(record, at, &permit),
             Err(why) => match self.within(record, &permit) {
-                // At no time was it granted.
+                // The action was not granted at any time.
                 Err((Class::OutsideGrant, reason, told)) => {
                     Verdict::new(Class::OutsideGrant, reason, told)
                 }
@@ -227,7 +226,7 @@ impl<'a> Judge<'a> {
         verdict
     }
 
-    /// Notes that a session was made, and says whether it had been.
+    /// Records that a session was created. Returns whether it had been created before.
     fn was_made(&mut self, leaf: u64) -> bool {
         let (word, bit) = (leaf / 64, 1 << (leaf % 64));
         let Ok(word) = usize::try_from(word) else {
@@ -243,14 +242,14 @@ impl<'a> Judge<'a> {
         before
     }
 
-    /// The permit that a record's credential carries.
+    /// Finds the permit that a record's credential carries.
     fn permit(&self, record: &Record) -> Result<Permit<'a>, Verdict> {
         let credential = &record.credential;
         let unproven = |reason, told: &str| Verdict::new(Class::Unproven, reason, told);
         let contradiction = || {
             unproven(
                 Reason::Contradiction,
-                "its session and its decision are not of the same permit",
+                "its session and its decision belong to different permits",
             )
         };
         if credential.contradictory {
@@ -259,21 +258,21 @@ impl<'a> Judge<'a> {
         if credential.needs_both && credential.hash.is_none() {
             return Err(unproven(
                 Reason::NameAlone,
-                "its session has a name like ours and no source identity, which ours have: anybody \
-                 who may assume a role can choose the name",
+                "its session has a name in the broker's form but no source identity, which the broker's \
+                 sessions have: any principal that may assume a role can choose the name",
             ));
         }
         if credential.needs_both && credential.session.is_none() {
             return Err(unproven(
                 Reason::HashAlone,
-                "its source identity is a decision's and its session has another name than ours: \
-                 source identity goes along into other roles",
+                "its source identity is that of a decision, but its session does not have the broker's \
+                 name: the source identity stays with a session that assumes other roles",
             ));
         }
         if credential.foreign {
             return Err(unproven(
                 Reason::Contradiction,
-                "beside what is ours stands something that is not, where ours would stand",
+                "next to the broker's values it has a foreign value in a member for the broker's",
             ));
         }
         let permit = self.find(record, &contradiction)?;
@@ -298,7 +297,7 @@ impl<'a> Judge<'a> {
                     return Verdict::new(
                         Class::Unjudged,
                         Reason::Pruned,
-                        "its decision is on record, but what it says was pruned or cannot be read",
+                        "its decision is in the log, but was pruned or cannot be read",
                     );
                 }
                 self.missing(at, Reason::UnknownDecision)
@@ -322,14 +321,14 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// What a decision is that the log does not hold.
+    /// The verdict on a record whose decision the log does not hold.
     fn missing(&self, at: Result<Timestamp, &'static str>, reason: Reason) -> Verdict {
         match at {
             Err(why) => return Verdict::new(Class::Unjudged, Reason::NoTime, why),
             Ok(at) if self.is_after_log(at) => return self.after_log(),
             Ok(_) => {}
         }
-        // A hash would be among those of the leaves that were not read.
+        // The hash of an unread leaf is known, so only a session can be in an unread leaf.
         if reason == Reason::UnknownSession && self.decisions.has_gaps() {
             return Verdict::new(
                 Class::Unjudged,
@@ -344,7 +343,8 @@ impl<'a> Judge<'a> {
         Verdict::new(Class::Unproven, reason, told)
     }
 
-    /// No allowance here: what is later by the record's own clock may have been ended by then.
+    /// Clock differences are not allowed for here: an action that is later by the record's own
+    /// clock may have been ended by then.
     fn is_after_log(&self, at: Timestamp) -> bool {
         self.until.is_none_or(|until| at > until)
     }
@@ -354,9 +354,7 @@ impl<'a> Judge<'a> {
         Verdict::new(
             Class::Unjudged,
             Reason::AfterLog,
-            format!(
-                "it is later than the last entry of the log{until}: what the log says since is unknown"
-            ),
+            format!("it is later than the last entry of the log{until}: later entries are unknown"),
         )
     }
 
@@ -365,7 +363,7 @@ impl<'a> Judge<'a> {
             return Verdict::new(
                 Class::Unproven,
                 Reason::DecidedLater,
-                format!("its permit was decided afterwards, at {}", permit.at()),
+                format!("its permit was decided later, at {}", permit.at()),
             );
         }
         let mut end = self.decisions.first_end(permit);
@@ -388,7 +386,7 @@ impl<'a> Judge<'a> {
             return Verdict::new(
                 Class::Unjudged,
                 Reason::Pruned,
-                "what could have ended it is among the leaves whose bodies could not be read",
+                "the bodies that could not be read may include one that ended it",
             );
         }
         if self.is_after_log(at) {
@@ -403,8 +401,8 @@ impl<'a> Judge<'a> {
         verdict
     }
 
-    /// Whether what was done is within the grant. What certainly is not is told as that, whatever
-    /// else is not known of it.
+    /// Whether the deed is within the grant. A deed that is certainly outside is reported as such,
+    /// even if other facts about it are unknown.
     fn within(
         &mut self,
         record: &Record,
@@ -479,11 +477,11 @@ impl<'a> Judge<'a> {
             return unjudged(Reason::Unclear, why);
         }
         if !everywhere {
-            return unjudged(Reason::NoPlace, "it does not say on what it was done");
+            return unjudged(Reason::NoPlace, "it does not name its object");
         }
         let surely = |place| self.permits(permit, action, place, &Region::Unnamed);
         if *region == Region::Unclear && !places.iter().all(surely) {
-            return unjudged(Reason::Unclear, "what it names as its region is none");
+            return unjudged(Reason::Unclear, "its region is not a valid region");
         }
         Ok(())
     }
@@ -520,26 +518,26 @@ impl<'a> Judge<'a> {
     }
 }
 
-/// Whether an object of a grant has this action.
+/// Whether one detail of a grant permits this action.
 fn gives(detail: &AuthorizationDetail, action: &ActionName) -> bool {
     let of = detail.detail_type();
     let mut all = detail.actions().iter();
     all.any(|own| of.covers_action(own, action, &Budget::of_one_comparison()))
 }
 
-/// A session of AWS has to be of the role that its decision is for: names and source identities are
-/// chosen by callers, in every account.
+/// An AWS session must belong to the role of its decision, because callers in any account can
+/// choose names and source identities.
 fn check_role(credential: &Credential, permit: &Permit<'_>) -> Result<(), Verdict> {
     let decided = permit.audience();
     if let Some(other) = credential.roles.iter().find(|seen| !seen.is(decided)) {
         let other = crate::cli::output::printable(&other.to_string());
-        let told = format!("its session is of {other}, and its decision is for {decided}");
+        let told = format!("its session belongs to {other}, but its decision is for {decided}");
         return Err(Verdict::new(Class::Unproven, Reason::OtherRole, told));
     }
-    // A mapping that says where the session is vouches for the place.
+    // A mapping that names the location of the session makes it trustworthy.
     let named = credential.roles.iter().any(RoleSeen::names_a_role);
     if credential.needs_both && !named {
-        let told = "it does not say of which role its session is";
+        let told = "it does not name the role of its session";
         return Err(Verdict::new(Class::Unproven, Reason::OtherRole, told));
     }
     Ok(())
@@ -549,7 +547,7 @@ fn no_session_of_aws() -> Verdict {
     Verdict::new(
         Class::Unproven,
         Reason::NoSessionOfAws,
-        "the permit that it names is not for a session of AWS",
+        "the permit that it names is not for an AWS session",
     )
 }
 
@@ -560,7 +558,7 @@ fn told(end: Ending) -> (Reason, String) {
         EndCause::Recorded(EndReason::Revoked) => (Reason::Revoked, "was revoked"),
         EndCause::Recorded(EndReason::Superseded) => (Reason::Superseded, "was superseded"),
         EndCause::Recorded(EndReason::Failed) => (Reason::Failed, "was never confirmed"),
-        EndCause::Recorded(EndReason::Expired) => (Reason::Expired, "was over"),
+        EndCause::Recorded(EndReason::Expired) => (Reason::Expired, "expired"),
         EndCause::Task(TaskEnd::Complete) => (
             Reason::TaskOver,
             "ended with its task, which was completed,",
@@ -569,12 +567,12 @@ fn told(end: Ending) -> (Reason, String) {
             (Reason::TaskOver, "ended with its task, which was aborted,")
         }
         EndCause::Task(TaskEnd::Expire) => {
-            (Reason::TaskOver, "ended with its task, whose time was up,")
+            (Reason::TaskOver, "ended with its task, which expired,")
         }
         EndCause::CutOff => (Reason::CutOff, "was cut off"),
     };
     let whose = if end.inherited {
-        "what it was derived from"
+        "the credential from which it was derived"
     } else {
         "its credential"
     };

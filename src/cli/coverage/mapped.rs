@@ -1,5 +1,5 @@
-//! Records in JSON, of which a small table says where is what: access logs, and OCSF with the table
-//! that its classes imply.
+//! Reads JSON records with a mapping that gives the locations of their fields: access logs, and
+//! OCSF with the mapping that its classes imply.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,10 +15,10 @@ use super::record::{
 use crate::cli::Failure;
 use crate::domain::grant::{ActionName, Location};
 
-/// The longest mapping that is read.
+/// The longest mapping that is read, in bytes.
 const MAX_BYTES: u64 = 64 * 1024;
 
-/// Parts of an action that are put together.
+/// The most parts of which an action is composed.
 const MAX_PARTS: usize = 4;
 
 /// A JSON pointer (RFC 6901).
@@ -33,7 +33,7 @@ impl TryFrom<String> for Pointer {
         if text.starts_with('/') {
             return Ok(Self(text));
         }
-        Err("a JSON pointer begins with /")
+        Err("a JSON pointer must begin with /")
     }
 }
 
@@ -42,7 +42,7 @@ impl Pointer {
         record.pointer(&self.0).unwrap_or(&Value::Null)
     }
 
-    /// The text there; numbers count as theirs.
+    /// The text at the pointer; a number is converted to text.
     fn text(&self, record: &Value) -> Option<String> {
         match self.of(record) {
             Value::String(text) => Some(text.clone()),
@@ -51,7 +51,7 @@ impl Pointer {
         }
     }
 
-    /// Whatever is there as a text.
+    /// The value at the pointer as text, whatever its type; `None` if it is missing or null.
     fn whatever(&self, record: &Value) -> Option<String> {
         match self.of(record) {
             Value::Null => None,
@@ -60,10 +60,10 @@ impl Pointer {
     }
 }
 
-/// Where a record says that something was done; what is there and cannot be a place is nothing.
+/// The places that a record names. `None` for a value that cannot be a place.
 type Said = Vec<Option<String>>;
 
-/// One pointer, or several whose texts are put together with blanks.
+/// One pointer, or several whose texts are joined with spaces.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
 enum Pointers {
@@ -71,7 +71,7 @@ enum Pointers {
     Several(Vec<Pointer>),
 }
 
-/// Where a record says what.
+/// The locations of a record's fields, as JSON pointers.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Mapping {
@@ -81,12 +81,12 @@ pub(super) struct Mapping {
     principal: Option<Pointer>,
     action: Option<Pointers>,
     location: Option<Pointer>,
-    /// What stands before every location, where records hold paths alone.
+    /// The prefix of every location, for records that hold only paths.
     location_prefix: Option<String>,
     region: Option<Pointer>,
     #[serde(default)]
     credential: CredentialMapping,
-    /// What the grant calls what the record calls otherwise. With it, other actions are unclear.
+    /// The grant's name for each of the record's actions. If given, all other actions are unclear.
     #[serde(default)]
     actions: BTreeMap<String, String>,
     refused: Option<Refused>,
@@ -95,15 +95,15 @@ pub(super) struct Mapping {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CredentialMapping {
-    /// The `jti` of a credential, or its session's id.
+    /// The location of a credential's `jti`, or of its session's id.
     session: Option<Pointer>,
-    /// The `dec` of a credential.
+    /// The location of a credential's `dec` claim.
     hash: Option<Pointer>,
-    /// The credential itself, or the header that held it.
+    /// The location of the credential itself, or of the header that held it.
     jwt: Option<Pointer>,
 }
 
-/// How a record says that nothing was done.
+/// How a record shows that nothing was done.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Refused {
@@ -112,26 +112,26 @@ struct Refused {
 }
 
 impl Mapping {
-    /// Reads one from its file.
+    /// Reads a mapping from a file.
     pub(super) fn read(path: &Path) -> Result<Self, Failure> {
         let bytes = crate::cli::client::read_file(path, MAX_BYTES)?;
         let wrong = |why: &str| Failure::Usage(format!("{}: {why}", path.display()));
-        let text = std::str::from_utf8(&bytes).map_err(|_| wrong("it is not text"))?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| wrong("the file is not UTF-8"))?;
         toml::from_str(text).map_err(|error| wrong(error.message()))
     }
 
-    /// Whether records in JSON lines can be read with it.
+    /// Checks that the mapping suffices for records in JSON lines.
     pub(super) fn check(&self) -> Result<(), Failure> {
         let several = match &self.action {
             Some(Pointers::Several(parts)) => parts.len(),
             _ => 1,
         };
         let why = if self.time.is_none() || self.action.is_none() {
-            "the mapping has to say where `time` and `action` are"
+            "the mapping must give the locations of `time` and `action`"
         } else if self.credential.is_empty() {
-            "the mapping has to say where a record's credential is: `session`, `hash` or `jwt`"
+            "the mapping must give the location of the credential: `session`, `hash` or `jwt`"
         } else if !(1..=MAX_PARTS).contains(&several) {
-            "an action is put together of one to four parts"
+            "an action must have one to four parts"
         } else {
             return Ok(());
         };
@@ -148,7 +148,8 @@ impl Mapping {
         }
     }
 
-    /// What there is of ours where the mapping says that it is. It has to be ours everywhere.
+    /// Reads the broker's credential from the mapped locations. Every one of them must hold a value
+    /// of the broker's.
     fn credential(&self, record: &Value, into: &mut Credential) {
         let text = |pointer: &Option<Pointer>| pointer.as_ref()?.whatever(record);
         if let Some(text) = text(&self.credential.session) {
@@ -162,7 +163,7 @@ impl Mapping {
         }
     }
 
-    /// The place that the mapping points at.
+    /// The place at the mapped location.
     fn said(&self, record: &Value) -> Said {
         let Some(pointer) = &self.location else {
             return Said::new();
@@ -181,7 +182,7 @@ impl Mapping {
 
     fn place(&self, text: &str) -> Option<Location> {
         match &self.location_prefix {
-            // What is no path could make another host of the prefix.
+            // A text that is not a path could change the host of the prefix.
             Some(_) if !text.is_empty() && !text.starts_with('/') => None,
             Some(prefix) => url(&format!("{prefix}{text}")),
             None if text.starts_with("arn:") => arn(text),
@@ -189,7 +190,7 @@ impl Mapping {
         }
     }
 
-    /// What was done, by the grant's own names. What is known of it stands, whatever is not.
+    /// The deed by the grant's names. Known parts are kept even if others are unknown.
     fn deed(&self, action: Option<&str>, said: &[Option<String>]) -> Deed {
         let unclear = |why| Deed::Unclear {
             why,
@@ -198,16 +199,16 @@ impl Mapping {
         let named = match action {
             Some(action) if self.actions.is_empty() => Some(action),
             Some(action) => self.actions.get(action).map(String::as_str),
-            None => return unclear("it does not say what was done"),
+            None => return unclear("it does not name its action"),
         };
         let Some(named) = named else {
             return unclear("the mapping has no name for its action");
         };
         let action = ActionName::try_from(named.to_owned()).ok();
         let Some(action) = action.filter(|action| !action.has_wildcards()) else {
-            return unclear("its action has no name that a grant could have");
+            return unclear("its action has no name that a grant can contain");
         };
-        // A prefix without a location is where everything happened.
+        // With a prefix but no location, the prefix is the place of every action.
         let everywhere = self.location.is_none() && self.location_prefix.is_some();
         let here = [Some(String::new())];
         let said = match said {
@@ -216,7 +217,7 @@ impl Mapping {
         };
         let places = said.iter().map(|text| self.place(text.as_deref()?));
         let places: Vec<Option<Location>> = places.collect();
-        let odd = "its location is none that a grant could name, or has two readings";
+        let odd = "its location is one that no grant can name, or is ambiguous";
         Deed::Rights {
             action,
             named: !places.is_empty(),
@@ -235,7 +236,7 @@ impl CredentialMapping {
 fn object(bytes: &[u8]) -> Result<Value, &'static str> {
     crate::crypto::strict_json::object(bytes)
         .map(Value::Object)
-        .map_err(|_| "it is not an object in JSON, every member once")
+        .map_err(|_| "it is not a JSON object in which every member occurs once")
 }
 
 /// Reads one record of an access log.
@@ -266,7 +267,7 @@ pub(super) fn read(mapping: &Mapping, bytes: &[u8]) -> Result<Record, &'static s
     })
 }
 
-/// The first place that is a text, for people.
+/// The first place that is a text, for display.
 fn shown(said: &[Option<String>]) -> String {
     let first = said.iter().flatten().next();
     first.map_or_else(|| "-".to_owned(), Clone::clone)
@@ -277,17 +278,17 @@ fn region(pointer: Option<&Pointer>, record: &Value) -> Region {
     Region::of(found.as_deref())
 }
 
-/// An event of OCSF, and what `mapping` says in place of what is usual.
+/// An event of OCSF. `mapping` replaces the usual locations.
 struct Ocsf<'a> {
     mapping: &'a Mapping,
     record: &'a Value,
 }
 
-/// Reads one event of OCSF. What `mapping` says stands in place of what is usual.
+/// Reads one event of OCSF. `mapping` replaces the usual locations.
 pub(super) fn read_ocsf(mapping: &Mapping, bytes: &[u8]) -> Result<Record, &'static str> {
     let record = object(bytes)?;
     let Some(class) = record.get("class_uid").and_then(Value::as_u64) else {
-        return Err("it has no class_uid, so it is no event of OCSF");
+        return Err("it has no class_uid, so it is not an event of OCSF");
     };
     let event = Ocsf {
         mapping,
@@ -338,10 +339,10 @@ pub(super) fn read_ocsf(mapping: &Mapping, bytes: &[u8]) -> Result<Record, &'sta
     })
 }
 
-/// Whether a class tells what somebody noticed or what there is, and not what was done. Only the
-/// class says so: who did something without a credential did it all the same.
+/// Whether a class describes findings or inventory instead of actions. Only the class decides that:
+/// an action without a credential is still an action.
 fn is_no_action(class: u64) -> bool {
-    /// Findings and Discovery, whose classes begin with these.
+    /// Findings and Discovery; the numbers of their classes begin with these digits.
     const CATEGORIES: [u64; 2] = [2, 5];
     CATEGORIES.contains(&(class / 1_000))
 }
@@ -385,7 +386,8 @@ impl<'a> Ocsf<'a> {
             for text in users.iter().flatten() {
                 credential.add_session_of_aws(text);
             }
-            // What AWS itself writes there is none of ours. Any other service writes ours, or none.
+            // Ignore other values that AWS writes there. From any other service, a value that is
+            // not a session of the broker is foreign.
             if let Some(text) = self.text("/actor/session/uid")
                 && !credential.add_session_of_aws(text)
                 && (!aws || session(text).is_some())
@@ -408,7 +410,7 @@ impl<'a> Ocsf<'a> {
             "/unmapped/userIdentity.sessionContext.sessionIssuer.arn",
             "/unmapped/userIdentity/sessionContext/sessionIssuer/arn",
         ]);
-        // Sessions that are none of AWS have other issuers.
+        // Sessions of other services have other kinds of issuers.
         let issuers = issuers.into_iter().flatten();
         let issuers = issuers.filter(|issuer| aws || issuer.starts_with("arn:"));
         let issuers = issuers.map(str::to_owned);
@@ -416,12 +418,12 @@ impl<'a> Ocsf<'a> {
         let account = self.text("/actor/user/account/uid");
         let account = account.filter(|_| credential.named).map(str::to_owned);
         credential.roles.extend(account.map(RoleSeen::Account));
-        // As with CloudTrail; a mapping that says where the session is vouches for the place.
+        // As for CloudTrail. A mapping that names the location of the session makes it trustworthy.
         credential.needs_both = (aws || credential.named) && mapped.session.is_none();
         credential
     }
 
-    /// Everything that it names as what something was done to, by its URL or as a resource.
+    /// Every object of the action that the event names, by its URL or as a resource.
     fn said(&self) -> Said {
         if self.mapping.location.is_some() {
             return self.mapping.said(self.record);
@@ -431,7 +433,7 @@ impl<'a> Ocsf<'a> {
         url.into_iter().chain(self.resources()).collect()
     }
 
-    /// By its id or else by its name.
+    /// The names of the resources: the id, or else the name of each.
     fn resources(&self) -> Said {
         let named = |resource: &Value| {
             let texts = ["uid", "name"].map(|name| resource.get(name).and_then(Value::as_str));
@@ -444,7 +446,7 @@ impl<'a> Ocsf<'a> {
         }
     }
 
-    /// What an event that was made of one of `CloudTrail` says that was called.
+    /// The call in an event that was converted from `CloudTrail`.
     fn call(
         &self,
         service: &str,
@@ -512,7 +514,7 @@ impl<'a> Ocsf<'a> {
         (deed, call.shown(), place)
     }
 
-    /// An object, or the text of one.
+    /// The object at the path, or the object in its text.
     fn data(&self, path: &str) -> Value {
         match self.at(path) {
             Value::String(text) => object(text.as_bytes()).unwrap_or_default(),
@@ -621,7 +623,7 @@ refused = { pointer = "/status", values = [401, 403] }
             let record = of(&access_log(), &entry);
             match record.deed {
                 Deed::Unclear { .. } => assert_eq!(path, "/route"),
-                // The action is known all the same.
+                // The action is known in spite of that.
                 Deed::Rights {
                     action,
                     places,
@@ -664,7 +666,7 @@ refused = { pointer = "/status", values = [401, 403] }
             let credential = of(&mapping, &entry).credential;
             assert!(!credential.foreign && credential.session.is_some());
         }
-        // Who carries nothing of ours carries nothing, whatever it is.
+        // A record without a value of the broker's carries no credential.
         let mut stranger = entry();
         stranger["jti"] = "someone-else".into();
         assert!(of(&mapping, &stranger).credential.is_empty());
@@ -804,7 +806,7 @@ refused = { pointer = "/status", values = [401, 403] }
         ] {
             assert!(of(&user, "").is_empty(), "{user}");
         }
-        // A name is a name of AWS's, whatever the service says that it is.
+        // A session name in the form of AWS counts as one, whatever the service.
         for credential in [
             of(&format!("arn:aws:sts::1:assumed-role/r/{name}"), ""),
             of("eve", name),
@@ -853,7 +855,7 @@ refused = { pointer = "/status", values = [401, 403] }
         let mut service = other;
         service["actor"] = json!({"user": {"type": "AWSService"}});
         assert!(matches!(ocsf(&service).outcome, Outcome::Nobodys(_)));
-        // What a service of another kind says of itself excuses nobody.
+        // Only services of AWS are excused as acting by themselves.
         service["api"]["service"]["name"] = "orders".into();
         assert_eq!(ocsf(&service).outcome, Outcome::Done);
     }
@@ -880,7 +882,7 @@ refused = { pointer = "/status", values = [401, 403] }
             panic!("{:?}", record.deed);
         };
         assert_eq!((action.as_str(), unclear), ("s3:GetObject", None));
-        // A second resource is not overlooked because nobody can say which it is.
+        // A second resource is not ignored, even if it cannot be identified.
         let mut second = event.clone();
         second["resources"] = json!([
             {"uid": "arn:aws:s3:::reports/a", "type": "AWS::S3::Object"},
@@ -890,7 +892,7 @@ refused = { pointer = "/status", values = [401, 403] }
             panic!();
         };
         assert!(unclear.is_some());
-        // The same with the source identity, or where a mapping says that this is the place.
+        // Now with the source identity, or with a mapping that names the location of the session.
         let mut whole = event.clone();
         whole["unmapped"] = json!({
             "userIdentity.sessionContext.sourceIdentity": "CQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQk"

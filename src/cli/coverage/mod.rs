@@ -1,9 +1,9 @@
-//! `taskpass ledger coverage`: which actions were really gated?
+//! `taskpass ledger coverage`: determines which external actions had a recorded decision.
 //!
-//! It reads what happened elsewhere and joins each action to a decision in a log that holds: first
-//! the log, whole ([`decisions`]), then the records, one at a time ([`input`], and [`cloudtrail`] and
-//! [`mapped`] for their formats), each judged ([`judge`]) and counted ([`tally`]). Nothing is
-//! fetched, and nothing that the records say is believed but that it happened.
+//! It reads records of external actions and joins each action to a decision in a verified log.
+//! First it reads the whole log ([`decisions`]), then the records one at a time ([`input`], with
+//! [`cloudtrail`] and [`mapped`] for their formats). Each action is judged ([`judge`]) and counted
+//! ([`tally`]). Nothing is fetched. Records are trusted only to show that an action happened.
 
 mod cloudtrail;
 mod decisions;
@@ -40,22 +40,22 @@ use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::files::NewFile;
 use crate::merkle::VerifierKey;
 
-/// The longest file of keys that is read.
+/// The longest file of keys that is read, in bytes.
 const MAX_KEY_FILE_BYTES: u64 = 64 * 1024;
 
-/// The longest allowance for clocks that differ.
+/// The largest permitted difference of clocks, in seconds.
 const MAX_SKEW_SECONDS: u64 = 300;
 
-/// Records between two looks at the clock.
+/// The number of records between two reads of the clock.
 const STRIDE: u64 = 4_096;
 
-/// How often progress is told.
+/// How often progress is printed.
 const PROGRESS: Duration = Duration::from_millis(500);
 
 /// The formats of records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// Files of CloudTrail
+    /// Files of AWS CloudTrail records
     Cloudtrail,
     /// Events of OCSF in JSON
     Ocsf,
@@ -63,16 +63,16 @@ enum Format {
     Jsonl,
 }
 
-/// Join what happened elsewhere to the log's decisions: proven, outside the grant, after the end, unproven
+/// Join external actions to the log's decisions: proven, outside the grant, after the end, unproven
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Exits 0 only when every action was judged and proven, 1 when one was not proven, 3 when that could not be established. Nothing is fetched. See docs/coverage.md.\n\nExamples:\n  \
+    after_help = "Exits with 0 only if every action was judged and proven, 1 if one was not proven, 3 if that could not be established. Nothing is fetched. See docs/coverage.md.\n\nExamples:\n  \
     taskpass ledger coverage --log log.jsonl --key-file log.vkey --records trail/*.json.gz\n  \
     taskpass ledger coverage --log log.jsonl --key-file log.vkey --records access.jsonl --mapping access.toml --svg coverage.svg\n  \
     zcat archive/*.gz | taskpass ledger coverage --log log.jsonl --key-file log.vkey --format ocsf --records - --json"
 )]
 pub(super) struct Coverage {
-    /// The log, as `taskpass ledger export` writes it
+    /// The log, written by `taskpass ledger export`
     #[arg(long, value_name = "FILE")]
     log: PathBuf,
     /// A verifier key of the log; may be given several times
@@ -84,21 +84,21 @@ pub(super) struct Coverage {
     /// The records, compressed by gzip or not; `-` is standard input
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     records: Vec<PathBuf>,
-    /// What the records are; with --mapping alone, JSON lines, and otherwise CloudTrail's
+    /// The format of the records [default: jsonl with --mapping, cloudtrail otherwise]
     #[arg(long)]
     format: Option<Format>,
-    /// Where records say what: JSON pointers in a small TOML file
+    /// The locations of the records' fields: JSON pointers in a TOML file
     #[arg(long, value_name = "FILE")]
     mapping: Option<PathBuf>,
-    /// How many seconds clocks may differ
+    /// The permitted difference of clocks, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(..=MAX_SKEW_SECONDS))]
     skew: u64,
-    /// When the log was exported, in RFC 3339. Without it what is later than its last entry is not
-    /// judged, since it may have been ended since
+    /// The time of the log's export, in RFC 3339. Without it, actions later than the log's last
+    /// entry are not judged, because they may have been ended since
     #[arg(long, value_name = "TIME", value_parser = moment)]
     as_of: Option<Timestamp>,
-    /// Look only at records that match: principal=, action= or resource= and a pattern, or several
-    /// with commas between, which all have to match
+    /// Read only records that match: principal=, action= or resource= with a pattern, or several of
+    /// them separated by commas, which must all match
     #[arg(long, value_name = "FILTER")]
     only: Vec<Filter>,
     /// Set aside records that match, and count them
@@ -110,16 +110,16 @@ pub(super) struct Coverage {
     /// The percentage of actions that need not be judged
     #[arg(long, value_name = "PERCENT", default_value = "0", value_parser = percent)]
     allow_unjudged: f64,
-    /// What actions are put together by
+    /// The key by which actions are grouped
     #[arg(long, value_enum, default_value_t = GroupBy::Principal)]
     by: GroupBy,
-    /// Examples of each class that are shown
+    /// The number of examples to show for each class
     #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u16).range(..=1_000))]
     examples: u16,
-    /// How much of memory the log's permits may take
+    /// The memory that the log's permits may take, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 2_048, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     index_mib: u32,
-    /// Draw the result into this file
+    /// Write a picture of the result to this file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
 }
@@ -146,7 +146,7 @@ fn percent(text: &str) -> Result<f64, String> {
 }
 
 impl Coverage {
-    /// Reads, judges and tells.
+    /// Reads the log and the records, judges, and prints the result.
     pub(super) fn run(self, form: Form) -> Result<(), Failure> {
         let keys = self.keys()?;
         let reading = self.reading()?;
@@ -224,7 +224,7 @@ impl Coverage {
     ) {
         let record = match piece {
             Piece::Record(bytes) => reading.read(bytes),
-            Piece::TooLong => Err("it is longer than any record"),
+            Piece::TooLong => Err("it is longer than the longest permitted record"),
         };
         let record = match record {
             Ok(record) => record,
@@ -258,7 +258,7 @@ impl Coverage {
         match (format, mapping) {
             (Format::Cloudtrail, None) => Ok(Reading::Cloudtrail),
             (Format::Cloudtrail, Some(_)) => Err(Failure::Usage(
-                "records of CloudTrail need no mapping: they say where what is".into(),
+                "records of CloudTrail need no mapping: remove --mapping".into(),
             )),
             (Format::Ocsf, mapping) => Ok(Reading::Ocsf(mapping.unwrap_or_default())),
             (Format::Jsonl, Some(mapping)) => {
@@ -266,17 +266,17 @@ impl Coverage {
                 Ok(Reading::Mapped(mapping))
             }
             (Format::Jsonl, None) => Err(Failure::Usage(
-                "JSON lines need --mapping, which says where what is".into(),
+                "JSON lines need --mapping, which gives the locations of their fields".into(),
             )),
         }
     }
 
-    /// What can be wrong before an hour was spent on reading.
+    /// Checks the arguments before a long reading begins.
     fn check_inputs(&self) -> Result<(), Failure> {
         let latest = SystemClock.now().plus_seconds(MAX_SKEW_SECONDS);
         if self.as_of.is_some_and(|as_of| as_of > latest) {
             return Err(Failure::Usage(
-                "--as-of is still to come: it says when the log was exported".into(),
+                "--as-of is in the future: it must be the time of the log's export".into(),
             ));
         }
         let all = || self.records.iter().chain([&self.log]);
@@ -285,7 +285,9 @@ impl Coverage {
             .count()
             > 1
         {
-            return Err(Failure::Usage("standard input can be read once".into()));
+            return Err(Failure::Usage(
+                "standard input can be read only once".into(),
+            ));
         }
         for path in all().filter(|path| path.as_path() != Path::new("-")) {
             let found = std::fs::metadata(path).map_err(|error| unreadable(path, &error))?;
@@ -297,7 +299,7 @@ impl Coverage {
         self.check_picture()
     }
 
-    /// The picture is written over nothing that is read.
+    /// Refuses to overwrite an input with the picture.
     fn check_picture(&self) -> Result<(), Failure> {
         let picture = self
             .svg
@@ -310,7 +312,7 @@ impl Coverage {
         let mut read = self.records.iter().chain([&self.log]).chain(more);
         if read.any(|path| path.canonicalize().is_ok_and(|path| path == picture)) {
             return Err(Failure::Usage(
-                "--svg names a file that is read: it would be written over".into(),
+                "--svg names an input file, which would be overwritten".into(),
             ));
         }
         Ok(())
@@ -321,7 +323,7 @@ impl Coverage {
         if let Some(file) = &self.key_file {
             let wrong = |why: &str| Failure::Usage(format!("{}: {why}", file.display()));
             let text = String::from_utf8(read_file(file, MAX_KEY_FILE_BYTES)?)
-                .map_err(|_| wrong("it is not text"))?;
+                .map_err(|_| wrong("the file is not UTF-8"))?;
             for line in text.lines().filter(|line| !line.trim().is_empty()) {
                 keys.push(vkey(line).map_err(|why| wrong(&why))?);
             }
@@ -337,7 +339,7 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
     Failure::Unestablished(format!("cannot read {}: {error}", path.display()))
 }
 
-/// How records are read.
+/// The reader for the format of the records.
 enum Reading {
     Cloudtrail,
     Ocsf(Mapping),
@@ -361,7 +363,7 @@ impl Reading {
     }
 }
 
-/// How far it is, for who waits at a terminal.
+/// Progress, for a user at a terminal.
 struct Progress {
     shown: bool,
     last: Option<Instant>,
@@ -381,7 +383,7 @@ impl Progress {
         };
         self.last = Some(last + last.elapsed());
         self.shown = true;
-        // Progress that cannot be told holds nothing up.
+        // A failure to print progress is ignored.
         drop(write!(std::io::stderr().lock(), "\r\u{1b}[K{}", text()));
     }
 

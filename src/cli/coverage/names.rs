@@ -1,30 +1,30 @@
-//! How AWS's records name what its policies name otherwise.
+//! Translates between the names in AWS's records and those in its policies.
 //!
-//! CloudTrail writes the name of a call, a policy the name of a right. They are the same, service
-//! by service and call by call, save where this table says otherwise; it is in `docs/coverage.md`
-//! too. What needs several rights at once is not compared with a grant at all.
+//! CloudTrail writes the name of a call, and a policy the name of a right. They are the same for
+//! each service and call, except for this table, which is also in `docs/coverage.md`. A call that
+//! needs several rights is not compared with a grant.
 
 use super::record::{Deed, Region, arn, arn_that_begins};
 use crate::domain::grant::{ActionName, Location};
 
-/// What a record of AWS says that was called.
+/// The call in a record of AWS.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Call {
-    /// `s3.amazonaws.com`.
+    /// The host of the service, for example `s3.amazonaws.com`.
     pub(super) source: String,
-    /// `GetObject`.
+    /// The name of the call, for example `GetObject`.
     pub(super) name: String,
     pub(super) region: Region,
-    /// ARNs, where it has them, and types of what the record lists.
+    /// The ARN, if there is one, and the type of each resource that the record lists.
     pub(super) resources: Vec<(Option<String>, Option<String>)>,
     pub(super) bucket: Option<String>,
     pub(super) key: Option<String>,
     pub(super) version: Option<String>,
-    /// Whether one of the three is there and is no text.
+    /// Whether one of the last three members has a value that is not a text.
     pub(super) odd: bool,
 }
 
-/// Services whose host has another name than their rights.
+/// Services whose host name differs from the prefix of their rights.
 const SERVICES: [(&str, &str); 5] = [
     ("monitoring", "cloudwatch"),
     ("email", "ses"),
@@ -33,7 +33,7 @@ const SERVICES: [(&str, &str); 5] = [
     ("runtime.lex", "lex"),
 ];
 
-/// Calls that are named otherwise than the right that they need.
+/// Calls whose name differs from the right that they need.
 const CALLS: [(&str, &str, &str); 56] = [
     ("s3", "HeadObject", "GetObject"),
     ("s3", "SelectObjectContent", "GetObject"),
@@ -205,8 +205,8 @@ const CALLS: [(&str, &str, &str); 56] = [
     ("lambda", "Invoke", "InvokeFunction"),
 ];
 
-/// Calls that need several rights, each on another thing: no single right says that they were
-/// granted. Without any of those that are named here they were not.
+/// Calls that need several rights on different objects: no single right permits them. If none of
+/// the listed rights was granted, the call was certainly not.
 const SEVERAL: [(&str, &str, &[&str]); 5] = [
     ("s3", "CopyObject", &["PutObject"]),
     ("s3", "UploadPartCopy", &["PutObject"]),
@@ -232,7 +232,7 @@ const SEVERAL: [(&str, &str, &[&str]); 5] = [
     ),
 ];
 
-/// Calls that list the objects of a bucket, of which their records tell a beginning without an ARN.
+/// Calls that list the objects of a bucket. Their records name a prefix without an ARN.
 const LISTINGS: [&str; 4] = [
     "ListObjects",
     "ListObjectsV2",
@@ -240,7 +240,7 @@ const LISTINGS: [&str; 4] = [
     "ListMultipartUploads",
 ];
 
-/// What records call an object of S3.
+/// The type of an S3 object in records.
 const OBJECT: &str = "AWS::S3::Object";
 
 /// Calls that need another right for one version of an object.
@@ -255,8 +255,8 @@ const VERSIONED: [&str; 8] = [
     "DeleteObjectTagging",
 ];
 
-/// Codes by which AWS says that a call was not authorized. Whatever else went wrong did so after it
-/// was let in, or may have.
+/// Error codes with which AWS reports that a call was not authorized. A call with any other error
+/// was authorized, or may have been.
 const REFUSED: [&str; 17] = [
     "AccessDenied",
     "AccessDeniedException",
@@ -277,12 +277,12 @@ const REFUSED: [&str; 17] = [
     "IDPRejectedClaim",
 ];
 
-/// Whether an error's code says that nothing was done.
+/// Whether an error code shows that nothing was done.
 pub(super) fn is_refusal(code: &str) -> bool {
     REFUSED.contains(&code)
 }
 
-/// The host of a service of AWS, without what they all share.
+/// The prefix of a service's rights, from the host of the service; `None` if it is not one of AWS.
 fn service_of(source: &str) -> Option<&str> {
     let host = source
         .strip_suffix(".amazonaws.com.cn")
@@ -291,19 +291,19 @@ fn service_of(source: &str) -> Option<&str> {
     known.map_or_else(|| host.split('.').next(), |(_, service)| Some(*service))
 }
 
-/// Whether this is how AWS names its services.
+/// Whether `source` has the form of an AWS service's host.
 pub(super) fn is_aws(source: &str) -> bool {
     service_of(source).is_some()
 }
 
 impl Call {
-    /// As people read it: `s3:GetObject`.
+    /// The call in the form of a right: `s3:GetObject`.
     pub(super) fn shown(&self) -> String {
         let service = service_of(&self.source).unwrap_or(&self.source);
         format!("{service}:{}", self.name)
     }
 
-    /// Whether it makes a session.
+    /// Whether the call creates a session.
     pub(super) fn makes_a_session(&self) -> bool {
         service_of(&self.source) == Some("sts")
             && matches!(
@@ -312,7 +312,7 @@ impl Call {
             )
     }
 
-    /// What it did, as a grant would say it.
+    /// The deed in the terms of a grant.
     pub(super) fn deed(&self) -> Deed {
         let unclear = |why| Deed::Unclear {
             why,
@@ -330,13 +330,13 @@ impl Call {
             };
         }
         let Some(action) = self.action(service) else {
-            return unclear("its action has no name that a grant could have");
+            return unclear("its action has no name that a grant can contain");
         };
         let mut places = self.places(service);
         if service == "s3" && is_of_an_object(&action) {
             places.of_objects();
         }
-        let odd = self.odd.then_some("a parameter of it is no text");
+        let odd = self.odd.then_some("one of its parameters is not a text");
         Deed::Rights {
             action,
             places: places.all,
@@ -359,11 +359,11 @@ impl Call {
         (action.is_aws() && !action.has_wildcards()).then_some(action)
     }
 
-    /// What it was done to. A record that names nothing is taken to mean anything of the service.
+    /// The places of the call. A record that names none stands for any place of the service.
     fn places(&self, service: &str) -> Places {
-        const UNREADABLE: &str = "it names a resource that no grant could name";
+        const UNREADABLE: &str = "it names a resource that no grant can name";
         let listed = self.listed(service);
-        // Where the bucket alone is listed, the parameters tell the object.
+        // If only the bucket is listed, the parameters name the object.
         let by_key = service == "s3" && self.bucket.is_some() && self.key.is_some();
         let is_object = |(_, kind): &(_, Option<String>)| kind.as_deref() == Some(OBJECT);
         let by_key = by_key && !self.resources.iter().any(is_object) && !listed.contains(&None);
@@ -385,7 +385,7 @@ impl Call {
         let (one, named) = match (service, &self.bucket, &self.key) {
             ("s3", Some(bucket), Some(key)) => {
                 let text = format!("arn:{partition}:s3:::{bucket}/{key}");
-                // Of a name that no object has the bucket is known all the same.
+                // For a key that is too long, the bucket is still known.
                 match arn(&text) {
                     Some(place) => (Some(place), true),
                     None => (arn_that_begins(&text), false),
@@ -404,8 +404,8 @@ impl Call {
         }
     }
 
-    /// What the record lists and AWS judged by: where it lists an object of S3, its bucket is told
-    /// for the reader's sake. What is listed without an ARN is not known.
+    /// The listed resources that AWS used for authorization. A bucket that is listed with its
+    /// object is only informative and is left out. A resource without an ARN is unknown.
     fn listed(&self, service: &str) -> Vec<Option<&str>> {
         let is_object = |kind: &Option<String>| kind.as_deref() == Some(OBJECT);
         let lists = service == "s3" && LISTINGS.contains(&self.name.as_str());
@@ -420,7 +420,7 @@ impl Call {
             .collect()
     }
 
-    /// What it was done to, for people.
+    /// The place of the call, for display.
     pub(super) fn shown_place(&self) -> String {
         let service = service_of(&self.source).unwrap_or_default();
         if let Some(first) = self.listed(service).into_iter().flatten().next() {
@@ -434,17 +434,18 @@ impl Call {
     }
 }
 
-/// What a call was done to.
+/// The places of a call.
 struct Places {
     all: Vec<Location>,
-    /// Whether each is the place itself.
+    /// Whether each place is exact.
     named: bool,
-    /// Why these are not all, where they are not.
+    /// Why the list is incomplete; `None` if it is complete.
     unclear: Option<&'static str>,
 }
 
 impl Places {
-    /// Of a bucket, any object of it: what is done to an object is not done to its bucket.
+    /// Replaces a bucket by the pattern of its objects: an action on an object is not one on its
+    /// bucket.
     fn of_objects(&mut self) {
         for place in &mut self.all {
             let parts: Vec<&str> = place.as_str().splitn(6, ':').collect();
@@ -452,14 +453,14 @@ impl Places {
                 self.named = false;
                 match Location::accessed(format!("{place}/*")) {
                     Ok(any) => *place = any,
-                    Err(_) => self.unclear = Some("it does not say to which object"),
+                    Err(_) => self.unclear = Some("it does not name the object"),
                 }
             }
         }
     }
 }
 
-/// Whether a right of S3 is one to objects, not to buckets.
+/// Whether a right of S3 applies to objects, not to buckets.
 fn is_of_an_object(right: &ActionName) -> bool {
     right.as_str().contains("Object") && !right.as_str().contains("Bucket")
 }
@@ -609,7 +610,7 @@ mod tests {
         let mut one = call("s3.amazonaws.com", "GetObject");
         assert_eq!(places(&one), ["arn:aws:s3:*:*:*"]);
         one.bucket = Some("reports".into());
-        // Of which object is not said.
+        // The object is not named.
         assert_eq!(places(&one), ["arn:aws:s3:::reports/*"]);
         assert_eq!(facts(&one), (false, false));
         one.key = Some("team/x y".into());

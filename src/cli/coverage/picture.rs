@@ -1,5 +1,5 @@
-//! The result as a picture: one SVG file that needs nothing else and does nothing. Every text in it
-//! is escaped, and each number stands beside its colour.
+//! The result as a picture: one self-contained SVG file without scripts. Every text in it is
+//! escaped, and each colour has its number next to it.
 
 use std::fmt::Write as _;
 
@@ -14,7 +14,7 @@ const ROW_HEIGHT: u64 = 30;
 const LABEL_WIDTH: u64 = 380;
 const LABEL_CHARS: usize = 54;
 
-/// Told apart in grey, too.
+/// The colours can be distinguished in grey, too.
 fn colour(class: Class) -> &'static str {
     match class {
         Class::Proven => "#1b7f5c",
@@ -25,7 +25,8 @@ fn colour(class: Class) -> &'static str {
     }
 }
 
-/// Text between tags or in an attribute. What XML cannot hold at all is replaced.
+/// Escapes text for use between tags or in an attribute. Characters that XML cannot contain are
+/// replaced.
 fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in shortened(text).chars() {
@@ -42,7 +43,7 @@ fn escaped(text: &str) -> String {
     safe
 }
 
-/// The end of a long name tells more than its middle.
+/// Shortens a long name in its middle, because its end is more informative.
 fn label(text: &str) -> String {
     let text = shortened(text);
     let length = text.chars().count();
@@ -55,7 +56,7 @@ fn label(text: &str) -> String {
     format!("{begin}…{end}")
 }
 
-/// Draws the picture.
+/// Draws the picture as SVG.
 pub(super) fn draw(report: &Report<'_>) -> Result<String, std::fmt::Error> {
     let mut groups = report.tally.worst(ROWS);
     let others = report.tally.besides(&groups);
@@ -153,7 +154,7 @@ fn text(svg: &mut String, x: u64, y: u64, style: &str, words: &str) -> std::fmt:
     writeln!(svg, "<text x=\"{x}\" y=\"{y}\" {style}>{words}</text>")
 }
 
-/// The classes side by side, each as long as its share. What is there at all is seen.
+/// Draws the classes side by side, each as long as its share. Every class that occurs is visible.
 fn bar(
     svg: &mut String,
     (mut x, y): (u64, u64),

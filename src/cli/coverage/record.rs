@@ -1,4 +1,4 @@
-//! One record of something done elsewhere, whatever its format was.
+//! One record of an external action, independent of its format.
 
 use std::fmt;
 
@@ -16,78 +16,75 @@ use crate::domain::limits::MAX_PLACE_BYTES;
 use crate::ids::SessionId;
 use crate::merkle::Hash;
 
-/// The longest credential that is looked into.
+/// The longest credential that is parsed, in bytes.
 const MAX_TOKEN_BYTES: usize = 64 * 1024;
 
-/// One record.
+/// One record of an external action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Record {
-    /// Its own id.
+    /// The id in the record's own format; `None` if it has none.
     pub(super) id: Option<String>,
-    /// When it happened, or why that is not known.
+    /// The time of the action, or the reason why it is unknown.
     pub(super) at: Result<Timestamp, &'static str>,
-    /// Who did it, as the record says.
+    /// The principal, as the record names it.
     pub(super) principal: String,
-    /// What was done, for people.
+    /// The action, for display.
     pub(super) action: String,
-    /// On what, for people.
+    /// The object of the action, for display.
     pub(super) resource: String,
-    /// In which region.
     pub(super) region: Region,
-    /// What it carries of ours.
+    /// The parts of a broker's credential that it carries.
     pub(super) credential: Credential,
-    /// What has to be within the grant.
+    /// The deed to compare with the grant.
     pub(super) deed: Deed,
-    /// Whether it happened.
     pub(super) outcome: Outcome,
 }
 
-/// What a record carries of our credential. Fields that are there and are not ours are told apart
-/// from fields that are not there.
+/// The parts of a broker's credential in a record. A member with a foreign value is distinguished
+/// from a missing one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "each is a fact of its own about the evidence"
+    reason = "each is a separate fact about the evidence"
 )]
 pub(super) struct Credential {
-    /// The session.
+    /// The id of the session; `None` if the record has none.
     pub(super) session: Option<SessionId>,
     /// The hash of the decision's leaf.
     pub(super) hash: Option<Hash>,
-    /// A credential's own end, where it is known.
+    /// The credential's own expiry, if it is known.
     pub(super) expires_at: Option<Timestamp>,
-    /// Whether two places of the record say different things.
+    /// Whether two members of the record contradict each other.
     pub(super) contradictory: bool,
-    /// Whether something stands where ours would, and is none.
+    /// Whether a member holds a foreign value where the broker's would be.
     pub(super) foreign: bool,
-    /// Whether the session is named as AWS names one of ours.
+    /// Whether the session has the form of the broker's session names at AWS.
     pub(super) named: bool,
-    /// Whether others could have chosen the name or the hash, so that one alone proves nothing.
+    /// Whether others could have chosen the name or the hash, so that one of them alone proves
+    /// nothing.
     pub(super) needs_both: bool,
-    /// The roles of AWS that the record says the session is of, each as often as it says so.
+    /// The AWS roles that the record names for the session, with repetitions.
     pub(super) roles: Vec<RoleSeen>,
 }
 
-/// A role of AWS, as a record names it.
+/// An AWS role, as a record names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum RoleSeen {
-    /// By its own ARN.
+    /// The role's own ARN.
     Arn(String),
-    /// By the ARN of a session, which leaves the role's path out.
+    /// The ARN of a session, which omits the role's path.
     Session {
-        /// `aws`, `aws-cn`, `aws-us-gov`.
+        /// One of `aws`, `aws-cn` and `aws-us-gov`.
         partition: String,
-        /// The account's number.
         account: String,
-        /// The role's name.
         name: String,
     },
-    /// By its account alone.
+    /// Only the number of the role's account.
     Account(String),
 }
 
 impl RoleSeen {
-    /// Whether it can be the role with this ARN.
+    /// Whether it may be the role with this ARN.
     pub(super) fn is(&self, role_arn: &str) -> bool {
         let Some(role) = RoleArn::parse(role_arn) else {
             return false;
@@ -103,7 +100,7 @@ impl RoleSeen {
         }
     }
 
-    /// Whether it names a role, and not just an account.
+    /// Whether it names a role, not only an account.
     pub(super) fn names_a_role(&self) -> bool {
         !matches!(self, Self::Account(_))
     }
@@ -119,15 +116,15 @@ impl fmt::Display for RoleSeen {
     }
 }
 
-/// Where something happened, of the regions of a cloud.
+/// The cloud region of an action.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) enum Region {
-    /// The record names none.
+    /// The record names no region.
     #[default]
     Unnamed,
-    /// This one.
+    /// The record names this region.
     Named(String),
-    /// What it names cannot be a region.
+    /// The record names a value that cannot be a region.
     Unclear,
 }
 
@@ -140,7 +137,7 @@ impl Region {
         }
     }
 
-    /// Its name, where there is one.
+    /// The name of the region if it is known.
     pub(super) fn name(&self) -> Option<&str> {
         match self {
             Self::Named(name) => Some(name),
@@ -148,47 +145,48 @@ impl Region {
         }
     }
 
-    /// Whether it can be within what is confined to `own`, or to no region.
+    /// Whether it may be within a grant that is confined to `own`; `None` for no confinement.
     pub(super) fn can_be_within(&self, own: Option<&str>) -> bool {
         own.is_none() || *self == Self::Unclear || own == self.name()
     }
 }
 
-/// What was done, as far as a grant can say something about it.
+/// The deed, as far as a grant can be compared with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Deed {
-    /// An action at places; of each it has to be permitted.
+    /// An action at places; each place must be permitted.
     Rights {
         action: ActionName,
         places: Vec<Location>,
-        /// Whether each is the place itself; otherwise it stands for any that it matches.
+        /// Whether each place is exact. Otherwise it is a pattern that stands for any matching
+        /// place.
         named: bool,
-        /// Why these are not all of its places, where they are not.
+        /// Why the list of places is incomplete; `None` if it is complete.
         unclear: Option<&'static str>,
     },
-    /// The making of a session of AWS: what a permit of such a session is for.
+    /// The creation of an AWS session, as permitted by a decision for such a session.
     Mint,
-    /// What no grant can be compared with.
+    /// A deed that no grant can be compared with.
     Unclear {
         why: &'static str,
-        /// Without any of these it was certainly not granted.
+        /// If none of these was granted, the deed was certainly not granted.
         needs: Vec<ActionName>,
     },
 }
 
-/// What became of it.
+/// The outcome of the action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// It was let through, as far as the record says.
+    /// It was performed, as far as the record shows.
     Done,
-    /// It was refused where it was asked for: nothing happened.
+    /// It was refused where it was requested, so nothing happened.
     Refused,
-    /// It is nobody's action.
+    /// It is not an action of a caller; the text gives the reason.
     Nobodys(&'static str),
 }
 
 impl Credential {
-    /// Whether there is anything of ours.
+    /// Whether the record carries no part of a credential.
     pub(super) fn is_empty(&self) -> bool {
         self.session.is_none() && self.hash.is_none() && !self.contradictory
     }
@@ -203,7 +201,7 @@ impl Credential {
         self.hash = Some(hash);
     }
 
-    /// The text that stands where our session would.
+    /// Adds a text from a member that names the broker's session.
     pub(super) fn add_session_text(&mut self, text: &str) {
         match session(text) {
             Some(session) => {
@@ -214,7 +212,7 @@ impl Credential {
         }
     }
 
-    /// The text that stands where our decision would.
+    /// Adds a text from a member that names the broker's decision.
     pub(super) fn add_hash_text(&mut self, text: &str) {
         match hash(text) {
             Some(hash) => self.add_hash(hash),
@@ -222,8 +220,8 @@ impl Credential {
         }
     }
 
-    /// Who acted at AWS, where that is a session of a role: its name is ours or somebody else's.
-    /// Says whether it is one.
+    /// Adds the principal at AWS if it is a session of a role, with the broker's name or a foreign
+    /// one. Returns whether it is such a session.
     pub(super) fn add_session_of_aws(&mut self, text: &str) -> bool {
         let Some((role, name)) = name_at_aws(text) else {
             return false;
@@ -239,13 +237,14 @@ impl Credential {
         true
     }
 
-    /// What is there and is not ours. Logs write a dash for what is not there.
+    /// Adds a value that is not the broker's. Logs write a dash for a missing value.
     pub(super) fn add_stranger(&mut self, text: &str) {
         self.foreign |= !matches!(text.trim(), "" | "-");
     }
 
-    /// What a token of ours says of itself. Nothing of it is verified here: whoever wrote the
-    /// record let it through. All of ours say both, so one without is somebody else's.
+    /// Adds the claims of an access token. They are not verified here: the server that wrote the
+    /// record accepted the token. All of the broker's tokens have both claims, so a token without
+    /// them is foreign.
     pub(super) fn add_token(&mut self, text: &str) {
         let claims = claims(text);
         let named = |name: &str| claims.as_ref()?.get(name)?.as_str();
@@ -262,7 +261,7 @@ impl Credential {
     }
 }
 
-/// What a token says, or the header that holds it.
+/// The claims of a token, or of the header that holds it.
 fn claims(text: &str) -> Option<serde_json::Map<String, Value>> {
     let token = text.trim();
     let token = token
@@ -281,14 +280,13 @@ fn claims(text: &str) -> Option<serde_json::Map<String, Value>> {
     crate::crypto::strict_json::object(&claims).ok()
 }
 
-/// Whether it is written as the name of one of our sessions.
+/// Whether the text has the form of the broker's session names at AWS.
 fn is_name(text: &str) -> bool {
     text.starts_with("tp-")
 }
 
-/// The role, where it is named, and the name of the session in
-/// `arn:aws:sts::1:assumed-role/reports/tp-…` or `AROA…:tp-…`. In no other text is the last word the
-/// name of a session.
+/// The role, if it is named, and the session's name in `arn:aws:sts::1:assumed-role/reports/tp-…`
+/// or `AROA…:tp-…`. Texts of any other form hold no session name.
 fn name_at_aws(text: &str) -> Option<(Option<RoleSeen>, &str)> {
     let parts: Vec<&str> = text.splitn(6, ':').collect();
     match parts[..] {
@@ -306,7 +304,7 @@ fn name_at_aws(text: &str) -> Option<(Option<RoleSeen>, &str)> {
     }
 }
 
-/// A session by its id, or by its name at AWS.
+/// Parses a session's id, or its name at AWS.
 pub(super) fn session(text: &str) -> Option<SessionId> {
     if let Some(simple) = text.strip_prefix("tp-") {
         let lower = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
@@ -321,7 +319,7 @@ pub(super) fn session(text: &str) -> Option<SessionId> {
     text.parse().ok()
 }
 
-/// A leaf's hash: in base64url as credentials carry it, in base64, or in hex.
+/// Parses a leaf's hash: in base64url as in credentials, in base64, or in hex.
 pub(super) fn hash(text: &str) -> Option<Hash> {
     let bytes = match text.len() {
         43 => URL_SAFE_NO_PAD.decode(text).ok()?,
@@ -338,7 +336,7 @@ pub(super) fn hash(text: &str) -> Option<Hash> {
     Hash::from_slice(&bytes).ok()
 }
 
-/// How a format writes times.
+/// The format of times in records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum TimeFormat {
@@ -347,20 +345,17 @@ pub(super) enum TimeFormat {
     Rfc3339,
     /// Seconds since 1970, with or without decimals.
     EpochS,
-    /// Milliseconds.
     EpochMs,
-    /// Microseconds.
     EpochUs,
-    /// Nanoseconds.
     EpochNs,
 }
 
 /// Microseconds from 1970 to the end of the year 9999.
 const TIMES: std::ops::Range<f64> = 0.0..253_402_300_800_000_000.0;
 
-/// A time, which has to say what it means: without an offset it is none.
+/// Parses a time. A text without an offset is refused, because its meaning is unknown.
 pub(super) fn time(value: &Value, format: TimeFormat) -> Result<Timestamp, &'static str> {
-    const OTHERWISE: &str = "its time is not written as it should be";
+    const OTHERWISE: &str = "its time does not have the expected format";
     let number = match value {
         Value::Null => return Err("it has no time"),
         Value::String(text) if format == TimeFormat::Rfc3339 => return rfc3339(text),
@@ -368,7 +363,7 @@ pub(super) fn time(value: &Value, format: TimeFormat) -> Result<Timestamp, &'sta
         Value::Number(number) if format != TimeFormat::Rfc3339 => number.clone(),
         _ => return Err(OTHERWISE),
     };
-    // Exact where it is whole; a number with decimals is exact to a microsecond in seconds.
+    // Exact for whole numbers; a number of seconds with decimals is exact to a microsecond.
     let (multiply, divide) = match format {
         TimeFormat::Rfc3339 | TimeFormat::EpochS => (1_000_000, 1),
         TimeFormat::EpochMs => (1_000, 1),
@@ -405,15 +400,15 @@ fn rfc3339(text: &str) -> Result<Timestamp, &'static str> {
     Ok(time.into())
 }
 
-/// A place on AWS out of a record. What a grant cannot write, a blank in the name of an object, or
-/// what means more there, is taken for "any one character": only a wildcard can match it, as only a
-/// wildcard does at AWS.
+/// A place at AWS from a record. A character that a grant cannot contain, such as a space in an
+/// object's name, or that is special in a grant, is treated as "any one character": only a wildcard
+/// can match it, as at AWS.
 pub(super) fn arn(text: &str) -> Option<Location> {
     let location = Location::accessed(plain(text)).ok()?;
     location.is_arn().then_some(location)
 }
 
-/// What begins so, of a place that is longer than any there is.
+/// A pattern of all places that begin with `text`, for a text that exceeds the limit.
 pub(super) fn arn_that_begins(text: &str) -> Option<Location> {
     let mut begin: String = plain(text).chars().take(MAX_PLACE_BYTES - 1).collect();
     begin.push('*');
@@ -428,7 +423,7 @@ fn plain(text: &str) -> String {
         .collect()
 }
 
-/// A place of an API out of a record. Query and fragment do not change where it is.
+/// A place of an API from a record, without query and fragment.
 pub(super) fn url(text: &str) -> Option<Location> {
     let place = text.split(['?', '#']).next().unwrap_or_default();
     let location = Location::accessed(place.to_owned()).ok()?;
@@ -659,7 +654,7 @@ mod tests {
         assert!(within("arn:aws:s3:::b/*") && within("arn:aws:s3:::b/a*.txt"));
         assert!(!within("arn:aws:s3:::b/b*") && !within("arn:aws:s3:::c/*"));
         assert!(arn("https://h").is_none() && arn("*").is_none());
-        // A star in a name is one character and no pattern.
+        // A star in a name is one character, not a pattern.
         let star = arn("arn:aws:s3:::b/*").unwrap();
         assert!(covers("arn:aws:s3:::b/*", &star) && covers("arn:aws:s3:::b/?", &star));
         assert!(!covers("arn:aws:s3:::b/a*", &star));

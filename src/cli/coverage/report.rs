@@ -1,4 +1,4 @@
-//! The result, as a table for people and as JSON for programs.
+//! The result: a table for people, and JSON for programs.
 
 use std::collections::BTreeMap;
 
@@ -10,30 +10,30 @@ use super::tally::{Counts, Example, GroupBy, Tally, shortened};
 use crate::cli::{Failure, output};
 use crate::clock::Timestamp;
 
-/// Groups in the table, and in JSON.
+/// The most groups in the table, and in JSON.
 const SHOWN_GROUPS: usize = 20;
 const LISTED_GROUPS: usize = 1_000;
 
-/// What the rest of them is called.
+/// The name of all groups that are not listed.
 pub(super) const OTHERS: &str = "(all others)";
 
 /// An input that could not be read to its end.
 #[derive(Clone, Debug)]
 pub(super) struct Problem {
     pub(super) input: String,
-    /// Records that were read of it.
+    /// The number of records that were read from it.
     pub(super) records: u64,
     pub(super) why: String,
 }
 
-/// What is put up with, in percent of the actions.
+/// The tolerated share of actions, in percent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Allowed {
     pub(super) unproven: f64,
     pub(super) unjudged: f64,
 }
 
-/// What it comes to.
+/// The conclusion of the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Conclusion {
     Covered,
@@ -50,7 +50,7 @@ impl Conclusion {
         }
     }
 
-    /// The exit code that goes with it; all was said.
+    /// The exit code of the conclusion; the report itself was already printed.
     pub(super) fn exit(self) -> Result<(), Failure> {
         match self {
             Self::Covered => Ok(()),
@@ -60,7 +60,7 @@ impl Conclusion {
     }
 }
 
-/// Everything that is told.
+/// All data of the report.
 pub(super) struct Report<'a> {
     pub(super) decisions: &'a Decisions,
     pub(super) until: Option<Timestamp>,
@@ -73,7 +73,7 @@ pub(super) struct Report<'a> {
 
 #[expect(
     clippy::cast_precision_loss,
-    reason = "a percentage needs no more than a float has"
+    reason = "a percentage does not need more precision than a float has"
 )]
 fn percentage(part: u64, of: u64) -> f64 {
     if of == 0 {
@@ -82,7 +82,7 @@ fn percentage(part: u64, of: u64) -> f64 {
     part as f64 * 100.0 / of as f64
 }
 
-/// A percentage for people: all is only said of all, and none of none.
+/// A percentage for people. It shows 0 % only for none and 100 % only for all.
 pub(super) fn percent(part: u64, of: u64) -> String {
     let percent = percentage(part, of);
     if part > 0 && percent < 0.1 {
@@ -95,7 +95,7 @@ pub(super) fn percent(part: u64, of: u64) -> String {
 }
 
 impl Report<'_> {
-    /// What it comes to.
+    /// The conclusion that follows from the counts and the tolerated shares.
     pub(super) fn verdict(&self) -> Conclusion {
         let counts = &self.tally.counts;
         let (judged, all) = (counts.judged(), counts.all());
@@ -111,7 +111,7 @@ impl Report<'_> {
         Conclusion::Covered
     }
 
-    /// The verdict, in a sentence.
+    /// The conclusion as a sentence.
     pub(super) fn sentence(&self) -> String {
         let counts = &self.tally.counts;
         let (judged, unjudged) = (counts.judged(), counts.of(Class::Unjudged));
@@ -120,7 +120,7 @@ impl Report<'_> {
                 format!("covered: all {judged} actions are proven")
             }
             Conclusion::Covered => format!(
-                "covered, as far as was asked: {} of {judged} actions are proven, {unjudged} were not judged",
+                "covered within the given limits: {} of {judged} actions are proven, {unjudged} were not judged",
                 counts.of(Class::Proven)
             ),
             Conclusion::NotCovered => {
@@ -144,39 +144,39 @@ impl Report<'_> {
         }
     }
 
-    /// What has to be known to read the numbers.
+    /// Remarks that are needed to interpret the numbers.
     pub(super) fn notes(&self) -> Vec<String> {
         let (tally, decisions) = (self.tally, self.decisions);
         let mut notes = vec![
-            "proven says: the permit is in the signed log, and was decided before the action by the broker's clock and the record's".to_owned(),
+            "proven means: the permit is in the signed log, and was decided before the action by the broker's clock and the record's".to_owned(),
         ];
         if decisions.pruned() > 0 {
             notes.push(format!(
-                "{} entries of the log are pruned",
+                "the bodies of {} entries of the log are pruned",
                 decisions.pruned()
             ));
         }
         if decisions.unknown() > 0 {
             notes.push(format!(
-                "{} entries of the log are of a kind that this version does not know",
+                "this version does not know the kind of {} entries of the log",
                 decisions.unknown()
             ));
         }
         if tally.within_skew > 0 {
             notes.push(format!(
-                "{} proven actions are so because clocks may differ by {} s",
+                "{} actions are proven only because clocks may differ by {} s",
                 tally.within_skew, self.skew_seconds
             ));
         }
         if tally.made_again > 0 {
             notes.push(format!(
-                "{} times a session of AWS was made that had been made before: the broker tried twice, somebody else did it, or its record came again",
+                "a session of AWS was created again {} times: the broker tried twice, another principal created it, or its record was repeated",
                 tally.made_again
             ));
         }
         if let Some(former) = decisions.succeeds() {
             notes.push(format!(
-                "the log takes the place of {}, which holds what was decided before",
+                "the log replaces {}, which holds the earlier decisions",
                 shortened(former)
             ));
         }
@@ -185,13 +185,13 @@ impl Report<'_> {
             .contains_key(&(Class::Unjudged, Reason::AfterLog))
         {
             notes.push(
-                "some records are later than the log: export it after the records, or say with --as-of when it was exported".to_owned(),
+                "some records are later than the log: export it after the records, or give the time of its export with --as-of".to_owned(),
             );
         }
         notes
     }
 
-    /// The result for programs. Its names do not change.
+    /// The result for programs. The member names are stable.
     pub(super) fn to_json(&self) -> Value {
         let (tally, decisions) = (self.tally, self.decisions);
         let judged = tally.counts.judged();
@@ -252,7 +252,7 @@ impl Report<'_> {
         })
     }
 
-    /// The result for people.
+    /// Prints the result for people.
     pub(super) fn print(&self) -> Result<(), Failure> {
         let (tally, decisions) = (self.tally, self.decisions);
         let last = decisions
@@ -265,7 +265,7 @@ impl Report<'_> {
             decisions.permits()
         ))?;
         output::line(format!(
-            "records: {} read, {} repeated, {} refused where they were asked for",
+            "records: {} read, {} repeated, {} refused by the service",
             tally.records, tally.duplicates, tally.refused
         ))?;
         for (why, count) in &tally.set_aside {
@@ -317,7 +317,7 @@ impl Report<'_> {
         }
         output::table(&rows)?;
         if others.all() > 0 {
-            output::line("--json lists more of them")?;
+            output::line("--json lists more groups")?;
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! What was counted. However many records there are, it does not grow: groups and examples are
-//! bounded, and what comes twice is told only from what came lately.
+//! Counts verdicts in bounded memory: groups and examples are limited, and repetitions are
+//! recognized among recent records only.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
@@ -7,31 +7,31 @@ use super::judge::{Class, Reason, Verdict};
 use super::record::Record;
 use crate::merkle::leaf_hash;
 
-/// Records among which a repetition is recognized: the last 262,144, at 16 bytes twice.
+/// The number of recent records among which a repetition is recognized, at 16 bytes twice for each.
 const WINDOW: usize = 1 << 18;
 
-/// Groups that are kept; what belongs to none of them is counted together.
+/// The most groups that are kept; actions of all other groups are counted together.
 const MAX_GROUPS: usize = 10_000;
 
-/// The longest text of a record that is kept.
+/// The longest text of a record that is kept, in characters.
 const MAX_TEXT_CHARS: usize = 256;
 
-/// By what actions are put together.
+/// The key by which actions are grouped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum GroupBy {
-    /// By who did it
+    /// By the principal that acted
     Principal,
-    /// By what it was done to
+    /// By the resource acted on
     Resource,
-    /// By what was done
+    /// By the name of the action
     Action,
 }
 
-/// One action that is worth a look.
+/// One action to show in the report.
 #[derive(Clone, Debug)]
 pub(super) struct Example {
     pub(super) verdict: Verdict,
-    /// The input, and which of its records.
+    /// The input, and the number of the record in it.
     pub(super) place: (String, u64),
     pub(super) id: Option<String>,
     pub(super) at: Option<String>,
@@ -53,7 +53,7 @@ impl Counts {
         self.0[class as usize] += 1;
     }
 
-    /// Actions that were judged.
+    /// The number of judged actions.
     pub(super) fn judged(&self) -> u64 {
         self.all() - self.of(Class::Unjudged)
     }
@@ -80,20 +80,20 @@ impl Counts {
         self.all() == self.of(Class::Proven)
     }
 
-    /// Those that should not be.
+    /// The number of judged actions that are not proven.
     pub(super) fn bad(&self) -> u64 {
         self.judged() - self.of(Class::Proven)
     }
 }
 
-/// What was counted.
+/// The counts and examples of all actions.
 #[derive(Debug)]
 pub(super) struct Tally {
     pub(super) records: u64,
     pub(super) duplicates: u64,
     pub(super) refused: u64,
     pub(super) within_skew: u64,
-    /// Sessions of AWS that were made once more.
+    /// How often a session of AWS was created again.
     pub(super) made_again: u64,
     pub(super) set_aside: BTreeMap<&'static str, u64>,
     pub(super) counts: Counts,
@@ -101,7 +101,8 @@ pub(super) struct Tally {
     pub(super) examples: BTreeMap<Class, Vec<Example>>,
     pub(super) by: GroupBy,
     groups: HashMap<String, Counts>,
-    /// Groups that began with a proven action, and give way to those that have something worse.
+    /// Groups that began with a proven action. They are removed in favour of groups with other
+    /// classes.
     spotless: Vec<String>,
     most_examples: usize,
     window: usize,
@@ -131,8 +132,8 @@ impl Tally {
         }
     }
 
-    /// Whether this very record came lately. Two that have an id in common and differ in anything
-    /// that is judged are two: whoever writes records cannot hide one behind another's id.
+    /// Whether an identical record came recently. Two records with the same id that differ in any
+    /// judged value are two records, so that a writer cannot hide one behind another's id.
     pub(super) fn is_repeated(&mut self, record: &Record) -> bool {
         if record.id.is_none() {
             return false;
@@ -155,12 +156,12 @@ impl Tally {
         false
     }
 
-    /// Counts one that is not judged, by choice.
+    /// Counts a record that is not judged on purpose.
     pub(super) fn set_aside(&mut self, why: &'static str) {
         *self.set_aside.entry(why).or_default() += 1;
     }
 
-    /// Counts a verdict. A record that could not be read is none.
+    /// Counts a verdict. `record` is `None` if the record could not be read.
     pub(super) fn add(&mut self, verdict: Verdict, record: Option<&Record>, place: (&str, u64)) {
         let class = verdict.class;
         self.counts.add(class);
@@ -206,7 +207,7 @@ impl Tally {
         self.groups.entry(name).or_default().add(class);
     }
 
-    /// Gives up a group of which nothing is to be told, if there is one.
+    /// Removes a group with proven actions only. Returns whether there was one.
     fn make_room(&mut self) -> bool {
         while let Some(name) = self.spotless.pop() {
             if self.groups.get(&name).is_some_and(Counts::is_spotless) {
@@ -217,13 +218,13 @@ impl Tally {
         false
     }
 
-    /// What is in none of these groups.
+    /// The counts outside the given groups.
     pub(super) fn besides(&self, groups: &[(&str, Counts)]) -> Counts {
         let all = groups.iter().map(|(_, counts)| *counts);
         self.counts.minus(all.fold(Counts::default(), Counts::plus))
     }
 
-    /// Groups, the worst first, at most so many.
+    /// At most `most` groups, the worst first.
     pub(super) fn worst(&self, most: usize) -> Vec<(&str, Counts)> {
         let mut all: Vec<(&str, Counts)> = self
             .groups
@@ -241,7 +242,7 @@ impl Tally {
     }
 }
 
-/// A text of a record, no longer than is kept, as it can be shown.
+/// A text of a record in the length that is kept, without unprintable characters.
 pub(super) fn shortened(text: &str) -> String {
     let mut short: String = text.chars().take(MAX_TEXT_CHARS).collect();
     if short.len() < text.len() && text.chars().nth(MAX_TEXT_CHARS).is_some() {
@@ -287,7 +288,10 @@ mod tests {
             assert!(!tally.is_repeated(&record(&format!("other-{n}"), "ann")));
         }
         assert_eq!((tally.order.len(), tally.lately.len()), (100, 100));
-        assert!(!tally.is_repeated(&record("1", "ann")), "long forgotten");
+        assert!(
+            !tally.is_repeated(&record("1", "ann")),
+            "outside the window"
+        );
     }
 
     #[test]
@@ -327,7 +331,8 @@ mod tests {
         assert_eq!((besides.all(), besides.bad()), (MAX_GROUPS as u64, 0));
         let told = &tally.examples[&Class::OutsideGrant][0].verdict.told;
         assert!(told.chars().count() <= MAX_TEXT_CHARS + 1);
-        // Where every group has something bad, nobody gives way, and nothing is lost.
+        // If every group has an action that is not proven, none is removed, and every action is
+        // counted.
         let mut bad = Tally::new(GroupBy::Principal, 3);
         for n in 0..=MAX_GROUPS {
             let record = record("1", &format!("bad-{n}"));

@@ -1,5 +1,5 @@
-//! The join, tried on logs that are made here: one permit, and everything that can end it or keep
-//! it from being what a record needs.
+//! Tests of the judgement with logs that the tests create: one permit, and everything that can end
+//! it or keep it from proving a record.
 
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ const TASK: &str = "0198b2a0-0000-7000-8000-000000000003";
 const ABOVE: &str = "0198b2a0-0000-7000-8000-000000000013";
 const OTHER: &str = "0198b2a0-0000-7000-8000-000000000099";
 
-/// Noon of a day, and so many seconds.
+/// `seconds` after noon of the test's day.
 fn at(seconds: u64) -> Timestamp {
     noon().plus_seconds(seconds)
 }
@@ -36,10 +36,7 @@ fn noon() -> Timestamp {
     .unwrap()
 }
 
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "what is given is written on the spot"
-)]
+#[expect(clippy::needless_pass_by_value, reason = "callers pass literals")]
 fn leaf(seconds: u64, event: Value) -> Value {
     let mut leaf = json!({"v": Leaf::VERSION, "origin": ORIGIN, "at": at(seconds)});
     let members = event.as_object().unwrap().clone();
@@ -51,7 +48,7 @@ fn generation() -> String {
     format!("sha256:{}", "a".repeat(64))
 }
 
-/// A permit at noon for 300 s.
+/// A permit at noon, for 300 s.
 fn permit() -> Value {
     leaf(
         0,
@@ -80,7 +77,7 @@ fn key(seed: u8) -> (Ed25519KeyPair, VerifierKey) {
     (pair, key)
 }
 
-/// A log file; where there is nothing, a body was pruned.
+/// A log file. `None` is a leaf whose body was pruned.
 fn file(leaves: &[Option<Value>]) -> Vec<u8> {
     let bodies = leaves.iter().enumerate().map(|(n, leaf)| {
         let body = leaf.as_ref().map(|leaf| serde_json::to_vec(leaf).unwrap());
@@ -112,7 +109,7 @@ fn read(file: &[u8]) -> Result<Decisions, Failure> {
 
 fn log(leaves: &[Value]) -> Decisions {
     let mut all: Vec<Option<Value>> = leaves.iter().cloned().map(Some).collect();
-    // Something later, so that the log is known to reach beyond the actions.
+    // A later entry, so that the log is known to extend beyond the actions.
     all.push(Some(leaf(
         3_600,
         json!({
@@ -126,7 +123,7 @@ fn hash_of(leaf: &Value) -> Hash {
     leaf_hash(&serde_json::to_vec(leaf).unwrap())
 }
 
-/// The reading of an order, by the session.
+/// The session reads an order.
 fn action(seconds: u64) -> Record {
     Record {
         id: None,
@@ -153,7 +150,7 @@ fn rights(action: &str, place: &str) -> Deed {
     }
 }
 
-/// What nobody can compare, and the rights of which it needs one.
+/// A deed that cannot be compared with a grant, with the rights of which it needs at least one.
 fn unclear(needs: &[&str]) -> Deed {
     let needs = needs.iter().map(|right| (*right).to_owned().try_into());
     Deed::Unclear {
@@ -213,7 +210,7 @@ fn an_action_that_carries_nothing_or_something_unknown_is_unproven() {
         unproven(&|r| r.credential.contradictory = true),
         Reason::Contradiction
     );
-    // The hash of a permit, with a session that is another's.
+    // The hash of one permit with the session of another.
     assert_eq!(
         unproven(&|r| {
             r.credential.hash = Some(hash_of(&permit()));
@@ -222,7 +219,7 @@ fn an_action_that_carries_nothing_or_something_unknown_is_unproven() {
         Reason::Contradiction
     );
     assert_eq!(unproven(&|r| r.deed = Deed::Mint), Reason::NoSessionOfAws);
-    // What carries nothing is unproven whatever else is not known of it.
+    // A record without a credential is unproven, even if other facts about it are unknown.
     assert_eq!(
         unproven(&|r| {
             r.credential = Credential::default();
@@ -335,7 +332,7 @@ fn on_aws_region_and_resource_count_and_what_names_none_is_not_judged() {
         (Class::OutsideGrant, Reason::Action)
     );
     assert_eq!(of(Deed::Mint, "eu-west-1"), PROVEN);
-    // What stands for many places is elsewhere when none of them was granted.
+    // A deed at many possible places is outside the grant if none of them was granted.
     assert_eq!(
         of(anywhere("s3:GetObject", "arn:aws:s3:::c/*"), "eu-west-1"),
         (Class::OutsideGrant, Reason::Place)
@@ -344,7 +341,7 @@ fn on_aws_region_and_resource_count_and_what_names_none_is_not_judged() {
         of(anywhere("s3:GetObject", "arn:aws:s3:::b/*"), "eu-west-1"),
         PROVEN
     );
-    // AWS does not tell upper from lower case in actions.
+    // AWS ignores case in actions.
     assert_eq!(
         of(
             rights("sqs:receivemessage", "arn:aws:sqs:eu-west-1:1:q"),
@@ -352,7 +349,7 @@ fn on_aws_region_and_resource_count_and_what_names_none_is_not_judged() {
         ),
         PROVEN
     );
-    // What is no region is one that cannot be told, where one was granted.
+    // An invalid region cannot be compared with a granted one.
     let odd = "EU (Frankfurt)";
     assert_eq!(of(get(), odd), (Class::Unjudged, Reason::Unclear));
     assert_eq!(
@@ -464,7 +461,7 @@ fn what_others_can_choose_proves_nothing_alone() {
         of(&log_of_aws, &|credential| credential.foreign = true),
         (Class::Unproven, Reason::Contradiction)
     );
-    // A name of AWS's leads to no session of another kind.
+    // A session name of AWS does not identify a session of another kind.
     let log = log(&[permit()]);
     assert_eq!(
         of(&log, &|credential| {
@@ -511,13 +508,13 @@ fn what_comes_before_the_decision_or_after_the_expiry_is_told_with_the_clocks_al
     let mut shorter = action(100);
     shorter.credential.expires_at = Some(at(60));
     assert_eq!(judged(&log, &shorter), (Class::AfterEnd, Reason::Expired));
-    // What a token says cannot make it longer.
+    // A token's own claim cannot extend the permit.
     let mut longer = action(306);
     longer.credential.expires_at = Some(at(9_000));
     assert_eq!(judged(&log, &longer), (Class::AfterEnd, Reason::Expired));
 }
 
-/// Everything that can end the permit, at 60 s.
+/// Everything that can end the permit, 60 s after noon.
 fn ends() -> Vec<(Value, Reason)> {
     let cut = |selector: Value| {
         leaf(
@@ -639,14 +636,14 @@ fn an_end_above_is_an_end_below() {
         assert_eq!(judged(&log, &action(65)), PROVEN, "{end}");
         let verdict = Judge::new(&log, 5, None).judge(&action(66));
         assert_eq!(verdict.class, Class::AfterEnd, "{end}");
-        assert!(verdict.told.contains("derived from"), "{}", verdict.told);
+        assert!(verdict.told.contains("was derived"), "{}", verdict.told);
     }
     let shorter = with(parent, "expires_at", json!(at(60)));
     assert_eq!(
         judged(&log(&[shorter, child.clone()]), &action(66)),
         (Class::AfterEnd, Reason::Expired)
     );
-    // A parent that nobody recorded vouches for nobody.
+    // A child whose parent was never recorded cannot be judged.
     assert_eq!(
         judged(&log(&[child]), &action(10)),
         (Class::Unjudged, Reason::Pruned)
@@ -662,7 +659,8 @@ fn what_a_pruned_or_unknown_leaf_may_hide_is_not_judged() {
     let new_kind = leaf(30, json!({"event": "abolished", "what": "everything"}));
     let other_version = with(later.clone(), "v", Leaf::VERSION + 1);
     for hidden in [None, Some(new_kind), Some(other_version)] {
-        // Before the permit it could be a permit that is asked for, and no end of this one.
+        // Before the permit the unread leaf could be the requested permit, but not an end of this
+        // one.
         let log = read(&file(&[
             hidden.clone(),
             Some(permit()),
@@ -673,7 +671,7 @@ fn what_a_pruned_or_unknown_leaf_may_hide_is_not_judged() {
         let mut unknown = action(10);
         unknown.credential.session = session(OTHER);
         assert_eq!(judged(&log, &unknown), (Class::Unjudged, Reason::Pruned));
-        // A hash says for certain that it is not in the log, or that it is.
+        // A hash shows with certainty whether its leaf is in the log.
         unknown.credential.session = None;
         unknown.credential.hash = Some(leaf_hash(b"mine"));
         assert_eq!(
@@ -685,7 +683,8 @@ fn what_a_pruned_or_unknown_leaf_may_hide_is_not_judged() {
             .map_or_else(|| leaf_hash(&pruned(0)), hash_of);
         unknown.credential.hash = Some(own);
         assert_eq!(judged(&log, &unknown), (Class::Unjudged, Reason::Pruned));
-        // After the permit it could be its end. What is outside is so all the same.
+        // After the permit the unread leaf could be its end. An action outside the grant is outside
+        // in any case.
         let log = read(&file(&[Some(permit()), hidden, Some(later.clone())])).unwrap();
         assert_eq!(judged(&log, &action(10)), (Class::Unjudged, Reason::Pruned));
         let mut outside = action(10);
@@ -712,7 +711,7 @@ fn a_log_of_an_earlier_format_is_refused_by_its_version() {
 fn what_is_later_than_the_log_is_judged_only_when_somebody_says_how_far_it_reaches() {
     let log = read(&file(&[Some(permit())])).unwrap();
     assert_eq!(judged(&log, &action(0)), PROVEN);
-    // An allowance for clocks is none for what nobody knows.
+    // The allowance for clock differences does not extend the known end of the log.
     for (seconds, skew) in [(1, 5), (5, 5), (290, 300)] {
         let verdict = Judge::new(&log, skew, None).judge(&action(seconds));
         assert_eq!(
@@ -727,7 +726,7 @@ fn what_is_later_than_the_log_is_judged_only_when_somebody_says_how_far_it_reach
     assert_eq!(judge.judge(&action(200)).class, Class::Proven);
     assert_eq!(judge.judge(&action(201)).reason, Reason::AfterLog);
     assert_eq!(judge.judge(&unknown).reason, Reason::UnknownSession);
-    // An earlier word does not make the log shorter than it is.
+    // An earlier --as-of does not shorten the log.
     let mut earlier = Judge::new(&log, 5, Some(noon().minus_seconds(50)));
     assert_eq!(earlier.judge(&action(0)).class, Class::Proven);
 }
@@ -740,7 +739,7 @@ fn what_has_no_time_or_no_clear_deed_is_not_judged() {
     assert_eq!(judged(&log, &record), (Class::Unjudged, Reason::Unclear));
     record.at = Err("it has no time");
     assert_eq!(judged(&log, &record), (Class::Unjudged, Reason::NoTime));
-    // What was never granted, and what proves nothing, needs no time to be so.
+    // An action that was never granted, or without a valid credential, is judged without a time.
     record.deed = rights("orders:write", "https://orders.example/v1");
     assert_eq!(judged(&log, &record), (Class::OutsideGrant, Reason::Action));
     record.credential.foreign = true;
@@ -753,7 +752,7 @@ fn what_has_no_time_or_no_clear_deed_is_not_judged() {
         ..Credential::default()
     };
     assert_eq!(judged(&log, &record), (Class::Unjudged, Reason::NoTime));
-    // That it came too late is certain, whatever it was.
+    // An action after the expiry is too late, even if it is unclear.
     let mut late = action(400);
     late.deed = unclear(&[]);
     assert_eq!(judged(&log, &late), (Class::AfterEnd, Reason::Expired));
@@ -799,10 +798,10 @@ fn a_log_that_needs_more_memory_than_is_allowed_says_so() {
         .collect();
     let file = file(&leaves);
     let read = |most: usize| Decisions::read(&file[..], &[key(1).1], most, |_, _| {});
-    // What they have in common is kept once; the rest is 120 bytes for each.
+    // Permits share their common data; each additional one takes 120 bytes.
     assert_eq!(read(16 * 1024).unwrap().permits(), 100);
     let Err(Failure::Unestablished(why)) = read(8 * 1024) else {
-        panic!("it was read");
+        panic!("the log was read in spite of the limit");
     };
     assert!(why.contains("--index-mib"), "{why}");
 }
@@ -819,10 +818,10 @@ fn what_was_permitted_by_a_clock_that_was_ahead_ends_with_the_acceptance_of_the_
         )
     };
     let after = |leaves: &[Value]| Judge::new(&log(leaves), 5, None).judge(&action(66)).class;
-    // The time that was accepted is an hour before the permit's, or a minute after it.
+    // The accepted time is an hour before the permit's, or a minute after it.
     let early = with(accepted(0), "accepted_time", "2026-10-24T11:00:00Z");
     assert_eq!(after(&[permit(), early.clone()]), Class::AfterEnd);
     assert_eq!(judged(&log(&[permit(), accepted(60)]), &action(66)), PROVEN);
-    // What is permitted afterwards is dated right.
+    // Permits after the accepted time have correct dates.
     assert_eq!(judged(&log(&[early, permit()]), &action(66)), PROVEN);
 }

@@ -1,5 +1,6 @@
-//! What a web page that somebody has open could try, refused: a foreign `Host` (a name that was
-//! made to point here), any `Origin`, and a body that is not JSON, which a form could send.
+//! Refuses requests that a web page in the user's browser could send: a foreign `Host` (a name that
+//! was made to resolve to this machine), any `Origin`, and a body that is not JSON, which a form
+//! could send.
 
 use std::net::SocketAddr;
 
@@ -8,7 +9,7 @@ use axum::http::{Method, Request, StatusCode};
 
 use crate::http::hosts;
 
-/// Why a request is refused, if it is.
+/// Why the request is refused; `None` if it is not.
 pub(super) fn refusal<B>(
     own: SocketAddr,
     request: &Request<B>,
@@ -19,10 +20,13 @@ pub(super) fn refusal<B>(
     let mut hosts = hosts(request).peekable();
     let has_host = hosts.peek().is_some();
     if !has_host || !hosts.all(|host| names.iter().any(|name| name == host)) {
-        return Some((StatusCode::FORBIDDEN, "this Host is not ours"));
+        return Some((
+            StatusCode::FORBIDDEN,
+            "the Host header names another server",
+        ));
     }
     if headers.contains_key(ORIGIN) {
-        return Some((StatusCode::FORBIDDEN, "web pages are not served"));
+        return Some((StatusCode::FORBIDDEN, "requests of web pages are refused"));
     }
     let json = text(CONTENT_TYPE).is_some_and(|media_type| {
         let essence = media_type.split(';').next().unwrap_or_default();

@@ -1,5 +1,5 @@
-//! The development mode's OIDC issuer: discovery and keys over HTTP, and `POST /token`, which signs
-//! whatever claims it is given. That is what makes it an issuer for development alone.
+//! The development mode's OIDC issuer: it serves discovery and keys over HTTP, and `POST /token`,
+//! which signs any claims. It is therefore suitable for development only.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -22,12 +22,12 @@ use crate::crypto::{
     Algorithm, LocalSigner, PrivateKey, Signer as _, SystemRandom, random_token, sign_jwt,
 };
 
-/// How long an attestation is good that says nothing else.
+/// The default life of an attestation, in seconds.
 const TOKEN_SECONDS: i64 = 300;
-/// The longest claims that are signed.
+/// The longest claims that are signed, in bytes.
 const MAX_CLAIMS_BYTES: usize = 64 * 1024;
 
-/// The issuer, listening and not yet serving.
+/// The issuer, listening but not yet serving.
 pub(super) struct Issuer {
     listener: TcpListener,
     shared: Arc<Shared>,
@@ -41,7 +41,7 @@ struct Shared {
 }
 
 impl Issuer {
-    /// Listens on the port after the broker's, or on any where that one is taken.
+    /// Listens on the port after the broker's, or on any free port if that one is in use.
     pub(super) async fn bind(broker: SocketAddr) -> Result<Self, Failure> {
         let next = SocketAddr::new(broker.ip(), broker.port().saturating_add(1));
         let listener = match TcpListener::bind(next).await {
@@ -64,17 +64,17 @@ impl Issuer {
         })
     }
 
-    /// Its `iss`.
+    /// The issuer's `iss` claim.
     pub(super) fn url(&self) -> &str {
         &self.shared.url
     }
 
-    /// The `aud` of tokens that name no other.
+    /// Sets the default `aud` of tokens.
     pub(super) fn for_audience(&self, audience: &str) {
         self.shared.audience.get_or_init(|| audience.to_owned());
     }
 
-    /// Serves until it is dropped.
+    /// Serves until this future is dropped.
     pub(super) async fn serve(self) -> Result<(), Failure> {
         let router = Router::new()
             .route("/dev/.well-known/openid-configuration", get(discovery))
@@ -136,7 +136,7 @@ async fn token(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
     }
 }
 
-/// The claims that were not given. Those that were stay as they are, however bad.
+/// Adds the claims that are missing. Given claims stay unchanged, valid or not.
 fn fill_in(shared: &Shared, given: Map<String, Value>) -> Result<Value, Failure> {
     let now = SystemClock.now().seconds();
     let id = random_token("", &SystemRandom::new()).map_err(Failure::unestablished)?;
@@ -185,7 +185,7 @@ mod tests {
             let claims = verify(&token, &key, &[Algorithm::Es256]).unwrap();
             assert_eq!(claims.issuer(), Ok(url.as_str()));
             assert_eq!(claims.get("aud"), Some(&json!("http://127.0.0.1:7070")));
-            assert_eq!(claims.get("exp"), Some(&json!(1)), "it was given");
+            assert_eq!(claims.get("exp"), Some(&json!(1)), "a given claim changed");
             assert_eq!(claims.get("extra"), Some(&json!([1])));
             assert!(claims.token_id().unwrap().is_some());
 

@@ -1,17 +1,17 @@
-//! `taskpass dev`: a whole broker for one's own machine, with samples, an issuer of its own, and
-//! the story played through once.
+//! `taskpass dev`: a complete broker on the developer's machine, with samples, an issuer, and a
+//! demonstration that runs once.
 //!
-//! It is the real broker. Attestations come from an issuer of its own that is fetched and verified
-//! over HTTP like any other, decisions are logged, keys are sealed. What makes it unfit for
-//! anything else is kept apart on purpose: it listens on loopback only, its store is marked `dev`
-//! and its log's origin says so, and it does not start beside settings of production.
+//! It is the production broker. It fetches and verifies attestations from its own issuer over HTTP
+//! like those of any other issuer, logs decisions and seals keys. Restrictions keep it out of
+//! production: it listens on loopback only, its store is marked `dev`, its log's origin is a
+//! development origin, and it does not start if production settings are in the environment.
 //!
-//! A web page that somebody has open must not be able to speak to it: the issuer, and the broker in
-//! this mode, refuse a foreign `Host`, any `Origin`, and bodies that a form could send.
+//! Web pages in the developer's browser must not reach it: the issuer, and the broker in this mode,
+//! refuse a foreign `Host`, any `Origin`, and bodies that a form could send.
 //!
 //! - [`settings`]: the samples, as a configuration.
-//! - [`issuer`]: the OIDC issuer. [`guard`]: what it refuses.
-//! - [`shop`]: the story's resource server. [`story`]: the story.
+//! - [`issuer`]: the OIDC issuer. [`guard`]: the checks against web pages.
+//! - [`shop`]: the demonstration's resource server. [`story`]: the demonstration.
 
 mod guard;
 mod issuer;
@@ -41,27 +41,27 @@ use crate::config::{
 use crate::crypto::{SystemRandom, random_token};
 use crate::telemetry;
 
-/// Try it: a broker on this machine, with samples, and the story played once
+/// Try it: a broker on this machine, with samples and a demonstration
 #[derive(Args, Debug)]
 #[command(
     after_help = "Examples:\n  taskpass dev\n  taskpass dev --no-story --listen 127.0.0.1:0 --json"
 )]
 pub(super) struct Dev {
-    /// Where to listen; loopback only, port 0 for any
+    /// The address to listen on; loopback only, port 0 for any free port
     #[arg(long, default_value = "127.0.0.1:7070", value_name = "ADDRESS")]
     listen: SocketAddr,
-    /// The directory of the store, of its key and of the last checkpoint
+    /// The directory of the store, of its sealing key and of the last checkpoint
     #[arg(long, default_value = ".taskpass", value_name = "DIR")]
     data_dir: PathBuf,
     /// A PostgreSQL database in place of SQLite; it is migrated, and marked as a development store
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
-    /// Do not play the story
+    /// Skip the demonstration
     #[arg(long)]
     no_story: bool,
 }
 
-/// A development broker that serves.
+/// A running development broker.
 struct Running {
     url: String,
     issuer: String,
@@ -87,7 +87,7 @@ impl Dev {
                 .map_err(Failure::unestablished)?,
         };
         issuer.for_audience(&running.url);
-        // The issuer serves for as long as the broker does: one ends, both end.
+        // The issuer and the broker end together.
         tokio::select! {
             ended = issuer.serve() => ended,
             ended = self.broker(listen, running, form) => ended,
@@ -141,11 +141,11 @@ impl Dev {
         in_order(&app.run().await.map_err(Failure::unestablished)?)
     }
 
-    /// Development beside production is a mistake that must not become an accident.
+    /// Refuses to run on an address that other machines can reach, or with production settings.
     fn refuse_production(&self) -> Result<(), Failure> {
         if !self.listen.ip().is_loopback() {
             return Err(Failure::Usage(format!(
-                "--listen {} can be reached from other machines; `dev` is for loopback only",
+                "--listen {} can be reached from other machines; `dev` listens on loopback only",
                 self.listen
             )));
         }
@@ -154,14 +154,14 @@ impl Dev {
             return Ok(());
         }
         Err(Failure::Usage(format!(
-            "settings of production are in the environment: {}; unset them",
+            "the environment has production settings: {}; unset them",
             found.join(", ")
         )))
     }
 }
 
-/// The address with a port of its own where it has none: the broker's issuer has to name it before
-/// anything listens.
+/// Chooses a free port if `listen` has port 0: the broker's issuer must contain the port before the
+/// broker listens.
 fn with_port(listen: SocketAddr) -> Result<SocketAddr, Failure> {
     if listen.port() != 0 {
         return Ok(listen);
@@ -171,19 +171,19 @@ fn with_port(listen: SocketAddr) -> Result<SocketAddr, Failure> {
         .map_err(|error| Failure::Unestablished(format!("cannot listen on {listen}: {error}")))
 }
 
-/// Commands to paste, with what they need filled in.
+/// Commands for the user to paste, with addresses and tokens filled in.
 fn commands(running: &Running) -> String {
     let Running { url, issuer, admin } = running;
     let admin = admin.expose_secret();
     let json = "-H 'Content-Type: application/json'";
-    // Where we are: `make dev` puts nothing on the path.
+    // The program's full path, because `make dev` does not install it.
     let program = std::env::current_exe().unwrap_or_else(|_| "taskpass".into());
     let program = program.display();
     format!(
         r#"
 The broker is at {url}, its development issuer at {issuer}. Ctrl-C stops both. To paste:
 
-# An attestation for the reporting agent, good once:
+# An attestation for the reporting agent, which can be used once:
 TOKEN=$(curl -s {issuer}/token {json} -d '{{"sub": "agent:reports"}}' | sed 's/.*"token":"\([^"]*\)".*/\1/')
 
 # A credential for a task of its own:
@@ -193,10 +193,10 @@ curl -s {url}/v1/credentials -H "Authorization: Bearer $TOKEN" {json} -d '{{
   "authorization_details": [{{"type": "api", "actions": ["orders:read"]}}]
 }}'
 
-# What is alive, and the end of all of it:
+# The active sessions, and a dry run of ending all of them:
 export TASKPASS_URL={url} TASKPASS_TOKEN={admin}
 {program} sessions list --state active
-{program} revoke all --dry-run --reason "to see what would end"
+{program} revoke all --dry-run --reason "a dry run"
 "#
     )
 }

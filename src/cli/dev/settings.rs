@@ -1,4 +1,4 @@
-//! The samples, as a configuration and its policies. They are documentation and tests too.
+//! The samples, as a configuration and its policies. They also serve as documentation and in tests.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -8,19 +8,18 @@ use super::Failure;
 use crate::config::{Config, DATABASE_URL_VARIABLE, DEV_ORIGIN_HOST, Mode};
 use crate::domain::generation::PolicyFile;
 
-/// What differs from one start to the next.
+/// The values that differ between starts.
 pub(super) struct Settings<'a> {
-    /// Where the broker listens.
     pub(super) listen: SocketAddr,
     /// The URL of the development issuer.
     pub(super) issuer: &'a str,
-    /// Where everything is kept.
+    /// The directory of the store and of its files.
     pub(super) data_dir: &'a Path,
-    /// PostgreSQL in place of SQLite.
+    /// A PostgreSQL database to use instead of SQLite.
     pub(super) database_url: Option<&'a str>,
 }
 
-/// The sample policies, in the binary.
+/// The sample policies that are part of the binary.
 pub(super) fn policies() -> Vec<PolicyFile> {
     let file = |name: &str, text: &str| PolicyFile {
         name: name.into(),
@@ -47,7 +46,7 @@ pub(crate) fn sample_configuration() -> String {
 }
 
 impl Settings<'_> {
-    /// The configuration, checked like any other.
+    /// Parses and checks the configuration.
     pub(super) fn config(&self) -> Result<Config, Failure> {
         let mut environment = BTreeMap::new();
         if let Some(url) = self.database_url {

@@ -1,7 +1,7 @@
-//! The story's resource server: it has one order, and before it serves it asks the broker whether
-//! the credential is good for that, now (RFC 7662).
+//! The demonstration's resource server. It has one order, and asks the broker by introspection (RFC
+//! 7662) whether the credential permits the request before it serves it.
 //!
-//! It asks as itself, with an attestation of its own, because the resource names it as a verifier.
+//! It authenticates with its own attestation, because the resource names it as a verifier.
 
 use std::sync::Arc;
 
@@ -19,20 +19,20 @@ use super::super::Failure;
 use super::super::client::Client;
 use super::story::attest;
 
-/// The server, listening and not yet serving.
+/// The server, listening but not yet serving.
 pub(super) struct Shop {
     listener: TcpListener,
     asks: Arc<Asks>,
 }
 
-/// What it needs to ask the broker.
+/// The addresses of the broker and of the issuer.
 struct Asks {
     broker: Url,
     issuer: Url,
 }
 
 impl Shop {
-    /// Listens on any port of this machine.
+    /// Listens on any free loopback port.
     pub(super) async fn bind(broker: &Url, issuer: &Url) -> Result<Self, Failure> {
         let listener = TcpListener::bind(("127.0.0.1", 0))
             .await
@@ -46,13 +46,13 @@ impl Shop {
         })
     }
 
-    /// Its base URL.
+    /// The server's base URL.
     pub(super) fn url(&self) -> Result<Url, Failure> {
         let address = self.listener.local_addr().map_err(Failure::unestablished)?;
         Url::parse(&format!("http://{address}")).map_err(Failure::unestablished)
     }
 
-    /// Serves until it is dropped.
+    /// Serves until this future is dropped.
     pub(super) async fn serve(self) -> Result<(), Failure> {
         let router = Router::new()
             .route("/v1/{order}", get(order).post(order))
@@ -79,17 +79,17 @@ async fn order(
         .and_then(|value| value.to_str().ok());
     let token = token.and_then(|value| value.strip_prefix("Bearer "));
     let Some(token) = token else {
-        return refused(StatusCode::UNAUTHORIZED, "show a credential");
+        return refused(StatusCode::UNAUTHORIZED, "send a credential");
     };
     match asks.about(token).await {
         Ok(answer) if permits(&answer, action) => {
             Json(json!({"order": order, "total": "120.00"})).into_response()
         }
         Ok(answer) if answer.get("active") == Some(&Value::Bool(true)) => {
-            refused(StatusCode::FORBIDDEN, "the credential is not for that")
+            refused(StatusCode::FORBIDDEN, "the credential does not permit this")
         }
-        Ok(_) => refused(StatusCode::UNAUTHORIZED, "the broker says: not active"),
-        // Closed when in doubt.
+        Ok(_) => refused(StatusCode::UNAUTHORIZED, "the broker answers: not active"),
+        // Fail closed.
         Err(_) => refused(
             StatusCode::SERVICE_UNAVAILABLE,
             "the broker cannot be asked",
@@ -108,7 +108,8 @@ impl Asks {
     }
 }
 
-/// Whether an answer says that the credential is good, meant for this server, and for this action.
+/// Whether an introspection answer says that the credential is active, and meant for this server
+/// and action.
 fn permits(answer: &Value, action: &str) -> bool {
     let text = |name: &str| answer.get(name).and_then(Value::as_str);
     answer.get("active") == Some(&Value::Bool(true))

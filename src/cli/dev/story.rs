@@ -1,8 +1,9 @@
-//! The story, with real requests: an agent is refused what policy does not allow and told what it
-//! would, gets a credential for its task, uses it, completes the task, and is refused with the same
-//! credential; then the receipt is checked with the log's key alone.
+//! The demonstration, with real requests. An agent is refused an action that policy does not allow,
+//! and learns which ones it may request. It gets a credential for its task, uses it, completes the
+//! task, and is refused with the same credential. Then the receipt is verified with the log's key
+//! only.
 //!
-//! Each step checks what came back. A story that goes otherwise is a fault, and says so.
+//! Each step checks its answer. An unexpected answer is reported as a failure.
 
 use reqwest::{Method, StatusCode};
 use secrecy::SecretString;
@@ -17,7 +18,7 @@ use super::Running;
 use super::shop::Shop;
 use crate::merkle::{Trust, VerifierKey};
 
-/// Where the story is told.
+/// Prints the steps.
 struct Teller {
     quietly: bool,
 }
@@ -40,7 +41,7 @@ impl Teller {
     }
 }
 
-/// Plays it. With [`Form::Json`] it is told on standard error.
+/// Plays the demonstration. With [`Form::Json`] it is printed on standard error.
 pub(super) async fn play(running: &Running, form: Form) -> Result<(), Failure> {
     let story = Story {
         teller: Teller {
@@ -58,7 +59,7 @@ pub(super) async fn play(running: &Running, form: Form) -> Result<(), Failure> {
     }
 }
 
-/// An attestation of the development issuer.
+/// Gets an attestation from the development issuer.
 pub(super) async fn attest(issuer: &Url, subject: &str) -> Result<SecretString, Failure> {
     let answer = Client::new(issuer)?
         .post("/token", &json!({"sub": subject}))
@@ -66,7 +67,7 @@ pub(super) async fn attest(issuer: &Url, subject: &str) -> Result<SecretString, 
     let token = answer.get("token").and_then(Value::as_str);
     token
         .map(SecretString::from)
-        .ok_or_else(|| Failure::Unestablished("the issuer gave no attestation".into()))
+        .ok_or_else(|| Failure::Unestablished("the issuer issued no attestation".into()))
 }
 
 fn address(url: &str) -> Result<Url, Failure> {
@@ -90,8 +91,8 @@ impl Story<'_> {
 
         teller.step(
             1,
-            "The reporting agent proves who it is with an OIDC token, and asks to read and write \
-             orders.\n   Policy lets it read, for a nightly report; not write.",
+            "The reporting agent identifies itself with an OIDC token, and asks to read and write \
+             orders.\n   For a nightly report, policy allows it to read, but not to write.",
         )?;
         let refused = self.ask(&["orders:read", "orders:write"]).await?;
         expect("the refusal", &refused, StatusCode::FORBIDDEN)?;
@@ -100,12 +101,12 @@ impl Story<'_> {
             .body
             .pointer("/allowed/authorization_details/0/actions");
         if allowed != Some(&json!(["orders:read"])) {
-            return Err(otherwise("the refusal did not say what would be allowed"));
+            return Err(otherwise("the refusal did not name the allowed actions"));
         }
 
         teller.step(
             2,
-            "It asks for what is allowed: one call, a fresh attestation.",
+            "It requests the allowed action: one call, with a fresh attestation.",
         )?;
         let granted = self.ask(&["orders:read"]).await?;
         expect("the grant", &granted, StatusCode::CREATED)?;
@@ -136,7 +137,7 @@ impl Story<'_> {
         let order = json!({"total": "0.00"});
         let write = orders.send(Method::POST, "/v1/42", Some(&order)).await?;
         expect("writing", &write, StatusCode::FORBIDDEN)?;
-        teller.result("POST /v1/42: 403, it is a credential for reading")?;
+        teller.result("POST /v1/42: 403, the credential permits reading only")?;
 
         teller.step(
             4,
@@ -154,15 +155,15 @@ impl Story<'_> {
 
         teller.step(
             5,
-            "The same credential, a moment later. It has not expired.",
+            "It uses the same credential a moment later. The credential has not expired.",
         )?;
         let dead = orders.send(Method::GET, "/v1/42", None).await?;
         expect("the dead credential", &dead, StatusCode::UNAUTHORIZED)?;
-        teller.result("GET /v1/42: 401, the broker says: not active")?;
+        teller.result("GET /v1/42: 401, the broker answers: not active")?;
 
         teller.step(
             6,
-            "An auditor checks the receipt offline, with the log's key and nothing of ours.",
+            "An auditor verifies the receipt offline, with the log's key only.",
         )?;
         self.audit(&granted.body).await
     }
@@ -221,19 +222,19 @@ impl Story<'_> {
     }
 }
 
-fn expect(what: &str, answer: &Answer, status: StatusCode) -> Result<(), Failure> {
+fn expect(step: &str, answer: &Answer, status: StatusCode) -> Result<(), Failure> {
     if answer.status == status {
         return Ok(());
     }
     Err(otherwise(&format!(
-        "{what} should be {status}: {}",
+        "{step} should be {status}: {}",
         answer.failure()
     )))
 }
 
-fn otherwise(what: &str) -> Failure {
+fn otherwise(problem: &str) -> Failure {
     Failure::Unestablished(format!(
-        "the story goes otherwise: {what}\n(what an earlier run left, such as a block, is kept: \
+        "the demonstration failed: {problem}\n(the state of earlier runs, such as a block, is kept: \
          start with --no-story, or with another --data-dir)"
     ))
 }

@@ -1,10 +1,10 @@
-//! Tokens of a Kubernetes service account for the broker: a fresh one whenever one is needed, where
-//! the pod may request tokens for its own service account.
+//! Tokens of a Kubernetes service account for the broker. If the pod may request tokens for its own
+//! service account, each request yields a fresh one.
 //!
-//! A projected token opens one task, and is replaced only every few minutes. A token that is
-//! requested from the API server (`TokenRequest`) is another each time. The pod needs its token for
-//! the API server, and the right to create `serviceaccounts/token` of its own service account. If the
-//! API server denies this right, the projected token is taken. Other failures are tried again.
+//! A projected token opens one task only, and is replaced every few minutes. A token requested from
+//! the API server (`TokenRequest`) differs each time. For that the pod needs its token for the API
+//! server, and the right to create `serviceaccounts/token` of its own service account. If the API
+//! server denies this right, the projected token is used. Other failures are retried.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -23,30 +23,31 @@ use crate::cli::retry::{self, Fault, TRY_TIMEOUT};
 use crate::cli::{Failure, output};
 use crate::outgoing;
 
-/// Where Kubernetes mounts a pod's token for the API server, with the server's authority.
+/// Where Kubernetes mounts a pod's token for the API server, and the server's certificate
+/// authority.
 pub(super) const DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-/// Where the API server is, as Kubernetes tells each pod.
+/// The variables with which Kubernetes gives each pod the API server's address.
 pub(super) const HOST_VARIABLE: &str = "KUBERNETES_SERVICE_HOST";
 pub(super) const PORT_VARIABLE: &str = "KUBERNETES_SERVICE_PORT";
 
-/// The shortest life that the API server gives.
+/// The shortest life of a token that the API server issues, in seconds.
 const LIFE_SECONDS: u32 = 600;
 
-/// The largest file of authorities, and the longest answer, that is read.
+/// The largest file of authorities, and the longest answer, that are read, in bytes.
 const MAX_AUTHORITIES_BYTES: u64 = 1024 * 1024;
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
-/// A pod's service account, and the API server that makes tokens for it.
+/// A pod's service account, and the API server that issues tokens for it.
 pub(in crate::cli) struct ServiceAccount {
     directory: PathBuf,
     server: Url,
     audience: String,
-    /// The token that is taken where none can be requested.
+    /// The token to use if the API server denies requests; `None` if there is none.
     projected: Option<PathBuf>,
 }
 
-/// What a service account's token says of itself.
+/// The claims of a service account's token that identify the account and the pod.
 #[derive(Deserialize)]
 struct Claims {
     #[serde(rename = "kubernetes.io")]
@@ -66,11 +67,10 @@ struct Named {
     uid: String,
 }
 
-/// Why the API server gave no token.
+/// Why the API server issued no token.
 enum NotIssued {
-    /// The pod's service account may not request tokens of itself.
+    /// The pod's service account may not request tokens for itself.
     Denied(Fault),
-    /// Any other cause.
     Failed(Fault),
 }
 
@@ -112,14 +112,14 @@ impl ServiceAccount {
         }))
     }
 
-    /// What tells this pod's service account from others.
+    /// Values that distinguish this pod's service account from others.
     pub(super) fn marks(&self) -> Result<[String; 3], Failure> {
         let account = self.account(&self.own_token()?)?;
         let pod = account.pod.map(|pod| pod.uid).unwrap_or_default();
         Ok([account.serviceaccount.uid, pod, self.audience.clone()])
     }
 
-    /// A fresh token for the broker.
+    /// Gets a fresh token for the broker.
     pub(super) async fn token(&self) -> Result<SecretString, Fault> {
         let fault = match self.request().await {
             Ok(token) => return Ok(token),
@@ -130,7 +130,7 @@ impl ServiceAccount {
             return Err(fault);
         };
         output::note(format!(
-            "taskpass: {}; the projected token is taken, which opens one task",
+            "taskpass: {}; using the projected token, which opens one task only",
             fault.failure
         ));
         Ok(read_secret(projected)?)
@@ -146,7 +146,7 @@ impl ServiceAccount {
         let claims = claims.and_then(|bytes| serde_json::from_slice::<Claims>(&bytes).ok());
         let claims = claims.ok_or_else(|| {
             Failure::Usage(format!(
-                "{} holds no token of a service account",
+                "{} does not hold a token of a service account",
                 self.directory.join("token").display()
             ))
         })?;
@@ -159,7 +159,7 @@ impl ServiceAccount {
         let name = format!("{}/{}", account.namespace, account.serviceaccount.name);
         let failed = |why: String| {
             Failure::Unestablished(format!(
-                "the Kubernetes API gave no token for service account {name}: {why}"
+                "the Kubernetes API issued no token for service account {name}: {why}"
             ))
         };
         let broken = |error: reqwest::Error| {
@@ -195,7 +195,7 @@ impl ServiceAccount {
         let text = |pointer: &str| body.pointer(pointer).and_then(Value::as_str);
         if status.is_success() {
             let token = text("/status/token").map(SecretString::from);
-            return token.ok_or_else(|| failed("the answer holds none".into()).into());
+            return token.ok_or_else(|| failed("the answer holds no token".into()).into());
         }
         let why = text("/message").map_or_else(|| status.to_string(), str::to_owned);
         if is_transient(status) {
@@ -205,7 +205,8 @@ impl ServiceAccount {
             return Err(failed(why).into());
         }
         let denied = failed(format!(
-            "{why} (it needs the right to `create` the resource `serviceaccounts/token` named `{}`)",
+            "{why} (the service account needs the right to `create` the resource \
+             `serviceaccounts/token` named `{}`)",
             account.serviceaccount.name
         ));
         Err(NotIssued::Denied(denied.into()))
@@ -227,7 +228,8 @@ impl ServiceAccount {
         address
     }
 
-    /// A token of this pod, so that it is refused once the pod is gone.
+    /// The body of a request for a token that is bound to this pod and refused once the pod is
+    /// deleted.
     fn body(&self, account: &Bound) -> Value {
         let pod = account.pod.as_ref().map(
             |pod| json!({"apiVersion": "v1", "kind": "Pod", "name": pod.name, "uid": pod.uid}),
@@ -244,13 +246,13 @@ impl ServiceAccount {
     }
 }
 
-/// Whether an answer with this status says that the pod may not request tokens.
+/// Whether this status means that the pod may not request tokens.
 fn is_denial(status: StatusCode) -> bool {
     [StatusCode::FORBIDDEN, StatusCode::NOT_FOUND].contains(&status)
 }
 
-/// Whether another try may do better. After a 401 the pod's own token is read anew: kubelet may have
-/// replaced it meanwhile.
+/// Whether another attempt may succeed. After a 401 the pod's own token is read again, because
+/// kubelet may have replaced it.
 fn is_transient(status: StatusCode) -> bool {
     retry::is_transient(status) || status.is_server_error() || status == StatusCode::UNAUTHORIZED
 }

@@ -1,8 +1,9 @@
-//! JWT-SVIDs from SPIFFE's Workload API, at the socket that the SPIFFE Workload Endpoint standard
+//! JWT-SVIDs from the SPIFFE Workload API, at the socket that the SPIFFE Workload Endpoint standard
 //! names.
 //!
-//! The API knows its callers by their process and needs nothing of them. Its answer is as good as a
-//! password, and the standard has no TLS: so only a socket of this machine is spoken to.
+//! The API identifies its callers by their process and requires no credential. Its answer is as
+//! sensitive as a password, and the standard has no TLS, so this code connects to sockets of this
+//! machine only.
 
 use secrecy::SecretString;
 use spiffe::WorkloadApiClient;
@@ -12,10 +13,10 @@ use tokio::time::timeout;
 use crate::cli::Failure;
 use crate::cli::retry::{Fault, TRY_TIMEOUT};
 
-/// Where the standard says that the socket is named.
+/// The variable with the socket's address, defined by the standard.
 pub(super) const SOCKET_VARIABLE: &str = "SPIFFE_ENDPOINT_SOCKET";
 
-/// An API, and the audience to ask it for.
+/// A Workload API, and the audience of the tokens to request.
 pub(in crate::cli) struct WorkloadApi {
     endpoint: Endpoint,
     socket: String,
@@ -23,7 +24,7 @@ pub(in crate::cli) struct WorkloadApi {
 }
 
 impl WorkloadApi {
-    /// The API at `socket`.
+    /// The Workload API at `socket`.
     pub(super) fn at(socket: &str, audience: String) -> Result<Self, Failure> {
         let endpoint = Endpoint::parse(socket)
             .map_err(|error| Failure::Usage(format!("{SOCKET_VARIABLE}: {error}")))?;
@@ -31,7 +32,7 @@ impl WorkloadApi {
             && !host.is_loopback()
         {
             return Err(Failure::Usage(format!(
-                "{SOCKET_VARIABLE} is not on this machine; a token would be readable on its way"
+                "{SOCKET_VARIABLE} is not on this machine: a token could be read in transit"
             )));
         }
         Ok(Self {
@@ -49,11 +50,12 @@ impl WorkloadApi {
         &self.audience
     }
 
-    /// A JWT-SVID of the identity that the API gives first, for our audience alone.
+    /// Gets a JWT-SVID of the first identity that the API returns, for the broker's audience only.
     pub(super) async fn fetch(&self) -> Result<SecretString, Fault> {
-        // Also the refusal of a workload that the API does not know: a new one's entry may come late.
+        // Retry even when the API does not know the workload: a new workload's entry may appear
+        // late.
         let failed = |why: String| {
-            let why = format!("the SPIFFE Workload API gave no token: {why}");
+            let why = format!("the SPIFFE Workload API issued no token: {why}");
             Fault::transient(Failure::Unestablished(why), None)
         };
         let fetching = async {

@@ -1,15 +1,15 @@
-//! The command: a process group of its own, which gets each signal once, and which is gone before
+//! The command: a process group of its own. The group gets each signal once, and has ended when
 //! this process ends.
 //!
-//! Signals that reach this process are passed on to the whole group. Signals that are typed at a
-//! terminal reach this process while its own group has the terminal, and the command's group
-//! directly after the terminal was given to it: never both. The terminal is given to the command
-//! when it was stopped because it reads it or sets its modes.
+//! Signals that reach this process are passed on to the whole group. Signals typed at a terminal
+//! reach this process while its own group has the terminal, and reach the command's group directly
+//! once that group has the terminal; never both. The command gets the terminal after it was stopped
+//! because it read the terminal or set its modes.
 //!
 //! When the command has ended, processes that it left in its group get SIGTERM, and SIGKILL after a
-//! grace. Orphans become children of this process (as the first process of a container, or as a
-//! "subreaper" of Linux) and are reaped here. A process that left the group, as a daemon does, is
-//! not waited for: its credential ends with the task all the same.
+//! grace period. Orphans become children of this process (as the first process of a container, or
+//! as a "subreaper" of Linux) and are reaped here. This process does not wait for processes that
+//! left the group, as daemons do; their credential ends with the task, too.
 
 use std::ffi::OsString;
 use std::io::ErrorKind;
@@ -29,7 +29,7 @@ use super::signals::{Signals, can_be_continued, exit_code, stop_this_process};
 use super::terminal::Terminal;
 use crate::cli::output;
 
-/// How long processes may take to be gone after SIGKILL: one that waits for a disk can take long.
+/// How long processes may take to end after SIGKILL: one that waits for a disk can take long.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often the group is checked while it ends: this process is not notified of every process that
@@ -43,7 +43,7 @@ const NOT_EXECUTABLE: u8 = 126;
 /// A running command, and the process group that it leads.
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "each is a fact of its own about the group"
+    reason = "each is a separate fact about the group"
 )]
 pub(super) struct Child {
     /// The command's process and its group have the same number.
@@ -55,11 +55,11 @@ pub(super) struct Child {
     ended: Option<u8>,
     /// Whether no process of the group is left.
     gone: bool,
-    /// Whether the group has got SIGTERM.
+    /// Whether the group was sent SIGTERM.
     told_to_end: bool,
-    /// Whether the group wants the terminal back when it is continued.
+    /// Whether the group needs the terminal again when it is continued.
     wants_terminal: bool,
-    /// Whether this process stopped, and has not seen yet that it was continued.
+    /// Whether this process stopped, and has not yet noticed that it was continued.
     stopped: bool,
 }
 
@@ -99,8 +99,8 @@ impl Child {
         })
     }
 
-    /// Waits until the command ends, ends its group, and returns the exit code. Passes signals on
-    /// meanwhile. After a cancellation, [`Child::end_group`] can still be called.
+    /// Waits until the command ends, ends its group, and returns the exit code. Meanwhile it passes
+    /// signals on. After a cancellation, [`Child::end_group`] can still be called.
     pub(super) async fn run(&mut self, signals: &mut Signals) -> u8 {
         loop {
             if let Some(code) = self.ended {
@@ -112,12 +112,12 @@ impl Child {
         }
     }
 
-    /// Ends the group: sends SIGTERM, unless it was sent before, and SIGKILL after the grace. The
-    /// command itself may still be running.
+    /// Ends the group: sends SIGTERM, unless it was sent before, and SIGKILL after the grace
+    /// period. The command itself may still be running.
     pub(super) async fn end_group(&mut self, signals: &mut Signals) {
         if !self.is_gone() && !self.told_to_end {
             self.send(Signal::TERM);
-            // A stopped process does not end before it is continued.
+            // A stopped process ends only after it is continued.
             self.send(Signal::CONT);
         }
         if !self.is_gone_within(self.grace, signals).await {
@@ -178,7 +178,7 @@ impl Child {
                     }
                 }
                 Err(Errno::INTR) => {}
-                // No child has ended, or there is none.
+                // No child has ended, or there are no children.
                 Ok(None) | Err(_) => return,
             }
         }
@@ -210,7 +210,7 @@ impl Child {
             return;
         };
         if self.stopped {
-            // It stopped with this process, and is continued with it.
+            // It stopped together with this process, and is continued with it.
             return;
         }
         let uses_terminal = [Signal::TTIN.as_raw(), Signal::TTOU.as_raw()].contains(&signal);
@@ -221,14 +221,14 @@ impl Child {
                 return;
             }
         } else if !terminal.is_held_by(self.group) {
-            // A process stopped it on purpose, and will continue it.
+            // Another process stopped it on purpose and will continue it.
             return;
         }
         if can_be_continued() {
             terminal.take_from(self.group);
             self.stop_with_it();
         } else if !uses_terminal {
-            // There is no shell that would ever continue it.
+            // There is no shell that could continue it.
             self.send(Signal::CONT);
         }
     }
@@ -242,12 +242,12 @@ impl Child {
         if self.is_gone() {
             return;
         }
-        // Ignore the error: the last process may have just ended.
+        // Ignore the error: the last process may just have ended.
         kill_process_group(self.group, signal).ok();
         self.told_to_end |= signal == Signal::TERM;
     }
 
-    /// Whether no process of the group is left, the command itself included. From then on another group
+    /// Whether no process of the group is left, including the command. From then on another group
     /// may have its number, so no signal is sent to it.
     fn is_gone(&mut self) -> bool {
         let reaped = self.ended.is_some();
@@ -265,7 +265,7 @@ impl Drop for Child {
     }
 }
 
-/// Makes this process the parent of the orphans that the command leaves, if the system supports it.
+/// Makes this process the parent of orphans of the command, if the system supports it.
 fn adopt_orphans() {
     #[cfg(target_os = "linux")]
     {

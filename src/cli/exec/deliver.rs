@@ -22,9 +22,9 @@ use crate::files::{create_private, write_whole};
 use crate::ids::Random as _;
 use crate::process::HANDOVER_VARIABLE;
 
-/// Variables that would lead AWS's tools to other credentials or other endpoints, or with which the
-/// command could send requests to the broker in this process's name. The SDKs search in different
-/// orders, so all of these variables are removed.
+/// Variables that would give AWS's tools other credentials or endpoints, or with which the command
+/// could authenticate to the broker as this process. SDKs search in different orders, so all of
+/// these are removed.
 const REMOVED: [&str; 43] = [
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
@@ -74,21 +74,21 @@ const REMOVED: [&str; 43] = [
     "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
 ];
 
-/// The beginnings of more such variables. The name of an AWS service may follow.
+/// Prefixes of more such variables. The name of an AWS service may follow.
 const REMOVED_BEGINNINGS: [&str; 2] = ["AWS_BEARER_TOKEN_", "AWS_ENDPOINT_URL"];
 
-/// Variables that name files and that stand for options of the command line. They hold no secret, so
-/// they stay in the environment of this process.
+/// Variables that name files and replace options of the command line. They hold no secret, so they
+/// stay in the environment of this process.
 const OF_THE_COMMAND_LINE: [&str; 2] = ["TASKPASS_TOKEN_FILE", "TASKPASS_KEY_FILE"];
 
-/// The names of the variables that the command does not get; `*` stands for any ending.
+/// The names of the variables that the command does not get; `*` stands for any suffix.
 pub(super) fn removed_names() -> impl Iterator<Item = String> {
     let many = REMOVED_BEGINNINGS.map(|beginning| format!("{beginning}*"));
     REMOVED.map(str::to_owned).into_iter().chain(many)
 }
 
-/// Every variable that the command does not get: the named ones, and existing ones of a listed
-/// beginning.
+/// All variables that the command does not get: the listed ones, and existing ones with a listed
+/// prefix.
 fn removed() -> impl Iterator<Item = String> {
     let begins = |name: &String| {
         let mut beginnings = REMOVED_BEGINNINGS.iter();
@@ -98,15 +98,15 @@ fn removed() -> impl Iterator<Item = String> {
     REMOVED.map(str::to_owned).into_iter().chain(there)
 }
 
-/// Variables that are also removed from the environment of this process, which the command could read.
-/// `hidden` is one more of them.
+/// Variables that are also removed from this process's own environment, which the command could
+/// read. `hidden` is added to them.
 pub(super) fn withheld(hidden: Option<String>) -> Vec<String> {
     let stay = |name: &String| OF_THE_COMMAND_LINE.contains(&name.as_str());
     let names = removed().filter(|name| !stay(name));
     names.chain(hidden).collect()
 }
 
-/// The changes to this process's environment for the command: variables removed and variables set.
+/// The changes to the environment for the command: variables to remove and to set.
 pub(super) struct Environment {
     pub(super) remove: Vec<String>,
     set: Vec<(String, SecretString)>,
@@ -121,12 +121,12 @@ impl Environment {
     }
 }
 
-/// How the command is to get the credential.
+/// How the command gets the credential.
 pub(super) struct To<'a> {
     pub(super) how: How,
     /// The name of the variable; `None` for the default name.
     pub(super) variable: Option<&'a str>,
-    /// One more variable that the command does not get.
+    /// An additional variable that the command does not get.
     pub(super) hidden: Option<String>,
 }
 
@@ -146,7 +146,6 @@ enum Place {
 }
 
 impl Delivered {
-    /// Delivers the credential.
     pub(super) fn prepare(to: To<'_>, granted: &Value, asker: Asker) -> Result<Self, Failure> {
         let To { how, variable, .. } = to;
         let mut remove: Vec<String> = removed().collect();
@@ -179,15 +178,16 @@ impl Delivered {
             }
             (How::Endpoint, Some(MinterKind::Jwt)) => {
                 return Err(Failure::Usage(
-                    "an endpoint is for credentials of AWS; take --as env or --as file".into(),
+                    "an endpoint serves AWS credentials only; use --as env or --as file".into(),
                 ));
             }
             (how, Some(MinterKind::Aws)) => {
                 set.extend(told("AWS_REGION", "/credential/region"));
                 set.extend(told("AWS_DEFAULT_REGION", "/credential/region"));
-                // Tools must not try again with the machine's own credential.
+                // Tools must not fall back to the machine's own credentials.
                 set.push(("AWS_EC2_METADATA_DISABLED".into(), "true".into()));
-                // The user's own files name roles, logins and endpoints, which some tools try first.
+                // The user's own files name roles, logins and endpoints, which some tools try
+                // first.
                 set.push(("AWS_CONFIG_FILE".into(), "/dev/null".into()));
                 let mut credentials_file = SecretString::from("/dev/null");
                 match how {
@@ -215,7 +215,8 @@ impl Delivered {
             }
             (_, None) => {
                 return Err(Failure::Unestablished(
-                    "the broker gave a credential of a kind that this version does not know".into(),
+                    "the broker issued a credential of a kind that this version does not know"
+                        .into(),
                 ));
             }
         }
@@ -226,8 +227,8 @@ impl Delivered {
         })
     }
 
-    /// Serves the command and renews its credential while this future is polled. A file is removed when
-    /// this future is dropped.
+    /// Serves the command and renews its credential while this future is polled. Dropping the
+    /// future removes the file.
     pub(super) async fn serve(self) -> Never {
         match self.place {
             Place::Variables => self.renewal.keep(When::Never, |_| Ok(())).await,
@@ -245,7 +246,7 @@ impl Delivered {
     }
 }
 
-/// The contents of a file with this credential: the token, or AWS's own form.
+/// The contents of a file with this credential: the token, or AWS's file format.
 fn contents(credential: &Value) -> Result<Zeroizing<String>, Failure> {
     let text = |name: &str| credential.get(name).and_then(Value::as_str);
     match text("access_token") {
@@ -254,8 +255,8 @@ fn contents(credential: &Value) -> Result<Zeroizing<String>, Failure> {
     }
 }
 
-/// The form of AWS's own file of credentials. A value with a control character is refused: a line feed
-/// would begin another setting.
+/// AWS's file format for credentials. A value with a control character is refused, because a line
+/// feed would begin another setting.
 fn shared_credentials(credential: &Value) -> Result<Zeroizing<String>, Failure> {
     let text = |name: &str| {
         let value = credential.get(name).and_then(Value::as_str);

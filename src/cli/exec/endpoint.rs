@@ -1,10 +1,10 @@
-//! An endpoint on this machine that gives AWS's tools their credentials, in the form that they ask
-//! containers for (`AWS_CONTAINER_CREDENTIALS_FULL_URI`).
+//! A local endpoint that gives AWS's tools their credentials, in the form of AWS's container
+//! credentials (`AWS_CONTAINER_CREDENTIALS_FULL_URI`).
 //!
-//! The endpoint answers every request with the session that is held, however often it is asked. When
-//! little of the session is left, a request starts a renewal; meanwhile the endpoint returns the old
-//! session, as long as it is valid. When the task is over the endpoint returns no credential, not even
-//! to a request that is in progress.
+//! The endpoint answers every request with the cached session. When little of the session's life is
+//! left, a request starts a renewal; until it is complete, the endpoint returns the old session as
+//! long as that is valid. When the task has ended, the endpoint returns no credential, not even to
+//! a request in progress.
 
 use std::io;
 use std::net::TcpListener;
@@ -36,22 +36,21 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::crypto::random::SystemRandom;
 use crate::ids::Random as _;
 
-/// The most connections that are served at the same time.
+/// The most connections that are served concurrently.
 const MAX_CONNECTIONS: usize = 16;
-/// The most connections that wait for their turn.
+/// The most connections that wait to be served.
 const MAX_WAITING: usize = 112;
-/// The part of the permitted file descriptors that connections may use. The rest is for heartbeats,
-/// renewals and files.
+/// Connections may use one in this many of the permitted file descriptors. The rest is for
+/// heartbeats, renewals and files.
 const DESCRIPTORS_PART: u64 = 4;
-/// The longest wait for a turn.
+/// The longest time that a connection waits to be served.
 const TURN_TIMEOUT: Duration = Duration::from_secs(20);
-/// The longest time for the head of a request, from the turn on.
+/// The longest time for the head of a request, once the connection is served.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long an answer waits for a renewal when the session has ended: AWS's tools give up earlier.
+/// How long an answer waits for a renewal if the session has ended. AWS's tools give up earlier.
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A listening endpoint.
 pub(super) struct Endpoint {
     listener: TcpListener,
     port: u16,
@@ -59,14 +58,14 @@ pub(super) struct Endpoint {
 }
 
 struct Shared {
-    /// The secret that a request must present.
+    /// The secret that requests must present.
     secret: SecretString,
     current: watch::Receiver<Current>,
     demand: Arc<Notify>,
     closed: AtomicBool,
 }
 
-/// Closes the endpoint on drop: a request in progress does not end with the listener.
+/// Closes the endpoint on drop, because requests in progress continue after the listener ends.
 struct Closing(Arc<Shared>);
 
 impl Drop for Closing {
@@ -76,10 +75,11 @@ impl Drop for Closing {
 }
 
 impl Endpoint {
-    /// Listens on a port of this machine.
+    /// Listens on a loopback port.
     pub(super) fn start(renewal: &Renewal) -> Result<Self, Failure> {
-        let failed =
-            |error: std::io::Error| Failure::Unestablished(format!("no endpoint: {error}"));
+        let failed = |error: std::io::Error| {
+            Failure::Unestablished(format!("cannot open the endpoint: {error}"))
+        };
         let listener = TcpListener::bind("127.0.0.1:0").map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let port = listener.local_addr().map_err(failed)?.port();
@@ -100,7 +100,7 @@ impl Endpoint {
         })
     }
 
-    /// The variables by which AWS's tools find the endpoint.
+    /// The variables with which AWS's tools find the endpoint.
     pub(super) fn variables(&self) -> [(String, SecretString); 2] {
         let url = format!("http://127.0.0.1:{}/credentials", self.port);
         [
@@ -112,22 +112,22 @@ impl Endpoint {
         ]
     }
 
-    /// Serves requests for as long as this future is polled.
+    /// Serves requests while this future is polled.
     pub(super) async fn serve(self) -> Never {
         let _closing = Closing(Arc::clone(&self.shared));
         let app = Router::new()
             .route("/credentials", get(credentials))
             .with_state(self.shared);
         if let Err(error) = serve_in_turn(self.listener, app).await {
-            output::note(format!("taskpass: the endpoint ended: {error}"));
+            output::note(format!("taskpass: the endpoint stopped serving: {error}"));
         }
         std::future::pending().await
     }
 }
 
-/// Serves a limited number of connections. Other users of this machine can reach the port: they get no
-/// credential, and must not exhaust this process's file descriptors and memory. A connection carries
-/// one request, so that no idle connection keeps its turn.
+/// Serves a limited number of connections. Other users of this machine can reach the port. They get
+/// no credential, and must not exhaust this process's file descriptors and memory. A connection
+/// carries one request, so that no idle connection blocks others.
 async fn serve_in_turn(listener: TcpListener, app: Router) -> io::Result<()> {
     let places = max_places(Resource::NOFILE.get_soft().unwrap_or(u64::MAX));
     let mut server = axum_server::from_tcp(listener)?
@@ -143,21 +143,21 @@ async fn serve_in_turn(listener: TcpListener, app: Router) -> io::Result<()> {
     server.serve(app.into_make_service()).await
 }
 
-/// The most connections that are served or wait, if this process may have `descriptors` open.
+/// The most connections that are served or wait, if this process may open `descriptors` files.
 fn max_places(descriptors: u64) -> usize {
     let part = usize::try_from(descriptors / DESCRIPTORS_PART).unwrap_or(usize::MAX);
     part.clamp(1, MAX_CONNECTIONS + MAX_WAITING)
 }
 
-/// Lets connections wait for their turn. Closes a connection at once if too many are waiting, and
-/// after [`TURN_TIMEOUT`] if its turn has not come.
+/// Makes connections wait until they can be served. Closes a connection at once if too many are
+/// waiting, and after [`TURN_TIMEOUT`] if it was not served until then.
 #[derive(Clone)]
 struct InTurn {
     turns: Arc<Semaphore>,
     places: Arc<Semaphore>,
 }
 
-/// A connection's place in the queue and its turn. Both are released when the connection ends.
+/// A connection's permits to wait and to be served. Both are released when the connection ends.
 type Turn = Arc<[OwnedSemaphorePermit; 2]>;
 
 impl<S: Send + 'static> Accept<TcpStream, S> for InTurn {
@@ -181,20 +181,20 @@ async fn credentials(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> R
     let given = headers.get(header::AUTHORIZATION);
     let given = given.map_or(&[][..], |value| value.as_bytes());
     if !bool::from(given.ct_eq(shared.secret.expose_secret().as_bytes())) {
-        return refused(StatusCode::UNAUTHORIZED, "not for you");
+        return refused(StatusCode::UNAUTHORIZED, "wrong authorization token");
     }
     let held = shared.held().await;
     // Check this last: the task may have ended during a renewal.
     if shared.closed.load(Ordering::SeqCst) || !held.is_good(SystemClock.now()) {
-        return refused(StatusCode::FORBIDDEN, "the credential is over");
+        return refused(StatusCode::FORBIDDEN, "the credential has ended");
     }
     let body = held.spoken("Token", &[]);
     ([(header::CACHE_CONTROL, "no-store")], Json(body)).into_response()
 }
 
 impl Shared {
-    /// The current session. If little of it is left, this starts a renewal. It waits for the renewal only
-    /// if the session has ended.
+    /// The current session. Starts a renewal if little of its life is left, and waits for the
+    /// renewal only if the session has ended.
     async fn held(&self) -> Arc<Held> {
         let mut current = self.current.clone();
         let Current { held, tries } = current.borrow_and_update().clone();

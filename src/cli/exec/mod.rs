@@ -1,9 +1,9 @@
-//! `taskpass exec`: one command, for one task, with one credential.
+//! `taskpass exec`: runs one command, for one task, with one credential.
 //!
-//! It finds the attestation, opens the task, puts the credential where the command looks for it,
-//! heartbeats while the command runs, and completes or aborts the task when no process of the
-//! command is left. If this process is killed, its heartbeats stop, and the broker ends the task after
-//! the longest permitted silence.
+//! It gets an attestation, opens the task, delivers the credential to the command, sends heartbeats
+//! while the command runs, and completes or aborts the task when no process of the command is left.
+//! If this process is killed, its heartbeats stop, and the broker ends the task after the longest
+//! permitted interval.
 
 mod child;
 mod deliver;
@@ -30,11 +30,11 @@ use super::wanted::{NewTask, Wanted};
 use super::{Failure, output};
 use crate::process;
 
-/// Run a command with a credential that lives as long as it runs
+/// Run a command with a credential that ends when the command ends
 #[derive(Args, Debug)]
 #[command(
-    after_help = "The exit code is the command's, 128 and the signal's number where a signal ended it; 1 refused, 2 \
-    usage, 3 could not reach or establish before it started.\n\nExamples:\n  \
+    after_help = "The exit code is the command's, or 128 and a signal's number if a signal ended it; 1 refused, 2 \
+    usage, 3 could not reach or establish before the command started.\n\nExamples:\n  \
     taskpass exec --resource reports-bucket --action s3:GetObject --aws --task-type nightly-report -- aws s3 ls s3://reports\n  \
     taskpass exec --resource orders-api --action orders:read --task-type nightly-report -- ./report.py"
 )]
@@ -49,17 +49,18 @@ pub(super) struct Exec {
     task: NewTask,
     #[command(flatten)]
     retry: RetryArgs,
-    /// The longest silence: how long the credential outlives this process when it is killed
+    /// The longest time between two heartbeats: the credential outlives this process that long if
+    /// it is killed
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(3..=3600))]
     heartbeat: u64,
-    /// How long processes of the command have after SIGTERM before SIGKILL: those that it leaves when
-    /// it ends, and all of them when the task is over before it
+    /// The time between SIGTERM and SIGKILL for processes of the command: those that it leaves when
+    /// it ends, and all of them if the task ends before the command
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     grace: u64,
     /// How the command gets the credential
     #[arg(long = "as", value_name = "HOW", value_enum, default_value_t = How::Env)]
     how: How,
-    /// The variable of a token, or of the file that holds it [default: `TASKPASS_ACCESS_TOKEN`,
+    /// The variable with the token, or with the path of its file [default: `TASKPASS_ACCESS_TOKEN`,
     /// `TASKPASS_ACCESS_TOKEN_FILE`]
     #[arg(long, value_name = "NAME")]
     variable: Option<String>,
@@ -71,15 +72,15 @@ pub(super) struct Exec {
 /// How the command gets the credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum How {
-    /// In variables, for AWS those that its tools read; it ends before a longer task does
+    /// In variables, for AWS those that its tools read; not renewed, so it may end before the task
     Env,
     /// In a file that only its owner may read; renewed while the task lasts, removed at the end
     File,
-    /// From an endpoint on this machine, as AWS's tools ask for it; renewed while the task lasts
+    /// From a local endpoint that AWS's tools query; renewed while the task lasts
     Endpoint,
 }
 
-/// The names of the variables that the command does not get; `*` stands for any ending.
+/// The names of the variables that the command does not get; `*` stands for any suffix.
 pub(super) fn removed_variables() -> impl Iterator<Item = String> {
     deliver::removed_names()
 }
@@ -120,7 +121,8 @@ impl Exec {
         }
     }
 
-    /// Runs the command. Afterwards its processes have ended, and the delivered credential is removed.
+    /// Runs the command. When this returns, its processes have ended, and the delivered credential
+    /// is removed.
     async fn with_lease(
         &self,
         asker: Asker,

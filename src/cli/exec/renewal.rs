@@ -1,5 +1,5 @@
-//! Keeps the credential current while the command runs. Renews it if the command can be given another
-//! one, and otherwise announces its end.
+//! Keeps the credential current while the command runs. Renews it if the command can get a new one,
+//! and otherwise announces its end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,18 +12,18 @@ use crate::cli::lease::Never;
 use crate::cli::{Failure, output};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 
-/// The longest sleep before the clock is read again: timers may not count the time for which a machine
-/// was suspended.
+/// The longest sleep before the clock is read again: timers may not count the time in which the
+/// machine was suspended.
 const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 
-/// The pause after each renewal, and after a new credential that could not be delivered.
+/// The pause after each renewal, and after a failed delivery of a new credential.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// The credential that the command gets now.
+/// The current credential.
 #[derive(Clone)]
 pub(super) struct Current {
     pub(super) held: Arc<Held>,
-    /// How many renewals were tried.
+    /// How many renewals were attempted.
     pub(super) tries: u64,
 }
 
@@ -32,9 +32,9 @@ pub(super) struct Current {
 pub(super) enum When {
     /// As soon as it is due.
     Due,
-    /// When it is due and demanded.
+    /// When it is due and the command requests it.
     Asked,
-    /// Never: the variables of a running command cannot be changed.
+    /// Never, because the variables of a running command cannot be changed.
     Never,
 }
 
@@ -55,18 +55,18 @@ impl Renewal {
         }
     }
 
-    /// A receiver of the credential and of each renewed one.
+    /// A receiver of the current credential and of each renewed one.
     pub(super) fn current(&self) -> watch::Receiver<Current> {
         self.current.subscribe()
     }
 
-    /// Notified to demand a renewal, which happens only if it is due.
+    /// Notify this to request a renewal, which happens only if it is due.
     pub(super) fn demand(&self) -> Arc<Notify> {
         Arc::clone(&self.demand)
     }
 
-    /// Renews the credential as long as the task lasts, and passes each new one to `put`, again and
-    /// again until that succeeds.
+    /// Renews the credential as long as the task lasts. Passes each new one to `put` until `put`
+    /// succeeds.
     pub(super) async fn keep(
         self,
         when: When,
@@ -94,14 +94,14 @@ impl Renewal {
             }
             self.publish(next);
             if when == When::Due {
-                // After a success too: by a clock that is ahead of the broker's, the new credential
-                // may be due at once.
+                // After a success, too: if this machine's clock is ahead of the broker's, the new
+                // credential may be due at once.
                 sleep(PAUSE).await;
             }
         }
     }
 
-    /// Answers each demand with the present credential.
+    /// Answers each request with the current credential.
     async fn refuse(&self) -> Never {
         loop {
             self.demand.notified().await;
@@ -117,12 +117,12 @@ impl Renewal {
     }
 }
 
-/// Passes a new credential to `put` until that succeeds, or until the credential has ended and another
-/// one is needed.
+/// Passes a new credential to `put` until that succeeds, or until the credential has ended and must
+/// be renewed again.
 async fn deliver(held: &Held, put: &mut impl FnMut(&Held) -> Result<(), Failure>) {
     while let Err(failure) = put(held) {
         say(&format!(
-            "the renewed credential was not delivered: {failure}; trying again"
+            "the renewed credential was not delivered: {failure}; retrying"
         ));
         sleep(PAUSE).await;
         if !held.is_good(SystemClock.now()) {
@@ -131,13 +131,16 @@ async fn deliver(held: &Held, put: &mut impl FnMut(&Held) -> Result<(), Failure>
     }
 }
 
-/// Announces the end of a credential in advance and when it comes, if the task continues after it.
+/// Announces the end of a credential in advance, and again when it ends, if the task continues
+/// after it.
 async fn announce(held: &Held, when: When) -> Never {
     if !held.lasts_as_long_as_its_task() {
         until(held.due_at()).await;
         let why = match when {
-            When::Never => "variables cannot be renewed, as a file (--as file) or an endpoint can",
-            _ => "the attestation is used up, and there is no other for a new one",
+            When::Never => {
+                "variables cannot be renewed; use --as file or --as endpoint to renew it"
+            }
+            _ => "the attestation is used up, and no other is available for a renewal",
         };
         say(&format!(
             "the credential ends at {}: {why}",
@@ -149,7 +152,7 @@ async fn announce(held: &Held, when: When) -> Never {
     std::future::pending().await
 }
 
-/// Waits for an instant of the clock.
+/// Waits until the clock shows `at`.
 async fn until(at: Timestamp) {
     loop {
         let now = SystemClock.now();

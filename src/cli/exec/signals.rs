@@ -1,4 +1,4 @@
-//! The signals that this process gets in place of its command.
+//! The signals that this process receives instead of its command.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -8,8 +8,9 @@ use tokio::signal::unix::{self as stream, SignalKind};
 
 use crate::cli::Failure;
 
-/// The signals that are listened to. If several are pending, the first of this list is returned first:
-/// this process must learn that it was continued before it judges the state of its command.
+/// The signals that this process listens to. If several are pending, the first of this list is
+/// returned first: this process must learn that it was continued before it examines the state of
+/// its command.
 const LISTENED: [Signal; 10] = [
     Signal::CONT,
     Signal::TERM,
@@ -23,8 +24,8 @@ const LISTENED: [Signal; 10] = [
     Signal::CHILD,
 ];
 
-/// Signals that are listened to even if this process was started with them ignored: without them it
-/// would not notice that its command has ended, or that it was continued itself.
+/// Signals that this process listens to even if it was started with them ignored. Without them it
+/// would not notice the end of its command, or that it was continued itself.
 const NEEDED: [Signal; 2] = [Signal::CONT, Signal::CHILD];
 
 /// Signals that end a process that does not listen to them.
@@ -57,7 +58,7 @@ impl Signals {
         streams.map(Self).map_err(Failure::unestablished)
     }
 
-    /// The next signal. It can be cancelled: no signal is lost by that.
+    /// The next signal. Cancelling this future loses no signal.
     pub(super) async fn next(&mut self) -> Signal {
         poll_fn(|context| {
             for (signal, stream) in &mut self.0 {
@@ -70,7 +71,8 @@ impl Signals {
         .await
     }
 
-    /// The next signal that ends this process as long as it has no command to pass it on to.
+    /// The next signal that ends this process. Used before the command runs, when there is nothing
+    /// to pass signals on to.
     pub(super) async fn ending(&mut self) -> Signal {
         loop {
             match self.next().await {
@@ -87,7 +89,7 @@ impl Signals {
 struct Ignored(u64);
 
 impl Ignored {
-    /// Reads the set from the system. Linux alone shows it; elsewhere it is empty.
+    /// Reads the set from the system. Only Linux shows it; on other systems it is empty.
     fn inherited() -> Self {
         let status = std::fs::read_to_string("/proc/self/status");
         Self::shown_in(&status.unwrap_or_default())

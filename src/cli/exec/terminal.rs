@@ -1,15 +1,15 @@
-//! The terminal that this process is started from.
+//! The terminal from which this process was started.
 //!
 //! A terminal has one process group in its foreground. That group gets the signals that are typed,
-//! and it alone may read. The command has a group of its own, which is given the terminal when it
-//! asks for it and only if this process has it.
+//! and only that group may read. The command has its own group. It gets the terminal when it needs
+//! it, if this process's group has it then.
 
 use std::fs::File;
 
 use rustix::process::{Pid, getpgrp, setpgid};
 use rustix::termios::{tcgetpgrp, tcsetpgrp};
 
-/// The controlling terminal.
+/// The controlling terminal of this process.
 pub(super) struct Terminal {
     tty: File,
     own_group: Pid,
@@ -31,31 +31,31 @@ impl Terminal {
         tcgetpgrp(&self.tty).is_ok_and(|holder| holder == group)
     }
 
-    /// Puts `group` in the foreground if this process's group is there. Returns whether `group` is there
-    /// now.
+    /// Puts `group` in the foreground if this process's group is there. Returns whether `group` is
+    /// there now.
     pub(super) fn give_to(&self, group: Pid) -> bool {
         if self.is_held_by(self.own_group) {
-            // Ignore the error: the terminal may be gone, or no process of the group may be left.
+            // Ignore the error: the terminal may be closed, or no process of the group may be left.
             tcsetpgrp(&self.tty, group).ok();
         }
         self.is_held_by(group)
     }
 
-    /// Puts this process's group in the foreground again if `group` is there. At least one process of
-    /// that group must be left, even if it is one that has ended and was not reaped.
+    /// Puts this process's group in the foreground again if `group` is there. At least one process
+    /// of `group` must be left, for example one that ended and was not reaped.
     pub(super) fn take_from(&self, group: Pid) {
         if !self.is_held_by(group) {
             return;
         }
-        // A process of the background that sets the foreground is stopped by SIGTTOU. This process
-        // therefore joins the group of the foreground for a moment. The first process of a session
-        // cannot do this, and need not: its end frees the terminal.
+        // A background process that sets the foreground group is stopped by SIGTTOU. This process
+        // therefore joins the foreground group for a moment. The first process of a session cannot
+        // do this and does not need to: its end frees the terminal.
         if setpgid(None, Some(group)).is_err() {
             return;
         }
         tcsetpgrp(&self.tty, self.own_group).ok();
         if setpgid(None, Some(self.own_group)).is_err() {
-            // No process of its former group is left: it gets one of its own.
+            // No process of its former group is left, so it creates a new one.
             setpgid(None, None).ok();
         }
     }

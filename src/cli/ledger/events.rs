@@ -1,7 +1,7 @@
-//! `taskpass ledger events`: a log that was taken away, as the events that sinks get.
+//! `taskpass ledger events`: writes an exported log as the events that sinks receive.
 //!
-//! For what was recorded before a sink was there, and for who wants to know what it would get. The
-//! log is read twice: first to see that it is what was signed, then to write it.
+//! It serves entries that are older than a sink, and shows the events that a sink would receive. It
+//! reads the log twice: first to verify it, then to write the events.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Seek as _, Write as _};
@@ -18,7 +18,7 @@ use crate::merkle::{LogFileError, LogReader, VerifierKey};
 
 #[derive(Args, Debug)]
 pub(super) struct Events {
-    /// The log, as `taskpass ledger export` writes it
+    /// The log, written by `taskpass ledger export`
     file: PathBuf,
     /// A verifier key of the log; may be given several times
     #[arg(long = "key", value_name = "VKEY", value_parser = super::vkey, required_unless_present = "key_file")]
@@ -26,13 +26,13 @@ pub(super) struct Events {
     /// A file with verifier keys, one a line
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
-    /// The broker's issuer, which events name as their source
+    /// The broker's issuer, which is the source in events
     #[arg(long, value_name = "URL")]
     issuer: String,
-    /// How events are written
+    /// The format of the events
     #[arg(long, value_enum)]
     format: ExportFormat,
-    /// Leave out what was decided before
+    /// Omit entries that were decided earlier
     #[arg(long, value_name = "TIME", value_parser = super::time)]
     since: Option<Timestamp>,
 }
@@ -59,7 +59,7 @@ impl Events {
         while let Some(entry) = log.next_entry().map_err(failure)? {
             let leaf = entry.leaf.as_deref();
             let at = leaf.and_then(time);
-            // An entry whose bytes are gone has no time: it is old only if a later one is.
+            // A pruned entry has no time. It is old only if a later entry is old.
             let left_out = match (at, self.since) {
                 (_, None) => false,
                 (Some(at), Some(since)) => at < since,
@@ -90,7 +90,7 @@ impl Events {
     }
 }
 
-/// When a leaf was decided.
+/// The time of a leaf's decision.
 fn time(leaf: &[u8]) -> Option<Timestamp> {
     serde_json::from_slice(leaf).ok().map(|leaf: Leaf| leaf.at)
 }
@@ -106,7 +106,7 @@ fn open(file: &Path) -> Result<File, Failure> {
     let opened = File::open(file).map_err(unread)?;
     if !opened.metadata().map_err(unread)?.is_file() {
         return Err(Failure::Usage(format!(
-            "{place} is no regular file, and the log is read twice: write it to one first"
+            "{place} is not a regular file, and the log is read twice: write it to a file first"
         )));
     }
     Ok(opened)
@@ -123,7 +123,7 @@ fn failure(error: LogFileError) -> Failure {
     match error {
         LogFileError::Io(error) => Failure::Unestablished(format!("cannot read the log: {error}")),
         other => Failure::Refused(format!(
-            "the log does not hold: {}",
+            "the log cannot be verified: {}",
             output::printable(&other.to_string())
         )),
     }

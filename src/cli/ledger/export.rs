@@ -1,4 +1,4 @@
-//! `taskpass ledger export`: the whole log, taken away as one file.
+//! `taskpass ledger export`: writes the whole log to one file.
 
 use std::fs::File;
 use std::io::{BufReader, IsTerminal as _, Write as _};
@@ -14,7 +14,7 @@ use crate::cli::output::{self, Form};
 use crate::files::NewFile;
 use crate::merkle::LogReader;
 
-/// How often a person hears how far it is.
+/// How often progress is printed on a terminal.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Args, Debug)]
@@ -33,7 +33,7 @@ impl Export {
             let mut out = std::io::stdout().lock();
             return copy(client.stream("/v1/ledger/export").await?, &mut out).await;
         };
-        // Whole or not at all: half a log would look like a log that was cut.
+        // Completely or not at all: a partial log would look like a truncated one.
         let failed = |error: std::io::Error| {
             Failure::Unestablished(format!("cannot write {}: {error}", file.display()))
         };
@@ -56,11 +56,9 @@ impl Export {
 async fn copy(mut answer: reqwest::Response, out: &mut impl std::io::Write) -> Result<(), Failure> {
     let watched = std::io::stderr().is_terminal();
     let (mut bytes, mut told) = (0_u64, Instant::now());
-    while let Some(chunk) = answer
-        .chunk()
-        .await
-        .map_err(|error| Failure::Unestablished(format!("the log broke off: {error}")))?
-    {
+    while let Some(chunk) = answer.chunk().await.map_err(|error| {
+        Failure::Unestablished(format!("the transfer of the log broke off: {error}"))
+    })? {
         out.write_all(&chunk)?;
         bytes += chunk.len() as u64;
         if watched && told.elapsed() >= PROGRESS_EVERY {
@@ -74,18 +72,18 @@ async fn copy(mut answer: reqwest::Response, out: &mut impl std::io::Write) -> R
     Ok(out.flush()?)
 }
 
-/// Whether the file's entries are the ones under its own checkpoint. Who signed that is for
-/// whoever verifies it.
+/// Checks that the file's entries are those under its checkpoint. The checkpoint's signature is
+/// checked by `ledger verify`.
 fn check(file: &File) -> Result<u64, Failure> {
     let broken = |error: &dyn std::fmt::Display| {
-        Failure::Unestablished(format!("the broker sent a log that is not whole: {error}"))
+        Failure::Unestablished(format!("the broker sent an incomplete log: {error}"))
     };
     let mut reader = LogReader::unsigned(BufReader::new(file)).map_err(|error| broken(&error))?;
     let mut bodies = false;
     while let Some(entry) = reader.next_entry().map_err(|error| broken(&error))? {
         if bodies && entry.leaf.is_none() {
             let why = format!(
-                "leaf {} has no body, though earlier ones have: was it pruned meanwhile? Try again",
+                "leaf {} has no body, although earlier ones have: it may have been pruned meanwhile; try again",
                 entry.index
             );
             return Err(broken(&why));

@@ -1,5 +1,5 @@
-//! `taskpass ledger`: checking receipts and whole logs offline, taking a log away, its present head,
-//! and whether it stays the log that it was.
+//! `taskpass ledger`: verifies receipts and whole logs offline, exports a log, shows its head, and
+//! monitors its consistency.
 
 mod events;
 mod export;
@@ -24,10 +24,10 @@ use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::ids::DecisionId;
 use crate::merkle::{Receipt, Trust, VerifierKey, WitnessKey};
 
-/// The longest checkpoint, proof or list of keys that is read.
+/// The longest checkpoint, proof or list of keys that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
-/// Check receipts and logs offline; take the log away; show its head
+/// Verify receipts and logs offline; export the log; show its head
 #[derive(Args, Debug)]
 pub(super) struct Ledger {
     #[command(subcommand)]
@@ -36,10 +36,9 @@ pub(super) struct Ledger {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Check a receipt, a 201 body, a tlog-proof or a whole log, with keys that you trust and
-    /// nothing else
+    /// Verify a receipt, a 201 body, a tlog-proof or a whole log with trusted keys only
     #[command(
-        after_help = "Exits 0 only when all holds that was asked, whoever reads the output. Keys must come from somewhere that you trust, not from the broker that is checked. A whole log names the keys of its credentials itself; a receipt needs --jwks for that.\n\nExamples:\n  \
+        after_help = "Exits with 0 only if everything that was asked holds, even if the output is closed early. Get the keys from a source that you trust, not from the broker that you verify. A whole log names the keys of its credentials itself; a receipt needs --jwks for that.\n\nExamples:\n  \
         taskpass ledger verify answer.json --key 'broker.example/log+1a2b3c4d+AQ…' --jwks jwks.json\n  \
         taskpass ledger verify receipt.json --key-file log.vkey --credential-file token.jwt --jwks jwks.json\n  \
         taskpass ledger verify log.jsonl --key-file log.vkey --credential-file token.jwt\n  \
@@ -49,21 +48,21 @@ enum Command {
     Verify(Box<Verify>),
     /// Show a leaf with the proof that it is under a signed checkpoint
     #[command(
-        after_help = "With --witnessed it is the oldest checkpoint over it that a witness signed: the receipt then shows by whose clock the leaf was there when. A witness is told about once a second.\n\nExamples:\n  \
+        after_help = "With --witnessed the receipt has the oldest checkpoint over the leaf that a witness signed: it then shows a time by which the leaf was logged, and whose clock that is. Witnesses receive a checkpoint about once a second.\n\nExamples:\n  \
         taskpass ledger receipt 0198b2a0-0000-7000-8000-000000000001 --token-file auditor-token > receipt.json\n  \
         taskpass ledger receipt 4711 --tlog-proof --token-file auditor-token > leaf.tlog-proof && taskpass ledger verify leaf.tlog-proof --key-file log.vkey\n  \
         taskpass ledger receipt 4711 --witness witness.example/w --token-file auditor-token > receipt.json && taskpass ledger verify receipt.json --key-file log.vkey --witness 'witness.example/w+…' --used-at 2026-11-01T12:00:00Z"
     )]
     Receipt(ReceiptOf),
-    /// Take the whole log away, to be verified by whoever has the key
+    /// Export the whole log, for verification by any holder of its key
     #[command(
-        after_help = "What people wrote, and what was pruned, is not in it.\n\nExample:\n  \
+        after_help = "The export omits text written by people, and pruned bodies.\n\nExample:\n  \
         taskpass ledger export --output log.jsonl --token-file auditor-token && taskpass ledger verify log.jsonl --key-file log.vkey"
     )]
     Export(export::Export),
     /// Write a verified log's entries as events of OCSF or CloudEvents
     #[command(
-        after_help = "The same events, with the same ids, as a sink of [[export]] gets (docs/export.md). Nothing is written before the whole log was found to be what was signed.\n\nExample:\n  \
+        after_help = "The events and their ids are those that a sink of [[export]] receives (docs/export.md). The whole log is verified before the first event is written.\n\nExample:\n  \
         taskpass ledger events log.jsonl --key-file log.vkey --issuer https://broker.example --format ocsf --since 2026-11-01T00:00:00Z > events.jsonl"
     )]
     Events(events::Events),
@@ -72,19 +71,19 @@ enum Command {
         after_help = "Example:\n  taskpass ledger consistency --from 4711 --token-file auditor-token > proof.json"
     )]
     Consistency(ConsistencyOf),
-    /// Delete what somebody wrote with a decision: its purpose, or a revocation's reason
+    /// Delete the text that a person wrote for a decision: its purpose, or a revocation's reason
     #[command(
-        after_help = "The entry stays with its salted digest, so every proof holds, and what was decided upon stays: receipts verify and `policy explain` says the same. It cannot be undone. Sinks that asked for free text, and backups, have copies of their own.\n\nExample:\n  taskpass ledger forget 0198b2a0-0000-7000-8000-000000000001 --token-file admin-token"
+        after_help = "The entry stays with its salted digest, so every proof holds. The decision's facts stay, too: receipts verify and `policy explain` prints the same. The deletion cannot be undone. Sinks that receive free text, and backups, have their own copies.\n\nExample:\n  taskpass ledger forget 0198b2a0-0000-7000-8000-000000000001 --token-file admin-token"
     )]
     Forget(Forget),
-    /// Accept the broker's time although its ledger has seen a later one
+    /// Accept the broker's time although its ledger has a later entry
     #[command(
-        after_help = "For when a broker is closed because its clock was set, or lies before its newest entry: a clock that was ahead has dated entries. Set the clock right first. What was permitted under a later date ends, and so do its tasks. The entry has both times and who accepted.\n\nExample:\n  taskpass ledger accept-time --reason 'the clock was a month ahead after the outage' --token-file admin-token"
+        after_help = "For a broker that is closed because its clock was set, or shows a time before its newest entry: an earlier clock that was ahead dated those entries. Correct the clock first. Sessions permitted under a later date end, and so do their tasks. The ledger entry holds both times and the admin.\n\nExample:\n  taskpass ledger accept-time --reason 'the clock was a month ahead after the outage' --token-file admin-token"
     )]
     AcceptTime(AcceptTime),
     /// Begin a new log after leaves were lost
     #[command(
-        after_help = "For when a broker stops because its store was rewound: a backup was restored, or a standby took over that lagged. The new configuration names an empty store and another ledger.origin; the old store stays as it is. What it did is in the new log's first leaf.\n\nExamples:\n  \
+        after_help = "For a broker that stopped because its store was rewound: a backup was restored, or a lagging standby took over. The new configuration names an empty store and another ledger.origin; the old store stays unchanged. The new log's first leaf records the succession.\n\nExamples:\n  \
         taskpass ledger new-origin --config new.toml --old-config taskpass.toml\n  \
         taskpass ledger new-origin --config new.toml --old-config taskpass.toml --checkpoint kept.note --yes"
     )]
@@ -95,9 +94,9 @@ enum Command {
     /// Show the log's verifier keys, the current one first
     #[command(after_help = "Example:\n  taskpass ledger keys --token-file admin-token")]
     Keys(Checkpoint),
-    /// Follow a log that is not yours, and shout when it contradicts itself
+    /// Monitor another operator's log, and raise an alarm when it contradicts itself
     #[command(
-        after_help = "Exits 0 when the log continues what it signed before, 1 when it contradicts that or is not the pinned log (the evidence is beside the state, and the state stays), 2 for the command line or a state file that is not this log's, 3 when it could not be told: unreachable, unreadable, stale or unwitnessed. Without --once it goes on after 3 and ends at 1. Of a first contact nothing is known, and it says so.\n\nExamples:\n  \
+        after_help = "Exits with 0 if the log continues its earlier checkpoints; 1 if it contradicts them or is not the pinned log (the evidence is next to the state, which stays unchanged); 2 if the command line is wrong or the state file is not this log's; 3 if that could not be established: unreachable, unreadable, stale or unwitnessed. Without --once it continues after 3 and ends at 1. On the first contact there is no earlier checkpoint, which it reports.\n\nExamples:\n  \
         taskpass ledger watch --url https://broker.example/ledger --key 'broker.example/log+1a2b3c4d+AQ…' --state broker.note --once\n  \
         taskpass ledger watch --url https://broker.example/ledger --key 'broker.example/log+1a2b3c4d+AQ…' --state broker.note --every 5m --stale 2h --json\n  \
         taskpass ledger watch --check broker.note.evidence-20261101T120000Z --key 'broker.example/log+1a2b3c4d+AQ…'"
@@ -122,21 +121,21 @@ struct Verify {
     /// A file with verifier keys, one a line
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
-    /// The credential that the receipt must be for. Other processes can read arguments: where that
-    /// matters, use --credential-file
+    /// The credential that the receipt must be for. Other processes can read arguments: prefer
+    /// --credential-file
     #[arg(long, value_name = "JWT", conflicts_with = "credential_file")]
     credential: Option<String>,
-    /// The file that holds the credential
+    /// The file with the credential
     #[arg(long, value_name = "FILE")]
     credential_file: Option<PathBuf>,
-    /// A JWK set to check the credential's signature with
+    /// A file with the JWK set that verifies the credential's signature
     #[arg(long, value_name = "FILE")]
     jwks: Option<PathBuf>,
-    /// Put up with a credential whose signature nothing here can check: whoever has the receipt
-    /// could have written its claims
+    /// Accept a credential whose signature cannot be verified here: any holder of the receipt could
+    /// have written its claims
     #[arg(long, conflicts_with = "jwks")]
     unchecked_signature: bool,
-    /// The key of a witness, whose clock says when a checkpoint was there; may be given several
+    /// The key of a witness, whose clock shows when a checkpoint existed; may be given several
     /// times
     #[arg(long = "witness", value_name = "VKEY", value_parser = witness)]
     witnesses: Vec<WitnessKey>,
@@ -144,16 +143,16 @@ struct Verify {
     /// several times
     #[arg(long = "checkpoint", value_name = "FILE")]
     checkpoints: Vec<PathBuf>,
-    /// A signed checkpoint, and when it was public by the clock of whoever kept it; may be given
-    /// several times
+    /// A signed checkpoint, and the time at which it was public by the clock of the person who kept
+    /// it; may be given several times
     #[arg(long, value_name = "TIME=FILE", value_parser = published)]
     published: Vec<(Timestamp, PathBuf)>,
     /// The proof that one checkpoint continues another, as `ledger consistency` prints it; may be
     /// given several times
     #[arg(long, value_name = "FILE")]
     consistency: Vec<PathBuf>,
-    /// When the credential was used, by the clock of whoever recorded that: the decision must have
-    /// been logged before
+    /// The time at which the credential was used, by the clock that recorded the use: the decision
+    /// must have been logged before
     #[arg(long, value_name = "TIME", value_parser = time)]
     used_at: Option<Timestamp>,
 }
@@ -175,10 +174,10 @@ struct Forget {
 
 #[derive(Args, Debug)]
 struct AcceptTime {
-    /// Why
+    /// The reason, for the ledger
     #[arg(long, value_name = "TEXT")]
     reason: String,
-    /// What time it is [default: by this machine's clock]
+    /// The current time [default: this machine's clock]
     #[arg(long, value_name = "TIME", value_parser = time)]
     time: Option<Timestamp>,
     #[command(flatten)]
@@ -199,7 +198,7 @@ impl AcceptTime {
             output::printable(value.unwrap_or("?"))
         };
         output::line(format!(
-            "{} is accepted after {}; what was permitted under a later date is over",
+            "{} is accepted after {}; sessions permitted under a later date have ended",
             text("accepted_time"),
             text("recorded_time")
         ))
@@ -210,10 +209,10 @@ impl AcceptTime {
 struct ConsistencyOf {
     #[command(flatten)]
     connection: Connection,
-    /// Leaves in the earlier tree
+    /// The number of leaves in the earlier tree
     #[arg(long, value_name = "SIZE")]
     from: u64,
-    /// Leaves in the later tree [default: the newest]
+    /// The number of leaves in the later tree [default: the newest]
     #[arg(long, value_name = "SIZE")]
     to: Option<u64>,
 }
@@ -222,13 +221,13 @@ struct ConsistencyOf {
 struct ReceiptOf {
     #[command(flatten)]
     connection: Connection,
-    /// A decision's id, or a leaf's place in the log
+    /// A decision's id, or a leaf's index in the log
     #[arg(value_name = "DECISION|INDEX")]
     leaf: String,
-    /// Under the oldest checkpoint that a witness signed [default: under the newest]
+    /// Use the oldest checkpoint over the leaf that a witness signed [default: the newest one]
     #[arg(long)]
     witnessed: bool,
-    /// Under the oldest checkpoint that the witness of this name signed
+    /// Use the oldest checkpoint over the leaf that the witness of this name signed
     #[arg(long, value_name = "NAME")]
     witness: Option<String>,
     /// Print it as C2SP's tlog-proof, with the leaf as its extra data
@@ -244,11 +243,12 @@ impl ReceiptOf {
         }
         let broken = |why: &dyn std::fmt::Display| {
             Failure::Unestablished(format!(
-                "the broker sent a receipt that does not hold: {why}"
+                "the broker sent a receipt that cannot be verified: {why}"
             ))
         };
         let receipt: Receipt = serde_json::from_value(receipt).map_err(|error| broken(&error))?;
-        // That text has neither the leaf's hash nor the tree's size: what they were has to fit.
+        // The tlog-proof omits the leaf's hash and the tree's size, so they must be consistent
+        // here.
         receipt.unsigned().map_err(|error| broken(&error))?;
         output::raw(receipt.to_tlog_proof().to_string().as_bytes())
     }
@@ -273,7 +273,10 @@ impl ReceiptOf {
             return Ok(receipt);
         }
         let id: DecisionId = self.leaf.parse().map_err(|_| {
-            Failure::Usage(format!("`{}` is no decision's id, nor an index", self.leaf))
+            Failure::Usage(format!(
+                "`{}` is neither a decision's id nor an index",
+                self.leaf
+            ))
         })?;
         let mut shown = client.get(&format!("/v1/decisions/{id}?{query}")).await?;
         let receipt = shown.get_mut("receipt").map(Value::take);
@@ -283,7 +286,7 @@ impl ReceiptOf {
 
 fn time(text: &str) -> Result<Timestamp, String> {
     text.parse()
-        .map_err(|_| format!("`{text}` is not a time as RFC 3339 has it, with its offset"))
+        .map_err(|_| format!("`{text}` is not an RFC 3339 time with an offset"))
 }
 
 fn witness(text: &str) -> Result<WitnessKey, String> {
@@ -295,7 +298,7 @@ fn witness(text: &str) -> Result<WitnessKey, String> {
 fn published(text: &str) -> Result<(Timestamp, PathBuf), String> {
     let (time, file) = text
         .split_once('=')
-        .ok_or("a time and a file, as TIME=FILE")?;
+        .ok_or("give a time and a file, as TIME=FILE")?;
     Ok((self::time(time)?, file.into()))
 }
 
@@ -322,7 +325,7 @@ impl Ledger {
                 client.send(Method::DELETE, &path, None).await?.success()?;
                 form.write(
                     &json!({"id": id, "forgotten": true}),
-                    format!("what was written with {id} is deleted; its entry stays"),
+                    format!("the text written for {id} is deleted; its entry stays"),
                 )
             }
             Command::Consistency(asked) => {
@@ -336,8 +339,8 @@ impl Ledger {
                 if form.is_json() {
                     return output::json(&json!({"checkpoint": note}));
                 }
-                // A note is text in which a signature vouches for every byte: shown as it is, save
-                // that nothing in it may move the cursor.
+                // The signature covers every byte of a note, so it is printed unchanged, except for
+                // characters that could move the cursor.
                 let lines: Vec<String> = note.lines().map(output::printable).collect();
                 output::line(lines.join("\n"))
             }
@@ -437,7 +440,7 @@ fn keys_of(given: &[VerifierKey], file: Option<&Path>) -> Result<Vec<VerifierKey
     let mut keys = given.to_vec();
     if let Some(file) = file {
         let text = String::from_utf8(read_file(file, MAX_FILE_BYTES)?)
-            .map_err(|_| Failure::Usage(format!("{} is not text", file.display())))?;
+            .map_err(|_| Failure::Usage(format!("{} is not UTF-8", file.display())))?;
         for line in text.lines().filter(|line| !line.trim().is_empty()) {
             let key = vkey(line);
             keys.push(key.map_err(|e| Failure::Usage(format!("{}: {e}", file.display())))?);

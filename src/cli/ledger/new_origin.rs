@@ -1,5 +1,5 @@
-//! `taskpass ledger new-origin` and `taskpass keys revoke --ledger`: giving a log up, and beginning
-//! the one that takes its place.
+//! `taskpass ledger new-origin` and `taskpass keys revoke --ledger`: ends a log, and begins its
+//! successor.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -23,7 +23,8 @@ use crate::domain::succession::{Succession, Why};
 use crate::files::NewFile;
 use crate::merkle::VerifierKey;
 
-/// Where the old store's database is said to be; with `_FILE` appended, a file that says so.
+/// The variable with the URL of the old store's database; with `_FILE` appended, the path of a file
+/// that holds it.
 const OLD_DATABASE_URL_VARIABLE: &str = "TASKPASS_OLD_DATABASE_URL";
 
 /// Begin a new log after leaves were lost
@@ -31,41 +32,41 @@ const OLD_DATABASE_URL_VARIABLE: &str = "TASKPASS_OLD_DATABASE_URL";
 pub(in crate::cli) struct NewOrigin {
     #[command(flatten)]
     file: ConfigFile,
-    /// The configuration that the log was kept by so far. Its PostgreSQL database is named by
-    /// `TASKPASS_OLD_DATABASE_URL` or `…_FILE`
+    /// The old log's configuration; `TASKPASS_OLD_DATABASE_URL` or `…_FILE` gives its PostgreSQL
+    /// database
     #[arg(long, value_name = "FILE")]
     old_config: PathBuf,
     #[command(flatten)]
     how: How,
 }
 
-/// How a log is succeeded, whatever for.
+/// The arguments that both commands share.
 #[derive(Args, Debug)]
 pub(in crate::cli) struct How {
-    /// A signed checkpoint of the old log that somebody kept; may be given several times. The
-    /// checkpoint file and the shared checkpoint of the old configuration are looked at anyway
+    /// A signed checkpoint of the old log that was kept elsewhere; may be given several times. The
+    /// checkpoint file and the shared checkpoint of the old configuration are read anyway
     #[arg(long = "checkpoint", value_name = "FILE")]
     checkpoints: Vec<PathBuf>,
-    /// A verifier key of the old log that its store has forgotten; may be given several times
+    /// A verifier key of the old log that its store no longer has; may be given several times
     #[arg(long = "key", value_name = "VKEY", value_parser = super::vkey)]
     keys: Vec<VerifierKey>,
-    /// Take over registered workload keys, admins and the generation that decides as well. What was
-    /// taken back after a lost leaf comes back with them
+    /// Carry over registered workload keys, admins and the active generation as well. Those whose
+    /// removal was recorded in a lost leaf come back with them
     #[arg(long)]
     carry_over: bool,
-    /// Do it; otherwise it is only told
+    /// Begin the new log; without this the command only prints the effects
     #[arg(long)]
     yes: bool,
 }
 
 impl How {
-    /// Whether it is to be done without asking.
+    /// Whether the user confirmed the command with `--yes`.
     pub(in crate::cli) fn is_confirmed(&self) -> bool {
         self.yes
     }
 }
 
-/// The process's environment, in which the old store's database is the database.
+/// The process's environment, where the database is the old store's.
 struct OfTheOld;
 
 impl Environment for OfTheOld {
@@ -87,13 +88,12 @@ impl NewOrigin {
         }
         let Some(lost) = opened.old.lost().await.map_err(failed)? else {
             return Err(Failure::Usage(format!(
-                "nothing is known to be lost: the store of `{}` contains {}; a later checkpoint is \
-                 given with --checkpoint, and a key that somebody else had is revoked with \
-                 `taskpass keys revoke --ledger`",
+                "no loss is known: the store of `{}` contains {}; give a later checkpoint with \
+                 --checkpoint, or revoke a stolen key with `taskpass keys revoke --ledger`",
                 opened.old.origin(),
                 match opened.old.known() {
                     Some((name, known)) => format!("the {} leaves of {name}", known.size),
-                    None => "all that its checkpoint file says, which is nothing".to_owned(),
+                    None => "all leaves that its checkpoint file shows, which are none".to_owned(),
                 },
             )));
         };
@@ -104,7 +104,7 @@ impl NewOrigin {
     }
 }
 
-/// Gives a log up whose key somebody else had, and writes to `list` what only that key vouches for.
+/// Ends a log whose key was stolen, and writes the leaves that only that key covers to `list`.
 pub(in crate::cli) async fn revoke_log_key(
     file: &ConfigFile,
     old_config: &std::path::Path,
@@ -116,7 +116,7 @@ pub(in crate::cli) async fn revoke_log_key(
     let opened = Opened::new(file, old_config, how, Some(key)).await?;
     if !opened.old.has_key(key) {
         return Err(Failure::Usage(format!(
-            "{key} is no key of the log `{}`; `taskpass ledger keys` shows them",
+            "{key} is not a key of the log `{}`; `taskpass ledger keys` lists its keys",
             opened.old.origin()
         )));
     }
@@ -151,11 +151,13 @@ pub(in crate::cli) async fn revoke_log_key(
     }
     let told = match (from, to) {
         (Some(from), Some(to)) => format!(
-            "{count} leaves, from {from} to {to}, stand under checkpoints of this key alone: \
-             only whoever kept a checkpoint from before can vouch for them"
+            "{count} leaves, from {from} to {to}, are covered by checkpoints of this key only: \
+             only an earlier copy of a checkpoint can prove them"
         ),
-        _ => "every leaf stands under a checkpoint that another key of the log or a witness signed"
-            .to_owned(),
+        _ => {
+            "every leaf is covered by a checkpoint that another key of the log or a witness signed"
+                .to_owned()
+        }
     };
     let alone = json!({"vouched_by_this_key_alone": {"count": count, "first": from, "last": to}});
     if let Some(succession) = opened.cut_short(Why::KeyRevoked, Some(key)).await? {
@@ -165,16 +167,16 @@ pub(in crate::cli) async fn revoke_log_key(
     let (succession, not_believed) = revoked.map_err(failed)?;
     for checkpoint in not_believed {
         output::note(format!(
-            "not believed: {checkpoint}: the store does not contain it, and nobody else signed it; \
-             keep it, for it may be of whoever had the key, and move it away where it is a replica's \
-             checkpoint_file"
+            "rejected: {checkpoint}: the store does not contain it, and no other key or witness \
+             signed it; keep it, because the holder of the stolen key may have signed it; if it is a \
+             replica's checkpoint_file, move it away"
         ));
     }
     opened.go_on(&succession, &told, &alone, how, form).await
 }
 
-/// Said of a new log that was begun before.
-const TAKEN_UP: &str = "this was begun before and cut short, and is gone on with";
+/// Printed when the new log was begun by an earlier run.
+const TAKEN_UP: &str = "an earlier run was interrupted, and this one continues it";
 
 struct Opened {
     config: Config,
@@ -193,17 +195,17 @@ impl Opened {
             .map_err(|errors| Failure::Usage(errors.to_string()))?;
         if old_config.ledger.origin == config.ledger.origin {
             return Err(Failure::Usage(format!(
-                "both configurations say `{}`: give the new log a ledger.origin of its own, and an \
-                 empty store",
+                "both configurations have the origin `{}`: give the new log another ledger.origin and \
+                 an empty store",
                 config.ledger.origin
             )));
         }
         let issuers = [&config, &old_config].map(|it| it.server.issuer.as_str());
         if issuers[0] != issuers[1] {
             return Err(Failure::Usage(format!(
-                "{}: server.issuer is `{}`, and the old log's is `{}`; an issuer is for ever: roles in \
-                 AWS trust it, and their lists of denied sessions are marked with it, so sessions of \
-                 the old log could not be denied. Say the old issuer",
+                "{}: server.issuer is `{}`, and the old log's is `{}`. An issuer must not change: roles \
+                 in AWS trust it, and the deny lists on them are marked with it, so sessions of the old \
+                 log could not be denied. Use the old issuer",
                 config.source.display(),
                 issuers[0],
                 issuers[1]
@@ -211,10 +213,10 @@ impl Opened {
         }
         let bootstrap = &config.admin.bootstrap_token_sha256;
         if bootstrap.is_some() && *bootstrap == old_config.admin.bootstrap_token_sha256 {
-            // In a new store its day begins anew.
+            // The token would be valid for another day in a new store.
             return Err(Failure::Usage(format!(
-                "{}: admin.bootstrap_token_sha256 is the old one, and whoever kept that token could \
-                 make admins with it for another day; make a new one with `taskpass keys bootstrap`",
+                "{}: admin.bootstrap_token_sha256 is that of the old log: a holder of that token could \
+                 bind admins for another day; create another token with `taskpass keys bootstrap`",
                 config.source.display()
             )));
         }
@@ -235,23 +237,23 @@ impl Opened {
         let old = old.map_err(failed)?;
         if old.has_seen_bootstrap_of(&config).await.map_err(failed)? {
             return Err(Failure::Usage(format!(
-                "{}: admin.bootstrap_token_sha256 was one of the old log's; make a new one with \
+                "{}: the old log accepted admin.bootstrap_token_sha256; create another token with \
                  `taskpass keys bootstrap`",
                 config.source.display()
             )));
         }
         if let Some(kid) = old.signed_with_key_of(&config).map_err(failed)? {
             return Err(Failure::Usage(format!(
-                "{}: keys.rs256_private_key_file is the old one ({kid}), and what it signed would be \
-                 taken for the new log's; make a new one",
+                "{}: keys.rs256_private_key_file is a key of the old log ({kid}): tokens that it signed \
+                 would be accepted as the new log's; create another key",
                 config.source.display()
             )));
         }
         Ok(Self { config, old })
     }
 
-    /// The succession that was begun for the same reason, and cut short. What it began with may be
-    /// known by nobody else any more.
+    /// The succession that an interrupted run began for the same reason. No other record of its
+    /// details may be left.
     async fn cut_short(
         &self,
         reason: Why,
@@ -270,19 +272,19 @@ impl Opened {
         }
         Err(Failure::Usage(if same {
             format!(
-                "the log `{new}` has taken the place of `{}` already; start brokers with it",
+                "the log `{new}` has already replaced `{}`; start brokers with it",
                 of.origin
             )
         } else {
             format!(
-                "the store of `{new}` was begun in the place of `{}` for another reason: a new log \
+                "the store of `{new}` was begun to replace `{}` for another reason: a new log \
                  needs an empty store",
                 of.origin
             )
         }))
     }
 
-    /// Tells what will be, and does it where that was said.
+    /// Prints the effects, and carries them out if the user confirmed.
     async fn go_on(
         &self,
         succession: &Succession,
@@ -293,25 +295,25 @@ impl Opened {
     ) -> Result<(), Failure> {
         let new = &self.config.ledger.origin;
         output::note(format!(
-            "the log `{}` is given up as of {} leaves: {why}",
+            "the log `{}` ends at {} leaves: {why}",
             succession.origin, succession.size
         ));
         output::note(format!(
-            "the log `{new}` takes its place; what was issued before is refused wherever the broker is \
-             asked, and evidence from before is not believed. Sessions that back ends made are denied \
-             there by their lists once a broker runs; those of a place without a list live until they \
-             expire. Both are named when it is done"
+            "the log `{new}` replaces it. Tokens issued before are refused when the broker is \
+             asked, and evidence from before is refused. Sessions at back ends are denied there by \
+             deny lists once a broker runs; sessions of a target without a deny list live until they \
+             expire. Both are listed at the end"
         ));
         if !how.yes {
             return Err(Failure::Usage(
-                "nothing was done; stop every broker of the old log, then say --yes".into(),
+                "nothing was done; stop every broker of the old log, then add --yes".into(),
             ));
         }
         let connected = self.old.connected_brokers().await.map_err(failed)?;
         if connected > 0 {
             return Err(Failure::Usage(format!(
                 "nothing was done: brokers still have {connected} connection(s) to the old log's \
-                 database; stop every one of them first"
+                 database; stop all of them first"
             )));
         }
         let begun = succession::begin(
@@ -340,7 +342,7 @@ impl Opened {
         if !carried.denied.is_empty() {
             let denied = carried.denied.join(", ");
             output::line(format!(
-                "older sessions will be denied, once a broker runs and has written their lists, by \
+                "older sessions will be denied, once a broker runs and has written the deny lists, by \
                  {denied}"
             ))?;
         }
@@ -351,7 +353,7 @@ impl Opened {
             ))?;
         }
         output::line(
-            "give the new key to all who verify, and start every broker with the new configuration",
+            "give the new key to all verifiers, and start every broker with the new configuration",
         )
     }
 

@@ -1,5 +1,5 @@
-//! `taskpass policy explain`: a decision made again, by the generation and from the input that made
-//! it, and why it came out so.
+//! `taskpass policy explain`: evaluates a recorded decision again, with the same generation and
+//! input, and explains its outcome.
 
 use std::fmt;
 
@@ -19,16 +19,16 @@ use crate::policy::explain::{Explanation, Place};
 use crate::policy::generation::engine;
 use crate::policy::record::{Asked, Recorded};
 
-/// How `explain` is called.
+/// The arguments of `explain`.
 #[derive(Args, Debug)]
 pub(super) struct Explain {
-    /// The decision's id, as answers and logs name it
+    /// The decision's id, as in answers and logs
     decision: DecisionId,
     #[command(flatten)]
     connection: Connection,
 }
 
-/// What is told of a decision.
+/// The explanation, as printed.
 #[derive(Debug, Serialize)]
 struct Told {
     decision: DecisionId,
@@ -44,17 +44,18 @@ struct Told {
     #[serde(skip_serializing_if = "Option::is_none")]
     granted_ttl_seconds: Option<u64>,
     generation: GenerationDigest,
-    /// Who refused: `policy` decided, it was `never` asked, or the log had `overtaken` its permit.
+    /// The origin of the outcome: `policy` decided; `never`: refused before policy was asked; or
+    /// `overtaken`: the log refused a permit of policy.
     decided_by: &'static str,
-    /// Whether it was made again, byte for byte.
+    /// Whether the second evaluation yields the recorded bytes.
     reproduced: bool,
-    /// The engine by which it was decided, where that is not this one's.
+    /// The policy engine that decided, if it is not this version's.
     #[serde(skip_serializing_if = "Option::is_none")]
     other_engine: Option<String>,
-    /// What policies that merely observe would have made of it.
+    /// The findings of policies that only observe.
     #[serde(skip_serializing_if = "Option::is_none")]
     observed: Option<Box<Observed>>,
-    /// What policy said to its caller.
+    /// The explanation that the caller received.
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,7 +71,7 @@ impl Explain {
         let recorded = open(&record)?;
         if recorded.decision() != Some(self.decision) {
             return Err(Failure::Refused(format!(
-                "FAILED: the record that was handed out is not that of decision {}",
+                "FAILED: the broker returned a record that is not the record of decision {}",
                 self.decision
             )));
         }
@@ -120,9 +121,10 @@ impl Explain {
         let again = recorded.reproduce(&decider.compiled);
         let again = again.map_err(|error| match &told.other_engine {
             None => Failure::Refused(format!("FAILED: {error}")),
-            // The same text may mean something else to another engine: that proves nothing.
+            // Another engine may interpret the same text differently, so this does not prove a
+            // fault.
             Some(theirs) => Failure::Unestablished(format!(
-                "it was decided by {theirs}, and by {} it comes out differently: {error}",
+                "{theirs} decided it, and {} decides it differently: {error}",
                 engine()
             )),
         })?;
@@ -174,25 +176,26 @@ impl fmt::Display for Told {
             "never" => {
                 return write!(
                     f,
-                    "refused before policy was asked: {code}. There is no evaluation to make again."
+                    "refused before policy was asked: {code}. There is nothing to evaluate again."
                 );
             }
             "overtaken" => writeln!(
                 f,
                 "Policy permitted it; the log refused it when it was to be recorded: {code}. \
-                 Policy's part, made again from the same input by the same generation, is byte for \
-                 byte what is on record; what the log knew at that moment is not evaluated again."
+                 The evaluation was repeated with the same input and generation, and policy's part is \
+                 byte for byte the recorded one. The state of the log at that moment is not \
+                 evaluated again."
             )?,
             _ => writeln!(
                 f,
-                "Decided again from the same input by the same generation: byte for byte what is on \
-                 record."
+                "Evaluated again with the same input and generation: the result is byte for byte the \
+                 recorded one."
             )?,
         }
         if let Some(engine) = &self.other_engine {
             writeln!(
                 f,
-                "It was decided by {}, and made again by this version's.",
+                "{} decided it; this version's engine evaluated it again.",
                 printable(engine)
             )?;
         }
@@ -221,7 +224,10 @@ fn place(f: &mut fmt::Formatter<'_>, place: &Place) -> fmt::Result {
 
 fn show(f: &mut fmt::Formatter<'_>, explanation: &Explanation, turned: &str) -> fmt::Result {
     if explanation.policies.is_empty() {
-        writeln!(f, "\nNo policy determined it: nothing permits it.")?;
+        writeln!(
+            f,
+            "\nNo policy determined the outcome: none permits the request."
+        )?;
     } else {
         writeln!(f, "\nDetermined by")?;
     }
@@ -229,7 +235,7 @@ fn show(f: &mut fmt::Formatter<'_>, explanation: &Explanation, turned: &str) -> 
         place(f, policy)?;
     }
     if !explanation.observed.is_empty() {
-        writeln!(f, "\nMerely observed by")?;
+        writeln!(f, "\nObserved, not enforced, by")?;
     }
     for policy in &explanation.observed {
         place(f, policy)?;
@@ -238,16 +244,16 @@ fn show(f: &mut fmt::Formatter<'_>, explanation: &Explanation, turned: &str) -> 
         let what = format!("{} at {}", right.action, right.location);
         writeln!(f, "\nRefused: {}", printable(&what))?;
         if !right.forbidden_by.is_empty() {
-            writeln!(f, " what stands in the way is")?;
+            writeln!(f, " forbidden by")?;
         }
         for forbid in &right.forbidden_by {
             place(f, forbid)?;
         }
         if right.forbidden_by.is_empty() && right.nearest.is_empty() {
-            writeln!(f, " no policy comes near to permitting it")?;
+            writeln!(f, " no policy is close to permitting it")?;
         }
         if !right.nearest.is_empty() {
-            writeln!(f, " nothing permits it; what comes nearest is")?;
+            writeln!(f, " no policy permits it; the closest ones are")?;
         }
         for near in &right.nearest {
             place(f, &near.place)?;
@@ -260,13 +266,13 @@ fn show(f: &mut fmt::Formatter<'_>, explanation: &Explanation, turned: &str) -> 
     if explanation.changes.is_empty() {
         write!(
             f,
-            "No single change found that would have turned {turned} ({} tried).",
+            "No single change was found that would have turned {turned} ({} tried).",
             explanation.tried
         )?;
     } else {
         write!(
             f,
-            "What alone would have turned {turned} ({} tried):",
+            "Single changes that would have turned {turned} ({} tried):",
             explanation.tried
         )?;
     }
@@ -275,7 +281,7 @@ fn show(f: &mut fmt::Formatter<'_>, explanation: &Explanation, turned: &str) -> 
         write!(f, "\n  {} ({})", printable(&text), change.outcome.as_str())?;
     }
     if explanation.cut_short {
-        f.write_str("\n  and there may be more: the search ends here")?;
+        f.write_str("\n  the search stopped at its limit; there may be more")?;
     }
     Ok(())
 }

@@ -1,9 +1,8 @@
-//! The lines in which recorded decisions come, and whether all of them are there.
+//! Lines of recorded decisions, and the check that they are complete.
 //!
-//! `policy decisions` writes one record a line, in the order of the log, and a last line that says
-//! how many there are and which was the first and the last. A file without that line may have been
-//! cut short. One whose indices do not rise, or that is not what its last line says, is not what was
-//! written.
+//! `policy decisions` writes one record a line in the order of the log, and a last line with the
+//! number of records and the first and last index. A file without that line may be truncated. A
+//! file whose indices do not increase, or that does not match its last line, was changed.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,10 +10,10 @@ use super::super::Failure;
 use crate::clock::Timestamp;
 use crate::domain::record::Record;
 
-/// What is said of a line that is none.
+/// The problem of a line that is not a record.
 const NO_RECORD: &str = "a line is not the record of a decision";
 
-/// Which records there are.
+/// The number of records and their range of indices.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Range {
@@ -23,7 +22,7 @@ pub(super) struct Range {
     first: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     last: Option<u64>,
-    /// None before this were asked for.
+    /// The start of the requested period; `None` if it begins with the log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     since: Option<Timestamp>,
 }
@@ -36,7 +35,7 @@ pub(super) struct LastLine {
 }
 
 impl LastLine {
-    /// The end of what was read since then.
+    /// The last line for the lines in `whole`.
     pub(super) fn new(whole: &Whole, since: Option<Timestamp>) -> Self {
         let end = Range {
             since,
@@ -47,13 +46,13 @@ impl LastLine {
 }
 
 impl Range {
-    /// Takes what follows. `Err` where it does not come after.
+    /// Appends `next`. Fails if `next` does not begin after this range.
     fn extend(&mut self, next: &Self) -> Result<(), Failure> {
         if let (Some(last), Some(first)) = (self.last, next.first)
             && first <= last
         {
             return Err(Failure::Usage(format!(
-                "index {first} follows index {last}: the log has each once and in order"
+                "index {first} follows index {last}: each index must occur once, in increasing order"
             )));
         }
         self.records += next.records;
@@ -72,16 +71,16 @@ impl Range {
     }
 }
 
-/// Some lines, read.
+/// The result of reading some of the lines.
 #[derive(Debug, Default)]
 pub(super) struct Span {
-    /// Their place among the others.
+    /// The batch's number, for the order.
     batch: u64,
     found: Range,
     end: Option<Range>,
 }
 
-/// Reads lines, and gives each record.
+/// Reads lines, and passes each record to `each`.
 pub(super) fn read(
     batch: u64,
     lines: &str,
@@ -110,7 +109,7 @@ pub(super) fn read(
     Ok(span)
 }
 
-/// All lines together.
+/// The result of reading all lines.
 #[derive(Debug, Default)]
 pub(super) struct Whole {
     found: Range,
@@ -118,7 +117,7 @@ pub(super) struct Whole {
 }
 
 impl Whole {
-    /// Joins what was read, in whichever order.
+    /// Joins the results of all batches, given in any order.
     pub(super) fn of(mut spans: Vec<Span>) -> Result<Self, Failure> {
         spans.sort_by_key(|span| span.batch);
         let mut whole = Self::default();
@@ -136,7 +135,7 @@ impl Whole {
             };
             if found != *end {
                 return Err(Failure::Usage(format!(
-                    "it holds {} decisions, and its last line is of {}: it is not what was written",
+                    "the file holds {} decisions, but its last line says {}: it was changed",
                     found.records, end.records
                 )));
             }
@@ -144,23 +143,23 @@ impl Whole {
         Ok(whole)
     }
 
-    /// Why a file may hold less than was asked for.
+    /// Why the file may hold less than was requested; `None` if it holds all.
     pub(super) fn cut_short(&self, since: Option<Timestamp>) -> Option<String> {
         let Some(end) = &self.end else {
             return Some(
                 "the file does not end with the line that `policy decisions` writes last: it may \
-                 have been cut short"
+                 be truncated"
                     .to_owned(),
             );
         };
         let begins = end.since?;
         let asked = since.is_some_and(|since| since < begins);
-        asked.then(|| format!("the file goes back to {begins} only"))
+        asked.then(|| format!("the file begins at {begins} only"))
     }
 }
 
 fn more_than_all() -> Failure {
-    Failure::Usage("there are lines after the one that ends a file of decisions".into())
+    Failure::Usage("the file of decisions has lines after its last line".into())
 }
 
 #[cfg(test)]
@@ -198,7 +197,7 @@ mod tests {
     #[test]
     fn a_file_that_may_have_been_cut_says_so() {
         let cut = whole(&[&record(3), &record(5)]).unwrap();
-        assert!(cut.cut_short(None).unwrap().contains("cut short"));
+        assert!(cut.cut_short(None).unwrap().contains("truncated"));
         let since = "{\"end\":{\"records\":0,\"since\":\"2026-11-20T00:00:00Z\"}}";
         let later = whole(&[since]).unwrap();
         let at = |text: &str| Some(text.parse::<Timestamp>().unwrap());
@@ -218,17 +217,14 @@ mod tests {
                 "follows index 9",
             ),
             (vec![&three[..], &nine, &all], "holds 2 decisions"),
-            (
-                vec![&three[..], &five, &last(2, 3, 9)],
-                "not what was written",
-            ),
+            (vec![&three[..], &five, &last(2, 3, 9)], "it was changed"),
             (
                 vec![&three[..], &last(1, 3, 3), &five],
-                "after the one that ends",
+                "after its last line",
             ),
             (
                 vec![&[&last(0, 0, 0)[..], &three].concat()[..]],
-                "after the one that ends",
+                "after its last line",
             ),
             (vec!["{\"end\":{}}"], "not the record of a decision"),
             (

@@ -1,10 +1,10 @@
-//! `taskpass policy replay`: what would have changed. And `policy decisions`, which writes what it
-//! reads into a file.
+//! `taskpass policy replay`: shows which recorded decisions would change. `taskpass policy
+//! decisions` writes its input to a file.
 //!
-//! Records come in pages from the broker, or from a file with one a line, and are evaluated on all
-//! cores: one thread reads, the others evaluate, and between them is a bounded queue of batches that
-//! are bounded in lines and bytes, so that a log of any length needs constant memory, but for a few
-//! numbers a batch.
+//! Records come in pages from the broker, or from a file with one record a line. One thread reads,
+//! and the others evaluate, on all cores. The queue of batches between them is bounded, and so are
+//! the lines and bytes of a batch: a log of any length needs constant memory, except for a few
+//! numbers for each batch.
 
 use std::fmt;
 use std::fs::File;
@@ -31,18 +31,18 @@ use crate::policy::CompiledGeneration;
 use crate::policy::record::{RecordError, Recorded, decided_at};
 use crate::policy::replay::{Kind, NOT_COMPARED, Replay, Tally};
 
-/// Lines that go to a thread at once.
+/// The most lines in a batch.
 const BATCH_LINES: usize = 512;
-/// And bytes, but for the last line.
+/// The most bytes in a batch, not counting its last line.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
-/// The longest line of a file: a leaf and an input in base64, and room.
+/// The longest line of a file, in bytes: enough for a leaf and an input in base64.
 const MAX_LINE_BYTES: u64 = 1024 * 1024;
-/// How often it is told how far it is.
+/// How often progress is printed.
 const PROGRESS: Duration = Duration::from_secs(2);
-/// Groups that are shown; `--json` has all.
+/// The most groups that are printed; `--json` prints all.
 const SHOWN_GROUPS: usize = 30;
 
-/// How `replay` is called.
+/// The arguments of `replay`.
 #[derive(Args, Debug)]
 pub(super) struct ReplayArgs {
     /// The directory of the policies to try [default: the configuration's policy.directory]
@@ -50,26 +50,26 @@ pub(super) struct ReplayArgs {
     candidate: Option<PathBuf>,
     #[command(flatten)]
     file: ConfigFile,
-    /// Take attestors, resources and task types of the development mode, and no configuration
+    /// Use the attestors, resources and task types of the development mode, and no configuration
     #[arg(long, conflicts_with = "config")]
     dev: bool,
-    /// How far back: 30m, 24h, 7d; or a time as RFC 3339 has it
+    /// The start of the period: 30m, 24h or 7d ago, or a time in RFC 3339
     #[arg(long, value_name = "AGE", value_parser = since, required_unless_present = "decisions")]
     since: Option<Timestamp>,
-    /// Read decisions from this file, as `policy decisions` writes it, instead of from a broker
+    /// Read decisions from this file, written by `policy decisions`, instead of from a broker
     #[arg(long, value_name = "FILE")]
     decisions: Option<PathBuf>,
     #[command(flatten)]
     connection: Connection,
-    /// Evaluate as if every policy that merely observes were enforced already
+    /// Evaluate as if policies that only observe were already enforced
     #[arg(long)]
     as_if_enforced: bool,
 }
 
-/// How `decisions` is called.
+/// The arguments of `decisions`.
 #[derive(Args, Debug)]
 pub(super) struct DecisionsArgs {
-    /// How far back: 30m, 24h, 7d; or a time as RFC 3339 has it
+    /// The start of the period: 30m, 24h or 7d ago, or a time in RFC 3339
     #[arg(long, value_name = "AGE", value_parser = since)]
     since: Option<Timestamp>,
     #[command(flatten)]
@@ -112,7 +112,7 @@ impl ReplayArgs {
         } else {
             let pages = Pages::new(self.connection.client()?, self.since);
             let runtime = tokio::runtime::Handle::current();
-            // This thread waits for pages, and the runtime's others fetch them.
+            // This thread waits for pages, which the runtime's other threads fetch.
             tokio::task::block_in_place(|| {
                 let feed = |give: Give<'_>| feed_pages(pages, &runtime, give);
                 evaluate(&candidate, feed)
@@ -150,26 +150,26 @@ impl ReplayArgs {
     }
 }
 
-/// What a program is to make of it. That something would change is certain, whatever is missing;
-/// that nothing would is not.
+/// The result that determines the exit code. A change is certain even if records are missing; the
+/// absence of changes is not.
 fn verdict(tally: &Tally, cut_short: Option<String>) -> Result<(), Failure> {
     if tally.changed() {
         return Err(Failure::Told);
     }
     if tally.evaluated == 0 {
         return Err(Failure::Unestablished(
-            "no decision could be evaluated, which shows nothing".into(),
+            "no decision could be evaluated, so nothing was established".into(),
         ));
     }
     if !tally.complete() {
         return Err(Failure::Unestablished(
-            "of some decisions it cannot be told whether they would have changed".into(),
+            "for some decisions it cannot be established whether they would change".into(),
         ));
     }
     cut_short.map_or(Ok(()), |why| Err(Failure::Unestablished(why)))
 }
 
-/// Takes whole lines to whoever evaluates them. `false` means that nobody wants more.
+/// Passes whole lines to the evaluation. Returns false when no more lines are needed.
 pub(super) type Give<'a> = &'a mut dyn FnMut(String) -> bool;
 
 pub(super) fn feed_pages(
@@ -217,15 +217,15 @@ pub(super) fn feed_file(path: &Path, give: Give<'_>) -> Result<(), Failure> {
     }
 }
 
-/// What evaluates, and what it evaluates.
+/// The policies to evaluate, and the period.
 struct Candidate<'a> {
     compiled: &'a CompiledGeneration,
     since: Option<Timestamp>,
-    /// The instant by which policies are enforced.
+    /// The time that determines which policies are enforced.
     at: Timestamp,
 }
 
-/// What the threads share.
+/// The state that the threads share.
 struct Work<'a> {
     candidate: &'a Candidate<'a>,
     queue: Mutex<Receiver<(u64, String)>>,
@@ -234,8 +234,8 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Evaluates until there is nothing more. Whoever fails goes on taking, so that nobody waits
-    /// for it with a full queue.
+    /// Evaluates until the queue is closed. After a failure it continues to receive, so that the
+    /// reader does not wait on a full queue.
     fn run(&self) -> Result<(Tally, Vec<Span>), Failure> {
         let mut replay = Replay::new(self.candidate.compiled, self.candidate.at);
         let mut spans = Vec::new();
@@ -294,7 +294,7 @@ impl Work<'_> {
     }
 }
 
-/// Whether what is left of a record says that it is older than what was asked for.
+/// Whether the remaining data of a record shows that it is older than `since`.
 pub(super) fn is_before(record: &Record, since: Option<Timestamp>) -> bool {
     let at = since.and_then(|_| decided_at(record));
     at.zip(since).is_some_and(|(at, since)| at < since)
@@ -322,7 +322,7 @@ fn evaluate(
         let read = feed(&mut |lines| {
             let done = work.done.load(Ordering::Relaxed);
             if let Some(text) = progress.due(Instant::now(), done) {
-                // Nobody has to read it.
+                // Progress notes are optional: failures to write them are ignored.
                 output::note(text);
             }
             batch += 1;
@@ -339,7 +339,7 @@ fn evaluate(
                 Err(_) => failed = Err(Failure::Unestablished("a thread failed".into())),
             }
         }
-        // What was wrong with a record says more than that the reading then stopped.
+        // An error of a record is more informative than the end of reading that it caused.
         if failed.is_ok() {
             failed = read;
         }
@@ -348,7 +348,7 @@ fn evaluate(
     Ok((tally, Whole::of(spans)?))
 }
 
-/// Tells now and then how far it is.
+/// Prints progress from time to time.
 struct Progress {
     began: Instant,
     told: Instant,
@@ -362,7 +362,7 @@ impl Progress {
         }
     }
 
-    /// What to say now, when it is time to.
+    /// The progress note if one is due now.
     fn due(&mut self, now: Instant, done: u64) -> Option<String> {
         if now.saturating_duration_since(self.told) < PROGRESS {
             return None;
@@ -380,7 +380,7 @@ impl fmt::Display for Shown<'_> {
         let tally = self.0;
         write!(
             f,
-            "{} decisions evaluated, {} come out as they did",
+            "{} decisions evaluated, {} unchanged",
             tally.evaluated, tally.unchanged
         )?;
         if let (Some(first), Some(last)) = (tally.first, tally.last) {
@@ -390,16 +390,20 @@ impl fmt::Display for Shown<'_> {
                 first.index, first.at, last.index, last.at
             )?;
         }
-        for (count, what) in [
+        for (count, reason) in [
             (tally.never_asked, "refused before policy was asked"),
             (tally.pruned, "pruned"),
         ] {
             if count > 0 {
-                write!(f, "\nleft out: {count} {what}")?;
+                write!(f, "\nleft out: {count} {reason}")?;
             }
         }
         for (why, count) in &tally.untold {
-            write!(f, "\ncannot be told: {count}, since {}", why.as_text())?;
+            write!(
+                f,
+                "\ncannot be established: {count}, since {}",
+                why.as_text()
+            )?;
         }
         let groups = tally.groups();
         for kind in Kind::ALL {
@@ -429,14 +433,14 @@ impl fmt::Display for Shown<'_> {
             }
             let more = of_kind.count().saturating_sub(SHOWN_GROUPS);
             if more > 0 {
-                write!(f, "\n  and {more} groups more: --json has them")?;
+                write!(f, "\n  and {more} more groups: --json lists them")?;
             }
         }
         if groups.is_empty() && tally.evaluated > 0 {
             f.write_str(if tally.complete() {
-                "\nnothing would have changed"
+                "\nno decision would have changed"
             } else {
-                "\nnothing of what could be evaluated would have changed"
+                "\nno decision that could be evaluated would have changed"
             })?;
         }
         f.write_str("\n\nOn no record, and so not compared:")?;
@@ -461,7 +465,7 @@ mod tests {
             progress.due(at(2), 30_000).unwrap(),
             "30000 decisions, 15000 a second"
         );
-        // Not again at once, and from the beginning then.
+        // Not again at once; the rate counts from the beginning.
         assert_eq!(progress.due(at(3), 31_000), None);
         assert_eq!(
             progress.due(at(10), 40_000).unwrap(),

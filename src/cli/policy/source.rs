@@ -1,7 +1,7 @@
-//! Where recorded decisions and the generations that made them come from: a broker, or files.
+//! Reads recorded decisions, and the generations that made them, from a broker or from files.
 //!
-//! Nothing that comes is taken at its word. A leaf must have the hash it is said to have, an input
-//! must open the leaf's commitment, and a generation must have its digest.
+//! Everything is verified. A leaf must have its stated hash, an input must open the leaf's
+//! commitment, and a generation must have its digest.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -16,16 +16,16 @@ use crate::merkle::leaf_hash;
 use crate::policy::CompiledGeneration;
 use crate::policy::record::{RecordError, Recorded};
 
-/// Decisions in one page.
+/// The most decisions on one page.
 const PAGE_RECORDS: u32 = 1_000;
 
-/// A generation with its text, compiled.
+/// A generation, with its compiled form.
 pub(super) struct Decider {
     pub(super) generation: Generation,
     pub(super) compiled: CompiledGeneration,
 }
 
-/// Decisions from a broker, in the order of the log, page by page.
+/// The decisions of a broker in the order of the log, page by page.
 pub(super) struct Pages {
     client: Client,
     since: Option<Timestamp>,
@@ -33,7 +33,7 @@ pub(super) struct Pages {
 }
 
 impl Pages {
-    /// From a time on, or from the beginning.
+    /// The decisions since a time, or all.
     pub(super) fn new(client: Client, since: Option<Timestamp>) -> Self {
         Self {
             client,
@@ -42,7 +42,7 @@ impl Pages {
         }
     }
 
-    /// The next lines; none at the end.
+    /// The next page's lines; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<String>, Failure> {
         let since = self.since.map(|since| format!("&since={since}"));
         let (from, since) = (self.from, since.unwrap_or_default());
@@ -62,7 +62,7 @@ impl Pages {
     }
 }
 
-/// Reads an age, `30m`, `24h` or `7d`, or a time, into a time.
+/// Parses an age, such as `30m`, `24h` or `7d`, or a time, into a time.
 pub(super) fn since(text: &str) -> Result<Timestamp, String> {
     if let Some(age) = seconds_of(text) {
         return Ok(SystemClock.now().minus_seconds(age));
@@ -71,7 +71,7 @@ pub(super) fn since(text: &str) -> Result<Timestamp, String> {
         .map_err(|_| "write an age, 30m, 24h or 7d, or a time, 2026-11-23T00:00:00Z".to_owned())
 }
 
-/// Holds a leaf against the hash that the log has of it.
+/// Checks that a leaf has the hash that the log has of it.
 pub(super) fn check_leaf(record: &Record) -> Result<(), Failure> {
     if let Some(leaf) = &record.leaf {
         let bytes = STANDARD.decode(leaf).unwrap_or_default();
@@ -85,7 +85,7 @@ pub(super) fn check_leaf(record: &Record) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Reads a record: the leaf by its hash, the input by its commitment.
+/// Opens a record: checks the leaf against its hash, and the input against its commitment.
 pub(super) fn open(record: &Record) -> Result<Recorded, Failure> {
     check_leaf(record)?;
     Recorded::open(record).map_err(|error| match error {
@@ -94,7 +94,7 @@ pub(super) fn open(record: &Record) -> Result<Recorded, Failure> {
     })
 }
 
-/// What a broker does not tell us is not known; that it refuses is no verdict on a decision.
+/// Turns a broker's refusal into a failure to establish facts: it says nothing about a decision.
 pub(super) fn unestablished(failure: Failure) -> Failure {
     match failure {
         Failure::Refused(text) => Failure::Unestablished(text),
@@ -107,7 +107,7 @@ pub(super) fn unestablished(failure: Failure) -> Failure {
     }
 }
 
-/// Fetches a generation, and holds it against its digest.
+/// Fetches a generation, and checks its digest.
 pub(super) async fn decider(client: &Client, digest: GenerationDigest) -> Result<Decider, Failure> {
     let text = client
         .get_text(&format!("/v1/generations/{digest}"))
@@ -115,7 +115,7 @@ pub(super) async fn decider(client: &Client, digest: GenerationDigest) -> Result
         .map_err(unestablished)?;
     if GenerationDigest::new(sha256(text.as_bytes())) != digest {
         return Err(Failure::Refused(format!(
-            "FAILED: the generation that was handed out is not {digest}: its bytes have another digest"
+            "FAILED: the broker returned a generation that is not {digest}: its bytes have another digest"
         )));
     }
     let generation: Generation = serde_json::from_str(&text).map_err(|error| {

@@ -1,4 +1,4 @@
-//! `taskpass policy unused`: what policies grant and nobody used, and what would have sufficed.
+//! `taskpass policy unused`: lists grants that no request used, and proposes narrower policies.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -23,18 +23,18 @@ use crate::policy;
 use crate::policy::record::{RecordError, Recorded};
 use crate::policy::unused::{NOT_SEEN, PolicyUse, Proposal, Read, UnusedOn, Usage, proposed};
 
-/// How `unused` is called.
+/// The arguments of `unused`.
 #[derive(Args, Debug)]
 pub(super) struct UnusedArgs {
     #[command(flatten)]
     source: Source,
-    /// How far back: 30m, 24h, 30d; or a time as RFC 3339 has it
+    /// The start of the period: 30m, 24h or 30d ago, or a time in RFC 3339
     #[arg(long, value_name = "AGE", value_parser = since, required_unless_present = "decisions")]
     since: Option<Timestamp>,
-    /// Read decisions from this file, as `policy decisions` writes it, instead of from a broker
+    /// Read decisions from this file, written by `policy decisions`, instead of from a broker
     #[arg(long, value_name = "FILE")]
     decisions: Option<PathBuf>,
-    /// Write the narrower policies into this new directory, to be reviewed
+    /// Write the narrower policies to this new directory, for review
     #[arg(long, value_name = "DIR")]
     proposal: Option<PathBuf>,
     #[command(flatten)]
@@ -119,21 +119,22 @@ impl UnusedArgs {
     }
 }
 
-/// Whether it is known what was used: only then can it be said what was not.
+/// Fails if the records do not show all use: then unused grants cannot be determined.
 fn known(read: &Read, cut_short: Option<String>) -> Result<(), Failure> {
     let why = if read.told() == 0 {
-        "no permit is on record that the present policies give, which shows nothing".to_owned()
+        "there is no recorded permit that the current policies give, so use cannot be determined"
+            .to_owned()
     } else if let Some(why) = cut_short {
         why
     } else if !read.complete() {
-        "of some decisions it is not known what they used, so that nothing is proposed".to_owned()
+        "the use of some decisions is not known, so nothing is proposed".to_owned()
     } else {
         return Ok(());
     };
     Err(Failure::Unestablished(why))
 }
 
-/// The tests that lie beside policies, which are to hold for narrower ones too.
+/// The tests next to the policies, which must hold for narrower policies, too.
 fn tests_beside(directory: &Path) -> Result<Vec<PolicyFile>, Failure> {
     if !directory.join("tests").is_dir() {
         return Ok(Vec::new());
@@ -141,7 +142,7 @@ fn tests_beside(directory: &Path) -> Result<Vec<PolicyFile>, Failure> {
     policy::read_tests(directory).map_err(|problem| Failure::Usage(problem.to_string()))
 }
 
-/// Into a directory that is not there yet, so that nothing is written over.
+/// Writes to a directory that must not exist yet, so that no file is overwritten.
 fn write(directory: &Path, generation: &Generation, tests: &[PolicyFile]) -> Result<(), Failure> {
     let unwritten = |error: std::io::Error| {
         Failure::Usage(format!(
@@ -163,7 +164,7 @@ fn write(directory: &Path, generation: &Generation, tests: &[PolicyFile]) -> Res
     Ok(())
 }
 
-/// Over nothing, and through no link.
+/// Creates a file that must not exist yet, even as a link.
 fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
     fs::File::create_new(path)?.write_all(text.as_bytes())
 }
@@ -176,7 +177,7 @@ struct Shown<'a> {
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let read = self.read;
-        write!(f, "{} permits on record", read.permits)?;
+        write!(f, "{} recorded permits", read.permits)?;
         if let (Some(first), Some(last)) = (read.first, read.last) {
             write!(f, ", of decisions from {first} to {last}")?;
         }
@@ -184,14 +185,14 @@ impl fmt::Display for Shown<'_> {
             let count = read.no_longer_permitted;
             write!(
                 f,
-                "\nleft out: {count} that these policies do not permit any more"
+                "\nleft out: {count} that these policies no longer permit"
             )?;
         }
         if read.pruned > 0 {
             write!(
                 f,
-                "\nleft out: {} pruned. What they used is not known: something told as unused may \
-                 have been used by them",
+                "\nleft out: {} pruned ones. Their use is not known: they may have used grants that \
+                 are listed as unused",
                 read.pruned
             )?;
         }
@@ -221,7 +222,7 @@ impl fmt::Display for Shown<'_> {
             )?;
             details(f, own)?;
         }
-        f.write_str("\n\nNot seen by the broker, and so not counted:")?;
+        f.write_str("\n\nNot visible to the broker, and so not counted:")?;
         for what in NOT_SEEN {
             write!(f, "\n- {what}")?;
         }
@@ -281,7 +282,7 @@ fn details(f: &mut fmt::Formatter<'_>, own: &PolicyUse) -> fmt::Result {
         )?;
     }
     if let Some(why) = own.kept {
-        write!(f, "\n  its scope is left alone: {why}")?;
+        write!(f, "\n  its scope is unchanged: {why}")?;
     }
     match &own.proposal {
         Some(Proposal::Remove) => f.write_str("\n  would have sufficed: nothing; remove it"),

@@ -265,7 +265,7 @@ fn an_event_of_ocsf_is_joined_by_hash_and_by_session() {
     assert_eq!(
         ocsf(&|event| event["actor"]["session"] = json!({})),
         [0, 0, 0, 1, 0],
-        "source identity goes along into other roles"
+        "the source identity stays with a session that assumes other roles"
     );
     assert_eq!(
         ocsf(&|event| event["unmapped"] = json!({})),

@@ -96,7 +96,7 @@ async fn a_log_from_a_pipe_is_told_to_be_none_that_can_be_read_twice() {
     writing.join().unwrap();
     let said = String::from_utf8(ended.stderr).unwrap();
     assert_eq!(ended.status.code(), Some(2), "{said}");
-    assert!(said.contains("is no regular file"), "{said}");
+    assert!(said.contains("is not a regular file"), "{said}");
     let file = std::fs::File::open(dir.path().join("log.jsonl")).unwrap();
     let ended = run(file.into());
     assert_eq!(ended.status.code(), Some(0));

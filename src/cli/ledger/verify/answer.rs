@@ -1,8 +1,7 @@
-//! What a file is, and what an answer of the broker says around its receipt: all of it that a leaf
-//! knows must be what the leaf says.
+//! Determines the kind of a file, and compares the broker's answer around a receipt with the leaf.
 //!
-//! A decision's leaf knows neither its task's type and deadline, nor how fast the credential can be
-//! revoked, nor what a refusal adds for people: an answer's word on these is nobody's.
+//! A decision's leaf does not hold its task's type and deadline, the time that a revocation takes,
+//! or the additional text of a refusal. No evidence covers these parts of an answer.
 
 use serde_json::{Map, Value};
 
@@ -23,7 +22,7 @@ use crate::http::oauth::token::{ACCESS_TOKEN, JWT};
 use crate::http::problem;
 use crate::merkle::{Receipt, TlogProof, TlogProofError};
 
-/// What stands beside receipts, in answers.
+/// The members that accompany a receipt in an answer.
 const PARTS: [&str; 6] = [
     "credential",
     "access_token",
@@ -33,7 +32,7 @@ const PARTS: [&str; 6] = [
     "type",
 ];
 
-/// Every member that an answer of this version has, by the object in which it stands.
+/// Every member of an answer of this version, by the object that holds it.
 const MEMBERS: [(&str, &[&str]); 6] = [
     (
         "",
@@ -124,18 +123,18 @@ const MEMBERS: [(&str, &[&str]); 6] = [
     ),
 ];
 
-/// What a file held.
+/// The content of a file.
 pub(super) struct Held {
     pub(super) kind: Kind,
     pub(super) receipt: Receipt,
-    /// The answer around the receipt; null where there is none.
+    /// The answer around the receipt; null if there is none.
     answer: Value,
 }
 
 impl Held {
-    /// Tells what a file is. What stands twice in it, however deep, is refused, not chosen from.
+    /// Determines the kind of a file. A member that occurs twice, at any depth, is refused.
     pub(super) fn read(file: &[u8]) -> Result<Self, String> {
-        let text = std::str::from_utf8(file).map_err(|_| "the file is not text")?;
+        let text = std::str::from_utf8(file).map_err(|_| "the file is not UTF-8")?;
         let begin = text.trim_start();
         if begin.starts_with("c2sp.org/tlog-proof@") {
             let proof: TlogProof = text
@@ -163,7 +162,9 @@ impl Held {
         }
         if members.contains_key("leaf") {
             if let Some(part) = PARTS.iter().find(|part| members.contains_key(**part)) {
-                return Err(format!("the receipt holds a {part}, which no receipt does"));
+                return Err(format!(
+                    "the receipt has the member {part}, which no receipt has"
+                ));
             }
             let receipt = serde_json::from_value(Value::Object(members))
                 .map_err(|error| format!("the receipt cannot be read: {error}"))?;
@@ -188,7 +189,7 @@ impl Held {
             .collect()
     }
 
-    /// Holds what the answer says against what the leaf says.
+    /// Compares the answer with the leaf.
     pub(super) fn check(&self, verdict: &mut Verdict, leaf: &Leaf) {
         let read = serde_json::from_slice(&self.receipt.leaf).unwrap_or_default();
         self.hold(verdict, vec![("/leaf", read)]);
@@ -202,7 +203,7 @@ impl Held {
             (Kind::Opened, Some(RecordedDecision::Request(_)) | None) => verdict.fail(
                 Claim::Decided,
                 format!(
-                    "the answer says that a task was opened, the leaf records {}",
+                    "the answer says that a task was opened, but the leaf records {}",
                     name_of(&leaf.event)
                 ),
             ),
@@ -212,7 +213,7 @@ impl Held {
             (Kind::Issued | Kind::Refused, Some(RecordedDecision::TaskOpened(_)) | None) => {
                 verdict.fail(
                     Claim::Decided,
-                    "the answer is about a decision, its receipt is not",
+                    "the answer is about a decision, but its receipt is not",
                 );
             }
         }
@@ -224,7 +225,7 @@ impl Held {
             verdict.fail(
                 Claim::Decided,
                 format!(
-                    "the leaf's decision is `{}`, which this answer contradicts",
+                    "the answer contradicts the leaf's decision `{}`",
                     decision.outcome.as_str()
                 ),
             );
@@ -249,8 +250,9 @@ impl Held {
         if let Some(said) = self.answer.get("issued_token_type")
             && ![ACCESS_TOKEN, JWT].iter().any(|known| said == known)
         {
-            let told =
-                format!("the answer's issued_token_type is {said}, which no token of ours has");
+            let told = format!(
+                "the answer's issued_token_type is {said}, which no token of the broker has"
+            );
             verdict.fail(Claim::Decided, told);
         }
         if self.answer.get("credential").is_some() {
@@ -258,9 +260,9 @@ impl Held {
         }
         if let Some(token) = self.answer.get("access_token") {
             if !token.is_string() {
-                verdict.fail(Claim::Decided, "the answer's access_token is no text");
+                verdict.fail(Claim::Decided, "the answer's access_token is not a string");
             }
-            // Here, it is its id.
+            // In this form of answer, `task` is the task's id.
             let task = json(serde_json::to_value(decision.task));
             self.hold(verdict, vec![("/task", task)]);
         } else {
@@ -268,7 +270,7 @@ impl Held {
         }
     }
 
-    /// Notes the members that this version does not know: no leaf vouches for them.
+    /// Notes members that this version does not know: the leaf does not cover them.
     fn tell_unknown_members(&self, verdict: &mut Verdict) {
         let mut unknown = Vec::new();
         for (part, known) in MEMBERS {
@@ -285,13 +287,13 @@ impl Held {
         }
         if !unknown.is_empty() {
             verdict.notes.push(format!(
-                "this version knows no {} in such an answer, so it was not looked at",
+                "this version does not know {} in such an answer, and did not verify it",
                 unknown.join(", ")
             ));
         }
     }
 
-    /// A minter may make it shorter than was decided, never longer.
+    /// Checks the life of the credential: a minter may shorten the decided life, but not extend it.
     fn check_life(&self, verdict: &mut Verdict, decision: &DecisionLeaf, at: Timestamp) {
         let issued_at = at.floor_to_second();
         let longest = decision.expires_at.map(|end| issued_at.seconds_until(end));
@@ -302,7 +304,7 @@ impl Held {
                 verdict.fail(
                     Claim::Decided,
                     format!(
-                        "the answer's expires_in is {said}, the leaf grants {} seconds",
+                        "the answer's expires_in is {said}, but the leaf grants {} seconds",
                         longest.unwrap_or_default()
                     ),
                 );
@@ -319,28 +321,28 @@ impl Held {
         }
     }
 
-    /// A credential without a token is not lost sight of.
+    /// Checks that the credential has a token if the leaf permits one.
     fn check_credential(&self, verdict: &mut Verdict, decision: &DecisionLeaf) {
         let permits_token = minter(decision).is_some_and(MinterKind::makes_access_tokens);
         match self.answer.pointer("/credential/access_token") {
             Some(Value::String(_)) => {}
             Some(_) => verdict.fail(
                 Claim::Decided,
-                "the answer's credential.access_token is no text",
+                "the answer's credential.access_token is not a string",
             ),
             None if permits_token => verdict.fail(
                 Claim::Decided,
-                "the leaf permits a JWT, and the answer's credential holds none",
+                "the leaf permits a JWT, but the answer's credential has none",
             ),
             None => verdict.notes.push(
-                "the answer's credential is no JWT, so it carries no leaf's hash: it was not \
-                 looked at"
+                "the answer's credential is not a JWT and carries no hash of the leaf: it was not \
+                 verified"
                     .into(),
             ),
         }
     }
 
-    /// What is there of these parts has to be what can be looked into.
+    /// Checks that these members are objects if they exist.
     fn check_parts(&self, verdict: &mut Verdict, names: &[&str]) {
         for name in names {
             if self.answer.get(name).is_some_and(|part| !part.is_object()) {
@@ -362,23 +364,23 @@ impl Held {
     }
 }
 
-/// Which of the broker's answers this is, by its shape.
+/// The kind of the broker's answer, by its members.
 fn kind_of(answer: &Map<String, Value>) -> Result<Kind, String> {
     let has = |name| answer.contains_key(name);
     let kind = answer.get("type").and_then(Value::as_str);
     let refused = kind.is_some_and(|kind| kind.starts_with(problem::URN));
     match (has("credential") || has("access_token"), refused) {
         (true, true) => {
-            Err("the answer says both that it was granted and that it was refused".into())
+            Err("the answer says both that the request was granted and that it was refused".into())
         }
         (true, false) => Ok(Kind::Issued),
         (false, true) => Ok(Kind::Refused),
-        // As the broker shows a decision: nothing else stands there.
+        // A decision as the broker shows it has no other members.
         (false, false) if has("leaf") && answer.len() == 2 => Ok(Kind::Shown),
         (false, false) if has("task") => Ok(Kind::Opened),
-        (false, false) => {
-            Err("the JSON holds a receipt in no answer that this version knows".into())
-        }
+        (false, false) => Err(
+            "the JSON holds a receipt in a kind of answer that this version does not know".into(),
+        ),
     }
 }
 
@@ -386,7 +388,7 @@ fn json(value: Result<Value, serde_json::Error>) -> Value {
     value.unwrap_or_default()
 }
 
-/// What an answer of `/v1` says of the decision.
+/// The members of an answer of `/v1` about the decision, with their values by the leaf.
 fn told_of_decision(decision: &DecisionLeaf) -> Vec<(&'static str, Value)> {
     vec![
         (
@@ -412,7 +414,7 @@ fn told_of_decision(decision: &DecisionLeaf) -> Vec<(&'static str, Value)> {
     ]
 }
 
-/// What a 201 of `/v1/credentials` says of session and task.
+/// The members of a 201 of `/v1/credentials` about session and task, with their values by the leaf.
 fn told_of_session(decision: &DecisionLeaf) -> Vec<(&'static str, Value)> {
     vec![
         ("/session/id", json(serde_json::to_value(decision.session))),
@@ -452,7 +454,7 @@ fn told_of_session(decision: &DecisionLeaf) -> Vec<(&'static str, Value)> {
     ]
 }
 
-/// What a 200 of `/oauth2/token` says.
+/// The members of a 200 of `/oauth2/token`, with their values by the leaf.
 fn told_of_token(decision: &DecisionLeaf) -> Vec<(&'static str, Value)> {
     let scope = decision.grant.as_ref().map(Grant::scope);
     vec![
@@ -470,12 +472,12 @@ fn told_of_token(decision: &DecisionLeaf) -> Vec<(&'static str, Value)> {
     ]
 }
 
-/// The minter that a leaf names, if this build knows it.
+/// The minter that the leaf names, if this version knows it.
 fn minter(decision: &DecisionLeaf) -> Option<MinterKind> {
     decision.minter.as_deref().and_then(MinterKind::parse)
 }
 
-/// What either says of a credential that was just made, by the leaf's clock and key.
+/// The members of both kinds of answer about a new credential, with their values by the leaf.
 fn told_of_making(decision: &DecisionLeaf, at: Timestamp) -> Vec<(&'static str, Value)> {
     let issued_at = at.floor_to_second().to_string();
     let token_type = Value::from(KeyBinding::token_type(decision.cnf.as_ref()));
@@ -495,7 +497,7 @@ fn told_of_making(decision: &DecisionLeaf, at: Timestamp) -> Vec<(&'static str, 
     told
 }
 
-/// What a 201 of `/v1/tasks` says.
+/// The members of a 201 of `/v1/tasks`, with their values by the leaf.
 fn told_of_task(opened: &TaskLeaf) -> Vec<(&'static str, Value)> {
     vec![
         ("/session", Value::Null),

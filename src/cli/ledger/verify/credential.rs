@@ -1,5 +1,5 @@
-//! Whether a credential is the one that a leaf pins: that policy decided *this*, and decided it
-//! first, for the credential carries the leaf's hash.
+//! Checks that a credential belongs to a leaf. The credential carries the leaf's hash: policy
+//! decided exactly this credential, before it was signed.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -16,7 +16,7 @@ use crate::domain::status_list::StatusPlace;
 use crate::merkle::Hash;
 use crate::mint::jwt::subject_and_actor;
 
-/// Every claim that a credential of ours can have (`mint/jwt.rs`).
+/// Every claim that an access token can have (`mint/jwt.rs`).
 const CLAIMS: [&str; 15] = [
     "iss",
     "sub",
@@ -35,32 +35,33 @@ const CLAIMS: [&str; 15] = [
     "dec",
 ];
 
-/// Who says which keys sign credentials.
+/// The source of the keys that sign credentials.
 pub(super) enum Signers<'a> {
-    /// The auditor, by a JWK set.
+    /// A JWK set that the auditor gave.
     Set(&'a [u8]),
-    /// The log, in a leaf that the broker wrote.
+    /// A leaf of the log that only the broker can have written.
     Leaf(Logged<'a>),
-    /// The log, in a leaf that others could have written: its heads were not always the broker's own.
+    /// A leaf of the log that others could have written, because its heads were not always
+    /// authenticated.
     AnyonesLeaf(u64),
-    /// Nobody. Whether the caller puts up with claims alone, which whoever has the leaf could have
-    /// written.
+    /// None. `unchecked` says whether the user accepts unverified claims, which any holder of the
+    /// leaf could have written.
     Nobody { unchecked: bool },
 }
 
-/// A key that a log names.
+/// A key that a leaf of the log names.
 #[derive(Clone, Copy)]
 pub(super) struct Logged<'a> {
-    /// The leaf that names it.
+    /// The index of that leaf.
     pub(super) index: u64,
-    /// The key.
+    /// The key as a JWK.
     pub(super) jwk: &'a str,
-    /// Whether the log was always one in which each leaf is the broker's.
+    /// Whether the log guarantees that the broker wrote every leaf.
     pub(super) is_brokers: bool,
 }
 
 impl<'a> Signers<'a> {
-    /// What the auditor says comes before what a log says of itself.
+    /// Chooses the source. The auditor's keys take precedence over the log's.
     pub(super) fn of(asked: &Asked<'a>, logged: Option<Logged<'a>>) -> Self {
         match (asked.jwks, logged) {
             (Some(jwks), _) => Self::Set(jwks),
@@ -73,14 +74,14 @@ impl<'a> Signers<'a> {
     }
 }
 
-/// A credential whose claims nobody has verified yet.
+/// A credential with unverified claims.
 pub(super) struct Credential {
     jwt: UnverifiedJwt,
     claims: Map<String, Value>,
 }
 
 impl Credential {
-    /// Reads one. [`UnverifiedJwt`] refuses what is not strictly a JWT first.
+    /// Parses a credential. [`UnverifiedJwt`] refuses text that is not strictly a JWT.
     pub(super) fn parse(token: &str) -> Result<Self, String> {
         let unreadable = |why: String| format!("the credential cannot be read: {why}");
         let jwt = UnverifiedJwt::parse(token).map_err(|error| unreadable(error.to_string()))?;
@@ -93,18 +94,18 @@ impl Credential {
         Ok(Self { jwt, claims })
     }
 
-    /// The hash of the leaf that it says it was decided by.
+    /// The hash of the leaf that the credential names as its decision.
     pub(super) fn leaf_hash(&self) -> Option<Hash> {
         let text = self.claims.get("dec")?.as_str()?;
         Hash::from_slice(&URL_SAFE_NO_PAD.decode(text).ok()?).ok()
     }
 
-    /// The key that it says it was signed with.
+    /// The id of the key that the credential names as its signing key.
     pub(super) fn kid(&self) -> Option<&str> {
         self.jwt.unverified_kid()
     }
 
-    /// Checks it against the leaf of this hash, and its signature.
+    /// Checks it against the leaf with this hash, and verifies its signature.
     pub(super) fn check(
         &self,
         verdict: &mut Verdict,
@@ -115,7 +116,7 @@ impl Credential {
         let Effect::Permits(decision) = leaf.event.facets().effect else {
             return verdict.fail(
                 Claim::Decided,
-                "the leaf permits nothing, so the credential was not decided by it",
+                "the leaf does not permit a credential, so it did not decide this one",
             );
         };
         if !self.jwt.unverified_is_type(ACCESS_TOKEN_TYPE) {
@@ -140,8 +141,8 @@ impl Credential {
                 ));
             }),
             Signers::Nobody { unchecked: true } => {
-                let note = "the credential's own signature was not checked, as you said: whoever \
-                            has the leaf could have written its claims";
+                let note = "the credential's signature was not checked, as requested: any holder of \
+                            the leaf could have written its claims";
                 verdict.notes.push(note.into());
                 return;
             }
@@ -149,16 +150,16 @@ impl Credential {
                 return verdict.lack(
                     Claim::Decided,
                     &format!(
-                        "the credential's own signature was not checked: leaf {index} names its key, \
-                         and the log does not say that each of its heads is the broker's own, so \
-                         somebody else could have written that leaf; give the issuer's keys with --jwks"
+                        "the credential's signature was not checked: leaf {index} names its key, but \
+                         the log does not guarantee that each of its heads is the broker's, so another \
+                         party could have written that leaf; give the issuer's keys with --jwks"
                     ),
                 );
             }
             Signers::Nobody { unchecked: false } => {
                 return verdict.lack(
                     Claim::Decided,
-                    "the credential's own signature was not checked; give the issuer's keys with \
+                    "the credential's signature was not checked; give the issuer's keys with \
                      --jwks",
                 );
             }
@@ -216,25 +217,26 @@ impl Credential {
         if let Some(unknown) = names.find(|name| !CLAIMS.contains(&name.as_str())) {
             verdict.fail(
                 Claim::Decided,
-                format!("the credential says `{unknown}`, of which a leaf knows nothing"),
+                format!("the credential has the claim `{unknown}`, which no leaf has"),
             );
         }
         let key = json(serde_json::to_value(&decision.cnf));
         if *claim("cnf") != key {
             verdict.fail(
                 Claim::Decided,
-                "the credential is bound to another key than the leaf says",
+                "the credential is bound to another key than the one in the leaf",
             );
         }
         if self.kid() != decision.kid.as_deref() {
             verdict.fail(
                 Claim::Decided,
-                "the credential names another signing key than the leaf says",
+                "the credential names another signing key than the leaf",
             );
         }
     }
 
-    /// The list and the bit that say whether it was revoked follow from the leaf's place.
+    /// Checks the list and the index of the credential's status, which follow from the leaf's
+    /// index.
     fn check_status(&self, verdict: &mut Verdict, index: u64, decision: &DecisionLeaf) {
         let said = self.claims.get("status").unwrap_or(&Value::Null);
         let issuer = decision.issuer.as_deref().unwrap_or_default();
@@ -244,7 +246,7 @@ impl Credential {
         if *said != leaf {
             verdict.fail(
                 Claim::Decided,
-                format!("the credential's status is {said}, by the leaf it is {leaf}"),
+                format!("the credential's status is {said}, but by the leaf it must be {leaf}"),
             );
         }
     }
@@ -254,9 +256,7 @@ impl Credential {
         if date("iat").is_none_or(|iat| iat < decided_at.seconds()) {
             verdict.fail(
                 Claim::Decided,
-                format!(
-                    "the credential's iat is missing, or before it was decided at {decided_at}"
-                ),
+                format!("the credential's iat is missing, or before its decision at {decided_at}"),
             );
         }
         match (date("exp"), decision.expires_at) {
@@ -264,7 +264,7 @@ impl Credential {
             (Some(exp), Some(latest)) => verdict.fail(
                 Claim::Decided,
                 format!(
-                    "the credential's exp is {exp}, the leaf allows {} at the latest",
+                    "the credential's exp is {exp}, but the leaf permits {} at the latest",
                     latest.seconds()
                 ),
             ),
@@ -275,7 +275,7 @@ impl Credential {
         }
     }
 
-    /// Whether it was good when it was used, by what it says itself.
+    /// Checks that the credential was valid when it was used, by its own claims.
     pub(super) fn check_use(&self, verdict: &mut Verdict, used: Timestamp) {
         let date = |name: &str| self.claims.get(name).and_then(Value::as_i64);
         let claim = Claim::LoggedBeforeUse;
@@ -320,12 +320,12 @@ impl Credential {
     }
 }
 
-/// Holds what was said of a decision against what its leaf says.
-pub(super) fn equal(verdict: &mut Verdict, what: &str, said: &Value, leaf: &Value) {
+/// Compares a value in an answer or credential with the leaf's.
+pub(super) fn equal(verdict: &mut Verdict, name: &str, said: &Value, leaf: &Value) {
     if said != leaf || said.is_null() {
         verdict.fail(
             Claim::Decided,
-            format!("{what} is {said}, the leaf says {leaf}"),
+            format!("{name} is {said}, but the leaf has {leaf}"),
         );
     }
 }

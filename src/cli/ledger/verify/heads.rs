@@ -1,11 +1,11 @@
-//! The heads of the log that an auditor knows beside the one in the file, what joins them into one
-//! tree, and when they were seen.
+//! The log's heads that an auditor knows in addition to the file's own, the proofs that join them
+//! into one tree, and the times at which they were seen.
 //!
-//! A receipt's own head is believed when a pinned key or witness vouches for it, or when a head for
-//! which one does is shown to continue it: that is how what a retired key signed still holds. That
-//! it continues such a head itself shows nothing of the leaves behind that. A head that was seen at a
-//! certain time, by a witness or by whoever published it, shows that every leaf under it was logged
-//! by then; a witness's time is the whole second in which that was.
+//! A receipt's own head is accepted if a pinned key or witness signed it, or if a head that one of
+//! them signed is shown to continue it: in this way heads signed by a retired key still hold. That
+//! the receipt's head continues a signed head proves nothing about the leaves behind that head. A
+//! head that a witness or a publisher saw at a certain time proves that every leaf under it was
+//! logged by then. A witness's time is a whole second; the cosignature was made within it.
 
 use std::collections::BTreeMap;
 
@@ -18,13 +18,14 @@ use crate::merkle::{
     verify_same_tree,
 };
 
-/// How far behind the log's clock that of somebody who saw a checkpoint may be, in seconds, before
-/// one of them is called wrong. It shows nothing before the use all the same.
+/// How many seconds the clock of an observer may be behind the log's clock before one of them is
+/// reported as wrong. A sighting before the decision's time proves nothing about the use in any
+/// case.
 const MAX_SKEW_SECONDS: u64 = 300;
-/// What a witness puts down as a second is some instant in it.
+/// A witness's time is a whole second, and the cosignature was made some time within it.
 const COSIGNED_WITHIN_SECONDS: u64 = 1;
 
-/// A consistency proof, as `GET /v1/ledger/consistency` answers it.
+/// A consistency proof, in the form of `GET /v1/ledger/consistency`.
 #[derive(Clone, Debug, Deserialize)]
 pub(in crate::cli) struct Consistency {
     pub(super) from: u64,
@@ -33,37 +34,36 @@ pub(in crate::cli) struct Consistency {
     pub(super) hashes: Vec<Hash>,
 }
 
-/// A checkpoint beside the file's own.
+/// A checkpoint that was given in addition to the file's own.
 #[derive(Clone, Debug)]
 pub(in crate::cli) struct Given {
-    /// What to call it.
+    /// Its name in messages.
     pub(in crate::cli) name: String,
-    /// The signed note.
     pub(in crate::cli) note: Vec<u8>,
-    /// When it was public, by the clock of whoever kept it.
+    /// The time at which it was public, by the clock of the person who kept it.
     pub(in crate::cli) published: Option<Timestamp>,
 }
 
-/// A head that somebody saw.
+/// An observation of a head at a certain time.
 #[derive(Clone, Debug)]
 struct Sighting {
     head: Checkpoint,
-    /// The latest instant at which that may have been.
+    /// The latest possible time of the observation.
     at: Timestamp,
     by: String,
 }
 
-/// The heads that are known.
 pub(super) struct Heads {
     anchors: Vec<Anchor>,
     proofs: Vec<Consistency>,
-    /// Roots that a whole log was read to have had.
+    /// Roots of a whole log at certain sizes, computed while it was read.
     roots: BTreeMap<u64, Hash>,
     sightings: Vec<Sighting>,
 }
 
 impl Heads {
-    /// Opens what was given. What nobody vouches for is a problem: it was named to be believed.
+    /// Verifies the given checkpoints. One without a trusted signature is a problem, because the
+    /// user named it as trusted.
     pub(super) fn open(
         verdict: &mut Verdict,
         trust: &Trust,
@@ -101,7 +101,7 @@ impl Heads {
             self.sightings.push(Sighting {
                 head: anchor.checkpoint().clone(),
                 at,
-                by: format!("the clock of whoever kept {}", given.name),
+                by: format!("the clock of the keeper of {}", given.name),
             });
         }
         self.anchors.push(anchor);
@@ -118,24 +118,24 @@ impl Heads {
         }
     }
 
-    /// The sizes at which a whole log's root is worth knowing.
+    /// The sizes at which a whole log's root must be computed.
     pub(super) fn sizes(&self) -> impl Iterator<Item = u64> {
         self.anchors.iter().map(|anchor| anchor.checkpoint().size)
     }
 
-    /// The largest tree of this log that somebody vouches for.
+    /// The size of the largest tree of this log with a trusted signature.
     pub(super) fn largest(&self, origin: &str) -> u64 {
         let own = self.anchors.iter().map(Anchor::checkpoint);
         let own = own.filter(|head| head.origin == origin);
         own.map(|head| head.size).max().unwrap_or(0)
     }
 
-    /// A whole log had this root at this size.
+    /// Records the root of a whole log at this size.
     pub(super) fn learn(&mut self, size: u64, root: Hash) {
         self.roots.insert(size, root);
     }
 
-    /// Whether two heads are of one tree; none if nothing says so.
+    /// Whether two heads belong to one tree; `None` if no proof shows it.
     fn joined(&self, one: &Checkpoint, other: &Checkpoint) -> Option<Result<(), String>> {
         if one.size == other.size {
             return Some(if one.root == other.root {
@@ -149,7 +149,7 @@ impl Heads {
             return Some(if one && other {
                 Ok(())
             } else {
-                Err("a head that the log's own entries do not come to".into())
+                Err("the log's own entries do not lead to one of the heads".into())
             });
         }
         let (from, to) = (one.size.min(other.size), one.size.max(other.size));
@@ -163,7 +163,8 @@ impl Heads {
         )
     }
 
-    /// Who vouches for a head, be it through another one. Tells of contradictions.
+    /// Describes the trusted signature on a head, direct or through another head. Reports
+    /// contradictions.
     pub(super) fn vouched(
         &mut self,
         verdict: &mut Verdict,
@@ -182,15 +183,15 @@ impl Heads {
                 verdict.fail(
                     Claim::Logged,
                     format!(
-                        "a checkpoint of the log {} was given, this is of {}",
+                        "a checkpoint of the log {} was given, but the file's is of {}",
                         other.origin, head.origin
                     ),
                 );
                 continue;
             }
             match self.joined(head, other) {
-                // One tree with an earlier head says nothing of what came after that: whoever has
-                // the earlier leaves can put any others behind them.
+                // Being one tree with an earlier head proves nothing about the later leaves: a
+                // holder of the earlier leaves can append any others.
                 Some(Ok(())) if other.size < head.size => {}
                 Some(Ok(())) => {
                     through.get_or_insert_with(|| {
@@ -205,11 +206,11 @@ impl Heads {
                     Claim::Logged,
                     format!("THE LOG WAS FORKED OR REWOUND, or a proof is wrong: {why}"),
                 ),
-                // It was given to be held against this: whoever left the proof away may have to.
+                // The checkpoint was given to be compared, so a missing proof is a problem.
                 None => verdict.fail(
                     Claim::Logged,
                     format!(
-                        "the checkpoint of {} leaves was not joined to the one of {}: give a proof \
+                        "no proof joins the checkpoint of {} leaves to the one of {}: give one \
                          with --consistency",
                         other.size, head.size
                     ),
@@ -220,8 +221,8 @@ impl Heads {
             (Ok(anchor), _) => Some(format!("a checkpoint signed by {}", names(&anchor))),
             (Err(CheckpointError::Note(NoteError::NoKnownSigner)), Some(through)) => {
                 verdict.notes.push(
-                    "the checkpoint's own signature is by no key that you gave: it holds by the \
-                     later one alone"
+                    "no given key signed the checkpoint itself: it holds only through the later \
+                     checkpoint"
                         .into(),
                 );
                 Some(through)
@@ -233,8 +234,8 @@ impl Heads {
         }
     }
 
-    /// By when a leaf under `head` was logged, and before which use. The leaf: its place, and when it
-    /// says that it was decided.
+    /// Determines by when a leaf under `head` was logged, and whether that was before the use.
+    /// `index` and `decided_at` are the leaf's index and its time of decision.
     pub(super) fn before_use(
         &self,
         verdict: &mut Verdict,
@@ -255,7 +256,7 @@ impl Heads {
             return verdict.fail(
                 claim,
                 format!(
-                    "{} saw it at {}, before it was decided at {decided_at} by the log's: these \
+                    "{} shows {} for it, before its decision at {decided_at} by the log's clock: these \
                      clocks contradict each other",
                     seen.by, seen.at
                 ),
@@ -264,10 +265,10 @@ impl Heads {
         if let Some(used) = used_at.filter(|used| *used < decided_at) {
             return verdict.fail(
                 claim,
-                format!("it was used at {used}, before it was decided at {decided_at}"),
+                format!("it was used at {used}, before its decision at {decided_at}"),
             );
         }
-        // By how much a clock is behind that is behind the log's at all, nobody knows.
+        // Ignore clocks that lag the log's: the size of the lag is unknown.
         let fit = seen.iter().filter(|seen| seen.at >= decided_at);
         match (fit.min_by_key(|seen| seen.at), used_at) {
             (None, None) => {}
@@ -275,36 +276,36 @@ impl Heads {
                 Some(behind) => verdict.fail(
                     claim,
                     format!(
-                        "{} says {}, which is before it was decided at {decided_at}: a clock that \
-                         is behind does not show that it was logged before the use at {used}",
+                        "{} shows {}, which is before the decision at {decided_at}: a clock that lags \
+                         does not show that it was logged before the use at {used}",
                         behind.by, behind.at
                     ),
                 ),
                 None => verdict.fail(
                     claim,
-                    "no witness's or published checkpoint shows that it was logged before the use",
+                    "no witnessed or published checkpoint shows that it was logged before the use",
                 ),
             },
             (Some(seen), None) => verdict.leave(
                 claim,
                 &format!(
-                    "the use's time was not given; logged by {} at the latest, by {}",
+                    "the time of use was not given; logged by {} at the latest, according to {}",
                     seen.at, seen.by
                 ),
             ),
             (Some(seen), Some(used)) if seen.at <= used => verdict.show(
                 claim,
                 format!(
-                    "yes, logged by {} at the latest, by {}; used at {used}, by the clock of \
-                     whoever recorded the use",
+                    "yes, logged by {} at the latest, according to {}; used at {used}, by the clock \
+                     that recorded the use",
                     seen.at, seen.by
                 ),
             ),
             (Some(seen), Some(used)) => verdict.fail(
                 claim,
                 format!(
-                    "the first checkpoint that shows it is of {}, by {}, which is after the use at \
-                     {used}",
+                    "the first checkpoint that shows it is of {}, according to {}, which is after the \
+                     use at {used}",
                     seen.at, seen.by
                 ),
             ),
@@ -312,7 +313,7 @@ impl Heads {
     }
 }
 
-/// Who vouches for an anchor.
+/// The names of the keys and witnesses that signed an anchor.
 fn names(anchor: &Anchor) -> String {
     let keys = anchor.signers().iter().map(VerifierKey::name);
     let witnesses = anchor.cosignatures().iter();
@@ -320,7 +321,7 @@ fn names(anchor: &Anchor) -> String {
     keys.chain(witnesses).collect::<Vec<_>>().join(", ")
 }
 
-/// An error with its causes, none said twice.
+/// An error with its causes, without repetitions.
 pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

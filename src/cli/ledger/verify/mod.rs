@@ -1,16 +1,19 @@
-//! What a receipt, a proof or a log shows, and what it does not.
+//! Verifies receipts, proofs and logs, and reports which claims they prove.
 //!
-//! Three things can be asked of a credential: that it was *decided*, that the decision was
-//! *logged*, and that it was logged *before it was used*. The first is shown by the leaf, whose
-//! hash the credential carries: the decision's bytes existed before the signature did, if there is a
-//! signature, which takes the issuer's keys or the log that names them. The second
-//! by the inclusion proof under a checkpoint that a pinned key or witness vouches for. The third is
-//! shown by neither, for a receipt does not say when the log got its leaf: it takes a checkpoint
-//! that a witness cosigned, or that somebody published, before the use, and it is told by whose
-//! clock.
+//! Three claims can be made about a credential: it was *decided*, the decision was *logged*, and it
+//! was logged *before the credential was used*.
 //!
-//! Nothing is fetched. Whatever does not hold is told, each for itself, and any of it makes the
-//! whole not hold; so does what was asked and cannot be shown.
+//! - The leaf proves the first one, because the credential carries its hash: the decision's bytes
+//!   existed before the signature. Verifying the signature requires the issuer's keys, or the log
+//!   that names them.
+//! - The inclusion proof under a checkpoint that a pinned key or witness signed proves the second
+//!   one.
+//! - A receipt does not prove the third one, because it does not show when the log received the
+//!   leaf. That takes a checkpoint that a witness cosigned, or that was published, before the use.
+//!   The result names the clock that shows it.
+//!
+//! Nothing is fetched. Every contradiction is reported separately. The result is negative if there
+//! is any, or if a requested claim cannot be proven.
 
 mod answer;
 mod credential;
@@ -33,42 +36,43 @@ use crate::domain::decision::Outcome;
 use crate::domain::leaf::{DecisionLeaf, Event, Leaf, RecordedDecision};
 use crate::merkle::{LOG_FILE_FORMAT, Receipt, Trust};
 
-/// The longest file that is held in memory: a 201 body with its receipt is a few kilobytes.
+/// The longest file that is read into memory, in bytes: a 201 body with its receipt has a few
+/// kilobytes.
 const MAX_PROOF_BYTES: u64 = 1024 * 1024;
-/// So much of a file is looked at to tell whether it is a log: the beginning of one, and blanks.
+/// The number of bytes, blanks included, that show whether a file is a whole log.
 const BEGIN_BYTES: u64 = 64;
 
-/// What is asked of a file.
+/// The material and the questions of a verification.
 pub(in crate::cli) struct Asked<'a> {
-    /// Whom the auditor believes.
+    /// The keys that the auditor trusts.
     pub(in crate::cli) trust: &'a Trust,
     /// The credential that the file must be for.
     pub(in crate::cli) credential: Option<&'a str>,
-    /// The issuer's keys.
+    /// The issuer's keys, as a JWK set.
     pub(in crate::cli) jwks: Option<&'a [u8]>,
-    /// Whether a credential's claims are enough, its signature unchecked.
+    /// Whether a credential's claims suffice without a verified signature.
     pub(in crate::cli) unchecked_signature: bool,
     /// Other checkpoints of the log.
     pub(in crate::cli) given: &'a [Given],
-    /// What joins them.
+    /// Consistency proofs between checkpoints.
     pub(in crate::cli) proofs: &'a [Consistency],
-    /// When the credential was used.
+    /// The time at which the credential was used.
     pub(in crate::cli) used_at: Option<Timestamp>,
 }
 
 impl Asked<'_> {
-    /// Keys are given to look at a credential; where there is none they were given in vain.
+    /// Reports --jwks as an error if there is no credential to verify with it.
     fn wants_a_credential(&self, verdict: &mut Verdict) {
         if self.jwks.is_some() {
             verdict.fail(
                 Claim::Decided,
-                "--jwks says who signs credentials, and there is none: give it with --credential-file",
+                "--jwks verifies a credential, but there is none: give it with --credential-file",
             );
         }
     }
 
-    /// Whether the use that is asked about was of something that this leaf permits, while it was
-    /// good.
+    /// Checks that the leaf permits a credential, and that the credential was valid at the time of
+    /// use.
     fn check_use(
         &self,
         verdict: &mut Verdict,
@@ -82,13 +86,13 @@ impl Asked<'_> {
         let Some(decision) = decision.filter(|decision| decision.outcome == Outcome::Permit) else {
             return verdict.fail(
                 claim,
-                "--used-at says when a credential was used, and the leaf permits none",
+                "--used-at gives the time at which a credential was used, but the leaf permits none",
             );
         };
         if let Some(end) = decision.expires_at.filter(|end| used > *end) {
             verdict.fail(
                 claim,
-                format!("it was used at {used}, the leaf permits it until {end}"),
+                format!("it was used at {used}, but the leaf permits it until {end}"),
             );
         }
         for credential in credentials {
@@ -97,7 +101,8 @@ impl Asked<'_> {
     }
 }
 
-/// Checks a file. Only a whole log may be longer than [`MAX_PROOF_BYTES`], and is read line by line.
+/// Verifies a file. A whole log is read line by line; any other file longer than
+/// [`MAX_PROOF_BYTES`] is refused.
 pub(in crate::cli) fn verify(mut file: impl BufRead, asked: &Asked<'_>) -> Verdict {
     let mut verdict = Verdict::nothing();
     let unreadable = |error: io::Error| format!("the file cannot be read: {error}");
@@ -118,21 +123,21 @@ pub(in crate::cli) fn verify(mut file: impl BufRead, asked: &Asked<'_>) -> Verdi
         Ok(read) if read as u64 <= MAX_PROOF_BYTES => verify_receipt(&mut verdict, &bytes, asked),
         Ok(_) => verdict.fail(
             Claim::Logged,
-            format!("the file has more than {MAX_PROOF_BYTES} bytes, and is no log"),
+            format!("the file has more than {MAX_PROOF_BYTES} bytes and is not a log"),
         ),
         Err(error) => verdict.fail(Claim::Logged, unreadable(error)),
     }
     verdict
 }
 
-/// Whether a file begins as a whole log does, blanks aside.
+/// Whether a file begins like a whole log, apart from blanks.
 fn is_log(begin: &[u8]) -> bool {
     let mark = format!("{{\"format\":\"{LOG_FILE_FORMAT}\"");
     let shown = begin.iter().filter(|byte| !byte.is_ascii_whitespace());
     shown.take(mark.len()).eq(mark.as_bytes())
 }
 
-/// The beginning of a file, however little of it a pipe gives at once.
+/// The beginning of a file, even if a pipe delivers it in small parts.
 fn begin_of(file: &mut impl BufRead) -> io::Result<Vec<u8>> {
     let mut begin = Vec::new();
     file.by_ref().take(BEGIN_BYTES).read_to_end(&mut begin)?;
@@ -194,21 +199,21 @@ fn verify_receipt(verdict: &mut Verdict, file: &[u8], asked: &Asked<'_>) {
         && decision.is_some_and(|d| d.outcome == Outcome::Permit)
     {
         verdict.notes.push(
-            "no credential was given: whether one carries this decision was not looked at".into(),
+            "no credential was given, so it was not verified that one carries this decision".into(),
         );
     }
     asked.check_use(verdict, decision, &credentials);
     heads.before_use(verdict, &head, (receipt.index, leaf.at), asked.used_at);
 }
 
-/// The leaf, if this version reads it and it is meant for this log.
+/// The leaf, if this version can read it and it belongs to this log.
 fn leaf_of(verdict: &mut Verdict, receipt: &Receipt, origin: &str) -> Option<Leaf> {
     let leaf = match Leaf::from_bytes(&receipt.leaf) {
         Ok(leaf) => leaf,
         Err(error) => {
             verdict.fail(
                 Claim::Decided,
-                format!("the leaf is not one that this build reads: {error}"),
+                format!("this version cannot read the leaf: {error}"),
             );
             return None;
         }
@@ -217,7 +222,7 @@ fn leaf_of(verdict: &mut Verdict, receipt: &Receipt, origin: &str) -> Option<Lea
         verdict.fail(
             Claim::Logged,
             format!(
-                "the leaf is meant for the log {}, the checkpoint is of {origin}",
+                "the leaf belongs to the log {}, but the checkpoint is of {origin}",
                 leaf.origin
             ),
         );
@@ -226,7 +231,7 @@ fn leaf_of(verdict: &mut Verdict, receipt: &Receipt, origin: &str) -> Option<Lea
     Some(leaf)
 }
 
-/// The decision that a leaf records, if it does; says what was decided.
+/// The decision that the leaf records, if any. Reports the decision.
 fn decision_of<'a>(verdict: &mut Verdict, leaf: &'a Leaf) -> Option<&'a DecisionLeaf> {
     match leaf.event.facets().decision {
         Some(RecordedDecision::Request(decision)) => {
@@ -264,7 +269,7 @@ fn decided(leaf: &Leaf, decision: &DecisionLeaf) -> String {
     )
 }
 
-/// The event's own word for itself.
+/// The event's name in the leaf.
 fn name_of(event: &Event) -> String {
     let value = serde_json::to_value(event).unwrap_or_default();
     let name = value.get("event").and_then(Value::as_str);

@@ -1,4 +1,4 @@
-//! The verdicts: what was shown, what was not, and what does not hold.
+//! The results of a verification: the claims that are shown, that are not shown, and that fail.
 
 use std::fmt;
 
@@ -6,17 +6,17 @@ use serde::Serialize;
 
 use crate::cli::output::printable;
 
-/// What a file turned out to be.
+/// The kind of a verified file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(in crate::cli) enum Kind {
-    /// A receipt.
+    /// A receipt without an answer around it.
     Receipt,
     /// The body of a 201 or of a token's 200, with its receipt.
     Issued,
-    /// The body of a 201 for a task alone, with its receipt.
+    /// The body of a 201 for a task without a credential, with its receipt.
     Opened,
-    /// A decision as it is shown, with its receipt.
+    /// A decision as the broker shows it, with its receipt.
     Shown,
     /// The body of a refusal, with its receipt.
     Refused,
@@ -40,52 +40,52 @@ impl Kind {
     }
 }
 
-/// Which of the three things that could be asked of a credential.
+/// One of the three claims about a credential that are verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Claim {
-    /// That policy decided it, and decided this.
+    /// Policy decided it, and the decision is this one.
     Decided,
-    /// That the log has the decision.
+    /// The log contains the decision.
     Logged,
-    /// That the log had it before the credential was used.
+    /// The log contained it before the credential was used.
     LoggedBeforeUse,
 }
 
-/// How a claim stands.
+/// The state of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(in crate::cli) enum Standing {
-    /// It is shown.
+    /// The given material proves the claim.
     Holds,
-    /// What was given shows nothing of it.
+    /// The given material does not prove the claim.
     NotShown,
-    /// What was given contradicts it.
+    /// The given material contradicts the claim.
     Fails,
 }
 
-/// A claim's standing, and why.
+/// The state of a claim, with the reason.
 #[derive(Clone, Debug, Serialize)]
 pub(in crate::cli) struct Finding {
     pub(in crate::cli) verdict: Standing,
     pub(in crate::cli) detail: String,
 }
 
-/// What was found.
+/// The result of a verification.
 #[derive(Clone, Debug, Serialize)]
 pub(in crate::cli) struct Verdict {
-    /// What the file is; nothing when it is none of what we know.
+    /// The kind of the file; `None` if this version does not know it.
     pub(super) kind: Option<Kind>,
-    /// What the leaf decided, and whether the credential carries it.
+    /// The decision in the leaf, and whether the credential carries it.
     pub(super) decided: Finding,
-    /// Where the log has it, and on whose word.
+    /// The leaf's index in the log, and the keys that signed the checkpoint.
     pub(super) logged: Finding,
-    /// By when it was logged, and by whose clock.
+    /// The time by which it was logged, and whose clock that is.
     pub(super) logged_before_use: Finding,
-    /// What was not looked at.
+    /// Remarks, for example on parts that were not verified.
     pub(super) notes: Vec<String>,
-    /// What was asked and is not shown, though nothing contradicts it.
+    /// Requested claims that are not proven but not contradicted.
     pub(super) missing: Vec<String>,
-    /// What does not hold.
+    /// The contradictions that were found.
     pub(super) problems: Vec<String>,
 }
 
@@ -109,7 +109,7 @@ impl Verdict {
         }
     }
 
-    /// Whether everything that was asked is shown, and nothing contradicts it.
+    /// Whether every requested claim is proven, and none contradicted.
     pub(in crate::cli) fn holds(&self) -> bool {
         self.problems.is_empty() && self.missing.is_empty() && self.kind.is_some()
     }
@@ -122,18 +122,18 @@ impl Verdict {
         }
     }
 
-    /// A claim is shown, unless something contradicts it.
+    /// Marks a claim as proven, unless it is contradicted.
     pub(super) fn show(&mut self, claim: Claim, detail: String) {
         self.stand(claim, Standing::Holds, detail);
     }
 
-    /// A claim is not shown, and why not.
+    /// Marks a claim as not proven, with the reason.
     pub(super) fn leave(&mut self, claim: Claim, why: &str) {
         self.stand(claim, Standing::NotShown, format!("not shown: {why}"));
     }
 
-    /// A claim was to be shown and is not, though nothing contradicts it. What else was found of it
-    /// is told.
+    /// Marks a requested claim as not proven, though not contradicted. Keeps the other findings
+    /// about it.
     pub(super) fn lack(&mut self, claim: Claim, why: &str) {
         let found = self.finding(claim).detail.clone();
         self.stand(
@@ -144,7 +144,7 @@ impl Verdict {
         self.missing.push(why.to_owned());
     }
 
-    /// What contradicts a claim is the first thing to know of it.
+    /// Sets the state of a claim. A contradiction, once found, is kept.
     fn stand(&mut self, claim: Claim, verdict: Standing, detail: String) {
         let finding = self.finding(claim);
         if finding.verdict != Standing::Fails {
@@ -152,7 +152,7 @@ impl Verdict {
         }
     }
 
-    /// Something contradicts a claim.
+    /// Marks a claim as contradicted.
     pub(super) fn fail(&mut self, claim: Claim, problem: impl Into<String>) {
         let problem = problem.into();
         self.stand(claim, Standing::Fails, problem.clone());
@@ -163,11 +163,7 @@ impl Verdict {
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = self.kind.map(Kind::describe);
-        writeln!(
-            f,
-            "file: {}",
-            kind.unwrap_or("nothing that this command knows")
-        )?;
+        writeln!(f, "file: {}", kind.unwrap_or("unknown to this version"))?;
         for (name, finding) in [
             ("decided", &self.decided),
             ("logged", &self.logged),
@@ -189,9 +185,9 @@ impl fmt::Display for Verdict {
             writeln!(f, "FAILED: {}", printable(problem))?;
         }
         f.write_str(match (self.holds(), self.problems.is_empty()) {
-            (true, _) => "all of it holds",
-            (false, true) => "not all of it is shown",
-            (false, false) => "it does not hold",
+            (true, _) => "everything holds",
+            (false, true) => "not everything is shown",
+            (false, false) => "does not hold",
         })
     }
 }

@@ -1,5 +1,5 @@
-//! What a whole exported log shows: that its entries are the ones that were signed, in an order in
-//! which each act comes after what it acts on.
+//! Verifies a whole exported log: its entries are those under the signed checkpoint, and each act
+//! comes after the acts that it depends on.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::BufRead;
@@ -14,35 +14,35 @@ use crate::domain::leaf::{DecisionLeaf, Effect, Event, Leaf};
 use crate::ids::{SessionId, TaskId};
 use crate::merkle::{LogEntry, LogReader};
 
-/// Faults of order that are told one by one; the rest are counted.
+/// How many faults of order are reported one by one; the rest are counted.
 const TOLD: u64 = 10;
-/// The purpose of keys that sign credentials, in the log's words.
+/// The purpose of keys that sign credentials, as leaves name it.
 const ACCESS_TOKEN: &str = "access_token";
 
-/// A decision that a credential names, as the log has it.
+/// The decision that a credential names, as found in the log.
 struct Found {
     entry: LogEntry,
     leaf: Leaf,
 }
 
-/// What is remembered of a log while it is read.
+/// The state while a log is read.
 #[derive(Default)]
 struct Order {
     sessions: HashSet<SessionId>,
     tasks: HashSet<TaskId>,
-    /// What was acted on before it was there, which was excused since bodies are missing. When it is
-    /// there later, that was no excuse.
+    /// Sessions and tasks that were acted on before they appeared. This is excused if bodies were
+    /// pruned before, but it is a fault if they appear later.
     excused_sessions: HashSet<SessionId>,
     excused_tasks: HashSet<TaskId>,
     generations: HashSet<GenerationDigest>,
     counts: BTreeMap<&'static str, u64>,
-    /// Whether the log says that each of its heads is the broker's own.
+    /// Whether the log guarantees that each of its heads is the broker's.
     heads_authenticated: bool,
     pruned: u64,
     faults: u64,
 }
 
-/// Reads a log to its end and says what it shows.
+/// Reads a log to its end, and reports the claims that it proves.
 pub(super) fn verify(verdict: &mut Verdict, input: impl BufRead, asked: &Asked<'_>) {
     let mut reader = match LogReader::unsigned(input) {
         Ok(reader) => reader,
@@ -50,7 +50,7 @@ pub(super) fn verify(verdict: &mut Verdict, input: impl BufRead, asked: &Asked<'
     };
     verdict.kind = Some(Kind::Log);
     let mut heads = Heads::open(verdict, asked.trust, asked.given, asked.proofs);
-    // What nobody vouches for need not be read to its end, if it has one.
+    // A log without a trusted signature need not be read to its end.
     let head = reader.checkpoint();
     if heads.largest(&head.origin) < head.size
         && let Err(error) = asked.trust.open(reader.note().as_bytes())
@@ -77,7 +77,7 @@ pub(super) fn verify(verdict: &mut Verdict, input: impl BufRead, asked: &Asked<'
             Err(error) => return verdict.fail(Claim::Logged, with_causes(&error)),
         };
         let leaf = order.take(verdict, &entry, &origin);
-        // A key that comes after the decision is not the one that it was signed with.
+        // The signing key must appear before the decision.
         if found.is_none() && key.is_none() {
             let named = leaf.as_ref().and_then(|leaf| signing_key(leaf, kid));
             key = named.map(|jwk| (entry.index, jwk.to_owned()));
@@ -101,8 +101,8 @@ pub(super) fn verify(verdict: &mut Verdict, input: impl BufRead, asked: &Asked<'
         return verdict.fail(
             Claim::Logged,
             format!(
-                "THE LOG WAS CUT: it had {largest} leaves when a checkpoint was signed that you \
-                 gave, and this has {}",
+                "THE LOG WAS CUT: a given checkpoint was signed over {largest} leaves, but this log \
+                 has {}",
                 head.size
             ),
         );
@@ -124,7 +124,7 @@ pub(super) fn verify(verdict: &mut Verdict, input: impl BufRead, asked: &Asked<'
         (None, _) => without_credential(verdict, asked),
         (Some(_), None) => verdict.fail(
             Claim::Decided,
-            "the log holds no decision that this credential names, or its body was pruned",
+            "the log does not hold the decision that this credential names, or its body was pruned",
         ),
         (Some(credential), Some(Found { entry, leaf })) => {
             let decision = decision_of(verdict, &leaf);
@@ -141,17 +141,17 @@ pub(super) fn verify(verdict: &mut Verdict, input: impl BufRead, asked: &Asked<'
     }
 }
 
-/// Says what a log alone leaves open.
+/// Reports the claims that a log without a credential cannot prove.
 fn without_credential(verdict: &mut Verdict, asked: &Asked<'_>) {
     verdict.leave(Claim::Decided, "no credential was given");
     asked.wants_a_credential(verdict);
     if asked.used_at.is_some() {
-        let why = "--used-at says when a credential was used: give it with --credential-file";
+        let why = "--used-at needs the credential that was used: give it with --credential-file";
         verdict.fail(Claim::LoggedBeforeUse, why);
     }
 }
 
-/// The public key that a leaf says was made to sign credentials under this id.
+/// The public key that a leaf records for signing credentials under this id.
 fn signing_key<'a>(leaf: &'a Leaf, wanted: Option<&str>) -> Option<&'a str> {
     match leaf.event.facets().effect {
         Effect::AddsKey(key) if key.purpose == ACCESS_TOKEN && Some(key.kid) == wanted => {
@@ -170,12 +170,12 @@ fn signing_key<'a>(leaf: &'a Leaf, wanted: Option<&str>) -> Option<&'a str> {
 }
 
 impl Order {
-    /// Takes one entry; its leaf, if it can be read.
+    /// Processes one entry. Returns its leaf if it can be read.
     fn take(&mut self, verdict: &mut Verdict, entry: &LogEntry, origin: &str) -> Option<Leaf> {
         let Some(bytes) = &entry.leaf else {
-            // What retention takes is a beginning.
+            // Retention prunes a log from its beginning.
             if entry.index > self.pruned {
-                let why = "has no body, though earlier ones have: it was not pruned but left out";
+                let why = "has no body, although earlier ones have: it was removed, not pruned";
                 self.fault(verdict, entry.index, why);
             }
             self.pruned += 1;
@@ -189,14 +189,14 @@ impl Order {
             }
         };
         if leaf.origin != origin {
-            let why = format!("is meant for the log {}", leaf.origin);
+            let why = format!("belongs to the log {}", leaf.origin);
             self.fault(verdict, entry.index, &why);
         }
         if (entry.index == 0) != matches!(leaf.event, Event::Genesis { .. }) {
             self.fault(
                 verdict,
                 entry.index,
-                "a log has one beginning, and begins with it",
+                "is a genesis leaf that is not the first, or the first leaf is not one",
             );
         }
         if let Err(why) = self.follow(&leaf.event) {
@@ -205,8 +205,8 @@ impl Order {
         Some(leaf)
     }
 
-    /// Whether an event comes after what it rests on. What was pruned may have held that, so
-    /// nothing is missed once something was, unless it turns up later.
+    /// Checks that an event comes after the events that it depends on. Once bodies were pruned, a
+    /// missing event is excused unless it appears later.
     fn follow(&mut self, event: &Event) -> Result<(), String> {
         let (name, result) = match event {
             Event::Genesis {
@@ -266,16 +266,14 @@ impl Order {
 
     fn first_of_task(&self, task: TaskId) -> Result<(), String> {
         if self.excused_tasks.contains(&task) {
-            return Err("is of a task that had ended before".into());
+            return Err("belongs to a task that had ended before".into());
         }
         Ok(())
     }
 
     fn decided_by(&self, generation: GenerationDigest) -> Result<(), String> {
         self.excuse(self.generations.contains(&generation))
-            .map_err(|()| {
-                "comes before the activation of the generation that it was decided by".into()
-            })
+            .map_err(|()| "comes before the activation of the generation that decided it".into())
     }
 
     fn of_session(&mut self, session: SessionId) -> Result<(), String> {
@@ -298,7 +296,7 @@ impl Order {
         Ok(())
     }
 
-    /// Whether something is there, or may have been in what is missing.
+    /// Whether an event was seen, or may have been in a pruned body.
     fn excuse(&self, there: bool) -> Result<(), ()> {
         if there || self.pruned > 0 {
             Ok(())
@@ -324,8 +322,8 @@ impl Order {
         }
         if self.pruned > 0 {
             verdict.notes.push(format!(
-                "{} bodies were pruned: their hashes are in the tree, what they said was not looked \
-                 at, and what rests on them was taken as it is",
+                "{} bodies were pruned: their hashes are in the tree, but their contents were not \
+                 verified, and entries that depend on them were accepted",
                 self.pruned
             ));
         }

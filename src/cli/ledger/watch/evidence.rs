@@ -1,9 +1,9 @@
-//! What a monitor found, as a file that convinces somebody who does not trust the monitor.
+//! The finding of a monitor, as a file that others can verify without trusting the monitor.
 //!
-//! Two signed notes of one size and two roots accuse the log by themselves. A larger tree does so
-//! by one thing more: the root that it has at the older size, with the consistency proof (RFC 9162)
-//! that leads from there to the signed root. What a note alone cannot show is when it was served:
-//! that a smaller head came later is the monitor's word.
+//! Two signed notes with the same size and different roots prove a contradiction by themselves. For
+//! a larger tree, the file also has its root at the older size and the consistency proof (RFC 9162)
+//! from there to the signed root. Notes cannot show when they were served: that a smaller head came
+//! later is attested by the monitor only.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
@@ -26,18 +26,18 @@ use crate::merkle::{
 };
 
 const FORMAT: &str = "taskpass-watch-evidence@v1";
-/// Two notes, a proof and at most sixteen tiles.
+/// The longest file that is read, in bytes: two notes, a proof and at most sixteen tiles.
 const MAX_BYTES: u64 = 2 * 1024 * 1024;
-/// Evidence of one second.
+/// The most files of evidence in one second.
 const MAX_FILES: u32 = 1_000;
 
-/// The file.
+/// The content of the file.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Evidence {
     format: String,
     kind: String,
-    /// When it was found, by the monitor's clock.
+    /// The time of the finding, by the monitor's clock.
     at: Timestamp,
     url: String,
     says: String,
@@ -45,14 +45,14 @@ struct Evidence {
     kept: Option<String>,
     /// The note that was served.
     fetched: String,
-    /// The root of the served tree at the kept size, and the proof of that.
+    /// The root of the served tree at the kept size, and the proof of it.
     older_root: Option<Hash>,
     consistency_proof: Option<Vec<Hash>>,
     /// The tiles that were read, by their paths, in base64.
     tiles: BTreeMap<String, String>,
 }
 
-/// Writes it beside the state, over nothing, and says where.
+/// Writes the evidence next to the state, without overwriting a file, and returns its path.
 pub(super) fn write(
     state: &State,
     found: &Contradiction,
@@ -103,14 +103,14 @@ pub(super) fn write(
     Err(io::ErrorKind::AlreadyExists.into())
 }
 
-/// Checks somebody's evidence, with the log's keys and nothing else.
+/// Verifies a file of evidence with the log's keys only.
 pub(super) fn check(file: &Path, keys: &[VerifierKey], form: Form) -> Result<(), Failure> {
     let place = file.display();
     let evidence: Evidence = serde_json::from_slice(&read_file(file, MAX_BYTES)?)
-        .map_err(|why| Failure::Usage(format!("{place} is no evidence of a monitor: {why}")))?;
+        .map_err(|why| Failure::Usage(format!("{place} is not evidence of a monitor: {why}")))?;
     if evidence.format != FORMAT {
         return Err(Failure::Usage(format!(
-            "{place} is of another format than {FORMAT}"
+            "{place} does not have the format {FORMAT}"
         )));
     }
     match evidence.proves(keys) {
@@ -123,27 +123,27 @@ pub(super) fn check(file: &Path, keys: &[VerifierKey], form: Form) -> Result<(),
 }
 
 impl Evidence {
-    /// What is shown by signatures and hashes alone; what the file says of itself does not count.
+    /// The contradiction that signatures and hashes prove. The file's own claims do not count.
     fn proves(&self, keys: &[VerifierKey]) -> Result<String, String> {
         let open = |name: &str, note: &str| -> Result<Checkpoint, String> {
             let opened = SignedCheckpoint::open(note.as_bytes(), keys);
             let opened = opened.map_err(|why| format!("the {name} note: {why}"))?;
             Ok(opened.checkpoint().clone())
         };
-        let kept = self.kept.as_deref().ok_or("there is one note only")?;
+        let kept = self.kept.as_deref().ok_or("there is only one note")?;
         let (old, new) = (open("kept", kept)?, open("fetched", &self.fetched)?);
         if old.origin != new.origin {
-            return Err("the notes are of two logs".into());
+            return Err("the notes belong to two logs".into());
         }
         if new.size < old.size {
             return Err(format!(
-                "{} signed {} leaves and {} leaves; that the smaller one was served later is the word of who kept this",
+                "{} signed {} leaves and {} leaves; only the monitor attests that the smaller one was served later",
                 old.origin, old.size, new.size
             ));
         }
         if new.size == old.size {
             if new.root == old.root {
-                return Err("both notes are of one tree".into());
+                return Err("both notes have the same tree".into());
             }
             return Ok(format!(
                 "{} signed two trees of {} leaves, root {} and root {}",
@@ -151,12 +151,12 @@ impl Evidence {
             ));
         }
         let (Some(root), Some(proof)) = (&self.older_root, &self.consistency_proof) else {
-            return Err("no proof says how the larger tree began".into());
+            return Err("there is no proof of the larger tree's beginning".into());
         };
         verify_consistency(old.size, new.size, proof, root, &new.root)
-            .map_err(|why| format!("how the larger tree began: {why}"))?;
+            .map_err(|why| format!("the proof of the larger tree's beginning: {why}"))?;
         if *root == old.root {
-            return Err("the larger tree continues the smaller".into());
+            return Err("the larger tree continues the smaller one".into());
         }
         Ok(format!(
             "{} signed {} leaves with root {}, and a tree of {} leaves that began with root {root} at that size",
@@ -166,7 +166,7 @@ impl Evidence {
 }
 
 impl Kind {
-    /// Whether signatures and hashes alone prove it to somebody else.
+    /// Whether signatures and hashes alone prove it to others.
     pub(super) fn is_proof(self) -> bool {
         matches!(self, Self::OtherRoot | Self::Fork)
     }

@@ -1,9 +1,10 @@
-//! One look at a log: whether what it signs now continues what it signed before.
+//! One check of a log: whether its newest checkpoint continues the earlier ones.
 //!
-//! Only what the log itself signed, and hashes that lead to a root that it signed, can accuse it of
-//! a fork. Whatever else a server says, a tile that fits nothing, a note that is none, is no answer:
-//! it is neither passed nor called one. That an address goes on serving what is older, another log's
-//! or signed by nobody who is known is told as that; whose fault it is nobody can tell.
+//! Only checkpoints that the log signed, and hashes that lead to a root that it signed, can prove a
+//! fork. Any other answer, such as a tile that does not fit or a malformed note, is no result:
+//! neither success nor a contradiction. If an address keeps serving an older checkpoint, another
+//! log's, or one without a known signature, that is reported as such; whose fault it is cannot be
+//! determined.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,39 +15,38 @@ use crate::merkle::{
     Checkpoint, GrowthPlan, Hash, Note, SignedCheckpoint, TileId, Trust, verify_consistency,
 };
 
-/// How often a head that would be a contradiction is asked for again before it is called one, and how
-/// long after. Of several replicas behind one address, one that was idle may show an older head; what
-/// a proxy says in between may be nobody's.
+/// How often a head that would be a contradiction is requested again before it is reported, and the
+/// pause in between. An idle replica behind the same address may show an older head, and a proxy
+/// may answer in its place.
 const TRIES: usize = 4;
 const PAUSE: Duration = Duration::from_millis(500);
-/// Signed heads that are remembered until a later one was held against them.
+/// The most signed heads that are remembered until they were compared with a later one.
 const MAX_OPEN: usize = 16;
 
 /// A head that the log signed.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
-    /// The note.
     pub(super) note: String,
-    /// What it says.
+    /// The checkpoint in the note.
     pub(super) head: Checkpoint,
-    /// How many of the named witnesses cosigned it.
+    /// How many of the given witnesses cosigned it.
     pub(super) witnesses: usize,
-    /// The newest of their times.
+    /// The newest time of these cosignatures, in seconds since 1970; 0 without any.
     pub(super) witnessed_at: u64,
 }
 
-/// What a contradiction is.
+/// The kind of a contradiction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// The log signs a smaller tree than it did.
+    /// The log signs a smaller tree than before.
     Rollback,
-    /// It signed two trees of one size.
+    /// The log signed two trees of the same size.
     OtherRoot,
-    /// The larger tree does not begin with the smaller.
+    /// The larger tree does not begin with the smaller one.
     Fork,
     /// The address serves another log.
     OtherOrigin,
-    /// The pinned keys do not vouch for what the address serves.
+    /// The address serves a checkpoint that the pinned keys did not sign.
     BadSignature,
 }
 
@@ -62,34 +62,34 @@ impl Kind {
     }
 }
 
-/// What has to be shouted.
+/// A contradiction to report.
 #[derive(Debug)]
 pub(super) struct Contradiction {
     pub(super) kind: Kind,
-    /// A sentence.
+    /// The contradiction as a sentence.
     pub(super) says: String,
-    /// The note that the log shows now.
+    /// The note that the log serves now.
     pub(super) fetched: String,
-    /// The note that it contradicts, if that is not the one that was kept.
+    /// The note that it contradicts; `None` for the kept one.
     pub(super) against: Option<String>,
-    /// Of a fork: the root that the new tree has at the old size, and the proof of that.
+    /// For a fork: the root of the new tree at the old size, and its consistency proof.
     pub(super) proof: Option<(Hash, Vec<Hash>)>,
-    /// The tiles that were read.
+    /// The tiles that were read for the comparison.
     pub(super) tiles: HashMap<TileId, Vec<Hash>>,
 }
 
-/// What a look came to.
+/// The result of a check.
 #[derive(Debug)]
 pub(super) enum Verdict {
-    /// Nothing was known before.
+    /// There was no earlier checkpoint.
     First(Seen),
-    /// The head is the same.
+    /// The head is the same as before.
     Same(Seen),
-    /// The tree has grown, and begins with what was known.
+    /// The tree has grown, and begins with the known one.
     Grown(Seen),
-    /// It was not possible to tell.
+    /// The comparison was not possible.
     Unknown(Trouble),
-    /// The log contradicts itself, or is not the log.
+    /// The log contradicts itself, or the address serves something else.
     Contradicted(Box<Contradiction>),
 }
 
@@ -99,8 +99,8 @@ impl From<Trouble> for Verdict {
     }
 }
 
-/// Looks once. `open` has the heads that earlier looks saw and could hold nothing against: the log
-/// signed them, so it is held to them as well.
+/// Checks once. `open` holds the heads of earlier checks that could not be compared yet: the log
+/// signed them, so later heads must continue them, too.
 pub(super) async fn look(
     log: &Log,
     trust: &Trust,
@@ -137,7 +137,7 @@ async fn try_look(
     })
 }
 
-/// The head that the log shows, asked for again while it would be a contradiction.
+/// The head that the log serves, requested again while it would be a contradiction.
 async fn newest(
     log: &Log,
     trust: &Trust,
@@ -173,7 +173,7 @@ fn remember(open: &mut Vec<Seen>, seen: &Seen) {
     }
 }
 
-/// Holds a head against all that was signed before it.
+/// Compares a head with all that were signed before it.
 async fn hold(log: &Log, kept: &Checkpoint, open: &[Seen], seen: &Seen) -> Result<(), Verdict> {
     continues(log, kept, seen).await?;
     for older in open.iter().filter(|older| older.head.size > 0) {
@@ -190,7 +190,7 @@ async fn hold(log: &Log, kept: &Checkpoint, open: &[Seen], seen: &Seen) -> Resul
     Ok(())
 }
 
-/// Whether a head continues one that was signed before.
+/// Checks that a head continues one that was signed before.
 async fn continues(log: &Log, old: &Checkpoint, seen: &Seen) -> Result<(), Verdict> {
     let new = &seen.head;
     if new.size < old.size {
@@ -213,15 +213,15 @@ async fn continues(log: &Log, old: &Checkpoint, seen: &Seen) -> Result<(), Verdi
     Ok(())
 }
 
-/// Opens what came as a checkpoint of the log.
+/// Parses and verifies an answer as a checkpoint of the log.
 #[expect(
     clippy::result_large_err,
-    reason = "a verdict is made once for each look at the log"
+    reason = "there is one verdict for each check of the log"
 )]
 fn open(note: &[u8], trust: &Trust, origin: &str) -> Result<Seen, Verdict> {
     let unreadable = |why: &dyn std::fmt::Display| {
         Verdict::Unknown(Trouble::Unreadable(format!(
-            "what came is no checkpoint: {why}"
+            "the answer is not a checkpoint: {why}"
         )))
     };
     let parsed = Note::parse(note).map_err(|why| unreadable(&why))?;
@@ -235,7 +235,7 @@ fn open(note: &[u8], trust: &Trust, origin: &str) -> Result<Seen, Verdict> {
         return Err(contradiction(Kind::OtherOrigin, says, &text));
     }
     let forged = |why: &dyn std::fmt::Display| {
-        let says = format!("the pinned keys do not vouch for what is served: {why}");
+        let says = format!("the pinned keys did not sign the served checkpoint: {why}");
         contradiction(Kind::BadSignature, says, &text)
     };
     SignedCheckpoint::open(note, &trust.keys).map_err(|why| forged(&why))?;
@@ -254,7 +254,7 @@ fn open(note: &[u8], trust: &Trust, origin: &str) -> Result<Seen, Verdict> {
     })
 }
 
-/// Whether the larger tree begins with the kept one, by hashes that lead to its signed root.
+/// Checks that the larger tree begins with the kept one, by hashes that lead to its signed root.
 async fn contains(log: &Log, old: &Checkpoint, seen: &Seen) -> Result<(), Verdict> {
     let new = &seen.head;
     let unreadable = |why: String| Verdict::Unknown(Trouble::Unreadable(why));
@@ -269,7 +269,7 @@ async fn contains(log: &Log, old: &Checkpoint, seen: &Seen) -> Result<(), Verdic
             growth.to_root, new.root, new.size
         )));
     }
-    // The tiles are the signed tree's. What they and the proof of them say must be one thing.
+    // The tiles belong to the signed tree. The proof computed from them must agree with them.
     verify_consistency(
         old.size,
         new.size,

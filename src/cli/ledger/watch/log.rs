@@ -1,7 +1,7 @@
-//! A log as others serve it (C2SP tlog-tiles), over HTTP: its checkpoint and its tiles.
+//! Reads a log over HTTP as it is served (C2SP tlog-tiles): its checkpoint and its tiles.
 //!
-//! The server is a stranger. It gets little time and few bytes, and is followed nowhere. Each
-//! request has a connection of its own, so that replicas behind one address all get their turn.
+//! The server is not trusted: time and bytes are limited, and redirects are not followed. Each
+//! request has its own connection, so that several replicas behind one address take turns.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -17,23 +17,23 @@ use crate::cli::client::{Authorities, is_loopback};
 use crate::merkle::{Hash, MAX_NOTE_BYTES, TILE_WIDTH, TileId, hashes_from_bytes};
 use crate::outgoing::{self, BodyError};
 
-/// How long a connection may take, a silence, and a whole answer.
+/// The longest time for connecting, for a pause, and for a whole answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often a tile is asked for that is not there: of several replicas one may be behind.
+/// How often a missing tile is requested: one of several replicas may be behind.
 const TRIES: usize = 3;
 
-/// Why nothing is known of the log: no fault of the log's that could be proven.
+/// Why the log's state is unknown. It does not prove a fault of the log.
 #[derive(Debug)]
 pub(super) enum Trouble {
-    /// It did not answer, or said that it will not.
+    /// There was no answer, or a refusal.
     Unreachable(String),
-    /// It answered something that is no checkpoint or no tile of what it signed.
+    /// The answer is neither a checkpoint nor a tile of a tree that the log signed.
     Unreadable(String),
 }
 
-/// A log's address.
+/// A log, by its URL.
 #[derive(Debug)]
 pub(super) struct Log {
     http: reqwest::Client,
@@ -49,7 +49,7 @@ impl Log {
     ) -> Result<Self, Failure> {
         if base.scheme() != "https" && !(base.scheme() == "http" && is_loopback(base)) {
             return Err(Failure::Usage(format!(
-                "{base} is neither https nor on this machine: whoever is on the way could raise a false alarm"
+                "{base} is neither https nor on this machine: an attacker on the network could cause a false alarm"
             )));
         }
         let plain = base.username().is_empty()
@@ -58,7 +58,7 @@ impl Log {
             && base.fragment().is_none();
         if !plain {
             return Err(Failure::Usage(
-                "a log's address has no user, no query and no fragment; a token comes from --token-file".into(),
+                "a log's URL must have no user, no query and no fragment; give a token with --token-file".into(),
             ));
         }
         let authorization = match token {
@@ -67,7 +67,7 @@ impl Log {
                 let value = Zeroizing::new(format!("Bearer {}", token.expose_secret()));
                 let value = HeaderValue::from_str(&value);
                 let mut value = value.map_err(|_| {
-                    Failure::Usage("the token holds what no header can carry".into())
+                    Failure::Usage("the token has characters that are not valid in a header".into())
                 })?;
                 value.set_sensitive(true);
                 Some(value)
@@ -91,24 +91,23 @@ impl Log {
         })
     }
 
-    /// Where it is.
     pub(super) fn base(&self) -> &str {
         &self.base
     }
 
-    /// Its newest checkpoint, whatever that may be.
+    /// Reads the newest checkpoint, unverified.
     pub(super) async fn checkpoint(&self) -> Result<Vec<u8>, Trouble> {
         match self.get("checkpoint", MAX_NOTE_BYTES).await? {
             (StatusCode::OK, bytes) => Ok(bytes),
             (StatusCode::NOT_FOUND, _) => Err(Trouble::Unreachable(format!(
-                "{}/checkpoint is not there, or not for this reader; a broker's log is under /ledger",
+                "{}/checkpoint does not exist or is not readable with this token; a broker's log is under /ledger",
                 self.base
             ))),
             (status, _) => Err(self.answered("checkpoint", status)),
         }
     }
 
-    /// The tiles, as many hashes of each as were asked for, or all 256.
+    /// Reads the tiles. Each has the requested number of hashes, or all 256.
     pub(super) async fn tiles(
         &self,
         ids: &[TileId],
@@ -122,7 +121,7 @@ impl Log {
 
     async fn tile(&self, id: TileId) -> Result<Vec<Hash>, Trouble> {
         let full = TileId { width: 256, ..id };
-        // A log may drop an incomplete tile once it is full.
+        // A log may delete an incomplete tile once the full one exists.
         let forms: &[TileId] = if id == full { &[full] } else { &[id, full] };
         for form in forms.iter().cycle().take(forms.len() * TRIES) {
             let path = form.to_string();
@@ -143,14 +142,14 @@ impl Log {
             return Ok(hashes);
         }
         Err(Trouble::Unreadable(format!(
-            "{}/{id} is not there, though the signed checkpoint is of a tree that has it",
+            "{}/{id} does not exist, although the signed checkpoint's tree includes it",
             self.base
         )))
     }
 
     fn answered(&self, path: &str, status: StatusCode) -> Trouble {
         let why = if status.is_redirection() {
-            ": a redirect is not followed"
+            ": redirects are not followed"
         } else {
             ""
         };
@@ -178,10 +177,10 @@ impl Log {
         }
     }
 
-    /// Why nothing came, with the innermost cause.
+    /// Describes why there was no answer, with the innermost cause.
     fn reason(&self, path: &str, error: &reqwest::Error) -> String {
         if error.is_timeout() {
-            return format!("{}/{path} did not come in time", self.base);
+            return format!("{}/{path} was not answered in time", self.base);
         }
         let mut cause: &dyn std::error::Error = error;
         while let Some(inner) = cause.source() {

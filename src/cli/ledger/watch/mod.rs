@@ -1,9 +1,9 @@
-//! `taskpass ledger watch`: a monitor of a log that it does not own.
+//! `taskpass ledger watch`: monitors a log of another operator.
 //!
-//! It keeps the last checkpoint that it verified, holds every later one against it, and shouts when
-//! the log contradicts itself. It knows the log's keys and its own file, and believes nobody else: a
-//! server can make it blind, which it says, but not make it pass, nor accuse the log of a fork. One
-//! that keeps on serving something older or something else is told of as that.
+//! It keeps the last checkpoint that it verified, compares every later one with it, and raises an
+//! alarm when the log contradicts itself. It trusts the log's keys and its own file only. A server
+//! can keep it from reading the log, which it reports, but can neither make it accept a fork nor
+//! accuse the log of one. A server that keeps serving an older or another log is reported as that.
 
 mod evidence;
 mod judge;
@@ -27,47 +27,47 @@ use crate::cli::{Failure, seconds_of};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::merkle::{Note, Trust, VerifierKey, WitnessKey};
 
-/// How long one look may take, whatever the server does.
+/// The longest time for one check, whatever the server does.
 const ROUND_TIMEOUT: Duration = Duration::from_mins(1);
-/// Looks in a row that bring no cosigned checkpoint, after which the watch fails: a witness may sign a
-/// moment after the log.
+/// Consecutive checks without a cosigned checkpoint after which the watch fails. There are several
+/// because a witness may sign a moment after the log.
 const UNWITNESSED_LOOKS: u32 = 3;
-/// Looks that came to nothing are followed by pauses that double, up to this.
+/// Failed checks are followed by pauses that double up to this length.
 const LONGEST_PAUSE: Duration = Duration::from_mins(10);
 
 #[derive(Args, Debug)]
 pub(super) struct Watch {
-    /// The log's address: `checkpoint` and `tile/…` lie under it. A broker's is its own with
+    /// The log's URL, with `checkpoint` and `tile/…` below it; for a broker its own URL with
     /// `/ledger`
     #[arg(long, value_name = "URL", required_unless_present = "check")]
     url: Option<Url>,
-    /// A verifier key of the log; may be given several times, as after a rotation
+    /// A verifier key of the log; may be given several times, for example after a rotation
     #[arg(long = "key", value_name = "VKEY", value_parser = super::vkey, required = true)]
     keys: Vec<VerifierKey>,
-    /// Where the last verified checkpoint is kept; evidence is written beside it [default: in
-    /// memory]
+    /// The file that keeps the last verified checkpoint; evidence is written next to it [default:
+    /// in memory]
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
-    /// Look once and exit
+    /// Check once and exit
     #[arg(long)]
     once: bool,
-    /// How often to look: 30s, 5m, 1h
+    /// The time between two checks: 30s, 5m, 1h
     #[arg(long, value_name = "TIME", value_parser = span, default_value = "60s")]
     every: Duration,
-    /// Warn when no larger or newer checkpoint came for so long: 1h, 2d
+    /// Warn when there was no larger or newer checkpoint for this time: 1h, 2d
     #[arg(long, value_name = "TIME", value_parser = span)]
     stale: Option<Duration>,
-    /// The key of a witness; at least one of those named must have cosigned each checkpoint. One that
-    /// none cosigned fails `--once`, and three looks in a row end the watch with exit code 3. May be
-    /// given several times
+    /// The key of a witness; at least one of the given witnesses must have cosigned each
+    /// checkpoint. A checkpoint without cosignature fails `--once`, and three in a row end the
+    /// watch with exit code 3. May be given several times
     #[arg(long = "witness", value_name = "VKEY", value_parser = super::witness)]
     witnesses: Vec<WitnessKey>,
-    /// A file with a token, for a log that is not public
+    /// The file with a token, for a log that is not public
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
     #[command(flatten)]
     authorities: Authorities,
-    /// Check a file of evidence instead, offline: exits 0 when signatures and hashes alone prove
+    /// Check a file of evidence instead, offline: exits with 0 if signatures and hashes alone prove
     /// that the log contradicted itself
     #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "state", "once", "stale", "witnesses", "token_file"])]
     check: Option<PathBuf>,
@@ -104,12 +104,14 @@ impl Watch {
 
     fn monitor(&self, form: Form) -> Result<Monitor, Failure> {
         let (Some(url), Some(first)) = (&self.url, self.keys.first()) else {
-            return Err(Failure::Usage("which log, and whose?".into()));
+            return Err(Failure::Usage(
+                "`--url` and at least one `--key` are required".into(),
+            ));
         };
         let origin = first.name().to_owned();
         if self.keys.iter().any(|key| key.name() != origin) {
             return Err(Failure::Usage(
-                "the keys are of more than one log; watch each by itself".into(),
+                "the keys belong to more than one log; watch each log separately".into(),
             ));
         }
         let token = self.token_file.as_deref().map(read_secret).transpose()?;
@@ -140,11 +142,11 @@ struct Monitor {
     origin: String,
     state: State,
     kept: Option<Kept>,
-    /// Whether what is kept is not on the disk yet.
+    /// Whether the kept checkpoint is not yet on disk.
     unkept: bool,
-    /// Looks in a row that brought a checkpoint which no named witness cosigned.
+    /// Consecutive checks whose checkpoint no given witness had cosigned.
     unwitnessed: u32,
-    /// What the log signed and nothing was held against yet.
+    /// Checkpoints that the log signed and that were not yet compared with a later one.
     open: Vec<Seen>,
     once: bool,
     every: Duration,
@@ -152,12 +154,12 @@ struct Monitor {
     form: Form,
 }
 
-/// What a look came to, told.
+/// The result of one check, for printing.
 struct Round {
     verdict: &'static str,
-    /// A sentence.
+    /// The result as a sentence.
     detail: String,
-    /// What is not as it should be, though it contradicts nothing.
+    /// Findings that are not as required but contradict nothing.
     warnings: Vec<String>,
     /// Whether the log could be read.
     read: bool,
@@ -176,13 +178,13 @@ impl Monitor {
             );
             let verdict = tokio::time::timeout(ROUND_TIMEOUT, look).await;
             let verdict = verdict.unwrap_or_else(|_| {
-                let why = format!("{} takes too long over everything", self.log.base());
+                let why = format!("{} did not complete the answers in time", self.log.base());
                 Verdict::Unknown(Trouble::Unreachable(why))
             });
             let now = SystemClock.now();
             let round = self.judge(verdict, now)?;
             let told = self.tell(&round, now).map_err(|failure| match failure {
-                // Elsewhere that is a quiet end. A monitor that nobody hears is none.
+                // For other commands a closed output is a quiet end. A monitor must be heard.
                 Failure::ReaderGone => Failure::unestablished(failure),
                 other => other,
             });
@@ -192,8 +194,8 @@ impl Monitor {
             told?;
             if self.unwitnessed >= UNWITNESSED_LOOKS {
                 return Err(Failure::Unestablished(format!(
-                    "UNWITNESSED: the last {UNWITNESSED_LOOKS} looks brought no checkpoint that one \
-                     of the {} named witnesses cosigned",
+                    "UNWITNESSED: in the last {UNWITNESSED_LOOKS} checks none of the {} given \
+                     witnesses had cosigned the checkpoint",
                     self.trust.witnesses.len()
                 )));
             }
@@ -202,7 +204,7 @@ impl Monitor {
         }
     }
 
-    /// The pause after so many looks in a row that came to nothing.
+    /// The pause after this many consecutive failed checks.
     fn pause(&self, failures: u32) -> Duration {
         let longer = self
             .every
@@ -210,7 +212,8 @@ impl Monitor {
         longer.min(LONGEST_PAUSE.max(self.every))
     }
 
-    /// Keeps what is to be kept, and finds the words. A contradiction is the end.
+    /// Keeps a verified checkpoint, and describes the result. A contradiction is an error, which
+    /// ends the watch.
     fn judge(&mut self, verdict: Verdict, now: Timestamp) -> Result<Round, Failure> {
         let mut warnings = Vec::new();
         let (verdict, detail, read) = match verdict {
@@ -223,10 +226,12 @@ impl Monitor {
             Verdict::First(seen) => {
                 let detail = format!("first contact: {}", said(&seen));
                 output::note(
-                    "taskpass: FIRST CONTACT: nothing of this log was known, so what it shows is taken as it is; only from here on is it held to it",
+                    "taskpass: FIRST CONTACT: no earlier checkpoint of this log is known, so this one is accepted as it is; later ones are compared with it",
                 );
                 if self.state.0.is_none() {
-                    output::note("taskpass: without --state this is forgotten with this process");
+                    output::note(
+                        "taskpass: without --state the checkpoint is lost when this process ends",
+                    );
                 }
                 self.settle(seen, true, now, &mut warnings);
                 ("first-contact", detail, true)
@@ -264,7 +269,7 @@ impl Monitor {
         })
     }
 
-    /// Keeps a head that was verified, where it says more than the one that is kept.
+    /// Keeps a verified head if it is larger or newer than the kept one.
     fn settle(&mut self, seen: Seen, keep: bool, now: Timestamp, warnings: &mut Vec<String>) {
         if self.trust.witnesses.is_empty() || seen.witnesses > 0 {
             self.unwitnessed = 0;
@@ -272,7 +277,7 @@ impl Monitor {
             self.unwitnessed += 1;
             let named = self.trust.witnesses.len();
             warnings.push(format!(
-                "UNWITNESSED: none of the {named} named witnesses cosigned this checkpoint"
+                "UNWITNESSED: none of the {named} given witnesses cosigned this checkpoint"
             ));
         }
         if !keep {
@@ -286,8 +291,8 @@ impl Monitor {
         self.unkept = true;
     }
 
-    /// Writes down what is kept. A disk that is full for a moment must not end the watch; until it
-    /// is written, each round tries again and says so.
+    /// Writes the kept checkpoint to disk. A full disk must not end the watch: each check tries
+    /// again and reports it.
     fn keep(&mut self, warnings: &mut Vec<String>) {
         let Some(kept) = self.kept.as_ref().filter(|_| self.unkept) else {
             return;
@@ -298,7 +303,7 @@ impl Monitor {
         }
     }
 
-    /// The newest time that a named witness put on what is kept.
+    /// The newest time at which a given witness cosigned the kept checkpoint.
     fn witnessed_at(&self) -> u64 {
         let kept = self.kept.as_ref().map(|kept| kept.note.as_bytes());
         let note = kept.and_then(|note| Note::parse(note).ok());
@@ -307,7 +312,7 @@ impl Monitor {
         times.max().unwrap_or(0)
     }
 
-    /// Writes the evidence down, and says what was found in every way there is.
+    /// Writes the evidence, and reports the contradiction on every output.
     fn shout(&self, found: &Contradiction, now: Timestamp) -> Failure {
         let kept = self.kept.as_ref();
         let written = evidence::write(&self.state, found, kept, self.log.base(), now);
@@ -330,13 +335,13 @@ impl Monitor {
                 "size": kept.map(|kept| kept.head.size), "root": kept.map(|kept| kept.head.root),
                 "warnings": [], "evidence": path,
             });
-            // Whoever reads this may be gone; the exit code and standard error are not.
+            // The reader of standard output may be gone; the exit code and standard error remain.
             drop(output::json_line(&line));
         }
         let proof = if found.kind.is_proof() {
-            "It proves this to whoever has the log's key: taskpass ledger watch --check"
+            "The file proves this to every holder of the log's key: taskpass ledger watch --check"
         } else {
-            "When it was served is this monitor's word"
+            "Only this monitor attests when it was served"
         };
         Failure::Refused(format!(
             "CONTRADICTION ({}) by {}: {}\n  {place}\n  {proof}",
@@ -361,7 +366,7 @@ impl Monitor {
             output::alert(format!("{now} {}: {}", round.verdict, round.detail))?;
         }
         if self.once {
-            // The exit says it, with what is wrong.
+            // The exit code and the error message carry the result.
             return Ok(());
         }
         for warning in &round.warnings {
@@ -372,8 +377,7 @@ impl Monitor {
 }
 
 impl Round {
-    /// What a single look ends with: nothing but a log that was read and is as it was asked for is
-    /// a success.
+    /// The result of `--once`: success only if the log was read and satisfies all requirements.
     fn result(self) -> Result<(), Failure> {
         let mut faults = self.warnings;
         if !self.read {

@@ -1,5 +1,5 @@
-//! What a monitor keeps: the last checkpoint that it verified, as the log signed it. The file is
-//! evidence by itself; whoever holds it can hold the log to it.
+//! The state of a monitor: the last checkpoint that it verified, as the log signed it. The file is
+//! evidence: it proves that the log signed this checkpoint.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Read as _};
@@ -11,27 +11,26 @@ use crate::clock::Timestamp;
 use crate::files;
 use crate::merkle::{Checkpoint, MAX_NOTE_BYTES, SignedCheckpoint, VerifierKey};
 
-/// How long another watch may take to write a file beside ours.
+/// How long to wait for another watch that writes to the same directory.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The last verified checkpoint.
 #[derive(Clone, Debug)]
 pub(super) struct Kept {
-    /// The signed note.
     pub(super) note: String,
-    /// What it says.
+    /// The checkpoint in the note.
     pub(super) head: Checkpoint,
-    /// Since when nothing larger or newer was seen, by this machine's clock.
+    /// The time, by this machine's clock, since when no larger or newer checkpoint was seen.
     pub(super) since: Timestamp,
 }
 
-/// Where it is kept.
+/// The path of the state file; `None` keeps the state in memory only.
 #[derive(Debug)]
 pub(super) struct State(pub(super) Option<PathBuf>);
 
 impl State {
-    /// What was kept. A file that the log's keys do not vouch for is another's: it is told, and
-    /// never written to.
+    /// Reads the kept checkpoint. A file that the log's keys did not sign belongs to another
+    /// program: it is an error, and the file is never overwritten.
     pub(super) fn load(&self, keys: &[VerifierKey]) -> Result<Option<Kept>, Failure> {
         let Some(path) = &self.0 else {
             return Ok(None);
@@ -57,7 +56,7 @@ impl State {
         }
         let signed = SignedCheckpoint::open(&bytes, keys).map_err(|why| {
             Failure::Usage(format!(
-                "{} is not a checkpoint that these keys vouch for, and is left as it is: {why}",
+                "{} is not a checkpoint that these keys signed, and stays unchanged: {why}",
                 path.display()
             ))
         })?;
@@ -70,8 +69,9 @@ impl State {
         }))
     }
 
-    /// Keeps a head instead, whole or not at all. What another watch has kept there meanwhile is not
-    /// taken back, and what is not this log's is not written over.
+    /// Replaces the kept checkpoint completely or not at all. It does not replace a larger
+    /// checkpoint that another watch kept meanwhile, and does not overwrite a file that is not this
+    /// log's.
     pub(super) fn save(&self, kept: &Kept, keys: &[VerifierKey]) -> Result<(), Failure> {
         let Some(path) = &self.0 else {
             return Ok(());
@@ -82,7 +82,7 @@ impl State {
             && (old.size > new.size || (old.size == new.size && old.root != new.root))
         {
             return Err(Failure::Unestablished(format!(
-                "{} holds a head of {} leaves, root {}, that somebody else kept; this one has {}, \
+                "{} holds a head of {} leaves, root {}, that another watch kept; this one has {}, \
                  root {}",
                 path.display(),
                 old.size,
@@ -96,15 +96,15 @@ impl State {
         })
     }
 
-    /// A file beside the state with this ending.
+    /// The path of the state file with `ending` appended.
     pub(super) fn beside(&self, ending: &str) -> PathBuf {
         let path = self.0.as_deref();
         files::beside(path.unwrap_or(Path::new("taskpass-watch")), ending)
     }
 }
 
-/// Keeps other watches from writing into the state's directory. Where directories cannot be locked,
-/// looking before writing has to do.
+/// Locks the state's directory against other watches. Where directories cannot be locked, the check
+/// before writing must suffice.
 fn hold(path: &Path) -> Result<Option<File>, Failure> {
     let directory = path.parent().filter(|path| !path.as_os_str().is_empty());
     let held = File::open(directory.unwrap_or(Path::new("."))).map_err(|e| unreadable(path, &e))?;
@@ -117,7 +117,7 @@ fn hold(path: &Path) -> Result<Option<File>, Failure> {
             }
             Err(TryLockError::WouldBlock) => {
                 return Err(Failure::Unestablished(format!(
-                    "somebody else holds the directory of {}",
+                    "another process holds the directory of {}",
                     path.display()
                 )));
             }
