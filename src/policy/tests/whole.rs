@@ -388,7 +388,7 @@ fn what_cannot_be_asked_about_many_values_does_not_load() {
         ("{a: context.location}.a == \"x\"", "uses context.location"),
         (
             "context.location == \"a\" && context.ttl_seconds * 2 > 60",
-            "computes beside",
+            "with a computation",
         ),
     ] {
         let problems = refused(&forbid(condition));
