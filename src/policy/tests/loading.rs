@@ -349,7 +349,10 @@ fn conditions_within_conditions_were_bounded_for_each_policy_and_not_for_all() {
     let all: String = (0..12).map(forbid).collect();
     let problems = load(&all).unwrap_err();
     let problem = &problems[0];
-    assert!(problem.message.contains("policies together"), "{problem}");
+    assert!(
+        problem.message.contains("policies of this generation"),
+        "{problem}"
+    );
     assert_eq!(problems.len(), 1);
     assert!(problem.line > 1 && !problem.remedy.is_empty(), "{problem}");
 }
