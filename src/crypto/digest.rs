@@ -58,7 +58,7 @@ pub enum MacError {
     #[error("the authentication tag has the wrong length")]
     Malformed,
     /// The key that made the tag is not configured.
-    #[error("the record was authenticated with sealing key {0}, which is not configured")]
+    #[error("no sealing key {0} is configured: add the key that authenticated the record")]
     NoSuchKey(KeyId),
     /// The fields are not those for which the tag was made.
     #[error("the record was changed: its authentication tag does not match")]
