@@ -41,7 +41,7 @@ const MAX_NAME_BYTES: usize = 32;
 #[error("attestor `{attestor}`, `{key}`: {problem}; {remedy}")]
 #[expect(missing_docs, reason = "the other names say it all")]
 pub struct AttestorConfigError {
-    /// The attestor's name.
+    /// The name of the attestor.
     pub attestor: String,
     /// The key in its configuration.
     pub key: &'static str,

@@ -231,7 +231,7 @@ pub(super) fn client_builder() -> reqwest::ClientBuilder {
 /// The use for which the keys of a set must be intended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum KeyUse {
-    /// Any signatures.
+    /// Signatures of any kind of token.
     Signatures,
     /// JWT-SVIDs: `use` must say so, and `kid` must be present.
     JwtSvid,

@@ -43,7 +43,7 @@ pub(super) enum TemplateError {
 pub(super) struct NoValue(pub(super) String);
 
 impl Template {
-    /// Parses a template.
+    /// Parses the text of a template.
     pub(super) fn parse(text: &str) -> Result<Self, TemplateError> {
         let mut parts = Vec::new();
         let mut rest = text;

@@ -176,8 +176,8 @@ pub enum JwkError {
     /// The RSA exponent is even, too small or too large.
     #[error("an RSA key's public exponent must be odd, from 65537 to 33 bits")]
     RsaExponent,
-    /// An Ed25519 point of small order: anyone can write valid signatures for it.
-    #[error("the key is a point of small order: anyone can sign for it")]
+    /// An Ed25519 point of small order, for which any party can write valid signatures.
+    #[error("the key is a point of small order: any party can sign for it")]
     SmallOrder,
     /// `use` or `key_ops` exclude signatures.
     #[error("the key is not meant for verifying signatures")]

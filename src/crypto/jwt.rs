@@ -12,8 +12,8 @@
 //!
 //! # One use
 //! [`UnverifiedJwt::signing_input_hash`] identifies a token without a `jti`. It covers header and
-//! payload but not the signature: from one ECDSA signature anyone can compute a second valid one,
-//! which would make a replayed token look new.
+//! payload but not the signature: any party can compute a second valid ECDSA signature from the
+//! first, which would make a replayed token look new.
 
 use std::fmt;
 use std::ops::Deref;

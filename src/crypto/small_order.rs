@@ -1,6 +1,6 @@
 //! Ed25519 public keys that prove nothing.
 //!
-//! The curve has eight points of small order. Anyone can write a valid signature by such a "key"
+//! The curve has eight points of small order. Any party can write a valid signature by such a "key"
 //! for any message, and *ring* accepts it: RFC 8032 leaves the check to the caller. A party that
 //! registers one, or binds a token to one, would rely on a key that every party can use. So these
 //! points are refused where a key is accepted.

@@ -33,11 +33,11 @@ pub enum Risk {
 #[serde(try_from = "WrittenResource", into = "WrittenResource")]
 #[expect(missing_docs, reason = "the other names say it all")]
 pub struct Resource {
-    /// Unique name.
+    /// Name, unique among resources.
     pub name: String,
     /// Its kind, with the members that this kind registers.
     pub kind: ResourceKind,
-    /// The responsible team.
+    /// The team that is responsible for it.
     pub owner: String,
     /// Every action of the resource; for kind `aws`, patterns of actions.
     pub actions: BTreeSet<ActionName>,
@@ -219,7 +219,7 @@ fn default_max_ttl_seconds() -> u64 {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskType {
-    /// Unique name.
+    /// Name, unique among task types.
     pub name: String,
     /// Maximum seconds from opening to deadline. Also the default deadline.
     pub max_deadline_seconds: u64,
@@ -252,21 +252,21 @@ pub enum CatalogError {
     /// A name that is empty, too long or has other characters.
     #[error("{what} `{name}`: a name is 1 to {MAX_NAME_BYTES} of a-z, 0-9, `-` and `_`")]
     Name {
-        /// `resource` or `task type`.
+        /// Either `resource` or `task type`.
         what: &'static str,
         name: String,
     },
     /// A name that is registered twice.
     #[error("{what} `{name}` is registered twice")]
     Duplicate {
-        /// `resource` or `task type`.
+        /// Either `resource` or `task type`.
         what: &'static str,
         name: String,
     },
     /// Any other error.
     #[error("{what} `{name}`: {problem}")]
     Invalid {
-        /// `resource` or `task type`.
+        /// Either `resource` or `task type`.
         what: &'static str,
         name: String,
         /// The error and its remedy.

@@ -295,9 +295,9 @@ pub fn selectors_of_caller(identity: &Identity, attestor: &str) -> [Selector; 3]
 pub enum Block {
     /// No block. Requests in progress are stopped even so.
     No,
-    /// Until this instant.
+    /// Blocks new grants until this instant.
     Until(Timestamp),
-    /// Until an admin lifts it.
+    /// Blocks new grants until an admin lifts it.
     UntilLifted,
 }
 
@@ -325,7 +325,7 @@ pub struct Cutoff {
     /// The role whose back end denies every earlier session of the role, including sessions that
     /// the selector does not match.
     pub deny_policy_target: Option<String>,
-    /// The admin's reason.
+    /// The reason that the admin gave.
     pub reason: String,
     /// The actor that created it.
     pub by: String,

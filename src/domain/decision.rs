@@ -235,7 +235,7 @@ pub struct Observed {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the other names say it all")]
 pub struct ObservedPolicy {
-    /// The policy's `@id`.
+    /// The `@id` of the policy.
     pub policy: String,
     pub effect: ObservedEffect,
     /// The instant of its enforcement.

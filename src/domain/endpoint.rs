@@ -84,12 +84,11 @@ impl EndpointUse {
 
 /// A use of an endpoint by a generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct EndpointReference<'g> {
     /// JSON pointer to the name in the generation.
     pub pointer: String,
-    /// The endpoint.
     pub name: &'g EndpointName,
-    /// The purpose.
     pub used_for: EndpointUse,
 }
 

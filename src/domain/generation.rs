@@ -84,10 +84,10 @@ impl From<GenerationDigest> for String {
 /// One policy file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct PolicyFile {
     /// Its name in messages, for example `reports.cedar`.
     pub name: String,
-    /// Its content.
     pub text: String,
 }
 

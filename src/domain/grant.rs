@@ -293,7 +293,7 @@ impl fmt::Display for ActionName {
 pub enum AuthorizationDetail {
     /// Rights on an HTTP API.
     Api {
-        /// The requested actions.
+        /// Actions that the resource registers.
         actions: BTreeSet<ActionName>,
         /// URLs; empty if omitted, which means all that the resource registers.
         #[serde(skip_serializing_if = "BTreeSet::is_empty")]

@@ -35,7 +35,7 @@ pub struct Commitment(pub String);
 pub struct Opening {
     /// The salt. Without it, the committed text could be guessed.
     pub salt: [u8; 16],
-    /// The committed bytes.
+    /// The bytes that the commitment covers.
     pub bytes: Vec<u8>,
 }
 
@@ -153,7 +153,7 @@ pub enum Event {
     },
     /// A parent task permitted a child.
     Delegated {
-        /// The parent task.
+        /// The parent, which permits the child.
         task: TaskId,
         /// The identity that may open the child.
         child: Identity,
@@ -223,7 +223,7 @@ pub enum Event {
     Key {
         /// Its use: `access_token` or `ledger`.
         purpose: String,
-        /// The key's id.
+        /// The id of the key.
         kid: String,
         /// `added`, `revoked` or `removed`.
         change: String,
@@ -288,7 +288,7 @@ pub enum RecordedDecision<'e> {
 #[derive(Clone, Copy, Debug)]
 #[expect(missing_docs, reason = "the other names say it all")]
 pub enum About<'e> {
-    /// The log itself.
+    /// The log as a whole.
     Log,
     Workload(&'e Identity),
     Task(TaskId),
@@ -430,13 +430,13 @@ impl Event {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the other names say it all")]
 pub struct DecisionLeaf {
-    /// The decision's id.
+    /// The id of the decision.
     pub decision: DecisionId,
     pub outcome: Outcome,
     /// The reason of a refusal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refusal: Option<RefusalCode>,
-    /// The caller's identity.
+    /// The identity of the caller.
     pub workload: Identity,
     /// The run of the caller, if the attestor can tell.
     #[serde(skip_serializing_if = "Option::is_none")]

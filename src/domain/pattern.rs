@@ -119,11 +119,11 @@ const WILDCARDS: [char; 2] = ['*', '?'];
 /// One element of a pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Token {
-    /// Matches this character.
+    /// Matches this one character.
     Char(char),
     /// Matches any one character.
     One,
-    /// Matches any text.
+    /// Matches any text, including none.
     Many,
     /// Matches any text without a colon: a `*` for a whole part of an ARN.
     ManyInPart,

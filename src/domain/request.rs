@@ -19,11 +19,11 @@ pub struct CredentialRequest {
     /// The task of the credential.
     pub task: TaskSelector,
     pub resource: ResourceSelector,
-    /// The requested rights.
+    /// The rights that are requested.
     pub grant: Grant,
     /// The requested life in seconds; `None` requests the permitted default.
     pub ttl_seconds: Option<u64>,
-    /// Identifies a retry.
+    /// The `Idempotency-Key` that identifies a retry, if sent.
     pub retry: Option<RetryKey>,
 }
 
@@ -64,7 +64,7 @@ impl fmt::Display for ResourceSelector {
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the other names say it all")]
 pub enum TaskSelector {
-    /// Opens a task.
+    /// Opens a new task.
     Open(NewTask),
     /// Joins an open task.
     Join {
@@ -117,7 +117,7 @@ pub struct ResolvedRequest {
     /// The requested life in seconds, within the resource's maximum; `None` requests the default.
     pub ttl_seconds: Option<u64>,
     pub task: ResolvedTask,
-    /// Identifies a retry.
+    /// The `Idempotency-Key` that identifies a retry, if sent.
     pub retry: Option<RetryKey>,
 }
 
@@ -125,7 +125,7 @@ pub struct ResolvedRequest {
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the other names say it all")]
 pub enum ResolvedTask {
-    /// Opens a task.
+    /// Opens a new task.
     Open(OpenTask),
     /// Joins an open task.
     Join {
@@ -150,7 +150,6 @@ impl ResolvedTask {
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the other names say it all")]
 pub struct OpenTask {
-    /// The registered type.
     pub task_type: Arc<TaskType>,
     /// Free text for people.
     pub purpose: Option<String>,

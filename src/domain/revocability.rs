@@ -77,7 +77,7 @@ impl RevocationClass {
 pub enum OpenSessions {
     /// The back end ends it, within the bound of the class.
     Ended,
-    /// They go on.
+    /// They go on after the revocation.
     Kept,
     /// There are none: each call presents the credential again.
     None,
@@ -139,7 +139,7 @@ impl ExpiresBy {
 
 /// The effect of revoking one credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "each type says what its field is")]
+#[expect(missing_docs, reason = "the names of the types say it all")]
 pub struct Revocability {
     #[serde(flatten)]
     pub class: RevocationClass,

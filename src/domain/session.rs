@@ -113,11 +113,11 @@ pub struct Session {
     pub workload: Identity,
     /// The run of its holder, if the attestor can tell.
     pub instance: Option<Instance>,
-    /// The resource's name.
+    /// The name of the resource.
     pub resource: String,
-    /// The granted rights.
+    /// The rights that were granted.
     pub grant: Grant,
-    /// The credential's `aud`.
+    /// The `aud` of the credential.
     pub audience: String,
     /// The kind of minter that created it and that can end it.
     pub minter: MinterKind,

@@ -21,7 +21,7 @@ pub enum Why {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the other names say it all")]
 pub struct Succession {
-    /// Its origin.
+    /// The origin of the predecessor.
     pub origin: String,
     /// Number of leaves in its last known checkpoint.
     pub size: u64,

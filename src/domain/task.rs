@@ -14,7 +14,7 @@ use crate::ids::TaskId;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TaskState {
-    /// Open.
+    /// The work may go on.
     Open,
     /// Its owner completed it.
     Completed,
@@ -116,7 +116,7 @@ pub struct Task {
     pub owner: Identity,
     /// The run of its owner, if the attestor can tell.
     pub owner_instance: Option<Instance>,
-    /// The parent task.
+    /// The parent task, if it has one.
     pub parent: Option<TaskId>,
     /// Depth in the chain of tasks; 1 for a root.
     pub depth: u8,

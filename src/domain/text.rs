@@ -17,7 +17,7 @@ pub enum TextError {
     Unprintable {
         /// Position of the character, from 1.
         position: usize,
-        /// Its code point.
+        /// Code point of the character.
         code: u32,
     },
 }

@@ -13,11 +13,11 @@ use super::workload::Reuse;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClaimType {
-    /// A text.
+    /// Any text, as a JSON string.
     String,
-    /// A whole number.
+    /// A whole number of 64 bits.
     Long,
-    /// A boolean.
+    /// A JSON boolean: true or false.
     Bool,
     /// A list of texts; order and repetition are ignored.
     Set,
@@ -151,7 +151,7 @@ impl AttestorSpec {
 pub struct OidcSpec {
     /// Unique name; the first part of every identity.
     pub name: String,
-    /// The exact `iss`.
+    /// The exact `iss` of its tokens.
     pub issuer: String,
     /// The exact `aud`: a value that means this broker and nothing else.
     pub audience: String,
@@ -246,12 +246,11 @@ pub struct OidcWritten {
 /// A member of a specification that is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{key}`: {problem}; {remedy}")]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct SpecRefusal {
-    /// The member's key.
+    /// The key of the member.
     pub key: String,
-    /// The error.
     pub problem: String,
-    /// The remedy.
     pub remedy: String,
 }
 

@@ -65,11 +65,11 @@ pub struct Ending {
 /// The kind of event that caused an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndCause {
-    /// The session expired.
+    /// The session reached its expiry.
     Expired,
     /// The session's record has an end.
     Recorded(EndReason),
-    /// A task ended.
+    /// Its task or an ancestor of the task ended.
     Task(TaskEnd),
     /// A matching cutoff was committed.
     CutOff,
@@ -323,7 +323,7 @@ pub struct CutOff {
 /// The facts from which the status of a session follows.
 #[derive(Clone, Debug)]
 pub struct StatusFacts<'a> {
-    /// The session's record.
+    /// The session's own record.
     pub life: SessionLife,
     /// Its task and the ancestors of the task.
     pub tasks: &'a TaskChain,
@@ -570,7 +570,7 @@ pub struct ValidityFacts {
     pub tasks: HashMap<TaskId, TaskLink>,
     /// Sessions from which others were derived.
     pub sessions: HashMap<SessionId, Session>,
-    /// Cutoffs, oldest first.
+    /// The cutoffs, oldest first.
     pub cutoffs: Vec<Cutoff>,
 }
 

@@ -88,11 +88,11 @@ printable! {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum ClaimValue {
-    /// A boolean.
+    /// A JSON boolean: true or false.
     Bool(bool),
-    /// A whole number.
+    /// A whole number of 64 bits.
     Long(i64),
-    /// Text.
+    /// Any text, as a JSON string.
     String(String),
     /// A set of texts.
     Set(BTreeSet<String>),

@@ -153,7 +153,6 @@ impl std::error::Error for UnfitEndpoint {}
 #[derive(Clone, Debug, Default)]
 pub struct EndpointTable {
     endpoints: BTreeMap<EndpointName, Endpoint>,
-    /// `[aws.own_credentials]`.
     own_credentials: Option<OwnCredentials>,
 }
 

@@ -19,7 +19,7 @@ pub const MAX_ORIGIN_BYTES: usize = 255;
 pub struct Checkpoint {
     /// The origin of the log.
     pub origin: String,
-    /// Number of leaves.
+    /// Number of leaves in the log.
     pub size: u64,
     pub root: Hash,
     /// Further lines, none of them empty.

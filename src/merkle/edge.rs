@@ -17,7 +17,7 @@ pub enum EdgeError {
     /// The number of peaks is not the number of bits set in the size.
     #[error("a tree of {size} leaves has {expected} peaks, not {found}")]
     Peaks {
-        /// The given size.
+        /// The given size of the tree.
         size: u64,
         /// Number of peaks of a tree of this size.
         expected: usize,
@@ -27,7 +27,7 @@ pub enum EdgeError {
     /// The number of levels is not the number of digits of the size in base 256.
     #[error("a tree of {size} leaves has {expected} levels of tiles, not {found}")]
     Levels {
-        /// The given size.
+        /// The given size of the tree.
         size: u64,
         /// Number of levels of a tree of this size.
         expected: usize,

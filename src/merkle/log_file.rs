@@ -56,16 +56,16 @@ pub enum LogFileError {
     /// A line is not an entry.
     #[error("line {line} is not an entry: {why}")]
     Entry {
-        /// Line number, from 1.
+        /// Line number in the file, from 1.
         line: u64,
         why: String,
     },
     /// An entry is not the next one.
     #[error("line {line} holds entry {found}, not {expected}: the log is reordered or incomplete")]
     Order {
-        /// Line number, from 1.
+        /// Line number in the file, from 1.
         line: u64,
-        /// The next index.
+        /// The index that should come next.
         expected: u64,
         /// The index on the line.
         found: u64,

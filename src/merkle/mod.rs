@@ -1,6 +1,6 @@
 //! The mathematics of the ledger: the tree, its proofs and their text formats. No clock, no store,
-//! no network. With this module and a verifier key anyone can check a receipt without trusting the
-//! broker.
+//! no network. With this module and a verifier key, any party can check a receipt without trusting
+//! the broker.
 //!
 //! # The tree
 //! The Merkle tree of RFC 9162 §2.1 over SHA-256. A leaf's hash input begins with the byte 0 and an

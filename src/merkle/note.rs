@@ -44,8 +44,8 @@ pub enum KeyError {
     /// The key does not have 32 bytes.
     #[error("an Ed25519 key has 32 bytes, not {0}")]
     KeyLength(usize),
-    /// An Ed25519 point of small order: anyone can write valid signatures for it.
-    #[error("the key is a point of small order: anyone can sign for it")]
+    /// An Ed25519 point of small order, for which any party can write valid signatures.
+    #[error("the key is a point of small order: any party can sign for it")]
     SmallOrder,
     /// The signature does not have 64 bytes.
     #[error("an Ed25519 signature has 64 bytes, not {0}")]

@@ -33,7 +33,7 @@ pub enum PlanError {
     #[error("tile {tile} has {found} hashes")]
     WrongWidth {
         tile: TileId,
-        /// Number of hashes.
+        /// Number of hashes in the given tile.
         found: usize,
     },
     /// The tiles do not form an edge.

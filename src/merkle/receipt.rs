@@ -25,7 +25,7 @@ pub struct Receipt {
     /// The leaf's bytes, as hashed; base64 in JSON.
     #[serde(with = "leaf_base64")]
     pub leaf: Vec<u8>,
-    /// The leaf's hash.
+    /// The hash of the leaf.
     pub leaf_hash: Hash,
     /// The leaf's index in the log.
     pub index: u64,

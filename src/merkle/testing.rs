@@ -57,7 +57,7 @@ fn split(size: usize) -> usize {
     size.next_power_of_two() / 2
 }
 
-/// MTH of RFC 9162 §2.1.1.
+/// The function MTH of RFC 9162 §2.1.1.
 pub(super) fn reference_root(leaves: &[Hash]) -> Hash {
     match leaves {
         [] => EMPTY_ROOT,
@@ -69,7 +69,7 @@ pub(super) fn reference_root(leaves: &[Hash]) -> Hash {
     }
 }
 
-/// PATH of §2.1.3.1.
+/// The function PATH of §2.1.3.1.
 pub(super) fn reference_inclusion(index: usize, leaves: &[Hash]) -> Vec<Hash> {
     if leaves.len() == 1 {
         return Vec::new();
@@ -84,7 +84,7 @@ pub(super) fn reference_inclusion(index: usize, leaves: &[Hash]) -> Vec<Hash> {
     path
 }
 
-/// PROOF of §2.1.4.1.
+/// The function PROOF of §2.1.4.1.
 pub(super) fn reference_consistency(from: usize, leaves: &[Hash]) -> Vec<Hash> {
     fn subproof(from: usize, leaves: &[Hash], known: bool) -> Vec<Hash> {
         if from == leaves.len() {

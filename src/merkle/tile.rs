@@ -24,7 +24,7 @@ pub struct Tile {
     pub level: u8,
     /// Index within the level.
     pub index: u64,
-    /// Its 256 hashes.
+    /// The 256 hashes of the tile.
     pub hashes: Vec<Hash>,
     /// The root over them, which is the hash `index` of the next level. Store it with the tile:
     /// incomplete tiles above level 0 are read from these roots.
@@ -51,7 +51,7 @@ pub enum TileSource {
     Leaves {
         /// Index of the first leaf.
         from: u64,
-        /// Number of leaves.
+        /// Number of leaves to read.
         count: u64,
     },
     /// The tile is an incomplete one above level 0; its hashes are the roots of full tiles of the
@@ -61,7 +61,7 @@ pub enum TileSource {
         level: u8,
         /// Index of the first such tile.
         from: u64,
-        /// Number of such tiles.
+        /// Number of tiles to read.
         count: u64,
     },
 }

@@ -25,7 +25,7 @@ pub struct TlogProof {
     pub extra: Option<Vec<u8>>,
     /// Index of the entry.
     pub index: u64,
-    /// The inclusion proof.
+    /// The hashes of the inclusion proof.
     pub hashes: Vec<Hash>,
     /// The signed checkpoint, verbatim.
     pub checkpoint: String,

@@ -28,10 +28,10 @@ use crate::domain::session::Session;
 
 /// A released credential. It exists only in this process until it is handed to the caller.
 #[derive(Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub enum Credential {
     /// A JWT access token (RFC 9068).
     Jwt {
-        /// The token.
         access_token: SecretString,
         /// `Bearer`, or `DPoP` if the token is bound to a key.
         token_type: &'static str,
@@ -42,7 +42,6 @@ pub enum Credential {
     AwsSts {
         /// The id of the key.
         access_key_id: String,
-        /// The key.
         secret_access_key: SecretString,
         /// The session token of the key.
         session_token: SecretString,
@@ -56,9 +55,9 @@ pub enum Credential {
 /// The place where a credential is created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MintPlace {
-    /// In this process.
+    /// The credential is created in this process.
     Local,
-    /// At a back end.
+    /// The credential is created at a back end.
     External {
         /// Seconds after which the mint is considered failed.
         lease_seconds: u64,
@@ -77,7 +76,7 @@ pub enum MintError {
     TooManyRights {
         /// The back end's message, for the operator.
         told: String,
-        /// The caller's message.
+        /// The message for the caller.
         detail: &'static str,
     },
     /// The back end limits the rate of requests. No credential exists, and a later attempt can

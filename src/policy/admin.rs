@@ -59,7 +59,7 @@ admin_actions! {
     Approve = "approve",
     /// Read the active generation.
     ReadGeneration = "readGeneration",
-    /// Activate a generation.
+    /// Activate a generation, which then decides.
     ActivateGeneration = "activateGeneration",
     /// Rotate and revoke the broker's keys.
     ManageKeys = "manageKeys",

@@ -264,7 +264,7 @@ fn name(policy: &Policy) -> Result<(String, Obligations, Option<Timestamp>), Com
     let id = policy.annotation("id").ok_or_else(|| {
         (
             "a policy has no @id".to_owned(),
-            "write @id(\"a-name\") before it; decisions and the ledger name it by that",
+            "write @id(\"a-name\") before it; decisions and the ledger name policies by their @id",
         )
     })?;
     let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';

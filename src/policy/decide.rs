@@ -42,7 +42,6 @@ pub struct Question<'a> {
     /// The roles that admins bound to the caller's identity. `None` if they were not read, which is
     /// valid only if no policy asks for roles.
     pub roles: Option<&'a BTreeSet<String>>,
-    /// The resolved request.
     pub ask: &'a ResolvedRequest,
     /// The revocability that the minter states for the requested credential.
     pub revocability: Revocability,
@@ -57,7 +56,7 @@ pub struct Question<'a> {
 /// credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// Latest permitted expiry.
+    /// Latest permitted expiry of the credential.
     pub not_after: Timestamp,
     /// Whether the credential replaces one that was lost in transit. Its life is then shortened to
     /// the bound; otherwise a life beyond the bound is refused.

@@ -44,14 +44,14 @@ const MAX_NEAREST: usize = 3;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[expect(missing_docs, reason = "the other names say it all")]
 pub struct Place {
-    /// The policy's `@id`.
+    /// The `@id` of the policy.
     pub policy: String,
     pub file: String,
-    /// Line number, from 1.
+    /// Line number in the file, from 1.
     pub line: usize,
-    /// `permit` or `forbid`.
+    /// Either `permit` or `forbid`.
     pub effect: &'static str,
-    /// The policy's `@description`.
+    /// The `@description` of the policy.
     pub description: String,
 }
 
@@ -96,7 +96,7 @@ pub struct Change {
 pub struct Explanation {
     /// The policies that determined the decision.
     pub policies: Vec<Place>,
-    /// Every refused right.
+    /// Every right that was refused.
     pub refused: Vec<RefusedRight>,
     /// The policies that apply but only observe. They had no effect on the decision.
     pub observed: Vec<Place>,

@@ -40,14 +40,12 @@ use crate::domain::trust::AttestorSpec;
 
 /// The parts of a generation, without its schema.
 #[derive(Clone, Debug, Default)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct GenerationParts {
     /// Policy files, in order.
     pub policies: Vec<PolicyFile>,
-    /// The attestors' specifications.
     pub attestors: Vec<AttestorSpec>,
-    /// The registered resources.
     pub resources: Vec<Resource>,
-    /// The registered task types.
     pub task_types: Vec<TaskType>,
     /// Limits that affect decisions.
     pub limits: DecisionLimits,

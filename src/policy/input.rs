@@ -28,7 +28,7 @@ impl Input {
     /// and 2.
     pub(super) const FORMAT: u32 = 3;
 
-    /// Parses recorded bytes.
+    /// Parses the recorded bytes of an input.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, PolicyError> {
         let read: Self =
             serde_json::from_slice(bytes).map_err(|error| PolicyError::Input(error.to_string()))?;

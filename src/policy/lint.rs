@@ -10,7 +10,7 @@
 //!    claim must apply to the workloads of one attestor alone (`principal is Workload::a`): a claim
 //!    of another issuer with that name means something else.
 //!
-//! A conjunct of a `when` holds whenever the policy permits, independent of the other conditions,
+//! If the policy permits, every conjunct of its `when` holds, independent of the other conditions,
 //! so the rule is sound. It is not complete: a condition under `||`, `if` or `like` does not count,
 //! even where it would suffice. Write two policies then.
 //!

@@ -36,7 +36,7 @@ impl Unmappable {
 pub(super) struct PrincipalInput {
     /// The attestor's name, which gives the principal's type.
     pub(super) attestor: String,
-    /// The principal's id.
+    /// The id of the principal entity.
     pub(super) identity: Identity,
     /// The roles of the principal; `None` if they were not read.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -51,10 +51,10 @@ pub struct Lasting {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[expect(missing_docs, reason = "the other names say it all")]
 pub struct NamedPlaces {
-    /// The policy's `@id`.
+    /// The `@id` of the policy.
     pub policy: String,
     pub first: String,
-    /// Number of locations.
+    /// Number of locations that it names.
     pub count: usize,
 }
 

@@ -82,9 +82,7 @@ impl Part {
 pub(super) struct Case<'a> {
     pub(super) model: &'a Model,
     pub(super) scene: &'a Scene,
-    /// The request.
     pub(super) asked: &'a Request,
-    /// The requested values.
     pub(super) extent: Extent<'a>,
     /// Builds the context in which the given questions hold.
     pub(super) context: &'a dyn Fn(&[u32]) -> Result<Context, Unmappable>,

@@ -84,7 +84,7 @@ pub enum NotReproduced {
 /// How far policy took part in a decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Asked {
-    /// Policy decided.
+    /// Policy was evaluated, and decided.
     Policy,
     /// Policy was not evaluated: the request was refused before, with this code.
     Never(RefusalCode),

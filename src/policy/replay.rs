@@ -147,9 +147,9 @@ pub struct Example {
     pub index: u64,
     /// The time of the decision.
     pub at: Timestamp,
-    /// The recorded outcome.
+    /// The outcome on record.
     pub was: Short,
-    /// The candidate's outcome.
+    /// The outcome by the candidate.
     pub would_be: Short,
 }
 
@@ -158,7 +158,7 @@ pub struct Example {
 #[expect(missing_docs, reason = "the other names say it all")]
 pub struct GroupKey {
     pub kind: Kind,
-    /// The caller's identity.
+    /// The identity of the caller.
     pub workload: String,
     /// The requested resource; `task` for a request that only opens a task.
     pub resource: String,
@@ -181,7 +181,7 @@ pub struct Group {
 /// A position in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Point {
-    /// Leaf index.
+    /// Leaf index in the log.
     pub index: u64,
     /// The time of the decision.
     pub at: Timestamp,

@@ -326,7 +326,8 @@ fn check(attestors: &[AttestorSpec], catalog: &Catalog) -> Vec<PolicyProblem> {
             complain(
                 "attestors",
                 format!("`{}` cannot name an attestor", name.escape_debug()),
-                "use a-z, 0-9, `-` and `_`, a letter first, and no word of Cedar's such as `in`",
+                "use a-z, 0-9, `-` and `_`, begin with a letter, and use no reserved word of \
+                Cedar such as `in`",
             );
         }
         if let Some(other) = types.insert(type_name(name), name) {
@@ -345,7 +346,7 @@ fn check(attestors: &[AttestorSpec], catalog: &Catalog) -> Vec<PolicyProblem> {
                         "`{name}`: policy cannot read the claim `{}`",
                         claim.escape_debug()
                     ),
-                    "declare it hidden, or leave it out",
+                    "declare it hidden, or remove it",
                 );
             }
         }
@@ -354,7 +355,7 @@ fn check(attestors: &[AttestorSpec], catalog: &Catalog) -> Vec<PolicyProblem> {
         if action == ANY || action == OPEN_TASK || AdminAction::parse(action).is_some() {
             complain(
                 "resources",
-                format!("the action `{action}` is the broker's own"),
+                format!("the action `{action}` is reserved for the broker"),
                 "give the resource's action another name, such as `orders:…`",
             );
         }

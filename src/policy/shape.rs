@@ -51,14 +51,14 @@ fn lone_carriage_return(text: &str) -> Option<usize> {
 enum Token<'a> {
     /// An opening bracket, given by the bracket that closes it.
     Open(char),
-    /// A closing bracket.
+    /// A closing bracket, as written.
     Close(char),
     Comma,
     Semicolon,
     Dot,
     /// `&&`, `||`, `+`, `-`, `*`, `/`, `%`: the operators that form chains.
     Chain,
-    /// Any other operator.
+    /// An operator that forms no chain.
     Operator,
     Word(&'a str),
     Number,

@@ -127,7 +127,7 @@ pub(super) fn join(responses: impl IntoIterator<Item = Response>) -> Answer {
 /// enforced depends on the instant of the request.
 #[derive(Debug)]
 pub(super) struct Observing {
-    /// The policy's `@id`.
+    /// The `@id` of the policy.
     pub(super) id: String,
     /// The instant of enforcement.
     pub(super) until: Timestamp,

@@ -63,7 +63,7 @@ pub struct UnusedOn {
     pub resource: String,
     /// Whether no right on the resource was used.
     pub entirely: bool,
-    /// Its unused actions.
+    /// Its actions that no decision used.
     pub actions: Vec<String>,
     /// Its registered locations without a used right.
     pub locations: Vec<String>,
@@ -73,9 +73,9 @@ pub struct UnusedOn {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "change", rename_all = "snake_case")]
 pub enum Proposal {
-    /// Remove the policy.
+    /// Remove the policy from the bundle.
     Remove,
-    /// Replace the policy.
+    /// Replace the policy by a narrower one.
     Narrow {
         /// The new policy, in Cedar syntax.
         text: String,
@@ -86,10 +86,10 @@ pub enum Proposal {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[expect(missing_docs, reason = "the other names say it all")]
 pub struct PolicyUse {
-    /// The policy's `@id`.
+    /// The `@id` of the policy.
     pub policy: String,
     pub file: String,
-    /// Line number, from 1.
+    /// Line number in the file, from 1.
     pub line: usize,
     /// Number of decisions that rest on it.
     pub used: u64,

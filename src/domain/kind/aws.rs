@@ -99,7 +99,7 @@ fn default_max_entries() -> u32 {
 /// The parts of a role's ARN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RoleArn<'a> {
-    /// `aws`, `aws-cn`, `aws-us-gov`.
+    /// One of `aws`, `aws-cn` and `aws-us-gov`.
     pub partition: &'a str,
     /// The account id, 12 digits.
     pub account: &'a str,

@@ -143,7 +143,7 @@ impl DetailType {
 pub enum ResourceKind {
     /// An HTTP API whose server accepts access tokens.
     Jwt(ApiResource),
-    /// An AWS role.
+    /// A role in AWS, whose sessions it gives.
     Aws(Box<AwsRole>),
 }
 

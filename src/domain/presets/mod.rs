@@ -36,9 +36,9 @@ pub enum Preset {
     Gitlab,
     /// Pods of one Kubernetes cluster, by their service accounts' projected tokens.
     Kubernetes,
-    /// Jobs of Buildkite.
+    /// Jobs of a Buildkite organisation.
     Buildkite,
-    /// Jobs of `CircleCI`.
+    /// Jobs of a `CircleCI` organisation.
     Circleci,
     /// Principals of an AWS account, by STS `GetWebIdentityToken`.
     Aws,
@@ -101,7 +101,7 @@ impl Fixed {
 /// The permitted values of a claim.
 struct Allowed {
     claim: &'static str,
-    /// The default.
+    /// The values that are permitted by default.
     default: &'static [&'static str],
     /// All values that may be configured.
     most: &'static [&'static str],

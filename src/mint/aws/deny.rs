@@ -122,7 +122,7 @@ struct Target<'a> {
     role: AwsRole,
     list: AwsRevocation,
     name: &'a str,
-    /// The registration's text.
+    /// The text of the registration.
     registration: &'a str,
 }
 

@@ -55,7 +55,7 @@ const WAYS_OUT: [&str; 14] = [
     fewer or wider actions and resources"
 )]
 pub struct PolicyTooLarge {
-    /// Length in characters.
+    /// Length of the policy in characters.
     pub chars: usize,
 }
 

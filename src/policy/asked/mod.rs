@@ -12,12 +12,7 @@
 //! | makes a forbid apply | it holds for some requested value | overlaps ([`patterns::PatternSet::overlaps`]) |
 //!
 //! A negation (`!`, `!=`, `unless`) swaps the two readings, `if a then b else c` is read as `a && b
-//! || !a && c`, and `context has location` is true wherever a request has locations. By induction
-//! over a condition: if the first reading holds, the condition holds for each value; if the
-//! condition holds for any value, the second reading holds. So a permit never applies to more than
-//! it would for each value alone, a forbid never to less, and a smaller request is never refused
-//! where a larger one is permitted. If two comparisons in one condition depend on each other, the
-//! result can be stricter than necessary, never weaker.
+//! || !a && c`, and `context has location` is true if a request has locations. By induction over a condition: if the first reading holds, the condition holds for each value; if the condition holds for any value, the second reading holds. So a permit never applies to more than it would for each value alone, a forbid never to less, and a smaller request is never refused where a larger one is permitted. If two comparisons in one condition depend on each other, the result can be stricter than necessary, never weaker.
 //!
 //! At load, every part of a condition that depends on these facts alone becomes a [`question`]. In
 //! the policy that Cedar evaluates, a lookup of the question's number in `context.asked` replaces
@@ -41,11 +36,11 @@ pub(super) const ASKED: &str = "asked";
 /// A fact for which one request can name many values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Fact {
-    /// `context.location`.
+    /// `context.location`: a URL or an ARN.
     Location,
     /// `context.action`: an AWS action, in lower case.
     Action,
-    /// `context.region`.
+    /// `context.region`: an AWS region.
     Region,
 }
 

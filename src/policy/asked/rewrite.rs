@@ -22,8 +22,8 @@ use crate::policy::balance;
 pub(in crate::policy) struct Rule {
     /// The policy, with questions instead of comparisons with requested values.
     pub(in crate::policy) policy: Policy,
-    /// A permit that applies whenever the policy applies to at least one requested value. Its terms
-    /// then bind the whole request. `None` if it would apply exactly when `policy` does, or if the
+    /// A permit that applies if the policy applies to at least one requested value. Its terms then
+    /// bind the whole request. `None` if it would apply exactly when `policy` does, or if the
     /// policy has no terms.
     pub(in crate::policy) terms: Option<Policy>,
     /// The numbers of the questions of both policies, sorted.
