@@ -244,7 +244,10 @@ const TAGS_INHERITED: &str = "AWS refuses the tags of this session because the A
     without transitive tags";
 
 /// The meaning of a failed call. Only a refusal by AWS itself shows that no session exists.
-#[expect(clippy::needless_pass_by_value, reason = "`map_err` passes it by value")]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "`map_err` passes it by value"
+)]
 pub(super) fn failure<E, R>(error: SdkError<E, R>) -> MintError
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
