@@ -66,6 +66,7 @@ pub enum RecordError {
 
 /// A decision that could not be reproduced.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub enum NotReproduced {
     /// The given generation is not the one that decided.
     #[error("generation {found} is not {recorded}, which decided")]
