@@ -568,8 +568,8 @@ async fn stored_and_signed_formats_come_out_byte_for_byte() {
         let kept = fixture(name);
         assert!(
             kept == *bytes,
-            "{name} changed. Stored and signed bytes cannot change: give the format a new version or \
-             the leaf a new kind, with a fixture of its own.\n  kept: {}\n  made: {}",
+            "{name} changed. Stored and signed bytes cannot change: give the format a new version \
+             or the leaf a new kind, with a fixture of its own.\n  kept: {}\n  made: {}",
             String::from_utf8_lossy(&kept),
             String::from_utf8_lossy(bytes)
         );

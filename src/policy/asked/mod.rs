@@ -6,10 +6,10 @@
 //! must not include any value that policy would refuse if it were requested alone. Therefore a
 //! policy is evaluated for *all requested values together*:
 //!
-//! | purpose of a comparison | holds when | test |
+//! | makes apply | holds when | test |
 //! |---|---|---|
-//! | makes a permit apply | it holds for every requested value | covers ([`patterns::PatternSet::covers`]) |
-//! | makes a forbid apply | it holds for some requested value | overlaps ([`patterns::PatternSet::overlaps`]) |
+//! | a permit | every requested value meets it | [covers](patterns::PatternSet::covers) |
+//! | a forbid | some requested value meets it | [overlaps](patterns::PatternSet::overlaps) |
 //!
 //! A negation (`!`, `!=`, `unless`) swaps the two readings, `if a then b else c` is read as `a && b
 //! || !a && c`, and `context has location` is true if a request has locations. By induction over a condition: if the first reading holds, the condition holds for each value; if the condition holds for any value, the second reading holds. So a permit never applies to more than it would for each value alone, a forbid never to less, and a smaller request is never refused where a larger one is permitted. If two comparisons in one condition depend on each other, the result can be stricter than necessary, never weaker.
