@@ -51,8 +51,8 @@ pub struct JwtMinter {
 
 impl JwtMinter {
     /// A minter for tokens of this issuer, with keys of this algorithm and schedule, and status
-    /// lists from `first_list` on. `read_lease_seconds`: the maximum age of the store's facts about
-    /// a token's validity.
+    /// lists from `first_status_list` on. `read_lease_seconds`: the maximum age of the store's
+    /// facts about a token's validity.
     #[must_use]
     pub fn new(
         issuer: String,
