@@ -1,9 +1,9 @@
-//! Golden bytes: stored and signed formats, compared byte for byte with files in
+//! Golden bytes: compares stored and signed formats byte for byte with files in
 //! `tests/fixtures/golden`.
 //!
-//! What is stored or signed once cannot change. A format that must change gets a new version, or a new
-//! kind of leaf, and a fixture of its own beside the old one. So a fixture is never edited: the ignored
-//! test below writes those that are missing, and overwrites none.
+//! Stored or signed bytes cannot change later. A format that must change gets a new version, or a
+//! new kind of leaf, with an additional fixture. So never edit a fixture: the ignored test below
+//! writes the missing ones and overwrites none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -169,8 +169,8 @@ macro_rules! kinds {
         /// Every kind of leaf.
         const KINDS: &[&str] = &[$($kind),+];
 
-        /// The kind of a leaf, as its fixtures are called. A new variant of [`Event`] does not compile
-        /// before it has a name here, and [`KINDS`] then demands a fixture.
+        /// The kind of a leaf, which is the name of its fixtures. A new variant of [`Event`] does
+        /// not compile until it has a name here, and [`KINDS`] then requires a fixture.
         fn kind(event: &Event) -> &'static str {
             match event {
                 $($pattern => $kind,)+
@@ -196,7 +196,7 @@ kinds! {
     Event::DenialsOmitted { .. } => "denials_omitted",
 }
 
-/// Events of every kind, and what tells several of one kind apart.
+/// Events of every kind, with a suffix that distinguishes several of one kind.
 #[expect(clippy::too_many_lines, reason = "a list, one event after the other")]
 fn events() -> Vec<(&'static str, Event)> {
     let by = || BY.to_owned();
@@ -430,7 +430,7 @@ fn generation() -> Generation {
         ..GenerationParts::default()
     };
     Generation {
-        // The engine's version is a dependency's.
+        // The real engine version changes with its dependency.
         engine: "cedar-policy 0.0.0 (language 0.0), reading 0".into(),
         ..write(parts, &[]).unwrap()
     }
@@ -443,7 +443,7 @@ fn log_key() -> (Ed25519KeyPair, VerifierKey) {
     (pair, key)
 }
 
-/// The permit's leaf, the second of three.
+/// The receipt of the permit's leaf, the second of three.
 fn receipt() -> Receipt {
     let body = leaf(Event::Decision(Box::new(permit())))
         .to_bytes()
@@ -496,7 +496,7 @@ fn token_claims() -> Vec<u8> {
     claims_bytes(ISSUER, &session(), &permit().delegators, &[8; 32], 16)
 }
 
-/// Counts up instead.
+/// A counter in place of random bytes.
 struct Counting;
 
 impl Random for Counting {
@@ -524,7 +524,7 @@ fn sealing_keys() -> SealingKeys {
     SealingKeys::parse_with(&[text], Box::new(Counting)).unwrap()
 }
 
-/// Every fixture, by its file's name.
+/// The content of every fixture, by file name.
 async fn made() -> BTreeMap<String, Vec<u8>> {
     let mut made = BTreeMap::new();
     let mut add = |name: String, bytes: Vec<u8>| {
@@ -554,7 +554,8 @@ fn fixture(name: &str) -> Vec<u8> {
     let path = directory().join(name);
     std::fs::read(&path).unwrap_or_else(|error| {
         panic!(
-            "{}: {error}; `cargo nextest run --run-ignored only -E 'test(golden)'` writes what is missing",
+            "{}: {error}; `cargo nextest run --run-ignored only -E 'test(golden)'` writes missing \
+            fixtures",
             path.display()
         )
     })
@@ -567,7 +568,7 @@ async fn stored_and_signed_formats_come_out_byte_for_byte() {
         let kept = fixture(name);
         assert!(
             kept == *bytes,
-            "{name} changed. What is stored or signed once cannot change: give the format a new version \
+            "{name} changed. Stored and signed bytes cannot change: give the format a new version \
              or the leaf a new kind, with a fixture of its own.\n  kept: {}\n  made: {}",
             String::from_utf8_lossy(&kept),
             String::from_utf8_lossy(bytes)

@@ -1,7 +1,8 @@
-//! Requests to an endpoint of the replica's own configuration: a cluster's API, a bundle's server.
+//! Requests to an endpoint of the replica's configuration: the API of a cluster, or the server of a
+//! bundle.
 //!
-//! An endpoint may have authorities of its own and a bearer token. Both stand in files that others
-//! replace while the broker runs, so they are read for each request. Answers are bounded in time and
+//! An endpoint may have its own authorities and a bearer token. Other processes replace both files
+//! while the broker runs, so they are read for each request. Responses are limited in time and
 //! size, and a redirect is an error.
 
 use std::path::{Path, PathBuf};
@@ -18,16 +19,16 @@ use crate::endpoints::Endpoint;
 use crate::files::secret_in;
 use crate::outgoing::{self, BodyError};
 
-/// The longest time that one request may take, files and connection included.
+/// Time limit of one request, including reading the files and connecting.
 pub(super) const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The largest answer. A key set or a review has a few KiB.
+/// The largest response. A key set or a review has a few KiB.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
 /// The largest file of authorities or of a token.
 const MAX_FILE_BYTES: usize = 256 * 1024;
 
-/// Why a server gave no answer.
+/// The reason why a server gave no usable response.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ApiError {
     #[error("the file {0} cannot be read")]
@@ -48,11 +49,11 @@ pub(super) enum ApiError {
     Elsewhere,
 }
 
-/// A client of one endpoint. Its token goes to the endpoint's own origin and nowhere else.
+/// A client of one endpoint. It sends the token to the endpoint's own origin only.
 #[derive(Debug)]
 pub(super) struct Api {
     endpoint: Endpoint,
-    /// The client, and the authorities that it was made with.
+    /// The client, and the authorities with which it was created.
     client: Mutex<Option<(Vec<u8>, reqwest::Client)>>,
 }
 
@@ -64,17 +65,17 @@ impl Api {
         }
     }
 
-    /// The endpoint.
+    /// The endpoint of this client.
     pub(super) fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
-    /// The document at the endpoint's URL.
+    /// Fetches the document at the endpoint's URL.
     pub(super) async fn get<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
         self.get_at(self.endpoint.url()).await
     }
 
-    /// The document at another URL of the same server.
+    /// Fetches the document at another URL of the same server.
     pub(super) async fn get_at<T: DeserializeOwned>(&self, url: &Url) -> Result<T, ApiError> {
         if !self.endpoint.serves(url) {
             return Err(ApiError::Elsewhere);
@@ -86,7 +87,7 @@ impl Api {
         .await
     }
 
-    /// What the server answers to `body`.
+    /// Posts `body` and returns the response.
     pub(super) async fn post<T: DeserializeOwned>(
         &self,
         body: &impl Serialize,
@@ -128,7 +129,7 @@ impl Api {
         serde_json::from_slice(&body).map_err(|_| ApiError::Json)
     }
 
-    /// The client for the authorities as they are now.
+    /// The client for the present authorities.
     async fn client(&self) -> Result<reqwest::Client, ApiError> {
         let authorities = match self.endpoint.ca_file() {
             None => Vec::new(),

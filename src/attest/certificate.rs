@@ -1,6 +1,7 @@
-//! The caller's TLS client certificate (RFC 8705 §3): it holds the key, as the handshake showed.
+//! The caller's TLS client certificate (RFC 8705 §3). The handshake proved that the caller holds
+//! its key.
 //!
-//! It says who the caller is to nobody. It is only what a token or a handle is bound to.
+//! It does not identify the caller. Tokens and handles are only bound to it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,8 +10,9 @@ use super::Evidence;
 use crate::crypto::digest::sha256;
 use crate::domain::workload::KeyBinding;
 
-/// What the certificate of the request's connection binds to, if it has one. Of a chain only the
-/// first counts: the handshake is signed with its key, the others are hints at who signed it.
+/// The binding to the connection's certificate; `None` without a certificate. Only the first
+/// certificate of a chain counts: its key signed the handshake, and the others only help to find
+/// the issuer.
 #[must_use]
 pub fn key(evidence: &Evidence) -> Option<KeyBinding> {
     let leaf = evidence.client_certificates.first()?;

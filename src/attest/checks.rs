@@ -1,7 +1,7 @@
-//! What is wrong with a configuration of attestors is said before anybody is believed.
+//! Checks a configuration of attestors before any evidence is accepted.
 //!
-//! Each check answers a way in which trust was lost in the field: an audience that a provider
-//! gives to everybody, an issuer that signs for every tenant, a name that can be given away.
+//! Each check prevents a known mistake: an audience that a provider gives to all its customers, an
+//! issuer that signs for every tenant, a name that can be given away.
 
 mod conditions;
 
@@ -19,34 +19,33 @@ use crate::domain::trust::{AttestorSpec, ClaimType, OidcSpec, SpiffeSpec};
 use crate::endpoints::UnfitEndpoint;
 use crate::endpoints::address::{check_url, is_loopback_host};
 
-/// The algorithms that an attestor may believe. All are asymmetric.
+/// The algorithms that an attestor may accept. All are asymmetric.
 pub(super) const ALGORITHMS: [&str; 9] = [
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA",
 ];
 
-/// Kinds of tokens that mean something else, and so can never be an issuer's identity token.
+/// Types of tokens with another purpose, which can never be an issuer's identity tokens.
 const FOREIGN_TYPES: [&str; 2] = ["dpop+jwt", "client-authentication+jwt"];
 
 const MAX_LEEWAY_SECONDS: u64 = 60;
 const MAX_AGE_SECONDS: u64 = 3_600;
-// Evidence that is forgotten is refused for its age, by every configuration.
+// Every valid configuration refuses evidence for its age before its one-time id is deleted.
 const _: () = assert!(MAX_AGE_SECONDS + 2 * MAX_LEEWAY_SECONDS < MAX_EVIDENCE_SECONDS);
 const MAX_STALE_SECONDS: u64 = 86_400;
-/// Below a minute the pause between two fetches would refuse good tokens.
+/// Below a minute, the pause between two fetches would refuse valid tokens.
 const MIN_STALE_SECONDS: u64 = 60;
 const MAX_NAME_BYTES: usize = 32;
 
 /// An attestor that must not be loaded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("attestor `{attestor}`, `{key}`: {problem}; {remedy}")]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct AttestorConfigError {
-    /// Its name.
+    /// The name of the attestor.
     pub attestor: String,
-    /// The key of its configuration.
+    /// The key in its configuration.
     pub key: &'static str,
-    /// What is wrong.
     pub problem: String,
-    /// What would be right.
     pub remedy: String,
 }
 
@@ -54,7 +53,7 @@ pub struct AttestorConfigError {
 struct Shared {
     service: &'static str,
     matches: fn(&Url) -> bool,
-    /// The claims that name one tenant for ever.
+    /// The claims that identify one tenant permanently.
     pins: &'static [&'static str],
 }
 
@@ -116,13 +115,13 @@ const SHARED: [Shared; 8] = [
     },
 ];
 
-/// Two spellings of one issuer.
+/// Whether both are spellings of the same issuer.
 fn same_issuer(one: &str, other: &str) -> bool {
     one.trim_end_matches('/')
         .eq_ignore_ascii_case(other.trim_end_matches('/'))
 }
 
-/// Collects nothing and stops at the first complaint, which names the attestor.
+/// Reports the first problem only, with the attestor's name.
 struct Checked<'a>(&'a str);
 
 type Outcome = Result<(), AttestorConfigError>;
@@ -138,7 +137,7 @@ impl Checked<'_> {
     }
 }
 
-/// An attestor names an endpoint that this replica cannot use.
+/// Refuses an endpoint that an attestor names and this replica cannot use.
 pub(super) fn refuse_endpoint(
     attestor: &str,
     key: &'static str,
@@ -152,8 +151,8 @@ pub(super) fn refuse_endpoint(
     }
 }
 
-/// Checks every attestor alone and against the others. `plain_issuers`: whether issuers may have
-/// http URLs.
+/// Checks every attestor by itself and against the others. `plain_issuers`: whether issuers may
+/// have http URLs.
 pub fn check(specs: &[AttestorSpec], own_issuers: &[String], plain_issuers: bool) -> Outcome {
     let mut names = BTreeSet::new();
     let mut keys_seen = false;
@@ -167,7 +166,7 @@ pub fn check(specs: &[AttestorSpec], own_issuers: &[String], plain_issuers: bool
             AttestorSpec::Key(_) if keys_seen => at.refuse(
                 "kind",
                 "there is already an attestor of registered keys",
-                "put all keys into one: an assertion cannot say which it is for",
+                "put all keys into one attestor: an assertion cannot name its attestor",
             )?,
             AttestorSpec::Key(_) => keys_seen = true,
             AttestorSpec::Spiffe(spiffe) => {
@@ -215,7 +214,7 @@ fn check_name(at: &Checked<'_>) -> Outcome {
     }
     at.refuse(
         "name",
-        "it becomes an identifier in policies and cannot",
+        "it must be valid as an identifier in policies",
         "use a letter of a-z, then at most 31 of a-z, 0-9, `-` and `_`",
     )
 }
@@ -261,27 +260,27 @@ fn check_limits(at: &Checked<'_>, leeway: u64, max_age: u64, max_stale: u64) -> 
     if max_stale < MIN_STALE_SECONDS {
         at.refuse(
             "max_stale_seconds",
-            "keys could not be kept",
+            "the time is too short to keep keys",
             "give at least 60",
         )?;
     }
     if max_age == 0 {
         at.refuse(
             "max_age_seconds",
-            "no token is that young",
+            "tokens are never that new",
             "give at least 1",
         )?;
     }
     Ok(())
 }
 
-/// Whether the keys can be fetched as the specification says.
+/// Checks that the keys can be fetched as specified.
 fn check_key_source(at: &Checked<'_>, spec: &OidcSpec, issuer: &Url) -> Outcome {
     if spec.discovery.is_some() && spec.keys_from.is_some() {
         at.refuse(
             "keys_from",
-            "it stands beside discovery",
-            "keep one: with keys_from no discovery is asked",
+            "it excludes `discovery`",
+            "keep one: with keys_from the broker does not use discovery",
         )?;
     }
     if spec.discovery.is_some() || spec.keys_from.is_some() {
@@ -302,7 +301,7 @@ fn check_spiffe(at: &Checked<'_>, spec: &SpiffeSpec) -> Outcome {
     if !is_trust_domain(&spec.trust_domain) {
         at.refuse(
             "trust_domain",
-            "it is missing, or no trust domain's name",
+            "it is missing, or is not the name of a trust domain",
             "give its name alone, for example `prod.acme.example`, without `spiffe://`",
         )?;
     }
@@ -310,7 +309,7 @@ fn check_spiffe(at: &Checked<'_>, spec: &SpiffeSpec) -> Outcome {
     if spec.audience.is_empty() || DEFAULT_AUDIENCES.iter().any(|d| lower.starts_with(d)) {
         at.refuse(
             "audience",
-            "it is missing, or a default that tokens for others have too",
+            "it is missing, or is a default that tokens for other servers have too",
             "let workloads ask for an audience that means this broker alone",
         )?;
     }
@@ -349,15 +348,18 @@ fn check_issuer(
         _ => false,
     };
     if !plain || !secure || url.query().is_some() {
-        return Err(refuse("it is no plain https URL"));
+        return Err(refuse("it is not a plain https URL"));
     }
     if own_issuers.iter().any(|own| same_issuer(own, &spec.issuer)) {
-        return Err(refuse("it is our own, so what we issue would obtain more"));
+        return Err(refuse(
+            "it is the broker's own issuer, so its own tokens could obtain further \
+            credentials",
+        ));
     }
     Ok(url)
 }
 
-/// Audiences that providers and clouds give to tokens for everybody, by how they begin.
+/// Prefixes of audiences that providers and clouds give to all tokens by default.
 const DEFAULT_AUDIENCES: [&str; 8] = [
     "sts.amazonaws.com",
     "api://azureadtokenexchange",
@@ -376,13 +378,13 @@ fn check_audience(at: &Checked<'_>, spec: &OidcSpec, issuer: &Url) -> Outcome {
         return at.refuse("audience", "it is missing", REMEDY);
     }
     if is_default_audience(audience, issuer) || same_issuer(audience, &spec.issuer) {
-        let problem = format!("`{audience}` is a default that tokens for others have too");
+        let problem = format!("`{audience}` is a default that tokens for other servers have too");
         return at.refuse("audience", problem, REMEDY);
     }
     Ok(())
 }
 
-/// Whether tokens that were never asked for this broker may have this audience.
+/// Whether a token that was not requested for this broker can have this audience.
 fn is_default_audience(audience: &str, issuer: &Url) -> bool {
     let lower = audience.to_ascii_lowercase();
     let host = issuer.host_str().unwrap_or_default();
@@ -414,7 +416,7 @@ fn check_header(at: &Checked<'_>, spec: &OidcSpec) -> Outcome {
         if !ALGORITHMS.contains(&algorithm.as_str()) {
             at.refuse(
                 "algorithms",
-                format!("`{algorithm}` is not believed"),
+                format!("`{algorithm}` is not accepted"),
                 &remedy,
             )?;
         }
@@ -425,7 +427,7 @@ fn check_header(at: &Checked<'_>, spec: &OidcSpec) -> Outcome {
         at.refuse(
             "typ",
             "it is another kind of token",
-            "name an identity token's",
+            "give the `typ` of an identity token",
         )?;
     }
     Ok(())
@@ -440,7 +442,7 @@ fn check_tenant(at: &Checked<'_>, spec: &OidcSpec, issuer: &Url) -> Outcome {
         };
         if !scalar {
             let problem = format!("`{claim}` must equal one non-empty value");
-            at.refuse("required", problem, "give text, a number or a truth value")?;
+            at.refuse("required", problem, "give a text, a number or a boolean")?;
         }
     }
     let shared = SHARED.iter().find(|shared| (shared.matches)(issuer));
@@ -455,7 +457,7 @@ fn check_tenant(at: &Checked<'_>, spec: &OidcSpec, issuer: &Url) -> Outcome {
             .keys()
             .any(|c| shared.pins.contains(&source(spec, c).as_str()))
         {
-            let problem = format!("any customer of {} would be believed", shared.service);
+            let problem = format!("every customer of {} would be accepted", shared.service);
             at.refuse("required", problem, &remedy)?;
         }
         return Ok(());
@@ -471,16 +473,16 @@ fn check_tenant(at: &Checked<'_>, spec: &OidcSpec, issuer: &Url) -> Outcome {
     at.refuse(
         "required",
         "no owner or tenant is pinned",
-        "require a value of a claim that is declared immutable, or say `single_tenant = true` \
-         where the issuer serves you alone",
+        "require a value of a claim that is declared immutable, or set `single_tenant = true` if \
+        the issuer serves you alone",
     )
 }
 
-/// The name that a claim has in the token itself, where it stands at the top.
+/// The name of a claim in the token, if it is a top-level member.
 fn source(spec: &OidcSpec, claim: &str) -> String {
     match spec.claims.get(claim).and_then(|c| c.from.as_deref()) {
         None => claim.to_owned(),
-        // A pointer to further below keeps its slash, so that it is no claim of the top.
+        // A deeper pointer keeps its slash, so it equals no top-level claim.
         Some(pointer) => match pointer.strip_prefix('/') {
             Some(name) if !name.contains('/') => name.replace("~1", "/").replace("~0", "~"),
             _ => pointer.to_owned(),

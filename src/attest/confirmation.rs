@@ -1,8 +1,9 @@
-//! The key that a token is bound to by its issuer (`cnf`, RFC 7800), and whether its bearer has it.
+//! The key to which an issuer bound a token (`cnf`, RFC 7800), and the check that the caller holds
+//! it.
 //!
-//! A token with `cnf` is worth nothing without its key, and so is not a bearer token: `jkt` is the
-//! thumbprint of a DPoP key (RFC 9449 §6), `x5t#S256` the hash of a client certificate (RFC 8705
-//! §3.1). Any other member is a condition that cannot be checked here, and so does not hold.
+//! A token with `cnf` is not a bearer token and is useless without its key. `jkt` is the thumbprint
+//! of a DPoP key (RFC 9449 §6), `x5t#S256` the hash of a client certificate (RFC 8705 §3.1). Any
+//! other member is a condition that the broker cannot check, so the token is refused.
 
 use serde_json::Value;
 
@@ -12,12 +13,12 @@ use super::{AttestError, Evidence, TokenScheme, certificate};
 use crate::crypto::jwt::Claims;
 use crate::domain::workload::KeyBinding;
 
-/// Every key that a token's bearer has to prove.
+/// Every key that the caller must prove.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Confirmation(Vec<KeyBinding>);
 
 impl Confirmation {
-    /// What a token's `cnf` demands: nothing where it has none.
+    /// The keys in a token's `cnf`; empty without `cnf`.
     pub(super) fn of(claims: &Claims) -> Result<Self, AttestError> {
         let refused = |why| Err(AttestError::Confirmation(why));
         let members = match claims.get("cnf") {
@@ -28,7 +29,7 @@ impl Confirmation {
         let mut keys = Vec::new();
         for (method, value) in members {
             let Some(value) = value.as_str().filter(|value| !value.is_empty()) else {
-                return refused("a confirmation method has a value of another kind than text");
+                return refused("a confirmation method has a value that is not a text");
             };
             keys.push(match method.as_str() {
                 "jkt" => KeyBinding::Jkt(value.to_owned()),
@@ -43,8 +44,8 @@ impl Confirmation {
         self.0.is_empty()
     }
 
-    /// Whether a caller that proves these keys has every one, for the operator. A key of a kind that
-    /// is not among them is not checked.
+    /// For the operator: whether a caller that proves these keys proves every required one. A key
+    /// of a kind that is not among them is not checked.
     pub(super) fn hold_against(&self, proved: &[KeyBinding]) -> Outcome {
         let mut unchecked = Vec::new();
         for key in &self.0 {
@@ -55,7 +56,7 @@ impl Confirmation {
                 Some(_) => {
                     let why = match key {
                         KeyBinding::Jkt(_) => "the DPoP proof is by another key",
-                        KeyBinding::X5t(_) => "the client certificate is another one",
+                        KeyBinding::X5t(_) => "the client certificate is a different one",
                     };
                     return Outcome::Fails(AttestError::Confirmation(why));
                 }
@@ -66,7 +67,7 @@ impl Confirmation {
                         printable(value)
                     ),
                     KeyBinding::X5t(value) => format!(
-                        "each call has to come over mutual TLS with the certificate whose `x5t#S256` \
+                        "each call needs mutual TLS with the certificate whose `x5t#S256` \
                          is {}; give the certificate's hash with --x5t-s256 to check it",
                         printable(value)
                     ),
@@ -79,7 +80,7 @@ impl Confirmation {
         Outcome::NotChecked(unchecked.join("; ").into())
     }
 
-    /// Whether the caller proved every key: `proved` is that of its DPoP proof.
+    /// Checks that the caller proved every key. `proved` is the key of its DPoP proof.
     pub(super) fn check(
         &self,
         evidence: &Evidence,
@@ -89,17 +90,19 @@ impl Confirmation {
         for key in &self.0 {
             match key {
                 KeyBinding::Jkt(_) if proved.is_none() => {
-                    return refused("send a DPoP proof by the key that the token is bound to");
+                    return refused("send a DPoP proof by the key to which the token is bound");
                 }
                 KeyBinding::Jkt(_) if proved != Some(key) => {
                     return refused("the DPoP proof is by another key");
                 }
-                // RFC 9449 §7.2: taken as a bearer's it would be good for whoever has it.
+                // RFC 9449 §7.2: as a bearer token it would serve every party that has a copy.
                 KeyBinding::Jkt(_) if evidence.scheme == TokenScheme::Bearer => {
                     return refused("send the token as `Authorization: DPoP`, not as `Bearer`");
                 }
                 KeyBinding::X5t(_) if certificate::key(evidence).as_ref() != Some(key) => {
-                    return refused("call over mutual TLS with the certificate it is bound to");
+                    return refused(
+                        "call over mutual TLS with the certificate that the token is bound to",
+                    );
                 }
                 KeyBinding::Jkt(_) | KeyBinding::X5t(_) => {}
             }

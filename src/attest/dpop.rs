@@ -1,7 +1,7 @@
-//! DPoP (RFC 9449): the caller holds a private key, and shows it for this one request.
+//! DPoP (RFC 9449): the caller proves for one request that it holds a private key.
 //!
-//! The checks are those of §4.3. A nonce is asked for last, of a proof that is good otherwise. The
-//! URL that a proof must name is the configured one, so that a forged `Host` header proves nothing.
+//! The checks are those of §4.3. The nonce is checked last, for a proof that is otherwise valid.
+//! The URL in a proof is compared with the configured one, so a forged `Host` header has no effect.
 
 use std::fmt::Write as _;
 
@@ -19,19 +19,19 @@ use crate::crypto::jwk::{Algorithm, VerificationKey};
 use crate::crypto::jwt::{self, UnverifiedJwt, VerifiedClaims, check_issued_at};
 use crate::domain::workload::{KeyBinding, OneTime};
 
-/// What a proof may be signed with.
+/// The signature algorithms of proofs.
 pub const ALGORITHMS: [Algorithm; 9] = Algorithm::ALL;
 
-/// The age up to which a proof is fresh.
+/// The greatest age of a proof.
 const MAX_AGE_SECONDS: u64 = 60;
 
-/// How far a caller's clock may be ahead of ours.
+/// How far a caller's clock may be ahead of the broker's.
 const MAX_AHEAD_SECONDS: u64 = 5;
 
-/// A proof's id: a UUID has 36 bytes.
+/// The longest id of a proof. A UUID has 36 bytes.
 const MAX_ID_BYTES: usize = 256;
 
-/// What a proof shows.
+/// A verified proof.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proof {
     /// The key that the caller holds.
@@ -40,9 +40,9 @@ pub struct Proof {
     pub one_time: OneTime,
 }
 
-/// The proof of a request, where it has one or its scheme demands one. With `Authorization: DPoP`
-/// the proof has to name the token (RFC 9449 §7.1); beside a token that is presented otherwise it
-/// may, and then it must be that token.
+/// Verifies the proof of a request; `None` if it has none and needs none. With
+/// `Authorization: DPoP` the proof must name the token (RFC 9449 §7.1). With another scheme it may
+/// name it, and then it must be that token.
 pub fn of_request(evidence: &Evidence, now: Timestamp) -> Result<Option<Proof>, AttestError> {
     let named = evidence.scheme == TokenScheme::Dpop;
     if evidence.dpop.is_empty() {
@@ -61,7 +61,8 @@ pub fn of_request(evidence: &Evidence, now: Timestamp) -> Result<Option<Proof>, 
     verify(evidence, hash, now).map(Some)
 }
 
-/// The key of a proof that [`AttestError::NonceWanted`] was said of: all else of it was verified.
+/// The key of a proof that was refused with [`AttestError::NonceWanted`], which means that
+/// everything else was verified.
 pub(super) fn shown_key(evidence: &Evidence) -> Option<KeyBinding> {
     let [header] = evidence.dpop.as_slice() else {
         return None;
@@ -71,7 +72,7 @@ pub(super) fn shown_key(evidence: &Evidence) -> Option<KeyBinding> {
     Some(KeyBinding::Jkt(key.thumbprint().to_owned()))
 }
 
-/// The one-time id of a request's proof, by what the proof says of itself.
+/// The one-time id of a request's proof, unverified.
 pub(crate) fn shown_id(evidence: &Evidence) -> Option<[u8; 32]> {
     let [header] = evidence.dpop.as_slice() else {
         return None;
@@ -85,14 +86,14 @@ pub(crate) fn shown_id(evidence: &Evidence) -> Option<[u8; 32]> {
     ))
 }
 
-/// What a proof has to say of the token that it comes with (`ath`).
+/// The required hash of the token in a proof (`ath`).
 #[derive(Clone, Copy)]
 pub enum TokenHash<'a> {
-    /// It must hold the hash of this token.
+    /// The proof must contain the hash of this token.
     Demanded(&'a str),
-    /// Where it holds a hash it must be of this token.
+    /// If the proof contains a hash, it must be that of this token.
     Allowed(&'a str),
-    /// It comes with no token.
+    /// The request has no token.
     None,
 }
 
@@ -103,12 +104,14 @@ pub fn verify(
     now: Timestamp,
 ) -> Result<Proof, AttestError> {
     let [header] = evidence.dpop.as_slice() else {
-        return Err(AttestError::BadProof("not exactly one header"));
+        return Err(AttestError::BadProof(
+            "the request does not have exactly one `DPoP` header",
+        ));
     };
     let token = UnverifiedJwt::parse_proof(header)
-        .map_err(|_| AttestError::BadProof("not a JWT with a public key in its header"))?;
+        .map_err(|_| AttestError::BadProof("it is not a JWT with a public key in its header"))?;
     if !token.unverified_is_type("dpop+jwt") {
-        return Err(AttestError::BadProof("another type of token"));
+        return Err(AttestError::BadProof("it is another type of token"));
     }
     let key = token.unverified_key().cloned().map(VerificationKey::from);
     let key = key.ok_or(AttestError::BadProof("no key"))?;
@@ -120,7 +123,7 @@ pub fn verify(
     if !same_target(text(&claims, "htu")?, &evidence.url) {
         return Err(AttestError::BadProof("another URL"));
     }
-    // The leeway counts at both ends, and the age includes it.
+    // The leeway applies at both ends, and the age includes it.
     let age = MAX_AGE_SECONDS - MAX_AHEAD_SECONDS;
     let issued_at = check_issued_at(&claims, now, MAX_AHEAD_SECONDS, age)
         .map_err(|_| AttestError::BadProof("not fresh"))?;
@@ -135,7 +138,7 @@ pub fn verify(
         return Err(AttestError::NonceWanted);
     }
     let thumbprint = claims.key_thumbprint();
-    // Seconds are rounded down when the age is judged; one more covers that.
+    // Seconds are rounded down when the age is checked; one more second covers that.
     let expires_at = issued_at.plus_seconds(MAX_AGE_SECONDS + 2);
     Ok(Proof {
         one_time: one_time(
@@ -167,14 +170,14 @@ fn text<'a>(claims: &'a VerifiedClaims, name: &'static str) -> Result<&'a str, A
         .map_err(|_| AttestError::BadProof("a claim is missing or not a text"))
 }
 
-/// Whether two URLs name one endpoint, without query and fragment.
+/// Whether two URLs name the same endpoint, ignoring query and fragment.
 fn same_target(claimed: &str, configured: &str) -> bool {
     let claimed = target(claimed);
     claimed.is_some() && claimed == target(configured)
 }
 
-/// A URL without query and fragment, normalised by its syntax and its scheme (RFC 3986 §§6.2.2,
-/// 6.2.3), as RFC 9449 §4.3 compares them. `None` where it is not a URL.
+/// A URL without query and fragment, with syntax-based and scheme-based normalisation (RFC 3986
+/// §§6.2.2, 6.2.3), as RFC 9449 §4.3 compares them. `None` if the text is not a URL.
 fn target(text: &str) -> Option<Url> {
     let mut url = Url::parse(&with_plain_escapes(text)?).ok()?;
     url.set_query(None);
@@ -182,9 +185,9 @@ fn target(text: &str) -> Option<Url> {
     Some(url)
 }
 
-/// A URI with its unreserved characters unescaped, and the hexadecimal digits of all other escapes in
-/// upper case. `None` where it holds a character that no URI has: the parser of URLs is that of
-/// browsers, and would read `\` as `/` and leave a line break out.
+/// A URI with its unreserved characters unescaped, and the hexadecimal digits of all other escapes
+/// in upper case. `None` if it contains a character that no URI has: the URL parser follows
+/// browsers and would read `\` as `/` and ignore a line break.
 fn with_plain_escapes(text: &str) -> Option<String> {
     let mut plain = String::with_capacity(text.len());
     let mut rest = text.bytes();

@@ -1,105 +1,107 @@
-//! Why evidence was refused, and how much of that its bearer may learn.
+//! The reasons why evidence is refused, and the part of a reason that its holder may learn.
 //!
-//! Logs and metrics get all of it. A caller learns which condition failed only once the signature
-//! of its token has verified: then it is a fault of the caller's own token, and the answer names
-//! the claim and never the value that the configuration wants. Until then every refusal is the
-//! same, so that nobody can try forged tokens against us and see how far they get.
+//! Logs and metrics receive the full reason. A caller learns which condition failed only after the
+//! signature of its token has verified: then its own token is at fault, and the response names the
+//! claim but never the value that the configuration requires. Before that every refusal is the
+//! same, so that callers cannot probe the configuration with forged tokens.
 
 use crate::crypto::jwt::{JwtError, TimeError};
 use crate::domain::workload::{OneTime, Workload};
 
-/// The longest issuer that is written into a log line.
+/// The longest issuer in a log line.
 const MAX_ISSUER_BYTES: usize = 200;
 
-/// How long a caller waits before a key set is fetched again, or a cluster asked again.
+/// How long a caller waits before the broker fetches a key set or asks a cluster again.
 const ISSUER_RETRY_SECONDS: u64 = super::jwks::COOL_DOWN_SECONDS;
 
 /// The name in metrics and logs for evidence that no attestor, or more than one, is configured for.
 pub const NO_ATTESTOR: &str = "none";
 
-/// Which condition evidence did not meet.
+/// The condition that evidence did not meet.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AttestError {
-    /// Nothing that any attestor could read.
+    /// The request has no evidence that an attestor can read.
     #[error("no evidence was presented")]
     Missing,
-    /// A token that cannot be read unambiguously.
+    /// The token cannot be read unambiguously.
     #[error("the token is malformed")]
     Malformed(#[source] JwtError),
-    /// No attestor is configured for it, or more than one.
+    /// No attestor is configured for the token, or more than one.
     #[error("no attestor is configured for the token's issuer and audience")]
     UnknownIssuer,
-    /// Not for us, or not for us alone.
+    /// The token is not for this broker, or not for it alone.
     #[error("its `aud` names another audience than this broker's, or more than one")]
     WrongAudience,
-    /// Another kind of token.
+    /// The token has another type.
     #[error("its header's `typ`, or another header parameter, is not that of an attestation")]
     WrongType,
-    /// An algorithm that its issuer may not use.
-    #[error("its header's `alg` is not believed from its issuer")]
+    /// The issuer may not use the algorithm.
+    #[error("its header's `alg` is not accepted from its issuer")]
     WrongAlgorithm,
     /// The issuer or the workload has no such key.
     #[error("its header's `kid` names no key that is known")]
     UnknownKey,
-    /// The signature does not verify.
+    /// The signature is invalid.
     #[error("its signature does not verify")]
     BadSignature,
     /// `exp` has passed.
     #[error("it has expired: its `exp` has passed")]
     Expired,
-    /// Too old, from the future, or without usable dates.
+    /// The token is too old or from the future, or has no usable dates.
     #[error("its dates are refused: {0}")]
     WrongTimes(TimeError),
-    /// Made before the log began anew: whether it was used is not known.
-    #[error("it was made before the broker's log began anew, by its `iat`")]
+    /// The token was issued before the log's succession, so the broker does not know whether it was
+    /// used.
+    #[error("its `iat` is from before the broker's present log began")]
     BeforeOurLog,
     /// A required claim has another value.
     #[error("its claim `{0}` does not have a value that is accepted here")]
     RequiredClaim(String),
-    /// A claim is missing, or not of its declared type, or too long.
+    /// A claim is missing, too long, or not of its declared type.
     #[error("its claim `{0}` is missing, too long, or not of the declared type")]
     ClaimType(String),
-    /// The cluster does not vouch for it: revoked, its pod gone, or meant for another audience.
-    #[error("the cluster does not vouch for it")]
+    /// The cluster does not confirm the token: it was revoked, its pod no longer exists, or it is
+    /// for another audience.
+    #[error("the cluster does not confirm it")]
     Reviewed,
-    /// The cluster that must vouch for it cannot be asked.
+    /// The cluster that must confirm the token is unreachable.
     #[error("the cluster could not be asked about it")]
     ReviewUnreachable,
     /// Identity or instance cannot be written.
-    #[error("the identity that its claims make is empty or too long")]
+    #[error("the identity formed by its claims is empty or too long")]
     Identity,
-    /// The attestor's tokens may be used again, but only with a proof of possession.
-    #[error("it needs a DPoP proof or a client certificate beside it")]
+    /// The attestor's tokens may be used repeatedly, but only with a proof of possession.
+    #[error("it needs a DPoP proof or a client certificate in the same request")]
     ReplayUnbound,
-    /// It is bound to a key that the caller did not prove, or by a method that is not known.
+    /// The token is bound to a key that the caller did not prove, or by an unknown method.
     #[error("its `cnf` does not hold: {0}")]
     Confirmation(&'static str),
-    /// A `DPoP` header that proves nothing.
+    /// A `DPoP` header does not have a valid proof.
     #[error("the DPoP proof is refused: {0}")]
     BadProof(&'static str),
-    /// A `DPoP` header without a nonce of ours, or with one that is too old.
-    #[error("the DPoP proof has no good nonce")]
+    /// A `DPoP` proof has no nonce of this broker, or an old one.
+    #[error("the DPoP proof has no valid nonce")]
     NonceWanted,
-    /// No token of an administrator's.
-    #[error("it is no administrator's token")]
+    /// The token is not that of an administrator.
+    #[error("it is not an administrator's token")]
     UnknownAdminToken,
-    /// The configured bootstrap token, which is good no more.
-    #[error("the bootstrap token is good no more: {0}")]
+    /// The configured bootstrap token has ended.
+    #[error("the bootstrap token has ended: {0}")]
     AdminTokenOver(&'static str),
-    /// It was used before.
+    /// The evidence was used before.
     #[error("it was used before")]
     Replayed,
-    /// It was issued before a time was accepted, and which evidence of then was used is not known any
-    /// more.
+    /// The evidence was issued before the acceptance of a time, so the broker may no longer know
+    /// whether it was used.
     #[error(
-        "it was issued before the clock's time was accepted, and whether it was used may have been \
-         forgotten"
+        "it was issued before an administrator accepted the clock's time, so the record of its \
+        use may be lost"
     )]
     UseForgotten,
-    /// The issuer's keys cannot be fetched.
+    /// The issuer's keys could not be fetched.
     #[error("the issuer's keys could not be fetched")]
     IssuerUnreachable,
-    /// Registered keys cannot be read.
+    /// The registered keys could not be read.
     #[error("the registered keys could not be read")]
     KeysUnavailable,
 }
@@ -135,7 +137,7 @@ impl AttestError {
         "keys_unavailable",
     ];
 
-    /// A stable short word, for logs, metrics and callers.
+    /// A stable code for logs, metrics and callers.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
@@ -168,7 +170,7 @@ impl AttestError {
         }
     }
 
-    /// The claim or header parameter that did not hold, where it is one.
+    /// The claim or header parameter that was refused, if the reason has one.
     #[must_use]
     pub fn claim(&self) -> Option<&str> {
         match self {
@@ -199,13 +201,13 @@ impl AttestError {
         }
     }
 
-    /// Whether the fault is ours or the issuer's, so that the same caller may succeed later.
+    /// Whether the broker or the issuer is at fault, so that the same caller may succeed later.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         self.retry_seconds().is_some()
     }
 
-    /// After how many seconds it is worth trying again, where the fault is ours or the issuer's.
+    /// Seconds until the next attempt can succeed, if the broker or the issuer is at fault.
     #[must_use]
     pub fn retry_seconds(&self) -> Option<u64> {
         match self {
@@ -240,17 +242,17 @@ impl From<TimeError> for AttestError {
     }
 }
 
-/// What an attestor says of evidence that it refuses.
+/// The refusal of evidence by an attestor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// Which condition did not hold.
+    /// The condition that failed.
     pub error: AttestError,
-    /// Whether the token's signature had verified by then.
+    /// Whether the token's signature was verified before.
     pub signed: bool,
 }
 
 impl Refused {
-    /// Of a token whose signature verified.
+    /// A refusal of a token with a verified signature.
     #[must_use]
     pub fn signed(error: AttestError) -> Self {
         Self {
@@ -269,35 +271,34 @@ impl<E: Into<AttestError>> From<E> for Refused {
     }
 }
 
-/// Evidence that was refused: by which attestor, for what, and who may know.
+/// Refused evidence: the attestor, the reason, and whether the caller may learn the reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{error}")]
 pub struct AttestFailure {
-    /// Which condition did not hold.
+    /// The condition that failed.
     pub error: AttestError,
-    /// The attestor that the evidence is for; `None` where it is for none, or for several.
+    /// The attestor of the evidence; `None` if there is none or more than one.
     pub attestor: Option<String>,
-    /// The issuer that the token names, in printable characters and bounded: nothing vouches for
-    /// it before the signature has verified.
+    /// The unverified issuer in the token, in printable characters and of limited length.
     pub issuer: Option<String>,
-    /// Whether the caller may learn the reason: the signature of its token has verified, or the
-    /// reason is read from what the caller itself made, as of a DPoP proof.
+    /// Whether the caller may learn the reason: the signature of its token was verified, or the
+    /// reason is about data that the caller itself made, such as a DPoP proof.
     pub told: bool,
-    /// What had been verified of it, and is used up with the refusal.
+    /// The evidence that was verified before the refusal, and is consumed by it.
     pub verified: Option<Box<VerifiedEvidence>>,
 }
 
-/// Evidence that was verified before something else of its request was refused.
+/// Evidence that was verified before another part of its request was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifiedEvidence {
-    /// The workload that the token names.
+    /// The workload that the token identifies.
     pub workload: Workload,
-    /// The one-time ids that are used up.
+    /// The one-time ids that the refusal consumes.
     pub one_time: Vec<OneTime>,
 }
 
 impl AttestFailure {
-    /// A refusal that belongs to no attestor, and whose reason the caller does not learn.
+    /// A refusal without an attestor, whose reason the caller does not learn.
     #[must_use]
     pub fn unattributed(error: AttestError) -> Self {
         Self {
@@ -309,7 +310,7 @@ impl AttestFailure {
         }
     }
 
-    /// A proof that the caller made itself, beside evidence that is no token of an issuer.
+    /// A refusal of a proof that the caller itself made, without a token of an issuer.
     #[must_use]
     pub fn of_proof(error: AttestError) -> Self {
         Self {
@@ -318,20 +319,20 @@ impl AttestFailure {
         }
     }
 
-    /// The stable short word of the reason.
+    /// The stable code of the reason.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         self.error.reason()
     }
 
-    /// What the caller may learn: the reason, or nothing.
+    /// The reason if the caller may learn it.
     #[must_use]
     pub fn for_caller(&self) -> Option<&AttestError> {
         Some(&self.error).filter(|_| self.told)
     }
 }
 
-/// A claimed issuer as a log line may have it.
+/// An unverified issuer in a form that is safe in a log line.
 pub(super) fn printable_issuer(text: &str) -> String {
     let shown = |c: char| if c.is_ascii_graphic() { c } else { '?' };
     let cut = text.chars().take(MAX_ISSUER_BYTES);

@@ -1,7 +1,8 @@
-//! What a token has to fulfil, condition by condition.
+//! Explains a token condition by condition.
 //!
-//! An attestor lists its conditions once. To believe a token it takes the first that fails; to
-//! explain one to the operator who configured it, offline, all of them are shown.
+//! An attestor lists its conditions once. To accept a token, all must hold, and the first that
+//! fails is the reason for the refusal. To explain a token to the operator offline, all of them are
+//! shown.
 
 use std::borrow::Cow;
 
@@ -11,35 +12,35 @@ use crate::crypto::jwk::VerificationKey;
 use crate::crypto::jwt::UnverifiedJwt;
 use crate::domain::workload::KeyBinding;
 
-/// What became of one condition.
+/// The result of one condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The token meets it.
     Holds,
-    /// The token does not.
+    /// The token does not meet it.
     Fails(AttestError),
-    /// It cannot be checked here, for this reason.
+    /// It cannot be checked here. The text gives the reason.
     NotChecked(Cow<'static, str>),
 }
 
-/// One condition, and what became of it.
+/// A condition and its result.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Condition {
-    /// The claim or the header parameter that it is about, or `signature`, `identity`, `use`.
+    /// The claim or header parameter that it is about, or `signature`, `identity` or `use`.
     pub name: Cow<'static, str>,
-    /// What became of it.
     pub outcome: Outcome,
-    /// What the configuration wants, for its operator.
+    /// The value that the configuration requires, for its operator.
     pub expected: Option<String>,
 }
 
-/// Conditions, in the order in which they are judged.
+/// Conditions in the order of evaluation.
 #[derive(Debug, Default)]
 pub(super) struct Conditions(Vec<Condition>);
 
 impl Conditions {
-    /// Notes whether one holds. Several may be about one claim, which then has one line: the first
-    /// that fails.
+    /// Adds the result of a check. Several checks of one claim share one line: the first that
+    /// fails.
     pub(super) fn check(
         &mut self,
         name: impl Into<Cow<'static, str>>,
@@ -59,7 +60,7 @@ impl Conditions {
         }
     }
 
-    /// The first that fails, as the reason to refuse.
+    /// The first failure, as the reason for the refusal.
     pub(super) fn hold(self) -> Result<(), AttestError> {
         let failed = self
             .0
@@ -72,12 +73,12 @@ impl Conditions {
     }
 }
 
-/// A token, held against a configuration.
+/// A token compared with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
-    /// The attestor that it is for.
+    /// The attestor for the token.
     pub attestor: Option<String>,
-    /// The conditions, in the order in which the broker judges them.
+    /// The conditions in the order in which the broker evaluates them.
     pub conditions: Vec<Condition>,
 }
 
@@ -106,8 +107,8 @@ impl Explanation {
 }
 
 impl Attestors {
-    /// Holds a token against the configuration, without a network and without using it up. `keys`
-    /// are those of its issuer, where they are at hand, and `proved` the keys that its caller proves.
+    /// Compares a token with the configuration, without a network and without consuming the token.
+    /// `keys` are the keys of its issuer if known, and `proved` the keys that its caller proves.
     #[must_use]
     pub fn explain(
         &self,
@@ -125,7 +126,7 @@ impl Attestors {
         let recognising: Vec<_> = all().filter(|a| a.recognises(&presented)).collect();
         let candidates = match recognising.as_slice() {
             [_] => recognising,
-            // For none, or for several at once: then it is told by the one that it comes closest to.
+            // With none or several attestors, explain by the nearest one.
             _ => all().filter(|a| a.issued(&presented)).collect(),
         };
         let explained = candidates
@@ -167,7 +168,7 @@ fn hold_against(
         }
     }
     if attestor.is_reviewed() {
-        conditions.push(not_checked("review", "only the cluster can vouch for it"));
+        conditions.push(not_checked("review", "only the cluster can confirm it"));
     }
     conditions.push(not_checked(
         "use",
@@ -214,7 +215,7 @@ fn signature(attestor: &dyn Attestor, token: &UnverifiedJwt, keys: Option<&[u8]>
             None => return not_checked(NAME, "the key set has no usable key"),
         },
         None if configured.is_empty() => {
-            return not_checked(NAME, "no keys are at hand: name the issuer's key set");
+            return not_checked(NAME, "no keys are known: name the issuer's key set");
         }
         None => configured,
     };

@@ -1,4 +1,4 @@
-//! Attestors against an issuer that changes its keys and callers who choose every byte.
+//! Attestors against an issuer that changes its keys and callers that choose every byte.
 
 use std::time::Duration;
 
@@ -175,7 +175,7 @@ async fn a_withdrawn_key_is_no_longer_believed_once_the_set_was_fetched_anew() {
     let by_new = new.sign(&header("new"), &claims(&server.uri(), later));
     assert_eq!(reason(&attestors, &by_new, later).await, "good");
     assert_eq!(reason(&attestors, &by_old, later).await, "unknown_key");
-    // The old key under the new one's name is not the new one.
+    // The old key with the new key's name is not the new key.
     let renamed = old.sign(&header("new"), &claims(&server.uri(), later));
     assert_eq!(reason(&attestors, &renamed, later).await, "bad_signature");
 }
@@ -234,7 +234,7 @@ async fn a_token_for_two_attestors_is_for_none_and_equal_claims_of_two_issuers_a
     assert_eq!(first.identity.as_str(), "one:repo:5");
     assert_eq!(second.identity.as_str(), "two:repo:5");
     assert_ne!(first.evidence.key, second.evidence.key);
-    // One issuer's token has one id, whichever of its audiences it was made for.
+    // A token of one issuer has one id, for each of its audiences.
     let mut named = claims(&one.uri(), now());
     named["jti"] = json!("t1");
     let first = appraise(&named).await.unwrap();
@@ -282,7 +282,7 @@ const ORDER: [u8; 32] = [
     0xbc, 0xe6, 0xfa, 0xad, 0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
 ];
 
-/// The second signature that anybody can write who has seen the first: (r, n - s).
+/// A second valid signature (r, n - s), which any party can compute from the first.
 fn other_signature(token: &str) -> String {
     let (input, signature) = token.rsplit_once('.').unwrap();
     let mut bytes = URL_SAFE_NO_PAD.decode(signature).unwrap();
@@ -334,7 +334,7 @@ fn evidence_does_not_print_what_it_holds() {
     assert!(shown.contains("x-token") && !shown.contains("SECRET") && !shown.contains("83, 69"));
 }
 
-/// An issuer that says how long its answer is, and lies.
+/// An issuer that states a false length of its response.
 async fn flooding_issuer(head: &'static str) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let issuer = format!("http://{}", listener.local_addr().unwrap());
@@ -364,7 +364,7 @@ async fn a_flood_without_an_announced_length_is_cut_off() {
     let attestors = attestors(vec![spec("ci", &issuer, OURS)]);
     let token = TestKey::new().sign(&header("k1"), &claims(&issuer, now()));
     let answer = reason(&attestors, &token, now());
-    // Cut off by its size, long before its time.
+    // Stopped by its size, long before its time limit.
     let answer = tokio::time::timeout(Duration::from_millis(4_500), answer).await;
     assert_eq!(answer.unwrap(), "issuer_unreachable");
 }
@@ -388,8 +388,8 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Signed tokens with a few members replaced by anything: none makes the attestor panic, and what
-/// is believed has exactly what the configuration demands.
+/// Signed tokens with a few members replaced by arbitrary values. None makes the attestor panic,
+/// and an accepted token meets the configuration.
 #[test]
 fn whatever_an_issuer_signs_is_refused_or_is_as_configured() {
     const CLAIMS: &[&str] = &[

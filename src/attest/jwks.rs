@@ -1,32 +1,33 @@
 //! The keys of an issuer: discovery (OpenID Connect Discovery 1.0) and its JWK set.
 //!
-//! Readers never wait for the network while the key they need is known: they read one snapshot.
-//! It is fetched anew when it grows old and when a token names an unknown key. At most one fetch
-//! runs at a time, it runs to its end even if the caller has gone, and the next may begin only
-//! [`COOL_DOWN_SECONDS`] after it *began*: tokens with invented key ids cost the issuer one request
-//! in that time, and us one lookup each.
+//! Readers never wait for the network while the required key is known: they read one snapshot. The
+//! set is fetched again when it becomes old and when a token names an unknown key. At most one
+//! fetch runs at a time, it completes even if the caller has gone, and the next may begin only
+//! [`COOL_DOWN_SECONDS`] after it *began*. So tokens with invented key ids cost the issuer one
+//! request in that time, and the broker one lookup each.
 //!
-//! During this cool-down a key that the issuer has just published is unknown. A question for an unknown
-//! key waits for the end of the cool-down where that is at most [`MAX_COOL_DOWN_WAIT`] away. Otherwise
-//! the answer is [`KeyError::Unknown`]. It is not [`KeyError::Unreachable`], because a new key cannot be
-//! told from an invented one: anyone could then cause 503 answers and the alarm on unreachable issuers
-//! while the issuer is healthy, and could read from the status which issuers are configured.
+//! During this cool-down a key that the issuer has just published is unknown. A lookup of an
+//! unknown key waits for the end of the cool-down if that is at most [`MAX_COOL_DOWN_WAIT`] away.
+//! Otherwise the result is [`KeyError::Unknown`]. It is not [`KeyError::Unreachable`], because a
+//! new key cannot be distinguished from an invented one: callers could then cause 503 responses and
+//! the alarm on unreachable issuers while the issuer is healthy, and could read from the status
+//! which issuers are configured.
 //!
-//! What an issuer answers is not trusted beyond its purpose. Its size and its time are bounded,
-//! redirects are refused, and a key that we cannot use is skipped alone. The first [`MAX_KEYS`] usable
-//! keys of a set are read when it comes; those beyond are kept as they are and read when a token names
-//! their `kid`.
+//! Responses of an issuer are trusted for their purpose only. Their size and time are limited,
+//! redirects are refused, and a key that the broker cannot use is skipped without refusing the
+//! others. The first [`MAX_KEYS`] usable keys of a set are parsed on arrival; further ones are
+//! stored unparsed and parsed when a token names their `kid`.
 //!
-//! A new set takes the place of the old one, also where it has no key that can be used: then the issuer
-//! has none. A set that is older than [`MAX_UNCONFIRMED_SECONDS`] serves only if the newest fetch failed
-//! and began less than [`COOL_DOWN_SECONDS`] ago; otherwise the question waits for one fetch. So a key
-//! that its issuer withdrew is believed for no longer than [`MAX_UNCONFIRMED_SECONDS`] while the issuer
-//! answers, or until [`COOL_DOWN_SECONDS`] after a failed fetch began, if that is later. While the issuer
-//! does not answer, the key is believed for `max_stale_seconds`.
+//! A new set replaces the old one even if it has no usable key: then the issuer has none. A set
+//! that is older than [`MAX_UNCONFIRMED_SECONDS`] serves only if the newest fetch failed and began
+//! less than [`COOL_DOWN_SECONDS`] ago; otherwise the lookup waits for one fetch. So a key that its
+//! issuer withdrew is accepted for at most [`MAX_UNCONFIRMED_SECONDS`] while the issuer answers, or
+//! until [`COOL_DOWN_SECONDS`] after a failed fetch began, if that is later. While the issuer does
+//! not answer, the key is accepted for `max_stale_seconds`.
 //!
-//! Discovery goes to public addresses alone, except to the server of the endpoint that the attestor
-//! names for it. The issuer's metadata says where the key set is, and so cannot lead elsewhere into
-//! the host's network.
+//! Discovery uses public addresses only, except for the server of the endpoint that the attestor
+//! names for it. The issuer's metadata names the location of the key set, and this rule prevents it
+//! from leading into the host's network.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -52,13 +53,14 @@ pub(super) const COOL_DOWN_SECONDS: u64 = 10;
 
 const COOL_DOWN: Duration = Duration::from_secs(COOL_DOWN_SECONDS);
 
-/// The longest that a question for an unknown key waits for the end of the cool-down.
+/// The longest time that a lookup of an unknown key waits for the end of the cool-down.
 const MAX_COOL_DOWN_WAIT: Duration = Duration::from_secs(2);
 
-/// The age at which a set is fetched anew while it still serves.
+/// The age at which a set is fetched again in the background.
 const REFRESH_SECONDS: u64 = 300;
 
-/// The age, in seconds, beyond which a set serves only if the newest fetch failed within the cool-down.
+/// The age, in seconds, above which a set serves only if the newest fetch failed within the
+/// cool-down.
 const MAX_UNCONFIRMED_SECONDS: u64 = 600;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -67,27 +69,28 @@ const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest document of an issuer. Real ones have a few KiB.
 const MAX_DOCUMENT_BYTES: usize = 1024 * 1024;
 
-/// Usable keys of a set that are read at once. Real issuers have fewer than ten.
+/// Number of usable keys of a set that are parsed on arrival. Real issuers have fewer than ten.
 const MAX_KEYS: usize = 100;
 
-/// Entries of one `kid` that are looked at. RFC 7517 §4.5 lets keys of different types share one.
+/// Maximum number of entries of one `kid` that are considered. RFC 7517 §4.5 lets keys of different
+/// types share one.
 const MAX_SAME_KID: usize = 8;
 
-/// Keys of one `kid` that are tried. An issuer that names its keys apart has one.
+/// Maximum number of keys of one `kid` that are tried. An issuer with distinct ids has one.
 const MAX_OF_ONE_NAME: usize = 4;
 
-/// Why there is no key to verify with.
+/// The reason why there is no key for verification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum KeyError {
-    /// The issuer's set does not have it.
+    /// The issuer's set does not have the key.
     #[error("the issuer has no such key")]
     Unknown,
-    /// There is no set that is young enough, or the newest could not be fetched and may have it.
+    /// There is no recent set, or the newest could not be fetched and may have the key.
     #[error("the issuer's keys could not be fetched")]
     Unreachable,
 }
 
-/// Why one fetch gave nothing.
+/// The reason why a fetch failed.
 #[derive(Debug, thiserror::Error)]
 enum FetchError {
     #[error("the request failed")]
@@ -100,13 +103,13 @@ enum FetchError {
     Status(u16),
     #[error("the answer is not the JSON that was expected")]
     Json,
-    #[error("the discovery document is another issuer's")]
+    #[error("the discovery document is that of another issuer")]
     Issuer,
     #[error("the address is refused")]
     Address(#[from] RefusedAddress),
     #[error("the issuer is not a URL")]
     NoUrl,
-    #[error("the server that has them did not answer as it should")]
+    #[error("the server of the keys did not give a valid answer")]
     Api(#[from] ApiError),
 }
 
@@ -123,9 +126,9 @@ struct Jwks {
 
 #[derive(Debug)]
 struct KeySet {
-    /// The first keys that can be used.
+    /// The first usable keys.
     keys: Vec<VerificationKey>,
-    /// The entries beyond, by their `kid`, as they came.
+    /// The further entries, unparsed, by their `kid`.
     further: HashMap<String, Vec<Value>>,
     usage: KeyUse,
     fetched_at: Timestamp,
@@ -143,7 +146,7 @@ impl KeySet {
         let mut further: HashMap<String, Vec<Value>> = HashMap::new();
         for entry in entries {
             let kid = entry.get("kid").and_then(Value::as_str).map(str::to_owned);
-            // Without a name it cannot be asked for.
+            // An entry without `kid` cannot be named by a token.
             if let Some(kid) = kid {
                 let same = further.entry(kid).or_default();
                 if same.len() < MAX_SAME_KID {
@@ -173,13 +176,13 @@ impl KeySet {
     }
 }
 
-/// The keys of a set that a token names: a `kid` may stand on several (RFC 7517 §4.5).
+/// The keys of a set that a token names. Several can have the same `kid` (RFC 7517 §4.5).
 pub(super) fn select(
     keys: &[VerificationKey],
     kid: Option<&str>,
     algorithm: Algorithm,
 ) -> Vec<VerificationKey> {
-    // Without a name there must be nothing to choose.
+    // Without a `kid` the set must have one key only.
     if kid.is_none() && keys.len() != 1 {
         return Vec::new();
     }
@@ -205,7 +208,7 @@ pub(super) fn verify_with(
     Err(refused)
 }
 
-/// The usable keys of a set that somebody has at hand; `None` where there is none.
+/// The usable keys of a given set; `None` if it has none.
 pub(super) fn parse(bytes: &[u8], usage: KeyUse) -> Option<Vec<VerificationKey>> {
     let set: Jwks = serde_json::from_slice(bytes).ok()?;
     let keys = set.keys.into_iter();
@@ -218,32 +221,33 @@ fn public_client() -> Result<PublicClient, reqwest::Error> {
     PublicClient::new(client_builder())
 }
 
-/// A client with no redirects, no proxy and no waiting.
+/// A client builder without redirects and proxy, and with time limits.
 pub(super) fn client_builder() -> reqwest::ClientBuilder {
     outgoing::direct_client()
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(TOTAL_TIMEOUT)
 }
 
-/// What the keys of a set must be for.
+/// The use for which the keys of a set must be intended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum KeyUse {
-    /// Signatures in general.
+    /// Signatures of any kind of token.
     Signatures,
-    /// JWT-SVIDs: `use` must say so, and `kid` must be there.
+    /// JWT-SVIDs: `use` must say so, and `kid` must be present.
     JwtSvid,
 }
 
-/// Where a set is.
+/// The location of a set.
 #[derive(Debug)]
 enum Place {
-    /// Where the issuer's discovery says. `own` is the endpoint that serves it, if there is one.
+    /// The location in the issuer's discovery document. `own` is the endpoint that serves this
+    /// document, if there is one.
     Discovery {
         issuer: String,
         own: Option<Api>,
         public: PublicClient,
     },
-    /// At an endpoint.
+    /// The URL of an endpoint.
     Endpoint { api: Api, usage: KeyUse },
 }
 
@@ -255,16 +259,16 @@ pub(super) struct KeySource {
     max_stale_seconds: u64,
     tracker: TaskTracker,
     current: ArcSwapOption<KeySet>,
-    /// When the last completed fetch began, if it failed: then a key that is not in the set may exist
-    /// nevertheless. `None` before the first fetch and after a successful one.
+    /// The start of the last completed fetch if it failed: the issuer may then have keys that are
+    /// not in the set. `None` before the first fetch and after a successful one.
     failed: ArcSwapOption<Timestamp>,
-    /// Held by the one fetch; inside, when the last one began.
+    /// Locked by the running fetch. The value is the start of the last one.
     flight: Arc<Mutex<Option<Timestamp>>>,
 }
 
 impl KeySource {
-    /// Keys that the issuer's discovery says where to find. `endpoint` serves the discovery; without
-    /// one it is at the issuer's own, public address.
+    /// Keys at the location in the issuer's discovery document. `endpoint` serves this document;
+    /// without one it is at the issuer's own public address.
     pub(super) fn discovered(
         attestor: &str,
         issuer: &str,
@@ -310,8 +314,8 @@ impl KeySource {
         })
     }
 
-    /// The keys that a token names, from the snapshot or, if it must be, from the issuer. There is at
-    /// least one.
+    /// The keys that a token names, from the snapshot or, if necessary, from the issuer. There is
+    /// at least one.
     pub(super) async fn keys(
         self: &Arc<Self>,
         kid: Option<&str>,
@@ -333,7 +337,7 @@ impl KeySource {
         }
         let began = self.refresh(now).await;
         match self.lookup(kid, algorithm, now) {
-            // The fetch began before the question: the issuer may have published the key since then.
+            // The fetch began before this lookup: the issuer may have published the key since then.
             Err(KeyError::Unknown) if began < now => {}
             answer => return answer,
         }
@@ -342,13 +346,13 @@ impl KeySource {
         if wait > MAX_COOL_DOWN_WAIT {
             return Err(KeyError::Unknown);
         }
-        // Wait without the lock, so that questions that need it for another reason do not wait too.
+        // Wait without the lock, so that other lookups can use it.
         tokio::time::sleep(wait).await;
         self.refresh(next).await;
         self.lookup(kid, algorithm, next)
     }
 
-    /// The keys that a token names, from the snapshot as it is.
+    /// The keys that a token names, from the present snapshot.
     fn lookup(
         &self,
         kid: Option<&str>,
@@ -373,8 +377,8 @@ impl KeySource {
             .filter(|set| set.fetched_at.seconds_until(now) <= self.max_stale_seconds)
     }
 
-    /// Whether a set is so old that the question has to wait for the next fetch. A failed fetch spares
-    /// questions that wait until another fetch may begin, and no longer: by then the issuer may answer.
+    /// Whether a set is so old that the lookup must wait for the next fetch. After a failed fetch,
+    /// lookups do not wait until another fetch may begin; by then the issuer may answer.
     fn must_be_confirmed(&self, set: &KeySet, now: Timestamp) -> bool {
         if set.fetched_at.seconds_until(now) <= MAX_UNCONFIRMED_SECONDS {
             return false;
@@ -383,7 +387,7 @@ impl KeySource {
         failed.is_none_or(|began| began.distance(now) >= COOL_DOWN)
     }
 
-    /// Begins a fetch without waiting for it, if the set is old and nobody fetches already.
+    /// Begins a fetch in the background if the set is old and no fetch is running.
     fn refresh_if_old(self: &Arc<Self>, set: &KeySet, now: Timestamp) {
         let age = set.fetched_at.seconds_until(now);
         if age < REFRESH_SECONDS.min(self.max_stale_seconds / 2) {
@@ -394,8 +398,8 @@ impl KeySource {
         }
     }
 
-    /// Waits for the running fetch and then, unless the cool-down forbids it, for a new one. Returns when
-    /// the newest fetch began.
+    /// Waits for the running fetch and then, unless the cool-down prevents it, for a new one.
+    /// Returns the start of the newest fetch.
     async fn refresh(self: &Arc<Self>, now: Timestamp) -> Timestamp {
         let guard = Arc::clone(&self.flight).lock_owned().await;
         let last = *guard;
@@ -405,13 +409,13 @@ impl KeySource {
         if fetch.await.is_err() {
             tracing::warn!(
                 attestor = self.attestor,
-                "the fetch of an issuer's keys broke off"
+                "the fetch of an issuer's keys was interrupted"
             );
         }
         now
     }
 
-    /// Begins a fetch of its own task: a caller who goes away does not end it.
+    /// Begins a fetch in a task of its own, which completes even if the caller goes away.
     fn begin(
         self: &Arc<Self>,
         mut last: OwnedMutexGuard<Option<Timestamp>>,
@@ -433,8 +437,7 @@ impl KeySource {
                     if set.keys.is_empty() {
                         tracing::warn!(
                             attestor = source.attestor,
-                            "the issuer's key set has no key that can be used: none of its tokens \
-                             is believed"
+                            "the issuer's key set has no usable key: all its tokens are refused"
                         );
                     }
                     source.current.store(Some(Arc::new(set)));
@@ -442,7 +445,7 @@ impl KeySource {
                 Err(error) => tracing::warn!(
                     attestor = source.attestor,
                     error = &error as &dyn std::error::Error,
-                    "an issuer's keys were not fetched"
+                    "an issuer's keys could not be fetched"
                 ),
             }
             drop(last);
@@ -480,7 +483,8 @@ async fn discovered(
     get(&discovery.jwks_uri, own, public).await
 }
 
-/// The document at `url`: from the endpoint where it is the endpoint's, else from a public address.
+/// Fetches the document at `url`: from the endpoint if it is on the endpoint's server, else from a
+/// public address.
 async fn get<T: DeserializeOwned>(
     url: &Url,
     own: Option<&Api>,
@@ -497,13 +501,13 @@ async fn get<T: DeserializeOwned>(
     serde_json::from_slice(&body).map_err(|_| FetchError::Json)
 }
 
-/// Keys for encryption, of unknown types or with mistakes are no reason to refuse the others.
+/// Skips keys for encryption, of unknown types or with errors, without refusing the others.
 fn usable_key(entry: Value, usage: KeyUse) -> Option<VerificationKey> {
     let Value::Object(mut members) = entry else {
         return None;
     };
     if usage == KeyUse::JwtSvid {
-        // SPIFFE's own word for it, which means signatures of JWT-SVIDs and nothing else.
+        // SPIFFE's value of `use`, which means signatures of JWT-SVIDs only.
         let meant = members.remove("use")?.as_str() == Some("jwt-svid");
         if !meant || !members.contains_key("kid") {
             return None;

@@ -1,8 +1,8 @@
 //! Registered workload keys, proven by a client assertion (RFC 7523bis).
 //!
-//! The assertion says who it is for and what it is: `aud` is our issuer alone, as one text or as a
-//! list of one (RFC 7519 §4.1.3), and `typ` is `client-authentication+jwt`. So an assertion that was made for another server cannot
-//! be used here, and no other token by the same key can be taken for one.
+//! The assertion states its audience and its type: `aud` is the broker's issuer alone, as one text
+//! or as a list of one (RFC 7519 §4.1.3), and `typ` is `client-authentication+jwt`. So an assertion
+//! for another server cannot be used here, and no other token by the same key can serve as one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,15 +28,15 @@ use crate::domain::workload::{Identity, Instance, Reuse, Workload, encode_value}
 /// The type of a client assertion.
 pub(super) const ASSERTION: &str = "client-authentication+jwt";
 
-/// What a registered key may sign with.
+/// The algorithms of registered keys.
 pub(crate) const ALGORITHMS: [Algorithm; 2] = [Algorithm::EdDsa, Algorithm::Es256];
 
-/// The longest life of an assertion, and its greatest age.
+/// The longest life of an assertion, which is also its greatest age.
 const MAX_LIFE_SECONDS: u64 = 300;
 
 const LEEWAY_SECONDS: u64 = 10;
 
-/// Keys of one workload that are tried: two while one is replaced, and room.
+/// Maximum number of keys of one workload that are tried: two during a replacement, and some more.
 const MAX_TRIED: usize = 8;
 
 /// The attestor of registered keys.
@@ -140,10 +140,10 @@ impl Keys {
     }
 }
 
-/// Whether an assertion says that it lives no longer than one may.
+/// Checks that the stated life of an assertion is within the limit.
 fn check_life(claims: &Claims, now: Timestamp) -> Result<(), AttestError> {
     let expires_at = check_expiry(claims, now, LEEWAY_SECONDS)?;
-    // Where that fails, it has a condition of its own.
+    // If this fails, another condition reports it.
     let issued_at = check_issued_at(claims, now, LEEWAY_SECONDS, MAX_LIFE_SECONDS);
     match issued_at {
         Ok(issued_at) if issued_at.seconds_until(expires_at) > MAX_LIFE_SECONDS => {
@@ -161,7 +161,7 @@ pub(crate) fn registrable(jwk: &Value) -> Result<VerificationKey, String> {
     Ok(key)
 }
 
-/// The key of a JWK that was registered.
+/// The key of a registered JWK.
 fn registered(jwk: &Value) -> Result<VerificationKey, String> {
     let members = jwk.as_object().cloned().ok_or("the key is not a JWK")?;
     let key = PublicJwk::from_members(members).map_err(|error| error.to_string())?;
@@ -173,7 +173,8 @@ fn registered(jwk: &Value) -> Result<VerificationKey, String> {
     }
 }
 
-/// Verifies with the key that the token names, by `kid` or thumbprint, or with any if it names none.
+/// Verifies with the key that the token names by `kid` or thumbprint, or with any key if it names
+/// none.
 fn try_keys(
     token: &UnverifiedJwt,
     keys: &[VerificationKey],
@@ -246,7 +247,7 @@ impl Attestor for Keys {
     }
 
     fn could_name(&self, name: &str) -> bool {
-        // A registered workload's name is one encoded value.
+        // The name of a registered workload is one encoded value.
         Template::parse("{workload}").is_ok_and(|template| template.could_render(name))
     }
 

@@ -1,23 +1,25 @@
-//! Attestation: evidence goes in, a verified [`Workload`] comes out.
+//! Attestation: verifies evidence and returns a [`Workload`].
 //!
-//! # The seam
-//! An [`Attestor`] is one way to be believed: the tokens of one issuer ([`AttestorSpec::Oidc`]),
-//! registered keys ([`AttestorSpec::Key`]), or a trust domain's SVIDs ([`AttestorSpec::Spiffe`]). [`Evidence`] is all that a request presents, headers
-//! and TLS connection alike, so that an attestor for certificates or cloud signatures needs no
-//! change here. [`Attestors`] asks which one *recognises* the evidence, from what the evidence
-//! says of itself and before anything is verified. It must be exactly one, and only that one is
-//! asked to appraise: no evidence is tried against a second attestor after a first refused it.
+//! # Attestors
+//! An [`Attestor`] accepts one kind of evidence: the tokens of one issuer ([`AttestorSpec::Oidc`]),
+//! registered keys ([`AttestorSpec::Key`]), or the SVIDs of a trust domain
+//! ([`AttestorSpec::Spiffe`]). [`Evidence`] contains everything that a request presents, headers
+//! and TLS connection alike, so an attestor for certificates or cloud signatures needs no change
+//! here. [`Attestors`] finds the attestor that *recognises* the evidence, from its unverified
+//! contents. There must be exactly one, and only that one verifies it: if it refuses, no second
+//! attestor is tried.
 //!
-//! # What is verified, and what is not
-//! A workload's identity comes from signed, immutable claims alone, and policy sees only claims
-//! that the attestor declares, in their declared types. Everything is checked at the `now` that the
-//! caller passes. The one thing that cannot be checked here is whether evidence was used before:
-//! each [`Workload`] carries its [`OneTime`] ids, and the ledger's append consumes them together
-//! with what they are used for. A replay therefore loses in the store, on whichever replica.
+//! # Verification
+//! A workload's identity comes from signed, immutable claims alone. Policy sees only claims that
+//! the attestor declares, with their declared types. Everything is checked at the caller's `now`.
+//! This module cannot check whether evidence was used before. So each [`Workload`] carries its
+//! [`OneTime`] ids, and the ledger's append consumes them together with their use. A replay
+//! therefore fails in the store, on every replica.
 //!
-//! # What a caller learns
-//! Nothing before the signature of its token has verified; afterwards, which condition of its own
-//! token failed ([`error`]). An issuer that cannot be reached is a fault of ours, to everyone.
+//! # Disclosure to callers
+//! Before the signature of its token has verified, a caller learns nothing. Afterwards it learns
+//! which condition of its own token failed ([`error`]). An unreachable issuer is reported to all
+//! callers as a fault of the broker.
 //!
 //! [`OneTime`]: crate::domain::workload::OneTime
 
@@ -60,40 +62,39 @@ use crate::domain::trust::AttestorSpec;
 use crate::domain::workload::{Identity, KeyBinding, OneTime, Reuse, Workload};
 use crate::endpoints::EndpointTable;
 
-/// In which way a token is presented.
+/// The way in which a token is presented.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TokenScheme {
-    /// `Authorization: Bearer` (RFC 6750).
+    /// In the header `Authorization: Bearer` (RFC 6750).
     #[default]
     Bearer,
-    /// `Authorization: DPoP` (RFC 9449 §7.1).
+    /// In the header `Authorization: DPoP` (RFC 9449 §7.1).
     Dpop,
-    /// As a parameter of a form: a subject token, or a client assertion.
+    /// As a form parameter: a subject token or a client assertion.
     Parameter,
-    /// `Authorization` is there twice, or has a scheme that is not served: no token is read.
+    /// `Authorization` occurs twice or has an unsupported scheme; no token is read.
     Unreadable,
 }
 
-/// All that a request presents.
+/// The evidence in a request.
 #[derive(Clone, Default)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Evidence {
-    /// The token, in whichever way it is presented.
+    /// The token, regardless of its scheme.
     pub bearer: Option<SecretString>,
-    /// In which way.
     pub scheme: TokenScheme,
-    /// The id by which the answer and the log lines of this request are found.
+    /// The id that identifies the request in the response and in log lines.
     pub request_id: Option<String>,
-    /// Every `DPoP` header.
+    /// The values of all `DPoP` headers.
     pub dpop: Vec<String>,
-    /// The client's certificates in DER, its own first, as the TLS connection verified possession.
+    /// The client's certificates in DER, its own first. The TLS connection verified possession.
     pub client_certificates: Vec<Vec<u8>>,
     /// Other headers that an attestor may read, by their names in lower case.
     pub headers: BTreeMap<String, Vec<SecretString>>,
-    /// The request's method.
     pub method: String,
     /// The configured external URL of the endpoint; never taken from the request's `Host`.
     pub url: String,
-    /// One of whose nonces a `DPoP` proof has to contain; none where proofs go without.
+    /// The source of the nonces that a `DPoP` proof must contain; `None` if proofs need none.
     pub nonces: Option<DpopNonces>,
 }
 
@@ -114,7 +115,7 @@ impl fmt::Debug for Evidence {
 }
 
 impl Evidence {
-    /// The issuer that its token names, as a log line may have it. Nothing vouches for it.
+    /// The unverified issuer in its token, in a form that is safe in a log line.
     #[must_use]
     pub fn claimed_issuer(&self) -> Option<String> {
         let presented = Presented::new(self);
@@ -123,7 +124,7 @@ impl Evidence {
     }
 }
 
-/// Evidence whose token was taken apart, once for all attestors, and not verified.
+/// Evidence with its token parsed, once for all attestors, but not verified.
 #[derive(Debug)]
 pub struct Presented<'a> {
     evidence: &'a Evidence,
@@ -131,7 +132,7 @@ pub struct Presented<'a> {
 }
 
 impl<'a> Presented<'a> {
-    /// Takes the bearer token apart.
+    /// Parses the bearer token.
     #[must_use]
     pub fn new(evidence: &'a Evidence) -> Self {
         let bearer = evidence.bearer.as_ref();
@@ -141,13 +142,13 @@ impl<'a> Presented<'a> {
         }
     }
 
-    /// All that the request presents.
+    /// The evidence of the request.
     #[must_use]
     pub fn evidence(&self) -> &'a Evidence {
         self.evidence
     }
 
-    /// The bearer token, with nothing verified.
+    /// The bearer token, unverified.
     pub fn token(&self) -> Result<&UnverifiedJwt, AttestError> {
         match &self.token {
             None => Err(AttestError::Missing),
@@ -157,65 +158,65 @@ impl<'a> Presented<'a> {
     }
 }
 
-/// One way to be believed.
+/// Verifies one kind of evidence.
 trait Attestor: Send + Sync {
     /// Its configured name.
     fn name(&self) -> &str;
 
-    /// Whether the evidence says of itself that it is for this attestor. Nothing is verified yet,
-    /// so nothing but the choice of the attestor may follow from it.
+    /// Whether the unverified evidence claims to be for this attestor. Use the result only to
+    /// choose the attestor.
     fn recognises(&self, presented: &Presented<'_>) -> bool;
 
-    /// Whether it is from this attestor's issuer, be it for us or for another audience. Such a token
-    /// is verified, so that its holder may be told; it is never believed.
+    /// Whether the token names this attestor's issuer, with any audience. Such a token is verified
+    /// so that its holder may learn the reason of the refusal; it is never accepted.
     fn issued(&self, presented: &Presented<'_>) -> bool;
 
-    /// How far its issuer's clock may be ahead of ours, in seconds.
+    /// How far its issuer's clock may be ahead of the broker's, in seconds.
     fn leeway_seconds(&self) -> u64;
 
-    /// The algorithms that are believed.
+    /// The accepted algorithms.
     fn algorithms(&self) -> &[Algorithm];
 
-    /// Verifies the evidence, all of it, as of `now`.
+    /// Verifies all of the evidence at `now`.
     fn appraise<'a>(
         &'a self,
         presented: &'a Presented<'a>,
         now: Timestamp,
     ) -> BoxFuture<'a, Result<Workload, Refused>>;
 
-    /// What a token's claims have to fulfil as of `now`, beside its signature.
+    /// The conditions on a token's claims at `now`, other than its signature.
     fn conditions(&self, claims: &Claims, now: Timestamp) -> Conditions;
 
-    /// What the configuration wants of a claim, for its operator.
+    /// The value that the configuration requires of a claim, for its operator.
     fn expected(&self, name: &str) -> Option<String>;
 
-    /// Whether it could give this name, which stands behind its own in an identity.
+    /// Whether it could yield an identity with this name after its own.
     fn could_name(&self, name: &str) -> bool;
 
-    /// Keys in the configuration itself that the token may be signed with.
+    /// The keys in the configuration that the token may be signed with.
     fn configured_keys(&self, _token: &UnverifiedJwt) -> Vec<VerificationKey> {
         Vec::new()
     }
 
-    /// What the keys of its issuer's set have to be for.
+    /// The use for which the keys of its issuer's set must be intended.
     fn key_use(&self) -> jwks::KeyUse {
         jwks::KeyUse::Signatures
     }
 
-    /// Whether a cluster is asked about each token.
+    /// Whether a cluster reviews each token.
     fn is_reviewed(&self) -> bool {
         false
     }
 }
 
-/// Registered keys cannot be read now.
+/// The registered keys cannot be read at present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the registered keys cannot be read")]
 pub struct WorkloadKeysUnavailable;
 
-/// Where keys are kept that were registered beside the configuration.
+/// The store of keys that were registered outside the configuration.
 pub trait WorkloadKeys: Send + Sync {
-    /// The public keys of `workload`, as JWK; none if there is no such workload.
+    /// The public keys of `workload` as JWK; empty if there is no such workload.
     fn find<'a>(
         &'a self,
         attestor: &'a str,
@@ -223,7 +224,7 @@ pub trait WorkloadKeys: Send + Sync {
     ) -> BoxFuture<'a, Result<Vec<serde_json::Value>, WorkloadKeysUnavailable>>;
 }
 
-/// No keys beside those of the configuration.
+/// A store without keys.
 struct NoStoredKeys;
 
 impl WorkloadKeys for NoStoredKeys {
@@ -236,27 +237,29 @@ impl WorkloadKeys for NoStoredKeys {
     }
 }
 
-/// What attestors need beside their specification.
+/// The environment that attestors need in addition to their specification.
 #[derive(Clone)]
 pub struct AttestContext {
-    /// Our issuer: the sole audience of a client assertion.
+    /// The broker's issuer: the only audience of a client assertion.
     pub own_issuer: String,
-    /// Every value that we sign as issuer or answer to; no attestor may have one as its issuer.
+    /// Every issuer and audience of the broker itself. No attestor may have one of them as its
+    /// issuer.
     pub own_issuers: Vec<String>,
-    /// Evidence that was made before counts no more: which of it was used is not known.
+    /// Evidence from before this time is refused, because the broker does not know which of it was
+    /// used.
     pub not_before: Option<Timestamp>,
-    /// Tracks fetches of keys.
+    /// Tracks the tasks that fetch keys.
     pub tracker: TaskTracker,
-    /// Registered workload keys.
+    /// The store of registered workload keys.
     pub workload_keys: Arc<dyn WorkloadKeys>,
-    /// This replica's endpoints.
+    /// The endpoints of this replica.
     pub endpoints: Arc<EndpointTable>,
-    /// Whether issuers may have http URLs: in development mode alone.
+    /// Whether issuers may have http URLs; only in development mode.
     pub plain_issuers: bool,
 }
 
 impl AttestContext {
-    /// For a check of a configuration, beside no store.
+    /// A context for checking a configuration without a store.
     #[must_use]
     pub fn without_store(
         own_issuer: String,
@@ -278,10 +281,10 @@ impl AttestContext {
 /// All configured attestors.
 pub struct Attestors {
     all: Vec<Box<dyn Attestor>>,
-    /// For an honest word in the logs when an issuer is known and the audience is not.
+    /// Every configured issuer, for precise log lines if only the audience is unknown.
     issuers: BTreeSet<String>,
     not_before: Option<Timestamp>,
-    /// The digest of what each attestor's identities rest on, by its name.
+    /// The digest of each attestor's foundation, by its name.
     foundations: BTreeMap<String, [u8; 32]>,
 }
 
@@ -294,7 +297,7 @@ impl fmt::Debug for Attestors {
 }
 
 impl Attestors {
-    /// Checks and builds the attestors of a configuration. Nothing is fetched yet.
+    /// Checks the configuration and creates its attestors. Fetches nothing.
     #[expect(
         clippy::needless_pass_by_value,
         reason = "a context belongs to the attestors that are built with it"
@@ -329,8 +332,8 @@ impl Attestors {
         })
     }
 
-    /// Who presents this evidence. A `DPoP` header must hold whatever the attestor is, and where
-    /// evidence may be used again, a proof is demanded and binds it.
+    /// Verifies the evidence and returns its workload. A `DPoP` header must be valid for every
+    /// attestor. If evidence may be used repeatedly, a proof is required and binds it.
     pub async fn appraise(
         &self,
         evidence: &Evidence,
@@ -363,7 +366,7 @@ impl Attestors {
         })
     }
 
-    /// Whether an identity could still be attested: its attestor is there, and gives such names.
+    /// Whether an identity can still be attested: its attestor exists and can yield its name.
     #[must_use]
     pub fn could_attest(&self, attestor: &str, identity: &Identity) -> bool {
         let name = identity.as_str().strip_prefix(attestor);
@@ -372,14 +375,14 @@ impl Attestors {
         matches!((attestor, name), (Some(attestor), Some(name)) if attestor.could_name(name))
     }
 
-    /// The digest of what an attestor's identities rest on; of nothing where there is no such attestor.
+    /// The digest of an attestor's foundation; that of an empty one if there is no such attestor.
     #[must_use]
     pub fn digest_of(&self, attestor: &str) -> [u8; 32] {
         let known = self.foundations.get(attestor).copied();
         known.unwrap_or_else(|| sha256(&[]))
     }
 
-    /// What goes for every attestor, once it has verified a token: its age, its key, its proof.
+    /// The checks for every attestor after verification of the token: its age, its key, its proof.
     fn with_proof(
         &self,
         attestor: &dyn Attestor,
@@ -388,7 +391,7 @@ impl Attestors {
         now: Timestamp,
     ) -> Result<Workload, Unproven> {
         let evidence = presented.evidence();
-        // An issuer whose clock is ahead may have dated so what it gave out before.
+        // An issuer whose clock is ahead may have given an earlier token this date.
         let dated = |at: Timestamp| at.plus_seconds(attestor.leeway_seconds());
         if self
             .not_before
@@ -397,12 +400,12 @@ impl Attestors {
             return Err(AttestError::BeforeOurLog.into());
         }
         let confirmation = Confirmation::of(presented.token()?.unverified_claims())?;
-        // A token that its issuer bound to a key is of no use without that key, so a caller that does
-        // not have it uses nothing up.
+        // A token that its issuer bound to a key is useless without that key, so a caller without
+        // the key consumes nothing.
         let own = confirmation.is_empty().then_some(workload.evidence);
-        // A proof is made for this one request; the certificate is the connection's, which a proxy
-        // beside the workload may share among many. Where there are both the proof binds, and a
-        // proof that is no good is never made up for by the certificate.
+        // A proof is made for this one request. The certificate belongs to the connection, which a
+        // proxy in front of several workloads may share. If both are present, the proof binds, and
+        // a valid certificate never compensates for an invalid proof.
         workload.key = certificate::key(evidence);
         let proof = match dpop::of_request(evidence, now) {
             Ok(proof) => proof,
@@ -428,14 +431,14 @@ impl Attestors {
             (Reuse::Bound, None) => {
                 return Err(Unproven::new(AttestError::ReplayUnbound, workload, own));
             }
-            // Evidence that its holder cannot renew at will serves one task, or one key where its
+            // Evidence that its holder cannot renew at will serves one task, or one key if the
             // holder has one.
             (Reuse::Bound | Reuse::PerTask, Some(key)) => {
                 workload.reuse = Reuse::Bound;
                 workload.evidence.binding = Some(key_digest(key));
             }
-            // It may have been shown before, by this key and without a nonce. That it is used once
-            // is what a second id says.
+            // This key may have presented it before without a nonce. A second id ensures that it is
+            // used once.
             (Reuse::Once, Some(key)) if by_proof && evidence.nonces.is_some() => {
                 let own = &mut workload.evidence;
                 own.binding = Some(key_digest(key));
@@ -447,8 +450,8 @@ impl Attestors {
         Ok(workload)
     }
 
-    /// Why a token is refused that no attestor, or more than one, takes for its own. Where a known
-    /// issuer's key signed it, its holder may learn the reason; it is never believed.
+    /// The refusal of a token that not exactly one attestor recognises. If a known issuer's key
+    /// signed it, its holder may learn the reason; the token is never accepted.
     async fn not_for_us(
         &self,
         presented: &Presented<'_>,
@@ -461,10 +464,10 @@ impl Attestors {
         for attestor in issuing {
             match attestor.appraise(presented, now).await {
                 Err(refused) if refused.signed => return (only, refused),
-                // Its audience is not this attestor's, or not this one's alone, so this is not
-                // reached; if it were, the token would not be believed for it.
+                // Not reached: its audience is not that of this attestor alone. If it were reached,
+                // the token would still be refused.
                 Ok(_) => return (only, Refused::signed(AttestError::WrongAudience)),
-                // Whether it is the issuer's was not found out, so nothing else is said of it.
+                // The signature could not be checked, so the refusal reveals nothing else.
                 Err(refused) if refused.error.is_transient() => unknown = Some(refused),
                 Err(_) => {}
             }
@@ -473,7 +476,7 @@ impl Attestors {
         (only, refused)
     }
 
-    /// Why not exactly one attestor recognises it.
+    /// The reason why not exactly one attestor recognises it.
     fn refusal(&self, presented: &Presented<'_>) -> AttestError {
         match presented.token() {
             Err(error) => error,
@@ -486,7 +489,7 @@ impl Attestors {
     }
 }
 
-/// A token that was verified, and that is refused for what goes for every attestor.
+/// A verified token that is refused by a check for every attestor.
 struct Unproven {
     error: AttestError,
     verified: Option<Box<VerifiedEvidence>>,
@@ -518,14 +521,14 @@ impl From<AttestError> for Unproven {
     }
 }
 
-/// The binding of evidence to a key.
+/// The digest of the key to which evidence is bound.
 fn key_digest(key: &KeyBinding) -> [u8; 32] {
     sha256(key.to_text().as_bytes())
 }
 
-/// A one-time id over several texts, none of which can be taken for a part of another, of evidence
-/// that was issued and may be forgotten at these times. It is forgotten earlier where it would live on for
-/// long after it is refused for its age.
+/// A one-time id over several texts, whose boundaries are unambiguous. `lives` has the times of
+/// issue and of deletion; deletion is earlier if the evidence would otherwise be kept long after it
+/// is refused for its age.
 fn one_time(kind: &str, parts: &[&[u8]], lives: Range<Timestamp>) -> OneTime {
     OneTime {
         must_be_new: false,

@@ -1,8 +1,8 @@
-//! Nonces for DPoP proofs (RFC 9449 §8): what a proof has to contain, so that none can be made long
-//! before it is used, by whoever had the key for a moment.
+//! Nonces for DPoP proofs (RFC 9449 §8). A party that has a workload's key for a moment cannot make
+//! proofs for later use, because it does not know later nonces.
 //!
-//! A nonce is a span of time under a MAC of the broker's. Nothing is kept, and every replica knows
-//! every other's.
+//! A nonce is a time span with a MAC of the broker. Nonces are not stored, and every replica
+//! accepts those of the others.
 
 use std::fmt;
 
@@ -12,12 +12,12 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::clock::Timestamp;
 use crate::crypto::digest::Mac;
 
-/// How long one nonce is given out. It is good in the next span too, so for a minute at least.
+/// How long one nonce is issued. It is also valid in the next span, so for at least a minute.
 const SPAN_SECONDS: i64 = 60;
 
 const PURPOSE: &str = "dpop-nonce";
 
-/// Gives nonces and knows its own.
+/// Creates and verifies nonces.
 #[derive(Clone)]
 pub struct DpopNonces(Mac);
 
@@ -28,13 +28,13 @@ impl fmt::Debug for DpopNonces {
 }
 
 impl DpopNonces {
-    /// With the broker's MAC.
+    /// Creates nonces with the broker's MAC.
     #[must_use]
     pub fn new(mac: Mac) -> Self {
         Self(mac)
     }
 
-    /// The nonce of this time.
+    /// The nonce for this time.
     #[must_use]
     pub fn current(&self, now: Timestamp) -> String {
         let span = span(now).to_be_bytes();
@@ -43,8 +43,8 @@ impl DpopNonces {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// Whether we gave this one, and not too long ago. One of the next span may come from a replica
-    /// whose clock is ahead.
+    /// Whether the broker issued this nonce recently. A nonce of the next span may come from a
+    /// replica whose clock is ahead.
     #[must_use]
     pub fn is_good(&self, nonce: &str, now: Timestamp) -> bool {
         let Ok(bytes) = URL_SAFE_NO_PAD.decode(nonce) else {

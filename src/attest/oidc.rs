@@ -1,9 +1,9 @@
 //! OpenID Connect tokens of one issuer: CI systems, clusters, clouds.
 //!
-//! The token must be from exactly this issuer, for exactly this audience and nobody else, of the
-//! expected type, and signed with an algorithm that the configuration allows. Then the required
-//! claims must be equal, and every declared claim must have its declared type: an id that is text
-//! in one token and a number in the next would be two values to policy.
+//! The token must be from exactly this issuer, for exactly this audience alone, of the expected
+//! type, and signed with an algorithm that the configuration permits. Then the required claims must
+//! be equal, and every declared claim must have its declared type: an id that is a text in one
+//! token and a number in the next would be two values to policy.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -40,7 +40,7 @@ pub(super) struct Oidc {
 }
 
 impl Oidc {
-    /// From a specification that passed [`super::check`].
+    /// Creates an attestor from a specification that passed [`super::check`].
     pub(super) fn new(
         spec: &OidcSpec,
         context: &AttestContext,
@@ -105,7 +105,7 @@ impl Oidc {
     ) -> Result<Workload, Refused> {
         let token = presented.token()?;
         let algorithm = token.unverified_algorithm();
-        // Before the key: a token that can never verify must not cause a fetch.
+        // Before the key lookup: a token that can never verify must not cause a fetch.
         if !self.algorithms.contains(&algorithm) {
             return Err(AttestError::WrongAlgorithm.into());
         }
@@ -115,7 +115,7 @@ impl Oidc {
             KeyError::Unreachable => AttestError::IssuerUnreachable,
         })?;
         let claims = jwks::verify_with(token, &keys, &self.algorithms)?;
-        // From here on its holder may learn what is wrong with it.
+        // From here on its holder may learn the reason of a refusal.
         let judged = self.judge(presented, &claims, now).await;
         judged.map_err(Refused::signed)
     }
@@ -131,7 +131,7 @@ impl Oidc {
         let times = check_times(claims, now, leeway, self.spec.max_age_seconds)?;
         let typed = self.typed_claims(claims)?;
         let (identity, instance) = self.names(&typed)?;
-        // Last: a cluster is shown only what its own keys have signed, for us.
+        // Last: a cluster receives only tokens that its own keys have signed for this broker.
         if let Some(review) = &self.review {
             let bearer = presented.evidence().bearer.as_ref();
             let bearer = bearer.ok_or(AttestError::Missing)?;
@@ -165,7 +165,8 @@ impl Oidc {
         Ok((identity, instance.map_err(|_| AttestError::Identity)?))
     }
 
-    /// Whether the token is of the right kind, from this issuer and for us alone.
+    /// Checks that the token has the right type, comes from this issuer and is for this broker
+    /// alone.
     fn check_addressing(&self, claims: &Claims, conditions: &mut Conditions) {
         let right_type = match &self.spec.typ {
             Some(typ) => claims.is_type(typ),
@@ -189,7 +190,7 @@ impl Oidc {
         conditions.check("aud", audience);
     }
 
-    /// A claim's value, wherever in the token it stands.
+    /// The value of a claim at its configured position in the token.
     fn find<'c>(&self, claims: &'c Claims, name: &str) -> Option<&'c Value> {
         let declared = self.spec.claims.get(name);
         match declared.and_then(|claim| claim.from.as_deref()) {
@@ -197,14 +198,14 @@ impl Oidc {
             Some(pointer) => {
                 let rest = pointer.strip_prefix('/')?;
                 let (first, below) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-                // Within a pointer `~1` is a slash and `~0` a tilde, to be read in this order.
+                // In a pointer `~1` is a slash and `~0` a tilde, to be decoded in this order.
                 let first = first.replace("~1", "/").replace("~0", "~");
                 claims.get(&first)?.pointer(below)
             }
         }
     }
 
-    /// What must hold whoever the workload is.
+    /// Checks the conditions that are independent of the workload.
     fn check_claims(&self, claims: &Claims, conditions: &mut Conditions) {
         let mut check = |name: &String, holds: bool| {
             let result = holds.then_some(());
@@ -228,7 +229,8 @@ impl Oidc {
         }
     }
 
-    /// A declared claim's value in its declared type; `None` for an optional one that is not there.
+    /// The value of a declared claim in its declared type; `None` for an optional one that is
+    /// missing.
     fn typed_claim(&self, claims: &Claims, name: &str) -> Result<Option<ClaimValue>, AttestError> {
         let wrong = || AttestError::ClaimType(name.to_owned());
         let declared = self.spec.claims.get(name).ok_or_else(wrong)?;
@@ -256,7 +258,8 @@ impl Oidc {
         typed
     }
 
-    /// The token's one-time id. It never covers the signature: one token has many good ones.
+    /// The token's one-time id. It does not cover the signature, because one token has many valid
+    /// ones.
     fn evidence_id(
         &self,
         claims: &VerifiedClaims,
@@ -386,7 +389,7 @@ impl Attestor for Oidc {
 
     fn issued(&self, presented: &Presented<'_>) -> bool {
         presented.token().is_ok_and(|token| {
-            // An assertion is for registered keys, even where both have one audience.
+            // An assertion is for registered keys, even if both attestors have one audience.
             !token.unverified_is_type(super::key::ASSERTION)
                 && token.unverified_issuer() == Some(self.spec.issuer.as_str())
         })

@@ -1,9 +1,9 @@
-//! Kubernetes' `TokenReview`: whether what a token is bound to is still there.
+//! Kubernetes' `TokenReview`: whether the pod of a token still exists.
 //!
-//! A signature lasts as long as the token; a pod may not. Only the cluster knows, so it is asked
-//! about each token that was otherwise believed, and a cluster that cannot be asked believes
-//! nobody. The review names our audience: without it the API server would vouch for tokens that
-//! were meant for itself.
+//! A signature is valid as long as the token; its pod may be deleted earlier. Only the cluster
+//! knows this, so it reviews each token that passed all other checks. If the cluster cannot be
+//! reached, its tokens are refused. The review names the broker's audience: otherwise the API
+//! server would confirm tokens that were issued for itself.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use super::api::Api;
 use crate::domain::workload::ClaimValue;
 use crate::endpoints::Endpoint;
 
-/// The key of the pod's uid among what the API server says about a user.
+/// The key of the pod's uid in the API server's data about a user.
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 
 #[derive(Deserialize)]
@@ -43,7 +43,7 @@ struct User {
     extra: BTreeMap<String, Vec<String>>,
 }
 
-/// The review of one cluster.
+/// The client for reviews by one cluster.
 pub(super) struct Review {
     attestor: String,
     audience: String,
@@ -59,7 +59,8 @@ impl Review {
         }
     }
 
-    /// Asks about a token whose claims were believed; the cluster must mean the same by it.
+    /// Asks the cluster to review a token whose claims were accepted. The cluster's answer must
+    /// agree with the claims.
     pub(super) async fn check(
         &self,
         token: &SecretString,

@@ -1,8 +1,8 @@
 //! JWT-SVIDs of one SPIFFE trust domain.
 //!
-//! An SVID needs no `iss`. Whose key it must be signed with follows from the trust domain of `sub`,
-//! and the keys come from that domain's bundle alone, among them only those that are for JWT-SVIDs.
-//! A SPIFFE ID is taken apart and compared as trust domain and path, never by how a text begins.
+//! An SVID needs no `iss`. The trust domain of `sub` determines its keys: those in the domain's
+//! bundle that are for JWT-SVIDs. A SPIFFE ID is split and compared as trust domain and path, never
+//! by a prefix of its text.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::domain::endpoint::EndpointUse;
 use crate::domain::trust::SpiffeSpec;
 use crate::domain::workload::{ClaimValue, Identity, Workload};
 
-/// What the standard allows, as far as we can verify it. `EdDSA` is not allowed.
+/// The algorithms that the standard permits and this build supports. `EdDSA` is not among them.
 const ALGORITHMS: [Algorithm; 8] = [
     Algorithm::Rs256,
     Algorithm::Rs384,
@@ -36,18 +36,18 @@ const ALGORITHMS: [Algorithm; 8] = [
     Algorithm::Es384,
 ];
 
-/// The header parameters that the standard allows.
+/// The header parameters that the standard permits.
 const HEADER: &[&str] = &["alg", "kid", "typ"];
 
-/// The longest SPIFFE ID and the longest trust domain that the standard allows.
+/// The longest SPIFFE ID and the longest trust domain that the standard permits.
 const MAX_ID_BYTES: usize = 2048;
 const MAX_TRUST_DOMAIN_BYTES: usize = 255;
 
-/// A SPIFFE ID, taken apart.
+/// The parts of a SPIFFE ID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct SpiffeId<'a> {
     trust_domain: &'a str,
-    /// Without its first slash, never empty.
+    /// The path without its first slash, never empty.
     path: &'a str,
 }
 
@@ -66,7 +66,7 @@ impl<'a> SpiffeId<'a> {
     }
 }
 
-/// Whether `text` can be a trust domain's name.
+/// Whether `text` can be the name of a trust domain.
 pub(super) fn is_trust_domain(text: &str) -> bool {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._".contains(&b);
     (1..=MAX_TRUST_DOMAIN_BYTES).contains(&text.len()) && text.bytes().all(plain)
@@ -79,7 +79,7 @@ pub(super) struct Spiffe {
 }
 
 impl Spiffe {
-    /// From a specification that passed [`super::check`].
+    /// Creates an attestor from a specification that passed [`super::check`].
     pub(super) fn new(
         spec: &SpiffeSpec,
         context: &AttestContext,
@@ -148,7 +148,7 @@ impl Spiffe {
         })
     }
 
-    /// Of a path's characters none needs encoding, and its slashes separate its segments.
+    /// No character of a path needs encoding, and slashes separate its segments.
     fn identity(&self, id: SpiffeId<'_>) -> Result<Identity, AttestError> {
         let identity = format!("{}:{}", self.spec.name, id.path);
         Identity::try_from(identity).map_err(|_| AttestError::Identity)
@@ -205,7 +205,7 @@ impl Attestor for Spiffe {
 
     fn expected(&self, name: &str) -> Option<String> {
         Some(match name {
-            "typ" => "JWT, JOSE, or none; beside it `alg` and `kid` alone".into(),
+            "typ" => "JWT, JOSE, or none; otherwise only `alg` and `kid`".into(),
             "aud" => format!("{} alone", self.spec.audience),
             "sub" => format!("spiffe://{}/…", self.spec.trust_domain),
             "iat" => format!("at most {} seconds ago", self.spec.max_age_seconds),

@@ -1,49 +1,49 @@
 //! Templates of identities: `repo:{repository_id}:env:{environment}`.
 //!
-//! A rendered template must mean one set of values only. So values are percent-encoded, and two
-//! placeholders must have a character between them that no encoded value can contain: `{a}:{b}`
-//! is good, `{a}{b}` and `{a}-{b}` are refused when the configuration is loaded.
+//! A rendered template must correspond to one set of values only. So values are percent-encoded,
+//! and two placeholders must have a character between them that no encoded value can contain:
+//! `{a}:{b}` is accepted, `{a}{b}` and `{a}-{b}` are refused when the configuration is loaded.
 
 use crate::domain::workload::encode_value;
 
-/// One piece of a template.
+/// A part of a template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
     Literal(String),
     Claim(String),
 }
 
-/// A parsed template, with at least one claim in it.
+/// A parsed template with at least one claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Template(Vec<Part>);
 
-/// Why a template cannot be used.
+/// The reason why a template is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum TemplateError {
     /// A `{` without its `}`, a `}` without its `{`, or a brace within braces.
     #[error("the braces do not match")]
     Braces,
-    /// `{}`, or a claim's name with characters that no claim of ours has.
+    /// `{}`, or a name with characters that no declared claim has.
     #[error("{{{0}}} is not the name of a claim")]
     ClaimName(String),
-    /// Text outside the printable ASCII, a space or a percent sign.
-    #[error("the text between claims is printable ASCII without spaces and percent signs")]
+    /// Text with characters other than printable ASCII, or with a space or a percent sign.
+    #[error("the text between claims must be printable ASCII without spaces and percent signs")]
     Literal,
-    /// The same text for everyone.
-    #[error("it names no claim, so every caller would be the same")]
+    /// The template has no claim, so every caller would have the same identity.
+    #[error("it names no claim, so every caller would have the same identity")]
     NoClaim,
-    /// Two claims that could lend each other their characters.
+    /// No separator between two claims, so different values could give the same text.
     #[error("{{{0}}} and {{{1}}} need a `:` or `/` between them")]
     Ambiguous(String, String),
 }
 
-/// A claim that the template needs and that has no value.
+/// A claim that the template needs has no value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the claim {0} has no value")]
 pub(super) struct NoValue(pub(super) String);
 
 impl Template {
-    /// Parses `text`.
+    /// Parses the text of a template.
     pub(super) fn parse(text: &str) -> Result<Self, TemplateError> {
         let mut parts = Vec::new();
         let mut rest = text;
@@ -79,12 +79,12 @@ impl Template {
         })
     }
 
-    /// Whether some values make this text of it.
+    /// Whether some values render to this text.
     pub(super) fn could_render(&self, text: &str) -> bool {
         fits(&self.0, text)
     }
 
-    /// Fills in the values that `value_of` gives; an absent or empty one refuses.
+    /// Renders the values from `value_of`. An absent or empty value is an error.
     pub(super) fn render(
         &self,
         value_of: impl Fn(&str) -> Option<String>,
@@ -105,14 +105,14 @@ impl Template {
     }
 }
 
-/// Whether `parts` can be filled in to make `text`.
+/// Whether some values render `parts` to `text`.
 fn fits(parts: &[Part], text: &str) -> bool {
     match parts.split_first() {
         None => text.is_empty(),
         Some((Part::Literal(literal), rest)) => text
             .strip_prefix(literal.as_str())
             .is_some_and(|after| fits(rest, after)),
-        // Two claims have a character between them that no value has, so each can end in few places.
+        // The character between two claims occurs in no value, so each value can end in few places.
         Some((Part::Claim(_), rest)) => {
             let value = text.chars().take_while(|c| in_values(*c)).count();
             (1..=value).rev().any(|end| {

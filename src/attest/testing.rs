@@ -63,7 +63,8 @@ impl TestKey {
     }
 }
 
-/// Has each issuer's discovery served by an endpoint of the attestor's name, at the issuer's own URL.
+/// Adds an endpoint with the attestor's name that serves each issuer's discovery, at the issuer's
+/// own URL.
 pub(super) fn with_endpoints(specs: &mut [Value]) -> Arc<EndpointTable> {
     let mut table = json!({});
     for spec in specs {
@@ -77,7 +78,7 @@ pub(super) fn with_endpoints(specs: &mut [Value]) -> Arc<EndpointTable> {
     Arc::new(EndpointTable::new(&table).unwrap())
 }
 
-/// Serves discovery and `keys` under the server's own address.
+/// Serves discovery and `keys` at the server's own address.
 pub(super) async fn serve_keys(server: &MockServer, keys: Value) {
     let discovery = json!({
         "issuer": server.uri(),

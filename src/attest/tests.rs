@@ -1,4 +1,4 @@
-//! Attestors against a real issuer on loopback.
+//! Attestors with a real issuer on loopback.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,7 +14,7 @@ use crate::domain::workload::{ClaimValue, KeyBinding};
 const OURS: &str = "https://broker.example";
 const CREDENTIALS: &str = "https://broker.example/v1/credentials";
 
-/// One registered key, in the store.
+/// One registered key in the store.
 struct Registered(Value);
 
 impl WorkloadKeys for Registered {
@@ -345,7 +345,7 @@ async fn a_certificate_binds_where_no_proof_does() {
     let world = World::with(json!({"reuse": "bound"})).await;
     let token = world.key.sign(&header(), &world.claims());
     let mut evidence = bearer(&token);
-    // The first is the client's own, whatever comes with it.
+    // The first certificate is the client's own; further ones are ignored.
     evidence.client_certificates = vec![b"abc".to_vec(), b"issuer".to_vec()];
     let one = world.attestors.appraise(&evidence, now()).await.unwrap();
     // SHA-256 of "abc", from FIPS 180-2.
@@ -375,7 +375,7 @@ fn thumbprint(key: &TestKey) -> String {
     URL_SAFE_NO_PAD.encode(sha256(canonical.as_bytes()))
 }
 
-/// A proof for the credentials' door that names this token.
+/// A proof for the credentials endpoint that names this token.
 fn proof_of(key: &TestKey, token: &str) -> String {
     let header = json!({"alg": "ES256", "typ": "dpop+jwt", "jwk": key.jwk()});
     let ath = URL_SAFE_NO_PAD.encode(sha256(token.as_bytes()));
@@ -408,7 +408,7 @@ async fn whatever_attestor_a_bound_token_is_for_its_key_has_to_be_proved() {
             let evidence = Evidence {
                 scheme,
                 dpop: key.into_iter().map(|key| proof_of(key, &token)).collect(),
-                // A certificate is no DPoP key.
+                // A certificate is not a DPoP key.
                 client_certificates: vec![b"abc".to_vec()],
                 ..bearer(&token)
             };
@@ -452,7 +452,7 @@ async fn a_token_for_one_task_is_bound_to_a_key_where_its_holder_has_one() {
     let bare = world.attestors.appraise(&bearer(&token), now()).await;
     let bare = bare.unwrap();
     assert_eq!((bare.reuse, bare.evidence.binding), (Reuse::PerTask, None));
-    // Four fifths of its 300 seconds, and of what we add to them.
+    // Four fifths of its 300 seconds, plus the leeway that is added to them.
     assert_eq!(bare.next_evidence_at(), Some(now().plus_seconds(248)));
     let mut evidence = bearer(&token);
     evidence.dpop = vec![proof(&world.agent, CREDENTIALS)];

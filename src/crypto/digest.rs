@@ -1,10 +1,9 @@
-//! SHA-256, and the MAC that protects rows against whoever can write to the database.
+//! SHA-256, and the MAC that protects rows against parties that can write to the database.
 //!
-//! A [`Mac`] covers the log's name, a purpose and a list of fields. Each is preceded by its length,
-//! so no two different inputs have the same bytes, and a tag for one log or purpose is worth nothing
-//! for another. A tag names the key it was made with, so that a missing key is told apart from a
-//! changed row.
-//! [`sha256_parts`] frames its input in the same way, where no key is needed.
+//! A [`Mac`] covers the log's origin, a purpose and a list of fields. The length precedes each, so
+//! different inputs never have the same bytes, and a tag for one log or purpose is invalid for
+//! another. A tag contains the id of its key, so a missing key can be distinguished from a changed
+//! row. [`sha256_parts`] frames its input in the same way without a key.
 
 use std::sync::Arc;
 
@@ -14,7 +13,7 @@ use subtle::ConstantTimeEq as _;
 
 use super::sealer::KeyId;
 
-/// The length of a tag: the key's id and an HMAC-SHA-256.
+/// Length of a tag: the key's id and an HMAC-SHA-256.
 pub const TAG_BYTES: usize = KeyId::BYTES + 32;
 
 const MAC_DOMAIN: &[u8] = b"taskpass mac v1";
@@ -28,14 +27,14 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     out
 }
 
-/// SHA-256 of several fields for one purpose. No field can be taken for a part of another, and no
-/// digest for one purpose is one for another purpose.
+/// SHA-256 of several fields for one purpose. Different lists of fields and different purposes
+/// never have the same input.
 #[must_use]
 pub fn sha256_parts(purpose: &str, fields: &[&[u8]]) -> [u8; 32] {
     sha256(&framed(PARTS_DOMAIN, purpose, fields))
 }
 
-/// The digest by which a salted commitment stands for `bytes`, in hexadecimal.
+/// The digest of a salted commitment to `bytes`, in hexadecimal.
 #[must_use]
 pub fn salted(salt: &[u8; 16], bytes: &[u8]) -> String {
     let mut context = digest::Context::new(&digest::SHA256);
@@ -46,28 +45,28 @@ pub fn salted(salt: &[u8; 16], bytes: &[u8]) -> String {
     hex.collect()
 }
 
-/// Whether two digests are equal, in constant time.
+/// Compares two digests in constant time.
 #[must_use]
 pub fn digests_equal(one: &[u8; 32], other: &[u8; 32]) -> bool {
     one.ct_eq(other).into()
 }
 
-/// Why a tag was refused.
+/// The reason why a tag was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MacError {
-    /// The tag is not one of ours in length.
+    /// The tag does not have [`TAG_BYTES`].
     #[error("the authentication tag has the wrong length")]
     Malformed,
-    /// The key that made it is not configured.
-    #[error("no sealing key {0} is configured, with which the record was authenticated")]
+    /// The key that made the tag is not configured.
+    #[error("no sealing key {0} is configured: add the key that authenticated the record")]
     NoSuchKey(KeyId),
-    /// The record is not what was authenticated.
+    /// The fields are not those for which the tag was made.
     #[error("the record was changed: its authentication tag does not match")]
     Mismatch,
 }
 
-/// HMAC-SHA-256 over a log's name, a purpose and fields: the first key makes tags, all of them
-/// verify. Clones share their keys.
+/// HMAC-SHA-256 over a log's origin, a purpose and fields. The first key makes tags; every key
+/// verifies. Clones share their keys.
 #[derive(Clone)]
 pub struct Mac {
     origin: Arc<str>,
@@ -97,7 +96,7 @@ impl Mac {
         }
     }
 
-    /// Goes by the keys of `newer` from now on, as all clones do.
+    /// Replaces the keys with those of `newer`, in all clones.
     pub fn take_over(&self, newer: &Self) {
         self.keys.store(newer.keys.load_full());
     }
@@ -106,7 +105,7 @@ impl Mac {
     #[must_use]
     pub fn tag(&self, purpose: &str, fields: &[&[u8]]) -> Vec<u8> {
         let mut out = Vec::with_capacity(TAG_BYTES);
-        // `new` takes the first key by name, so there always is one.
+        // There is always a first key: `new` takes it as a separate argument.
         if let Some((id, key)) = self.keys.load().first() {
             out.extend_from_slice(id.as_bytes());
             out.extend_from_slice(hmac::sign(key, &self.message(purpose, fields)).as_ref());
@@ -114,7 +113,7 @@ impl Mac {
         out
     }
 
-    /// Whether `tag` was made over exactly `fields` for `purpose`; compared in constant time.
+    /// Checks in constant time that `tag` was made over exactly `fields` for `purpose`.
     pub fn verify(&self, purpose: &str, fields: &[&[u8]], tag: &[u8]) -> Result<(), MacError> {
         if tag.len() != TAG_BYTES {
             return Err(MacError::Malformed);
@@ -131,7 +130,7 @@ impl Mac {
         hmac::verify(key, &self.message(purpose, fields), value).map_err(|_| MacError::Mismatch)
     }
 
-    /// Whether `tag` was made with another key than the first, and should be made anew.
+    /// Whether `tag` was made with another key than the first, so that it should be replaced.
     #[must_use]
     pub fn is_outdated(&self, tag: &[u8]) -> bool {
         self.keys

@@ -1,9 +1,9 @@
-//! Public keys as JWK (RFC 7517), and what may be verified with one.
+//! Public keys as JWK (RFC 7517), and the algorithms that they may verify.
 //!
-//! A key has one family, and one algorithm if it says so itself: an RSA key never verifies an
-//! ES256 token, and a P-256 key never an ES384 one, whatever the token's header claims. A JWK with
-//! a private member is refused, even where only its public half would be used: who sends one has
-//! made a mistake that should be heard.
+//! A key has one family, and one algorithm if it names one. An RSA key never verifies an ES256
+//! token, and a P-256 key never an ES384 one, regardless of the token's header. A JWK with a
+//! private member is refused even if only its public half would be used: its sender has disclosed a
+//! private key by mistake and should learn of it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -22,13 +22,14 @@ use super::small_order::is_small_order;
 /// The smallest RSA modulus (NIST SP 800-131A).
 pub const MIN_RSA_BITS: usize = 2_048;
 
-/// The largest RSA modulus: verification grows with the square, and strangers choose the key.
+/// The largest RSA modulus. Verification time grows with the square of its length, and unknown
+/// parties choose the key.
 pub const MAX_RSA_BITS: usize = 4_096;
 
-/// A key's id: it is compared and logged, never used as a path or in a statement.
+/// The longest `kid`. It is compared and logged, never used as a path or in an SQL statement.
 pub const MAX_KID_BYTES: usize = 256;
 
-/// The signature algorithms that exist here. No HMAC, no `none`.
+/// The supported signature algorithms. No HMAC, no `none`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Algorithm {
     /// ECDSA on P-256 with SHA-256.
@@ -37,7 +38,7 @@ pub enum Algorithm {
     /// ECDSA on P-384 with SHA-384.
     #[serde(rename = "ES384")]
     Es384,
-    /// Ed25519; RFC 9864 calls it `Ed25519`, which is accepted too.
+    /// Ed25519. RFC 9864 names it `Ed25519`, which is accepted too.
     #[serde(rename = "EdDSA", alias = "Ed25519")]
     EdDsa,
     /// RSASSA-PKCS1-v1_5 with SHA-256.
@@ -61,7 +62,7 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// All of them.
+    /// Every algorithm.
     pub const ALL: [Self; 9] = [
         Self::Es256,
         Self::Es384,
@@ -83,7 +84,7 @@ impl Algorithm {
         Self::Ps512,
     ];
 
-    /// Its name in a JOSE header.
+    /// The name in a JOSE header.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -120,9 +121,9 @@ impl fmt::Display for Algorithm {
     }
 }
 
-/// A name that is no algorithm of ours.
+/// A name of no supported algorithm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a signature algorithm that is supported")]
+#[error("not a supported signature algorithm")]
 pub struct UnknownAlgorithm;
 
 impl FromStr for Algorithm {
@@ -139,57 +140,57 @@ impl FromStr for Algorithm {
     }
 }
 
-/// Why a JWK is not usable.
+/// The reason why a JWK is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JwkError {
-    /// Not JSON, or a member of the wrong type, or a member twice.
+    /// It is not JSON, a member has the wrong type, or a member occurs twice.
     #[error("the key is not a well-formed JWK")]
     Malformed,
-    /// It holds private or symmetric key material.
-    #[error("the key has the private member `{0}`: only public keys belong here")]
+    /// It contains private or symmetric key material.
+    #[error("the key has the private member `{0}`: give a public key only")]
     Private(&'static str),
-    /// A `kty` or `crv` that is not supported.
+    /// Its `kty` or `crv` is not supported.
     #[error("the key is neither RSA, P-256, P-384 nor Ed25519")]
     UnsupportedType,
-    /// A member that the type needs is missing.
+    /// A member that its type requires is missing.
     #[error("the key lacks its member `{0}`")]
     Missing(&'static str),
-    /// A member that belongs to another type.
+    /// It has a member that belongs to another type.
     #[error("the key has the member `{0}`, which belongs to another key type")]
     Foreign(&'static str),
-    /// A coordinate that is not base64url without padding, or of the wrong length.
+    /// A coordinate is not base64url without padding, or has the wrong length.
     #[error("the key's member `{0}` is not base64url of the right length")]
     BadNumber(&'static str),
-    /// RSA modulus too short or too long.
+    /// The RSA modulus is too short or too long.
     #[error("an RSA key must have 2048 to 4096 bits")]
     RsaSize,
-    /// RSA modulus of a generator whose private keys can be computed.
+    /// The RSA modulus comes from a generator whose private keys can be computed.
     #[error(
-        "the RSA key was made by a generator whose private keys can be computed (CVE-2017-15361): make \
-         another one elsewhere"
+        "the RSA key was made by a generator whose private keys can be computed (CVE-2017-15361): \
+         make another one with a different generator"
     )]
     RsaGenerator,
-    /// A point that is not of the key's curve.
-    #[error("the key is no point of its curve: no signature by it verifies")]
+    /// The point is not on the key's curve.
+    #[error("the key is not a point of its curve: it verifies no signature")]
     NotOnCurve,
-    /// RSA exponent even, too small or too large.
+    /// The RSA exponent is even, too small or too large.
     #[error("an RSA key's public exponent must be odd, from 65537 to 33 bits")]
     RsaExponent,
-    /// An Ed25519 point with which anyone can sign.
-    #[error("the key is a point of small order: signatures by it prove nothing")]
+    /// An Ed25519 point of small order, for which any party can write valid signatures.
+    #[error("the key is a point of small order: any party can sign for it")]
     SmallOrder,
-    /// `use` or `key_ops` say that it is not for signatures.
+    /// `use` or `key_ops` exclude signatures.
     #[error("the key is not meant for verifying signatures")]
     NotForSignatures,
-    /// `alg` does not fit the key, or is not supported.
+    /// `alg` does not fit the key or is not supported.
     #[error("the key's `alg` is not supported or does not fit its type")]
     WrongAlgorithm,
-    /// `kid` empty, too long, or with control characters.
+    /// `kid` is empty, too long, or has control characters.
     #[error("the key's `kid` is empty, longer than 256 bytes, or not plain text")]
     BadKid,
 }
 
-/// The members of a JWK that mean anything to us. Others are ignored, as RFC 7517 demands.
+/// The members of a JWK that the broker reads. It ignores others, as RFC 7517 requires.
 #[derive(Deserialize)]
 struct Members {
     kty: String,
@@ -241,7 +242,7 @@ impl fmt::Debug for PublicJwk {
 
 fn decode(name: &'static str, text: Option<&str>) -> Result<Vec<u8>, JwkError> {
     let text = text.ok_or(JwkError::Missing(name))?;
-    // A modulus of 4096 bits is 683 characters; nothing longer is worth decoding.
+    // A modulus of 4096 bits has 683 characters. Do not decode longer ones.
     if text.len() > 1_024 {
         return Err(JwkError::BadNumber(name));
     }
@@ -372,7 +373,7 @@ impl TryFrom<Members> for PublicJwk {
     }
 }
 
-/// Whether `kid` is non-empty, bounded and without control characters.
+/// Whether `kid` is nonempty, of limited length and without control characters.
 pub(super) fn plain_kid(kid: &str) -> bool {
     !kid.is_empty() && kid.len() <= MAX_KID_BYTES && !kid.chars().any(char::is_control)
 }
@@ -433,17 +434,17 @@ impl Serialize for PublicJwk {
 }
 
 impl PublicJwk {
-    /// Parses a JWK. Duplicate members, private members and keys that are too weak are refused.
+    /// Parses a JWK. Refuses duplicate members, private members and weak keys.
     pub fn parse(json: &[u8]) -> Result<Self, JwkError> {
         let members = super::strict_json::object(json).map_err(|_| JwkError::Malformed)?;
         Self::from_members(members)
     }
 
-    /// From the members of a JWK that was parsed already, an entry of a JWKS for example.
+    /// Creates a key from the members of a parsed JWK, for example an entry of a JWKS.
     pub fn from_members(
         members: serde_json::Map<String, serde_json::Value>,
     ) -> Result<Self, JwkError> {
-        // `"d": null` is a private member as well, which an Option would not see.
+        // `"d": null` is a private member too, which an `Option` would not detect.
         for name in ["d", "p", "q", "dp", "dq", "qi", "oth", "k"] {
             if members.contains_key(name) {
                 return Err(JwkError::Private(name));
@@ -454,13 +455,13 @@ impl PublicJwk {
             .try_into()
     }
 
-    /// An Ed25519 key from its 32 bytes.
+    /// Creates an Ed25519 key from its 32 bytes.
     #[must_use]
     pub fn from_ed25519(x: [u8; 32]) -> Self {
         Self::of_ours(Point::Ed25519 { x }, Algorithm::EdDsa)
     }
 
-    /// A P-256 key from its uncompressed point.
+    /// Creates a P-256 key from its uncompressed point.
     pub(super) fn from_p256(point: &[u8]) -> Result<Self, JwkError> {
         let Some((&[4], rest)) = point.split_first_chunk::<1>() else {
             return Err(JwkError::BadNumber("x"));
@@ -472,12 +473,12 @@ impl PublicJwk {
         Ok(Self::of_ours(Point::P256 { x: *x, y }, Algorithm::Es256))
     }
 
-    /// An RS256 key from modulus and exponent.
+    /// Creates an RS256 key from its modulus and exponent.
     pub(super) fn from_rsa(n: Vec<u8>, e: Vec<u8>) -> Result<Self, JwkError> {
         Ok(Self::of_ours(rsa(n, e)?, Algorithm::Rs256))
     }
 
-    /// Our own keys pin their algorithm, and their thumbprint is their `kid`.
+    /// Creates a key of the broker, which pins its algorithm and has its thumbprint as its `kid`.
     fn of_ours(point: Point, algorithm: Algorithm) -> Self {
         let mut key = Self {
             point,
@@ -488,8 +489,9 @@ impl PublicJwk {
         key
     }
 
-    /// Refuses a key that is no point of its curve. It costs about as much as a signature, so it is for
-    /// keys that are to be registered: where a signature is verified, such a key verifies none.
+    /// Refuses a key whose point is not on its curve. The check costs about as much as a signature,
+    /// so it is only for keys at registration. In verification it is not needed: such a key
+    /// verifies no signature.
     pub fn check_on_curve(&self) -> Result<(), JwkError> {
         let on_curve = match &self.point {
             Point::P256 { x, y } => is_on_p256(&[&[4], x.as_slice(), y].concat()),
@@ -512,13 +514,13 @@ impl PublicJwk {
         URL_SAFE_NO_PAD.encode(sha256(format!("{{{}}}", members.join(",")).as_bytes()))
     }
 
-    /// Its `kid`, if it names one.
+    /// Its `kid`, if it has one.
     #[must_use]
     pub fn kid(&self) -> Option<&str> {
         self.kid.as_deref()
     }
 
-    /// What it may verify: its own `alg` if it has one, else its family.
+    /// The algorithms that it may verify: its own `alg` if it has one, else those of its family.
     #[must_use]
     pub fn algorithms(&self) -> Vec<Algorithm> {
         match self.algorithm {
@@ -527,7 +529,7 @@ impl PublicJwk {
         }
     }
 
-    /// The raw key, if it is an Ed25519 one: what a signed note's verifier key holds.
+    /// The raw key, if it is an Ed25519 key. The verifier key of a signed note contains it.
     #[must_use]
     pub fn ed25519_bytes(&self) -> Option<[u8; 32]> {
         match &self.point {
@@ -537,12 +539,12 @@ impl PublicJwk {
     }
 }
 
-/// A signature that does not fit key, algorithm and message. It does not say which.
+/// The signature does not fit key, algorithm and message. The error does not say which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the signature does not verify")]
 pub struct BadSignature;
 
-/// A public key, ready to verify with.
+/// A public key, prepared for verification.
 #[derive(Clone)]
 pub struct VerificationKey {
     jwk: PublicJwk,
@@ -579,18 +581,18 @@ impl From<PublicJwk> for VerificationKey {
 }
 
 impl VerificationKey {
-    /// From a JWK's text.
+    /// Parses a JWK.
     pub fn parse(json: &[u8]) -> Result<Self, JwkError> {
         PublicJwk::parse(json).map(Self::from)
     }
 
-    /// The key itself.
+    /// The public key.
     #[must_use]
     pub fn jwk(&self) -> &PublicJwk {
         &self.jwk
     }
 
-    /// Its `kid`, if it names one.
+    /// Its `kid`, if it has one.
     #[must_use]
     pub fn kid(&self) -> Option<&str> {
         self.jwk.kid()
@@ -602,13 +604,14 @@ impl VerificationKey {
         &self.thumbprint
     }
 
-    /// What it may verify.
+    /// The algorithms that it may verify.
     #[must_use]
     pub fn algorithms(&self) -> &[Algorithm] {
         &self.algorithms
     }
 
-    /// Whether `signature` is one of `message` by this key, with an algorithm it may be used with.
+    /// Verifies that `signature` is a signature of `message` by this key, with an algorithm that
+    /// the key permits.
     pub fn verify_signature(
         &self,
         algorithm: Algorithm,

@@ -1,19 +1,19 @@
-//! JWTs: parse, verify, judge the times; three steps that cannot be confused.
+//! JWTs in three separate steps: parse, verify, check the times.
 //!
-//! 1. [`UnverifiedJwt::parse`] takes the compact form apart under fixed limits. Everything it
-//!    offers says *unverified* in its name; it exists so that a caller can choose the issuer and
-//!    the key. Header parameters that bring or fetch a key, change the signed bytes, or demand an
-//!    extension are refused, not ignored.
-//! 2. [`verify`] checks the signature with a key and a list of algorithms, both the caller's
-//!    choice, and yields [`VerifiedClaims`].
-//! 3. [`check_times`] judges the dates at an instant that is a parameter; it is pure.
+//! 1. [`UnverifiedJwt::parse`] splits the compact form within fixed limits. The names of its
+//!    accessors contain *unverified*; callers need them to choose the issuer and the key. It
+//!    refuses header parameters that contain or reference a key, change the signed bytes, or
+//!    require an extension.
+//! 2. [`verify`] checks the signature with the caller's key and list of algorithms and returns
+//!    [`VerifiedClaims`].
+//! 3. [`check_times`] checks the dates at an instant that is a parameter. It is pure.
 //!
-//! Issuer, audience, `typ` and the rest stay with the caller, who knows what they must be.
+//! The caller checks issuer, audience, `typ` and all other claims.
 //!
 //! # One use
-//! [`UnverifiedJwt::signing_input_hash`] names a token that has no `jti`. It covers header and
-//! payload and never the signature: whoever has one ECDSA signature can write down a second one
-//! that verifies as well, and so make a replayed token look new.
+//! [`UnverifiedJwt::signing_input_hash`] identifies a token without a `jti`. It covers header and
+//! payload but not the signature: any party can compute a second valid ECDSA signature from the
+//! first, which would make a replayed token look new.
 
 use std::fmt;
 use std::ops::Deref;
@@ -29,31 +29,33 @@ use super::digest::sha256;
 use super::jwk::{Algorithm, JwkError, PublicJwk, VerificationKey, plain_kid};
 use super::strict_json;
 
-/// The largest token. CI systems stay under 4 KiB; a token with long group lists may need more.
+/// The largest token. Tokens of CI systems have less than 4 KiB; one with long lists of groups may
+/// need more.
 pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
-/// The largest header, decoded: a proof carries an RSA key of 4096 bits in under 1 KiB.
+/// The largest header, decoded. The header of a proof contains an RSA key of 4096 bits in less than
+/// 1 KiB.
 pub const MAX_HEADER_BYTES: usize = 4 * 1024;
 
 /// The `typ` of the broker's access tokens (RFC 9068 §2.1).
 pub const ACCESS_TOKEN_TYPE: &str = "at+jwt";
 
-/// A `typ` is a media type's name.
+/// The longest `typ`, which is the name of a media type.
 pub const MAX_TYPE_BYTES: usize = 128;
 
-/// Why a token was refused. For our own records: a caller learns only that it was.
+/// The reason why a token was refused. For the broker's records; it is not sent to callers as such.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JwtError {
-    /// More than [`MAX_TOKEN_BYTES`].
+    /// The token has more than [`MAX_TOKEN_BYTES`].
     #[error("the token is longer than 16 KiB")]
     TooLong,
-    /// Not three non-empty parts of base64url.
+    /// The token does not have three nonempty parts of base64url.
     #[error("the token is not three parts of base64url without padding")]
     NotCompact,
-    /// The header is too long, not a JSON object, or names a member twice.
+    /// The header is too long, is not a JSON object, or has a duplicate member.
     #[error("the token's header is not an unambiguous JSON object of at most 4 KiB")]
     BadHeader,
-    /// A header parameter that is never accepted.
+    /// The header has a parameter that is never accepted.
     #[error("the token's header has the parameter `{0}`, which is not accepted")]
     RefusedParameter(&'static str),
     /// `alg` is missing, `none`, an HMAC, or unknown.
@@ -68,27 +70,27 @@ pub enum JwtError {
     /// The embedded key is missing or unusable.
     #[error("the proof's key is missing or unusable")]
     BadEmbeddedKey(#[source] Option<JwkError>),
-    /// The payload is not a JSON object, or names a member twice.
+    /// The payload is not a JSON object or has a duplicate member.
     #[error("the token's payload is not an unambiguous JSON object")]
     BadPayload,
     /// The algorithm is not in the caller's list.
     #[error("the token is signed with {0}, which is not allowed here")]
     AlgorithmNotAllowed(Algorithm),
-    /// The key is not for this algorithm.
+    /// The key does not permit this algorithm.
     #[error("the token is signed with {0}, for which the key is not meant")]
     AlgorithmNotOfKey(Algorithm),
-    /// The signature is wrong.
+    /// The signature is invalid.
     #[error("the token's signature does not verify")]
     BadSignature,
-    /// A claim that is needed is not there.
+    /// A required claim is missing.
     #[error("the token has no claim `{0}`")]
     MissingClaim(&'static str),
-    /// A claim is there in a form that it must not have.
+    /// A claim has the wrong form.
     #[error("the token's claim `{0}` has the wrong form")]
     MalformedClaim(&'static str),
 }
 
-/// A token whose signature nobody has checked. Its `Debug` shows the header alone.
+/// A token whose signature was not checked. Its `Debug` shows only the header.
 #[derive(Clone)]
 pub struct UnverifiedJwt {
     claims: Claims,
@@ -102,12 +104,12 @@ struct Header {
     algorithm: Algorithm,
     typ: Option<String>,
     kid: Option<String>,
-    /// Every member, known or not.
+    /// The names of all members, known or not.
     names: Vec<String>,
 }
 
 impl Header {
-    /// RFC 7515 §4.1.9: compared without case, and `application/` may be left out.
+    /// RFC 7515 §4.1.9: compared without case; `application/` may be omitted.
     fn is_type(&self, expected: &str) -> bool {
         self.typ.as_deref().is_some_and(|typ| {
             let bare = match typ.split_at_checked("application/".len()) {
@@ -134,12 +136,12 @@ enum EmbeddedKey {
 }
 
 impl UnverifiedJwt {
-    /// Parses a token in compact form. A header with a key in it is refused.
+    /// Parses a token in compact form. Refuses a header that contains a key.
     pub fn parse(token: &str) -> Result<Self, JwtError> {
         Self::parse_as(token, EmbeddedKey::Refused)
     }
 
-    /// Parses a proof of possession (RFC 9449), whose header must carry its public key.
+    /// Parses a proof of possession (RFC 9449), whose header must contain its public key.
     pub fn parse_proof(token: &str) -> Result<Self, JwtError> {
         Self::parse_as(token, EmbeddedKey::Required)
     }
@@ -177,57 +179,57 @@ impl UnverifiedJwt {
         })
     }
 
-    /// What the token says, header and payload. Nothing vouches for a word of it: it is for choosing
-    /// a key, and for explaining a token to its holder.
+    /// The header and payload of the token. Unverified: use them only to choose a key and to
+    /// explain a token to its holder.
     #[must_use]
     pub fn unverified_claims(&self) -> &Claims {
         &self.claims
     }
 
-    /// The issuer that the token claims, to choose whose keys to verify it with.
+    /// The token's unverified issuer, to choose the key set.
     #[must_use]
     pub fn unverified_issuer(&self) -> Option<&str> {
         text(&self.claims.claims, "iss")
     }
 
-    /// The subject that the token claims.
+    /// The token's unverified subject.
     #[must_use]
     pub fn unverified_subject(&self) -> Option<&str> {
         text(&self.claims.claims, "sub")
     }
 
-    /// The audiences that the token claims; none where the claim is missing or malformed.
+    /// The token's unverified audiences; empty if the claim is missing or malformed.
     #[must_use]
     pub fn unverified_audiences(&self) -> Vec<&str> {
         self.claims.audiences().unwrap_or_default()
     }
 
-    /// The algorithm that the token claims to be signed with.
+    /// The token's unverified algorithm.
     #[must_use]
     pub fn unverified_algorithm(&self) -> Algorithm {
         self.claims.header.algorithm
     }
 
-    /// The key that the token claims to be signed with. Look it up, do nothing else with it.
+    /// The token's unverified key id. Use it only to look up a key.
     #[must_use]
     pub fn unverified_kid(&self) -> Option<&str> {
         self.claims.header.kid.as_deref()
     }
 
-    /// Whether the token claims to be of this type (`at+jwt`, `dpop+jwt`).
+    /// Whether the token's unverified type is `expected` (`at+jwt`, `dpop+jwt`).
     #[must_use]
     pub fn unverified_is_type(&self, expected: &str) -> bool {
         self.claims.header.is_type(expected)
     }
 
-    /// The key in a proof's header. Possession is shown once the proof verifies with it; whose key
-    /// it is, is not.
+    /// The key in a proof's header. The proof shows possession of it once its signature verifies;
+    /// it does not show the key's owner.
     #[must_use]
     pub fn unverified_key(&self) -> Option<&PublicJwk> {
         self.embedded_key.as_ref()
     }
 
-    /// SHA-256 of header and payload as they were signed: the token's name where it has no `jti`.
+    /// SHA-256 of the signed header and payload. Identifies a token without a `jti`.
     #[must_use]
     pub fn signing_input_hash(&self) -> [u8; 32] {
         sha256(self.signing_input.as_bytes())
@@ -300,8 +302,7 @@ fn audiences(claims: &Map<String, Value>) -> Result<Vec<&str>, JwtError> {
     }
 }
 
-/// The header and the claims of a token, as they stand in it. Only [`VerifiedClaims`] says that a
-/// key signed them.
+/// The header and claims of a token. They are signed only if they come from [`VerifiedClaims`].
 #[derive(Clone)]
 pub struct Claims {
     header: Header,
@@ -316,7 +317,7 @@ impl fmt::Debug for Claims {
     }
 }
 
-/// The claims of a token whose signature was checked. Nothing else about it was.
+/// The claims of a token whose signature was verified. Only the signature was checked.
 #[derive(Clone)]
 pub struct VerifiedClaims {
     claims: Claims,
@@ -333,7 +334,7 @@ impl fmt::Debug for VerifiedClaims {
     }
 }
 
-/// Checks a token's signature with `key`, if its algorithm is among `allowed` and among the key's.
+/// Verifies a token's signature with `key`, if both `allowed` and the key permit its algorithm.
 pub fn verify(
     token: &UnverifiedJwt,
     key: &VerificationKey,
@@ -376,7 +377,7 @@ impl Claims {
         self.claims.get(name)
     }
 
-    /// A claim that must be there and be a non-empty text.
+    /// A claim that must be present and be a nonempty text.
     pub fn text(&self, name: &'static str) -> Result<&str, JwtError> {
         match self.claims.get(name) {
             None => Err(JwtError::MissingClaim(name)),
@@ -385,17 +386,17 @@ impl Claims {
         }
     }
 
-    /// `iss`.
+    /// The `iss` claim.
     pub fn issuer(&self) -> Result<&str, JwtError> {
         self.text("iss")
     }
 
-    /// `sub`.
+    /// The `sub` claim.
     pub fn subject(&self) -> Result<&str, JwtError> {
         self.text("sub")
     }
 
-    /// `jti`, if there is one; one that is not a text is an error and not the same as none.
+    /// The `jti` claim, if present. A `jti` that is not a text is an error.
     pub fn token_id(&self) -> Result<Option<&str>, JwtError> {
         match self.claims.get("jti") {
             None => Ok(None),
@@ -403,12 +404,13 @@ impl Claims {
         }
     }
 
-    /// `aud`, be it one text or a list of them.
+    /// The audiences in `aud`, which is one text or a list.
     pub fn audiences(&self) -> Result<Vec<&str>, JwtError> {
         audiences(&self.claims)
     }
 
-    /// `aud` where it must name one audience, as in a client assertion: one text, or a list of one.
+    /// The audience in `aud` if it must be the only one, as in a client assertion: one text, or a
+    /// list of one.
     pub fn sole_audience(&self) -> Result<&str, JwtError> {
         match self.audiences()?.as_slice() {
             [only] if !only.is_empty() => Ok(only),
@@ -422,7 +424,7 @@ impl Claims {
         self.header.is_type(expected)
     }
 
-    /// Whether there is a `typ` at all.
+    /// Whether `typ` is present.
     #[must_use]
     pub fn has_type(&self) -> bool {
         self.header.typ.is_some()
@@ -434,13 +436,13 @@ impl Claims {
         self.header.kid.as_deref()
     }
 
-    /// The algorithm it says it was signed with.
+    /// The algorithm in the header.
     #[must_use]
     pub fn algorithm(&self) -> Algorithm {
         self.header.algorithm
     }
 
-    /// Whether its header has no members but these.
+    /// Whether the header has no members other than these.
     #[must_use]
     pub fn header_has_only(&self, names: &[&str]) -> bool {
         let known = |name: &String| names.contains(&name.as_str());
@@ -462,22 +464,22 @@ impl VerifiedClaims {
     }
 }
 
-/// Why a token's dates were refused.
+/// The reason why a token's dates were refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TimeError {
-    /// A date that must be there is not.
+    /// A required date is missing.
     #[error("the token has no `{0}`")]
     Missing(&'static str),
-    /// Not a number of seconds from 1970 to 9999.
+    /// A date is not a number of seconds from 1970 to 9999.
     #[error("the token's `{0}` is not a date between 1970 and 9999")]
     NotADate(&'static str),
     /// `exp` has passed.
     #[error("the token has expired")]
     Expired,
-    /// `nbf` has not come.
+    /// `nbf` is in the future.
     #[error("the token is not valid yet")]
     NotYetValid,
-    /// `iat` is later than now.
+    /// `iat` is in the future.
     #[error("the token was issued in the future")]
     IssuedInTheFuture,
     /// `iat` is too long ago.
@@ -489,7 +491,7 @@ pub enum TimeError {
 }
 
 impl TimeError {
-    /// The claim that did not hold.
+    /// The name of the claim that was refused.
     #[must_use]
     pub fn claim(self) -> &'static str {
         match self {
@@ -501,19 +503,17 @@ impl TimeError {
     }
 }
 
-/// A token's dates, each rounded down to a whole second.
+/// The dates of a token, each rounded down to a whole second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it all")]
 pub struct Times {
-    /// `iat`.
     pub issued_at: Timestamp,
-    /// `nbf`.
     pub not_before: Option<Timestamp>,
-    /// `exp`.
     pub expires_at: Timestamp,
 }
 
-/// Judges a token's dates at `now`. `exp` and `iat` are required, `nbf` is honoured. The leeway is
-/// for clocks that differ and is granted in every comparison with `now`, and in no other.
+/// Checks a token's dates at `now`. `exp` and `iat` are required, `nbf` is optional. The leeway
+/// allows for clock differences in each comparison with `now`, and in no other.
 pub fn check_times(
     claims: &Claims,
     now: Timestamp,
@@ -528,7 +528,7 @@ pub fn check_times(
     })
 }
 
-/// Judges `exp` alone, and that it is later than `iat` where there is one.
+/// Checks `exp`, and that it is later than `iat` if present.
 pub fn check_expiry(
     claims: &Claims,
     now: Timestamp,
@@ -545,7 +545,7 @@ pub fn check_expiry(
     Ok(expires_at)
 }
 
-/// Judges `nbf` alone.
+/// Checks only `nbf`.
 pub fn check_not_before(
     claims: &Claims,
     now: Timestamp,
@@ -558,7 +558,7 @@ pub fn check_not_before(
     Ok(not_before)
 }
 
-/// Judges `iat` alone, for proofs, which have no `exp`.
+/// Checks only `iat`, for proofs, which have no `exp`.
 pub fn check_issued_at(
     claims: &Claims,
     now: Timestamp,
@@ -572,7 +572,7 @@ pub fn check_issued_at(
     let oldest = now
         .minus_seconds(max_age_seconds)
         .minus_seconds(leeway_seconds);
-    // The date was rounded down to a second, and so is what it is compared with.
+    // The date was rounded down to a second, so compare it with a rounded bound.
     if issued_at < oldest.floor_to_second() {
         return Err(TimeError::TooOld);
     }
@@ -872,7 +872,7 @@ mod tests {
                 JwtError::AlgorithmNotAllowed(Algorithm::Es256)
             );
         }
-        // The same bytes under another name.
+        // The same bytes under the name of another algorithm.
         for name in ["ES384", "RS256", "PS256", "EdDSA"] {
             let text = signed(&signer, &json!({"alg": name}), "{}").await;
             let token = UnverifiedJwt::parse(&text).unwrap();

@@ -1,9 +1,9 @@
-//! jsonwebtoken's back end on *ring*: RS, PS, ES256, ES384 and Ed25519 to verify, ES256, Ed25519
-//! and RS256 to sign.
+//! The back end of jsonwebtoken on *ring*: verifies RS, PS, ES256, ES384 and Ed25519, and signs
+//! ES256, Ed25519 and RS256.
 //!
-//! There is no HMAC at all, so a token that says HS256 and was made with one of our public keys
-//! fails as an unknown algorithm. [`super::jwt`] asks [`PROVIDER`] directly; [`install`] is for
-//! code that reaches jsonwebtoken by itself, whose first call would otherwise panic.
+//! It has no HMAC, so a token that claims HS256 and was made with one of the broker's public keys
+//! fails with an unknown algorithm. [`super::jwt`] calls [`PROVIDER`] directly. [`install`] serves
+//! libraries that call jsonwebtoken themselves, whose first call would otherwise panic.
 
 use std::sync::Once;
 
@@ -31,7 +31,7 @@ pub static PROVIDER: CryptoProvider = CryptoProvider {
     },
 };
 
-/// Makes [`PROVIDER`] the process's default. Any number of calls is one.
+/// Makes [`PROVIDER`] the default of the process. May be called repeatedly.
 pub fn install() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
@@ -129,18 +129,16 @@ fn rsa_parameters(algorithm: Algorithm) -> Result<&'static signature::RsaParamet
     })
 }
 
-/// A parsed private key of one of the three kinds that we sign with.
+/// A parsed private key of one of the three signing algorithms.
 pub(super) enum KeyPair {
-    /// P-256.
     Ecdsa(EcdsaKeyPair),
-    /// Ed25519.
     Ed25519(Ed25519KeyPair),
     /// RSA, PKCS#1 v1.5 with SHA-256.
     Rsa(Box<RsaKeyPair>),
 }
 
 impl KeyPair {
-    /// Parses PKCS#8; *ring* checks that the two halves of the key belong together.
+    /// Parses PKCS#8. *ring* checks that both halves of the key belong together.
     pub(super) fn from_pkcs8(
         algorithm: Algorithm,
         pkcs8: &[u8],
@@ -152,7 +150,7 @@ impl KeyPair {
                     .map(Self::Ecdsa)
                     .map_err(|_| ErrorKind::InvalidEcdsaKey.into())
             }
-            // A version 1 file, as OpenSSL writes, has no public half to compare with.
+            // A version 1 file, as OpenSSL writes it, has no public half to compare with.
             Algorithm::EdDSA => Ed25519KeyPair::from_pkcs8_maybe_unchecked(pkcs8)
                 .map(Self::Ed25519)
                 .map_err(|_| ErrorKind::InvalidEddsaKey.into()),
@@ -163,7 +161,7 @@ impl KeyPair {
         }
     }
 
-    /// Signs `message`; ECDSA in the fixed encoding that JWS wants.
+    /// Signs `message`; ECDSA uses the fixed encoding of JWS.
     pub(super) fn sign(
         &self,
         message: &[u8],
@@ -282,7 +280,7 @@ mod tests {
     use crate::crypto::test_keys;
     use serde_json::{Value, json};
 
-    /// A new P-256 key, private and public.
+    /// A new P-256 key: private and public half.
     fn p256() -> (Vec<u8>, Vec<u8>) {
         let random = SystemRandom::new();
         let how = &signature::ECDSA_P256_SHA256_FIXED_SIGNING;

@@ -6,23 +6,23 @@
 //! published_at        active_from            retire_at                    remove_at
 //! ```
 //!
-//! A verifier may hold a key set that is as old as its cache allows. So a key is published for the
-//! *lead*, which is at least that cache life, before anything is signed with it; and it stays
-//! published until the last token that it signed has expired. The next key is due one lead and one
-//! *slack* before the present one retires, and begins exactly when that one ends. The slack is how
-//! late the worker that makes keys may be without a gap.
+//! A verifier may hold a key set that is as old as its cache permits. So a key is published for the
+//! *lead*, which is at least that cache life, before it signs. It stays published until the last
+//! token that it signed has expired. The next key is due one lead and one *slack* before the
+//! present one retires, and becomes active when the present one retires. The slack is the time by
+//! which the worker that creates keys may be late without a gap.
 //!
-//! Keys of access tokens can be withdrawn at any moment, so one **successor** of the key that signs is
-//! always published: there the next key is due a lead and a slack before only one would be left.
+//! Access-token keys can be revoked at any moment, so one **successor** of the signing key is
+//! always published. Their next key is due one lead and one slack before only one key would be
+//! left.
 //!
-//! Two cases are apart. The **first** keys of a purpose sign at once, since no verifier can hold a key
-//! set of an issuer that had none; they are known by `active_from == published_at`. After the
-//! **revocation** of the key whose turn it is, its successor steps in early if it has been
-//! published for a lead. Otherwise there is no signer until one has: nothing is signed then, which
-//! is what closed means here.
+//! There are two special cases. The **first** keys of a purpose sign at once, because no verifier
+//! can hold an older key set of the issuer; they are recognised by `active_from == published_at`.
+//! After the **revocation** of the active key, its successor becomes active early if it has been
+//! published for a lead. Otherwise there is no signer until it has, and nothing is signed.
 //!
-//! Whoever can write to the table must not be able to revive a key, so a row's dates carry a tag
-//! of the [`Mac`], see [`SigningKeyRecord::tag`].
+//! A party that can write to the table must not be able to revive a key. So a tag of the [`Mac`]
+//! covers a row's dates, see [`SigningKeyRecord::tag`].
 
 use std::fmt;
 use std::str::FromStr;
@@ -36,24 +36,24 @@ use super::digest::{Mac, MacError, sha256};
 use super::jwk::Algorithm;
 use super::sealer::SealContext;
 
-/// What a signing key signs. A key has one purpose for life.
+/// The use of a signing key. A key keeps its purpose for its whole life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeyPurpose {
-    /// JWT credentials.
+    /// Signs credentials that are JWTs.
     AccessToken,
-    /// Checkpoints of the ledger.
+    /// Signs checkpoints of the ledger.
     Ledger,
-    /// Tokens with which the broker itself attests to a cloud.
+    /// Signs tokens with which the broker authenticates itself to a cloud.
     Federation,
 }
 
 impl KeyPurpose {
-    /// All of them.
+    /// Every purpose.
     pub const ALL: [Self; 3] = [Self::AccessToken, Self::Ledger, Self::Federation];
 
-    /// How many keys are kept that can sign now or later. Those of access tokens can be withdrawn, and
-    /// then another one has to be known to verifiers already.
+    /// Number of keys that are kept for signing now or later. Access-token keys can be revoked, and
+    /// verifiers must then already know another one.
     const fn kept(self) -> usize {
         match self {
             Self::AccessToken => 2,
@@ -61,7 +61,7 @@ impl KeyPurpose {
         }
     }
 
-    /// Its name in the store and in an envelope's context.
+    /// The name in the store and in an envelope's context.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -78,7 +78,7 @@ impl fmt::Display for KeyPurpose {
     }
 }
 
-/// A name that is no purpose.
+/// A name of no purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a purpose of a signing key")]
 pub struct UnknownPurpose;
@@ -94,28 +94,27 @@ impl FromStr for KeyPurpose {
     }
 }
 
-/// A signing key without its secret.
+/// The record of a signing key, without its secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct SigningKeyRecord {
-    /// Its id, the thumbprint of its public key.
+    /// Its id: the thumbprint of its public key.
     pub kid: String,
-    /// What it signs.
     pub purpose: KeyPurpose,
-    /// With which algorithm.
     pub algorithm: Algorithm,
-    /// When it was made.
     pub created_at: Timestamp,
-    /// From when on it is in the key set.
+    /// The time at which the key set first contains it.
     pub published_at: Timestamp,
-    /// From when on it may sign.
+    /// The time from which it may sign.
     pub active_from: Timestamp,
-    /// When it stops signing.
+    /// The time at which it stops signing.
     pub retire_at: Timestamp,
-    /// When it leaves the key set.
+    /// The time at which it leaves the key set.
     pub remove_at: Timestamp,
-    /// When it was withdrawn: it neither signs nor is published, at any instant.
+    /// The time of its revocation. A revoked key neither signs nor is published, at any instant.
     pub revoked_at: Option<Timestamp>,
-    /// Whether its private half was erased: then it is no key any more, at any instant.
+    /// Whether its private half was erased. An erased key neither signs nor is published, at any
+    /// instant.
     pub erased: bool,
 }
 
@@ -131,25 +130,26 @@ impl SigningKeyRecord {
             && now < self.remove_at
     }
 
-    /// Whether it is a key of this purpose, not withdrawn, that has no end.
+    /// Whether it is an unrevoked key of this purpose without an end.
     #[must_use]
     pub fn is_endless(&self, purpose: KeyPurpose) -> bool {
         self.purpose == purpose && self.revoked_at.is_none() && self.remove_at == Timestamp::MAX
     }
 
-    /// Whether nothing needs its private half any more: what it signed is over, or it was withdrawn.
+    /// Whether its private half is no longer needed: it was revoked, or everything that it signed
+    /// has expired.
     #[must_use]
     pub fn is_over(&self, now: Timestamp) -> bool {
         self.revoked_at.is_some() || self.remove_at <= now
     }
 
-    /// Whether it may sign at `now`, as far as the key alone can say.
+    /// Whether it may sign at `now`, judged by this key alone.
     #[must_use]
     pub fn may_sign(&self, schedule: &KeySchedule, now: Timestamp) -> bool {
         self.could_sign(schedule, now) && self.active_from <= now
     }
 
-    /// Whether verifiers know it and its time is not over, be its turn here or still to come.
+    /// Whether verifiers know it and it has not retired, whether or not it is active yet.
     fn could_sign(&self, schedule: &KeySchedule, now: Timestamp) -> bool {
         let known_to_verifiers = self.active_from == self.published_at
             || self
@@ -159,7 +159,7 @@ impl SigningKeyRecord {
         self.is_published(now) && known_to_verifiers && now < self.retire_at
     }
 
-    /// What its envelope is sealed as.
+    /// The context of its envelope.
     #[must_use]
     pub fn seal_context(&self) -> SealContext<'_> {
         SealContext {
@@ -177,7 +177,7 @@ impl SigningKeyRecord {
         self.with_fields(envelope, |fields| mac.tag(TAG_PURPOSE, fields))
     }
 
-    /// Whether `tag` is one over every field and the envelope.
+    /// Verifies a tag over every field and the envelope.
     pub fn verify_tag(&self, mac: &Mac, envelope: &[u8], tag: &[u8]) -> Result<(), MacError> {
         self.with_fields(envelope, |fields| mac.verify(TAG_PURPOSE, fields, tag))
     }
@@ -191,7 +191,7 @@ impl SigningKeyRecord {
             self.remove_at,
         ]
         .map(|date| date.micros().to_be_bytes());
-        // Of length zero when not revoked: no date is confused with none.
+        // Empty if not revoked, which no date is.
         let revoked = self
             .revoked_at
             .map(|date| date.micros().to_be_bytes().to_vec())
@@ -209,41 +209,38 @@ impl SigningKeyRecord {
     }
 }
 
-/// How keys of one purpose follow one another.
+/// The timing of the keys of one purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct KeySchedule {
-    /// How long a key is published before it signs: at least what the key set may be cached for.
+    /// How long a key is published before it signs: at least as long as the key set may be cached.
     pub publish_lead_seconds: u64,
-    /// How long a key signs.
     pub period_seconds: u64,
-    /// How late a rotation may be made without a gap.
+    /// The time by which a rotation may be late without a gap.
     pub slack_seconds: u64,
-    /// The longest life of what is signed.
+    /// The longest life of the tokens or checkpoints that it signs.
     pub max_ttl_seconds: u64,
-    /// For verifiers whose clocks differ.
+    /// Margin for verifiers whose clocks differ.
     pub margin_seconds: u64,
 }
 
-/// A schedule under which keys could not follow one another.
+/// A schedule with a gap between consecutive keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a key must sign for longer than it is published ahead plus the slack of its rotation")]
+#[error("a key must sign for longer than its publication lead plus the slack of its rotation")]
 pub struct BadSchedule;
 
-/// The dates of a key that is to be made.
+/// The dates of a key to create.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "they are those of `SigningKeyRecord`")]
 pub struct NewKey {
-    /// See [`SigningKeyRecord`].
     pub published_at: Timestamp,
-    /// See [`SigningKeyRecord`].
     pub active_from: Timestamp,
-    /// See [`SigningKeyRecord`].
     pub retire_at: Timestamp,
-    /// See [`SigningKeyRecord`].
     pub remove_at: Timestamp,
 }
 
 impl KeySchedule {
-    /// Whether keys can follow one another without a gap.
+    /// Checks that consecutive keys have no gap.
     pub fn check(&self) -> Result<(), BadSchedule> {
         let ahead = self.publish_lead_seconds.checked_add(self.slack_seconds);
         if ahead.is_none_or(|ahead| ahead >= self.period_seconds) {
@@ -252,7 +249,7 @@ impl KeySchedule {
         Ok(())
     }
 
-    /// The dates of a key that is made now and signs as soon as it has been published for a lead.
+    /// The dates of a key that is created now and signs after a lead.
     #[must_use]
     pub fn next_key(&self, now: Timestamp) -> NewKey {
         self.new_key(now, now.plus_seconds(self.publish_lead_seconds))
@@ -272,7 +269,7 @@ impl KeySchedule {
 }
 
 impl NewKey {
-    /// The record of the key that was made with these dates.
+    /// The record of the key that was created with these dates.
     #[must_use]
     pub fn record(
         self,
@@ -295,9 +292,9 @@ impl NewKey {
     }
 }
 
-/// The key that signs at `now`: of those that may, the one that became active last. Where none may,
-/// because the one whose turn it was is revoked, the next one that verifiers know already steps in
-/// before its turn. Every replica chooses the same, ties included.
+/// The key that signs at `now`: among those that may, the one with the latest `active_from`. If
+/// none may because the active key was revoked, the next one that verifiers know signs early. Every
+/// replica chooses the same key, ties included.
 #[must_use]
 pub fn signer_at<'a>(
     keys: &'a [SigningKeyRecord],
@@ -317,9 +314,9 @@ pub fn signer_at<'a>(
         })
 }
 
-/// As [`signer_at`], but a key of the configured algorithm goes before every other one. So a change
-/// of algorithm holds although older keys live on: when it is taken back, and when a successor of
-/// the former algorithm was already published.
+/// As [`signer_at`], but keys of the configured algorithm take precedence. So a change of algorithm
+/// takes effect while older keys are alive, both when the change is reverted and when a successor
+/// with the former algorithm was already published.
 #[must_use]
 pub fn signer_preferring<'a>(
     keys: &'a [SigningKeyRecord],
@@ -335,14 +332,14 @@ pub fn signer_preferring<'a>(
         .or_else(|| signer_at(keys, purpose, schedule, now))
 }
 
-/// The place of a ledger key among the log's keys: the greatest is the current one. The one without
-/// an end comes before every other, whatever clock made it.
+/// The order of a log's ledger keys; the greatest is the current one. A key without an end is the
+/// greatest, regardless of the clock that dated it.
 #[must_use]
 pub fn ledger_order(key: &SigningKeyRecord) -> (Timestamp, Timestamp, &str) {
     (key.remove_at, key.created_at, &key.kid)
 }
 
-/// The current ledger key, be it over: the log has no other to go on with.
+/// The current ledger key, even if it has ended: the log has no other.
 #[must_use]
 pub fn newest_ledger_key(keys: &[SigningKeyRecord]) -> Option<&SigningKeyRecord> {
     keys.iter()
@@ -360,7 +357,7 @@ pub fn published_at(
         .filter(move |key| key.purpose == purpose && key.is_published(now))
 }
 
-/// When the unrevoked keys of this purpose and algorithm stop signing, the latest first.
+/// The times at which the unrevoked keys of this purpose and algorithm retire, latest first.
 fn ends(keys: &[SigningKeyRecord], purpose: KeyPurpose, algorithm: Algorithm) -> Vec<Timestamp> {
     let mut ends: Vec<Timestamp> = keys
         .iter()
@@ -373,8 +370,8 @@ fn ends(keys: &[SigningKeyRecord], purpose: KeyPurpose, algorithm: Algorithm) ->
     ends
 }
 
-/// When the next key must be made: a lead and the slack before there are fewer than the purpose keeps,
-/// and at once where there are fewer, or fewer of the configured algorithm.
+/// The time at which the next key is due: a lead and a slack before fewer keys than the purpose
+/// keeps would be left. At once if there are fewer already, or fewer of the configured algorithm.
 #[must_use]
 pub fn rotation_due(
     keys: &[SigningKeyRecord],
@@ -390,8 +387,8 @@ pub fn rotation_due(
     })
 }
 
-/// The key to make and publish at `now`, if one is due. `keys` are all records, the revoked and retired ones included: a
-/// purpose without any record is one that never signed.
+/// The key to create and publish at `now`, if one is due. `keys` contains all records, including
+/// revoked and retired ones: a purpose without a record has never signed.
 #[must_use]
 pub fn plan_rotation(
     keys: &[SigningKeyRecord],
@@ -400,8 +397,8 @@ pub fn plan_rotation(
     schedule: &KeySchedule,
     now: Timestamp,
 ) -> Option<NewKey> {
-    // A key that is dated ahead was made by a clock that was wrong: what it is to follow ends before
-    // it can sign. One that was erased cannot sign at all.
+    // A key with a future date was created by a wrong clock: the key that it should succeed ends
+    // before it can sign. An erased key cannot sign at all.
     let until = now.plus_seconds(MAX_CLOCK_STEP_SECONDS);
     let usable: Vec<SigningKeyRecord> = keys
         .iter()
@@ -411,8 +408,8 @@ pub fn plan_rotation(
     if now < rotation_due(&usable, purpose, algorithm, schedule) {
         return None;
     }
-    // A verifier can hold no key set that is older than the first key, so one that is made along with
-    // the first is as well known.
+    // No verifier holds a key set that is older than the first key, so a key that is created
+    // together with the first is known equally well.
     let known = now.minus_seconds(MAX_CLOCK_STEP_SECONDS);
     let first = keys.iter().filter(|key| key.purpose == purpose).all(|key| {
         key.active_from == key.published_at
@@ -437,7 +434,7 @@ mod tests {
     use crate::crypto::random::SystemRandom;
     use proptest::prelude::*;
 
-    /// One that keeps a single key. What is kept beside it is tried with access tokens.
+    /// A purpose that keeps a single key. Tests of more than one key use access tokens.
     const PURPOSE: KeyPurpose = KeyPurpose::Federation;
     const ALGORITHM: Algorithm = Algorithm::Es256;
     const SCHEDULE: KeySchedule = KeySchedule {
@@ -452,7 +449,7 @@ mod tests {
         Timestamp::EPOCH.plus_seconds(seconds)
     }
 
-    /// Performs what is due at `now`.
+    /// Performs the rotation that is due at `now`.
     fn rotate(
         keys: &mut Vec<SigningKeyRecord>,
         algorithm: Algorithm,
@@ -520,12 +517,12 @@ mod tests {
         rotate(&mut keys, ALGORITHM, &SCHEDULE, at(0));
         assert!(rotate(&mut keys, ALGORITHM, &SCHEDULE, at(850)));
         assert_eq!(keys[1].active_from, at(1_000));
-        // Known to verifiers, and it waits its turn all the same.
+        // Verifiers know it, but it is not active yet.
         assert_eq!(signer(&keys, at(960)), Some("key-0"));
         keys[0].revoked_at = Some(at(900));
         assert_eq!(signer(&keys, at(949)), None);
         assert_eq!(signer(&keys, at(950)), Some("key-1"));
-        // Its life does not grow: it ends when it would have ended.
+        // Its life is not extended: it ends at its planned time.
         assert_eq!(signer(&keys, at(1_999)), Some("key-1"));
         assert_eq!(signer(&keys, at(2_000)), None);
     }
@@ -546,7 +543,7 @@ mod tests {
             signer_preferring(keys, PURPOSE, algorithm, &SCHEDULE, now).map(|key| key.kid.clone())
         };
         let other = Algorithm::EdDsa;
-        // Changed at 200 and taken back at 400: the former key is alive and known.
+        // Changed at 200 and reverted at 400: the former key is alive and known.
         let mut keys = vec![];
         rotate(&mut keys, ALGORITHM, &SCHEDULE, at(0));
         rotate(&mut keys, other, &SCHEDULE, at(200));
@@ -556,7 +553,7 @@ mod tests {
             preferring(&keys, ALGORITHM, at(400)),
             Some("key-0".to_owned())
         );
-        // Changed when a successor of the former algorithm was published for 1,000 already.
+        // Changed when a successor of the former algorithm had been published for 1,000.
         let mut keys = vec![];
         rotate(&mut keys, ALGORITHM, &SCHEDULE, at(0));
         assert!(rotate(&mut keys, ALGORITHM, &SCHEDULE, at(860)));
@@ -567,7 +564,8 @@ mod tests {
         }
     }
 
-    /// Performs all that is due for access tokens at `now`. How many keys were made.
+    /// Performs all rotations that are due for access tokens at `now`. Returns the number of
+    /// created keys.
     fn rotate_access(keys: &mut Vec<SigningKeyRecord>, now: Timestamp) -> usize {
         let purpose = KeyPurpose::AccessToken;
         let before = keys.len();
@@ -585,7 +583,7 @@ mod tests {
         for now in 1_000..8_000 {
             rotate_access(&mut keys, at(now));
             let signing = signer_at(&keys, purpose, &SCHEDULE, at(now)).unwrap();
-            // Whichever it is: without it another one signs at the very same moment.
+            // If any key is missing, another one signs at once.
             let others = keys.iter().filter(|key| key.kid != signing.kid);
             let others: Vec<_> = others.cloned().collect();
             assert!(
@@ -649,7 +647,7 @@ mod tests {
         let month = 31 * 86_400;
         let mut keys = vec![];
         rotate(&mut keys, ALGORITHM, &SCHEDULE, at(0));
-        // A clock that was a month ahead made the next one, and erased the one that signs.
+        // A clock that was a month ahead created the next key and erased the signing one.
         assert!(rotate(&mut keys, ALGORITHM, &SCHEDULE, at(month)));
         assert!(
             !rotate(&mut keys, ALGORITHM, &SCHEDULE, at(100)),
@@ -755,7 +753,7 @@ mod tests {
     }
 
     proptest! {
-        /// Rotation is performed on schedule, each time as late as the slack allows or earlier.
+        /// Rotation happens on schedule, each time at most as late as the slack permits.
         #[test]
         fn keys_follow_one_another_without_a_gap_and_verify_to_the_last_token(
             schedule in schedules(),
@@ -792,10 +790,12 @@ mod tests {
                 let able = keys.iter().filter(|key| key.may_sign(&schedule, now)).count();
                 prop_assert_eq!(able, 1, "at {}", now);
                 let key = signer_at(&keys, PURPOSE, &schedule, now).unwrap();
-                // The last token that it can sign now is verifiable by the key set to its end.
+                // The last token that it can sign now is verifiable with the key set until it
+                // expires.
                 let over = now.plus_seconds(schedule.max_ttl_seconds);
                 prop_assert!(key.is_published(now) && key.is_published(over));
-                // Every key set that is as old as the lead holds it already, the first one apart.
+                // Every key set that is at most as old as the lead contains it, except for the
+                // first key.
                 if key.kid != "key-0" {
                     let cached = now.minus_seconds(schedule.publish_lead_seconds);
                     prop_assert!(key.is_published(cached));
@@ -803,7 +803,7 @@ mod tests {
             }
         }
 
-        /// Whatever is revoked and however late the worker is.
+        /// With any revocation and any delay of the worker.
         #[test]
         fn a_revoked_key_is_gone_and_no_key_signs_before_verifiers_know_it(
             schedule in schedules(),

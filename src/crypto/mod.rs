@@ -1,32 +1,32 @@
-//! The only door to *ring* and to jsonwebtoken.
+//! The only module that uses *ring* and jsonwebtoken.
 //!
-//! Nothing here is a primitive of our own. The module decides which primitives are used, with
-//! which keys, over which bytes, and gives the rest of the crate types that are hard to misuse.
+//! It implements no primitives. It decides which primitives are used, with which keys and over
+//! which bytes, and gives the rest of the crate types that are hard to misuse.
 //!
-//! # What comes in
-//! A token is first an [`jwt::UnverifiedJwt`]: parsed, bounded, and readable only through names
-//! that say *unverified*. [`jwt::verify`] turns it into [`jwt::VerifiedClaims`] with a
-//! [`jwk::VerificationKey`] and the caller's list of algorithms; [`jwt::check_times`] then judges
-//! the dates at an instant that is a parameter. Both are ours because jsonwebtoken reads the
-//! machine's clock, never looks at `iat`, and accepts a token that lacks the claim it was told to
-//! compare. It still lends its seam for back ends: [`jwt_provider`] implements that on *ring*
-//! without any HMAC algorithm. A public key can therefore never be taken for a shared secret.
+//! # Input
+//! A token is first an [`jwt::UnverifiedJwt`]: parsed, of limited size, and readable only through
+//! names that contain *unverified*. [`jwt::verify`] turns it into [`jwt::VerifiedClaims`] with a
+//! [`jwk::VerificationKey`] and the caller's list of algorithms. [`jwt::check_times`] then checks
+//! the dates at an instant that is a parameter. Both are implemented here because jsonwebtoken
+//! reads the machine's clock, ignores `iat`, and accepts a token without the claim that it should
+//! compare. Its interface for back ends is used: [`jwt_provider`] implements it on *ring* without
+//! any HMAC algorithm, so a public key can never serve as a shared secret.
 //!
-//! # What goes out
+//! # Output
 //! A [`signer::Signer`] signs and a [`sealer::Sealer`] encrypts. Both are asynchronous, so that a
-//! key service can stand behind them; [`signer::LocalSigner`] and [`sealer::SealingKeys`] are the
-//! local ones. The public half of a key is always computed from the private half that was opened,
-//! never read from a column beside it. [`keyring`] says, without any secret in its hands, which key
-//! signs at an instant, which are published, and when the next one is due.
+//! key service can implement them; [`signer::LocalSigner`] and [`sealer::SealingKeys`] are the
+//! local implementations. The public half of a key is always computed from the opened private half,
+//! never read from another column. [`keyring`] decides, without access to secrets, which key signs
+//! at an instant, which keys are published, and when the next one is due.
 //!
 //! # One secret, several uses
-//! An operator supplies sealing keys and nothing else. From each one three things are derived
-//! under different labels: the key of one envelope (HKDF, with a random salt), the key of the
-//! [`digest::Mac`] over rows, and the short id by which both name it. None of them reveals another.
+//! An operator supplies only sealing keys. Three values are derived from each under different
+//! labels: the key of one envelope (HKDF, with a random salt), the key of the [`digest::Mac`] over
+//! rows, and the short id in both. None of them reveals another.
 //!
 //! # Secrets and text
 //! Types that hold a secret have a `Debug` that does not print it, erase their bytes when dropped
-//! as far as *ring* allows, and compare in constant time. Errors say what is wrong with an input
+//! as far as *ring* permits, and compare in constant time. Errors describe the fault of an input
 //! and never quote it.
 
 mod curve;

@@ -1,4 +1,4 @@
-//! Randomness, and the opaque tokens that are made of it.
+//! Randomness, and opaque tokens made from it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -15,7 +15,7 @@ use super::digest::sha256;
 pub struct SystemRandom(ring::rand::SystemRandom);
 
 impl SystemRandom {
-    /// The system's source of randomness.
+    /// Creates the source.
     #[must_use]
     pub fn new() -> Self {
         Self(ring::rand::SystemRandom::new())
@@ -36,20 +36,20 @@ impl Random for SystemRandom {
 
 /// A bearer secret of 256 random bits: `prefix` and 43 characters of base64url.
 ///
-/// The prefix (`tph_`, `tpd_`, `tpa_`) lets a scanner find a leaked one, and keeps one kind from
-/// being tried as another.
+/// The prefix (`tph_`, `tpd_`, `tpa_`) lets scanners find leaked tokens, and prevents the use of
+/// one kind as another.
 pub fn random_token(prefix: &str, random: &dyn Random) -> Result<SecretString, NoRandomness> {
     let mut bytes = Zeroizing::new([0_u8; 32]);
     random.fill(bytes.as_mut_slice())?;
-    // Room for all of it at once: a string that grows leaves copies behind.
+    // Allocate the whole length at once: a string that grows leaves copies behind.
     let mut text = String::with_capacity(prefix.len() + 44);
     text.push_str(prefix);
     URL_SAFE_NO_PAD.encode_string(bytes.as_slice(), &mut text);
     Ok(text.into())
 }
 
-/// What is stored of a token, and what it is looked up by: its SHA-256. The token has 256 random
-/// bits, so a slow hash would add nothing, and a lookup by digest leaks no prefix by its timing.
+/// The SHA-256 of a token, by which it is stored and looked up. The token has 256 random bits, so a
+/// slow hash would add nothing, and a lookup by digest leaks no prefix by its timing.
 #[must_use]
 pub fn token_digest(token: &str) -> [u8; 32] {
     sha256(token.as_bytes())

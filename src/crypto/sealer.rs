@@ -1,21 +1,21 @@
-//! Sealing: how our own keys rest in the database.
+//! Sealing: the encryption of the broker's own keys in the database.
 //!
 //! An envelope is AES-256-GCM under a key that exists for this envelope alone: HKDF-SHA-256 of a
 //! sealing key with 256 random bits of salt. Two envelopes never share a key, so a repeated nonce
-//! is no worry, however many are sealed. The associated data name what is inside: purpose, kid,
-//! algorithm and validity. An envelope that is copied into another row, or whose row's dates were
-//! changed, does not open.
+//! does no harm, however many envelopes are sealed. The associated data name the content: purpose,
+//! kid, algorithm and validity. An envelope that is copied into another row, or whose row has
+//! changed dates, does not open.
 //!
 //! ```text
 //! version 1 byte | sealing key id 8 | salt 32 | nonce 12 | ciphertext and tag
 //! ```
 //!
-//! The operator gives a list of sealing keys, `tpk1_…`: the first seals, all open. To replace one,
-//! put the new one first, reseal, then remove the old. A running process takes over a list that
-//! changed, and goes on opening with what it held before, so that only a start, which looks at every
-//! row, can find that a key was removed too early. The id in the envelope tells *that key is
-//! not configured* apart from *this was tampered with*: the first is fixed by finding the key, the
-//! second is an incident.
+//! The operator gives a list of sealing keys, `tpk1_…`: the first seals, every one opens. To
+//! replace one, put the new one first, reseal, then remove the old one. A running process loads a
+//! changed list and keeps opening with its former keys, so a key that was removed too early is only
+//! detected at a start, which reads every row. The id in the envelope distinguishes a key that is
+//! not configured from a changed envelope: the operator fixes the former by adding the key; the
+//! latter is an incident.
 
 use std::fmt;
 use std::sync::Arc;
@@ -35,10 +35,10 @@ use crate::ids::{NoRandomness, Random};
 use super::digest::{Mac, push_prefixed};
 use super::random::SystemRandom;
 
-/// What a sealing key's text begins with.
+/// The prefix of a sealing key in text form.
 pub const SEALING_KEY_PREFIX: &str = "tpk1_";
 
-/// Sealing keys that may be configured at once: the present one, the next, and stragglers.
+/// Maximum number of configured sealing keys: the present one, the next, and some old ones.
 pub const MAX_SEALING_KEYS: usize = 16;
 
 /// The largest plaintext: a private key or an upstream secret, never a document.
@@ -54,12 +54,12 @@ const MAC_LABEL: &[u8] = b"taskpass mac key v1";
 const ENVELOPE_LABEL: &[u8] = b"taskpass envelope key v1";
 const AAD_DOMAIN: &[u8] = b"taskpass envelope v1";
 
-/// The short id of a sealing key, computed from it. It is no secret.
+/// The short id of a sealing key, computed from it. Not secret.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyId([u8; Self::BYTES]);
 
 impl KeyId {
-    /// Its length.
+    /// Length of an id.
     pub const BYTES: usize = 8;
 
     pub(super) fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
@@ -83,18 +83,19 @@ impl fmt::Debug for KeyId {
     }
 }
 
-/// What is inside an envelope. It is authenticated, not stored: who opens must know it.
+/// The description of an envelope's content. It is authenticated but not stored: the caller that
+/// opens an envelope must supply it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SealContext<'a> {
-    /// What the secret is for.
+    /// The purpose of the secret.
     pub purpose: &'a str,
-    /// Which one it is.
+    /// The id of the secret.
     pub kid: &'a str,
-    /// With which algorithm it is used.
+    /// The algorithm that uses the secret.
     pub algorithm: &'a str,
-    /// From when on it may be used.
+    /// The time from which it may be used.
     pub not_before: Timestamp,
-    /// Until when.
+    /// The time until which it may be used.
     pub not_after: Timestamp,
 }
 
@@ -111,105 +112,105 @@ impl SealContext<'_> {
     }
 }
 
-/// Why nothing was sealed.
+/// The reason why a secret was not sealed.
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
-    /// The system gave no randomness.
+    /// The system returned no randomness.
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),
-    /// More than [`MAX_PLAINTEXT_BYTES`].
+    /// The secret has more than [`MAX_PLAINTEXT_BYTES`].
     #[error("the secret is longer than 64 KiB")]
     TooLong,
-    /// The primitive failed.
+    /// The cryptographic primitive failed.
     #[error("sealing failed")]
     Failed,
-    /// The key service did not answer, or refused.
+    /// The key service did not answer or refused.
     #[error("the key service did not seal")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Why an envelope was not opened.
+/// The reason why an envelope was not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Not an envelope, or of a version from the future.
+    /// The bytes are not an envelope, or have a later version.
     #[error("this is not a sealed envelope of version 1")]
     Malformed,
-    /// The key it was sealed with is not configured.
+    /// The sealing key of the envelope is not configured.
     #[error("no such sealing key (id {0}) is configured: add the key that sealed this envelope")]
     NoSuchKey(KeyId),
-    /// The envelope, or what is recorded about it, was changed.
-    #[error("the envelope or the record beside it was tampered with")]
+    /// The envelope or its context was changed.
+    #[error("the envelope or its record was tampered with")]
     Tampered,
-    /// The key service did not answer, or refused.
+    /// The key service did not answer or refused.
     #[error("the key service did not open")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Who seals and opens, here or far away.
+/// Seals and opens secrets, locally or by a key service.
 pub trait Sealer: Send + Sync {
-    /// Seals `secret` as what `context` says.
+    /// Seals `secret` in the given context.
     fn seal<'a>(
         &'a self,
         context: SealContext<'a>,
         secret: &'a [u8],
     ) -> BoxFuture<'a, Result<Vec<u8>, SealError>>;
 
-    /// Opens an envelope that was sealed as exactly what `context` says.
+    /// Opens an envelope that was sealed in exactly the given context.
     fn open<'a>(
         &'a self,
         context: SealContext<'a>,
         envelope: &'a [u8],
     ) -> BoxFuture<'a, Result<Zeroizing<Vec<u8>>, OpenError>>;
 
-    /// Whether `envelope` was sealed with another key than the one that seals now.
+    /// Whether `envelope` was sealed with another key than the present one.
     fn needs_reseal(&self, envelope: &[u8]) -> bool;
 }
 
-/// What is wrong with a sealing key. The key is never shown.
+/// An error in a sealing key. It never shows the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SealingKeyError {
-    /// None at all.
+    /// No key is configured.
     #[error("no sealing key is configured")]
     None,
-    /// More than [`MAX_SEALING_KEYS`].
+    /// More than [`MAX_SEALING_KEYS`] keys are configured.
     #[error("more than 16 sealing keys are configured")]
     TooMany,
-    /// The prefix is missing.
+    /// A key does not have the prefix.
     #[error("sealing key {position} does not begin with `tpk1_`")]
     Prefix {
-        /// Which one, from 1.
+        /// Position of the key in the list, from 1.
         position: usize,
     },
-    /// The rest is not base64url.
+    /// A key is not base64url after its prefix.
     #[error("sealing key {position} is not base64url without padding after `tpk1_`")]
     NotBase64 {
-        /// Which one, from 1.
+        /// Position of the key in the list, from 1.
         position: usize,
     },
-    /// Not 32 bytes.
+    /// A key does not have 32 bytes.
     #[error("sealing key {position} has {bytes} bytes, not 32")]
     Length {
-        /// Which one, from 1.
+        /// Position of the key in the list, from 1.
         position: usize,
-        /// How long it is.
+        /// Length of the key in bytes.
         bytes: usize,
     },
-    /// All bytes equal.
+    /// All bytes of a key are equal.
     #[error("sealing key {position} is one byte repeated: generate a random one")]
     NotRandom {
-        /// Which one, from 1.
+        /// Position of the key in the list, from 1.
         position: usize,
     },
-    /// The primitive failed.
-    #[error("nothing could be derived from sealing key {position}")]
+    /// The cryptographic primitive failed.
+    #[error("the keys of sealing key {position} cannot be derived")]
     Underivable {
-        /// Which one, from 1.
+        /// Position of the key in the list, from 1.
         position: usize,
     },
-    /// The same key twice.
+    /// A key occurs twice.
     #[error("sealing key {position} is the same as an earlier one")]
     Twice {
-        /// Which one, from 1.
+        /// Position of the second occurrence, from 1.
         position: usize,
     },
 }
@@ -220,7 +221,8 @@ struct SealingKey {
     mac: hmac::Key,
 }
 
-/// The sealing keys of this process, from the environment or a file: the first seals, all open.
+/// The sealing keys of this process, from the environment or a file: the first seals, every one
+/// opens.
 pub struct SealingKeys {
     keys: ArcSwap<KeyList>,
     random: Box<dyn Random>,
@@ -247,7 +249,7 @@ impl fmt::Debug for SealingKeys {
     }
 }
 
-/// An output of HKDF as long as SHA-256's.
+/// The length of an HKDF output of 32 bytes.
 struct Bytes32;
 
 impl hkdf::KeyType for Bytes32 {
@@ -306,12 +308,12 @@ fn expand(key: &hkdf::Prk, label: &[u8]) -> Result<Zeroizing<[u8; 32]>, ring::er
 }
 
 impl SealingKeys {
-    /// Parses the configured keys, the sealing one first. Space around a key is ignored.
+    /// Parses the configured keys, the sealing one first. Ignores white space around a key.
     pub fn parse(keys: &[SecretString]) -> Result<Self, SealingKeyError> {
         Self::parse_with(keys, Box::new(SystemRandom::new()))
     }
 
-    /// As [`Self::parse`], with this source of salts and nonces.
+    /// As [`Self::parse`], with another source of salts and nonces.
     pub fn parse_with(
         keys: &[SecretString],
         random: Box<dyn Random>,
@@ -339,8 +341,8 @@ impl SealingKeys {
         })
     }
 
-    /// Seals with the first key of `newer` from now on, and opens with its keys and with those that
-    /// were there before. The answer names the keys that `newer` lacks.
+    /// Seals with the first key of `newer` from now on, and opens with its keys and the former
+    /// ones. Returns the ids of the former keys that `newer` lacks.
     pub fn take_over(&self, newer: &Self) -> Vec<KeyId> {
         let (present, newer) = (self.keys.load_full(), newer.keys.load_full());
         let kept: Vec<_> = present
@@ -357,18 +359,18 @@ impl SealingKeys {
         lacking
     }
 
-    /// The text of a new sealing key.
+    /// Generates a sealing key in text form.
     pub fn generate(random: &dyn Random) -> Result<SecretString, NoRandomness> {
         super::random::random_token(SEALING_KEY_PREFIX, random)
     }
 
-    /// The ids, the sealing one first.
+    /// The ids of the keys, the sealing one first.
     pub fn key_ids(&self) -> Vec<KeyId> {
         self.keys.load().all().map(|key| key.id).collect()
     }
 
     /// The MAC for rows that only brokers of the log `origin` may write: the first key makes tags,
-    /// all verify. A row of another log with the same sealing keys does not pass for one of this.
+    /// every one verifies. A row of another log with the same sealing keys does not verify.
     #[must_use]
     pub fn mac(&self, origin: &str) -> Mac {
         let pair = |key: &Arc<SealingKey>| (key.id, key.mac.clone());
@@ -398,7 +400,7 @@ impl SealingKeys {
         let aad = Aad::from(context.associated_data(&envelope));
 
         let key = sealing.envelope_key(&salt).map_err(|_| SealError::Failed)?;
-        // Sealed in place, in the envelope's own memory: no copy of the secret is left behind.
+        // Encrypt in the envelope's own memory: no copy of the secret is left behind.
         envelope.extend_from_slice(secret);
         let body = envelope.get_mut(HEADER_BYTES..).ok_or(SealError::Failed)?;
         let Ok(tag) =
@@ -579,7 +581,7 @@ mod tests {
                 not_after: Timestamp::from_micros(1),
                 ..CONTEXT
             },
-            // A boundary that moves between two fields.
+            // A byte that moves from one field to the next.
             SealContext {
                 purpose: "access_tokenk",
                 kid: "ey-1",
@@ -631,7 +633,8 @@ mod tests {
                 .verify("row", &[b"x"], &shared.tag("row", &[b"x"]))
                 .is_ok()
         );
-        // A key that was removed too early goes on opening until the next start, and is named.
+        // A key that was removed too early keeps opening until the next start, and its id is
+        // returned.
         assert_eq!(running.take_over(&keys(&[2])), keys(&[1]).key_ids());
         mac.take_over(&running.mac("o"));
         assert!(running.open_now(CONTEXT, &envelope).is_ok());

@@ -1,12 +1,12 @@
 //! Ed25519 public keys that prove nothing.
 //!
-//! The curve has eight points of small order. A signature by such a "key" can be written down by
-//! anyone, for any message, and *ring* accepts it: RFC 8032 leaves the check to the caller. Who
-//! registers one, or binds a token to one, would believe in a possession that everyone shares. So
-//! these points are refused where a key enters.
+//! The curve has eight points of small order. Any party can write a valid signature by such a "key"
+//! for any message, and *ring* accepts it: RFC 8032 leaves the check to the caller. A party that
+//! registers one, or binds a token to one, would rely on a key that every party can use. So these
+//! points are refused where a key is accepted.
 //!
-//! The list is short because the sign of x is ignored, and long enough to hold the encodings that
-//! are not reduced modulo p, which *ring* reads as well.
+//! The list is short because the sign of x is ignored. It includes the encodings that are not
+//! reduced modulo p, which *ring* accepts too.
 
 /// The y coordinates, little-endian, without the sign bit: 0, 1, p − 1, the two of order eight,
 /// and p and p + 1, which mean 0 and 1.
@@ -54,8 +54,8 @@ mod tests {
         [*point, negative]
     }
 
-    /// Why the list exists, and that no entry is a slip of the pen: for each one a signature made
-    /// of a listed point and the scalar zero verifies over some short message.
+    /// Shows that every entry is needed and correct: for each one, a signature made of a listed
+    /// point and the scalar zero verifies over some short message.
     #[test]
     fn a_signature_by_each_listed_key_can_be_made_without_any_secret() {
         let points: Vec<[u8; 32]> = SMALL_ORDER.iter().flat_map(signed).collect();

@@ -1,9 +1,9 @@
-//! JSON objects from strangers: a member named twice, at any depth, and U+0000 in any text are
-//! errors.
+//! Strict parsing of JSON from untrusted parties: a duplicate member at any depth, and U+0000 in
+//! any text, are errors.
 //!
-//! Two parsers that meet `{"sub":"a","sub":"b"}` may each believe another half of it; the store
-//! cannot hold U+0000. Nesting is bounded by `serde_json`. Each error arises at the member that is
-//! wrong, so that a door can point at it.
+//! Two parsers of `{"sub":"a","sub":"b"}` can each read another value, and the store cannot hold
+//! U+0000. `serde_json` limits the nesting. Each error occurs at the faulty member, so callers can
+//! report its path.
 
 use std::fmt;
 
@@ -20,7 +20,7 @@ pub(crate) fn object(bytes: &[u8]) -> Result<Map<String, Value>, serde_json::Err
     object_or_path(bytes).map_err(|(_, error)| error)
 }
 
-/// Parses `bytes` as one JSON object; an error comes with its place.
+/// Parses `bytes` as one JSON object. An error includes its path.
 pub(crate) fn object_or_path(
     bytes: &[u8],
 ) -> Result<Map<String, Value>, (Path, serde_json::Error)> {
@@ -46,8 +46,8 @@ pub(crate) fn value(bytes: &[u8]) -> Result<Value, serde_json::Error> {
     Ok(value)
 }
 
-/// Reads a value as a type of ours; an error comes with its place. A struct is read from an object
-/// alone: by default, serde takes an array for one, by the order of the fields.
+/// Deserializes a value into a type. An error includes its path. Accepts only an object for a
+/// struct: by default, serde also accepts an array in the order of the fields.
 pub(crate) fn typed<T: DeserializeOwned>(value: Value) -> Result<T, (Path, serde_json::Error)> {
     serde_path_to_error::deserialize(ByName(value)).map_err(|error| {
         let path = error.path().clone();
@@ -55,7 +55,7 @@ pub(crate) fn typed<T: DeserializeOwned>(value: Value) -> Result<T, (Path, serde
     })
 }
 
-/// A value whose members are read by their names only.
+/// A value whose members are matched by name only.
 struct ByName(Value);
 
 impl<'de> de::Deserializer<'de> for ByName {
@@ -109,7 +109,7 @@ impl<'de> de::Deserializer<'de> for ByName {
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
         match self.0 {
             Value::Object(_) => self.deserialize_any(visitor),
-            // Its error says what was expected in the place of what.
+            // The resulting error names the expected and the found type.
             other => other.deserialize_map(visitor),
         }
     }
@@ -139,7 +139,7 @@ impl IntoDeserializer<'_, serde_json::Error> for ByName {
 
 struct Strict;
 
-/// The value of a member that was there before: an error in its place, whatever it is.
+/// The value of a duplicate member: always an error at its path.
 struct Repeated;
 
 impl<'de> DeserializeSeed<'de> for Repeated {

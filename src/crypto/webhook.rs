@@ -1,7 +1,7 @@
-//! Signatures of webhooks, as Standard Webhooks has them: HMAC-SHA-256 under a secret that sender
-//! and receiver share, over the message's id, the time of the attempt and the body.
+//! Webhook signatures by the Standard Webhooks specification: HMAC-SHA-256 over the message's id,
+//! the time of the attempt and the body, with a secret that sender and receiver share.
 //!
-//! Several secrets sign at once, so that a receiver can go over from one to the next.
+//! Several secrets sign at once, so that a receiver can change from one to the next.
 
 use std::sync::Arc;
 
@@ -11,25 +11,25 @@ use base64::engine::general_purpose::STANDARD;
 use ring::hmac;
 use zeroize::Zeroizing;
 
-/// What every secret begins with in writing.
+/// The prefix of a secret in text form.
 pub const SECRET_PREFIX: &str = "whsec_";
 
-/// Secrets that may sign at once.
+/// Maximum number of secrets that sign at once.
 pub const MAX_SECRETS: usize = 3;
 
-/// How long a secret may be, as the standard has it.
+/// The permitted length of a secret, by the specification.
 const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
-/// Why a text holds no secrets.
+/// The reason why a text does not hold usable secrets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WebhookSecretError {
-    /// No line has one.
+    /// No line has a secret.
     #[error("holds no secret")]
     None,
-    /// More than can be meant.
+    /// The text has more than [`MAX_SECRETS`] secrets.
     #[error("holds more than {MAX_SECRETS} secrets")]
     TooMany,
-    /// A line is something else.
+    /// A line is not a secret in text form.
     #[error("holds a line that is not `{SECRET_PREFIX}` and 24 to 64 bytes in base64")]
     Form,
 }
@@ -45,7 +45,7 @@ impl std::fmt::Debug for WebhookSecrets {
 }
 
 impl WebhookSecrets {
-    /// Reads them, one a line.
+    /// Parses secrets, one on each line.
     pub fn parse(text: &str) -> Result<Self, WebhookSecretError> {
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
         let keys = lines.map(|line| {
@@ -65,12 +65,12 @@ impl WebhookSecrets {
         }
     }
 
-    /// Signs with those of `newer` from now on, as all clones do.
+    /// Replaces the secrets with those of `newer`, in all clones.
     pub fn take_over(&self, newer: &Self) {
         self.0.store(newer.0.load_full());
     }
 
-    /// The value of `webhook-signature`: a signature by each secret.
+    /// The value of `webhook-signature`: one signature for each secret.
     #[must_use]
     pub fn sign(&self, id: &str, unix_seconds: i64, body: &[u8]) -> String {
         let mut message = format!("{id}.{unix_seconds}.").into_bytes();
@@ -90,7 +90,7 @@ mod tests {
 
     const PUBLISHED: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
-    /// The vector that the libraries of Standard Webhooks are tested with.
+    /// The test vector of the Standard Webhooks libraries.
     #[test]
     fn the_published_vector_is_signed_as_published() {
         let secrets = WebhookSecrets::parse(PUBLISHED).unwrap();

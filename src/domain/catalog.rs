@@ -1,4 +1,4 @@
-//! What credentials can be for, and which kinds of task there are: the configuration's nouns.
+//! The registered resources and task types of a configuration.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,47 +17,47 @@ use super::limits::{
 use super::pattern::Budget;
 use super::workload::Identity;
 
-/// How much harm a resource can do; only a `low` one may have policies that merely observe.
+/// The risk class of a resource. Policies may only observe at a resource of class `low`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Risk {
-    /// Harmless enough to try a policy on.
+    /// Low enough to try a policy without enforcing it.
     Low,
-    /// Everything else.
+    /// Any other resource; the default.
     #[default]
     Normal,
 }
 
-/// Something that credentials can be for.
+/// A registered resource: a target of credentials.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "WrittenResource", into = "WrittenResource")]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Resource {
-    /// Its name, unique.
+    /// Name, unique among resources.
     pub name: String,
-    /// Its kind, and what that kind registers.
+    /// Its kind, with the members that this kind registers.
     pub kind: ResourceKind,
-    /// The team that answers for it.
+    /// The team that is responsible for it.
     pub owner: String,
-    /// Every action that exists on it; for kind `aws` patterns of them.
+    /// Every action of the resource; for kind `aws`, patterns of actions.
     pub actions: BTreeSet<ActionName>,
-    /// Every place that it serves: URLs, or for kind `aws` patterns of ARNs.
+    /// Every location that it serves: URLs; for kind `aws`, patterns of ARNs.
     pub locations: BTreeSet<Location>,
-    /// The life of a credential whose request names none, where policy allows that much.
+    /// Life in seconds of a credential whose request names none, if policy permits it.
     pub default_ttl_seconds: u64,
-    /// The longest life of a credential, whatever policy says.
+    /// Maximum life of a credential in seconds, regardless of policy.
     pub max_ttl_seconds: u64,
-    /// How much harm it can do.
     pub risk: Risk,
 }
 
-/// A [`Resource`] as configuration and generation documents write it: flat, with the members of every
-/// kind. Documents are hashed as they are written here: the order of the members is fixed, and a new
-/// member has to be left out where it is absent.
+/// A [`Resource`] in the flat form of configuration and generation documents, with the members of
+/// every kind. The document's digest covers these bytes: keep the order of the members, and omit a
+/// new member if it is absent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename = "Resource", deny_unknown_fields)]
 pub(crate) struct WrittenResource {
     name: String,
-    /// The minter that makes its credentials.
+    /// The name of the minter, [`MinterKind::as_str`](super::kind::MinterKind::as_str).
     kind: String,
     owner: String,
     #[serde(default)]
@@ -129,8 +129,8 @@ impl From<Resource> for WrittenResource {
 }
 
 impl Resource {
-    /// Whether it serves an object of `authorization_details`; if not, why. Comparisons take their
-    /// steps out of `budget`.
+    /// Checks that it serves an object of `authorization_details`. Comparisons use steps of
+    /// `budget`.
     pub fn check_serves(
         &self,
         detail: &AuthorizationDetail,
@@ -181,29 +181,28 @@ impl Resource {
         }
     }
 
-    /// The registered actions that policy is asked about where `asked` is asked for. Where the steps
-    /// of `budget` do not suffice, the answer is worth nothing.
+    /// The registered actions that policy decides about if `asked` is requested. If `budget` runs
+    /// out, discard the result.
     #[must_use]
     pub fn decided_as(&self, asked: &ActionName, budget: &Budget) -> Vec<&ActionName> {
         self.kind.decided_as(&self.actions, asked, budget)
     }
 
-    /// The place where its credentials are good, as they name it: the `aud` of its tokens, or the
-    /// role.
+    /// The audience of its credentials: the `aud` of its tokens, or the ARN of its role.
     #[must_use]
     pub fn audience(&self) -> &str {
         self.kind.audience()
     }
 }
 
-/// The refusal of a request whose patterns take too long to compare.
+/// The refusal of a request whose patterns take too many steps to compare.
 #[must_use]
 pub fn too_many_steps() -> Refusal {
     Refusal::new(
         RefusalCode::TooManyRights,
         format!(
-            "to compare the patterns of this request takes more than {MAX_REQUEST_STEPS} steps; ask \
-             for fewer actions and locations at once, or with fewer wildcards"
+            "comparing the patterns of this request takes more than {MAX_REQUEST_STEPS} steps; \
+            request fewer actions and locations, or fewer wildcards"
         ),
     )
 }
@@ -216,23 +215,24 @@ fn default_max_ttl_seconds() -> u64 {
     900
 }
 
-/// A registered kind of task.
+/// A registered type of task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskType {
-    /// Its name, unique.
+    /// Name, unique among task types.
     pub name: String,
-    /// The longest time from opening to deadline; also the deadline when the caller names none.
+    /// Maximum seconds from opening to deadline. Also the default deadline.
     pub max_deadline_seconds: u64,
-    /// The resources that such a task may ask for.
+    /// Names of the resources for which such a task may request credentials.
     pub resources: BTreeSet<String>,
-    /// The longest silence that a task of this type may ask for. With it, a heartbeat is required.
+    /// Longest heartbeat interval, in seconds, that a task of this type may request. If it is set,
+    /// a heartbeat is required.
     #[serde(default)]
     pub max_heartbeat_seconds: Option<u64>,
-    /// Credentials for the task and its descendants together.
+    /// Maximum number of credentials for the task and its descendants together.
     #[serde(default = "default_max_sessions")]
     pub max_sessions: u32,
-    /// Tasks of this type that one workload may have open at once.
+    /// Maximum number of open tasks of this type for one workload.
     #[serde(default = "default_max_open")]
     pub max_open_per_workload: u32,
 }
@@ -245,38 +245,36 @@ fn default_max_open() -> u32 {
     1_000
 }
 
-/// What is wrong with a catalogue.
+/// An error in the registrations.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub enum CatalogError {
-    /// A name that is empty, too long or oddly spelt.
+    /// A name that is empty, too long or has other characters.
     #[error("{what} `{name}`: a name is 1 to {MAX_NAME_BYTES} of a-z, 0-9, `-` and `_`")]
     Name {
-        /// Resource or task type.
+        /// Either `resource` or `task type`.
         what: &'static str,
-        /// As configured.
         name: String,
     },
-    /// A name that stands twice.
+    /// A name that is registered twice.
     #[error("{what} `{name}` is registered twice")]
     Duplicate {
-        /// Resource or task type.
+        /// Either `resource` or `task type`.
         what: &'static str,
-        /// As configured.
         name: String,
     },
-    /// Anything else, with its remedy.
+    /// Any other error.
     #[error("{what} `{name}`: {problem}")]
     Invalid {
-        /// Resource or task type.
+        /// Either `resource` or `task type`.
         what: &'static str,
-        /// As configured.
         name: String,
-        /// What is wrong and what to do.
+        /// The error and its remedy.
         problem: String,
     },
 }
 
-/// The registered resources and task types, looked up by name.
+/// The registered resources and task types, by name.
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {
     resources: BTreeMap<String, Arc<Resource>>,
@@ -284,10 +282,11 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// Checks the registrations against each other and our limits.
+    /// Checks the registrations against each other and against the limits.
     ///
-    /// `own_audiences` are the names by which the broker itself is known (its issuer, the audience
-    /// of attestations): no resource may have one of them, or its tokens would be good here.
+    /// `own_audiences` are the audiences of the broker itself (its issuer, and the audience of
+    /// attestations). No resource may have one of them, because its tokens would be valid at the
+    /// broker.
     pub fn new(
         resources: Vec<Resource>,
         task_types: Vec<TaskType>,
@@ -326,29 +325,29 @@ impl Catalog {
         Ok(catalog)
     }
 
-    /// The resource of this name.
+    /// The resource with this name.
     #[must_use]
     pub fn resource(&self, name: &str) -> Option<&Arc<Resource>> {
         self.resources.get(name)
     }
 
-    /// The task type of this name.
+    /// The task type with this name.
     #[must_use]
     pub fn task_type(&self, name: &str) -> Option<&Arc<TaskType>> {
         self.task_types.get(name)
     }
 
-    /// All resources, by name.
+    /// All resources, sorted by name.
     pub fn resources(&self) -> impl Iterator<Item = &Arc<Resource>> {
         self.resources.values()
     }
 
-    /// All task types, by name.
+    /// All task types, sorted by name.
     pub fn task_types(&self) -> impl Iterator<Item = &Arc<TaskType>> {
         self.task_types.values()
     }
 
-    /// Refuses a resource that cannot be registered beside one that is.
+    /// Refuses a resource that conflicts with another registered one.
     fn check_conflicts(&self, resource: &Resource) -> Result<(), CatalogError> {
         let conflict = self
             .resources

@@ -1,8 +1,8 @@
-//! A cutoff: one row that says that what a selector matches, with a leaf before this one, is dead,
-//! and that until a time, or until lifted, nothing new is granted to it.
+//! A cutoff: one row that ends everything a selector matches whose leaf precedes the cutoff's leaf.
+//! It can also block new grants to the selector, until a time or until it is lifted.
 //!
-//! The kill switch and every mass revocation are cutoffs, whatever the number of sessions. A task's
-//! end is one too; the task's own row serves as its cutoff.
+//! The kill switch and every mass revocation are one cutoff each, regardless of the number of
+//! sessions. The end of a task is a cutoff too; the task's own row records it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,20 +14,20 @@ use super::workload::Identity;
 use crate::clock::Timestamp;
 use crate::ids::{CutoffId, TaskId};
 
-/// The kind of [`Selector::IssuedAfter`].
+/// The [`Selector::kind`] of [`Selector::IssuedAfter`].
 pub const ISSUED_AFTER: &str = "issued_after";
 
-/// What a cutoff matches.
+/// Selects the sessions and tasks that a cutoff ends.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Selector {
-    /// Everything that this identity holds.
+    /// Everything of this identity.
     Workload(Identity),
-    /// Everything under this task.
+    /// This task and everything under it.
     Task(TaskId),
-    /// Everything on this resource.
+    /// Everything for this resource.
     Resource(String),
-    /// Everything held by identities of this attestor.
+    /// Everything of the identities of this attestor.
     Attestor(String),
     /// Everything that this generation permitted.
     Generation(GenerationDigest),
@@ -35,15 +35,15 @@ pub enum Selector {
     Policy(String),
     /// Everything that this key signed.
     SigningKey(String),
-    /// Everything that is dated later than this time. Only the acceptance of a time makes it, and no
-    /// caller may ask for it.
+    /// Everything with a date later than this time. Only the acceptance of a time creates it;
+    /// callers cannot request it.
     #[serde(skip_deserializing)]
     IssuedAfter(Timestamp),
-    /// Everything.
+    /// Every session and task.
     All(True),
 }
 
-/// The JSON value `true`, and no other: `{"all": false}` is a mistake, not a selector.
+/// The JSON value `true` and no other: `{"all": false}` is an error, not a selector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "bool", into = "bool")]
 pub struct True;
@@ -67,7 +67,7 @@ impl From<True> for bool {
 }
 
 impl Selector {
-    /// Every kind that there is.
+    /// Every kind of selector.
     pub const KINDS: [&'static str; 9] = [
         "workload",
         "task",
@@ -80,7 +80,7 @@ impl Selector {
         "all",
     ];
 
-    /// The selector's kind, as the store keeps it.
+    /// The selector's kind, as stored.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -96,7 +96,7 @@ impl Selector {
         }
     }
 
-    /// The selector's value, as the store keeps it; empty for [`Self::All`].
+    /// The selector's value, as stored; empty for [`Self::All`].
     #[must_use]
     pub fn value(&self) -> String {
         match self {
@@ -129,8 +129,8 @@ impl Selector {
         })
     }
 
-    /// Whether new grants are blocked when the admin says nothing: where what was cut off could
-    /// come straight back.
+    /// Whether a cutoff blocks new grants by default: true where the ended workload could request
+    /// new ones at once.
     #[must_use]
     pub fn blocks_by_default(&self) -> bool {
         match self {
@@ -144,8 +144,8 @@ impl Selector {
         }
     }
 
-    /// Whether a cutoff with this selector may block every admin. An admin that it blocks may lift it,
-    /// since no other admin may be left.
+    /// Whether a cutoff with this selector may block every admin. A blocked admin may lift such a
+    /// cutoff, because there may be no other admin.
     #[must_use]
     pub fn may_block_every_admin(&self) -> bool {
         match self {
@@ -176,7 +176,7 @@ impl Selector {
         }
     }
 
-    /// The task that it names.
+    /// The task of [`Self::Task`].
     #[must_use]
     pub fn task(&self) -> Option<TaskId> {
         match self {
@@ -192,7 +192,7 @@ impl Selector {
         }
     }
 
-    /// The generation that it names.
+    /// The digest of [`Self::Generation`].
     #[must_use]
     pub fn generation(&self) -> Option<GenerationDigest> {
         match self {
@@ -208,7 +208,7 @@ impl Selector {
         }
     }
 
-    /// The time that an admin accepted, where the acceptance made the cutoff.
+    /// The accepted time of [`Self::IssuedAfter`].
     #[must_use]
     pub fn issued_after(&self) -> Option<Timestamp> {
         match self {
@@ -225,7 +225,7 @@ impl Selector {
     }
 }
 
-/// Why a text is no selector that a caller may ask for.
+/// A text that is not a selector which callers may request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a selector is kind=value with a kind of workload, task, resource, attestor, generation, policy or \
@@ -233,7 +233,7 @@ impl Selector {
 )]
 pub struct NoSelector;
 
-/// As people write it: `kind=value`, or `all`.
+/// Writes `kind=value`, or `all`.
 impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -250,7 +250,7 @@ impl fmt::Display for Selector {
     }
 }
 
-/// The inverse of `Display`, for what callers may ask for.
+/// Parses the selectors that callers may request.
 impl FromStr for Selector {
     type Err = NoSelector;
 
@@ -266,7 +266,7 @@ impl FromStr for Selector {
     }
 }
 
-/// What selectors match of a session, apart from its tasks and its date.
+/// The values of a session that selectors match, other than its tasks and its date.
 #[derive(Clone, Copy, Debug)]
 #[expect(missing_docs, reason = "the fields of `Session` with the same names")]
 pub struct SelectorSubject<'a> {
@@ -275,12 +275,12 @@ pub struct SelectorSubject<'a> {
     pub resource: &'a str,
     pub generation: GenerationDigest,
     pub policies: &'a [String],
-    /// `None` where a record does not name the key.
+    /// `None` if the record does not name the key.
     pub kid: Option<&'a str>,
 }
 
 impl SelectorSubject<'_> {
-    /// Every selector that matches it. Beside these, one of a task and one of a time can match.
+    /// Every selector that matches these values. Selectors of a task or a time can match too.
     #[must_use]
     pub fn selectors(&self) -> Vec<Selector> {
         let mut all = vec![
@@ -296,7 +296,7 @@ impl SelectorSubject<'_> {
     }
 }
 
-/// The selectors that match a caller, the narrowest first: its identity, its attestor, everything.
+/// The selectors that match a caller, narrowest first: its identity, its attestor, everything.
 #[must_use]
 pub fn selectors_of_caller(identity: &Identity, attestor: &str) -> [Selector; 3] {
     [
@@ -306,19 +306,19 @@ pub fn selectors_of_caller(identity: &Identity, attestor: &str) -> [Selector; 3]
     ]
 }
 
-/// For how long nothing new is granted.
+/// The duration for which a cutoff blocks new grants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Block {
-    /// Not at all; what is in flight is stopped all the same.
+    /// No block. Requests in progress are stopped even so.
     No,
-    /// Until this instant.
+    /// Blocks new grants until this instant.
     Until(Timestamp),
-    /// Until somebody lifts it.
+    /// Blocks new grants until an admin lifts it.
     UntilLifted,
 }
 
 impl Block {
-    /// As a leaf and the wire say it: the end of the block, or nothing where there is none.
+    /// The form in leaves and on the wire: the end of the block; `None` without a block.
     #[must_use]
     pub fn to_text(self) -> Option<String> {
         match self {
@@ -329,29 +329,27 @@ impl Block {
     }
 }
 
-/// A cutoff's record.
+/// The record of a cutoff.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Cutoff {
-    /// Which.
     pub id: CutoffId,
-    /// Its leaf: what has an earlier one is dead.
+    /// Index of its leaf. It ends sessions and tasks with an earlier leaf.
     pub index: u64,
-    /// What it matches.
     pub selector: Selector,
-    /// For how long nothing new is granted.
     pub block: Block,
-    /// The role of which the back end denies every session that was made earlier, whether or not the
-    /// selector matches it.
+    /// The role whose back end denies every earlier session of the role, including sessions that
+    /// the selector does not match.
     pub deny_policy_target: Option<String>,
-    /// Why, in the admin's words.
+    /// The reason that the admin gave.
     pub reason: String,
-    /// Who did it.
+    /// The actor that created it.
     pub by: String,
-    /// When it was asked for.
+    /// The time of the request.
     pub requested_at: Timestamp,
-    /// When it was decided to commit it, by the committing replica's clock.
+    /// The time at which the committing replica, by its clock, decided to commit it.
     pub committed_at: Timestamp,
-    /// The leaf that lifted the block.
+    /// Index of the leaf that lifted the block.
     pub lifted_index: Option<u64>,
 }
 
@@ -362,14 +360,14 @@ impl Cutoff {
         Some((self.index, self.selector.issued_after()?))
     }
 
-    /// Whether it keeps a request out that began when the ledger had `basis` leaves: one that
-    /// began before the cutoff was committed, or that falls into its block.
+    /// Whether it stops a request that began when the ledger had `basis` leaves: one that began
+    /// before the cutoff was committed, or one within its block.
     #[must_use]
     pub fn stops(&self, basis: u64, now: Timestamp) -> bool {
         self.index >= basis || self.blocks(now)
     }
 
-    /// Whether it keeps out what comes now: its block stands.
+    /// Whether its block is in effect at `now`.
     #[must_use]
     pub fn blocks(&self, now: Timestamp) -> bool {
         if self.lifted_index.is_some() {

@@ -1,4 +1,4 @@
-//! The outcome of policy on one request, and why a refusal is one.
+//! The outcome of policy on one request, and the reasons for refusals.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,17 +6,17 @@ use super::generation::GenerationDigest;
 use super::grant::AuthorizationDetail;
 use crate::clock::Timestamp;
 
-/// What policy said.
+/// The outcome of a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// Yes, to exactly what was asked.
+    /// Permitted, exactly as requested.
     Permit,
-    /// No.
+    /// Denied by policy or by a limit.
     Deny,
-    /// It could not be established: a refusal, recorded as itself.
+    /// Policy could not be evaluated. Refused, and recorded as a separate outcome.
     Indeterminate,
-    /// A person has to approve first.
+    /// A person must approve first.
     Pending,
 }
 
@@ -33,52 +33,52 @@ impl Outcome {
     }
 }
 
-/// Why a request was refused, as a word that programs can act on.
+/// The reason for a refusal, as a code for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RefusalCode {
-    /// No resource of that name.
+    /// The resource is not registered.
     UnknownResource,
-    /// The resource has no such action.
+    /// The resource does not register this action.
     UnknownAction,
-    /// The resource does not serve that place.
+    /// The resource does not serve this location.
     UnknownLocation,
-    /// No task type of that name.
+    /// The task type is not registered.
     UnknownTaskType,
-    /// Tasks of this type may not ask for that resource.
+    /// Tasks of this type may not request this resource.
     ResourceNotForTask,
-    /// More combinations of action and location than one request may ask for.
+    /// More combinations of action and location than one request may have.
     TooManyRights,
-    /// A longer life than is permitted.
+    /// The life is longer than permitted.
     TtlTooLong,
-    /// A later deadline than is permitted.
+    /// The deadline is later than permitted.
     DeadlineTooLong,
-    /// The task type wants a heartbeat, and a shorter one.
+    /// The task type requires a heartbeat within its maximum interval.
     HeartbeatRequired,
-    /// Policy permits no such thing to this workload.
+    /// No policy permits this to the workload, or a policy forbids it.
     NotPermitted,
-    /// A policy asks for a person's approval, and there are no approvals yet.
+    /// A policy requires a person's approval, which the broker does not support yet.
     ApprovalRequired,
     /// A policy could not be evaluated.
     PolicyError,
-    /// More than the parent has itself.
+    /// More than the parent task may do.
     ExceedsParent,
-    /// The chain of tasks is as deep as it may be.
+    /// The chain of tasks has its maximum depth.
     TooDeep,
-    /// The task, or one that it is part of, is over.
+    /// The task, or one of its ancestors, has ended.
     TaskEnded,
-    /// The task has had as many credentials as its type allows.
+    /// The task and its descendants have used their credentials.
     TaskBudget,
-    /// The workload has as many tasks open as the type allows.
+    /// The workload has its maximum number of open tasks of this type.
     TooManyOpenTasks,
-    /// An admin has cut this off, until a time or until lifted.
+    /// A cutoff blocks new grants, until a time or until lifted.
     Blocked,
-    /// The owner of a task above this one is attested no more.
+    /// The owner of an ancestor task is no longer attested.
     OwnerWithdrawn,
 }
 
 impl RefusalCode {
-    /// All of them.
+    /// Every code.
     pub const ALL: [Self; 19] = [
         Self::UnknownResource,
         Self::UnknownAction,
@@ -101,7 +101,7 @@ impl RefusalCode {
         Self::OwnerWithdrawn,
     ];
 
-    /// The word.
+    /// The code on the wire and in leaves.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -128,20 +128,20 @@ impl RefusalCode {
     }
 }
 
-/// What would be permitted to this very caller instead. Never more than it could find out by
-/// asking for it.
+/// A smaller request that would be permitted to the same caller. It reveals only facts that the
+/// caller could learn by requesting it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Allowed {
-    /// The part of what was asked that policy permits.
+    /// The part of the requested rights that policy permits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authorization_details: Option<Vec<AuthorizationDetail>>,
-    /// The longest permitted life.
+    /// Longest permitted life in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_ttl_seconds: Option<u64>,
-    /// The latest permitted deadline.
+    /// Longest permitted time to the deadline in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_deadline_seconds: Option<u64>,
-    /// The longest permitted silence.
+    /// Longest permitted heartbeat interval in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_heartbeat_seconds: Option<u64>,
 }
@@ -149,16 +149,16 @@ pub struct Allowed {
 /// A refusal, as its caller may read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// Why, for programs.
+    /// The reason for programs.
     pub code: RefusalCode,
-    /// Why, for people.
+    /// The reason for people.
     pub detail: String,
-    /// What to ask for instead.
+    /// A smaller request that would be permitted.
     pub allowed: Option<Allowed>,
 }
 
 impl Refusal {
-    /// A refusal without a counter-offer.
+    /// Creates a refusal without an offer.
     #[must_use]
     pub fn new(code: RefusalCode, detail: impl Into<String>) -> Self {
         Self {
@@ -168,7 +168,7 @@ impl Refusal {
         }
     }
 
-    /// The same with a counter-offer.
+    /// Adds an offer.
     #[must_use]
     pub fn allowing(self, allowed: Allowed) -> Self {
         Self {
@@ -188,25 +188,24 @@ impl Refusal {
     }
 }
 
-/// What was decided: permitted with this life, or refused for this reason.
+/// A decision: permitted with a life, or refused for a reason.
 #[derive(Clone, Debug)]
 pub struct Decision {
-    /// The refusal, unless it is a permit.
+    /// The terms of the permit, or the refusal.
     pub verdict: Result<Permitted, Refusal>,
-    /// The policies that determined it, by `@id`, sorted. For a refusal they are not the caller's
-    /// to read.
+    /// `@id`s of the policies that determined the decision, sorted. The caller may not read those
+    /// of a refusal.
     pub policies: Vec<String>,
     /// The generation that decided.
     pub generation: GenerationDigest,
-    /// The complete input of the evaluation, as it was: with the generation it gives this decision
-    /// again.
+    /// The complete input of the evaluation. With the generation it reproduces this decision.
     pub input: Vec<u8>,
-    /// What policies that merely observe would have made of it, where any holds.
+    /// The effect that observing policies would have had; `None` if none applies.
     pub observed: Option<Box<Observed>>,
 }
 
 impl Decision {
-    /// The outcome to be recorded.
+    /// The outcome to record.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         match &self.verdict {
@@ -216,47 +215,47 @@ impl Decision {
     }
 }
 
-/// What policies that merely observe would have made of a decision. It is told to whoever asked,
-/// and recorded in the leaf: an exception that nobody sees would stay one.
+/// The effect that observing policies would have had on a decision. The caller receives it and the
+/// leaf records it, so that an exception does not stay unnoticed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observed {
-    /// Those that hold for the request, or could not be evaluated for it, by name.
+    /// The observing policies that apply to the request or fail on it, sorted by name.
     pub policies: Vec<ObservedPolicy>,
-    /// The outcome if every policy that observes were enforced.
+    /// The outcome if every observing policy were enforced.
     pub outcome_if_enforced: Outcome,
-    /// Why not.
+    /// The refusal's code in that case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<RefusalCode>,
-    /// The life that would be granted.
+    /// The granted life in seconds in that case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u64>,
 }
 
-/// A policy that merely observes.
+/// A policy that only observes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct ObservedPolicy {
-    /// Its `@id`.
+    /// The `@id` of the policy.
     pub policy: String,
-    /// What it will do.
     pub effect: ObservedEffect,
-    /// The instant from which on it is enforced.
+    /// The instant of its enforcement.
     pub enforced_from: Timestamp,
 }
 
-/// What a policy that merely observes would have done.
+/// The effect that an observing policy would have had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ObservedEffect {
-    /// Permit, as far as it goes.
+    /// Permits a part of the request.
     Permit,
-    /// Deny.
+    /// Forbids a part of the request.
     Forbid,
-    /// Fail, which makes the whole indeterminate.
+    /// Fails, which makes the decision indeterminate.
     Error,
 }
 
 impl ObservedEffect {
-    /// As people read it.
+    /// The effect as text.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -287,9 +286,9 @@ impl std::fmt::Display for Observed {
     }
 }
 
-/// The terms of a permit, the strictest of all satisfied policies.
+/// The terms of a permit: the strictest of all satisfied policies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Permitted {
-    /// The life that is granted.
+    /// Granted life in seconds.
     pub ttl_seconds: u64,
 }

@@ -1,8 +1,9 @@
-//! Back ends that end single sessions by a list of their own: one document for each place, which
-//! names the sessions that are denied there.
+//! Back ends that end single sessions by a deny list: one document for each target, which names the
+//! sessions that are denied there.
 //!
-//! Such a document is written whole and the last writer wins, so it is kept as a projection of our
-//! own records: rendered from them, numbered, read back, and corrected when it says anything else.
+//! Such a document is written as a whole, and the last write wins. So the broker treats it as a
+//! projection of its own records: it renders the document from them, numbers it, reads it back, and
+//! rewrites it if its content differs.
 
 use std::collections::BTreeSet;
 
@@ -10,36 +11,37 @@ use super::kind::MinterKind;
 use crate::clock::Timestamp;
 use crate::ids::SessionId;
 
-/// Where sessions are denied: a role, for AWS.
+/// A target whose deny list ends sessions; for AWS, a role.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DenyPlace {
-    /// The kind of its minter.
+    /// The kind of minter of its sessions.
     pub minter: MinterKind,
     /// Its name at the back end.
     pub name: String,
-    /// What the minter needs to find it again when no resource names it any more.
+    /// The data that the minter needs to find the target when no resource names it any more.
     pub registration: String,
-    /// Sessions that its document may name at once.
+    /// Maximum number of sessions that its document can name.
     pub capacity: u32,
-    /// How long a written document may take until it holds everywhere.
+    /// Seconds after a write until it is in effect everywhere.
     pub propagation_seconds: u64,
 }
 
-/// Who wants a session denied. It decides how much of a list's room it may take, and who is listed
-/// first when room comes free.
+/// The reason to deny a session. It decides how much of the list's capacity the entry may use, and
+/// the order in which waiting entries are added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DenyWish {
-    /// Nobody: it is over by completion, silence or its own workload's word. Half of the room, so
-    /// that no workload can take what an admin needs.
+    /// The session has ended by completion, by silence, or at its own workload's request. Uses at
+    /// most half of the capacity, so that no workload can use the entries that an admin needs.
     Over = 0,
-    /// The broker, because it may exist and nobody has it: the room that issuing leaves.
+    /// The credential may exist at the back end although it was never released. Uses the capacity
+    /// below which the broker issues.
     Unknown = 1,
-    /// An admin: all of the room.
+    /// An admin revoked it. Uses the whole capacity.
     Admin = 2,
 }
 
 impl DenyPlace {
-    /// Sessions that may be listed at once for one to be added with this wish.
+    /// Maximum number of listed sessions with which an entry of this kind may still be added.
     #[must_use]
     pub fn room_for(&self, wish: DenyWish) -> u32 {
         match wish {
@@ -49,75 +51,76 @@ impl DenyPlace {
         }
     }
 
-    /// Sessions that may be listed because they are over anyhow, by completion: half of the room,
-    /// so that they never take that of a revocation.
+    /// Maximum number of entries for completed sessions: half of the capacity, so that they never
+    /// use up that of revocations.
     #[must_use]
     pub fn room_for_completed(&self) -> u32 {
         self.capacity / 2
     }
 
-    /// Sessions from which on nothing new is issued there: three quarters of the room. The rest is
-    /// for those that live.
+    /// The broker issues no new session while this many or more are listed: three quarters of the
+    /// capacity. The rest is for sessions that are live.
     #[must_use]
     pub fn issues_below(&self) -> u32 {
         self.capacity - self.capacity / 4
     }
 }
 
-/// What a document says.
+/// The content of a document.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Denied {
-    /// Its number: each written document has a greater one.
+    /// Its number. Each written document has a greater one.
     pub generation: u64,
     /// The sessions that it names.
     pub sessions: BTreeSet<SessionId>,
-    /// All sessions of ours that the back end made before this instant, in whole seconds.
+    /// The document denies all of the broker's sessions that the back end created before this
+    /// instant, in whole seconds.
     pub issued_before: Option<Timestamp>,
 }
 
 impl Denied {
-    /// Whether both deny the same, whatever their numbers.
+    /// Whether both documents deny the same sessions, regardless of their numbers.
     #[must_use]
     pub fn denies_as(&self, other: &Self) -> bool {
         self.sessions == other.sessions && self.issued_before == other.issued_before
     }
 }
 
-/// A session that is to be denied.
+/// A request to deny one session.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct DenyAsk {
-    /// Which.
     pub session: SessionId,
-    /// Since when it is asked for.
+    /// The time of the request.
     pub at: Timestamp,
-    /// Until when it is listed.
+    /// The time until which the document names it.
     pub keep_until: Timestamp,
-    /// Who wants it.
     pub wish: DenyWish,
 }
 
-/// The progress of a back end that denies one session.
+/// The progress of denying one session at a back end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RevocationProgress {
-    /// When it was asked for.
+    /// The time of the request.
     pub requested_at: Timestamp,
-    /// Whether the document is to name it. Where not, the session is left to its expiry.
+    /// Whether the document should name the session. If not, the session ends by its expiry.
     pub listed: bool,
-    /// When it was first read back.
+    /// The time at which the document was first read back with the session.
     pub written_at: Option<Timestamp>,
-    /// When the place's document was last read and said what it should.
+    /// The time at which the document was last read and had the intended content.
     pub read_at: Option<Timestamp>,
 }
 
 impl RevocationProgress {
-    /// From when on the back end refuses the session everywhere, by the place's bound.
+    /// The time from which the back end refuses the session everywhere.
     #[must_use]
     pub fn holds_from(&self, propagation_seconds: u64) -> Option<Timestamp> {
         let written = self.written_at.filter(|_| self.listed)?;
         Some(written.plus_seconds(propagation_seconds))
     }
 
-    /// Whether it is certain: the bound has passed and the document still said so after it.
+    /// Whether the denial is confirmed: the document had the intended content when it was read
+    /// after that time.
     #[must_use]
     pub fn is_confirmed(&self, propagation_seconds: u64) -> bool {
         match (self.holds_from(propagation_seconds), self.read_at) {
@@ -127,14 +130,14 @@ impl RevocationProgress {
     }
 }
 
-/// What is known of the room on a place's list.
+/// The use of a deny list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DenyRoom {
-    /// Sessions that its document is to name.
+    /// Number of sessions that its document should name.
     pub listed: u64,
-    /// Tries to see to it that have failed since the last good one.
+    /// Number of consecutive failed attempts to write or read it.
     pub failures: u32,
-    /// Whether the back end refused a document of the registered capacity for its size.
+    /// Whether the back end refused a document within the registered capacity because of its size.
     pub is_short: bool,
 }
 

@@ -1,8 +1,8 @@
-//! Network places by name: a generation names an endpoint, and each replica's own configuration says
-//! where it is.
+//! Names of servers that the broker calls: a generation names an endpoint, and each replica's
+//! configuration defines its address.
 //!
-//! A generation can be changed over the interface; `[endpoints.NAME]` cannot. So nothing that an
-//! interface changes decides where the broker sends a secret, or which file it reads.
+//! The API can change a generation but not `[endpoints.NAME]`. So no change through the API can
+//! redirect the broker's secrets or select a file for the broker to read.
 
 use std::fmt;
 
@@ -15,13 +15,13 @@ use super::limits::MAX_NAME_BYTES;
 #[serde(try_from = "String", into = "String")]
 pub struct EndpointName(String);
 
-/// Text that cannot name an endpoint.
+/// A text that is not a valid endpoint name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an endpoint's name is 1 to {MAX_NAME_BYTES} of a-z, 0-9, `-` and `_`")]
 pub struct InvalidEndpointName;
 
 impl EndpointName {
-    /// The name's text.
+    /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -50,25 +50,26 @@ impl fmt::Display for EndpointName {
     }
 }
 
-/// What an endpoint may be used for. A generation cannot use one for anything else: the server of a
-/// partner's keys must not receive the broker's token for AWS.
+/// The purpose of an endpoint. A generation can use an endpoint for its configured purposes only:
+/// the server of a partner's keys must not receive the broker's token for AWS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EndpointUse {
     /// Serves a key set: an issuer's JWKS or a trust domain's bundle.
     Keys,
-    /// Serves an issuer's metadata (OpenID Connect Discovery), which says where its keys are.
+    /// Serves an issuer's metadata (OpenID Connect Discovery), which names the location of its
+    /// keys.
     Discovery,
     /// Reviews tokens for a Kubernetes cluster.
     TokenReview,
-    /// AWS STS, or a stand-in for it.
+    /// AWS STS or a substitute.
     Sts,
-    /// AWS IAM, or a stand-in for it.
+    /// AWS IAM or a substitute.
     Iam,
 }
 
 impl EndpointUse {
-    /// The word in the configuration.
+    /// The value in the configuration.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -81,19 +82,18 @@ impl EndpointUse {
     }
 }
 
-/// One use that a generation makes of an endpoint.
+/// A use of an endpoint by a generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct EndpointReference<'g> {
-    /// Where in the generation it stands, as a JSON pointer.
+    /// JSON pointer to the name in the generation.
     pub pointer: String,
-    /// The endpoint.
     pub name: &'g EndpointName,
-    /// The use.
     pub used_for: EndpointUse,
 }
 
-/// SHA-256 of a replica's table of endpoints, written `sha256:<hex>`. Replicas that would ask the
-/// same servers have the same one.
+/// SHA-256 of a replica's table of endpoints, written `sha256:<hex>`. Equal digests mean that
+/// replicas call the same servers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct EndpointsDigest(pub String);

@@ -1,7 +1,7 @@
-//! A generation: everything that decides, as one document with one digest.
+//! A generation: every input of decisions other than the request, as one document with one digest.
 //!
-//! It is stored whole before it is activated, and a replica decides by what it finds in the store,
-//! not by the files that happen to lie beside it.
+//! The document is stored as a whole before it is activated. A replica decides by the stored
+//! document, not by its local files.
 
 use std::fmt;
 use std::str::FromStr;
@@ -18,19 +18,19 @@ use super::trust::AttestorSpec;
 #[serde(try_from = "String", into = "String")]
 pub struct GenerationDigest([u8; 32]);
 
-/// Text that is not `sha256:` and 64 hex digits.
+/// A text that is not `sha256:` and 64 hex digits.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a generation is `sha256:` and 64 hex digits")]
 pub struct InvalidDigest;
 
 impl GenerationDigest {
-    /// From the hash itself.
+    /// Creates a digest from the hash.
     #[must_use]
     pub fn new(hash: [u8; 32]) -> Self {
         Self(hash)
     }
 
-    /// The hash itself.
+    /// The hash.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -81,26 +81,26 @@ impl From<GenerationDigest> for String {
     }
 }
 
-/// One file of policies.
+/// One policy file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct PolicyFile {
-    /// Its name, as messages call it: `reports.cedar`.
+    /// Its name in messages, for example `reports.cedar`.
     pub name: String,
-    /// Its text.
     pub text: String,
 }
 
-/// Limits that decide; the rest of the limits only protect the process.
+/// Limits that affect decisions. All other limits only protect the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DecisionLimits {
-    /// Denials that one identity may have recorded in each window; beyond it 429 and one
-    /// aggregate leaf.
+    /// Maximum number of recorded denials of one identity in each window. Further requests receive
+    /// 429, and one leaf counts them.
     pub denials_per_identity: u32,
-    /// The same for all identities of one attestor together.
+    /// The same maximum for all identities of one attestor together.
     pub denials_per_attestor: u32,
-    /// The window's length.
+    /// Length of the window.
     pub denial_window_seconds: u64,
 }
 
@@ -114,16 +114,16 @@ impl Default for DecisionLimits {
     }
 }
 
-/// How long what is over is kept, in days. Hashes and proofs stay for ever.
+/// Retention of ended records, in days. Hashes and proofs are kept for ever.
 ///
-/// It decides nothing, but changing it is an act that is recorded, and all replicas follow the
-/// same one: so it is part of what is activated.
+/// It affects no decision. It is part of the generation so that changes are recorded and all
+/// replicas use the same values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Retention {
     /// The bytes of leaves.
     pub bodies_days: u32,
-    /// What leaves only commit to: purposes, inputs, the policies of a denial.
+    /// The openings of commitments: purposes, inputs, the policies of a denial.
     pub openings_days: u32,
     /// Ended tasks and sessions.
     pub sessions_days: u32,
@@ -139,28 +139,25 @@ impl Default for Retention {
     }
 }
 
-/// Everything that decides.
+/// A generation's document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Generation {
-    /// The version of this format: 1.
+    /// Version of this format: [`Self::FORMAT`].
     pub format: u32,
-    /// The policy engine and its version: the same text may mean something else to another.
+    /// The policy engine and its version. Another engine can interpret the same text differently.
     pub engine: String,
-    /// Policies, by file.
+    /// Policy files, in order.
     pub policies: Vec<PolicyFile>,
-    /// The schema that they were validated against, generated from what follows.
+    /// The Cedar schema of the policies, generated from the members below.
     pub schema: String,
-    /// Which evidence is believed, and how it maps to identity and claims.
+    /// Attestors: which evidence is accepted, and how it maps to identity and claims.
     pub attestors: Vec<AttestorSpec>,
-    /// What credentials can be for.
     pub resources: Vec<Resource>,
-    /// Which kinds of task there are.
     pub task_types: Vec<TaskType>,
-    /// Limits that decide.
     #[serde(default)]
     pub limits: DecisionLimits,
-    /// How long what is over is kept.
     pub retention: Retention,
 }
 
@@ -168,7 +165,7 @@ impl Generation {
     /// The present version of the format.
     pub const FORMAT: u32 = 1;
 
-    /// Every role of AWS that is registered, with the JSON pointer of its mode.
+    /// Every registered AWS role, with the JSON pointer of its mode.
     pub fn roles(&self) -> impl Iterator<Item = (String, &AwsRole)> {
         let resources = self.resources.iter().enumerate();
         resources.filter_map(|(at, resource)| {
@@ -177,8 +174,8 @@ impl Generation {
         })
     }
 
-    /// Every endpoint that the generation names, with its use. A replica that lacks one of them
-    /// cannot decide by this generation.
+    /// Every endpoint that the generation names, with its purpose. A replica without one of them
+    /// cannot use this generation.
     #[must_use]
     pub fn endpoints(&self) -> Vec<EndpointReference<'_>> {
         let attestors = self.attestors.iter().enumerate().flat_map(|(at, spec)| {
@@ -217,8 +214,8 @@ impl Generation {
         attestors.chain(resources).collect()
     }
 
-    /// The document's bytes: what is stored and hashed. Struct order and `BTreeMap`s make them the
-    /// same wherever the same generation is written.
+    /// The document's bytes, which are stored and hashed. The order of struct members and
+    /// `BTreeMap`s makes them equal for equal generations.
     pub fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
         serde_json::to_vec(self)
     }

@@ -1,7 +1,8 @@
-//! What is asked and given: typed `authorization_details` (RFC 9396), and the order between them.
+//! Requested and granted rights: typed `authorization_details` (RFC 9396), and the order between
+//! them.
 //!
-//! Within one object the rights are the product of its actions and locations; several objects are
-//! a union. [`Grant::covers`] is the only place that says when one is within another.
+//! The rights of one object are the product of its actions and locations; several objects are a
+//! union. [`Grant::covers_within`] alone decides whether one grant is within another.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -20,41 +21,42 @@ use super::pattern::{self, Budget};
 /// Text that is neither an absolute `https` URL in its one normal form nor an ARN.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a location is an absolute https URL without user, query, fragment, parameters (`;`), escapes or dot segments, and \
-     with no `*`, since a URL stands for all that is below it; or an ARN whose partition and service have no wildcards, and of which at most \
+    "a location is an absolute https URL without user, query, fragment, parameters (`;`), escapes \
+    or dot segments, and with no `*`, since a URL covers everything below it; or an ARN whose \
+    partition and service have no wildcards, and of which at most \
      {MAX_WILDCARDS} characters are wildcards"
 )]
 pub struct InvalidLocation;
 
-/// A place that a credential is good for.
+/// A location at which a credential is valid.
 ///
-/// An absolute URL stands for itself and everything below it, path segment by path segment:
-/// `https://h/v1` covers `https://h/v1/42`, not `https://h/v10`. An ARN may have the wildcards of
-/// [`super::pattern`] and stands for what it matches.
+/// An absolute URL covers itself and everything below it, by path segment: `https://h/v1` covers
+/// `https://h/v1/42`, not `https://h/v10`. An ARN may have the wildcards of [`super::pattern`] and
+/// covers everything that it matches.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Location(String);
 
 impl Location {
-    /// The URL's text, without a trailing slash.
+    /// The text; a URL has no trailing slash.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Where something was done, by a record of it: written as in a grant, but as long as the names
-    /// of objects and paths can be.
+    /// The location of an access on record. Written like a location in a grant, but it may be as
+    /// long as the names of objects and paths can be.
     pub fn accessed(text: String) -> Result<Self, InvalidLocation> {
         Self::within(text, MAX_PLACE_BYTES)
     }
 
-    /// Whether it is an ARN, as opposed to a URL.
+    /// Whether it is an ARN and not a URL.
     #[must_use]
     pub fn is_arn(&self) -> bool {
         self.0.starts_with(ARN)
     }
 
-    /// Whether `other` is this place or within it; `false` where the steps of `budget` are used up.
+    /// Whether `other` is this location or within it; `false` if `budget` runs out.
     #[must_use]
     pub fn covers_within(&self, other: &Self, budget: &Budget) -> bool {
         if !budget.spend(1) {
@@ -86,13 +88,14 @@ impl Location {
             && url.query().is_none()
             && url.fragment().is_none();
         let secure = url.scheme() == "https" && url.host().is_some();
-        // An escape or an empty segment could mean one thing to us and another to the server.
+        // A server could read an escape or an empty segment differently from the broker.
         let unambiguous = !text.contains('%')
             && !url.path().contains("//")
             && !text.contains('\\')
-            // Some servers cut parameters off (`/payroll;x/42`), and others read them as a name.
+            // Some servers remove parameters (`/payroll;x/42`), others read them as part of the
+            // name.
             && !text.contains(';');
-        // What the parser had to rewrite was not in its normal form: refuse, never reinterpret.
+        // Refuse a URL that the parser had to normalise; never reinterpret it.
         let normal = url.as_str().trim_end_matches('/') == text.trim_end_matches('/');
         if plain && secure && unambiguous && normal {
             return Ok(Self(url.as_str().trim_end_matches('/').to_owned()));
@@ -106,7 +109,7 @@ impl TryFrom<String> for Location {
 
     fn try_from(text: String) -> Result<Self, InvalidLocation> {
         let location = Self::within(text, MAX_GRANT_TEXT_BYTES)?;
-        // A `*` in a URL would stand for itself, and read as if it stood for more.
+        // A `*` in a URL would be a literal character but would look like a wildcard.
         let fits = if location.is_arn() {
             pattern::count_wildcards(&location.0) <= MAX_WILDCARDS
         } else {
@@ -131,15 +134,16 @@ impl fmt::Display for Location {
     }
 }
 
-/// How an ARN begins.
+/// The prefix of ARNs.
 pub const ARN: &str = "arn:";
 
-/// The parts of an ARN: `arn`, partition, service, region, account, and the resource, which may
-/// hold colons of its own.
+/// Number of parts of an ARN: `arn`, partition, service, region, account and resource. The resource
+/// may contain colons.
 pub const ARN_PARTS: usize = 6;
 
-/// Whether this is an ARN that we can reason about: partition and service literal, region and
-/// account literal, empty or a whole `*`, and no character that means something else elsewhere.
+/// Whether this is an ARN in the supported form: literal partition and service; a region and an
+/// account that are each a literal, empty or `*`; and no character with another meaning in AWS
+/// policies.
 fn is_arn(text: &str) -> bool {
     let parts: Vec<&str> = text.splitn(ARN_PARTS, ':').collect();
     let [_, partition, service, region, account, resource] = parts[..] else {
@@ -149,7 +153,7 @@ fn is_arn(text: &str) -> bool {
         let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
         !part.is_empty() && part.bytes().all(fine)
     };
-    // A policy variable such as `${aws:username}` would be filled in by AWS, not by us.
+    // AWS would substitute a policy variable such as `${aws:username}`.
     let plain = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\' && b != b'$';
     name(partition)
         && name(service)
@@ -159,7 +163,7 @@ fn is_arn(text: &str) -> bool {
         && resource.bytes().all(plain)
 }
 
-/// Part by part, so that no wildcard reaches across a colon of the frame.
+/// Compares part by part, so that no wildcard before the resource matches a colon.
 fn arn_covers(outer: &str, inner: &str, budget: &Budget) -> bool {
     let (mut outer, mut inner) = (outer.splitn(ARN_PARTS, ':'), inner.splitn(ARN_PARTS, ':'));
     for _ in 0..ARN_PARTS {
@@ -173,14 +177,14 @@ fn arn_covers(outer: &str, inner: &str, budget: &Budget) -> bool {
     true
 }
 
-/// The name of an action, as the resource registers it: `orders:read`. On AWS it may be a pattern,
-/// such as `s3:Get*`, and stands for what it matches.
+/// The name of an action, as the resource registers it: `orders:read`. For AWS it may be a pattern,
+/// such as `s3:Get*`, and covers everything that it matches.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ActionName(String);
 
-/// An action's name that is empty, too long, holds other than letters, digits and `:._-/*?`, or has
-/// too many wildcards.
+/// A text that is not a valid action: empty, too long, with characters other than letters, digits
+/// and `:._-/*?`, or with too many wildcards.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "an action is 1 to {MAX_GRANT_TEXT_BYTES} letters, digits, or one of : . _ - / * ?, of which \
@@ -189,13 +193,13 @@ pub struct ActionName(String);
 pub struct InvalidAction;
 
 impl ActionName {
-    /// The text.
+    /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether it is an action of AWS, or a pattern of such: a service, a colon, a name.
+    /// Whether it is an AWS action or a pattern of AWS actions: a service, a colon and a name.
     #[must_use]
     pub fn is_aws(&self) -> bool {
         let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
@@ -214,8 +218,7 @@ impl ActionName {
         pattern::has_wildcards(&self.0)
     }
 
-    /// Whether it is `other`, or a pattern that matches all of it; `false` where the steps of `budget` are
-    /// used up.
+    /// Whether it is `other` or a pattern that matches all of it; `false` if `budget` runs out.
     #[must_use]
     pub fn covers_within(&self, other: &Self, budget: &Budget) -> bool {
         if !budget.spend(1) {
@@ -227,20 +230,20 @@ impl ActionName {
         pattern::covers_within(&self.folded(), &other.folded(), budget)
     }
 
-    /// The same for actions of AWS, which does not tell upper from lower case in them.
+    /// Like [`Self::covers_within`] for AWS actions, ignoring case as AWS does.
     #[must_use]
     pub fn covers_on_aws(&self, other: &Self, budget: &Budget) -> bool {
         self.0.eq_ignore_ascii_case(&other.0) || self.covers_within(other, budget)
     }
 
-    /// Whether it matches all that `other` does, and more. The answer is worth nothing where the steps of
-    /// `budget` are used up.
+    /// Whether it matches more than `other` and all of it. If `budget` runs out, discard the
+    /// result.
     #[must_use]
     pub fn is_wider_than(&self, other: &Self, budget: &Budget) -> bool {
         self.covers_within(other, budget) && !other.covers_within(self, budget)
     }
 
-    /// Whether there is an action that both stand for; `true` where the steps of `budget` are used up.
+    /// Whether both cover a common action; `true` if `budget` runs out.
     #[must_use]
     pub fn overlaps_within(&self, other: &Self, budget: &Budget) -> bool {
         self == other
@@ -248,7 +251,7 @@ impl ActionName {
             || pattern::overlap_within(&self.folded(), &other.folded(), budget)
     }
 
-    /// In lower case: AWS does not tell upper from lower case in actions.
+    /// The name in lower case, because AWS ignores the case of actions.
     #[must_use]
     pub fn folded(&self) -> String {
         self.0.to_ascii_lowercase()
@@ -283,33 +286,33 @@ impl fmt::Display for ActionName {
     }
 }
 
-/// One object of `authorization_details`. An unknown type or field is an error (RFC 9396 §5), and so is
-/// a list without members: a list that is left out means everything that is registered.
+/// One object of `authorization_details`. An unknown type or field is an error (RFC 9396 §5), and
+/// so is an empty list: an omitted list means everything that is registered.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum AuthorizationDetail {
-    /// Actions on an HTTP API.
+    /// Rights on an HTTP API.
     Api {
-        /// What may be done.
+        /// Actions that the resource registers.
         actions: BTreeSet<ActionName>,
-        /// Where; left out, everywhere that the resource registers.
+        /// URLs; empty if omitted, which means all that the resource registers.
         #[serde(skip_serializing_if = "BTreeSet::is_empty")]
         locations: BTreeSet<Location>,
     },
-    /// Actions in an AWS account.
+    /// Rights in an AWS account.
     Aws {
-        /// What may be done: actions of AWS, or patterns of such.
+        /// AWS actions or patterns of them.
         actions: BTreeSet<ActionName>,
-        /// On what: ARNs, or patterns of such; left out, all that the resource registers.
+        /// ARNs or patterns of them; empty if omitted, which means all that the resource registers.
         #[serde(skip_serializing_if = "BTreeSet::is_empty")]
         resources: BTreeSet<Location>,
-        /// In which region alone; left out, in all that the resource registers.
+        /// The only region; `None` means all that the resource registers.
         #[serde(skip_serializing_if = "Option::is_none")]
         region: Option<String>,
     },
 }
 
-/// An [`AuthorizationDetail`] as it is written.
+/// An [`AuthorizationDetail`] in its JSON form.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WrittenDetail {
@@ -331,15 +334,15 @@ impl<'de, T: Ord + Deserialize<'de>> Deserialize<'de> for Listed<T> {
         let members = BTreeSet::deserialize(deserializer)?;
         if members.is_empty() {
             return Err(de::Error::custom(
-                "an empty list: name what is asked for; `locations` and `resources` may be left out, \
-                 which asks for everything that is registered",
+                "an empty list: name at least one value; omit `locations` or `resources` to \
+                request everything that is registered",
             ));
         }
         Ok(Self(members))
     }
 }
 
-/// What is written down; `null` is not the same as left out.
+/// Deserializes a member that is present; `null` is an error, unlike an omitted member.
 fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
@@ -352,7 +355,7 @@ impl<'de> Deserialize<'de> for AuthorizationDetail {
     }
 }
 
-/// Reads objects only: by default, serde takes an array for a struct.
+/// Accepts JSON objects only. By default, serde would also accept an array for a struct.
 struct DetailVisitor;
 
 impl<'de> Visitor<'de> for DetailVisitor {
@@ -388,8 +391,7 @@ impl<'de> Visitor<'de> for DetailVisitor {
 }
 
 impl AuthorizationDetail {
-    /// An object of this type. A region is for those types that have regions; elsewhere it is left
-    /// out.
+    /// Creates an object of this type. `region` is ignored for types without regions.
     #[must_use]
     pub fn of_type(
         detail_type: DetailType,
@@ -407,7 +409,7 @@ impl AuthorizationDetail {
         }
     }
 
-    /// Its `type`.
+    /// The `type` member.
     #[must_use]
     pub fn detail_type(&self) -> DetailType {
         match self {
@@ -424,7 +426,7 @@ impl AuthorizationDetail {
         }
     }
 
-    /// The locations: URLs of an API, ARNs of AWS.
+    /// The locations: URLs for an API, ARNs for AWS.
     #[must_use]
     pub fn locations(&self) -> &BTreeSet<Location> {
         match self {
@@ -433,7 +435,7 @@ impl AuthorizationDetail {
         }
     }
 
-    /// The region that it is confined to, on AWS.
+    /// The only region, for AWS.
     #[must_use]
     pub fn region(&self) -> Option<&str> {
         match self {
@@ -442,7 +444,7 @@ impl AuthorizationDetail {
         }
     }
 
-    /// The same kind of object, confined as this one is, with these rights.
+    /// An object of the same type and region with these rights.
     #[must_use]
     pub fn with_rights(
         &self,
@@ -453,7 +455,7 @@ impl AuthorizationDetail {
         Self::of_type(self.detail_type(), actions, locations, region)
     }
 
-    /// Names the locations of an object that names none.
+    /// Adds all locations to an object that names none.
     pub(super) fn locate(&mut self, everywhere: &BTreeSet<Location>) {
         let (Self::Api { locations, .. }
         | Self::Aws {
@@ -463,7 +465,7 @@ impl AuthorizationDetail {
         locations.clone_from(everywhere);
     }
 
-    /// Whether this object alone permits `action` at `location`, in `region` alone if one is named.
+    /// Whether this object alone permits `action` at `location`, in `region` only if one is named.
     #[cfg(test)]
     fn permits(&self, action: &ActionName, location: &Location, region: Option<&str>) -> bool {
         let budget = Budget::new(u64::MAX);
@@ -473,8 +475,8 @@ impl AuthorizationDetail {
             && locations.any(|own| own.covers_within(location, &budget))
     }
 
-    /// What of `other` it permits: its actions and its locations in their order, each with whether
-    /// this object permits it. The rights are the product of the two.
+    /// For each action and each location of `other`, in order: whether this object permits it. The
+    /// permitted rights are the product of both lists.
     fn part_of(&self, other: &Self, budget: &Budget) -> (Vec<bool>, Vec<bool>) {
         let elsewhere = self.region().is_some() && self.region() != other.region();
         if elsewhere || budget.is_exhausted() {
@@ -502,7 +504,7 @@ impl AuthorizationDetail {
         )
     }
 
-    /// Whether what it names is of its own type: no wildcards at an API, no URLs on AWS.
+    /// Whether its values fit its type: no wildcards for an API, no URLs for AWS.
     fn is_of_its_type(&self) -> bool {
         match self {
             Self::Api { actions, locations } => {
@@ -521,22 +523,23 @@ impl AuthorizationDetail {
     }
 }
 
-/// Why a list of objects is not a grant.
+/// An error in a list of objects.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidGrant {
-    /// Nothing asked.
+    /// The list is empty.
     #[error("authorization_details must not be empty")]
     Empty,
-    /// Too many objects.
+    /// More objects than a request may have.
     #[error("at most {MAX_DETAILS} objects in authorization_details")]
     TooManyDetails,
-    /// No or too many actions in an object.
+    /// No actions in an object, or too many.
     #[error("1 to {MAX_ACTIONS} actions in each object")]
     Actions,
     /// Too many locations in an object.
     #[error("at most {MAX_LOCATIONS} locations in each object")]
     Locations,
-    /// A wildcard or an ARN at an API, or something that AWS does not know.
+    /// A wildcard or an ARN in an `api` object, or a value in an `aws` object that AWS does not
+    /// have.
     #[error(
         "an `api` object has plain actions and https locations, an `aws` object AWS actions, ARNs \
          and a region"
@@ -544,7 +547,7 @@ pub enum InvalidGrant {
     Type,
 }
 
-/// What is asked or given on one resource.
+/// The rights that are requested or granted on one resource.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     try_from = "Vec<AuthorizationDetail>",
@@ -559,8 +562,8 @@ impl Grant {
         &self.0
     }
 
-    /// Every single action at every single location, and the region that it is confined to: what
-    /// policy is asked about, one by one.
+    /// Every action at every location, with the region of its object. Policy decides about each of
+    /// them.
     pub fn atoms(&self) -> impl Iterator<Item = (&ActionName, &Location, Option<&str>)> {
         self.0.iter().flat_map(|detail| {
             detail.actions().iter().flat_map(move |action| {
@@ -572,7 +575,7 @@ impl Grant {
         })
     }
 
-    /// Whether `action` at `location` is given, in `region` alone if one is named.
+    /// Whether `action` at `location` is granted, in `region` only if one is named.
     #[cfg(test)]
     fn permits(&self, action: &ActionName, location: &Location, region: Option<&str>) -> bool {
         self.0
@@ -580,14 +583,14 @@ impl Grant {
             .any(|detail| detail.permits(action, location, region))
     }
 
-    /// Whether everything in `other` is in this grant too; `false` where the steps of `budget` are used up.
+    /// Whether this grant contains everything in `other`; `false` if `budget` runs out.
     #[must_use]
     pub fn covers_within(&self, other: &Self, budget: &Budget) -> bool {
         other.0.iter().all(|asked| {
             if budget.is_exhausted() {
                 return false;
             }
-            // Each action and location is compared once, not once for each right.
+            // Compare each action and each location once, not once for each right.
             let parts: Vec<_> = self
                 .0
                 .iter()
@@ -604,7 +607,7 @@ impl Grant {
         })
     }
 
-    /// The grant as an OAuth `scope`: its actions, each once, in order.
+    /// The grant as an OAuth `scope`: its distinct actions, sorted.
     #[must_use]
     pub fn scope(&self) -> String {
         let all: BTreeSet<&str> = self
@@ -693,13 +696,13 @@ mod tests {
             "https://orders.example/v1/..;x=1/admin",
             "https://orders.example/v1/.;/admin",
             "https://orders.example/v1/..;",
-            // A server that cuts parameters off serves `/v1/payroll/42`.
+            // A server that removes parameters serves `/v1/payroll/42`.
             "https://orders.example/v1/payroll;x=1/42",
             "https://orders.example/v1/payroll;/42",
             "https://orders.example/v1/payroll/42;x",
             "https://orders.example//v1",
             "https://orders.example\\v1",
-            // It would be taken for everything below /v1, and be one place.
+            // It would look like everything below /v1 but be a single location.
             "https://orders.example/v1/*",
             "https://orders.example/v*",
             "HTTPS://orders.example/v1",
@@ -752,7 +755,7 @@ mod tests {
         let budget = Budget::new(MAX_REQUEST_STEPS);
         assert!(grant("*").covers_within(&grant("*"), &budget));
         assert!(budget.spent() < 1_000, "{}", budget.spent());
-        // What runs out is no yes.
+        // A budget that runs out gives no positive answer.
         let budget = Budget::new(MAX_REQUEST_STEPS);
         let held = vec![grant("*"); 200];
         let asked = grant("*?");
@@ -839,7 +842,7 @@ mod tests {
             "arn:aws:sqs:eu-west-1:123456789012:*",
             "arn:aws:sqs:*:123456789012:q"
         ));
-        // A wildcard of the resource does not reach into the account before it.
+        // A wildcard of the resource does not match into the account before it.
         assert!(!covers(
             "arn:aws:sqs:eu-west-1::*",
             "arn:aws:sqs:eu-west-1:123456789012:q"

@@ -1,15 +1,15 @@
-//! Actions of AWS by which a session leaves access behind that outlives it: a policy on another
-//! resource or principal, a grant, code that runs on, a login with a life of its own.
+//! AWS actions by which a session can create access that outlives it: a policy on another resource
+//! or principal, a grant, running code, a login with its own life.
 //!
-//! The session policy denies the ways out that no task needs (`mint/aws/policy.rs`). These others are
-//! what some tasks are for, so they stay with the grant, and whoever registers them should know.
+//! The session policy denies the ways that no task needs (`mint/aws/policy.rs`). Some tasks need
+//! the actions listed here, so the broker grants them and warns about their registration.
 
 use super::catalog::Resource;
 use super::grant::ActionName;
 use super::kind::ResourceKind;
 use super::pattern::Budget;
 
-/// The actions, in lower case, by what is left behind.
+/// The actions in lower case, grouped by the access that they leave behind.
 const LASTING: [(&str, &[&str]); 5] = [
     (
         "a policy or a member of a user, a group or a role",
@@ -83,20 +83,20 @@ const LASTING: [(&str, &[&str]); 5] = [
     ),
 ];
 
-/// A registered action by which a session leaves something behind.
+/// A registered action by which a session can leave access behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastingAction {
-    /// The registered action, or pattern.
+    /// The registered action or pattern.
     pub action: ActionName,
-    /// The action of AWS that it allows.
+    /// The AWS action that it covers.
     pub allows: String,
-    /// What outlives the session.
+    /// The access that outlives the session.
     pub leaves: &'static str,
 }
 
-/// The registered actions of a resource by which a session of it leaves something behind, the first of
-/// each kind. Nothing for a resource that is registered with `may_leave`, or is of another kind. Where
-/// the steps of `budget` do not suffice, some are missing.
+/// The registered actions of a resource by which its sessions can leave access behind, the first of
+/// each group. Empty for a resource with `may_leave` and for other kinds. Incomplete if `budget`
+/// runs out.
 #[must_use]
 pub fn lasting_actions(resource: &Resource, budget: &Budget) -> Vec<LastingAction> {
     let is_silent = match &resource.kind {

@@ -1,11 +1,12 @@
-//! The bytes that are hashed into the ledger.
+//! The leaves of the ledger: the bytes that are hashed.
 //!
-//! A leaf is JSON with a format version. It is serialised once; those bytes are stored, hashed and
-//! handed out, and nothing is ever serialised again to be compared. It holds no ledger index and
-//! no time of commit: both are facts of the log, not of the leaf.
+//! A leaf is JSON with a format version. It is serialised once; these bytes are stored, hashed and
+//! served, and comparisons use them and never a second serialisation. A leaf has no ledger index
+//! and no commit time, because both are properties of the log.
 //!
-//! A permit's leaf pins exactly one credential. What its subject may not read, and what a person
-//! may ask to have deleted, is there only as a salted [`Commitment`]; the openings are kept apart.
+//! The leaf of a permit identifies exactly one credential. Values that its subject may not read,
+//! and values that a person may ask to delete, are present only as salted [`Commitment`]s; the
+//! openings are stored separately.
 
 use std::cmp::Ordering;
 
@@ -29,12 +30,12 @@ use crate::ids::{CutoffId, DecisionId, SessionId, TaskId};
 #[serde(transparent)]
 pub struct Commitment(pub String);
 
-/// What a [`Commitment`] commits to: it opens it, and can be deleted.
+/// The opening of a [`Commitment`]. It can be deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opening {
-    /// The salt, without which the committed text could be guessed.
+    /// The salt. Without it, the committed text could be guessed.
     pub salt: [u8; 16],
-    /// The committed bytes.
+    /// The bytes that the commitment covers.
     pub bytes: Vec<u8>,
 }
 
@@ -44,30 +45,30 @@ const LEAF_VERSION: u32 = 2;
 /// Bytes that this build cannot read as a leaf.
 #[derive(Debug, thiserror::Error)]
 pub enum LeafError {
-    /// A leaf of an earlier format.
+    /// The leaf has an earlier format.
     #[error(
         "format version {found} was made by an earlier development build; this build reads version \
          {LEAF_VERSION}"
     )]
     Earlier {
-        /// The version that the leaf states.
+        /// The version in the leaf.
         found: u32,
     },
-    /// A leaf of a later format.
+    /// The leaf has a later format.
     #[error(
         "format version {found} was made by a later build; this build reads version {LEAF_VERSION}"
     )]
     Later {
-        /// The version that the leaf states.
+        /// The version in the leaf.
         found: u32,
     },
-    /// Not the JSON of a leaf of this format.
+    /// The bytes are not the JSON of a leaf of this format.
     #[error(transparent)]
     Malformed(#[from] serde_json::Error),
 }
 
 impl LeafError {
-    /// The refusal of a version, unless it is the present one.
+    /// The error for a version; `None` for the present one.
     fn of_version(found: u32) -> Option<Self> {
         match found.cmp(&LEAF_VERSION) {
             Ordering::Less => Some(Self::Earlier { found }),
@@ -77,22 +78,22 @@ impl LeafError {
     }
 }
 
-/// The version of a leaf, whatever else its format has.
+/// The version of a leaf of any format.
 #[derive(Deserialize)]
 struct Versioned {
     v: u32,
 }
 
-/// One leaf.
+/// A leaf of the ledger.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Leaf {
-    /// The version of this format: [`Self::VERSION`].
+    /// The version of its format: [`Self::VERSION`].
     pub v: u32,
-    /// The log that this leaf is meant for.
+    /// The log to which this leaf belongs.
     pub origin: String,
-    /// When the event was decided, by the deciding replica's clock.
+    /// The time of the event, by the deciding replica's clock.
     pub at: Timestamp,
-    /// What happened.
     #[serde(flatten)]
     pub event: Event,
 }
@@ -102,7 +103,7 @@ impl Leaf {
     /// member: `golden.rs` compares the bytes of every kind of leaf with a fixture.
     pub const VERSION: u32 = LEAF_VERSION;
 
-    /// Reads a leaf. Another version is refused as such, whatever its members are.
+    /// Reads a leaf. Refuses another version as such, regardless of its members.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, LeafError> {
         match serde_json::from_slice::<Self>(bytes) {
             Ok(leaf) => LeafError::of_version(leaf.v).map_or(Ok(leaf), Err),
@@ -114,193 +115,187 @@ impl Leaf {
         }
     }
 
-    /// The leaf's bytes.
+    /// The bytes of the leaf.
     pub fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
         serde_json::to_vec(self)
     }
 }
 
-/// What a leaf records: a decision, or an act that changes what someone may do.
+/// The event that a leaf records: a decision, or an act that changes the rights of some party.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub enum Event {
-    /// The log begins.
+    /// The first leaf of the log.
     Genesis {
-        /// The verifier key of its checkpoints.
+        /// Verifier key of the log's checkpoints.
         vkey: String,
-        /// The log that it takes the place of.
+        /// The log that this one replaces.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         predecessor: Option<Succession>,
-        /// Whether every head of the log carries the broker's own MAC, so that a checkpoint is its
-        /// word for each leaf below.
+        /// Whether every head of the log carries the broker's MAC. A checkpoint then authenticates
+        /// every leaf below it.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         heads_authenticated: bool,
     },
-    /// Policy decided.
+    /// A decision about a request.
     Decision(Box<DecisionLeaf>),
     /// A task was opened without a credential.
     TaskOpened(Box<TaskLeaf>),
-    /// A task ended, and everything under it.
+    /// A task and everything under it ended.
     TaskEnded {
-        /// Which.
         task: TaskId,
-        /// The state that the task ended in.
+        /// The kind of end.
         #[serde(rename = "state")]
         end: TaskEnd,
         /// The actor: an identity, or a part of the broker such as `sweeper` or `handle`.
         by: String,
     },
-    /// A parent task let a child in.
+    /// A parent task permitted a child.
     Delegated {
-        /// The parent.
+        /// The parent, which permits the child.
         task: TaskId,
-        /// Who may open the child.
+        /// The identity that may open the child.
         child: Identity,
-        /// Until when.
+        /// Expiry of the permission.
         expires_at: Timestamp,
-        /// Credentials that the child's budget takes from the parent's.
+        /// Credentials that the child receives from the parent's budget.
         max_credentials: u32,
     },
-    /// One session was ended before its time.
+    /// A session ended before its expiry.
     SessionEnded {
-        /// Which.
         session: SessionId,
-        /// Why.
         reason: EndReason,
         /// The actor: an identity, or a part of the broker such as `sweeper` or `handle`.
         by: String,
     },
-    /// A back end confirmed that a session is over, or could not be made to.
+    /// A back end confirmed the end of a session, or could not.
     EndConfirmed {
-        /// Which.
         session: SessionId,
-        /// Whether it was confirmed.
+        /// Whether the end was confirmed.
         confirmed: bool,
     },
-    /// What a selector matches is dead, and for a time nothing new is granted to it.
+    /// A cutoff ends everything that its selector matches, and may block new grants for a time.
     Cutoff {
-        /// The cutoff.
         id: CutoffId,
-        /// What it matches.
         selector: Selector,
-        /// The end of the block: a time, `until_lifted`, or nothing for none.
+        /// The end of the block: a time, or `until_lifted`. `None` without a block.
         #[serde(skip_serializing_if = "Option::is_none")]
         blocked_until: Option<String>,
-        /// The role of which the back end denies every session that was made earlier.
+        /// The role whose back end denies every earlier session.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         deny_policy_target: Option<String>,
-        /// A commitment to the reason given.
+        /// A commitment to the admin's reason.
         reason: Commitment,
         /// The actor: an identity, or a part of the broker such as `sweeper` or `handle`.
         by: String,
     },
-    /// A cutoff's block was lifted.
+    /// The block of a cutoff was lifted.
     CutoffLifted {
-        /// The cutoff.
         id: CutoffId,
         /// The actor: an identity, or a part of the broker such as `sweeper` or `handle`.
         by: String,
     },
-    /// An administrator accepted what the clock shows, though the ledger or this very process had
-    /// seen another time. What earlier leaves permitted and dated later than `accepted_time` is dead.
+    /// An admin accepted the time that the broker's clock shows, although the ledger or this
+    /// process had seen another time. Everything that earlier leaves permitted with a date later
+    /// than `accepted_time` ends.
     TimeAccepted {
-        /// The cutoff of what is dated later.
+        /// The id of the resulting cutoff.
         id: CutoffId,
-        /// When the newest leaf before this one was decided, as it says itself.
+        /// The time in the newest leaf before this one.
         recorded_time: Timestamp,
-        /// The broker's clock, which an admin accepted.
+        /// The accepted time of the broker's clock.
         accepted_time: Timestamp,
-        /// A commitment to the reason given.
+        /// A commitment to the admin's reason.
         reason: Commitment,
         /// The actor: an identity, or a part of the broker such as `sweeper` or `handle`.
         by: String,
     },
-    /// Another generation decides from here on.
+    /// A generation was activated. It decides from this leaf on.
     Activated {
-        /// Its digest.
         generation: GenerationDigest,
-        /// The digest of the activating replica's endpoints: what the names in it meant there.
+        /// The digest of the activating replica's endpoints, which its endpoint names refer to.
         endpoints: EndpointsDigest,
         /// The actor: an identity, or a part of the broker such as `sweeper` or `handle`.
         by: String,
     },
-    /// A key of ours was made, withdrawn or removed.
+    /// A key of the broker was added, revoked or removed.
     Key {
-        /// What it signs: `access_token`, `ledger`.
+        /// Its use: `access_token` or `ledger`.
         purpose: String,
-        /// Its id.
+        /// The id of the key.
         kid: String,
         /// `added`, `revoked` or `removed`.
         change: String,
-        /// Its public part, when added: a JWK's text, or a signed-note verifier key.
+        /// Its public part if added: the text of a JWK, or a signed-note verifier key.
         #[serde(skip_serializing_if = "Option::is_none")]
         public_key: Option<String>,
-        /// The ids of the ledger keys that the added one takes the place of: they sign along until
-        /// they end.
+        /// Ids of the ledger keys that the added one replaces. They also sign until they end.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         retired_kids: Vec<String>,
         /// The actor: an identity, or a part of the broker such as `sweeper` or `handle`.
         by: String,
     },
-    /// Something else that an admin changed.
+    /// Another change by an admin.
     Admin {
-        /// What: `admin_bound`, `admin_unbound`, `workload_key_added`, `workload_key_removed`,
+        /// One of `admin_bound`, `admin_unbound`, `workload_key_added`, `workload_key_removed`,
         /// `keys_resealed`, `retention`.
         change: String,
-        /// Of what or whom.
+        /// The identity or thing that was changed.
         subject: String,
-        /// The new value, where there is one.
+        /// The new value, if there is one.
         #[serde(skip_serializing_if = "Option::is_none")]
         value: Option<String>,
         /// The actor: an identity, or a part of the broker such as `sweeper` or `handle`.
         by: String,
     },
-    /// Denials beyond the budget, which have no leaf of their own.
+    /// A count of the denials beyond the budget, which have no leaves of their own.
     DenialsOmitted {
         /// The identity, or the attestor for all its identities together.
         subject: String,
-        /// How many.
+        /// Number of omitted denials.
         count: u64,
-        /// Since when.
+        /// The time of the first of them.
         since: Timestamp,
     },
 }
 
-/// The parts of an event that its readers need, whatever the kind of event: exports, the offline
-/// verifier, the coverage report, the search for orphaned sessions, the replay of decisions.
+/// The parts of an event that its readers need, independent of its kind. The readers are the
+/// exports, the offline verifier, the coverage report, the search for orphaned sessions and the
+/// replay of decisions.
 #[derive(Clone, Debug)]
 pub struct Facets<'e> {
-    /// The decision that it records.
+    /// The decision that it records, if it records one.
     pub decision: Option<RecordedDecision<'e>>,
-    /// The thing that it is about.
+    /// The subject of the event.
     pub about: About<'e>,
-    /// The one session that it names.
+    /// The session that it names, if it names one.
     pub session: Option<SessionId>,
-    /// The change that it makes to what the log permits.
+    /// Its effect on the rights that the log permits.
     pub effect: Effect<'e>,
 }
 
-/// A decision on record.
+/// A recorded decision.
 #[derive(Clone, Copy, Debug)]
 pub enum RecordedDecision<'e> {
-    /// On a credential; or a refusal, whatever was asked for.
+    /// The decision about a credential, or any refusal.
     Request(&'e DecisionLeaf),
-    /// The permit of a task without a credential.
+    /// The permit to open a task without a credential.
     TaskOpened(&'e TaskLeaf),
 }
 
-/// The thing that an event is about.
+/// The subject of an event.
 #[derive(Clone, Copy, Debug)]
 #[expect(missing_docs, reason = "the other names say it all")]
 pub enum About<'e> {
-    /// The log itself.
+    /// The log as a whole.
     Log,
     Workload(&'e Identity),
     Task(TaskId),
     Session(SessionId),
     Cutoff(CutoffId),
     Generation(GenerationDigest),
-    /// Anything else that has a name.
+    /// Any other subject with a name.
     Named(&'e str),
 }
 
@@ -320,12 +315,12 @@ impl About<'_> {
     }
 }
 
-/// The change that an event makes to what the log permits.
+/// The effect of an event on the rights that the log permits.
 #[derive(Clone, Copy, Debug)]
 pub enum Effect<'e> {
     /// It permits nothing and ends nothing.
     Nothing,
-    /// The log begins, and ends everything of the log that it succeeds.
+    /// It begins the log, and ends everything of the log that it replaces.
     Begins(Option<&'e Succession>),
     /// It permits a credential.
     Permits(&'e DecisionLeaf),
@@ -333,17 +328,17 @@ pub enum Effect<'e> {
     EndsTask(TaskId, TaskEnd),
     /// It ends a session.
     EndsSession(SessionId, EndReason),
-    /// It ends everything that matches.
+    /// It ends everything that the selector matches.
     CutsOff(&'e Selector),
-    /// It ends everything that is dated later.
+    /// It ends everything with a date later than this.
     CutsOffIssuedAfter(Timestamp),
-    /// It adds a key of ours.
+    /// It adds a key of the broker.
     AddsKey(AddedKey<'e>),
-    /// It withdraws or removes a key of ours, and with it what the key signed.
+    /// It revokes or removes a key of the broker, and ends everything that the key signed.
     EndsKey,
 }
 
-/// A key of ours, as the leaf that adds it names it.
+/// A key of the broker, as in the leaf that adds it.
 #[derive(Clone, Copy, Debug)]
 #[expect(missing_docs, reason = "the names are those of the event")]
 pub struct AddedKey<'e> {
@@ -431,81 +426,80 @@ impl Event {
     }
 }
 
-/// A decision. The fields from `session` to `revocability` are there for a permit only.
+/// A decision. The members from `session` to `revocability` are present for a permit only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct DecisionLeaf {
-    /// The decision.
+    /// The id of the decision.
     pub decision: DecisionId,
-    /// What was decided.
     pub outcome: Outcome,
-    /// Why not.
+    /// The reason of a refusal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refusal: Option<RefusalCode>,
-    /// Who asked.
+    /// The identity of the caller.
     pub workload: Identity,
-    /// Which run of it.
+    /// The run of the caller, if the attestor can tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance: Option<Instance>,
-    /// Who verified that.
+    /// The attestor of the caller.
     pub attestor: String,
-    /// The resource, if the request named one that exists.
+    /// The requested resource, if it exists.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resource: Option<String>,
-    /// The task.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub task: Option<TaskId>,
-    /// Everything that the task is part of, nearest first.
+    /// The ancestors of the task, nearest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub task_parents: Vec<TaskId>,
-    /// The credential, by its `jti`.
+    /// The session, which is the credential's `jti`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionId>,
-    /// The parent task's session that covers this one.
+    /// The session of the parent task that covers this one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent_session: Option<SessionId>,
-    /// Who delegated, nearest first: with them the credential names its subject and its actors.
+    /// The delegators, nearest first. The credential names its subject and its actors by them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub delegators: Vec<Identity>,
-    /// The session that this one takes the place of.
+    /// The session that this one replaces.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub supersedes: Option<SessionId>,
-    /// What was granted, exactly.
+    /// The exact granted rights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grant: Option<Grant>,
-    /// The `aud`.
+    /// The credential's `aud`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audience: Option<String>,
-    /// The key that the credential is bound to.
+    /// The key to which the credential is bound.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cnf: Option<KeyBinding>,
-    /// The latest instant at which it is good.
+    /// Expiry of the credential.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
-    /// What makes it.
+    /// The name of the minter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub minter: Option<String>,
-    /// The key that signs it.
+    /// The id of the signing key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kid: Option<String>,
-    /// The `iss`, if it is a token of the broker's own.
+    /// The `iss`, if the credential is a token of the broker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issuer: Option<String>,
-    /// The first status list of this log, if the credential is in one: which one, and its bit, follow
-    /// from the leaf's index.
+    /// The first status list of this log, if the credential is in one. The credential's list and
+    /// bit follow from the leaf's index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_status_list: Option<u64>,
-    /// What the revocation of the credential achieves.
+    /// The effect of revoking the credential.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revocability: Option<Revocability>,
-    /// What decided.
+    /// The generation that decided.
     pub generation: GenerationDigest,
-    /// The policies that permitted it. Those that denied are committed to instead.
+    /// The policies that permitted it. Policies that denied are in the commitment instead.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<String>,
-    /// What policies that merely observe would have made of it.
+    /// The effect that observing policies would have had.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed: Option<Box<Observed>>,
-    /// A commitment to the evaluation's complete input and, for a denial, its policies.
+    /// A commitment to the complete input of the evaluation and, for a denial, its policies.
     pub input: Commitment,
     /// A commitment to the task's purpose.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -514,32 +508,31 @@ pub struct DecisionLeaf {
 
 /// A task that was opened without a credential.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct TaskLeaf {
     /// The decision that permitted it.
     pub decision: DecisionId,
-    /// The task.
     pub task: TaskId,
-    /// Its type.
     pub task_type: String,
-    /// Everything that it is part of, nearest first.
+    /// The ancestors of the task, nearest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub task_parents: Vec<TaskId>,
-    /// Who opened it.
+    /// The identity that opened it.
     pub workload: Identity,
-    /// Which run of it.
+    /// The run of the owner, if the attestor can tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance: Option<Instance>,
-    /// Who verified that.
+    /// The attestor of the owner.
     pub attestor: String,
-    /// When it is over in any case.
+    /// The latest time at which it ends.
     pub deadline: Timestamp,
-    /// What decided.
+    /// The generation that decided.
     pub generation: GenerationDigest,
     /// The policies that permitted it.
     pub policies: Vec<String>,
-    /// A commitment to the evaluation's complete input.
+    /// A commitment to the complete input of the evaluation.
     pub input: Commitment,
-    /// A commitment to the purpose.
+    /// A commitment to the task's purpose.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub purpose: Option<Commitment>,
 }
@@ -557,7 +550,7 @@ mod tests {
             earlier.starts_with("format version 1 was made by an earlier development build"),
             "{earlier}"
         );
-        // Whatever else it has.
+        // Regardless of its other members.
         assert_eq!(told(r#"{"v":1,"event":"no_more"}"#), earlier);
         let later = told(&format!(r#"{{"v":3,{rest}}}"#));
         assert!(later.contains("a later build"), "{later}");

@@ -1,128 +1,137 @@
-//! Every maximum, with its reason. Each is tested at the limit and one past it.
+//! Every maximum, with its reason. Each is tested at the limit and one above it.
 
-/// The largest request body. A credential request is about 1 KiB; the rest is room for long
+/// The largest request body. A credential request has about 1 KiB; the rest leaves room for long
 /// `authorization_details`.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
 
 /// The largest body of an administrative request: a whole generation with its policies.
 pub const MAX_ADMIN_BODY_BYTES: usize = 8 * 1024 * 1024;
 
-/// An identity or instance. Long enough for percent-encoded claims, short enough for an index.
+/// The longest identity or instance: long enough for percent-encoded claims, short enough for an
+/// index.
 pub const MAX_IDENTITY_BYTES: usize = 512;
 
-/// One claim's text as policy may see it.
+/// The longest text of one claim that policy may read.
 pub const MAX_CLAIM_BYTES: usize = 1_024;
 
-/// The free text of a task's purpose: a few sentences for an approver.
+/// The longest purpose of a task: a few sentences for an approver.
 pub const MAX_PURPOSE_BYTES: usize = 1_024;
 
-/// The reason that an admin gives for a revocation.
+/// The longest reason that an admin gives for a revocation.
 pub const MAX_REASON_BYTES: usize = 512;
 
-/// A name of a resource, task type or attestor in the configuration.
+/// The longest name of a resource, task type or attestor in the configuration.
 pub const MAX_NAME_BYTES: usize = 64;
 
-/// Objects in one `authorization_details`.
+/// Maximum number of objects in one `authorization_details`.
 pub const MAX_DETAILS: usize = 8;
 
-/// Actions in one object of `authorization_details`.
+/// Maximum number of actions in one object of `authorization_details`.
 pub const MAX_ACTIONS: usize = 32;
 
-/// Locations in one object of `authorization_details`.
+/// Maximum number of locations in one object of `authorization_details`.
 pub const MAX_LOCATIONS: usize = 16;
 
-/// One action's or location's text.
+/// The longest text of one action or location.
 pub const MAX_GRANT_TEXT_BYTES: usize = 512;
 
-/// A place in a record of what was done. An object's name on S3 alone has up to 1,024 bytes.
+/// The longest location in a record of an access. The name of an S3 object alone has up to 1,024
+/// bytes.
 pub const MAX_PLACE_BYTES: usize = 2_048;
 
-/// Policy evaluations for one request: one per action and location of each object. It bounds the
-/// CPU that one request can ask for to a few milliseconds.
+/// Maximum number of policy evaluations for one request: one for each action and location of each
+/// object. It limits the CPU time of one request to a few milliseconds.
 pub const MAX_EVALUATIONS: usize = 128;
 
-/// Wildcards in one action or location. Real ones have a handful; more would make comparing two of
-/// them slow.
+/// Maximum number of wildcards in one action or location. Real ones have a handful; more would make
+/// the comparison of two patterns slow.
 pub const MAX_WILDCARDS: usize = 16;
 
-/// Steps of one comparison of two patterns: about a millisecond. Those of real patterns take
-/// a few hundred.
+/// Maximum number of steps for one comparison of two patterns: about a millisecond. Real patterns
+/// take a few hundred.
 pub const MAX_COMPARISON_STEPS: u64 = 10_000;
 
-/// Steps of all comparisons and evaluations in one pass over a request: resolving it, finding what
-/// covers it in its parent, deciding it. It bounds the CPU time of a pass to about ten milliseconds.
+/// Maximum number of steps of all comparisons and evaluations in one pass over a request: resolving
+/// it, comparing it with its parent's rights, deciding it. It limits the CPU time of a pass to
+/// about ten milliseconds.
 pub const MAX_REQUEST_STEPS: u64 = 100_000;
 
-/// What one evaluation of policies counts for beside comparisons: about as long as so many steps.
+/// The number of steps that one policy evaluation counts as, by its approximate duration.
 pub const EVALUATION_STEPS: u64 = 200;
 
-/// How deep brackets, `if`s and accesses may nest in a policy.
+/// The deepest nesting of brackets, `if`s and accesses in a policy.
 pub const MAX_POLICY_NESTING: usize = 128;
 
-/// Terms that one chain of `&&`, `||`, `+`, `-` and `*` in a policy may have, those of the chains
-/// around it included: room for two thousand places, each with what is below it.
+/// Maximum number of terms in one chain of `&&`, `||`, `+`, `-` and `*` in a policy, including
+/// those of the enclosing chains: enough for two thousand locations, each with the locations below
+/// it.
 pub const MAX_POLICY_TERMS: usize = 4_096;
 
-/// Levels of a policy's condition after its chains were balanced. The stack for evaluation is made
-/// for it.
+/// Maximum depth of a policy's condition after its chains are balanced. The stack for evaluation is
+/// sized for it.
 pub const MAX_EVALUATION_DEPTH: usize = 192;
 
-/// Expressions that one policy may become where it is put as it is evaluated. An `if` in the condition of
-/// an `if` doubles what is within.
+/// Maximum number of expressions in the evaluated form of one policy. An `if` in the condition of
+/// an `if` doubles its content.
 pub const MAX_POLICY_EXPRESSIONS: usize = 50_000;
 
-/// Expressions that the policies of a generation may become together beyond those that are written in
-/// them: about a hundred and fifty megabytes.
+/// Maximum number of expressions that the evaluated forms of all policies of a generation may add
+/// to the written ones: about 150 MB.
 pub const MAX_ADDED_EXPRESSIONS: usize = 100_000;
 
-/// Steps in which a load may compare the registered actions of AWS with each other: room for five
-/// hundred patterns, in about half a second.
+/// Maximum number of steps in which a load may compare the registered AWS actions with each other:
+/// enough for five hundred patterns, in about half a second.
 pub const MAX_LOAD_STEPS: u64 = 5_000_000;
 
-/// Problems that a load tells of. Each costs a look through its file for the line.
+/// Maximum number of problems that a load reports. Each needs a search through its file for the
+/// line.
 pub const MAX_PROBLEMS: usize = 100;
 
-/// How long a call may wait until another generation is loaded, in seconds. A replica loads one at a time.
+/// Maximum time in seconds that a call waits for another generation to load. A replica loads one at
+/// a time.
 pub const LOAD_WAIT_SECONDS: u64 = 5;
 
-/// Policies about one resource that merely observe: each is evaluated beside those that decide, and
-/// named in the leaf.
+/// Maximum number of observing policies for one resource. Each is evaluated in addition to the
+/// enforced ones and named in the leaf.
 pub const MAX_OBSERVED: usize = 16;
 
-/// How far ahead of its activation the last day may be on which a policy merely observes: half a
-/// year. What is tried for longer is not tried, but left unenforced.
+/// Maximum number of days between the activation of an observing policy and its last day of
+/// observing: half a year. A policy that observes for longer is an unenforced policy and not a
+/// trial.
 pub const MAX_OBSERVED_DAYS: u64 = 180;
 
-/// The longest life of a credential: half a day, as an AWS role's longest session.
+/// The longest life of a credential: half a day, like the longest session of an AWS role.
 pub const MAX_TTL_SECONDS: u64 = 43_200;
 
-/// The longest session of an AWS role that is assumed with the credentials of another role, in
-/// seconds. AWS refuses a longer one, whatever the role allows.
+/// The longest session, in seconds, of an AWS role that is assumed with the credentials of another
+/// role. AWS refuses a longer one regardless of the role's settings.
 pub const MAX_CHAINED_SESSION_SECONDS: u64 = 3_600;
 
-/// How far the expiry of an AWS session may be from what was asked for, in seconds: the five minutes
-/// by which AWS lets clocks differ, and the minute that a call may take.
+/// Maximum difference between the expiry of an AWS session and the requested one, in seconds: five
+/// minutes of clock difference that AWS permits, and one minute for the call.
 pub const MAX_AWS_EXPIRY_SLACK_SECONDS: u64 = 360;
 
-/// The longest access key id and secret access key that are taken from AWS. Theirs have 20 and 40
-/// bytes.
+/// The longest access key id and secret access key that the broker accepts from AWS. Those of AWS
+/// have 20 and 40 bytes.
 pub const MAX_AWS_KEY_BYTES: usize = 1_024;
 
-/// The longest session token that is taken from AWS. Theirs have up to about 4 KiB.
+/// The longest session token that the broker accepts from AWS. Those of AWS have up to about 4 KiB.
 pub const MAX_AWS_TOKEN_BYTES: usize = 16 * 1_024;
 
-/// The longest life of a task: a week. A longer job is several tasks.
+/// The longest life of a task: a week. Split a longer job into several tasks.
 pub const MAX_DEADLINE_SECONDS: u64 = 604_800;
 
-/// The shortest and longest silence that a task may ask for. Below a second the network decides.
+/// The shortest heartbeat interval that a task may request. Below a second, network delays would
+/// end tasks.
 pub const MIN_HEARTBEAT_SECONDS: u64 = 1;
-/// See [`MIN_HEARTBEAT_SECONDS`].
+/// The longest heartbeat interval that a task may request.
 pub const MAX_HEARTBEAT_SECONDS: u64 = 3_600;
 
-/// Generations of tasks, the root included. It bounds the recursive query of every use.
+/// Maximum depth of a chain of tasks, the root included. It limits the recursive query at every
+/// use.
 pub const MAX_CHAIN_DEPTH: u8 = 8;
 
-/// The largest number of credentials that one task type may allow to one task and its descendants.
+/// The largest number of credentials that a task type may permit to one task and its descendants.
 pub const MAX_SESSIONS_PER_TASK: u32 = 10_000;
 
 /// How often one `Idempotency-Key` may supersede its credential.
@@ -131,93 +140,99 @@ pub const MAX_SUPERSEDES: u32 = 3;
 /// How long an `Idempotency-Key` is kept.
 pub const IDEMPOTENCY_SECONDS: u64 = 86_400;
 
-/// An `Idempotency-Key`'s length.
+/// The longest `Idempotency-Key`.
 pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 128;
 
-/// How long a delegation token may wait for its child.
+/// The longest life of a delegation token.
 pub const MAX_DELEGATION_SECONDS: u64 = 300;
 
-/// Ledger keys that are published at once. Each of them signs every checkpoint, and readers look at no
-/// more than 32 signatures on a note, those of witnesses included. Three rotations within the overlap
-/// leave room for an emergency.
+/// Maximum number of published ledger keys. Each of them signs every checkpoint, and readers check
+/// at most 32 signatures of a note, including those of witnesses. Three rotations within the
+/// overlap leave room for an emergency.
 pub const MAX_LEDGER_KEYS: usize = 4;
 
-/// Access-token keys that a rotation on demand may have published at once. Verifiers bound the keys of
-/// a set: ours takes 100.
+/// Maximum number of published access-token keys at a rotation on demand. Verifiers limit the keys
+/// of a set: the broker's own limit is 100.
 pub const MAX_PUBLISHED_KEYS: usize = 16;
 
-/// How long before its end the ledger key that signs makes the broker unready, in seconds: a week.
-/// A log whose key ended has none to go on with.
+/// The broker becomes unready this many seconds before the signing ledger key ends: a week. A log
+/// whose key has ended cannot continue.
 pub const LEDGER_KEY_WARNING_SECONDS: u64 = 604_800;
 
-/// Entries that wait for the ledger. Full is 503 at once: a longer queue only hides the overload.
+/// Maximum number of entries that wait for the ledger. A full queue refuses with 503 at once: a
+/// longer one would only hide the overload.
 pub const MAX_QUEUE_ENTRIES: usize = 4_096;
 
-/// Further entries that wait for the ledger, if they only use evidence up: calls that come to
-/// nothing must not depend on how many decisions wait.
+/// Maximum number of further waiting entries that only consume evidence. Failed calls must not
+/// depend on the number of waiting decisions.
 pub const MAX_QUEUE_CONSUMPTIONS: usize = 4_096;
 
-/// One-time ids that a replica keeps because their use could not be recorded. With as many it takes
-/// no further calls that present evidence.
+/// Maximum number of one-time ids that a replica keeps because their use could not be recorded. At
+/// the maximum it accepts no calls that present evidence.
 pub const MAX_UNRECORDED_EVIDENCE: usize = 100_000;
 
-/// One-time ids of [`MAX_UNRECORDED_EVIDENCE`] that one batch of the ledger records.
+/// Maximum number of these one-time ids ([`MAX_UNRECORDED_EVIDENCE`]) that one batch of the ledger
+/// records.
 pub const MAX_BATCH_UNRECORDED: usize = 256;
 
-/// Bytes that wait for the ledger.
+/// Maximum number of bytes that wait for the ledger.
 pub const MAX_QUEUE_BYTES: usize = 16 * 1024 * 1024;
 
-/// Entries in one batch of the ledger.
+/// Maximum number of entries in one batch of the ledger.
 pub const MAX_BATCH_ENTRIES: usize = 256;
 
-/// One leaf. C2SP entry bundles hold a 16-bit length; ours are normally under 4 KiB.
+/// The largest leaf. C2SP entry bundles hold a 16-bit length; leaves normally have less than 4 KiB.
 pub const MAX_LEAF_BYTES: usize = 65_535;
 
-/// Rows in one page of a listing.
+/// Maximum number of rows in one page of a list.
 pub const MAX_PAGE: u32 = 500;
 
-/// Decisions in one page of their listing: they are read by programs, and small.
+/// Maximum number of decisions in one page of their list. Programs read it, and the entries are
+/// small.
 pub const MAX_DECISIONS_PAGE: u32 = 1_000;
 
-/// Rows in one page of a listing when the caller names no limit.
+/// Number of rows in one page of a list if the caller names no limit.
 pub const DEFAULT_PAGE: u32 = 100;
 
-/// How long a selector blocks new grants when the admin says nothing: time to find the cause.
+/// How long a selector blocks new grants if the admin names no time: enough to find the cause.
 pub const DEFAULT_BLOCK_SECONDS: u64 = 3_600;
 
-/// The longest block with an end; longer is `until_lifted`.
+/// The longest block with an end; a longer one must be `until_lifted`.
 pub const MAX_BLOCK_SECONDS: u64 = 31_536_000;
 
-/// How far a replica's clock may be from its database's before it is unready.
+/// Maximum difference between a replica's clock and its database's. The replica is unready above
+/// it.
 pub const MAX_CLOCK_SKEW_SECONDS: u64 = 1;
 
-/// How much longer than anybody could use them one-time ids, idempotency keys and delegations are
-/// kept: they are forgotten for good, and by a clock that was an hour ahead for a minute it may be too
+/// How long one-time ids, idempotency keys and delegations are kept after their last possible use.
+/// They are deleted for good, and a clock that was an hour ahead for a minute could delete them too
 /// early.
 pub const ONE_TIME_KEPT_SECONDS: u64 = 86_400;
 
-/// How many seconds the stored horizon, up to which rows are deleted, may move on in each second for
-/// which a process runs. After a day of standstill it takes an hour to catch up; a clock that is a
-/// month ahead has to be so for more than a day before anything is deleted by it.
+/// Maximum advance, in seconds for each second that a process runs, of the stored horizon up to
+/// which rows are deleted. After a day of standstill it takes an hour to catch up. A clock that is
+/// a month ahead must stay so for more than a day before rows are deleted because of it.
 pub const HORIZON_PACE: u64 = 24;
 
-/// How far a clock may be set at once, or lie behind a time on record, without being in doubt. Two
-/// ready replicas are up to two seconds apart, and a leap second or a time service adds another.
+/// The largest step of a clock, and the largest lag behind a recorded time, without doubt about the
+/// clock. Two ready replicas are up to two seconds apart, and a leap second or a time service adds
+/// another.
 pub const MAX_CLOCK_STEP_SECONDS: u64 = 5;
 
-/// For how long after it was issued evidence is kept as used, in seconds, whatever end it says itself:
-/// two days. It is refused for its age after `max_age_seconds`, which is an hour at most.
+/// How long evidence is kept as used after its issue, in seconds, regardless of the expiry that it
+/// states: two days. The broker refuses evidence older than `max_age_seconds`, which is an hour at
+/// most.
 pub const MAX_EVIDENCE_SECONDS: u64 = 172_800;
 
-/// Log lines of failed attestations that one attestor and reason may have at once.
+/// The largest burst of log lines about failed attestations for one attestor and reason.
 pub const ATTESTATION_LINES_AT_ONCE: u64 = 10;
 
-/// Seconds after which such an attestor and reason may have one line more.
+/// Seconds until one more log line is permitted for such an attestor and reason.
 pub const ATTESTATION_LINE_SECONDS: u64 = 6;
 
-/// The size of SQLite's write-ahead log from which on it is cut off. SQLite itself begins it anew from
-/// 4 MiB on, where it can.
+/// The size of SQLite's write-ahead log above which the broker truncates it. SQLite itself restarts
+/// the log from 4 MiB on if it can.
 pub const CUT_WAL_BYTES: u64 = 16 * 1024 * 1024;
 
-/// The size from which on a write-ahead log that cannot be cut off is told of.
+/// The size of a write-ahead log that cannot be truncated above which the broker warns.
 pub const LARGE_WAL_BYTES: u64 = 64 * 1024 * 1024;

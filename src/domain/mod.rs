@@ -1,26 +1,30 @@
-//! The nouns of Taskpass: what they are, how they change, and which is within which.
+//! The types of Taskpass, their transitions, and the order between rights.
 //!
-//! Nothing here knows of HTTP, SQL, Cedar or keys. A reader who knows these files knows what the
-//! broker is about; everything else is how.
+//! Nothing here depends on HTTP, SQL, Cedar or keys. These files define the concepts of the broker;
+//! the other modules implement them.
 //!
-//! - [`workload`]: who asks, as an attestor verified it.
-//! - [`catalog`]: what credentials can be for, and which kinds of task there are.
+//! - [`workload`]: the caller, as an attestor verified it.
+//! - [`catalog`]: the registered resources and task types.
 //! - [`kind`]: the kinds of resources, one file each.
-//! - [`grant`]: what is asked and given, and when one is within another.
-//! - [`request`]: what a caller asks, and what that means once names are resolved.
-//! - [`task`], [`session`], [`cutoff`]: records of what lives and dies.
-//! - [`validity`]: whether a session or a task is good at an instant.
-//! - [`pattern`]: wildcards, and when one is within another.
-//! - [`status_list`]: where servers that poll find whether a credential is good.
-//! - [`succession`]: a log that takes the place of another.
-//! - [`decision`]: the outcome of policy, and why a refusal is one.
+//! - [`grant`]: requested and granted rights, and the order between them.
+//! - [`request`]: a request, and its form after names are resolved.
+//! - [`task`], [`session`], [`cutoff`]: records of tasks, credentials and revocations.
+//! - [`validity`]: whether a session or a task is valid at an instant.
+//! - [`pattern`]: wildcards, and the order between patterns.
+//! - [`status_list`]: the position of a credential in the lists that servers poll.
+//! - [`deny_list`]: back ends that end single sessions by a list.
+//! - [`succession`]: a log that replaces another.
+//! - [`decision`]: the outcome of policy, and the reasons for refusals.
 //! - [`permit`]: a decision whose leaf is durable.
-//! - [`revocability`]: what a revocation of a credential achieves.
-//! - [`generation`]: everything that decides, as one document with one digest.
-//! - [`lasting`]: actions of AWS that leave access behind.
+//! - [`revocability`]: the effect of revoking a credential.
+//! - [`generation`]: every input of decisions other than the request, as one document with one
+//!   digest.
+//! - [`lasting`]: AWS actions that leave access behind.
 //! - [`leaf`]: the bytes that are hashed into the ledger.
-//! - [`endpoint`]: network places by name, which each replica's own configuration explains.
-//! - [`trust`], [`presets`]: which evidence is believed, and what is known of each provider's.
+//! - [`record`]: a decision's leaf with its opening.
+//! - [`endpoint`]: names of servers, whose addresses each replica's configuration defines.
+//! - [`trust`], [`presets`]: the accepted evidence, and the known facts about each provider.
+//! - [`text`]: checks of text that callers write for people.
 //! - [`limits`]: every maximum, with its reason.
 
 pub mod catalog;

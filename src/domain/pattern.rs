@@ -1,18 +1,19 @@
-//! Patterns with wildcards: `*` for any text, `?` for any one character, everything else for itself.
+//! Patterns with wildcards: `*` matches any text, `?` any one character, and every other character
+//! itself.
 //!
-//! Two questions are asked of them, and both are answered exactly: whether one pattern matches all
-//! that another matches ([`Pattern::covers`]), and whether there is a text that both match
-//! ([`Pattern::overlaps`]). A shortcut in either is a hole: `a*b` is not within `a*` because both
-//! start alike; it is within it because `a*` matches every text that `a*b` matches.
+//! Both comparisons are exact: whether one pattern matches all that another matches
+//! ([`Pattern::covers`]), and whether some text matches both ([`Pattern::overlaps`]). An
+//! approximation would grant too much. For example, `a*b` is within `a*` because `a*` matches every
+//! text that `a*b` matches, not because both have the same prefix.
 //!
 //! # Cost
-//! Positions in a pattern are kept as a set of bits, one a position, so that a step over one
-//! character costs a few machine words. Overlap takes one step a character. Inclusion takes one step
-//! for each pair of a position of the inner pattern and a set of positions of the outer one. A
-//! position behind which the outer pattern accepts everything that an earlier position accepts
-//! replaces the earlier one, so that a pattern without `?` between characters has at most as many
-//! sets as positions. Patterns with such `?` can have more: each comparison spends a [`Budget`], and
-//! one that runs out is answered as the safe side needs it: *not covered*, *overlapping*.
+//! The positions in a pattern are a bit set with one bit for each position, so a step over one
+//! character takes a few machine words. Overlap takes one step for each character. Inclusion takes
+//! one step for each pair of a position in the inner pattern and a set of positions in the outer
+//! one. A later position after which the outer pattern accepts everything that an earlier one
+//! accepts replaces the earlier one. So a pattern without `?` between characters has at most as
+//! many sets as positions. Patterns with such `?` can have more. Each comparison spends a
+//! [`Budget`], and a comparison that runs out gives the safe answer: *not covered*, *overlapping*.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -20,11 +21,11 @@ use std::hash::{Hash, Hasher};
 
 use super::limits::MAX_COMPARISON_STEPS;
 
-/// A number of steps that comparisons may take together.
+/// The number of steps that several comparisons may take together.
 ///
-/// One step moves one set of positions over one character of a pattern: a few nanoseconds to a
-/// hundred. When the steps are used up, every further comparison gives the safe answer, and
-/// [`Budget::is_exhausted`] says that the answers are worth nothing more than a refusal.
+/// One step moves one set of positions over one character of a pattern: a few to a hundred
+/// nanoseconds. When the steps are used up, every further comparison gives the safe answer and
+/// [`Budget::is_exhausted`] is true. The only valid result is then a refusal.
 #[derive(Debug)]
 pub struct Budget {
     limit: u64,
@@ -32,7 +33,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// A budget of this many steps.
+    /// Creates a budget of `limit` steps.
     #[must_use]
     pub fn new(limit: u64) -> Self {
         Self {
@@ -41,14 +42,14 @@ impl Budget {
         }
     }
 
-    /// What one comparison alone may take. A request has many comparisons and one budget for all of them:
-    /// use this only for comparisons that no request causes, such as those of a report.
+    /// The budget of a single comparison. A request has many comparisons and one budget for all of
+    /// them, so use this only for comparisons outside requests, such as those of a report.
     #[must_use]
     pub fn of_one_comparison() -> Self {
         Self::new(MAX_COMPARISON_STEPS)
     }
 
-    /// Takes `steps` out. `false` where there are not as many left.
+    /// Spends `steps`. `false` if fewer are left.
     #[must_use]
     pub fn spend(&self, steps: u64) -> bool {
         let spent = self.spent.get().saturating_add(steps);
@@ -56,35 +57,34 @@ impl Budget {
         spent <= self.limit
     }
 
-    /// Whether more was asked for than there was.
+    /// Whether a comparison needed more steps than were left.
     #[must_use]
     pub fn is_exhausted(&self) -> bool {
         self.spent.get() > self.limit
     }
 
-    /// The steps that were taken out.
+    /// Number of spent steps.
     #[must_use]
     pub fn spent(&self) -> u64 {
         self.spent.get()
     }
 }
 
-/// Whether `outer` matches everything that `inner` matches; `false` where the steps of `budget` are used
-/// up.
+/// Whether `outer` matches everything that `inner` matches; `false` if `budget` runs out.
 #[must_use]
 pub fn covers_within(outer: &str, inner: &str, budget: &Budget) -> bool {
     if !budget.spend(1) {
         return false;
     }
     if outer == inner || !has_wildcards(outer) {
-        // A text covers itself alone.
+        // A text without wildcards covers only itself.
         return outer == inner;
     }
     budget.spend(reading(outer, inner))
         && Pattern::parse(outer).covers(&Pattern::parse(inner), budget)
 }
 
-/// Whether there is a text that both match; `true` where the steps of `budget` are used up.
+/// Whether some text matches both; `true` if `budget` runs out.
 #[must_use]
 pub fn overlap_within(one: &str, other: &str, budget: &Budget) -> bool {
     if !budget.spend(1) {
@@ -97,18 +97,18 @@ pub fn overlap_within(one: &str, other: &str, budget: &Budget) -> bool {
         || Pattern::parse(one).overlaps(&Pattern::parse(other), budget)
 }
 
-/// What reading two patterns costs, in steps.
+/// The cost of parsing two patterns, in steps.
 fn reading(one: &str, other: &str) -> u64 {
     (one.len() as u64).saturating_add(other.len() as u64) / 16
 }
 
-/// Whether a text is a pattern.
+/// Whether a text has wildcards.
 #[must_use]
 pub fn has_wildcards(text: &str) -> bool {
     text.contains(WILDCARDS)
 }
 
-/// The number of wildcards in a text.
+/// Number of wildcards in a text.
 #[must_use]
 pub fn count_wildcards(text: &str) -> usize {
     text.matches(WILDCARDS).count()
@@ -119,13 +119,13 @@ const WILDCARDS: [char; 2] = ['*', '?'];
 /// One element of a pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Token {
-    /// This character.
+    /// Matches this one character.
     Char(char),
-    /// Any one character.
+    /// Matches any one character.
     One,
-    /// Any text.
+    /// Matches any text, including none.
     Many,
-    /// Any text without a colon: a `*` that stands for a whole part of an ARN.
+    /// Matches any text without a colon: a `*` for a whole part of an ARN.
     ManyInPart,
 }
 
@@ -135,7 +135,7 @@ impl Token {
     }
 }
 
-/// A set of positions in a pattern, the end included.
+/// A set of positions in a pattern, its end included.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Positions(Vec<u64>);
 
@@ -167,7 +167,7 @@ impl Positions {
         Some(at * WORD + word.trailing_zeros() as usize)
     }
 
-    /// The highest of the positions that are in `of` too.
+    /// The highest position that is also in `of`.
     fn highest_in(&self, of: &Self) -> Option<usize> {
         let mut words = self.0.iter().zip(&of.0).map(|(a, b)| a & b).enumerate();
         let (at, word) = words.rfind(|(_, word)| *word != 0)?;
@@ -184,7 +184,7 @@ impl Positions {
         }
     }
 
-    /// Adds the positions that follow those of `from` that are in `of`.
+    /// Adds the successors of those positions of `from` that are also in `of`.
     fn add_next(&mut self, from: &Self, of: impl Fn(usize) -> u64) {
         let mut carry = 0;
         for (at, (word, from)) in self.0.iter_mut().zip(&from.0).enumerate() {
@@ -194,7 +194,7 @@ impl Positions {
         }
     }
 
-    /// Adds the positions of `from` that are in `of`.
+    /// Adds the positions of `from` that are also in `of`.
     fn add(&mut self, from: &Self, of: &Self) {
         for (word, (from, of)) in self.0.iter_mut().zip(from.0.iter().zip(&of.0)) {
             *word |= from & of;
@@ -206,18 +206,18 @@ impl Positions {
     }
 }
 
-/// A pattern, taken apart, with what makes steps over it cheap.
+/// A parsed pattern with indices that make steps over it cheap.
 #[derive(Clone, Debug)]
 pub struct Pattern {
     tokens: Vec<Token>,
     one: Positions,
     many: Positions,
     in_part: Positions,
-    /// Positions in a run of `?` that ends with `*`, and that `*`. From a later one of them everything
-    /// is accepted that is accepted from any position before it.
+    /// The positions in runs of `?` that end with `*`, and the positions of these `*`. A later one
+    /// of a run accepts everything that an earlier one accepts.
     gap: Positions,
-    /// Where each character stands: in order, each word of its positions that is not empty. So a pattern
-    /// takes memory in proportion to its length, however many characters differ.
+    /// The positions of each character, sorted: one entry for each nonempty word of its bit set. So
+    /// memory is proportional to the length of the pattern, however many characters differ.
     chars: Vec<(char, usize, u64)>,
 }
 
@@ -236,7 +236,7 @@ impl Hash for Pattern {
 }
 
 impl Pattern {
-    /// Reads a pattern of ours.
+    /// Parses a pattern in the broker's syntax.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         Self::new(text.chars().map(|c| match c {
@@ -246,8 +246,8 @@ impl Pattern {
         }))
     }
 
-    /// A pattern of these elements. Neighbouring wildcards are put into one order: `?` before `*`,
-    /// and one `*` for several.
+    /// Creates a pattern from tokens. Normalises adjacent wildcards: `?` before `*`, and one `*`
+    /// for several.
     #[must_use]
     pub fn new(tokens: impl IntoIterator<Item = Token>) -> Self {
         let mut ordered: Vec<Token> = Vec::new();
@@ -301,28 +301,28 @@ impl Pattern {
         pattern
     }
 
-    /// Its elements.
+    /// The tokens, normalised.
     #[must_use]
     pub fn tokens(&self) -> &[Token] {
         &self.tokens
     }
 
-    /// Whether it matches everything that `inner` matches; `false` where `budget` does not suffice.
+    /// Whether it matches everything that `inner` matches; `false` if `budget` runs out.
     #[must_use]
     pub fn covers(&self, inner: &Self, budget: &Budget) -> bool {
-        // What `inner` leaves open is tried with a character that this pattern does not name: it can
-        // match that only by a wildcard, and a wildcard matches every other one as well.
+        // For a wildcard of `inner`, try a character that this pattern does not name. Only a
+        // wildcard matches it, and a wildcard matches every other character too.
         let open = None;
         let end = self.tokens.len();
         let takes_all = match self.tokens.last() {
             Some(Token::Many) => Some(end - 1),
             _ => None,
         };
-        // What stands where everything is accepted needs no further look.
+        // A position from which everything is accepted needs no further check.
         let is_open = |positions: &Positions| {
             takes_all.is_none_or(|takes_all| !positions.contains(takes_all))
         };
-        // The sets of positions that the ways through `inner` lead to, each once.
+        // The distinct sets of positions that `inner` can lead to.
         let mut reached = BTreeSet::from([self.start()]);
         for token in &inner.tokens {
             let mut to_see: Vec<Positions> = reached.into_iter().filter(is_open).collect();
@@ -348,23 +348,23 @@ impl Pattern {
             .all(|positions| !is_open(positions) || positions.contains(end))
     }
 
-    /// Whether there is a text that both match; `true` where `budget` does not suffice.
+    /// Whether some text matches both; `true` if `budget` runs out.
     #[must_use]
     pub fn overlaps(&self, other: &Self, budget: &Budget) -> bool {
         self.overlaps_tokens(other.tokens.iter().copied(), budget)
     }
 
-    /// Whether it matches this text; `true` where `budget` does not suffice.
+    /// Whether it matches this text; `true` if `budget` runs out.
     #[must_use]
     pub fn may_match(&self, text: &str, budget: &Budget) -> bool {
         self.overlaps_tokens(text.chars().map(Token::Char), budget)
     }
 
-    /// Whether a pattern of these elements and this one match a common text; `true` where `budget` does
-    /// not suffice.
+    /// Whether some text matches both this pattern and one of these tokens; `true` if `budget` runs
+    /// out.
     #[must_use]
     pub fn overlaps_tokens(&self, tokens: impl Iterator<Item = Token>, budget: &Budget) -> bool {
-        // The positions of this pattern up to which it matches what the elements so far match.
+        // The positions that this pattern can reach over texts that match the tokens so far.
         let mut reached = self.closed(Positions::from_start(self.tokens.len() + 1));
         for token in tokens {
             if !budget.spend(self.step_cost()) {
@@ -383,7 +383,7 @@ impl Pattern {
         reached.contains(self.tokens.len())
     }
 
-    /// What one step costs: more than one only for patterns that no request can have.
+    /// The cost of one step. More than one only for patterns that no request can have.
     fn step_cost(&self) -> u64 {
         (self.one.0.len() as u64).div_ceil(16)
     }
@@ -392,8 +392,8 @@ impl Pattern {
         self.furthest(self.closed(Positions::from_start(self.tokens.len() + 1)))
     }
 
-    /// The positions after one more character, `None` being one that the pattern does not name,
-    /// without those that a later one replaces.
+    /// The positions after one more character; `None` is a character that the pattern does not
+    /// name. Omits positions that a later one replaces.
     fn step(&self, positions: &Positions, character: Option<char>) -> Positions {
         self.furthest(self.step_all(positions, character))
     }
@@ -413,7 +413,7 @@ impl Pattern {
         self.closed(next)
     }
 
-    /// Where a character stands.
+    /// The positions of a character.
     fn places(&self, character: char) -> &[(char, usize, u64)] {
         let from = self.chars.partition_point(|(own, _, _)| *own < character);
         let rest = self.chars.get(from..).unwrap_or_default();
@@ -432,7 +432,7 @@ impl Pattern {
         self.closed(next)
     }
 
-    /// With every position that can be reached over elements that are `passable`.
+    /// Adds every position that can be reached over tokens that are `passable`.
     fn reach(&self, mut positions: Positions, passable: impl Fn(Token) -> bool) -> Positions {
         let Some(lowest) = positions.lowest() else {
             return positions;
@@ -445,9 +445,9 @@ impl Pattern {
         self.closed(positions)
     }
 
-    /// With what can be reached by letting a `*` match nothing more.
+    /// Adds the positions that are reached if each `*` matches nothing more.
     fn closed(&self, mut positions: Positions) -> Positions {
-        // More than once only where two kinds of `*` stand beside each other.
+        // More than one iteration only if two kinds of `*` are adjacent.
         loop {
             let (mut carry, mut changed) = (0, false);
             for (at, word) in positions.0.iter_mut().enumerate() {
@@ -493,7 +493,7 @@ mod tests {
     use crate::domain::limits::{MAX_GRANT_TEXT_BYTES, MAX_WILDCARDS};
     use proptest::prelude::*;
 
-    /// What a pattern matches, said the simplest way.
+    /// The definition of a match, in the simplest form.
     fn matches(pattern: &[char], text: &[char]) -> bool {
         match (pattern.first(), text.first()) {
             (None, None) => true,
@@ -588,7 +588,7 @@ mod tests {
 
     #[test]
     fn patterns_that_were_made_to_be_hard_take_a_bounded_number_of_steps() {
-        // With as many wildcards as are allowed, each between characters.
+        // The maximum number of wildcards, each between characters.
         let open = "?".repeat(MAX_WILDCARDS - 2);
         for outer in [
             format!("*a{open}a*"),
@@ -615,8 +615,8 @@ mod tests {
         }
     }
 
-    /// The pair that held a thread for three seconds. Neither can be asked for any more; the steps are
-    /// few all the same.
+    /// Regression: this pair occupied a thread for three seconds. Requests can no longer contain
+    /// either pattern, and the comparison takes few steps now.
     #[test]
     fn one_comparison_of_patterns_took_seconds() {
         let open = "?".repeat(200);

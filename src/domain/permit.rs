@@ -1,4 +1,4 @@
-//! A permit: a decision whose leaf is durable. Minters take nothing else.
+//! A permit: a decision whose leaf is durable. Minters accept nothing else.
 
 use std::sync::Arc;
 
@@ -6,10 +6,10 @@ use super::catalog::Resource;
 use super::session::Session;
 use super::workload::Identity;
 
-/// The proof, inside this process, that the decision was committed before anything is made.
+/// Proof within this process that the decision was committed before a credential is created.
 ///
-/// It cannot be put together by hand: only the ledger makes one, after the commit of the leaf. A
-/// test reads the source for other callers of [`Permit::committed`].
+/// Only the ledger creates one, after the commit of the leaf. A test searches the source for other
+/// callers of [`Permit::committed`].
 #[derive(Debug)]
 pub struct Permit {
     session: Session,
@@ -33,31 +33,31 @@ impl Permit {
         }
     }
 
-    /// The session that was permitted, as it was recorded.
+    /// The permitted session, as recorded.
     #[must_use]
     pub fn session(&self) -> &Session {
         &self.session
     }
 
-    /// The resource, as it was registered when that was decided.
+    /// The resource, as registered at the time of the decision.
     #[must_use]
     pub fn resource(&self) -> &Resource {
         &self.resource
     }
 
-    /// On whose behalf it is, nearest first: the holders of the sessions that it was derived from.
+    /// The delegators, nearest first: the holders of the sessions from which this one was derived.
     #[must_use]
     pub fn delegators(&self) -> &[Identity] {
         &self.delegators
     }
 
-    /// The hash of the decision's leaf, which the credential has to carry.
+    /// The hash of the decision's leaf, which the credential must carry.
     #[must_use]
     pub fn leaf_hash(&self) -> &[u8; 32] {
         &self.leaf_hash
     }
 
-    /// Ends the permit's use; what is left is the record.
+    /// Consumes the permit and returns its record.
     #[must_use]
     pub fn into_session(self) -> Session {
         self.session

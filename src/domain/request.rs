@@ -1,4 +1,4 @@
-//! What a caller asks, and what that means once every name in it is resolved.
+//! A request by a caller, and its form after every name is resolved.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,29 +12,29 @@ use super::limits::{MAX_EVALUATIONS, MAX_REQUEST_STEPS, MIN_HEARTBEAT_SECONDS};
 use super::pattern::Budget;
 use crate::ids::TaskId;
 
-/// A request for a credential, well-formed but not yet understood.
+/// A well-formed request for a credential whose names are not resolved.
 #[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct CredentialRequest {
-    /// The task that it is for.
+    /// The task of the credential.
     pub task: TaskSelector,
-    /// The resource.
     pub resource: ResourceSelector,
-    /// What is asked on it.
+    /// The rights that are requested.
     pub grant: Grant,
-    /// The wanted life; left out, the permitted default.
+    /// The requested life in seconds; `None` requests the permitted default.
     pub ttl_seconds: Option<u64>,
-    /// Recognises a retry.
+    /// The `Idempotency-Key` that identifies a retry, if sent.
     pub retry: Option<RetryKey>,
 }
 
-/// How a request names its resource.
+/// The way in which a request names its resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ResourceSelector {
-    /// By its name.
+    /// The name of any resource.
     Name(String),
-    /// By its name, among those that access tokens are issued for.
+    /// The name of a resource for which access tokens are issued.
     TokenName(String),
-    /// By its audience, among those that access tokens are issued for.
+    /// The audience of a resource for which access tokens are issued.
     TokenAudience(String),
 }
 
@@ -60,84 +60,83 @@ impl fmt::Display for ResourceSelector {
     }
 }
 
-/// A new task, or one that is open already.
+/// A new task or an open one.
 #[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub enum TaskSelector {
-    /// Open one.
+    /// Opens a new task.
     Open(NewTask),
-    /// Join one.
+    /// Joins an open task.
     Join {
-        /// Which.
         id: TaskId,
-        /// The proof that one may.
+        /// The proof that the caller may join.
         handle: SecretString,
     },
 }
 
-/// A task to be opened, as asked.
+/// A requested task.
 #[derive(Clone, Debug)]
 pub struct NewTask {
-    /// The registered type's name.
+    /// The name of the registered type.
     pub task_type: String,
-    /// Free text for people. Evidence, never authority: policy does not see it.
+    /// Free text for people. Evidence, not authority: policy does not see it.
     pub purpose: Option<String>,
-    /// The task that it is part of.
+    /// The parent task, if there is one.
     pub parent: Option<ParentRef>,
-    /// Seconds until it is over in any case.
+    /// Seconds from opening to deadline; `None` requests the maximum.
     pub deadline_seconds: Option<u64>,
-    /// The longest silence after which it is over.
+    /// Longest heartbeat interval in seconds.
     pub heartbeat_seconds: Option<u64>,
 }
 
-/// A parent, with the token by which the parent let this child in.
+/// A parent task, with the delegation token by which it permits this child.
 #[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct ParentRef {
-    /// The parent task.
     pub id: TaskId,
     /// The single-use delegation token.
     pub delegation: SecretString,
 }
 
-/// An `Idempotency-Key` with what it was sent for.
+/// An `Idempotency-Key` and the request that it was sent with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetryKey {
-    /// The header's text.
+    /// The value of the header.
     pub key: String,
-    /// SHA-256 of the request's body, which the attestation is no part of.
+    /// SHA-256 of the request's body, which does not contain the attestation.
     pub fingerprint: [u8; 32],
 }
 
-/// A request with every name resolved: the only thing that admission and policy accept.
+/// A request with resolved names. Admission and policy accept nothing else.
 #[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct ResolvedRequest {
-    /// The resource.
     pub resource: Arc<Resource>,
-    /// What is asked, every location named.
+    /// The requested rights, with every location named.
     pub grant: Grant,
-    /// The wanted life, within the resource's own maximum.
+    /// The requested life in seconds, within the resource's maximum; `None` requests the default.
     pub ttl_seconds: Option<u64>,
-    /// The task.
     pub task: ResolvedTask,
-    /// Recognises a retry.
+    /// The `Idempotency-Key` that identifies a retry, if sent.
     pub retry: Option<RetryKey>,
 }
 
 /// The task of a [`ResolvedRequest`].
 #[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub enum ResolvedTask {
-    /// Open one.
+    /// Opens a new task.
     Open(OpenTask),
-    /// Join one.
+    /// Joins an open task.
     Join {
-        /// Which.
         id: TaskId,
-        /// The proof that one may.
+        /// The proof that the caller may join.
         handle: SecretString,
     },
 }
 
 impl ResolvedTask {
-    /// The free text of a task to be opened.
+    /// The purpose of a task to open.
     #[must_use]
     pub fn purpose(&self) -> Option<&str> {
         match self {
@@ -147,23 +146,22 @@ impl ResolvedTask {
     }
 }
 
-/// A task to be opened, with its type's limits applied.
+/// A task to open, with the limits of its type applied.
 #[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct OpenTask {
-    /// The registered type.
     pub task_type: Arc<TaskType>,
     /// Free text for people.
     pub purpose: Option<String>,
-    /// The parent.
     pub parent: Option<ParentRef>,
-    /// Seconds until it is over in any case, within the type's maximum; left out, as long as may be.
+    /// Seconds from opening to deadline, within the type's maximum; `None` requests the maximum.
     pub deadline_seconds: Option<u64>,
-    /// The longest silence.
+    /// Longest heartbeat interval in seconds.
     pub heartbeat_seconds: Option<u64>,
 }
 
 impl Catalog {
-    /// The one resource that a request names.
+    /// The only resource that matches the selector.
     #[must_use]
     pub fn select(&self, selector: &ResourceSelector) -> Option<&Arc<Resource>> {
         let of_tokens = |resource: &&Arc<Resource>| resource.kind.minter().makes_access_tokens();
@@ -177,9 +175,8 @@ impl Catalog {
         }
     }
 
-    /// Finds everything that the request names. What does not exist, or is beyond a registered
-    /// limit, is refused by name; nothing is narrowed. A life is judged with policy, which knows the
-    /// whole of its bounds.
+    /// Resolves every name of the request. Refuses a name that does not exist and a value above a
+    /// registered limit; narrows nothing. Policy checks the life, because only it knows all bounds.
     pub fn resolve(&self, request: CredentialRequest) -> Result<ResolvedRequest, Refusal> {
         let task = match request.task {
             TaskSelector::Open(new) => ResolvedTask::Open(self.resolve_task(new)?),
@@ -203,7 +200,7 @@ impl Catalog {
         })
     }
 
-    /// Applies a task type's limits to a task to be opened.
+    /// Applies the limits of a task type to a task to open.
     pub fn resolve_task(&self, new: NewTask) -> Result<OpenTask, Refusal> {
         let task_type = self.task_type(&new.task_type).ok_or_else(|| {
             Refusal::new(
@@ -212,7 +209,7 @@ impl Catalog {
             )
         })?;
         let max = task_type.max_deadline_seconds;
-        // A parent can leave less: of its child the whole bound is told at once, by admission.
+        // A parent can leave less time. Admission then reports the combined limit for a child.
         if new.parent.is_none() && new.deadline_seconds.is_some_and(|asked| asked > max) {
             return Err(deadline_too_long(&task_type.name, max));
         }
@@ -241,7 +238,7 @@ impl Catalog {
     }
 }
 
-/// Whether tasks of this type may ask for this resource at all.
+/// Checks that tasks of this type may request this resource.
 pub fn check_resource_fits(task_type: &TaskType, resource: &Resource) -> Result<(), Refusal> {
     if task_type.resources.contains(&resource.name) {
         return Ok(());
@@ -255,7 +252,7 @@ pub fn check_resource_fits(task_type: &TaskType, resource: &Resource) -> Result<
     ))
 }
 
-/// The refusal of a deadline beyond what is permitted, with the maximum.
+/// The refusal of a deadline that is too late, with the maximum.
 #[must_use]
 pub fn deadline_too_long(task_type: &str, max: u64) -> Refusal {
     Refusal::new(
@@ -268,7 +265,7 @@ pub fn deadline_too_long(task_type: &str, max: u64) -> Refusal {
     })
 }
 
-/// The refusal of a life beyond what is permitted, with the maximum.
+/// The refusal of a life that is too long, with the maximum.
 #[must_use]
 pub fn ttl_too_long(asked: u64, max: u64) -> Refusal {
     Refusal::new(

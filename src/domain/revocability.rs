@@ -6,13 +6,13 @@
 //! 3. Expiry without the broker: which party ends the credential if the broker is gone
 //!    ([`ExpiresBy`]).
 //!
-//! Each kind of resource states them ([`ResourceKind::revocability`](super::kind::ResourceKind)). They
-//! stand in the session, in the permit's leaf and in the context that policy evaluates.
+//! Each kind of resource states them ([`ResourceKind::revocability`](super::kind::ResourceKind)).
+//! The session, the permit's leaf and the context of policy evaluation contain them.
 
 use serde::{Deserialize, Serialize};
 
-/// Seconds for which a replica believes what it read from the store, unless its configuration says
-/// otherwise.
+/// The default of the time, in seconds, for which a replica relies on facts that it read from the
+/// store.
 pub const DEFAULT_READ_LEASE_SECONDS: u64 = 5;
 
 /// How soon a new use of a revoked credential is refused.
@@ -21,16 +21,16 @@ pub const DEFAULT_READ_LEASE_SECONDS: u64 = 5;
 pub enum RevocationClass {
     /// At the next use: each use reads the primary store.
     Immediate {
-        /// The largest age of what a use reads, right after a failover of the store. Zero where the
-        /// store cannot fail over.
+        /// Maximum age in seconds of the facts that a use reads, directly after a failover of the
+        /// store. Zero if the store cannot fail over.
         bound_seconds: u64,
     },
-    /// Within a stated time.
+    /// Within a fixed time.
     Bounded {
-        /// The largest age at which an old answer is still believed.
+        /// Maximum age in seconds of an answer that is still accepted.
         bound_seconds: u64,
     },
-    /// Not before the credential expires.
+    /// Only when the credential expires.
     ExpiryOnly,
 }
 
@@ -71,20 +71,20 @@ impl RevocationClass {
     }
 }
 
-/// What happens to a connection or session that a credential has opened when it is revoked.
+/// The effect of a revocation on connections and sessions that the credential has opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OpenSessions {
     /// The back end ends it, within the bound of the class.
     Ended,
-    /// It goes on.
+    /// They go on after the revocation.
     Kept,
-    /// There is none: each call presents the credential again.
+    /// There are none: each call presents the credential again.
     None,
 }
 
 impl OpenSessions {
-    /// All of them.
+    /// Every value.
     pub const ALL: [Self; 3] = [Self::Ended, Self::Kept, Self::None];
 
     /// The name on the wire, in the store and in policy.
@@ -108,16 +108,16 @@ impl OpenSessions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ExpiresBy {
-    /// The credential states its own expiry, and each verifier reads it.
+    /// The credential itself, which states its expiry to each verifier.
     Itself,
-    /// The back end keeps the expiry and ends the credential.
+    /// The back end, which stores the expiry and ends the credential.
     BackEnd,
-    /// The broker must end it: without the broker it stays good.
+    /// The broker. Without the broker the credential stays valid.
     Broker,
 }
 
 impl ExpiresBy {
-    /// All of them.
+    /// Every value.
     pub const ALL: [Self; 3] = [Self::Itself, Self::BackEnd, Self::Broker];
 
     /// The name on the wire, in the store and in policy.
@@ -137,9 +137,9 @@ impl ExpiresBy {
     }
 }
 
-/// What a revocation of one credential achieves.
+/// The effect of revoking one credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "each type says what its field is")]
+#[expect(missing_docs, reason = "the names of the types say it all")]
 pub struct Revocability {
     #[serde(flatten)]
     pub class: RevocationClass,

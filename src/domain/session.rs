@@ -1,8 +1,8 @@
-//! A session: our record of one credential. The credential itself is never kept.
+//! A session: the broker's record of one credential. The broker never stores the credential itself.
 //!
-//! `minting → active → ending → ended`. Only `active` is valid, and whether an active session *is*
-//! valid is judged at use ([`super::validity`]): by the clock, the tasks above it, the sessions that
-//! it was derived from, and the cutoffs.
+//! `minting → active → ending → ended`. Only `active` is valid. Whether an active session *is*
+//! valid is decided at each use ([`super::validity`]), from the clock, its task and the ancestors
+//! of the task, the sessions from which it was derived, and the cutoffs.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,17 +14,17 @@ use super::workload::{Identity, Instance, KeyBinding};
 use crate::clock::Timestamp;
 use crate::ids::{DecisionId, SessionId, TaskId};
 
-/// Where a session stands.
+/// The recorded state of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SessionState {
-    /// Decided and recorded; a back end is making the credential.
+    /// Permitted and recorded; a back end is creating the credential.
     Minting,
-    /// Released.
+    /// The credential was released.
     Active,
-    /// Over for us; the back end has yet to confirm it.
+    /// Ended at the broker; the back end has not confirmed it.
     Ending,
-    /// Over.
+    /// Ended at the broker and the back end.
     Ended,
 }
 
@@ -49,24 +49,24 @@ impl SessionState {
     }
 }
 
-/// Why a session is over.
+/// The reason for the end of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EndReason {
     /// Its task was completed.
     Completed,
-    /// Somebody revoked it, its task, or what it was derived from.
+    /// A party revoked the session, its task, or a session from which it was derived.
     Revoked,
-    /// Its time, or its task's, was up.
+    /// The session or its task expired.
     Expired,
-    /// A retry of its request got another in its place.
+    /// A retry of its request received another session instead.
     Superseded,
-    /// It never came to be.
+    /// Its credential was not released.
     Failed,
 }
 
 impl EndReason {
-    /// All of them.
+    /// Every reason.
     pub const ALL: [Self; 5] = [
         Self::Completed,
         Self::Revoked,
@@ -94,59 +94,59 @@ impl EndReason {
     }
 }
 
-/// A session's record.
+/// The record of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
-    /// Which; also the credential's `jti`.
+    /// The session's id, which is also the credential's `jti`.
     pub id: SessionId,
-    /// The task that it is for.
+    /// The task of the credential.
     pub task_id: TaskId,
     /// The session of the parent task that covers this one.
     pub parent: Option<SessionId>,
     /// The decision that permitted it.
     pub decision_id: DecisionId,
-    /// That decision's leaf.
+    /// Index of the decision's leaf.
     pub leaf_index: u64,
     /// The attestor of the workload.
     pub attestor: String,
-    /// Who holds it.
+    /// The identity of its holder.
     pub workload: Identity,
-    /// Which run of it.
+    /// The run of its holder, if the attestor can tell.
     pub instance: Option<Instance>,
-    /// The resource's name.
+    /// The name of the resource.
     pub resource: String,
-    /// What was granted.
+    /// The rights that were granted.
     pub grant: Grant,
-    /// The `aud`.
+    /// The `aud` of the credential.
     pub audience: String,
-    /// The kind of the minter that made it, and that alone can end it.
+    /// The kind of minter that created it and that can end it.
     pub minter: MinterKind,
-    /// The key that it is bound to.
+    /// The key to which it is bound.
     pub key: Option<KeyBinding>,
-    /// The key that signed it.
+    /// The id of the key that signed it.
     pub kid: String,
     /// The generation that decided.
     pub generation: GenerationDigest,
     /// The policies that permitted it.
     pub policies: Vec<String>,
-    /// What its revocation achieves.
+    /// The effect of its revocation.
     pub revocability: Revocability,
-    /// When it was decided.
+    /// The time of the decision.
     pub issued_at: Timestamp,
-    /// When it is over in any case.
+    /// Expiry of the credential.
     pub expires_at: Timestamp,
-    /// Its recorded state.
+    /// The recorded state; [`super::validity`] decides the effective one.
     pub state: SessionState,
-    /// Why it is over, on record.
+    /// The recorded reason of its end.
     pub end_reason: Option<EndReason>,
-    /// When it was ended, on record.
+    /// The recorded time of its end.
     pub ended_at: Option<Timestamp>,
-    /// When the back end confirmed the end.
+    /// The time at which the back end confirmed the end.
     pub confirmed_at: Option<Timestamp>,
 }
 
 impl Session {
-    /// Whether status lists tell servers whether it is good.
+    /// Whether status lists contain its credential.
     #[must_use]
     pub fn is_in_status_lists(&self) -> bool {
         let bounded = matches!(self.revocability.class, RevocationClass::Bounded { .. });

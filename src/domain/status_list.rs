@@ -1,28 +1,28 @@
 //! Status lists: one bit for each credential, for servers that poll instead of asking at each use
 //! (the IETF's Token Status List).
 //!
-//! A credential's place follows from its leaf's: no place is given twice, and none has to be kept.
-//! A leaf's place is no secret; it stands in the receipt.
+//! The position of a credential's bit follows from the index of its leaf, so it is unique and need
+//! not be stored. It reveals the index, which is not secret: receipts contain it.
 
-/// Credentials in one list: 8 KiB of bits before compression.
+/// Number of credentials in one list: 8 KiB of bits before compression.
 pub const STATUS_LIST_SIZE: u64 = 65_536;
 
-/// How long a list may be believed after the store was read for it: how long a credential that was
-/// revoked can still be taken for good.
+/// How long a list may be used after the store was read for it. A revoked credential can be
+/// accepted for this time.
 pub const STATUS_LIST_SECONDS: u64 = 30;
 
-/// Where a credential's bit is.
+/// The position of a credential's bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StatusPlace {
-    /// Which list.
+    /// Number of the list.
     pub list: u64,
-    /// Which bit of it.
+    /// Index of the bit in the list.
     pub index: u64,
 }
 
 impl StatusPlace {
-    /// The place of the credential whose decision is the leaf at `leaf_index` of a log whose lists
-    /// begin with `first`.
+    /// The position for the credential whose decision has the leaf index `leaf_index`. `first` is
+    /// the number of the log's first list.
     #[must_use]
     pub fn of(leaf_index: u64, first: u64) -> Self {
         Self {
@@ -31,34 +31,33 @@ impl StatusPlace {
         }
     }
 
-    /// The `status` of a token that has this place.
+    /// The `status` claim of a token with this position.
     #[must_use]
     pub fn claim(self, issuer: &str) -> serde_json::Value {
         serde_json::json!({"status_list": {"idx": self.index, "uri": self.uri(issuer)}})
     }
 
-    /// Where the list is served.
+    /// The URL of the list.
     #[must_use]
     pub fn uri(self, issuer: &str) -> String {
         list_uri(issuer, self.list)
     }
 }
 
-/// Where a list is served: its name, too.
+/// The URL of a list, which is also its name (the `sub` of its token).
 #[must_use]
 pub fn list_uri(issuer: &str, list: u64) -> String {
     format!("{issuer}/status/{list}")
 }
 
-/// The bits of one list, the first in the lowest place of the first byte. A set bit is an invalid
-/// credential.
+/// The bits of one list; the first one is the least significant bit of the first byte. A set bit
+/// marks an invalid credential.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatusBits(Vec<u8>);
 
 impl StatusBits {
-    /// A list whose first `count` positions are invalid and whose others are valid. Without a row
-    /// that shows it to be good, no credential may count as good: `count` covers every leaf that
-    /// the log holds.
+    /// A list whose first `count` bits are set (invalid). `count` covers every leaf of the log: a
+    /// credential is valid only if a row shows that it is.
     #[must_use]
     pub fn invalid_first(count: u64) -> Self {
         let size = usize::try_from(STATUS_LIST_SIZE / 8).unwrap_or_default();
@@ -69,8 +68,7 @@ impl StatusBits {
         bits
     }
 
-    /// Says of one position whether its credential is invalid. A position beyond the list changes
-    /// nothing.
+    /// Sets whether the credential at `index` is invalid. Ignores an index beyond the list.
     pub fn set(&mut self, index: u64, invalid: bool) {
         let place = usize::try_from(index / 8).ok();
         if let Some(byte) = place.and_then(|at| self.0.get_mut(at)) {
@@ -103,7 +101,7 @@ mod tests {
         assert_eq!(bits.as_bytes()[..2], [0xb9, 0xa3]);
         let before = bits.clone();
         bits.set(STATUS_LIST_SIZE, true);
-        assert_eq!(bits, before, "beyond the list is nothing");
+        assert_eq!(bits, before, "an index beyond the list is ignored");
         bits.set(STATUS_LIST_SIZE - 1, true);
         assert_eq!(bits.as_bytes().last(), Some(&0x80));
     }

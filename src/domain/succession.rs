@@ -1,48 +1,48 @@
-//! A log that takes the place of one that cannot honestly go on: leaves of it were lost, or its key
-//! was somebody else's, too. The first leaf of the new one says which it succeeds, and everything
-//! that the old one vouched for is over.
+//! Succession: a new log replaces one that cannot continue honestly, because leaves were lost or
+//! its key was compromised. The first leaf of the new log names its predecessor. Everything that
+//! the predecessor permitted has ended.
 
 use serde::{Deserialize, Serialize};
 
 use super::status_list::STATUS_LIST_SIZE;
 use crate::clock::Timestamp;
 
-/// Why a log was given up.
+/// The reason for replacing a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Why {
     /// The store lost or changed leaves.
     Lost,
-    /// Somebody else had the key of its checkpoints.
+    /// Another party had the key of its checkpoints.
     KeyRevoked,
 }
 
-/// The log that a new one succeeds, by the last of its checkpoints that is known.
+/// The predecessor of a log, by its last known checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Succession {
-    /// Its name.
+    /// The origin of the predecessor.
     pub origin: String,
-    /// Leaves under its last known checkpoint.
+    /// Number of leaves in its last known checkpoint.
     pub size: u64,
-    /// The root of the tree of those, in base64, as checkpoints have it.
+    /// The root of that checkpoint's tree, in base64 as in checkpoints.
     pub root: String,
-    /// Why it was given up.
     pub reason: Why,
-    /// The verifier key that nobody may believe any more.
+    /// The verifier key that must no longer be trusted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked_key: Option<String>,
-    /// The first status list of the new log, beyond all that the old one had, which may itself have
-    /// begun beyond those of another.
+    /// The first status list of the new log. It is beyond all lists of the predecessor, which
+    /// itself may have begun beyond those of another log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_status_list: Option<u64>,
-    /// When it was given up: what was attested before counts no more, for which of it was used is
-    /// not known.
+    /// The time of the succession. Evidence from before it is refused, because the broker does not
+    /// know which of it was used.
     pub at: Timestamp,
 }
 
 impl Succession {
-    /// The first status list of the new log. All lists before it call everything invalid from now
-    /// on.
+    /// The first status list of the new log. From now on, all earlier lists mark every credential
+    /// as invalid.
     #[must_use]
     pub fn first_status_list(&self) -> u64 {
         let first = self.first_status_list;
@@ -50,15 +50,15 @@ impl Succession {
     }
 }
 
-/// The first status list beyond those of a log of `size` leaves whose own began with `first`, with
-/// room for those of leaves that were lost.
+/// The first status list after those of a log with `size` leaves and the first list `first`. Leaves
+/// room for the lists of lost leaves.
 #[must_use]
 pub fn first_list_after(first: u64, size: u64) -> u64 {
     let lists = size / STATUS_LIST_SIZE + SPARE_LISTS;
     first.saturating_add(lists)
 }
 
-/// Lists that are left out for leaves of the old log of which nobody knows any more.
+/// Number of lists that are skipped for lost leaves of the old log.
 const SPARE_LISTS: u64 = 16;
 
 #[cfg(test)]
@@ -85,7 +85,7 @@ mod tests {
     fn the_lists_of_a_third_log_are_none_of_the_first_two() {
         let second = first_list_after(0, 20 * STATUS_LIST_SIZE);
         assert_eq!(second, 36);
-        // Few leaves of its own, but its lists began far beyond.
+        // The log has few leaves, but its first list is a late one.
         assert_eq!(first_list_after(second, 7), 52);
         assert_eq!(first_list_after(u64::MAX, u64::MAX), u64::MAX);
     }

@@ -1,9 +1,8 @@
-//! A task: the unit of work that a credential is for, and that takes its credentials with it when
-//! it ends.
+//! A task: the unit of work that credentials are issued for. Its end ends its credentials.
 //!
-//! `open → completed | aborted | expired`, and no way back. Whether a task is alive is judged at use
-//! ([`super::validity`]): by its own state, its deadline, its silence, and the same of every task
-//! above it. The sweeper records later what was already true.
+//! `open → completed | aborted | expired`, with no way back. Whether a task is alive is decided at
+//! each use ([`super::validity`]), from its state, its deadline, its heartbeat, and the same of
+//! every ancestor. The sweeper records the end later.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,17 +10,17 @@ use super::workload::{Identity, Instance, KeyBinding};
 use crate::clock::Timestamp;
 use crate::ids::TaskId;
 
-/// Where a task stands.
+/// The recorded state of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TaskState {
-    /// Work may go on.
+    /// The work may go on.
     Open,
-    /// Its owner said that it is done.
+    /// Its owner completed it.
     Completed,
-    /// Its owner, an admin or its parent's end broke it off.
+    /// Its owner, an admin or the end of its parent aborted it.
     Aborted,
-    /// Its deadline passed, or it fell silent.
+    /// Its deadline passed, or a heartbeat was missed.
     Expired,
 }
 
@@ -46,22 +45,22 @@ impl TaskState {
     }
 }
 
-/// How a task is ended. There is no other way out of `open`. It is written as the state that follows.
+/// A way to end a task. Written as the state that results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TaskEnd {
-    /// Done.
+    /// The work is done.
     #[serde(rename = "completed")]
     Complete,
-    /// Broken off.
+    /// The work was stopped.
     #[serde(rename = "aborted")]
     Abort,
-    /// Past its deadline or silent; only the sweeper says so.
+    /// The deadline passed or a heartbeat was missed. Only the sweeper ends a task in this way.
     #[serde(rename = "expired")]
     Expire,
 }
 
 impl TaskEnd {
-    /// The state that follows.
+    /// The state that results.
     #[must_use]
     pub fn state(self) -> TaskState {
         match self {
@@ -72,75 +71,73 @@ impl TaskEnd {
     }
 }
 
-/// What decides whether a task is alive.
+/// The facts that decide whether a task is alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct TaskLife {
-    /// Which task.
     pub id: TaskId,
-    /// Its recorded state.
     pub state: TaskState,
-    /// When it was opened.
     pub opened_at: Timestamp,
-    /// When it is over in any case.
+    /// The latest time at which it ends.
     pub deadline: Timestamp,
-    /// The longest silence, where there is one.
+    /// Longest heartbeat interval in seconds; `None` if the task needs no heartbeat.
     pub heartbeat_seconds: Option<u64>,
-    /// When it was last heard of.
+    /// The time of the last heartbeat or other use.
     pub heard_at: Timestamp,
-    /// When it ended, on record.
+    /// The recorded time of its end.
     pub ended_at: Option<Timestamp>,
 }
 
-/// A task and every task above it, from itself up to the root. It is empty where a link is missing.
+/// A task and its ancestors, from the task up to the root. Empty if a link is missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskChain(pub Vec<TaskLife>);
 
 impl TaskChain {
-    /// The ids of the parents, nearest first.
+    /// The ids of the ancestors, nearest first.
     #[must_use]
     pub fn parents(&self) -> Vec<TaskId> {
         self.0.iter().skip(1).map(|life| life.id).collect()
     }
 }
 
-/// A task's record.
+/// The record of a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Task {
-    /// Which.
     pub id: TaskId,
-    /// The registered type's name.
+    /// The name of the registered type.
     pub task_type: String,
     /// The attestor of its owner.
     pub attestor: String,
-    /// The digest of what that attestor's identities rested on when the task was opened.
+    /// The digest of the attestor's foundation at the time of opening
+    /// ([`AttestorSpec::foundation`](super::trust::AttestorSpec::foundation)).
     pub attestor_digest: [u8; 32],
-    /// Who opened it.
+    /// The identity that opened it.
     pub owner: Identity,
-    /// Which run of its owner.
+    /// The run of its owner, if the attestor can tell.
     pub owner_instance: Option<Instance>,
-    /// The task that it is part of.
+    /// The parent task, if it has one.
     pub parent: Option<TaskId>,
-    /// Its place in the chain; a root has 1.
+    /// Depth in the chain of tasks; 1 for a root.
     pub depth: u8,
-    /// Its recorded state.
+    /// The recorded state; [`super::validity`] decides the effective one.
     pub state: TaskState,
-    /// When it was opened.
     pub opened_at: Timestamp,
-    /// When it is over in any case.
+    /// The latest time at which it ends.
     pub deadline: Timestamp,
-    /// The longest silence.
+    /// Longest heartbeat interval in seconds; `None` if the task needs no heartbeat.
     pub heartbeat_seconds: Option<u64>,
-    /// When it was last heard of.
+    /// The time of the last heartbeat or other use.
     pub heard_at: Timestamp,
-    /// When it ended, on record.
+    /// The recorded time of its end.
     pub ended_at: Option<Timestamp>,
     /// SHA-256 of its handle.
     pub handle_digest: [u8; 32],
-    /// The key that the opening request proved, which every use of the handle must prove too.
+    /// The key that the opening request proved. Every use of the handle must prove it too.
     pub handle_key: Option<String>,
-    /// Credentials that may still be issued under it.
+    /// Number of credentials that can still be issued under it.
     pub sessions_left: u32,
-    /// The leaf that opened it.
+    /// Index of the leaf that opened it.
     pub leaf_index: u64,
 }
 
@@ -154,7 +151,7 @@ impl Task {
         }
     }
 
-    /// What decides whether it is alive.
+    /// The facts that decide whether it is alive.
     #[must_use]
     pub fn life(&self) -> TaskLife {
         TaskLife {

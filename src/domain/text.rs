@@ -1,28 +1,28 @@
 //! Text that callers write for people: purposes and reasons.
 //!
-//! It is shown in terminals, in tables and in the tools behind sinks. A character that moves the
-//! cursor, turns the order of reading around or is not seen at all lets a caller write one thing and
-//! have another thing read. Such text is refused at the door, so that no reader has to clean it.
+//! Terminals, tables and the tools behind sinks display it. Characters that move the cursor, change
+//! the reading direction or are invisible would let a caller write one text and readers see
+//! another. Such text is refused on input, so readers need not clean it.
 
-/// Why a text is refused.
+/// The reason why a text is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TextError {
-    /// It has more bytes than there is room for.
+    /// It has more bytes than permitted.
     #[error("at most {0} bytes")]
     TooLong(usize),
-    /// A character that readers would not see as what it is.
+    /// It has a character that is invisible or changes how the text is displayed.
     #[error(
         "character {position} is U+{code:04X}, which is invisible or changes how text is shown: remove it"
     )]
     Unprintable {
-        /// Which one, from 1.
+        /// Position of the character, from 1.
         position: usize,
-        /// Its code point.
+        /// Code point of the character.
         code: u32,
     },
 }
 
-/// Checks a text that may have so many bytes. Line feeds and tabs are text.
+/// Checks a text of at most `max_bytes`. Line feeds and tabs are permitted.
 pub fn check_text(text: &str, max_bytes: usize) -> Result<(), TextError> {
     if text.len() > max_bytes {
         return Err(TextError::TooLong(max_bytes));
@@ -37,15 +37,15 @@ pub fn check_text(text: &str, max_bytes: usize) -> Result<(), TextError> {
     })
 }
 
-/// Whether a character moves the cursor, changes the direction of text, separates lines, or is not
-/// seen: control characters (C0, DEL and C1) and Unicode's formatting characters.
+/// Whether a character moves the cursor, changes the direction of text, separates lines or is
+/// invisible: control characters (C0, DEL and C1) and Unicode's formatting characters.
 #[must_use]
 pub fn is_unprintable(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
             | '\u{180b}'..='\u{180f}'
-            // Zero-width characters and marks of direction; then separators and embeddings.
+            // Zero-width characters and direction marks; then separators and embeddings.
             | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
             | '\u{3164}' | '\u{feff}' | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}'
             | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'

@@ -1,4 +1,4 @@
-//! Which evidence is believed: the configuration of attestors and of registered workload keys.
+//! The accepted evidence: the configuration of attestors and of registered workload keys.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -9,22 +9,22 @@ use super::endpoint::EndpointName;
 use super::presets::{self, Preset};
 use super::workload::Reuse;
 
-/// The type that a claim must have for policy to see it.
+/// The type that a claim must have if policy reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClaimType {
-    /// Text.
+    /// Any text, as a JSON string.
     String,
-    /// A whole number.
+    /// A whole number of 64 bits.
     Long,
-    /// A truth value.
+    /// A JSON boolean: true or false.
     Bool,
-    /// A list of texts; order and repetition are dropped.
+    /// A list of texts; order and repetition are ignored.
     Set,
 }
 
 impl ClaimType {
-    /// Its name in the configuration.
+    /// The type's name in the configuration.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -36,7 +36,7 @@ impl ClaimType {
     }
 }
 
-/// One claim of an attestor's tokens.
+/// A claim of an attestor's tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(
@@ -44,32 +44,33 @@ impl ClaimType {
     reason = "independent properties, each with its own line in the configuration"
 )]
 pub struct ClaimSpec {
-    /// Its type; a token in which it has another is refused.
+    /// Its type. A token with another type is refused.
     #[serde(rename = "type")]
     pub kind: ClaimType,
-    /// Where it stands in the token, as a JSON pointer (RFC 6901), where that is not at the top and
-    /// under its own name: `/kubernetes.io/pod/uid`.
+    /// Its position in the token as a JSON pointer (RFC 6901), for example
+    /// `/kubernetes.io/pod/uid`. `None`: a top-level member with the claim's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
-    /// It names the same thing for ever: an id, not a name that can be given away. Only such
-    /// claims may stand in an identity or instance.
+    /// Whether it names the same thing permanently: an id, not a name that can be given away. Only
+    /// such claims may be part of an identity or instance.
     #[serde(default)]
     pub immutable: bool,
-    /// A caller can shape it (a branch, an environment's name): policy may not rest on it alone.
+    /// Whether a caller can choose its value (a branch, the name of an environment). A policy must
+    /// not rely on it alone.
     #[serde(default)]
     pub caller_shaped: bool,
-    /// A token without it is still good; policy must ask `has` first.
+    /// Whether a token without it is accepted. Policies must test for it with `has`.
     #[serde(default)]
     pub optional: bool,
-    /// Kept from policy: used for identity or instance only.
+    /// Whether it is hidden from policy and used for identity or instance only.
     #[serde(default)]
     pub hidden: bool,
 }
 
-/// Equality that a token must show before anything else is read from it.
+/// Claims and the values that a token must have before any other claim is read.
 pub type RequiredClaims = BTreeMap<String, serde_json::Value>;
 
-/// An attestor, as configured.
+/// A configured attestor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 #[expect(
@@ -77,16 +78,16 @@ pub type RequiredClaims = BTreeMap<String, serde_json::Value>;
     reason = "there is a handful of them, read once and never moved about"
 )]
 pub enum AttestorSpec {
-    /// OpenID Connect tokens of one issuer.
+    /// Accepts OpenID Connect tokens of one issuer.
     Oidc(OidcSpec),
-    /// Registered workload keys.
+    /// Accepts registered workload keys.
     Key(KeySpec),
-    /// JWT-SVIDs of one SPIFFE trust domain.
+    /// Accepts JWT-SVIDs of one SPIFFE trust domain.
     Spiffe(SpiffeSpec),
 }
 
 impl AttestorSpec {
-    /// Its name, unique.
+    /// Unique name.
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
@@ -96,8 +97,8 @@ impl AttestorSpec {
         }
     }
 
-    /// What its identities rest on: whose tokens are believed, and which of them. Two attestors of one
-    /// name that agree in it give the same identities to the same workloads.
+    /// The foundation of its identities: the issuer and the conditions on its tokens. Two attestors
+    /// with the same name and foundation give the same identities to the same workloads.
     #[must_use]
     pub fn foundation(&self) -> serde_json::Value {
         match self {
@@ -117,7 +118,7 @@ impl AttestorSpec {
         }
     }
 
-    /// The audience of its tokens, where the configuration names one.
+    /// The audience of its tokens; `None` for registered keys.
     #[must_use]
     pub fn audience(&self) -> Option<&str> {
         match self {
@@ -142,64 +143,65 @@ impl AttestorSpec {
     }
 }
 
-/// OpenID Connect tokens of one issuer. It says everything that decides: what a preset fills in
-/// stands here as if it had been written.
+/// An attestor of OpenID Connect tokens of one issuer. Complete: it contains the members that a
+/// preset adds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "OidcWritten")]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct OidcSpec {
-    /// Its name; the first part of every identity it yields.
+    /// Unique name; the first part of every identity.
     pub name: String,
-    /// The exact `iss`.
+    /// The exact `iss` of its tokens.
     pub issuer: String,
     /// The exact `aud`: a value that means this broker and nothing else.
     pub audience: String,
-    /// JWS algorithms that are believed, for example `["RS256"]`.
+    /// Accepted JWS algorithms, for example `["RS256"]`.
     pub algorithms: Vec<String>,
-    /// The exact `typ` header that a token must have; left out, `JWT` or none at all.
+    /// The exact `typ` header of tokens; `None` accepts `JWT` or no `typ`.
     pub typ: Option<String>,
-    /// Claims that must have exactly these values. At least one must pin an immutable id of an
-    /// owner or tenant, unless `single_tenant` says that the whole issuer is one tenant.
+    /// Claims and the exact values that they must have. At least one must pin an immutable id of an
+    /// owner or tenant, unless `single_tenant` states that the issuer has one tenant.
     pub required: RequiredClaims,
-    /// The issuer serves this tenant alone (a company's own cluster or identity provider).
+    /// Whether the issuer serves this tenant alone (a company's own cluster or identity provider).
     pub single_tenant: bool,
-    /// Claims that must have one of these texts.
+    /// Claims and the texts of which each must have one.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub allowed: BTreeMap<String, BTreeSet<String>>,
-    /// Pairs of claims: where a token has the second, it must equal the first.
+    /// Pairs of claims: if a token has the second, it must equal the first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub equal: Vec<(String, String)>,
-    /// The identity, after `<name>:`, for example `repo:{repository_id}:env:{environment}`.
+    /// Template of the identity after `<name>:`, for example
+    /// `repo:{repository_id}:env:{environment}`.
     pub identity: String,
-    /// The per-run part, for example `{run_id}:{run_attempt}:{check_run_id}`.
+    /// Template of the instance, for example `{run_id}:{run_attempt}:{check_run_id}`.
     pub instance: Option<String>,
     /// The claims that identity, instance and policy may use.
     pub claims: BTreeMap<String, ClaimSpec>,
-    /// How often one token may be used.
     pub reuse: Reuse,
-    /// Allowed difference of clocks.
+    /// Permitted clock difference in seconds.
     pub leeway_seconds: u64,
-    /// The greatest age by `iat`.
+    /// Maximum age by `iat`, in seconds.
     pub max_age_seconds: u64,
-    /// How long the last good key set may serve while the issuer cannot be reached.
+    /// How long the last valid key set is used while the issuer is unreachable, in seconds.
     pub max_stale_seconds: u64,
-    /// The endpoint that serves the issuer's discovery. Needed where the issuer has no public https
-    /// address.
+    /// The endpoint that serves the issuer's discovery document. Required if the issuer has no
+    /// public https address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub discovery: Option<EndpointName>,
-    /// The endpoint that serves the issuer's keys, in place of discovery.
+    /// The endpoint that serves the issuer's keys, instead of discovery.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keys_from: Option<EndpointName>,
-    /// The endpoint of the cluster's `TokenReview`, asked about each token that was otherwise
-    /// believed.
+    /// The endpoint of the cluster's `TokenReview`, which is called for each token that passed all
+    /// other checks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_review: Option<EndpointName>,
 }
 
-/// [`OidcSpec`] as a person writes it: what a preset knows may be left out.
+/// [`OidcSpec`] as written in a configuration. Members that a preset knows may be omitted.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OidcWritten {
-    /// Whose tokens these are.
+    /// The provider of the tokens.
     #[serde(default)]
     pub(super) preset: Option<Preset>,
     pub(super) name: String,
@@ -241,20 +243,19 @@ pub struct OidcWritten {
     pub(super) token_review: Option<EndpointName>,
 }
 
-/// What stands in a specification and cannot stay there.
+/// A member of a specification that is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{key}`: {problem}; {remedy}")]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct SpecRefusal {
-    /// The key.
+    /// The key of the member.
     pub key: String,
-    /// What is wrong.
     pub problem: String,
-    /// What would be right.
     pub remedy: String,
 }
 
 impl OidcWritten {
-    /// The whole specification: with what its preset fills in, or as it is written.
+    /// The complete specification, with the members that its preset adds.
     pub fn resolve(mut self) -> Result<OidcSpec, SpecRefusal> {
         if let Some(preset) = self.preset.take() {
             presets::fill_in(preset, &mut self)?;
@@ -312,12 +313,12 @@ fn default_max_stale_seconds() -> u64 {
     3_600
 }
 
-/// JWT-SVIDs of one SPIFFE trust domain. They need no `iss`: whose key it must be follows from the
-/// trust domain of `sub` alone. The identity is `<name>:<path>`.
+/// An attestor of JWT-SVIDs of one SPIFFE trust domain. They need no `iss`: the trust domain of
+/// `sub` determines the key set. The identity is `<name>:<path>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SpiffeSpec {
-    /// Its name; the first part of every identity it yields.
+    /// Unique name; the first part of every identity.
     pub name: String,
     /// The exact trust domain, without `spiffe://`.
     pub trust_domain: String,
@@ -326,22 +327,22 @@ pub struct SpiffeSpec {
     /// The endpoint that serves the trust domain's bundle (the `https_web` profile of SPIFFE
     /// federation).
     pub bundle: EndpointName,
-    /// How often one token may be used. An agent hands out the same one until half its life has
-    /// passed, so it serves one task unless it is bound to a key.
+    /// How often one token may be used. An agent returns the same token until half its life has
+    /// passed, so without a key binding a token serves one task.
     #[serde(default = "per_task")]
     pub reuse: Reuse,
-    /// Allowed difference of clocks.
+    /// Permitted clock difference in seconds.
     #[serde(default = "default_leeway_seconds")]
     pub leeway_seconds: u64,
-    /// The greatest age by `iat`.
+    /// Maximum age by `iat`, in seconds.
     #[serde(default = "default_max_age_seconds")]
     pub max_age_seconds: u64,
-    /// How long the last good bundle may serve while it cannot be fetched.
+    /// How long the last valid bundle is used while its endpoint is unreachable, in seconds.
     #[serde(default = "default_max_stale_seconds")]
     pub max_stale_seconds: u64,
 }
 
-/// What policy sees of a JWT-SVID: the two parts of its SPIFFE ID.
+/// The claims of a JWT-SVID for policy: the two parts of its SPIFFE ID.
 static SPIFFE_CLAIMS: LazyLock<BTreeMap<String, ClaimSpec>> = LazyLock::new(|| {
     let part = ClaimSpec {
         kind: ClaimType::String,
@@ -356,22 +357,22 @@ static SPIFFE_CLAIMS: LazyLock<BTreeMap<String, ClaimSpec>> = LazyLock::new(|| {
         .into()
 });
 
-/// Registered workload keys, proven by a client assertion (RFC 7523bis).
+/// An attestor of registered workload keys, which a client assertion proves (RFC 7523bis).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeySpec {
-    /// Its name; the first part of every identity it yields.
+    /// Unique name; the first part of every identity.
     pub name: String,
-    /// Keys registered in the configuration; others are registered with `taskpass workloads add`.
+    /// Keys registered in the configuration. `taskpass workloads add` registers others.
     #[serde(default)]
     pub keys: Vec<WorkloadKey>,
 }
 
-/// One registered key of a workload.
+/// A registered workload key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WorkloadKey {
-    /// The workload's name: its identity is `<attestor>:<workload>`.
+    /// The workload's name. Its identity is `<attestor>:<workload>`.
     pub workload: String,
     /// The public key as a JWK: Ed25519 or P-256.
     pub jwk: serde_json::Value,

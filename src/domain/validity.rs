@@ -1,14 +1,14 @@
-//! Whether a session, or a task, is good at an instant. This is the only file that says so.
+//! Decides whether a session or a task is valid at an instant. Only this file decides it.
 //!
-//! [`StatusFacts::status_at`] is the rule: from the record of a session, its task and every task
-//! above it, the sessions that it was derived from, the first cutoff that matches, and the present
-//! instant, it derives an [`EffectiveStatus`]. The store reads these facts into [`ValidityFacts`] and
-//! judges nothing. The ledger asks the same functions under its lock, and the coverage report asks
-//! them about facts that it rebuilt from leaves.
+//! [`StatusFacts::status_at`] is the rule. It derives an [`EffectiveStatus`] from the session's
+//! record, its task and the ancestors of the task, the sessions from which it was derived, the
+//! first matching cutoff, and the present instant. The store reads these facts into
+//! [`ValidityFacts`] and decides nothing. The ledger calls the same functions under its lock, and
+//! the coverage report calls them with facts that it rebuilt from leaves.
 //!
-//! Statements that filter or count many rows judge in SQL. Their fragments stand in
-//! `store/validity_sql.rs`, each under the name of the function here that it mirrors, and a property
-//! test on both databases holds them equal.
+//! SQL statements that filter or count many rows decide in SQL. `store/validity_sql.rs` has their
+//! fragments, each with the name of the function here that it mirrors. A property test on both
+//! databases shows that they are equal.
 
 use std::collections::HashMap;
 
@@ -21,16 +21,17 @@ use super::workload::Identity;
 use crate::clock::Timestamp;
 use crate::ids::{SessionId, TaskId};
 
-/// The status of a session at an instant, derived from all facts; its record may lag behind.
+/// The status of a session at an instant, derived from all facts. The session's record may lag
+/// behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EffectiveStatus {
     /// Only `Active` is valid.
     pub state: SessionState,
-    /// Why the session ended; `None` while it has not.
+    /// The reason for the end; `None` while the session has not ended.
     pub end_reason: Option<EndReason>,
-    /// When the broker ended it.
+    /// The time of the end at the broker.
     pub ended_at: Option<Timestamp>,
-    /// When the end took effect at every use: by the back end's confirmation, or by expiry.
+    /// The time from which every use is refused: by the back end's confirmation or by expiry.
     pub confirmed_at: Option<Timestamp>,
 }
 
@@ -43,7 +44,7 @@ impl EffectiveStatus {
         confirmed_at: None,
     };
 
-    /// Whether the credential is good.
+    /// Whether the credential is valid.
     #[must_use]
     pub fn is_valid(&self) -> bool {
         self.state == SessionState::Active
@@ -53,30 +54,29 @@ impl EffectiveStatus {
 /// The end of a session or a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ending {
-    /// When it took effect at the broker.
+    /// The time of the end at the broker.
     pub at: Timestamp,
-    /// The kind of event that brought it.
+    /// The kind of event that caused it.
     pub cause: EndCause,
-    /// Whether something above ended: a task above the session's own, or a session that it was
-    /// derived from.
+    /// Whether it comes from an ancestor task or from a session from which this one was derived.
     pub inherited: bool,
 }
 
-/// The kind of event that ended something.
+/// The kind of event that caused an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndCause {
-    /// The session's time was up.
+    /// The session reached its expiry.
     Expired,
-    /// The session's own record was ended.
+    /// The session's record has an end.
     Recorded(EndReason),
-    /// A task ended.
+    /// Its task or an ancestor of the task ended.
     Task(TaskEnd),
-    /// A cutoff was committed that matches.
+    /// A matching cutoff was committed.
     CutOff,
 }
 
 impl Ending {
-    /// The reason that the session gets for this end.
+    /// The end reason of the session.
     #[must_use]
     pub fn reason(&self) -> EndReason {
         match self.cause {
@@ -90,7 +90,7 @@ impl Ending {
 }
 
 impl TaskEnd {
-    /// The reason that the sessions of a task get when the task ends in this way.
+    /// The end reason of the sessions of a task that ends in this way.
     #[must_use]
     pub fn end_reason(self) -> EndReason {
         match self {
@@ -115,8 +115,8 @@ impl TaskState {
 }
 
 impl TaskLife {
-    /// The instant at which an open task expires unless a heartbeat comes before: its deadline, or
-    /// the end of the silence that it may keep.
+    /// The instant at which an open task expires without a further heartbeat: its deadline, or the
+    /// end of its heartbeat interval.
     #[must_use]
     pub fn expires_at(&self) -> Timestamp {
         match self.heartbeat_seconds {
@@ -125,22 +125,22 @@ impl TaskLife {
         }
     }
 
-    /// Its state at `now`: a task that is open on record and has expired is expired.
+    /// Its state at `now`. A task whose record is open may have expired.
     #[must_use]
     pub fn state_at(&self, now: Timestamp) -> TaskState {
         self.end_at(now)
             .map_or(TaskState::Open, |(end, _)| end.state())
     }
 
-    /// Whether it can be brought into this state at `now`. A task that has expired ends as expired
-    /// and in no other way.
+    /// Whether it can be brought into this state at `now`. A task that has expired can only end as
+    /// expired.
     #[must_use]
     pub fn can_end_as(&self, state: TaskState, now: Timestamp) -> bool {
         self.state == TaskState::Open && (state == TaskState::Expired || now < self.expires_at())
     }
 
-    /// Whether its record and its deadline left it open at `at`. An end that is recorded at `at` or
-    /// later is a later one. Silence does not count.
+    /// Whether it was open at `at` by its record and its deadline, ignoring heartbeats. An end that
+    /// is recorded at `at` or later counts as a later one.
     #[must_use]
     pub fn lived_at(&self, at: Timestamp) -> bool {
         let on_record = match self.state {
@@ -163,9 +163,8 @@ impl TaskLife {
 }
 
 impl TaskChain {
-    /// The chain of the task `id`, from links that `link` looks up. Where a link is missing, or where
-    /// there are more than a chain can have, nothing vouches for the task: the chain is empty, and
-    /// over.
+    /// The chain of the task `id`, whose links `link` looks up. Empty, and so ended, if a link is
+    /// missing or the chain is longer than permitted.
     #[must_use]
     pub fn of(id: TaskId, link: impl Fn(TaskId) -> Option<TaskLink>) -> Self {
         let mut lives = Vec::new();
@@ -182,8 +181,8 @@ impl TaskChain {
         Self(lives)
     }
 
-    /// The state of the task at `now`: of the first link that is not open, dead intermediates
-    /// included.
+    /// The state of the task at `now`: that of the nearest link that is not open, ended
+    /// intermediate tasks included.
     #[must_use]
     pub fn state_at(&self, now: Timestamp) -> TaskState {
         self.ends(now)
@@ -191,13 +190,13 @@ impl TaskChain {
             .map_or(TaskState::Open, |(_, end, _)| end.state())
     }
 
-    /// The end of the first link that is over at `now`.
+    /// The end of the nearest link that has ended at `now`.
     #[must_use]
     pub fn ended(&self, now: Timestamp) -> Option<Ending> {
         self.endings(now).next()
     }
 
-    /// The earliest deadline of the chain: no credential under it may live longer.
+    /// The earliest deadline of the chain. No credential under it may live longer.
     #[must_use]
     pub fn deadline(&self) -> Timestamp {
         let deadlines = self.0.iter().map(|life| life.deadline);
@@ -212,7 +211,7 @@ impl TaskChain {
         })
     }
 
-    /// Every link that is over at `now`, nearest first, with its distance.
+    /// Every link that has ended at `now`, nearest first, with its distance.
     fn ends(&self, now: Timestamp) -> impl Iterator<Item = (usize, TaskEnd, Timestamp)> {
         let missing = self.0.is_empty().then_some((0, TaskEnd::Abort, now));
         let links = self.0.iter().enumerate();
@@ -224,7 +223,7 @@ impl TaskChain {
     }
 }
 
-/// What the record of one session says about its life.
+/// The facts in one session's record that affect its validity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields of `Session` with the same names")]
 pub struct SessionLife {
@@ -233,32 +232,32 @@ pub struct SessionLife {
     pub ended_at: Option<Timestamp>,
     pub confirmed_at: Option<Timestamp>,
     pub expires_at: Timestamp,
-    /// Seconds from an end at the broker until every use refuses the credential, without a back end's
-    /// help; `None` where a back end has to confirm the end.
+    /// Seconds from an end at the broker until every use refuses the credential without a back
+    /// end's help; `None` if a back end must confirm the end.
     pub known_after_seconds: Option<u64>,
 }
 
 impl SessionLife {
-    /// Whether its time is up.
+    /// Whether it has expired.
     #[must_use]
     pub fn is_expired(&self, now: Timestamp) -> bool {
         now >= self.expires_at
     }
 
-    /// Whether it is released, and neither its own record nor the clock ended it.
+    /// Whether it was released and has not ended by its record or by expiry.
     #[must_use]
     pub fn stands(&self, now: Timestamp) -> bool {
         self.state == SessionState::Active && !self.is_expired(now)
     }
 
-    /// Whether it could be good at `now` or become good later: not ended on record, not expired.
+    /// Whether it is or can become valid: not ended by its record and not expired.
     #[must_use]
     pub fn may_stand(&self, now: Timestamp) -> bool {
         self.state != SessionState::Ended && !self.is_expired(now)
     }
 
-    /// Whether its own record and the clock had not ended it at `at` for everybody. An end that is
-    /// recorded at `at` or later is a later one.
+    /// Whether by its record and the clock it could still be used somewhere at `at`. An end that is
+    /// recorded at `at` or later counts as a later one.
     #[must_use]
     pub fn lived_at(&self, at: Timestamp) -> bool {
         let on_record = match self.state {
@@ -268,8 +267,8 @@ impl SessionLife {
         on_record && !self.is_expired(at)
     }
 
-    /// Whether it is over for everybody at `now`, if a cutoff that was committed at `at` ended it and
-    /// nothing before.
+    /// Whether every use refuses it at `now`, if a cutoff that was committed at `at` is its first
+    /// end.
     #[must_use]
     pub fn is_cut_off_everywhere(&self, at: Timestamp, now: Timestamp) -> bool {
         let tasks = TaskChain(Vec::new());
@@ -295,7 +294,7 @@ impl SessionLife {
         })
     }
 
-    /// The ends that this session, as one that another was derived from, brings to that one by `now`.
+    /// The ends by `now` that this session passes on to a session derived from it.
     fn passed_on(&self, now: Timestamp) -> impl Iterator<Item = Ending> + use<> {
         let recorded = (self.state != SessionState::Active).then(|| Ending {
             at: self.ended_at.unwrap_or(now),
@@ -311,12 +310,13 @@ impl SessionLife {
     }
 }
 
-/// The first cutoff that matches a session, a task above it, or a session that it was derived from.
+/// The first cutoff that matches a session, its task or an ancestor of the task, or a session from
+/// which it was derived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CutOff {
-    /// When it was committed.
+    /// The time of its commit.
     pub at: Timestamp,
-    /// Whether it matches something above the session alone.
+    /// Whether it matches only ancestors, not the session itself.
     pub inherited: bool,
 }
 
@@ -325,13 +325,13 @@ pub struct CutOff {
 pub struct StatusFacts<'a> {
     /// The session's own record.
     pub life: SessionLife,
-    /// Its task and every task above it.
+    /// Its task and the ancestors of the task.
     pub tasks: &'a TaskChain,
-    /// The first cutoff that matches.
+    /// The first matching cutoff.
     pub cut_off: Option<CutOff>,
-    /// The sessions that it was derived from, nearest first.
+    /// The sessions from which it was derived, nearest first.
     pub ancestors: Vec<SessionLife>,
-    /// When the session was issued, if one of those that it was derived from is not on record: such a
+    /// If the record of a session from which it was derived is missing: the time of issue. Such a
     /// session is revoked from the start.
     pub orphaned_at: Option<Timestamp>,
 }
@@ -351,7 +351,7 @@ impl StatusFacts<'_> {
             return recorded;
         }
         let ending = life.recorded(now).or_else(|| self.inherited_end(now));
-        // Expiry ends it for everybody, whether or not a back end ever confirmed anything.
+        // Expiry ends it for every use, even if no back end confirmed anything.
         if life.is_expired(now) {
             let (reason, at) = match ending {
                 Some(ending) => (ending.reason(), ending.at.min(life.expires_at)),
@@ -383,14 +383,14 @@ impl StatusFacts<'_> {
         }
     }
 
-    /// The end at `now` that comes from something other than the session's own record and expiry: a
-    /// cutoff before a task, a task before a session above.
+    /// The end at `now` that does not come from the session's own record or expiry. A cutoff takes
+    /// precedence over a task, and a task over an ancestor session.
     #[must_use]
     pub fn inherited_end(&self, now: Timestamp) -> Option<Ending> {
         self.inherited(now).next()
     }
 
-    /// The earliest end of all, at the latest the session's own expiry.
+    /// The earliest of all ends, at the latest the session's own expiry.
     #[must_use]
     pub fn first_end(&self) -> Ending {
         let expiry = Ending {
@@ -411,8 +411,8 @@ impl StatusFacts<'_> {
             )
     }
 
-    /// Every end by `now` from elsewhere. A cutoff counts as soon as it is known, whatever the clock
-    /// of the replica that committed it showed.
+    /// Every end by `now` that does not come from the session itself. A cutoff counts as soon as it
+    /// is known, regardless of the clock of the replica that committed it.
     fn inherited(&self, now: Timestamp) -> impl Iterator<Item = Ending> {
         let cut_off = self.cut_off.map(|cut_off| Ending {
             at: cut_off.at,
@@ -434,7 +434,7 @@ impl StatusFacts<'_> {
 }
 
 impl Session {
-    /// What its record says about its life.
+    /// The facts in its record that affect its validity.
     #[must_use]
     pub fn life(&self) -> SessionLife {
         SessionLife {
@@ -447,8 +447,8 @@ impl Session {
         }
     }
 
-    /// Where every use asks the broker, an end is known at once; where servers poll status lists, when
-    /// the last list from before is too old to be believed; elsewhere the back end has to say.
+    /// If every use asks the broker, an end takes effect at once. If servers poll status lists, it
+    /// does when the last earlier list is too old. Otherwise the back end must confirm it.
     fn known_after_seconds(&self) -> Option<u64> {
         match self.revocability.class {
             RevocationClass::Immediate { .. } => Some(0),
@@ -459,8 +459,8 @@ impl Session {
         }
     }
 
-    /// Whether its record is active and a back end is to end it within a bound, so that an end that
-    /// its record does not show has to be begun there.
+    /// Whether its record is active and a back end must end it within a bound. An end that its
+    /// record does not show must then be started at the back end.
     #[must_use]
     pub fn is_active_at_back_end(&self) -> bool {
         self.state == SessionState::Active
@@ -468,8 +468,8 @@ impl Session {
             && !self.minter.is_local()
     }
 
-    /// The state that ending its record puts it into: over for everybody where each use asks the
-    /// broker. A credential that a back end is still making may yet come to be.
+    /// The state after its record is ended: `Ended` if every use asks the broker. A back end may
+    /// still create a credential that it is minting.
     #[must_use]
     pub fn state_once_ended(&self) -> SessionState {
         if self.state == SessionState::Minting {
@@ -481,7 +481,7 @@ impl Session {
         }
     }
 
-    /// What selectors match of it, apart from its tasks.
+    /// The values that selectors match, other than its tasks.
     #[must_use]
     pub fn subject(&self) -> SelectorSubject<'_> {
         SelectorSubject {
@@ -495,7 +495,7 @@ impl Session {
     }
 }
 
-/// One session that another was derived from.
+/// A session from which another was derived.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields say it")]
 pub struct Ancestor {
@@ -504,18 +504,19 @@ pub struct Ancestor {
     pub life: SessionLife,
 }
 
-/// A session with everything that decides whether it is valid.
+/// A session with all facts that decide whether it is valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct SessionView {
-    /// Its record.
     pub session: Session,
-    /// Its task and every task above it.
+    /// Its task and the ancestors of the task.
     pub tasks: TaskChain,
-    /// The sessions that it was derived from, nearest first.
+    /// The sessions from which it was derived, nearest first.
     pub ancestors: Vec<Ancestor>,
-    /// When the first cutoff was committed that matches it, an ancestor, or a task above one.
+    /// The commit time of the first cutoff that matches it, its task, an ancestor session, or an
+    /// ancestor task.
     pub cut_off_at: Option<Timestamp>,
-    /// Whether a session that it was derived from is not on record.
+    /// Whether the record of a session from which it was derived is missing.
     pub is_orphaned: bool,
 }
 
@@ -526,13 +527,13 @@ impl SessionView {
         self.facts().status_at(now)
     }
 
-    /// Whether the credential is good at `now`.
+    /// Whether the credential is valid at `now`.
     #[must_use]
     pub fn is_valid_at(&self, now: Timestamp) -> bool {
         self.status_at(now).is_valid()
     }
 
-    /// Its end at `now` by something other than its own record and expiry.
+    /// The end at `now` that does not come from its own record or expiry.
     #[must_use]
     pub fn inherited_end(&self, now: Timestamp) -> Option<Ending> {
         self.facts().inherited_end(now)
@@ -543,7 +544,7 @@ impl SessionView {
         StatusFacts {
             life: self.session.life(),
             tasks: &self.tasks,
-            // Which of them it matches makes no difference to the status.
+            // Which of them it matches does not affect the status.
             cut_off: self.cut_off_at.map(|at| CutOff {
                 at,
                 inherited: false,
@@ -554,7 +555,7 @@ impl SessionView {
     }
 }
 
-/// A task with the task that it is part of.
+/// A task with the id of its parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields say it")]
 pub struct TaskLink {
@@ -565,22 +566,22 @@ pub struct TaskLink {
 /// Rows that decide about sessions, as a store read them together.
 #[derive(Clone, Debug, Default)]
 pub struct ValidityFacts {
-    /// Tasks, those above them included.
+    /// Tasks and their ancestors.
     pub tasks: HashMap<TaskId, TaskLink>,
-    /// Sessions that others were derived from.
+    /// Sessions from which others were derived.
     pub sessions: HashMap<SessionId, Session>,
-    /// Cutoffs, oldest first.
+    /// The cutoffs, oldest first.
     pub cutoffs: Vec<Cutoff>,
 }
 
 impl ValidityFacts {
-    /// A task and every task above it.
+    /// A task and its ancestors.
     #[must_use]
     pub fn chain(&self, task: TaskId) -> TaskChain {
         TaskChain::of(task, |id| self.tasks.get(&id).copied())
     }
 
-    /// A session with everything that decides about it.
+    /// A session with all facts that decide about it.
     #[must_use]
     pub fn view(&self, session: Session) -> SessionView {
         let tasks = self.chain(session.task_id);
@@ -589,7 +590,7 @@ impl ValidityFacts {
         let mut is_orphaned = false;
         let mut next = session.parent;
         while let Some(id) = next {
-            // A chain that is longer than any chain of tasks was made by hand.
+            // A longer chain than any chain of tasks can only be forged.
             let known = self.sessions.get(&id);
             let known = known.filter(|_| ancestors.len() <= usize::from(MAX_CHAIN_DEPTH));
             let Some(ancestor) = known else {
@@ -614,10 +615,11 @@ impl ValidityFacts {
         }
     }
 
-    /// Whether a cutoff with this selector by the leaf at `index`, committed at `at`, counts the
-    /// session among those that it ends: it and everything between it and a session that matches lived
-    /// at `at` by their own records and the clock, and that session's task did. Other cutoffs, silence
-    /// and tasks further above do not count, so that this is never less than what becomes invalid.
+    /// Whether a cutoff with this selector (leaf at `index`, committed at `at`) counts the session
+    /// as ended by it. This holds if the session, every session between it and a matching session,
+    /// and the task of the matching session were live at `at` by their own records and the clock.
+    /// Ignores other cutoffs, heartbeats and more distant tasks, so the count is never smaller than
+    /// the number of sessions that become invalid.
     #[must_use]
     pub fn is_ended_by(
         &self,
@@ -653,8 +655,8 @@ impl ValidityFacts {
 }
 
 impl Selector {
-    /// Whether it matches a session under these tasks. It says nothing of the sessions that this one
-    /// was derived from.
+    /// Whether it matches a session with these tasks. Ignores the sessions from which this one was
+    /// derived.
     #[must_use]
     pub fn matches(&self, session: &Session, tasks: &TaskChain) -> bool {
         match self {
@@ -665,7 +667,7 @@ impl Selector {
             Self::Generation(digest) => session.generation == *digest,
             Self::Policy(id) => session.policies.contains(id),
             Self::SigningKey(kid) => session.kid == *kid,
-            // A task that is dated later was opened by the same wrong clock.
+            // A task with a later date was opened by the same wrong clock.
             Self::IssuedAfter(at) => {
                 session.issued_at > *at || tasks.0.iter().any(|life| life.opened_at > *at)
             }
@@ -673,7 +675,7 @@ impl Selector {
         }
     }
 
-    /// Whether a block on it keeps a task's owner from acting for the task.
+    /// Whether a block of this selector prevents acts by the task's owner.
     #[must_use]
     pub fn concerns_task(&self, task: &Task) -> bool {
         match self {
@@ -691,16 +693,16 @@ impl Selector {
 }
 
 impl Cutoff {
-    /// Whether it matches `session`, or a task above it, and came after it. It says nothing of the
-    /// sessions that this one was derived from: each of them is asked in turn.
+    /// Whether it matches `session` or one of its tasks, and is later than the session. Ignores the
+    /// sessions from which this one was derived; call it for each of them.
     #[must_use]
     pub fn kills(&self, session: &Session, tasks: &TaskChain) -> bool {
         self.index > session.leaf_index && self.selector.matches(session, tasks)
     }
 }
 
-/// Whether something was dated by a clock that was ahead, and so ended by the acceptance of a time:
-/// `accepted` has these times with the leaves that say so, `leaf_index` is the thing's own leaf.
+/// Whether a record was dated by a clock that was ahead, so that the acceptance of a time ended it.
+/// `accepted` has the accepted times with their leaf indices; `leaf_index` is the record's own.
 #[must_use]
 pub fn is_dated_ahead(dated_at: Timestamp, leaf_index: u64, accepted: &[(u64, Timestamp)]) -> bool {
     accepted
@@ -870,7 +872,7 @@ mod tests {
             (status.end_reason, status.ended_at),
             (Some(EndReason::Completed), Some(at(200)))
         );
-        // A replica whose clock is ahead of ours may have committed it.
+        // A replica whose clock is ahead may have committed it.
         view.cut_off_at = Some(at(400));
         let status = view.status_at(at(300));
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Who asks: what an attestor verified, and nothing that it did not.
+//! The caller: the facts that an attestor verified.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,17 +9,18 @@ use serde::{Deserialize, Serialize};
 use super::limits::MAX_IDENTITY_BYTES;
 use crate::clock::Timestamp;
 
-/// A projected token is replaced once it is this old, however late it expires.
+/// A projected token is replaced at this age at the latest, even if it expires later.
 const REPLACED_AFTER_SECONDS: u64 = 86_400;
 
-/// What stays unescaped in one value of an identity. The colon separates values, so it is not here.
+/// The characters that an identity's value contains unescaped. The colon is not among them, because
+/// it separates values.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
-/// Percent-encodes one claim's value, so that no value can pretend to be two.
+/// Percent-encodes the value of one claim, so that it cannot look like two values.
 #[must_use]
 pub fn encode_value(value: &str) -> String {
     utf8_percent_encode(value, PLAIN).to_string()
@@ -39,7 +40,7 @@ macro_rules! printable {
         pub struct $name(String);
 
         impl $name {
-            /// The text.
+            /// The value as text.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
@@ -73,24 +74,25 @@ macro_rules! printable {
 }
 
 printable! {
-    /// Who a workload is, across its runs: `<attestor>:<template>` of immutable, percent-encoded
-    /// claims, for example `github:repo:1234:env:prod`.
+    /// The identity of a workload across its runs: `<attestor>:<template>` of immutable,
+    /// percent-encoded claims, for example `github:repo:1234:env:prod`.
     Identity
 }
 printable! {
-    /// Which run of the workload it is: the verified per-run part, for example run, attempt and job.
+    /// The instance of a workload: the verified values of one run, for example run, attempt and
+    /// job.
     Instance
 }
 
-/// A claim as policy sees it. The type is the one its attestor declares; anything else was refused.
+/// A claim in the form that policy reads. The attestor declares the type; other types are refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum ClaimValue {
-    /// A truth value.
+    /// A JSON boolean: true or false.
     Bool(bool),
-    /// A whole number.
+    /// A whole number of 64 bits.
     Long(i64),
-    /// Text.
+    /// Any text, as a JSON string.
     String(String),
     /// A set of texts.
     Set(BTreeSet<String>),
@@ -103,24 +105,25 @@ pub enum Reuse {
     /// Exactly once.
     #[default]
     Once,
-    /// Again, but only with a proof by the key it was first seen with.
+    /// Repeatedly, but only with a proof by the key of its first use.
     Bound,
-    /// Once to open a task; afterwards only on that task, with its handle.
+    /// Once to open a task. Afterwards only for that task, with its handle.
     PerTask,
 }
 
-/// One thing that the ledger's append must find unused, or used with the same binding.
+/// A one-time id. The ledger's append requires that it is unused, or used with the same binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OneTime {
-    /// SHA-256 over what makes the evidence unique; never over a signature, which can be varied.
+    /// SHA-256 over the unique parts of the evidence; never over a signature, which can be varied.
     pub key: [u8; 32],
-    /// With a binding the key may be seen again, with the same binding.
+    /// If set, the key may be used again with the same binding.
     pub binding: Option<[u8; 32]>,
-    /// Whether it has to be unused even so: a request that is repeated needs other evidence.
+    /// Whether it must be unused even with the same binding. A repeated request then needs other
+    /// evidence.
     pub must_be_new: bool,
-    /// When it was issued, as it says itself; not later than it can first have been used.
+    /// The time of issue that the evidence states; not later than its first possible use.
     pub issued_at: Timestamp,
-    /// When it may be forgotten: after this the evidence is refused for its age.
+    /// The time after which the evidence is refused for its age, so the id can be deleted.
     pub expires_at: Timestamp,
 }
 
@@ -137,7 +140,7 @@ pub enum KeyBinding {
 }
 
 impl KeyBinding {
-    /// One text that is equal only for equal bindings, as the store keeps it.
+    /// A text that is equal only for equal bindings, as stored.
     #[must_use]
     pub fn to_text(&self) -> String {
         match self {
@@ -146,8 +149,8 @@ impl KeyBinding {
         }
     }
 
-    /// How a token is presented that is bound so: a certificate shows itself beneath the request,
-    /// so a token bound to one is a bearer token to OAuth's eyes (RFC 8705 §3).
+    /// The token type of a token with this binding. A token bound to a certificate counts as a
+    /// bearer token in OAuth, because the certificate is presented by the connection (RFC 8705 §3).
     #[must_use]
     pub fn token_type(key: Option<&Self>) -> &'static str {
         match key {
@@ -167,40 +170,39 @@ impl KeyBinding {
     }
 }
 
-/// The caller, verified.
+/// A verified caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Workload {
     /// The attestor that verified the evidence.
     pub attestor: String,
-    /// Who it is.
     pub identity: Identity,
-    /// Which run of it, where the attestor can tell.
+    /// The run of the caller, if the attestor can tell.
     pub instance: Option<Instance>,
-    /// What policy may read: only claims that the attestor declares, with the declared types.
+    /// The claims that policy may read: those that the attestor declares, with the declared types.
     pub claims: BTreeMap<String, ClaimValue>,
-    /// When its attestor says that the evidence was made.
+    /// The time at which the evidence was issued, by its attestor.
     pub issued_at: Timestamp,
-    /// How often the evidence may be used.
     pub reuse: Reuse,
     /// The evidence's own one-time id; the append consumes it.
     pub evidence: OneTime,
-    /// Further one-time ids that came with it, such as a DPoP proof's.
+    /// Further one-time ids, such as that of a DPoP proof.
     pub proofs: Vec<OneTime>,
-    /// The key that it proved to hold.
+    /// The key that the caller proved to hold.
     pub key: Option<KeyBinding>,
 }
 
 impl Workload {
-    /// Whether `identity` and `instance` are this caller's own. An owner without an instance is
-    /// matched by identity alone; the caller must then show a handle as well.
+    /// Whether `identity` and `instance` are those of this caller. An owner without an instance is
+    /// matched by identity alone; the caller must then also present a handle.
     #[must_use]
     pub fn is(&self, identity: &Identity, instance: Option<&Instance>) -> bool {
         self.identity == *identity && self.instance.as_ref() == instance
     }
 
-    /// When its holder can have the next evidence, where that does not follow from asking for it: a
-    /// file is replaced once most of its token's life has passed. A kubelet does so after four
-    /// fifths of it and after a day at the latest, a SPIRE agent after half.
+    /// The time at which the holder can have new evidence, if it cannot simply request it: a file
+    /// is replaced once most of its token's life has passed. A kubelet replaces it after four
+    /// fifths of the life and after a day at the latest, a SPIRE agent after half.
     #[must_use]
     pub fn next_evidence_at(&self) -> Option<Timestamp> {
         let file = self.reuse == Reuse::PerTask;
@@ -209,7 +211,7 @@ impl Workload {
         file.then(|| self.issued_at.plus_seconds(seconds))
     }
 
-    /// Everything that one use of its evidence uses up; the evidence's own id is the first.
+    /// Every one-time id that one use of its evidence consumes, the evidence's own first.
     #[must_use]
     pub fn one_time(&self) -> Vec<OneTime> {
         let proofs = self.proofs.iter().copied();

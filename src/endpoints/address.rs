@@ -1,10 +1,10 @@
-//! Which addresses are public, and a client that connects to no other.
+//! Decides which addresses are public, and provides a client that connects to no others.
 //!
-//! The broker fetches documents from URLs that it did not choose itself: an issuer that an attestor
-//! names, the key set that the issuer's metadata names. Such a URL must not lead into the network of
-//! the host. A literal address is judged before the request. A name is judged by the resolver of the
-//! client itself, that is by the very addresses that it then connects to: a second answer of DNS
-//! changes nothing.
+//! The broker fetches documents from URLs that it did not choose: an issuer that an attestor names,
+//! and the key set that the issuer's metadata names. Such a URL must not lead into the host's
+//! network. A literal address is checked before the request. A name is checked in the client's own
+//! resolver, on the addresses to which it then connects, so a different second DNS answer has no
+//! effect.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -13,20 +13,21 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Client, ClientBuilder, RequestBuilder};
 use url::{Host, Url};
 
-/// A URL or address that only an endpoint of the replica's own configuration could allow.
+/// A URL or address that is refused. An endpoint of the replica's configuration could permit it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub enum RefusedAddress {
-    /// Not https, or with a user, a password or a fragment.
+    /// The URL is not https, or has a user, a password or a fragment.
     #[error("`{0}` is not a plain https URL")]
     Scheme(Url),
-    /// A private, loopback, link-local or otherwise special address.
+    /// A private, loopback, link-local or other special address.
     #[error(
-        "`{host}` is at {address}, which is no public address; if it is meant, add an [endpoints.NAME] for it"
+        "`{host}` is at {address}, which is not a public address; if it is intended, add an \
+        [endpoints.NAME] for it"
     )]
     Private {
-        /// The host as the URL has it.
+        /// The host in the URL.
         host: String,
-        /// The address.
         address: IpAddr,
     },
     /// The name has no address.
@@ -34,26 +35,25 @@ pub enum RefusedAddress {
     Nowhere(String),
 }
 
-/// A client for URLs that no endpoint of the configuration vouches for: https alone, to public
-/// addresses alone.
+/// A client for URLs without an endpoint in the configuration: only https, only public addresses.
 #[derive(Clone, Debug)]
 pub struct PublicClient(Client);
 
 impl PublicClient {
-    /// A client of these settings.
+    /// Creates a client with these settings.
     pub fn new(settings: ClientBuilder) -> Result<Self, reqwest::Error> {
         let client = settings.https_only(true).dns_resolver(Arc::new(PublicOnly));
         client.build().map(Self)
     }
 
-    /// A request for what is at `url`.
+    /// Creates a request for `url`.
     pub fn get(&self, url: &Url) -> Result<RequestBuilder, RefusedAddress> {
         check_url(url)?;
         Ok(self.0.get(url.clone()))
     }
 }
 
-/// Whether a URL can lead to a public address, as far as its text tells.
+/// Checks that a URL can lead to a public address, judged by its text.
 pub fn check_url(url: &Url) -> Result<(), RefusedAddress> {
     let plain = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
     if url.scheme() != "https" || !plain {
@@ -72,7 +72,7 @@ pub fn check_url(url: &Url) -> Result<(), RefusedAddress> {
     }
 }
 
-/// Whether a URL's host is this machine, as its text tells.
+/// Whether a URL's host is this machine, judged by its text.
 #[must_use]
 pub fn is_loopback_host(url: &Url) -> bool {
     match url.host() {
@@ -83,13 +83,13 @@ pub fn is_loopback_host(url: &Url) -> bool {
     }
 }
 
-/// `localhost` and the names below it are this machine (RFC 6761).
+/// `localhost` and its subdomains are this machine (RFC 6761).
 fn is_localhost(name: &str) -> bool {
     let name = name.trim_end_matches('.');
     name == "localhost" || name.ends_with(".localhost")
 }
 
-/// Resolves names as the system does, and refuses those of which any address is not public.
+/// Resolves names like the system. Refuses a name if any of its addresses is not public.
 struct PublicOnly;
 
 impl Resolve for PublicOnly {
@@ -103,7 +103,7 @@ impl Resolve for PublicOnly {
     }
 }
 
-/// These addresses of `host`, if all of them are public.
+/// The addresses of `host`, if all of them are public.
 fn only_public(host: &str, found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, RefusedAddress> {
     if found.is_empty() {
         return Err(RefusedAddress::Nowhere(host.to_owned()));
@@ -117,7 +117,7 @@ fn only_public(host: &str, found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Re
     }
 }
 
-/// Whether an address is one of the public Internet. In doubt it is not.
+/// Whether an address is a public Internet address. `false` in doubt.
 #[must_use]
 pub fn is_public(address: IpAddr) -> bool {
     match address.to_canonical() {
@@ -126,8 +126,8 @@ pub fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// By the registry of special-purpose addresses (RFC 6890), and without multicast and what is
-/// reserved.
+/// By the registry of special-purpose addresses (RFC 6890), excluding multicast and reserved
+/// addresses.
 fn is_public_v4(address: Ipv4Addr) -> bool {
     const SPECIAL: [([u8; 4], u32); 15] = [
         ([0, 0, 0, 0], 8),
@@ -152,13 +152,13 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
     })
 }
 
-/// Global unicast alone, without what stands for an address of IPv4 in a way that could lead
-/// anywhere. An address behind the well-known prefix of NAT64 counts as the one that it stands for.
+/// Only global unicast, excluding addresses that embed an IPv4 address with an arbitrary target. An
+/// address with the well-known NAT64 prefix counts as the IPv4 address that it embeds.
 fn is_public_v6(address: Ipv6Addr) -> bool {
     const GLOBAL: (u128, u32) = (0x2000 << 112, 3);
     const NAT64: (u128, u32) = (0x0064_ff9b << 96, 96);
     const SPECIAL: [(u128, u32); 4] = [
-        // IETF's own protocols, Teredo among them.
+        // IETF protocol assignments, including Teredo.
         (0x2001 << 112, 23),
         // Documentation.
         (0x2001_0db8 << 96, 32),
@@ -309,14 +309,15 @@ mod tests {
         assert!(found(&[]).is_err());
     }
 
-    /// The resolver of the client decides, not a look-up before the request.
+    /// The client's resolver decides, not a lookup before the request.
     #[tokio::test]
     async fn a_name_that_resolves_to_loopback_is_refused_where_it_is_connected_to() {
         let name: Name = "localhost".parse().unwrap();
         let refused = PublicOnly.resolve(name).await;
         let refused = refused.err().unwrap().to_string();
-        assert!(refused.contains("no public address"), "{refused}");
-        // Past the check of the URL's text, as a name that is no `localhost` would be.
+        assert!(refused.contains("not a public address"), "{refused}");
+        // Skips the check of the URL's text, as another name that resolves to loopback would pass
+        // it.
         let client = PublicClient::new(crate::outgoing::direct_client()).unwrap();
         let sent = client
             .0
@@ -330,6 +331,6 @@ mod tests {
             causes.push_str(&error.to_string());
             cause = error.source();
         }
-        assert!(causes.contains("no public address"), "{causes}");
+        assert!(causes.contains("not a public address"), "{causes}");
     }
 }

@@ -1,15 +1,16 @@
-//! Where this replica may send what is secret, and which addresses it may connect to.
+//! The servers to which this replica may send secrets, and the addresses to which it may connect.
 //!
-//! `[endpoints.NAME]` of a replica's own configuration says where a server is, which authorities its
-//! certificate may come from and which token it is shown. A generation only names an endpoint. A name
-//! that this replica does not have, or has for another use, makes the generation unfit here.
+//! `[endpoints.NAME]` of a replica's own configuration defines a server's address, the authorities
+//! that may certify it, and the token that it receives. A generation only names an endpoint. If
+//! this replica does not have the name, or has it for another use, the generation cannot be used
+//! here.
 //!
-//! Requests for which no endpoint is configured carry no secret. They go to public addresses alone
+//! Requests without a configured endpoint carry no secret. They go to public addresses only
 //! ([`address`]), except those to AWS, whose host follows from the role's partition and region.
 //!
-//! - [`table`]: the table, and what it refuses.
-//! - [`address`]: which addresses are public, and the client that connects to no other.
-//! - [`own_credentials`]: for which roles of AWS the credentials of the host are used.
+//! - [`table`]: the table of endpoints, and its validation.
+//! - [`address`]: public addresses, and the client that connects to no others.
+//! - [`own_credentials`]: the AWS roles for which the host's credentials are used.
 //! - [`secret_files`]: files that no endpoint may name.
 
 pub mod address;
@@ -25,7 +26,7 @@ pub use self::address::{PublicClient, RefusedAddress};
 pub use self::own_credentials::OwnCredentials;
 pub use self::table::{Endpoint, EndpointError, EndpointSpec, EndpointTable, UnfitEndpoint};
 
-/// The authorities of a PEM file, if it has any and all of them can be used.
+/// The authorities of a PEM file; `None` if it has none or one that cannot be used.
 #[must_use]
 pub fn authorities(pem: &[u8]) -> Option<RootCertStore> {
     let mut store = RootCertStore::empty();

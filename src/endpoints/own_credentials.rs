@@ -1,7 +1,7 @@
-//! `[aws.own_credentials]`: for which roles this replica uses the AWS credentials of its host.
+//! `[aws.own_credentials]`: the roles for which this replica uses the AWS credentials of its host.
 //!
-//! A generation can be changed over the interface; this table cannot. So a generation alone never
-//! makes a replica look for its host's credentials, nor decides to which AWS partition they go.
+//! The API can change a generation but not this table. So a generation alone never makes a replica
+//! search for its host's credentials, and never decides to which AWS partition they go.
 
 use std::collections::BTreeSet;
 
@@ -10,25 +10,25 @@ use serde::{Deserialize, Serialize};
 use super::table::UnfitEndpoint;
 use crate::domain::kind::aws::{AwsMode, AwsRole, RoleArn, sts_host};
 
-/// The table, as it is written.
+/// The table as configured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OwnCredentials {
-    /// The region whose STS the host's own token may be exchanged at. Roles are of its partition.
+    /// The region whose STS may exchange the host's own token. All roles must be in its partition.
     pub region: String,
-    /// Roles that may be assumed.
+    /// ARNs of roles that may be assumed.
     #[serde(default)]
     pub role_arns: BTreeSet<String>,
-    /// Accounts, all of whose roles may be assumed.
+    /// Ids of accounts. All roles of these accounts may be assumed.
     #[serde(default)]
     pub accounts: BTreeSet<String>,
 }
 
-/// What is wrong with the table: the key, the problem and the remedy.
+/// An error in the table: the key, the problem and the remedy.
 pub type OwnCredentialsError = (&'static str, String, String);
 
 impl OwnCredentials {
-    /// Everything that is wrong with it.
+    /// Every error in the table.
     #[must_use]
     pub fn errors(&self) -> Vec<OwnCredentialsError> {
         let mut errors = Vec::new();
@@ -36,8 +36,8 @@ impl OwnCredentials {
             errors.push((key, problem, remedy.to_owned()));
         };
         if sts_host(&self.region).is_none() {
-            let remedy = "write a region of AWS, such as eu-central-1";
-            refuse("region", "is no region of AWS".to_owned(), remedy);
+            let remedy = "write an AWS region, such as eu-central-1";
+            refuse("region", "is not an AWS region".to_owned(), remedy);
             return errors;
         }
         if self.role_arns.is_empty() && self.accounts.is_empty() {
@@ -69,7 +69,7 @@ impl OwnCredentials {
         let numbered =
             |account: &&String| account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit());
         if !self.accounts.iter().all(|account| numbered(&account)) {
-            let problem = "has an entry that is no account".to_owned();
+            let problem = "has an entry that is not an account id".to_owned();
             refuse("accounts", problem, "write twelve digits");
         }
         errors
@@ -85,7 +85,8 @@ impl OwnCredentials {
     }
 }
 
-/// Whether `own` lets a role of mode `assume_role` be assumed. A role of another mode needs nothing.
+/// Checks that `own` permits assuming a role of mode `assume_role`. Roles of other modes need no
+/// permission.
 pub(super) fn check(own: Option<&OwnCredentials>, role: &AwsRole) -> Result<(), UnfitEndpoint> {
     if role.mode != AwsMode::AssumeRole || own.is_some_and(|own| own.allow(role)) {
         return Ok(());

@@ -1,33 +1,34 @@
-//! Files that no endpoint may name: those that hold the broker's own secrets.
+//! Files that no endpoint may name: those with the broker's own secrets.
 //!
-//! A file is known by device and inode, so that another path, a symbolic link or a hard link to it
+//! A file is identified by device and inode, so another path, a symbolic link or a hard link to it
 //! is the same file.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Where a system shows processes and devices as files: the broker's environment is among them.
+/// Directories in which a system shows processes and devices as files, including the broker's
+/// environment.
 const SYSTEM: [&str; 3] = ["/proc", "/sys", "/dev"];
 
 /// The broker's own secret files.
 #[derive(Clone, Debug, Default)]
 pub struct SecretFiles {
-    /// What each file is, by device and inode.
+    /// The description of each file, by device and inode.
     known: BTreeMap<(u64, u64), &'static str>,
-    /// Directories of which everything is secret, by their resolved paths.
+    /// Directories whose whole content is secret, as resolved paths, with their descriptions.
     directories: Vec<(PathBuf, &'static str)>,
 }
 
 impl SecretFiles {
-    /// Adds a file; `what` says what it is. One that is not there is no secret yet.
+    /// Adds a file with the description `what`. A missing file is ignored.
     pub fn add(&mut self, path: &Path, what: &'static str) {
         if let Ok(metadata) = std::fs::metadata(path) {
             self.known.insert((metadata.dev(), metadata.ino()), what);
         }
     }
 
-    /// Adds a directory with everything in it.
+    /// Adds a directory with all its content.
     pub fn add_directory(&mut self, path: &Path, what: &'static str) {
         if let Ok(path) = path.canonicalize() {
             let entries = std::fs::read_dir(&path).into_iter().flatten().flatten();
@@ -38,10 +39,10 @@ impl SecretFiles {
         }
     }
 
-    /// Which secret of the broker `path` is, if any.
+    /// The description of the secret at `path`; `None` if it is not secret.
     ///
     /// # Errors
-    /// The file cannot be looked at.
+    /// The file cannot be read.
     pub fn find(&self, path: &Path) -> std::io::Result<Option<&'static str>> {
         let resolved = path.canonicalize()?;
         let metadata = std::fs::metadata(&resolved)?;

@@ -12,39 +12,38 @@ use crate::crypto::digest::sha256;
 use crate::domain::endpoint::{EndpointName, EndpointReference, EndpointUse, EndpointsDigest};
 use crate::domain::kind::aws::AwsRole;
 
-/// `[endpoints.NAME]`, as it is written.
+/// `[endpoints.NAME]` as configured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EndpointSpec {
-    /// Its URL: https, or http on loopback. For `discovery` the issuer's base URL, for the others
-    /// the exact URL that is asked.
+    /// URL: https, or http on loopback. For `discovery` the issuer's base URL, otherwise the exact
+    /// URL of the requests.
     pub url: String,
-    /// What it may be used for.
+    /// Permitted uses.
     #[serde(rename = "use")]
     pub uses: BTreeSet<EndpointUse>,
-    /// The only authorities that its certificate may come from, as PEM. None: the public ones. Read
-    /// again for each request, except for AWS.
+    /// PEM file of the only authorities that may certify the server; `None` for the public ones.
+    /// Read for each request, except for AWS.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
-    /// A file with the bearer token to show it. Read again for each request.
+    /// File with the bearer token for the server. Read for each request.
     #[serde(default)]
     pub token_file: Option<PathBuf>,
 }
 
-/// What is wrong with an entry of the table.
+/// An error in an entry of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct EndpointError {
-    /// The entry's name as it is written.
+    /// The name of the entry as configured.
     pub name: String,
-    /// The key within the entry; empty where it is the entry as a whole.
+    /// The key within the entry; empty for the entry as a whole.
     pub key: &'static str,
-    /// What is wrong.
     pub problem: String,
-    /// What to do.
     pub remedy: String,
 }
 
-/// A server that this replica may ask.
+/// A server that this replica may call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     url: Url,
@@ -54,59 +53,58 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Its URL.
+    /// The URL of the server.
     #[must_use]
     pub fn url(&self) -> &Url {
         &self.url
     }
 
-    /// The authorities that its certificate may come from, where they are its own.
+    /// The PEM file of its authorities, if it has its own.
     #[must_use]
     pub fn ca_file(&self) -> Option<&PathBuf> {
         self.ca_file.as_ref()
     }
 
-    /// The bearer token that it is shown.
+    /// The file with its bearer token.
     #[must_use]
     pub fn token_file(&self) -> Option<&PathBuf> {
         self.token_file.as_ref()
     }
 
-    /// Whether `url` is at this server: the same scheme, host and port.
+    /// Whether `url` is on this server: the same scheme, host and port.
     #[must_use]
     pub fn serves(&self, url: &Url) -> bool {
         self.url.origin() == url.origin() && is_plain(url)
     }
 }
 
-/// An endpoint, or the use of the host's AWS credentials, that a generation needs and that this
-/// replica's configuration does not give.
+/// A setting that a generation needs and this replica's configuration lacks: an endpoint, or the
+/// use of the host's AWS credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub enum UnfitEndpoint {
     /// The configuration has no such entry.
     Unknown {
-        /// The name.
         name: EndpointName,
-        /// What the generation needs it for.
+        /// The use by the generation.
         used_for: EndpointUse,
     },
     /// The entry is for other uses.
     OtherUse {
-        /// The name.
         name: EndpointName,
-        /// What the generation needs it for.
+        /// The use by the generation.
         used_for: EndpointUse,
     },
-    /// A role would be assumed with the AWS credentials of the replica's host, which its configuration
-    /// does not allow.
+    /// The role needs the AWS credentials of the replica's host, and its configuration does not
+    /// permit them.
     OwnCredentials {
-        /// The role.
+        /// ARN of the role.
         role_arn: String,
     },
 }
 
 impl UnfitEndpoint {
-    /// What is wrong.
+    /// The problem as text.
     #[must_use]
     pub fn problem(&self) -> String {
         match self {
@@ -121,7 +119,7 @@ impl UnfitEndpoint {
         }
     }
 
-    /// What to do.
+    /// The remedy as text.
     #[must_use]
     pub fn remedy(&self) -> String {
         match self {
@@ -151,17 +149,15 @@ impl std::fmt::Display for UnfitEndpoint {
 
 impl std::error::Error for UnfitEndpoint {}
 
-/// A replica's endpoints. It is read once, at the start, and no interface changes it.
+/// A replica's endpoints. They are read once at the start, and the API cannot change them.
 #[derive(Clone, Debug, Default)]
 pub struct EndpointTable {
     endpoints: BTreeMap<EndpointName, Endpoint>,
-    /// `[aws.own_credentials]`.
     own_credentials: Option<OwnCredentials>,
 }
 
 impl EndpointTable {
-    /// The table of these entries, or everything that is wrong with them. Their files are not
-    /// opened.
+    /// Creates the table, or returns every error in the entries. Does not open their files.
     pub fn new(specs: &BTreeMap<String, EndpointSpec>) -> Result<Self, Vec<EndpointError>> {
         let mut errors = Vec::new();
         let mut table = BTreeMap::new();
@@ -183,21 +179,20 @@ impl EndpointTable {
         Err(errors)
     }
 
-    /// The table of a replica with this `[aws.own_credentials]`.
+    /// Adds `[aws.own_credentials]` to the table.
     #[must_use]
     pub fn with_own_credentials(mut self, own: Option<OwnCredentials>) -> Self {
         self.own_credentials = own;
         self
     }
 
-    /// Whether a role may be assumed as it is registered: with mode `assume_role`, the AWS
-    /// credentials of the host are used for it.
+    /// Checks that a role may be assumed as registered: mode `assume_role` uses the AWS credentials
+    /// of the host.
     pub fn check_role(&self, role: &AwsRole) -> Result<(), UnfitEndpoint> {
         own_credentials::check(self.own_credentials.as_ref(), role)
     }
 
-    /// The region for which the credentials of the host are looked for, if they may be used for this
-    /// role.
+    /// The region of the host's credentials, if they may be used for this role.
     pub fn own_credentials_region(&self, role: &AwsRole) -> Result<&str, UnfitEndpoint> {
         self.check_role(role)?;
         match &self.own_credentials {
@@ -214,18 +209,18 @@ impl EndpointTable {
         self.own_credentials.as_ref()
     }
 
-    /// Whether there is no endpoint.
+    /// Whether the table has no endpoint.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.endpoints.is_empty()
     }
 
-    /// The endpoints, by name.
+    /// The endpoints, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&EndpointName, &Endpoint)> {
         self.endpoints.iter()
     }
 
-    /// The endpoint of this name, for this use.
+    /// The endpoint with this name, for this use.
     pub fn find(
         &self,
         name: &EndpointName,
@@ -242,7 +237,7 @@ impl EndpointTable {
         Err(UnfitEndpoint::OtherUse { name, used_for })
     }
 
-    /// The first of these references that this replica cannot follow, with where it stands.
+    /// The first of these references that this replica cannot use, with its pointer.
     pub fn check(
         &self,
         references: &[EndpointReference<'_>],
@@ -255,8 +250,8 @@ impl EndpointTable {
         })
     }
 
-    /// The table's digest: over names, URLs, uses and paths as they are configured, over
-    /// `[aws.own_credentials]`, and over the contents of no file.
+    /// The digest of the table: covers the configured names, URLs, uses and paths, and
+    /// `[aws.own_credentials]`, but not the contents of files.
     #[must_use]
     pub fn digest(&self) -> EndpointsDigest {
         let rows: Vec<_> = self
@@ -271,7 +266,7 @@ impl EndpointTable {
                 (name.as_str(), own.url.as_str(), &own.uses, files)
             })
             .collect();
-        // Texts alone: nothing of them can fail to be written.
+        // These are texts only, so serialising them cannot fail.
         let bytes = match &self.own_credentials {
             None => serde_json::to_vec(&rows),
             own => serde_json::to_vec(&(&rows, own)),
@@ -292,7 +287,7 @@ fn check(name: &str, spec: &EndpointSpec, errors: &mut Vec<EndpointError>) -> Op
         });
     };
     if let Err(error) = EndpointName::try_from(name.to_owned()) {
-        refuse("", "has an odd name", &error.to_string());
+        refuse("", "has an invalid name", &error.to_string());
     }
     if spec.uses.is_empty() {
         refuse(
@@ -314,7 +309,7 @@ fn check(name: &str, spec: &EndpointSpec, errors: &mut Vec<EndpointError>) -> Op
     if url.is_none() {
         refuse(
             "url",
-            "cannot be asked safely",
+            "is not a safe URL",
             "give an https URL (http on loopback only) without a user, password or fragment",
         );
     }
@@ -334,12 +329,12 @@ fn check(name: &str, spec: &EndpointSpec, errors: &mut Vec<EndpointError>) -> Op
     })
 }
 
-/// Whether a URL has nothing beside scheme, host, port, path and query.
+/// Whether a URL has only scheme, host, port, path and query.
 fn is_plain(url: &Url) -> bool {
     url.username().is_empty() && url.password().is_none() && url.fragment().is_none()
 }
 
-/// Whether nobody between the replica and the server can read or change what they say.
+/// Whether no party between the replica and the server can read or change the traffic.
 fn is_secure(url: &Url) -> bool {
     match url.scheme() {
         "https" => url.host().is_some(),

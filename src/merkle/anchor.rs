@@ -1,4 +1,4 @@
-//! What an auditor starts from: the keys that it pinned, and the checkpoints that these vouch for.
+//! Trust anchors of an auditor: pinned keys, and the checkpoints that they signed.
 
 use super::checkpoint::{Checkpoint, CheckpointError};
 use super::hash::Hash;
@@ -6,17 +6,17 @@ use super::note::{Note, NoteError, VerifierKey};
 use super::proof::{ProofError, verify_consistency};
 use super::witness::{Cosignature, WitnessKey};
 
-/// Whom an auditor believes: keys that it got from elsewhere than from the broker it checks.
+/// The keys that an auditor trusts. It obtained them independently of the audited broker.
 #[derive(Clone, Debug, Default)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Trust {
-    /// The log's keys. Their names are the origins of the logs that are believed at all.
+    /// The keys of logs. Only logs whose origin is a name of these keys are accepted.
     pub keys: Vec<VerifierKey>,
-    /// Witnesses.
     pub witnesses: Vec<WitnessKey>,
 }
 
-/// A checkpoint that a pinned key of its log signed, or a pinned witness cosigned. Made by
-/// [`Trust::open`] alone.
+/// A checkpoint that a pinned key of its log signed or a pinned witness cosigned. Only
+/// [`Trust::open`] creates it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Anchor {
     checkpoint: Checkpoint,
@@ -25,9 +25,10 @@ pub struct Anchor {
 }
 
 impl Trust {
-    /// Opens a signed checkpoint. It must be of a log that a pinned key is named after, and that
-    /// key or a pinned witness must have signed it; no signature of a pinned key may be bad. A
-    /// witness alone does, for it follows a log whose key was replaced as it did before.
+    /// Opens a signed checkpoint. A pinned key must have the checkpoint's origin as its name, and
+    /// that key or a pinned witness must have signed it. No signature of a pinned key may be
+    /// invalid. The signature of a witness suffices, because a witness still follows a log whose
+    /// key was replaced.
     pub fn open(&self, note: &[u8]) -> Result<Anchor, CheckpointError> {
         let note = Note::parse(note)?;
         let checkpoint: Checkpoint = note.unverified_text().parse()?;
@@ -63,15 +64,15 @@ impl Anchor {
         &self.signers
     }
 
-    /// What pinned witnesses said of it.
+    /// The cosignatures of pinned witnesses.
     #[must_use]
     pub fn cosignatures(&self) -> &[Cosignature] {
         &self.cosignatures
     }
 }
 
-/// Whether two heads of one log were shown to be of one tree, by `proof` from the smaller to the
-/// larger.
+/// Verifies that two heads of one log belong to one tree, with the consistency `proof` from the
+/// smaller to the larger.
 pub fn verify_same_tree(
     one: &Checkpoint,
     other: &Checkpoint,
@@ -137,7 +138,7 @@ mod tests {
         let wrong = witness.line(9, &checkpoint(6).text());
         assert!(
             open(&[pinned.line(&text), wrong]).is_err(),
-            "a bad one spoils all"
+            "one invalid signature refuses the note"
         );
     }
 

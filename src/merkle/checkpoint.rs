@@ -1,4 +1,4 @@
-//! Checkpoints: the head of a tree as text, as C2SP tlog-checkpoint has them.
+//! Checkpoints: the head of a tree as text, in the format of C2SP tlog-checkpoint.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,31 +7,32 @@ use super::hash::{EMPTY_ROOT, Hash};
 use super::note::{Note, NoteError, VerifierKey};
 use super::parse_decimal;
 
-/// A log's origin: a schema-less URL, as long as the name of its key may be.
+/// The longest origin of a log. An origin is a schema-less URL and is also the name of the log's
+/// key.
 pub const MAX_ORIGIN_BYTES: usize = 255;
 
-/// The head of a log. Its text, which is what a log's key signs, is three lines: origin, size in
-/// decimal, root in base64. Extension lines may follow. They are kept as they are, for they are signed
-/// with the rest, and nothing is read from them; our own log writes none.
+/// The head of a log. Its text, which the log's key signs, has three lines: origin, size in
+/// decimal, root in base64. Extension lines may follow; they are signed with the rest, kept
+/// unchanged and not interpreted. Taskpass writes none.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Checkpoint {
-    /// The log.
+    /// The origin of the log.
     pub origin: String,
-    /// Its number of leaves.
+    /// Number of leaves in the log.
     pub size: u64,
-    /// Its root.
     pub root: Hash,
-    /// Lines behind these, none of them empty.
+    /// Further lines, none of them empty.
     pub extensions: Vec<String>,
 }
 
-/// Why a text is not a checkpoint.
+/// The reason why a text is not a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CheckpointError {
-    /// Not three lines and more.
+    /// The text has fewer than three lines.
     #[error("a checkpoint begins with three lines: origin, size, root")]
     Malformed,
-    /// An empty line after the third.
+    /// An extension line is empty.
     #[error("a checkpoint's extension lines are not empty")]
     Extension,
     /// The origin is empty, too long or has control characters.
@@ -43,19 +44,19 @@ pub enum CheckpointError {
     /// The root is not a hash in base64.
     #[error("the checkpoint's root is not 32 bytes in standard base64")]
     Root,
-    /// A tree without leaves has one root only.
-    #[error("the checkpoint states a root for an empty tree that is not the empty tree's")]
+    /// The size is 0, but the root is not that of the empty tree.
+    #[error("the checkpoint has size 0 but not the root of the empty tree")]
     EmptyRoot,
-    /// The note itself does not hold.
+    /// The signed note is invalid.
     #[error(transparent)]
     Note(#[from] NoteError),
-    /// Known keys signed it, but none of the log that it says it is of.
-    #[error("the checkpoint is of {0}, whose key has not signed it")]
+    /// A known key signed it, but no key of its own log.
+    #[error("the checkpoint is of {0}, but no known key of that log has signed it")]
     OriginNotSigned(String),
 }
 
 impl Checkpoint {
-    /// The head of the log `origin`, if it can be written down.
+    /// The head of the log `origin`, if it can be written as a checkpoint.
     pub fn new(origin: &str, size: u64, root: Hash) -> Result<Self, CheckpointError> {
         if origin.is_empty()
             || origin.len() > MAX_ORIGIN_BYTES
@@ -74,7 +75,7 @@ impl Checkpoint {
         })
     }
 
-    /// The text that is signed. The same as [`ToString`].
+    /// The signed text. The same as [`ToString`].
     #[must_use]
     pub fn text(&self) -> String {
         self.to_string()
@@ -115,7 +116,7 @@ impl FromStr for Checkpoint {
     }
 }
 
-/// A checkpoint that the key of its own log has signed. Made by [`SignedCheckpoint::open`] alone.
+/// A checkpoint that the key of its own log has signed. Only [`SignedCheckpoint::open`] creates it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignedCheckpoint {
     checkpoint: Checkpoint,
@@ -123,8 +124,8 @@ pub struct SignedCheckpoint {
 }
 
 impl SignedCheckpoint {
-    /// Opens a signed note. One of `keys` that bears the checkpoint's origin as its name must have
-    /// signed it: among several trusted logs, one does not speak for another.
+    /// Opens a signed note. One of `keys` whose name is the checkpoint's origin must have signed
+    /// it: a trusted log cannot sign for another one.
     pub fn open(note: &[u8], keys: &[VerifierKey]) -> Result<Self, CheckpointError> {
         let note = Note::parse(note)?.verify(keys)?;
         let checkpoint: Checkpoint = note.text().parse()?;
@@ -147,7 +148,7 @@ impl SignedCheckpoint {
         &self.checkpoint
     }
 
-    /// The known keys that signed it, the log's own among them.
+    /// The known keys that signed it, including one of the log.
     #[must_use]
     pub fn signers(&self) -> &[VerifierKey] {
         &self.signers

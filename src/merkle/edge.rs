@@ -1,60 +1,60 @@
-//! The right edge of a growing tree, and the proofs of what is appended to it.
+//! The right edge of a growing tree, and the proofs for appended leaves.
 
 use super::hash::{EMPTY_ROOT, Hash, fold_peaks, node_hash, root_of};
 use super::plan::{inclusion_ranges, log2, tile_shift};
 use super::tile::{TILE_WIDTH, Tile, TileId};
 
-/// The largest tree that is taken up again: what both stores can count, and far beyond reach.
+/// The largest accepted tree: the limit of integers in both stores, far beyond practical sizes.
 const MAX_SIZE: u64 = i64::MAX as u64;
 
-/// Why stored hashes are not the edge of a tree of the size stated.
+/// The reason why stored hashes are not the edge of a tree of the given size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub enum EdgeError {
-    /// No tree can be so large.
+    /// The size is above the limit.
     #[error("a tree of {0} leaves is beyond the limit")]
     TooLarge(u64),
-    /// There is one peak for each bit set in the size.
+    /// The number of peaks is not the number of bits set in the size.
     #[error("a tree of {size} leaves has {expected} peaks, not {found}")]
     Peaks {
-        /// The size stated.
+        /// The given size of the tree.
         size: u64,
-        /// Peaks it must have.
+        /// Number of peaks of a tree of this size.
         expected: usize,
-        /// Peaks given.
+        /// Number of given peaks.
         found: usize,
     },
-    /// There is one level for each digit of the size in base 256.
+    /// The number of levels is not the number of digits of the size in base 256.
     #[error("a tree of {size} leaves has {expected} levels of tiles, not {found}")]
     Levels {
-        /// The size stated.
+        /// The given size of the tree.
         size: u64,
-        /// Levels it must have.
+        /// Number of levels of a tree of this size.
         expected: usize,
-        /// Levels given.
+        /// Number of given levels.
         found: usize,
     },
-    /// An incomplete tile's width is the digit of its level.
+    /// The width of an incomplete tile is not the digit of its level.
     #[error("the incomplete tile of level {level} has {expected} hashes, not {found}")]
     Width {
-        /// The level.
         level: usize,
-        /// Hashes it must have.
+        /// Number of hashes that the tile must have.
         expected: usize,
-        /// Hashes given.
+        /// Number of given hashes.
         found: usize,
     },
-    /// The batch was prepared on another edge than it is to be applied to.
+    /// The batch was prepared for another edge.
     #[error("the batch continues another tree of {batch} leaves, not this one of {edge}")]
     OtherEdge {
-        /// The size that the batch starts at.
+        /// The size at which the batch starts.
         batch: u64,
-        /// The edge's size.
+        /// The size of the edge.
         edge: u64,
     },
 }
 
 /// The peaks of a tree: the roots of its perfect subtrees, largest first, one for each bit set in
-/// its size. About a kilobyte at 2³² leaves: small enough to be kept with every head.
+/// its size. It has about 1 KB at 2³² leaves, so it is stored with every head.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frontier {
     size: u64,
@@ -62,7 +62,7 @@ pub struct Frontier {
 }
 
 impl Frontier {
-    /// The frontier of the tree without leaves.
+    /// The frontier of the empty tree.
     #[must_use]
     pub fn empty() -> Self {
         Self {
@@ -71,7 +71,8 @@ impl Frontier {
         }
     }
 
-    /// A stored frontier. Compare its [`root`](Self::root) with the one stored beside it.
+    /// Creates a frontier from stored values. The caller compares its [`root`](Self::root) with the
+    /// stored root.
     pub fn new(size: u64, peaks: Vec<Hash>) -> Result<Self, EdgeError> {
         if size > MAX_SIZE {
             return Err(EdgeError::TooLarge(size));
@@ -87,7 +88,7 @@ impl Frontier {
         Ok(Self { size, peaks })
     }
 
-    /// Leaves in the tree.
+    /// Number of leaves in the tree.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.size
@@ -99,13 +100,13 @@ impl Frontier {
         &self.peaks
     }
 
-    /// The tree's root.
+    /// The root of the tree.
     #[must_use]
     pub fn root(&self) -> Hash {
         fold_peaks(&self.peaks)
     }
 
-    /// The peak of this height, if the size has that bit.
+    /// The peak of this height, if the size has the corresponding bit.
     fn peak(&self, height: u32) -> Option<Hash> {
         if self.size >> height & 1 == 0 {
             return None;
@@ -115,7 +116,7 @@ impl Frontier {
 }
 
 /// The right edge of a growing tree: its frontier, and the hashes of the rightmost incomplete tile
-/// of each level, out of which the next tiles are completed. Up to 8 KiB a level.
+/// of each level, from which the next tiles are completed. Up to 8 KiB for each level.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Edge {
     frontier: Frontier,
@@ -123,7 +124,7 @@ pub struct Edge {
 }
 
 impl Edge {
-    /// The edge of the tree without leaves.
+    /// The edge of the empty tree.
     #[must_use]
     pub fn empty() -> Self {
         Self {
@@ -132,9 +133,9 @@ impl Edge {
         }
     }
 
-    /// The edge of a tree of `size` leaves from its incomplete tiles, lowest level first: one for
-    /// each digit of the size in base 256, as wide as the digit says. Compare its
-    /// [`root`](Self::root) with the one that is known.
+    /// Creates the edge of a tree of `size` leaves from its incomplete tiles, lowest level first:
+    /// one for each digit of the size in base 256, with the digit as its width. The caller compares
+    /// its [`root`](Self::root) with the known root.
     pub fn from_partial_tiles(size: u64, levels: Vec<Vec<Hash>>) -> Result<Self, EdgeError> {
         if size > MAX_SIZE {
             return Err(EdgeError::TooLarge(size));
@@ -171,19 +172,19 @@ impl Edge {
         })
     }
 
-    /// Leaves in the tree.
+    /// Number of leaves in the tree.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.frontier.size
     }
 
-    /// The tree's root.
+    /// The root of the tree.
     #[must_use]
     pub fn root(&self) -> Hash {
         self.frontier.root()
     }
 
-    /// The tree's peaks.
+    /// The peaks of the tree.
     #[must_use]
     pub fn frontier(&self) -> &Frontier {
         &self.frontier
@@ -195,7 +196,7 @@ impl Edge {
         &self.levels
     }
 
-    /// The hashes of a tile, if it is one of this edge's: a plan's rightmost tiles need no read.
+    /// The hashes of a tile if it is in this edge. The rightmost tiles of a plan then need no read.
     #[must_use]
     pub fn tile(&self, id: &TileId) -> Option<&[Hash]> {
         let hashes = self.levels.get(usize::from(id.level))?;
@@ -205,16 +206,16 @@ impl Edge {
         hashes.get(..usize::from(id.width))
     }
 
-    /// Appends leaves and returns each tile that became complete, lowest level first. Where the
-    /// proofs are wanted as well, make a [`BatchProver`] and [`advance`](Self::advance) by it:
-    /// each node is then hashed once.
+    /// Appends leaves and returns each completed tile, lowest level first. If proofs are needed
+    /// too, create a [`BatchProver`] and [`advance`](Self::advance) with it, so that each node is
+    /// hashed once.
     pub fn append(&mut self, leaves: &[Hash]) -> Vec<Tile> {
         let prover = BatchProver::new(self, leaves);
         self.advance_unchecked(&prover)
     }
 
-    /// Moves over the batch, which must have been prepared on this edge, and returns each tile that
-    /// became complete, lowest level first.
+    /// Moves over the batch, which must have been prepared for this edge. Returns each completed
+    /// tile, lowest level first.
     pub fn advance(&mut self, batch: &BatchProver) -> Result<Vec<Tile>, EdgeError> {
         if batch.before != self.frontier {
             return Err(EdgeError::OtherEdge {
@@ -250,22 +251,23 @@ impl Edge {
     }
 }
 
-/// A batch on top of a tree: the root after it, and the inclusion proof of each of its leaves in
-/// the tree after it. Building it hashes each new node once; a proof only copies.
+/// A batch of leaves after a tree: the new root, and the inclusion proof of each of its leaves in
+/// the new tree. Construction hashes each new node once; a proof only copies hashes.
 #[derive(Clone, Debug)]
 pub struct BatchProver {
     before: Frontier,
     size: u64,
-    /// By height: the perfect nodes that are new, and before them the old peak that the first of
-    /// them is to be paired with, if there is one.
+    /// For each height: the new perfect nodes, preceded by the old peak with which the first of
+    /// them is paired, if there is one.
     heights: Vec<Row>,
-    /// The root over the peaks from the nth to the last: what a ragged range at the edge hashes to.
+    /// The roots over the peaks from the nth to the last: the hashes of incomplete ranges at the
+    /// edge.
     tails: Vec<Hash>,
 }
 
 #[derive(Clone, Debug)]
 struct Row {
-    /// The index of the first node; always even, so that the nodes pair up from the start.
+    /// Index of the first node. Always even, so that the nodes can be paired from the start.
     first: u64,
     nodes: Vec<Hash>,
 }
@@ -313,13 +315,13 @@ impl BatchProver {
         prover
     }
 
-    /// Leaves in the tree after the batch.
+    /// Number of leaves in the tree after the batch.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// The index of the batch's first leaf: the size of the tree before it.
+    /// Index of the batch's first leaf: the size of the tree before the batch.
     #[must_use]
     pub fn first_index(&self) -> u64 {
         self.before.size
@@ -347,16 +349,16 @@ impl BatchProver {
         }
     }
 
-    /// The proof that the batch's leaf number `position`, counted from 0 within the batch, is in
-    /// the tree after the batch; nothing if the batch has no such leaf.
+    /// The inclusion proof, in the tree after the batch, of the batch's leaf at `position` (from 0
+    /// within the batch); `None` if the batch has no such leaf.
     #[must_use]
     pub fn inclusion(&self, position: usize) -> Option<Vec<Hash>> {
         let index = self.before.size.checked_add(position as u64)?;
         if index >= self.size {
             return None;
         }
-        // A sibling is a new node, the old peak that a new node is paired with, or the ragged edge:
-        // on the left of a new leaf, a subtree of old leaves alone is always a peak.
+        // A sibling is a new node, the old peak that is paired with a new node, or the incomplete
+        // edge. To the left of a new leaf, a subtree with old leaves only is always a peak.
         let proof = inclusion_ranges(index, self.size)
             .into_iter()
             .map(|(low, high)| {
@@ -374,8 +376,8 @@ impl BatchProver {
         Some(proof)
     }
 
-    /// A node that is in [`Self::heights`]. Callers ask for no other; a hash that fits nothing is
-    /// then better than a panic, since every proof is verified by whoever receives it.
+    /// A node in [`Self::heights`]. Callers request no other node. For safety a wrong hash is
+    /// returned instead of a panic, because the recipient verifies every proof.
     fn node(&self, height: u32, index: u64) -> Hash {
         self.nodes_from(height, index)
             .first()
@@ -398,12 +400,12 @@ fn count_ones(size: u64) -> usize {
     size.count_ones() as usize
 }
 
-/// How many peaks are higher than this height: the place of the peak of this height.
+/// Number of peaks above this height: the index of the peak of this height.
 fn peaks_above(size: u64, height: u32) -> usize {
     count_ones(size.checked_shr(height + 1).unwrap_or(0))
 }
 
-/// Digits of `size` in base 256.
+/// Number of digits of `size` in base 256.
 fn level_count(size: u64) -> usize {
     (u64::BITS - size.leading_zeros()).div_ceil(8) as usize
 }
@@ -533,7 +535,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_proven_at_the_far_end_of_a_huge_tree() {
-        // Peaks that stand for trees nobody has: only the arithmetic of large sizes is tried.
+        // Peaks without real leaves: only the arithmetic of large sizes is tested.
         let size = (1 << 62) - 3;
         let frontier = Frontier::new(size, leaves(61)).unwrap();
         let batch = leaves(300);

@@ -1,11 +1,11 @@
-//! The roots of two sizes of one tree, from the same hashes: what tells a log that forked from tiles
-//! that nobody can read.
+//! The roots of a tree at two sizes, from one set of hashes. This distinguishes a forked log from
+//! invalid hashes in tiles that come from an untrusted party.
 //!
-//! A consistency proof that fails does not say whose fault that is: a tree that is not the old one's
-//! continuation, or a hash that somebody made up. Here both roots are computed from one set of
-//! hashes. Where the newer one comes out as the log signed it, the hashes are that tree's own, and
-//! so is the older root: another one than was known before is then the log's doing. Where it does
-//! not, the hashes say nothing at all.
+//! A failed consistency proof has two possible causes: the new tree does not continue the old one,
+//! or a hash is invalid. Here both roots are computed from one set of hashes. If the newer root is
+//! the one that the log signed, the hashes belong to that tree, and so does the computed older
+//! root. If this older root differs from the known one, the log forked. If the newer root differs,
+//! the hashes prove nothing.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ use super::hash::{EMPTY_ROOT, Hash, node_hash};
 use super::plan::{ConsistencyPlan, Plan, PlanError, split};
 use super::tile::TileId;
 
-/// Both roots of a tree that grew.
+/// The plan for both roots of a tree that grew.
 #[derive(Clone, Debug)]
 pub struct GrowthPlan {
     from: u64,
@@ -22,19 +22,20 @@ pub struct GrowthPlan {
     proof: ConsistencyPlan,
 }
 
-/// What a set of hashes says of a tree that grew. It is true of the tree whose root is `to_root`.
+/// The roots and the proof that a set of hashes gives for a tree that grew. They are valid for the
+/// tree whose root is `to_root`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Growth {
-    /// The root of the tree's first leaves, as many as were asked for.
+    /// The root of the tree's first leaves, as many as requested.
     pub from_root: Hash,
     /// The root of the whole tree.
     pub to_root: Hash,
-    /// The proof that the one continues the other (RFC 9162).
+    /// The consistency proof between both (RFC 9162).
     pub proof: Vec<Hash>,
 }
 
 impl GrowthPlan {
-    /// For a tree of `to` leaves and its first `from`.
+    /// The plan for a tree of `to` leaves and its first `from`.
     pub fn new(from: u64, to: u64) -> Result<Self, PlanError> {
         let proof = ConsistencyPlan::new(from, to)?;
         let mut ranges = Vec::new();
@@ -53,8 +54,7 @@ impl GrowthPlan {
         self.plan.tiles()
     }
 
-    /// Both roots. Compare the newer one with the one that the log signed before looking at the
-    /// older.
+    /// Both roots. Compare the newer root with the signed one before using the older.
     pub fn build(&self, tiles: &HashMap<TileId, Vec<Hash>>) -> Result<Growth, PlanError> {
         let hashes = self.plan.build(tiles)?;
         let (to_root, from_root) = combine(0, self.to, self.from, &mut hashes.into_iter());
@@ -66,8 +66,8 @@ impl GrowthPlan {
     }
 }
 
-/// The nodes, left to right, that lie wholly before leaf `from` or wholly after, and whose parents
-/// do not.
+/// The nodes, from left to right, that lie entirely before leaf `from` or entirely after it, and
+/// whose parents do not.
 fn cover(low: u64, high: u64, from: u64, ranges: &mut Vec<(u64, u64)>) {
     if high <= from || low >= from {
         ranges.push((low, high));
@@ -78,9 +78,9 @@ fn cover(low: u64, high: u64, from: u64, ranges: &mut Vec<(u64, u64)>) {
     cover(middle, high, from, ranges);
 }
 
-/// The hash of the node, and of its part before leaf `from` if it has one, from the hashes of
-/// [`cover`]. A node of a tree and the same node cut at `from` are split at the same leaf as long as
-/// `from` lies behind that leaf.
+/// The hash of the node, and that of its part before leaf `from` if it has one, from the hashes of
+/// [`cover`]. A node of a tree and the same node cut at `from` are split at the same leaf if `from`
+/// is after that leaf.
 fn combine(
     low: u64,
     high: u64,
@@ -88,8 +88,8 @@ fn combine(
     hashes: &mut impl Iterator<Item = Hash>,
 ) -> (Hash, Option<Hash>) {
     if high <= from || low >= from {
-        // There is one for each range. A hash that fits nothing is better than a panic: what comes
-        // out is compared with a root that is known.
+        // There is one for each range. For safety a wrong hash is used instead of a panic: the
+        // result is compared with a known root.
         let hash = hashes.next().unwrap_or(EMPTY_ROOT);
         return (hash, (high <= from).then_some(hash));
     }
@@ -163,7 +163,7 @@ mod tests {
             let place = lie.index(tile.len());
             tile[place] = EMPTY_ROOT;
             let lied = plan.build(&tiles).unwrap();
-            // A hash that no node is made of changes nothing; any other one shows in the newer root.
+            // A hash that no node uses changes nothing; any other one changes the newer root.
             prop_assert!(lied.to_root != newer || lied == growth);
         }
     }

@@ -1,4 +1,4 @@
-//! SHA-256 as RFC 9162 §2.1 uses it.
+//! SHA-256 as in RFC 9162 §2.1.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,34 +8,34 @@ use base64::engine::general_purpose::STANDARD;
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The root of the tree without leaves: SHA-256 of nothing.
+/// The root of the empty tree: SHA-256 of no bytes.
 pub const EMPTY_ROOT: Hash = Hash([
     0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9, 0x24,
     0x27, 0xae, 0x41, 0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52, 0xb8, 0x55,
 ]);
 
-/// A hash of the tree: a leaf's, an inner node's or a root. `Display` and serde write it in
-/// standard base64 with padding, as checkpoints do; `Debug` writes hexadecimal digits.
+/// A hash of the tree: of a leaf or an inner node, or a root. `Display` and serde write it in
+/// standard base64 with padding, as in checkpoints; `Debug` writes hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Hash([u8; Self::BYTES]);
 
 impl Hash {
-    /// A hash's length.
+    /// Length of a hash.
     pub const BYTES: usize = 32;
 
-    /// The hash with these bytes; an error unless there are exactly 32.
+    /// The hash with these bytes. An error unless there are exactly 32.
     pub fn from_slice(bytes: &[u8]) -> Result<Self, HashError> {
         bytes.try_into().map(Self).map_err(|_| HashError)
     }
 
-    /// Its bytes.
+    /// The bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; Self::BYTES] {
         &self.0
     }
 }
 
-/// Not a hash: it must be 32 bytes, in text as standard base64 with padding.
+/// A value that is not a hash: not 32 bytes, or in text not standard base64 with padding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not 32 bytes in standard base64")]
 pub struct HashError;
@@ -62,7 +62,7 @@ impl FromStr for Hash {
     type Err = HashError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // 32 bytes are 44 characters: nothing longer is decoded.
+        // 32 bytes have 44 characters. Do not decode longer texts.
         if text.len() != 44 {
             return Err(HashError);
         }
@@ -94,22 +94,22 @@ fn sha256(parts: &[&[u8]]) -> Hash {
     Hash(hash)
 }
 
-/// The hash of a leaf: of its bytes behind a 0.
+/// The hash of a leaf: of the byte 0 and the leaf's bytes.
 #[must_use]
 pub fn leaf_hash(leaf: &[u8]) -> Hash {
     sha256(&[&[0], leaf])
 }
 
-/// The hash of an inner node: of its two sides behind a 1.
+/// The hash of an inner node: of the byte 1 and both children.
 #[must_use]
 pub fn node_hash(left: &Hash, right: &Hash) -> Hash {
     sha256(&[&[1], &left.0, &right.0])
 }
 
-/// The root over `hashes`, each the root of an equally large perfect subtree (or a leaf's hash).
+/// The root over `hashes`, each the hash of a leaf or the root of an equally large perfect subtree.
 ///
-/// Pairing neighbours level by level, with a last odd one going up unchanged, is the same tree as
-/// splitting at the largest power of two from above.
+/// Pairing neighbours level by level, with a last unpaired one moving up unchanged, gives the same
+/// tree as splitting at the largest power of two.
 #[must_use]
 pub fn root_of(hashes: &[Hash]) -> Hash {
     let mut level = hashes.to_vec();
@@ -136,7 +136,7 @@ pub(super) fn fold_peaks(peaks: &[Hash]) -> Hash {
         .unwrap_or(EMPTY_ROOT)
 }
 
-/// First 32 bytes or fewer of SHA-256 over `parts`, for key identifiers.
+/// The first `N` bytes of SHA-256 over `parts`, for key identifiers. `N` is at most 32.
 pub(super) fn digest_prefix<const N: usize>(parts: &[&[u8]]) -> [u8; N] {
     let hash = sha256(parts);
     let mut prefix = [0; N];

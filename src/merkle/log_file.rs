@@ -1,10 +1,10 @@
-//! A whole log in one file: a signed checkpoint, and every leaf under it, one a line.
+//! A whole log in one file: a signed checkpoint, and every leaf under it, one on each line.
 //!
 //! The first line is a JSON object with `format` ([`LOG_FILE_FORMAT`]) and `checkpoint`, the signed
 //! note. Each further line is a JSON object with `index` and either `leaf`, the leaf's bytes in
-//! base64, or, where the body was pruned, `hash`, the leaf's hash. Lines are in the order of the
-//! log, from 0, and as many as the checkpoint has leaves: whoever reads to the end knows whether
-//! they are what was signed. Nothing but the tree's edge is kept in memory meanwhile.
+//! base64, or, if the body was pruned, `hash`, the leaf's hash. Lines are in the order of the log
+//! from 0, and there are as many as the checkpoint has leaves. A reader that reaches the end can
+//! compare them with the checkpoint. It keeps only the edge of the tree in memory.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, Read as _, Write};
@@ -20,70 +20,70 @@ use super::note::{MAX_NOTE_BYTES, Note, VerifierKey};
 use super::tile::TILE_WIDTH;
 use crate::domain::limits::MAX_LEAF_BYTES;
 
-/// What the first line calls the format.
+/// The value of `format` in the first line.
 pub const LOG_FILE_FORMAT: &str = "taskpass-log@v1";
 
-/// The longest line: the checkpoint with every newline escaped, or a leaf in base64.
+/// The longest line: a checkpoint with every newline escaped, or a leaf in base64.
 const MAX_LINE_BYTES: u64 = 2 * MAX_NOTE_BYTES as u64;
 
 /// One entry of a log file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogEntry {
-    /// Its place in the log.
+    /// Leaf index in the log.
     pub index: u64,
-    /// Its hash.
+    /// Hash of the leaf.
     pub hash: Hash,
-    /// Its bytes; none where they were pruned.
+    /// Bytes of the leaf; `None` if they were pruned.
     pub leaf: Option<Vec<u8>>,
 }
 
-/// Why a file is not the log that it says it is.
+/// The reason why a file is not the log of its checkpoint.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub enum LogFileError {
     /// The file cannot be read.
     #[error("the log cannot be read: {0}")]
     Io(#[from] io::Error),
-    /// The first line is not this format's.
-    #[error("the file does not begin as a log does: {0}")]
+    /// The first line does not have this format.
+    #[error("the file does not begin with a log header: {0}")]
     Head(String),
-    /// The checkpoint does not hold.
+    /// The checkpoint is invalid.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// A line is longer than any entry.
+    /// The line with this number is longer than any entry.
     #[error("line {0} is longer than any entry")]
     TooLong(u64),
     /// A line is not an entry.
     #[error("line {line} is not an entry: {why}")]
     Entry {
-        /// The line, from 1.
+        /// Line number in the file, from 1.
         line: u64,
-        /// Why not.
         why: String,
     },
     /// An entry is not the next one.
     #[error("line {line} holds entry {found}, not {expected}: the log is reordered or incomplete")]
     Order {
-        /// The line, from 1.
+        /// Line number in the file, from 1.
         line: u64,
-        /// The index that comes next.
+        /// The index that should come next.
         expected: u64,
-        /// The index there.
+        /// The index on the line.
         found: u64,
     },
-    /// The file ends too early, or does not end.
-    #[error("the file holds {found} entries, its checkpoint is of {expected}")]
+    /// The number of entries is not that of the checkpoint.
+    #[error("the file has {found} entries, its checkpoint has {expected}")]
     Size {
-        /// Leaves of the checkpoint.
+        /// Number of leaves of the checkpoint.
         expected: u64,
-        /// Entries found; of more only one is counted.
+        /// Number of entries. Of surplus entries only one is counted.
         found: u64,
     },
-    /// The entries are not the ones that were signed.
+    /// The root of the entries is not that of the checkpoint.
     #[error("the entries' root is {found}, the log signed {expected}")]
     Root {
-        /// What the checkpoint says.
+        /// The root in the checkpoint.
         expected: Hash,
-        /// What the entries come to.
+        /// The root of the entries.
         found: Hash,
     },
 }
@@ -105,29 +105,29 @@ struct Line {
     hash: Option<Hash>,
 }
 
-/// Reads a log file entry by entry. Nothing of it is established before
-/// [`finish`](Self::finish) has said so.
+/// Reads a log file entry by entry. The entries are unverified until [`finish`](Self::finish)
+/// succeeds.
 pub struct LogReader<R> {
     input: R,
     line: u64,
     note: String,
     checkpoint: Checkpoint,
     edge: Edge,
-    /// Hashes that are not in the edge yet.
+    /// Hashes that were not added to the edge yet.
     pending: Vec<Hash>,
-    /// Sizes whose roots are wanted, and the roots once they are known.
+    /// Sizes whose roots were requested; `None` until the root is known.
     roots: BTreeMap<u64, Option<Hash>>,
 }
 
 impl<R: BufRead> LogReader<R> {
-    /// Reads the first line. One of `keys` must be of the log that the checkpoint names.
+    /// Reads the first line. One of `keys` must belong to the log of the checkpoint.
     pub fn open(input: R, keys: &[VerifierKey]) -> Result<Self, LogFileError> {
         let reader = Self::unsigned(input)?;
         SignedCheckpoint::open(reader.note.as_bytes(), keys)?;
         Ok(reader)
     }
 
-    /// Reads the first line, and leaves it to the caller who signed the [`note`](Self::note).
+    /// Reads the first line. The caller verifies the signatures of the [`note`](Self::note).
     pub fn unsigned(mut input: R) -> Result<Self, LogFileError> {
         let Some(first) = next_line(&mut input, 1)? else {
             return Err(LogFileError::Head("it is empty".into()));
@@ -151,30 +151,31 @@ impl<R: BufRead> LogReader<R> {
         })
     }
 
-    /// Asks for the root that the log had at an earlier size: it is known once so much was read.
+    /// Requests the root of the log at an earlier size. It is known once that many entries were
+    /// read.
     pub fn want_root(&mut self, size: u64) {
         self.roots.insert(size, None);
     }
 
-    /// The root at a size that was asked for, if the log was read so far.
+    /// The root at a requested size, if that many entries were read.
     #[must_use]
     pub fn root_at(&self, size: u64) -> Option<Hash> {
         self.roots.get(&size).copied().flatten()
     }
 
-    /// The head under which the entries are meant to be.
+    /// The head that should cover the entries.
     #[must_use]
     pub fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint
     }
 
-    /// The signed note that says so.
+    /// The signed note with the head.
     #[must_use]
     pub fn note(&self) -> &str {
         &self.note
     }
 
-    /// The next entry; none at the end.
+    /// The next entry; `None` at the end.
     pub fn next_entry(&mut self) -> Result<Option<LogEntry>, LogFileError> {
         let line = self.line + 1;
         let Some(bytes) = next_line(&mut self.input, line)? else {
@@ -209,12 +210,12 @@ impl<R: BufRead> LogReader<R> {
         Ok(Some(entry))
     }
 
-    /// Entries that were read.
+    /// Number of entries that were read.
     fn read(&self) -> u64 {
         self.edge.size() + self.pending.len() as u64
     }
 
-    /// Whether what was read, to the end, is what was signed.
+    /// Verifies at the end of the file that the entries are those of the checkpoint.
     pub fn finish(&mut self) -> Result<(), LogFileError> {
         while self.next_entry()?.is_some() {}
         self.edge.append(&self.pending);
@@ -364,7 +365,7 @@ mod tests {
     #[test]
     fn what_was_written_is_read_again_pruned_bodies_and_all() {
         assert_eq!(read(&file(&entries())).unwrap(), entries());
-        // Without a newline at the end, too.
+        // The same without a final newline.
         let mut whole = file(&entries());
         whole.pop();
         assert_eq!(read(&whole).unwrap(), entries());

@@ -1,46 +1,45 @@
-//! The ledger's mathematics: the tree, its proofs and their text formats. No clock, no store, no
-//! network. Whoever holds this module, a receipt and a verifier key can check the receipt; nothing
-//! that the broker says is taken on trust.
+//! The mathematics of the ledger: the tree, its proofs and their text formats. No clock, no store,
+//! no network. With this module and a verifier key, any party can check a receipt without trusting
+//! the broker.
 //!
 //! # The tree
-//! The Merkle tree of RFC 9162 §2.1 over SHA-256. A leaf's hash begins with the byte 0 and an inner
-//! node's with 1 ([`leaf_hash`], [`node_hash`]), so that an inner node can never be passed off as a
-//! leaf. A tree of `n` leaves is split at the largest power of two below `n`. Hence the left side
-//! of every split is *perfect*: it never changes again, however the tree grows. Only the nodes on
-//! the right edge are ragged, and there is at most one perfect subtree for each bit set in `n`:
-//! these **peaks**, largest first, are the [`Frontier`]. They give the root, and are all that a
-//! batch needs to know of what came before it.
+//! The Merkle tree of RFC 9162 §2.1 over SHA-256. A leaf's hash input begins with the byte 0 and an
+//! inner node's with 1 ([`leaf_hash`], [`node_hash`]), so an inner node cannot pass as a leaf. A
+//! tree of `n` leaves is split at the largest power of two below `n`. So the left side of every
+//! split is *perfect*: it never changes as the tree grows. Only the nodes on the right edge are
+//! incomplete, and there is at most one perfect subtree for each bit set in `n`. These **peaks**,
+//! largest first, are the [`Frontier`]. They determine the root, and a batch needs no other data
+//! about earlier leaves.
 //!
 //! # Growing
 //! An [`Edge`] is a frontier with the rightmost incomplete tile of each level. A [`BatchProver`]
-//! takes the frontier *before* a batch and the batch's leaf hashes, and knows the root after it and
-//! the inclusion proof of each of its leaves, with one hash a node and without reading anything.
-//! [`Edge::advance`] then moves the edge over the batch and returns the tiles it completed.
+//! takes the frontier *before* a batch and the batch's leaf hashes. It computes the root after the
+//! batch and the inclusion proof of each of its leaves, with one hash for each node and without
+//! reads. [`Edge::advance`] then moves the edge over the batch and returns the completed tiles.
 //!
 //! # Reading back
 //! Hashes are stored as C2SP tiles of 256: level 0 holds leaf hashes, and each hash of level `l` is
-//! the root of a full tile of level `l - 1`. A full tile is written once. An incomplete one is never
-//! stored, because it can be read in one range scan of what is: at level 0 the leaf hashes, above
-//! it the roots of the full tiles below, which the store keeps beside each tile ([`Tile::root`]).
-//! [`TileId::source`] says which of the three it is.
+//! the root of a full tile of level `l - 1`. A full tile is written once. An incomplete one is
+//! never stored, because one range scan can read it: at level 0 from the leaf hashes, above it from
+//! the roots of the full tiles below, which the store keeps with each tile ([`Tile::root`]).
+//! [`TileId::source`] says which of the three applies.
 //!
-//! A proof in an older tree, or between two, is made in two steps, so that this module needs no
-//! reader: a plan ([`InclusionPlan`], [`ConsistencyPlan`], [`RootPlan`], [`EdgePlan`]) names the
-//! tiles it needs, at most eight for inclusion and consistency below 2³² leaves; the caller fetches
-//! them, and the plan builds the proof. A tile of an older tree is a prefix of the present one, so
-//! a longer tile than was asked for is cut.
-//! What a store returned is only as good as the store: check what was built against a root that is
-//! known ([`verify_inclusion`], [`verify_consistency`]). Where it is a stranger's, a [`GrowthPlan`]
-//! tells a forked tree from hashes that were made up.
+//! A proof in an older tree, or between two, is made in two steps, so this module needs no reader.
+//! A plan ([`InclusionPlan`], [`ConsistencyPlan`], [`RootPlan`], [`EdgePlan`]) names the required
+//! tiles, at most eight for inclusion and consistency below 2³² leaves; the caller fetches them,
+//! and the plan builds the proof. A tile of an older tree is a prefix of the present one, so a
+//! longer tile than requested is cut. The results are only as reliable as the store: verify them
+//! against a known root ([`verify_inclusion`], [`verify_consistency`]). If an untrusted party
+//! supplied the tiles, a [`GrowthPlan`] distinguishes a forked tree from invalid hashes.
 //!
-//! # Saying it
+//! # Text formats
 //! A [`Checkpoint`] is a tree's origin, size and root as text, signed as a C2SP [`Note`] by the
 //! log's Ed25519 key ([`VerifierKey`]). A [`Receipt`] is a leaf, its proof and a checkpoint in
 //! JSON; a [`TlogProof`] is the same in C2SP's text form; a [`LogReader`] reads a whole log from a
-//! file. Signing needs a key and is done elsewhere: here a note's text goes out, and a signature
-//! comes in ([`sign_note`]).
+//! file. Signing needs a key and is done elsewhere: this module returns a note's text and accepts
+//! the signature ([`sign_note`]).
 //!
-//! Parsers are strict: one text for one value, every length bounded, no panic on any input.
+//! Parsers are strict: one text for one value, every length limited, no panic on any input.
 
 mod anchor;
 mod checkpoint;
@@ -83,7 +82,7 @@ pub use tile::{
 pub use tlog_proof::{MAX_TLOG_PROOF_BYTES, TlogProof, TlogProofError};
 pub use witness::{Cosignature, WitnessKey, add_checkpoint_body, parse_witness_size};
 
-/// A decimal number in its only form: digits, no sign, no leading zero.
+/// Parses a decimal number in its only form: digits, no sign, no leading zero.
 fn parse_decimal(text: &str) -> Option<u64> {
     let canonical =
         text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));

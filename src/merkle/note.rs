@@ -1,9 +1,8 @@
-//! Signed notes, as C2SP signed-note has them, with Ed25519.
+//! Signed notes in the format of C2SP signed-note, with Ed25519.
 //!
-//! A note is a text, an empty line, and a line for each signature:
-//! `— <key name> <base64 of the key's four-byte id and the signature>`. A verifier ignores the lines
-//! of keys that it does not know, and trusts nothing of the text until one that it knows has
-//! signed it.
+//! A note is a text, an empty line, and a line for each signature: `— <key name> <base64 of the
+//! key's four-byte id and the signature>`. A verifier ignores signatures of unknown keys, and does
+//! not trust the text until a known key has signed it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,48 +14,48 @@ use ring::signature::{ED25519, UnparsedPublicKey};
 use super::hash::digest_prefix;
 use crate::crypto::is_small_order;
 
-/// The largest note: room for a checkpoint and sixteen post-quantum cosignatures of 5 kB.
+/// The largest note: a checkpoint and sixteen post-quantum cosignatures of 5 kB.
 pub const MAX_NOTE_BYTES: usize = 128 * 1024;
 
-/// Signatures on one note. The specification asks for at least 16.
+/// Maximum number of signatures on one note. The specification requires at least 16.
 pub const MAX_NOTE_SIGNATURES: usize = 32;
 
-/// A key's name: as long as the log's origin may be.
+/// The longest name of a key, equal to the longest origin.
 pub const MAX_KEY_NAME_BYTES: usize = 255;
 
 const ED25519_TYPE: u8 = 0x01;
 const KEY_ID_BYTES: usize = 4;
 const ED25519_SIGNATURE_BYTES: usize = 64;
 
-/// Why a text is not a verifier key, or bytes are not its signature.
+/// The reason why a text is not a verifier key, or bytes are not its signature.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// Not `<name>+<8 hexadecimal digits>+<base64>`.
+    /// The text is not `<name>+<8 hexadecimal digits>+<base64>`.
     #[error("a verifier key is <name>+<8 hexadecimal digits>+<base64>")]
     Malformed,
-    /// A name that could not stand in a signature line.
+    /// The name is not valid in a signature line.
     #[error("a key's name has 1 to 255 bytes, no spaces, control characters or plus signs")]
     Name,
-    /// A key of another kind than is wanted here.
+    /// The key has another type than required.
     #[error(
         "the key is of type {0:#04x}; a log's is Ed25519 (0x01), a witness's an Ed25519 cosignature (0x04)"
     )]
     UnsupportedType(u8),
-    /// An Ed25519 key has 32 bytes.
+    /// The key does not have 32 bytes.
     #[error("an Ed25519 key has 32 bytes, not {0}")]
     KeyLength(usize),
-    /// An Ed25519 point with which anyone can sign.
-    #[error("the key is a point of small order: signatures by it prove nothing")]
+    /// An Ed25519 point of small order, for which any party can write valid signatures.
+    #[error("the key is a point of small order: any party can sign for it")]
     SmallOrder,
-    /// An Ed25519 signature has 64 bytes.
+    /// The signature does not have 64 bytes.
     #[error("an Ed25519 signature has 64 bytes, not {0}")]
     SignatureLength(usize),
-    /// The id in the text is not the one of this name and key.
-    #[error("the key's id is not the one of its name and bytes")]
+    /// The id in the text does not fit the name and key.
+    #[error("the key's id does not fit its name and bytes")]
     IdMismatch,
 }
 
-/// The public key of a log: who may sign its checkpoints. As text it is
+/// The public key of a log, which verifies its checkpoints. As text it is
 /// `<name>+<id>+<base64 of type and key>`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct VerifierKey {
@@ -66,7 +65,7 @@ pub struct VerifierKey {
 }
 
 impl VerifierKey {
-    /// The Ed25519 key of this name.
+    /// Creates an Ed25519 key with this name.
     pub fn new(name: &str, public_key: [u8; 32]) -> Result<Self, KeyError> {
         if !is_key_name(name) || name.len() > MAX_KEY_NAME_BYTES {
             return Err(KeyError::Name);
@@ -78,19 +77,19 @@ impl VerifierKey {
         })
     }
 
-    /// The key's name; a log's is its origin.
+    /// The name of the key. For a log it is the origin.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The four bytes that tell the signer's lines from others'. An identifier, not a commitment.
+    /// The four bytes that identify the key's signature lines. An identifier, not a commitment.
     #[must_use]
     pub fn id(&self) -> [u8; 4] {
         self.id
     }
 
-    /// The key itself.
+    /// The raw key.
     #[must_use]
     pub fn public_key(&self) -> &[u8; 32] {
         &self.public_key
@@ -132,7 +131,7 @@ impl FromStr for VerifierKey {
     }
 }
 
-/// A verifier key's text, taken apart.
+/// The parts of a verifier key's text.
 pub(super) struct KeyParts<'a> {
     pub(super) name: &'a str,
     pub(super) kind: u8,
@@ -142,7 +141,7 @@ pub(super) struct KeyParts<'a> {
 
 impl<'a> KeyParts<'a> {
     pub(super) fn parse(text: &'a str) -> Result<Self, KeyError> {
-        // The name and the id have no plus sign; the base64 may.
+        // The name and the id have no plus sign; the base64 can have some.
         let mut parts = text.splitn(3, '+');
         let (Some(name), Some(id), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
             return Err(KeyError::Malformed);
@@ -178,7 +177,7 @@ impl<'a> KeyParts<'a> {
     }
 }
 
-/// The id of a key: the first bytes of what is hashed of its name, type and bytes.
+/// The id of a key: the first bytes of the hash of its name, type and bytes.
 pub(super) fn key_id(name: &str, kind: u8, public_key: &[u8; 32]) -> [u8; KEY_ID_BYTES] {
     digest_prefix(&[name.as_bytes(), b"\n", &[kind], public_key])
 }
@@ -190,56 +189,57 @@ pub(super) fn is_key_name(name: &str) -> bool {
             .any(|char| char.is_whitespace() || char.is_control() || char == '+')
 }
 
-/// Why a note is not accepted.
+/// The reason why a note is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoteError {
-    /// Larger than any note has to be.
+    /// The note is larger than [`MAX_NOTE_BYTES`].
     #[error("the note has more than {MAX_NOTE_BYTES} bytes")]
     TooLong,
-    /// Not UTF-8, or with control characters other than newlines.
+    /// The note is not UTF-8, or has control characters other than newlines.
     #[error("the note is not text without control characters")]
     NotText,
-    /// Not a text, an empty line, and signature lines.
+    /// The note is not a text, an empty line and signature lines.
     #[error("the note is not a text, an empty line and signature lines")]
     Malformed,
     /// A line after the empty one is not a signature.
     #[error("line {0} of the note's signatures is malformed")]
     MalformedSignature(usize),
-    /// More signatures than are looked at.
+    /// The note has more than [`MAX_NOTE_SIGNATURES`].
     #[error("the note has more than {MAX_NOTE_SIGNATURES} signatures")]
     TooManySignatures,
-    /// Two known keys share a name and an id: it cannot be said whose signature it is.
+    /// Two known keys share a name and an id, so a signature's key is ambiguous.
     #[error("more than one known key has the name and id of {0}")]
     AmbiguousKey(String),
-    /// A known key's signature does not verify.
+    /// The signature of a known key is invalid.
     #[error("the signature of {0} does not verify")]
     BadSignature(String),
-    /// No known key has signed.
+    /// No known key has signed the note.
     #[error("no known key has signed the note")]
     NoKnownSigner,
 }
 
-/// A note whose signatures have not been looked at yet. Its text is anyone's.
+/// A note with unverified signatures. Any party could have written its text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
     text: String,
     signatures: Vec<NoteSignature>,
 }
 
-/// One signature on a note.
+/// A signature on a note.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoteSignature {
-    /// The name of the key that is said to have made it.
+    /// The name of the key that allegedly made it.
     pub name: String,
-    /// That key's id.
+    /// The id of that key.
     pub key_id: [u8; 4],
-    /// The signature; its form is the key's matter.
+    /// The signature. Its format depends on the type of the key.
     pub signature: Vec<u8>,
 }
 
 impl Note {
-    /// Parses a note. Stricter than the specification in one point: no control characters at all
-    /// but newlines, U+007F and U+0080 to U+009F included, so that a note is safe to print.
+    /// Parses a note. Stricter than the specification in one point: the only permitted control
+    /// characters are newlines (U+007F and U+0080 to U+009F are refused too), so a note is safe to
+    /// print.
     pub fn parse(bytes: &[u8]) -> Result<Self, NoteError> {
         if bytes.len() > MAX_NOTE_BYTES {
             return Err(NoteError::TooLong);
@@ -248,7 +248,7 @@ impl Note {
         if note.chars().any(|char| char.is_control() && char != '\n') {
             return Err(NoteError::NotText);
         }
-        // The text may have empty lines of its own: the last one separates.
+        // The text can contain empty lines; the last one is the separator.
         let separator = note.rfind("\n\n").ok_or(NoteError::Malformed)?;
         let (text, signatures) = (&note[..=separator], &note[separator + 2..]);
         let lines = signatures
@@ -268,19 +268,20 @@ impl Note {
         })
     }
 
-    /// The signatures, in their order, of known and unknown keys alike.
+    /// The signatures of known and unknown keys, in order.
     #[must_use]
     pub fn signatures(&self) -> &[NoteSignature] {
         &self.signatures
     }
 
-    /// The text, which may be anyone's: for what has to be known before keys can be chosen.
+    /// The unverified text. Use it only to choose the keys.
     #[must_use]
     pub fn unverified_text(&self) -> &str {
         &self.text
     }
 
-    /// The text, once at least one of `keys` has signed it and none of their signatures is bad.
+    /// Verifies that at least one of `keys` has signed the note and none of their signatures is
+    /// invalid.
     pub fn verify(&self, keys: &[VerifierKey]) -> Result<VerifiedNote, NoteError> {
         let mut signers: Vec<VerifierKey> = Vec::new();
         for line in &self.signatures {
@@ -324,7 +325,7 @@ fn parse_signature(line: &str) -> Option<NoteSignature> {
     })
 }
 
-/// A note that a known key has signed. Made by [`Note::verify`] alone.
+/// A note that a known key has signed. Only [`Note::verify`] creates it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifiedNote {
     text: String,
@@ -332,7 +333,7 @@ pub struct VerifiedNote {
 }
 
 impl VerifiedNote {
-    /// What was signed, with its last newline.
+    /// The signed text, with its last newline.
     #[must_use]
     pub fn text(&self) -> &str {
         &self.text
@@ -345,7 +346,7 @@ impl VerifiedNote {
     }
 }
 
-/// The line that puts this key's Ed25519 signature on a note, with its newline.
+/// The line for this key's Ed25519 signature on a note, with its newline.
 pub fn note_signature_line(key: &VerifierKey, signature: &[u8]) -> Result<String, KeyError> {
     if signature.len() != ED25519_SIGNATURE_BYTES {
         return Err(KeyError::SignatureLength(signature.len()));
@@ -354,16 +355,15 @@ pub fn note_signature_line(key: &VerifierKey, signature: &[u8]) -> Result<String
     Ok(format!("\u{2014} {} {}\n", key.name, STANDARD.encode(blob)))
 }
 
-/// The signed note of a text and its signature lines, in their order. The signatures are over the
-/// text alone and were made elsewhere; that they are well formed is checked, that they verify is
-/// not.
+/// Combines a text and its signature lines into a signed note. The signatures are over the text
+/// alone. Checks that they are well formed but does not verify them.
 pub fn sign_note<L: AsRef<str>>(text: &str, lines: &[L]) -> Result<String, NoteError> {
     let mut note = format!("{text}\n");
     for line in lines {
         note.push_str(line.as_ref());
     }
     let parsed = Note::parse(note.as_bytes())?;
-    // The whole text, and nothing but it, is what the signatures are for.
+    // The signatures must cover the whole text and nothing else.
     if parsed.text != text || parsed.signatures.len() != lines.len() {
         return Err(NoteError::Malformed);
     }
@@ -456,7 +456,7 @@ mod tests {
             published().replace("example message", "exemple message"),
             published().replace("yaQM=", "yaQI="),
             published().replace("Uw2QOkn8", "Uw2QOkn9"),
-            // A known key's line must be an Ed25519 signature and nothing longer or shorter.
+            // The line of a known key must have an Ed25519 signature of the exact length.
             format!("{TEXT}\n\u{2014} example.com/foo Uw2QOgA=\n"),
         ] {
             let note = Note::parse(changed.as_bytes()).unwrap();
@@ -529,7 +529,7 @@ mod tests {
             .verify(&[key])
             .unwrap();
         assert_eq!(verified.text(), text);
-        // A text that ends without a newline, and lines that smuggle a text in, are not composed.
+        // Refuses a text without a final newline, and lines that contain an additional text.
         sign_note("one", &[line("log.example", 1, "one")]).unwrap_err();
         let smuggled = format!("more\n\n{}", line("log.example", 1, text));
         sign_note(text, &[smuggled]).unwrap_err();

@@ -1,4 +1,5 @@
-//! The crate `tlog_tiles`, an implementation of the same formats by others, reads what we write.
+//! Tests that the crate `tlog_tiles`, an independent implementation of the same formats, reads our
+//! output.
 
 use std::cell::Cell;
 
@@ -20,7 +21,7 @@ fn ours(hashes: &[theirs::Hash]) -> Vec<Hash> {
     hashes.iter().map(|hash| hash.0.into()).collect()
 }
 
-/// Serves our tiles to their reader, which checks them against the root it is given.
+/// Serves our tiles to the other implementation, which checks them against the given root.
 struct Tiles<'a> {
     log: &'a Log,
     confirmed: Cell<usize>,
@@ -120,7 +121,7 @@ fn they_make_and_check_the_same_proofs_from_our_tiles() {
             verify_consistency(from, size, &proof, &older, &root).unwrap();
         }
         assert!(tiles.confirmed.get() > 0);
-        // A root that is not the tiles' is refused, so that the agreement above means something.
+        // A wrong root is refused, so the agreement above is significant.
         let wrong = theirs::TileHashReader::new(size, their(&leaf_hash(b"")), &tiles);
         wrong.read_hashes(&[0]).unwrap_err();
     }
@@ -130,7 +131,8 @@ proptest! {
     #[test]
     fn their_paths_are_ours(level in 0_u8..64, index in 0_u64..1 << 50, width in 1_u16..=256) {
         let tile = theirs::Tile::new(8, level, index, u32::from(width), false);
-        // Their paths name the tiles' height after `tile/`; C2SP's, always of height 8, do not.
+        // Their paths have the height of tiles after `tile/`; those of C2SP do not, because the
+        // height is always 8.
         let path = tile.path().replacen("tile/8/", "tile/", 1);
         prop_assert_eq!(TilePath::Hashes(id_of(&tile)).to_string(), path);
     }

@@ -1,4 +1,4 @@
-//! Proofs in older trees: which tiles they need, and how they are built of them.
+//! Proofs in older trees: the tiles that they need, and their construction.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -6,47 +6,47 @@ use super::edge::{Edge, EdgeError};
 use super::hash::{Hash, fold_peaks, root_of};
 use super::tile::{TILE_WIDTH, TileId};
 
-/// Why a proof cannot be planned or built.
+/// The reason why a proof cannot be planned or built.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub enum PlanError {
-    /// There is no such leaf.
+    /// The tree has no such leaf.
     #[error("leaf {index} is not in a tree of {size}")]
     IndexOutOfRange {
-        /// The leaf's index.
+        /// Index of the leaf.
         index: u64,
-        /// The tree's size.
+        /// Size of the tree.
         size: u64,
     },
-    /// The tree that should have come first is the larger one.
+    /// The first size is larger than the second.
     #[error("a tree of {from} does not come before one of {to}")]
     SizesReversed {
-        /// The size that should be the smaller one.
+        /// The size that should be smaller.
         from: u64,
-        /// The size that should be the larger one.
+        /// The size that should be larger.
         to: u64,
     },
-    /// A tile that was asked for is not there.
+    /// A required tile is missing.
     #[error("tile {0} is missing")]
     MissingTile(TileId),
-    /// A tile that was asked for is shorter than asked, or longer than any.
+    /// A required tile has fewer hashes than required, or more than a tile can have.
     #[error("tile {tile} has {found} hashes")]
     WrongWidth {
-        /// The tile.
         tile: TileId,
-        /// Hashes given.
+        /// Number of hashes in the given tile.
         found: usize,
     },
-    /// The tiles do not make an edge.
+    /// The tiles do not form an edge.
     #[error(transparent)]
     Edge(#[from] EdgeError),
 }
 
-/// The proof that a leaf is in a tree.
+/// The plan of an inclusion proof.
 #[derive(Clone, Debug)]
 pub struct InclusionPlan(Plan);
 
 impl InclusionPlan {
-    /// For leaf `index` in the tree of the first `tree_size` leaves.
+    /// The proof of leaf `index` in the tree of the first `tree_size` leaves.
     pub fn new(index: u64, tree_size: u64) -> Result<Self, PlanError> {
         if index >= tree_size {
             return Err(PlanError::IndexOutOfRange {
@@ -66,19 +66,19 @@ impl InclusionPlan {
         &self.0.tiles
     }
 
-    /// The proof.
+    /// Builds the proof.
     pub fn build(&self, tiles: &HashMap<TileId, Vec<Hash>>) -> Result<Vec<Hash>, PlanError> {
         self.0.build(tiles)
     }
 }
 
-/// The proof that one tree begins with another.
+/// The plan of a consistency proof.
 #[derive(Clone, Debug)]
 pub struct ConsistencyPlan(Plan);
 
 impl ConsistencyPlan {
-    /// From the tree of the first `from` leaves to that of the first `to`. The proof from the empty
-    /// tree, or from a tree to itself, is empty.
+    /// The proof from the tree of the first `from` leaves to that of the first `to`. It is empty if
+    /// `from` is 0 or equals `to`.
     pub fn new(from: u64, to: u64) -> Result<Self, PlanError> {
         if from > to {
             return Err(PlanError::SizesReversed { from, to });
@@ -92,18 +92,18 @@ impl ConsistencyPlan {
         &self.0.tiles
     }
 
-    /// The proof.
+    /// Builds the proof.
     pub fn build(&self, tiles: &HashMap<TileId, Vec<Hash>>) -> Result<Vec<Hash>, PlanError> {
         self.0.build(tiles)
     }
 }
 
-/// The root of a tree of any earlier size.
+/// The plan of the root of a tree of any earlier size.
 #[derive(Clone, Debug)]
 pub struct RootPlan(Plan);
 
 impl RootPlan {
-    /// For the tree of the first `size` leaves.
+    /// The root of the tree of the first `size` leaves.
     #[must_use]
     pub fn new(size: u64) -> Self {
         Self(Plan::new(vec![(0, size)], size))
@@ -115,13 +115,13 @@ impl RootPlan {
         &self.0.tiles
     }
 
-    /// The root.
+    /// Computes the root.
     pub fn build(&self, tiles: &HashMap<TileId, Vec<Hash>>) -> Result<Hash, PlanError> {
         Ok(fold_peaks(&self.0.build(tiles)?))
     }
 }
 
-/// The edge of a tree, to go on from it.
+/// The plan of the edge of a tree, so that the tree can grow from it.
 #[derive(Clone, Debug)]
 pub struct EdgePlan {
     size: u64,
@@ -129,7 +129,7 @@ pub struct EdgePlan {
 }
 
 impl EdgePlan {
-    /// For the tree of the first `size` leaves.
+    /// The edge of the tree of the first `size` leaves.
     #[must_use]
     pub fn new(size: u64) -> Self {
         let tiles = (0_u8..)
@@ -150,7 +150,7 @@ impl EdgePlan {
         &self.tiles
     }
 
-    /// The edge. Compare its root with the one that is known.
+    /// Builds the edge. The caller compares its root with the known root.
     pub fn build(&self, tiles: &HashMap<TileId, Vec<Hash>>) -> Result<Edge, PlanError> {
         let mut levels = Vec::new();
         for id in &self.tiles {
@@ -161,14 +161,14 @@ impl EdgePlan {
     }
 }
 
-/// Some ranges of leaves, each the leaves of one node of the tree, and where their hashes come from.
+/// Ranges of leaves, each the leaves of one node of the tree, and the sources of their hashes.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     ranges: Vec<Vec<Node>>,
     tiles: Vec<TileId>,
 }
 
-/// A perfect node: hashes `from..to` of a tile.
+/// A perfect node: the hashes `from..to` of a tile.
 #[derive(Clone, Debug)]
 struct Node {
     tile: TileId,
@@ -210,7 +210,7 @@ impl Plan {
     }
 }
 
-/// The tile's hashes, exactly as many as were asked for.
+/// The required hashes of the tile.
 fn hashes_of<'a>(
     id: &TileId,
     tiles: &'a HashMap<TileId, Vec<Hash>>,
@@ -225,15 +225,15 @@ fn hashes_of<'a>(
     }
 }
 
-/// The perfect subtrees of a node's range, largest first. `low` is a multiple of the largest one's
-/// size, as it is for every node of a tree, and so is what is left for the next.
+/// The perfect subtrees of a node's range, largest first. `low` is a multiple of the size of the
+/// largest one, as for every node of a tree, and so is the rest for the next one.
 fn perfect_nodes((mut low, high): (u64, u64), tree_size: u64) -> Vec<Node> {
     let mut nodes = Vec::new();
     while low < high {
         let height = log2(high - low);
         let level = height / 8;
         let in_tile = height % 8;
-        // The node covers 2^in_tile hashes of its level, which lie within one tile.
+        // The node covers 2^in_tile hashes of its level, all within one tile.
         let first = tile_shift(low, level);
         let index = first / TILE_WIDTH as u64;
         let available = tile_shift(tree_size, level) - index * TILE_WIDTH as u64;
@@ -252,7 +252,8 @@ fn perfect_nodes((mut low, high): (u64, u64), tree_size: u64) -> Vec<Node> {
     nodes
 }
 
-/// The ranges whose hashes prove a leaf, from its sibling to the root's child (RFC 9162 §2.1.3.1).
+/// The ranges whose hashes prove the inclusion of a leaf, from its sibling to the root's child (RFC
+/// 9162 §2.1.3.1).
 pub(super) fn inclusion_ranges(index: u64, size: u64) -> Vec<(u64, u64)> {
     let mut ranges = Vec::new();
     let (mut low, mut high) = (0, size);
@@ -287,7 +288,7 @@ fn consistency_ranges(from: u64, to: u64) -> Vec<(u64, u64)> {
             low = middle;
         }
     }
-    // The last node of the older tree, unless that is the older tree itself, which is known.
+    // The last node of the older tree, unless it is the whole older tree, whose root is known.
     if low > 0 {
         ranges.push((low, high));
     }
@@ -305,7 +306,7 @@ pub(super) fn log2(number: u64) -> u32 {
     number.checked_ilog2().unwrap_or(0)
 }
 
-/// How many nodes of a level of tiles there are in `leaves` leaves.
+/// Number of nodes at a level of tiles in `leaves` leaves.
 pub(super) fn tile_shift(leaves: u64, level: u32) -> u64 {
     leaves.checked_shr(level * 8).unwrap_or(0)
 }
@@ -323,7 +324,7 @@ mod tests {
     };
     use super::*;
 
-    /// Past the end of the first full tile of level 1.
+    /// Larger than the first full tile of level 1.
     const SIZE: usize = 70_000;
     static LOG: LazyLock<Log> = LazyLock::new(|| Log::of(&leaves(SIZE)));
 
@@ -465,7 +466,8 @@ mod tests {
             for (tiles, factor) in [
                 (inclusion.tiles(), 2), (consistency.tiles(), 2), (root.tiles(), 1), (edge.tiles(), 1),
             ] {
-                // One tile a level on the way to the leaf, one a level along the edge.
+                // One tile for each level on the way to the leaf, and one for each level along the
+                // edge.
                 let levels = (u64::BITS - size.leading_zeros()).div_ceil(8) as usize;
                 prop_assert!(tiles.len() <= factor * levels);
                 if size <= 1 << 32 {

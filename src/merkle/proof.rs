@@ -1,36 +1,36 @@
-//! Checking proofs, as RFC 9162 §2.1.3.2 and §2.1.4.2 say.
+//! Verification of proofs by RFC 9162 §2.1.3.2 and §2.1.4.2.
 
 use super::hash::{EMPTY_ROOT, Hash, node_hash};
 
-/// Hashes in a proof: a tree of 2⁶⁴ leaves has 64 levels.
+/// Maximum number of hashes in a proof: a tree of 2⁶⁴ leaves has 64 levels.
 pub const MAX_PROOF_HASHES: usize = 64;
 
-/// Why a proof does not hold.
+/// The reason why a proof is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProofError {
-    /// There is no such leaf.
+    /// The tree has no such leaf.
     #[error("leaf {index} is not in a tree of {size}")]
     IndexOutOfRange {
-        /// The leaf's index.
+        /// Index of the leaf.
         index: u64,
-        /// The tree's size.
+        /// Size of the tree.
         size: u64,
     },
-    /// The tree that should have come first is the larger one.
+    /// The first size is larger than the second.
     #[error("a tree of {from} does not come before one of {to}")]
     SizesReversed {
-        /// The size that should be the smaller one.
+        /// The size that should be smaller.
         from: u64,
-        /// The size that should be the larger one.
+        /// The size that should be larger.
         to: u64,
     },
-    /// Fewer hashes than the tree has levels there.
+    /// The proof has fewer hashes than the tree requires.
     #[error("the proof has too few hashes")]
     TooShort,
-    /// More hashes than the tree has levels there.
+    /// The proof has more hashes than the tree requires.
     #[error("the proof has too many hashes")]
     TooLong,
-    /// The proof leads to another root; for consistency, to another newer one.
+    /// The proof leads to another root; for consistency, to another newer root.
     #[error("the proof leads to another root")]
     WrongRoot,
     /// The proof leads to another older root.
@@ -38,7 +38,7 @@ pub enum ProofError {
     WrongOlderRoot,
 }
 
-/// Whether `leaf_hash` is leaf number `index` of the tree of `size` leaves with this `root`.
+/// Verifies that `leaf_hash` is the leaf `index` of the tree of `size` leaves with this `root`.
 pub fn verify_inclusion(
     index: u64,
     size: u64,
@@ -74,11 +74,11 @@ pub fn verify_inclusion(
     Ok(())
 }
 
-/// Whether the tree of `to` leaves with root `root_to` begins with all `from` leaves of the one
-/// with root `root_from`, in the same order.
+/// Verifies that the tree of `to` leaves with root `root_to` begins with all `from` leaves of the
+/// tree with root `root_from`, in the same order.
 ///
-/// Stricter than the RFC in one point: it leaves `from == 0` to the caller, since every tree begins
-/// with the empty one; here `root_from` must then be [`EMPTY_ROOT`] and the proof empty.
+/// Stricter than the RFC in one point: the RFC leaves `from == 0` to the caller, since every tree
+/// begins with the empty one. Here `root_from` must then be [`EMPTY_ROOT`] and the proof empty.
 pub fn verify_consistency(
     from: u64,
     to: u64,
@@ -108,7 +108,7 @@ pub fn verify_consistency(
         node >>= 1;
         last >>= 1;
     }
-    // An older tree that is perfect is itself the first node, and is not repeated in the proof.
+    // A perfect older tree is itself the first node and is not repeated in the proof.
     let (start, rest) = if from.is_power_of_two() {
         if proof.is_empty() {
             return Err(ProofError::TooShort);
@@ -146,7 +146,7 @@ pub fn verify_consistency(
     Ok(())
 }
 
-/// A last node without a right neighbour goes up unchanged until it is a right child.
+/// A last node without a right neighbour moves up unchanged until it is a right child.
 fn rise_to_right_child(node: &mut u64, last: &mut u64) {
     while *node & 1 == 0 && *node != 0 {
         *node >>= 1;

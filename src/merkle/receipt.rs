@@ -1,8 +1,8 @@
-//! Receipts: one leaf, the proof that the log has it, and the checkpoint that the log signed.
+//! Receipts: a leaf, its inclusion proof, and the checkpoint that the log signed.
 //!
-//! A receipt is checked against verifier keys and nothing else. It shows that the log named in the
-//! checkpoint committed to exactly these bytes at this index. It does not show when, beyond the
-//! order in the log, nor that the log shows the same tree to everyone: for that, compare
+//! A receipt is checked with verifier keys only. It shows that the log of the checkpoint committed
+//! to exactly these bytes at this index. It does not show the time, beyond the order in the log,
+//! nor that the log shows the same tree to all parties. To establish the latter, compare
 //! checkpoints.
 
 use std::fmt;
@@ -18,18 +18,18 @@ use super::proof::{MAX_PROOF_HASHES, ProofError, verify_inclusion};
 use super::tlog_proof::TlogProof;
 use crate::domain::limits::MAX_LEAF_BYTES;
 
-/// A receipt as it is handed out: nothing in it has been verified. Fields that it does not know are
-/// ignored when it is read, so that a later broker's receipts can still be checked.
+/// A receipt as served; unverified. Unknown JSON members are ignored, so that receipts of later
+/// versions can still be checked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
-    /// The leaf's bytes, as they were hashed; base64 in JSON.
+    /// The leaf's bytes, as hashed; base64 in JSON.
     #[serde(with = "leaf_base64")]
     pub leaf: Vec<u8>,
-    /// The leaf's hash.
+    /// The hash of the leaf.
     pub leaf_hash: Hash,
     /// The leaf's index in the log.
     pub index: u64,
-    /// The size of the tree that the proof is for.
+    /// Size of the proof's tree.
     pub tree_size: u64,
     /// The proof, from the leaf's sibling to the root's child.
     #[serde(deserialize_with = "bounded_proof")]
@@ -38,47 +38,46 @@ pub struct Receipt {
     pub checkpoint: String,
 }
 
-/// Why a receipt proves nothing.
+/// The reason why a receipt is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {
-    /// Longer than any leaf of the log.
+    /// The leaf is longer than permitted.
     #[error("the leaf has {0} bytes, more than {MAX_LEAF_BYTES}")]
     LeafTooLong(usize),
-    /// More hashes than any tree has levels.
+    /// The proof has more hashes than permitted.
     #[error("the inclusion proof has {0} hashes, more than {MAX_PROOF_HASHES}")]
     ProofTooLong(usize),
-    /// The leaf is not the one whose hash is stated.
+    /// The hash of the leaf is not the stated one.
     #[error("the leaf's hash is {computed}, but the receipt states {stated}")]
     LeafHash {
-        /// What the receipt states.
+        /// The hash in the receipt.
         stated: Hash,
-        /// What its leaf hashes to.
+        /// The hash of the receipt's leaf.
         computed: Hash,
     },
-    /// The checkpoint does not hold.
+    /// The checkpoint is invalid.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// The proof is for another tree than the checkpoint.
+    /// The sizes of the receipt and its checkpoint differ.
     #[error(
         "the receipt is for a tree of {receipt} leaves, its checkpoint for one of {checkpoint}"
     )]
     TreeSize {
-        /// What the receipt states.
+        /// The size in the receipt.
         receipt: u64,
-        /// What the checkpoint states.
+        /// The size in the checkpoint.
         checkpoint: u64,
     },
     /// The leaf is not in the checkpoint's tree at that index.
     #[error(transparent)]
     Inclusion(#[from] ProofError),
-    /// A proof without the leaf in it, which must then be known from elsewhere.
-    #[error("the proof does not carry its leaf")]
+    /// The proof does not contain its leaf.
+    #[error("the proof does not contain its leaf")]
     NoLeaf,
 }
 
 impl Receipt {
-    /// Checks everything that the receipt says. One of `keys` must be of the log that its
-    /// checkpoint names.
+    /// Verifies the receipt completely. One of `keys` must belong to the log of its checkpoint.
     pub fn verify(&self, keys: &[VerifierKey]) -> Result<VerifiedReceipt, VerifyError> {
         let checkpoint = SignedCheckpoint::open(self.checkpoint.as_bytes(), keys)?;
         self.unsigned()?;
@@ -90,8 +89,8 @@ impl Receipt {
         })
     }
 
-    /// Checks all but who signed the checkpoint: that the leaf is under this head, which may be
-    /// anyone's. It has then to be shown to be the log's.
+    /// Verifies the receipt except for the signatures of its checkpoint: the leaf is in the tree of
+    /// this head. The caller must establish that the head is the log's.
     pub fn unsigned(&self) -> Result<Checkpoint, VerifyError> {
         if self.leaf.len() > MAX_LEAF_BYTES {
             return Err(VerifyError::LeafTooLong(self.leaf.len()));
@@ -135,8 +134,8 @@ impl Receipt {
         }
     }
 
-    /// The receipt in a `.tlog-proof` that carries its leaf. The tree's size is taken from the
-    /// checkpoint and the leaf's hash from the leaf; [`verify`](Self::verify) then checks them.
+    /// The receipt in a `.tlog-proof` that contains its leaf. Takes the size of the tree from the
+    /// checkpoint and computes the leaf's hash; [`verify`](Self::verify) then checks them.
     pub fn from_tlog_proof(proof: TlogProof) -> Result<Self, VerifyError> {
         let leaf = proof.extra.ok_or(VerifyError::NoLeaf)?;
         let note = Note::parse(proof.checkpoint.as_bytes()).map_err(CheckpointError::Note)?;
@@ -152,7 +151,7 @@ impl Receipt {
     }
 }
 
-/// A receipt that holds. Made by [`Receipt::verify`] alone.
+/// A valid receipt. Only [`Receipt::verify`] creates it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifiedReceipt {
     leaf: Vec<u8>,
@@ -162,8 +161,8 @@ pub struct VerifiedReceipt {
 }
 
 impl VerifiedReceipt {
-    /// The leaf's bytes, which the log committed to. What they say is for the reader to judge, the
-    /// origin in them included: compare it with the checkpoint's.
+    /// The bytes of the leaf, to which the log committed. Their content is not verified: compare
+    /// the leaf's origin with the checkpoint's.
     #[must_use]
     pub fn leaf(&self) -> &[u8] {
         &self.leaf
@@ -181,7 +180,7 @@ impl VerifiedReceipt {
         self.index
     }
 
-    /// The head of the log that it was shown to be under.
+    /// The head of the log whose tree contains the leaf.
     #[must_use]
     pub fn checkpoint(&self) -> &Checkpoint {
         self.checkpoint.checkpoint()
@@ -260,7 +259,7 @@ mod tests {
         TestLogKey::new(ORIGIN, 1)
     }
 
-    /// The receipt of one leaf at index 300 in a tree of 305.
+    /// The receipt of the leaf at index 300 in a tree of 305.
     fn receipt() -> Receipt {
         let mut edge = Edge::empty();
         edge.append(&leaves(300));
@@ -335,7 +334,7 @@ mod tests {
             refused(&|receipt| receipt.leaf_hash = flip(receipt.leaf_hash, 3)),
             VerifyError::LeafHash { .. }
         ));
-        // Another leaf with its own hash is a receipt for something else, which is not logged.
+        // Another leaf with its own hash is a receipt for a leaf that is not in the log.
         assert_eq!(
             refused(&|receipt| {
                 receipt.leaf = b"{}".to_vec();

@@ -1,5 +1,5 @@
-//! The RFC's recursive definitions, written down as they stand: slow, and what all else is
-//! compared with.
+//! The recursive definitions of the RFC, implemented literally. They are slow and serve as the
+//! reference in tests.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use super::{
     leaf_hash, node_hash, note_signature_line, sign_note,
 };
 
-/// A hash from 64 hexadecimal digits.
+/// Parses a hash of 64 hexadecimal digits.
 pub(super) fn hex(text: &str) -> Hash {
     let bytes: Vec<u8> = (0..text.len())
         .step_by(2)
@@ -21,7 +21,7 @@ pub(super) fn hex(text: &str) -> Hash {
     Hash::from_slice(&bytes).unwrap()
 }
 
-/// The leaf hashes of the eight-leaf tree that RFC 6962's test vectors use.
+/// The leaf hashes of the tree of eight leaves in the test vectors of RFC 6962.
 pub(super) fn reference_leaves() -> Vec<Hash> {
     let data: [&[u8]; 8] = [
         b"",
@@ -39,7 +39,7 @@ pub(super) fn reference_leaves() -> Vec<Hash> {
     data.iter().map(|leaf| leaf_hash(leaf)).collect()
 }
 
-/// `count` different leaf hashes; a longer list begins with the shorter one.
+/// `count` different leaf hashes. A longer list begins with the shorter one.
 pub(super) fn leaves(count: usize) -> Vec<Hash> {
     (0..count as u64)
         .map(|index| leaf_hash(&index.to_be_bytes()))
@@ -57,7 +57,7 @@ fn split(size: usize) -> usize {
     size.next_power_of_two() / 2
 }
 
-/// MTH of RFC 9162 §2.1.1.
+/// The function MTH of RFC 9162 §2.1.1.
 pub(super) fn reference_root(leaves: &[Hash]) -> Hash {
     match leaves {
         [] => EMPTY_ROOT,
@@ -69,7 +69,7 @@ pub(super) fn reference_root(leaves: &[Hash]) -> Hash {
     }
 }
 
-/// PATH of §2.1.3.1.
+/// The function PATH of §2.1.3.1.
 pub(super) fn reference_inclusion(index: usize, leaves: &[Hash]) -> Vec<Hash> {
     if leaves.len() == 1 {
         return Vec::new();
@@ -84,7 +84,7 @@ pub(super) fn reference_inclusion(index: usize, leaves: &[Hash]) -> Vec<Hash> {
     path
 }
 
-/// PROOF of §2.1.4.1.
+/// The function PROOF of §2.1.4.1.
 pub(super) fn reference_consistency(from: usize, leaves: &[Hash]) -> Vec<Hash> {
     fn subproof(from: usize, leaves: &[Hash], known: bool) -> Vec<Hash> {
         if from == leaves.len() {
@@ -109,7 +109,7 @@ pub(super) fn reference_consistency(from: usize, leaves: &[Hash]) -> Vec<Hash> {
     subproof(from, leaves, true)
 }
 
-/// A log as a store would hold it: leaf hashes, full tiles with their roots, and nothing else.
+/// A log as stored: leaf hashes, and full tiles with their roots.
 pub(super) struct Log {
     pub(super) edge: Edge,
     pub(super) leaves: Vec<Hash>,
@@ -141,7 +141,7 @@ impl Log {
         prover
     }
 
-    /// Reads each tile in the way its source says.
+    /// Reads each tile from its source.
     pub(super) fn read(&self, ids: &[TileId]) -> HashMap<TileId, Vec<Hash>> {
         let read = |id: &TileId| match id.source(self.edge.size()).unwrap() {
             TileSource::Stored => self.tiles[&(id.level, id.index)].hashes.clone(),
@@ -157,7 +157,7 @@ impl Log {
     }
 }
 
-/// A log's key, with the private half that this module otherwise never sees.
+/// A log's key with its private half, which the module itself never uses.
 pub(super) struct TestLogKey {
     pair: Ed25519KeyPair,
     pub(super) key: VerifierKey,
@@ -182,7 +182,7 @@ impl TestLogKey {
     }
 }
 
-/// A witness's key, likewise.
+/// A witness's key with its private half.
 pub(super) struct TestWitness {
     pub(super) pair: Ed25519KeyPair,
     pub(super) key: WitnessKey,

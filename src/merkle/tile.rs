@@ -1,4 +1,4 @@
-//! Tiles, entry bundles and their paths, as C2SP tlog-tiles has them.
+//! Tiles, entry bundles and their paths, in the format of C2SP tlog-tiles.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use super::parse_decimal;
 use super::plan::tile_shift;
 use crate::domain::limits::MAX_LEAF_BYTES;
 
-/// Hashes in a full tile, and entries in a full bundle.
+/// Number of hashes in a full tile, and of entries in a full bundle.
 pub const TILE_WIDTH: usize = 256;
 
 /// The highest level that a path can name.
@@ -17,57 +17,58 @@ const MAX_LEVEL: u64 = 63;
 /// The longest path: a level of two digits, an index of twenty, a width of three.
 const MAX_PATH_BYTES: usize = 64;
 
-/// A tile that has become complete, to be stored once and for ever.
+/// A completed tile, to be stored permanently.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tile {
-    /// Its level; 0 holds leaf hashes.
+    /// Level; 0 holds leaf hashes.
     pub level: u8,
-    /// Its place within the level.
+    /// Index within the level.
     pub index: u64,
-    /// Its 256 hashes.
+    /// The 256 hashes of the tile.
     pub hashes: Vec<Hash>,
-    /// The root over them, which is the hash at place `index` of the next level. Store it beside
-    /// the tile: incomplete tiles above level 0 are read from there.
+    /// The root over them, which is the hash `index` of the next level. Store it with the tile:
+    /// incomplete tiles above level 0 are read from these roots.
     pub root: Hash,
 }
 
-/// A tile, or its first hashes.
+/// A tile or a prefix of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TileId {
-    /// Its level; 0 holds leaf hashes.
+    /// Level; 0 holds leaf hashes.
     pub level: u8,
-    /// Its place within the level.
+    /// Index within the level.
     pub index: u64,
-    /// How many of its hashes: 1 to 256.
+    /// Number of its hashes, 1 to 256.
     pub width: u16,
 }
 
-/// Where a tile's hashes are in a store that keeps full tiles only. Each is one range read.
+/// The source of a tile's hashes in a store that keeps full tiles only. Each is one range read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TileSource {
-    /// The tile is full and stored, though perhaps fewer of its hashes were asked for.
+    /// The tile is full and stored. Fewer of its hashes may be required.
     Stored,
-    /// The tile is the incomplete one of level 0: hashes of leaves.
+    /// The tile is the incomplete one of level 0; its hashes are those of leaves.
     Leaves {
-        /// The first leaf's index.
+        /// Index of the first leaf.
         from: u64,
-        /// How many.
+        /// Number of leaves to read.
         count: u64,
     },
-    /// The tile is an incomplete one above level 0: roots of full tiles of the level below.
+    /// The tile is an incomplete one above level 0; its hashes are the roots of full tiles of the
+    /// level below.
     Roots {
-        /// The level of the tiles whose roots they are.
+        /// Level of the tiles with these roots.
         level: u8,
-        /// The first such tile's index.
+        /// Index of the first such tile.
         from: u64,
-        /// How many.
+        /// Number of tiles to read.
         count: u64,
     },
 }
 
 impl TileId {
-    /// Where to read it in a store that holds `stored_size` leaves, which may be more than the tree
-    /// that it was asked for has; nothing if that store cannot have it.
+    /// The source of the tile in a store with `stored_size` leaves, which may be more than the
+    /// tile's tree has; `None` if that store cannot have the tile.
     #[must_use]
     pub fn source(&self, stored_size: u64) -> Option<TileSource> {
         let Self {
@@ -99,23 +100,23 @@ impl fmt::Display for TileId {
     }
 }
 
-/// What a path under the log's address names: `tile/<level>/<index>`, with `.p/<width>` when it is
-/// not full, and `entries` in place of a level for a bundle of entries. An index is written three
-/// digits at a time, each group but the last behind an `x`: 1234067 is `x001/x234/067`.
+/// A path below the log's URL: `tile/<level>/<index>`, with `.p/<width>` for an incomplete tile,
+/// and `entries` instead of a level for a bundle of entries. An index is written in groups of three
+/// digits, each except the last after an `x`: 1234067 is `x001/x234/067`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TilePath {
     /// A tile of hashes.
     Hashes(TileId),
     /// A bundle of entries.
     Entries {
-        /// Its index.
+        /// Index of the bundle.
         index: u64,
-        /// How many entries: 1 to 256.
+        /// Number of entries, 1 to 256.
         width: u16,
     },
 }
 
-/// Not the path of a tile.
+/// A text that is not the path of a tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not the path of a tile")]
 pub struct TilePathError;
@@ -157,7 +158,7 @@ impl FromStr for TilePath {
             return Err(TilePathError);
         }
         let path = parse_path(text).ok_or(TilePathError)?;
-        // One path for one tile: a leading group of zeros or a width of 256 does not come back.
+        // A tile has one path only: a leading group of zeros or a width of 256 is not written back.
         if path.to_string() == text {
             Ok(path)
         } else {
@@ -199,24 +200,24 @@ fn parse_path(text: &str) -> Option<TilePath> {
     }))
 }
 
-/// The bytes of a tile: its hashes, one after the other.
+/// Concatenates the hashes of a tile.
 #[must_use]
 pub fn hashes_to_bytes(hashes: &[Hash]) -> Vec<u8> {
     hashes.iter().flat_map(|hash| *hash.as_bytes()).collect()
 }
 
-/// The hashes of a tile's bytes; an error unless they are whole hashes.
+/// Splits the bytes of a tile into hashes. An error unless they are whole hashes.
 pub fn hashes_from_bytes(bytes: &[u8]) -> Result<Vec<Hash>, HashError> {
     bytes.chunks(Hash::BYTES).map(Hash::from_slice).collect()
 }
 
-/// Why entries are not a bundle.
+/// The reason why entries or bytes are not a bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BundleError {
-    /// More than 256 entries.
+    /// There are more than 256 entries.
     #[error("a bundle has at most 256 entries")]
     TooMany,
-    /// An entry whose length does not fit in 16 bits.
+    /// The length of an entry does not fit in 16 bits.
     #[error("an entry has at most 65535 bytes")]
     EntryTooLong,
     /// The bytes end within an entry.
@@ -224,7 +225,7 @@ pub enum BundleError {
     Truncated,
 }
 
-/// A bundle: each entry behind its length in two bytes, the higher one first.
+/// Encodes a bundle: each entry after its length in two bytes, big-endian.
 pub fn encode_entries<E: AsRef<[u8]>>(entries: &[E]) -> Result<Vec<u8>, BundleError> {
     if entries.len() > TILE_WIDTH {
         return Err(BundleError::TooMany);
@@ -242,7 +243,7 @@ pub fn encode_entries<E: AsRef<[u8]>>(entries: &[E]) -> Result<Vec<u8>, BundleEr
     Ok(bundle)
 }
 
-/// The entries of a bundle.
+/// Decodes the entries of a bundle.
 pub fn decode_entries(mut bundle: &[u8]) -> Result<Vec<&[u8]>, BundleError> {
     let mut entries = Vec::new();
     while !bundle.is_empty() {

@@ -1,4 +1,4 @@
-//! The proof of one entry as a text file, as C2SP tlog-proof has it.
+//! The proof of one entry as a text file, in the format of C2SP tlog-proof.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,34 +14,33 @@ use crate::domain::limits::MAX_LEAF_BYTES;
 
 const HEADER: &str = "c2sp.org/tlog-proof@v1";
 
-/// The longest proof: its extra data is at most a leaf.
+/// The longest proof. Its extra data is at most a leaf.
 pub const MAX_TLOG_PROOF_BYTES: usize = MAX_NOTE_BYTES + 96 * 1024;
 
-/// A `.tlog-proof`: an entry's index, the hashes that prove it, and a signed checkpoint. Nothing in
-/// it has been verified.
+/// A `.tlog-proof`: an entry's index, its inclusion proof, and a signed checkpoint. Unverified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlogProof {
-    /// Bytes that the proof does not cover. A receipt puts the leaf itself here, which then has to
-    /// hash to what is proven.
+    /// Bytes that the proof does not cover. In a receipt they are the leaf, whose hash is then
+    /// verified.
     pub extra: Option<Vec<u8>>,
-    /// The entry's index.
+    /// Index of the entry.
     pub index: u64,
-    /// The inclusion proof.
+    /// The hashes of the inclusion proof.
     pub hashes: Vec<Hash>,
     /// The signed checkpoint, verbatim.
     pub checkpoint: String,
 }
 
-/// Why a text is not a proof.
+/// The reason why a text is not a proof.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TlogProofError {
-    /// Larger than any proof has to be.
+    /// The text is longer than any proof.
     #[error("the proof has more than {MAX_TLOG_PROOF_BYTES} bytes")]
     TooLong,
-    /// The first line is not this format's.
+    /// The first line is not that of this format.
     #[error("the proof does not begin with {HEADER}")]
     Header,
-    /// No empty line between proof and checkpoint.
+    /// There is no empty line between proof and checkpoint.
     #[error("the proof has no empty line before its checkpoint")]
     NoCheckpoint,
     /// The extra data is not base64.
@@ -56,7 +55,7 @@ pub enum TlogProofError {
     /// A line is not a hash.
     #[error("hash {0} of the proof is not 32 bytes in standard base64")]
     Hash(usize),
-    /// More hashes than any proof has.
+    /// There are more hashes than a proof can have.
     #[error("the proof has more than {MAX_PROOF_HASHES} hashes")]
     TooManyHashes,
     /// The checkpoint is not a signed note.

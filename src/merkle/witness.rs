@@ -1,9 +1,9 @@
-//! Witnesses: others who say that they saw a checkpoint, and when.
+//! Witnesses: independent parties that confirm that they saw a checkpoint, and when.
 //!
 //! A witness cosigns a checkpoint only if it is consistent with the last one that it cosigned for
-//! that log (C2SP tlog-witness), so a log that a witness follows cannot show it two histories. Its
-//! signature (C2SP tlog-cosignature, `cosignature/v1`) holds the time by the witness's own clock:
-//! that is what "logged before it was used" can rest on.
+//! that log (C2SP tlog-witness). So a log cannot show two histories to a witness. The signature
+//! (C2SP tlog-cosignature, `cosignature/v1`) contains the time by the witness's own clock. A claim
+//! that an event was logged before a use can be based on that time.
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,7 +20,7 @@ use super::proof::MAX_PROOF_HASHES;
 /// The type of a key that makes `cosignature/v1` signatures.
 const COSIGNATURE_TYPE: u8 = 0x04;
 
-/// The longest consistency proof that tlog-witness carries.
+/// Maximum number of hashes in a consistency proof of tlog-witness.
 const MAX_CONSISTENCY_LINES: usize = 63;
 
 const TIME_BYTES: usize = 8;
@@ -33,17 +33,17 @@ pub struct WitnessKey {
     public_key: [u8; 32],
 }
 
-/// What a witness said of a checkpoint: that it saw it at this time, by its own clock.
+/// A witness's statement that it saw a checkpoint at a time, by its own clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Cosignature {
-    /// Who.
     pub witness: WitnessKey,
-    /// When, in seconds since 1970.
+    /// Time in seconds since 1970.
     pub time: u64,
 }
 
 impl WitnessKey {
-    /// The key of this name.
+    /// Creates a key with this name.
     pub fn new(name: &str, public_key: [u8; 32]) -> Result<Self, KeyError> {
         if !is_key_name(name) || name.len() > super::MAX_KEY_NAME_BYTES {
             return Err(KeyError::Name);
@@ -61,13 +61,13 @@ impl WitnessKey {
         &self.name
     }
 
-    /// What is signed for a note's text: the time first, so that the signature covers it.
+    /// The signed message for a note's text. The time comes first, so that the signature covers it.
     #[must_use]
     pub fn message(time: u64, text: &str) -> String {
         format!("cosignature/v1\ntime {time}\n{text}")
     }
 
-    /// The line that puts this witness's signature on a note, with its newline.
+    /// The line for this witness's signature on a note, with its newline.
     pub fn line(&self, time: u64, signature: &[u8]) -> Result<String, KeyError> {
         if signature.len() != 64 {
             return Err(KeyError::SignatureLength(signature.len()));
@@ -80,13 +80,13 @@ impl WitnessKey {
         ))
     }
 
-    /// Reads a witness's answer to `add-checkpoint`, which is signature lines, and takes from it what
-    /// this key signed of exactly `text`: the time, and the line as it is written on notes. The lines
-    /// of other keys are passed over.
+    /// Reads a witness's answer to `add-checkpoint`, which consists of signature lines. Returns the
+    /// time and the line of this key's signature of exactly `text`. Ignores the lines of other
+    /// keys.
     pub fn cosigned(&self, text: &str, answer: &[u8]) -> Result<(u64, String), NoteError> {
         let note = [text.as_bytes(), b"\n", answer].concat();
         let note = Note::parse(&note)?;
-        // An answer with an empty line in it would make part of itself a text.
+        // An answer with an empty line would make a part of it the text.
         if note.unverified_text() != text {
             return Err(NoteError::Malformed);
         }
@@ -104,7 +104,7 @@ impl WitnessKey {
     fn time_of(&self, text: &str, signature: &[u8]) -> Option<u64> {
         let (time, signature) = signature.split_first_chunk::<TIME_BYTES>()?;
         let time = u64::from_be_bytes(*time);
-        // A cosignature without a time says only that the tree is one, not when.
+        // A cosignature without a time confirms the tree, but not when the witness saw it.
         if time == 0 {
             return None;
         }
@@ -145,8 +145,8 @@ impl FromStr for WitnessKey {
 }
 
 impl Note {
-    /// What the known witnesses among `keys` said of this note. A known one's signature that does
-    /// not verify refuses the whole note.
+    /// The cosignatures of the witnesses among `keys`. An invalid signature of a known witness
+    /// refuses the whole note.
     pub fn cosignatures(&self, keys: &[WitnessKey]) -> Result<Vec<Cosignature>, NoteError> {
         let mut found = Vec::new();
         for line in self.signatures() {
@@ -168,8 +168,9 @@ impl Note {
     }
 }
 
-/// The body of `POST add-checkpoint` (tlog-witness): the size that the witness saw last, the proof
-/// from there, and the signed checkpoint. None if the proof is longer than the protocol carries.
+/// The body of `POST add-checkpoint` (tlog-witness): the last size that the witness saw, the
+/// consistency proof from it, and the signed checkpoint. `None` if the proof is longer than the
+/// protocol permits.
 #[must_use]
 pub fn add_checkpoint_body(old: u64, proof: &[Hash], checkpoint: &str) -> Option<String> {
     const _: () = assert!(MAX_CONSISTENCY_LINES <= MAX_PROOF_HASHES);
@@ -186,8 +187,8 @@ pub fn add_checkpoint_body(old: u64, proof: &[Hash], checkpoint: &str) -> Option
     Some(body)
 }
 
-/// What a witness answers when it saw another size last than it was told (`text/x.tlog.size`): that
-/// size, and a newline.
+/// Parses the answer of a witness whose last size differs from the stated one (`text/x.tlog.size`):
+/// that size and a newline.
 #[must_use]
 pub fn parse_witness_size(answer: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(answer).ok()?;
@@ -235,15 +236,15 @@ mod tests {
                 time: 1_700_000_000
             }]
         );
-        // The log's own signature is none of a witness's, and the reverse.
+        // A log's own signature is not that of a witness, and vice versa.
         assert!(cosigned.verify(std::slice::from_ref(&log.key)).is_ok());
         let own = note(&[log.line(&text())]);
         assert_eq!(own.cosignatures(&[known.key]).unwrap(), []);
     }
 
-    /// A checkpoint of a public log of certificates (the static CT log `arche2025h1.staging`), as it
-    /// was served on 2026-05-23 with the cosignatures of public witnesses, whose keys their operators
-    /// publish.
+    /// A checkpoint of a public log of certificates (the static CT log `arche2025h1.staging`), as
+    /// served on 2026-05-23 with the cosignatures of public witnesses. Their operators publish the
+    /// keys.
     const PUBLIC: &str = "\
 arche2025h1.staging.ct.transparency.dev
 1432088532
@@ -303,7 +304,7 @@ U7WM79jrzyhGZ5/GUBTpM7NzwdyfFx61t3RovgcC4Ro=
             timeless.cosignatures(&keys),
             Err(NoteError::BadSignature(_))
         ));
-        // A signature of the plain text is one of another type, even by the same key.
+        // A signature of the plain text has another type, even by the same key.
         let plain = known.pair.sign(text().as_bytes());
         let plain = known.key.line(7, plain.as_ref()).unwrap();
         assert!(matches!(
@@ -366,7 +367,7 @@ U7WM79jrzyhGZ5/GUBTpM7NzwdyfFx61t3RovgcC4Ro=
         let refused = |answer: &str| witness.key.cosigned(&text(), answer.as_bytes());
         assert_eq!(refused(&other), Err(NoteError::NoKnownSigner));
         assert_eq!(refused(""), Err(NoteError::Malformed));
-        // What it says of another text, though that text is in the answer.
+        // A signature of another text, although the answer contains that text.
         let elsewhere = "example.com/log\n4\nAAAA\n";
         let smuggled = format!("{other}\n{elsewhere}\n{}", witness.line(7, elsewhere));
         assert!(refused(&smuggled).is_err());

@@ -1,4 +1,4 @@
-//! Access tokens as JWTs (RFC 9068), signed here.
+//! Access tokens as JWTs (RFC 9068), signed in this process.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -21,7 +21,7 @@ use crate::domain::session::Session;
 use crate::domain::status_list::StatusPlace;
 use crate::domain::workload::{Identity, KeyBinding};
 
-/// Makes JWT access tokens.
+/// Creates JWT access tokens.
 pub struct JwtMinter {
     issuer: String,
     keys: LoadedKeys,
@@ -32,9 +32,9 @@ pub struct JwtMinter {
 }
 
 impl JwtMinter {
-    /// For tokens of this issuer, with keys of this algorithm that follow one another by this
-    /// schedule, and status lists from this one on. `read_lease_seconds` is how old an answer of the
-    /// store on a token's validity may be.
+    /// A minter for tokens of this issuer, with keys of this algorithm and schedule, and status
+    /// lists from `first_status_list` on. `read_lease_seconds`: the maximum age of the store's
+    /// facts about a token's validity.
     #[must_use]
     pub fn new(
         issuer: String,
@@ -55,7 +55,7 @@ impl JwtMinter {
     }
 }
 
-/// The claims, in the order in which RFC 9068 names them.
+/// The claims, in the order of RFC 9068.
 #[derive(Serialize)]
 struct Claims<'a> {
     iss: &'a str,
@@ -120,8 +120,8 @@ pub(crate) fn claims_bytes(
     serde_json::to_vec(&claims).unwrap()
 }
 
-/// Subject and actor of a credential (RFC 8693 §4.1): with delegation, the subject is the workload
-/// at the root, and the actors are nested, the present one outermost.
+/// Subject and actor of a credential (RFC 8693 §4.1). With delegation, the subject is the workload
+/// at the root, and the actors are nested with the present one outermost.
 #[must_use]
 pub fn subject_and_actor<'a>(
     workload: &'a Identity,
@@ -143,7 +143,7 @@ pub fn subject_and_actor<'a>(
     (root, Some(act))
 }
 
-/// Where a verifier that polls lists finds the status of this session's token.
+/// The `status` claim, for verifiers that poll status lists.
 fn status(issuer: &str, session: &Session, first_list: u64) -> Option<Value> {
     let RevocationClass::Bounded { .. } = session.revocability.class else {
         return None;
@@ -180,12 +180,12 @@ impl Minter for JwtMinter {
     fn mint<'a>(&'a self, permit: &'a Permit) -> BoxFuture<'a, Result<Credential, MintError>> {
         Box::pin(async move {
             let session = permit.session();
-            // The key was chosen before the decision was recorded; its id is in the leaf.
+            // The key was chosen before the decision was recorded; the leaf contains its id.
             let keys = self.keys.load_full();
             let key = keys.iter().find(|key| key.signer.kid() == session.kid);
             let key = key
                 .filter(|key| key.record.revoked_at.is_none())
-                .ok_or_else(|| MintError::Refused("the signing key was withdrawn".into()))?;
+                .ok_or_else(|| MintError::Refused("the signing key was revoked".into()))?;
             let claims = Claims::new(
                 &self.issuer,
                 session,
@@ -205,8 +205,8 @@ impl Minter for JwtMinter {
     }
 
     fn end<'a>(&'a self, session: &'a Session, now: Timestamp) -> BoxFuture<'a, EndOutcome> {
-        // Where every use asks us, our record is the end of it; where a list is asked, the end of the
-        // last list that did not know; elsewhere only expiry is.
+        // If every use asks the broker, the record ends the session. If servers poll lists, the
+        // last list without the end must expire. Otherwise only expiry ends it.
         let since = session.ended_at.unwrap_or(now);
         let outcome = match session.revocability.class {
             RevocationClass::Immediate { .. } => EndOutcome::Confirmed,

@@ -1,11 +1,12 @@
-//! Minters: the back ends that create, and can end, credentials of one kind.
+//! Minters: the back ends that create credentials of one kind and can end them.
 //!
-//! A minter is given a [`Permit`] and nothing else, so nothing can be minted that was not decided
-//! and recorded before. It declares truthfully what the revocation of a credential achieves.
+//! A minter accepts only a [`Permit`], so no credential is created before its decision is recorded.
+//! It states the true effect of revoking its credentials.
 //!
-//! A *local* minter cannot fail outside this process: its session is committed `active` and the
-//! credential is made after the commit. An *external* one is committed `minting` under a lease,
-//! asked, and settled by compare-and-set; what a crash leaves is ended by the sweeper.
+//! A *local* minter cannot fail outside this process: its session is committed `active`, and the
+//! credential is created after the commit. For an *external* one, the session is committed
+//! `minting` with a lease, the back end is called, and the session is activated by compare-and-set.
+//! The sweeper ends sessions that a crash left behind.
 
 pub mod aws;
 pub mod jwt;
@@ -25,89 +26,89 @@ use crate::domain::permit::Permit;
 use crate::domain::revocability::Revocability;
 use crate::domain::session::Session;
 
-/// What is released: it exists in this process until it is handed over, and nowhere else.
+/// A released credential. It exists only in this process until it is handed to the caller.
 #[derive(Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub enum Credential {
     /// A JWT access token (RFC 9068).
     Jwt {
-        /// The token.
         access_token: SecretString,
-        /// `Bearer`, or `DPoP` when it is bound to a key.
+        /// `Bearer`, or `DPoP` if the token is bound to a key.
         token_type: &'static str,
-        /// Whole seconds until it expires.
+        /// Whole seconds until the token expires.
         expires_in: u64,
     },
-    /// A session of a role in AWS.
+    /// A session of an AWS role.
     AwsSts {
-        /// The key's public half.
+        /// The id of the key.
         access_key_id: String,
-        /// The key.
         secret_access_key: SecretString,
-        /// The token that goes with it.
+        /// The session token of the key.
         session_token: SecretString,
-        /// When it is over.
+        /// Expiry of the session.
         expiration: Timestamp,
-        /// Where to use it, unless told otherwise.
+        /// The default region for its use.
         region: String,
     },
 }
 
-/// Where a credential is made.
+/// The place where a credential is created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MintPlace {
-    /// In this process.
+    /// The credential is created in this process.
     Local,
-    /// Elsewhere: it may take this long, and then be taken for dead.
+    /// The credential is created at a back end.
     External {
-        /// The lease's length.
+        /// Seconds after which the mint is considered failed.
         lease_seconds: u64,
     },
 }
 
-/// Nothing was made, or nobody can say.
+/// A failed mint.
 #[derive(Debug, thiserror::Error)]
 pub enum MintError {
-    /// The back end refused for certain: nothing exists.
+    /// The back end definitely refused. No credential exists.
     #[error("the back end refused: {0}")]
     Refused(String),
-    /// The back end refused for certain, because it takes no session with that much in it: nothing
-    /// exists, and the same request would be refused again.
+    /// The back end definitely refused because of the session's size. No credential exists, and the
+    /// same request would be refused again.
     #[error("the back end refused the session as too large: {told}")]
     TooManyRights {
-        /// The back end's own words, for the operator.
+        /// The back end's message, for the operator.
         told: String,
-        /// What the caller is told.
+        /// The message for the caller.
         detail: &'static str,
     },
-    /// The back end has had too much of us: nothing exists, and it is worth coming again later.
-    #[error("the back end asks for a pause: {0}")]
+    /// The back end limits the rate of requests. No credential exists, and a later attempt can
+    /// succeed.
+    #[error("the back end limits the rate of requests: {0}")]
     Throttled(String),
-    /// It may exist.
+    /// A credential may exist.
     #[error("the back end's answer is unknown: {0}")]
     Unknown(String),
 }
 
-/// A document of denied sessions was not written, or nobody can say.
+/// A failed write of a document of denied sessions.
 #[derive(Debug, thiserror::Error)]
 pub enum DenyWriteError {
-    /// The back end refused it for its size; the one that stood stands.
-    #[error("the back end has no room for it: {0}")]
+    /// The back end refused the document because of its size. The previous one is still in effect.
+    #[error("the document is too large for the back end: {0}")]
     TooLarge(String),
-    /// Something else.
+    /// Any other failure; the write may have taken effect.
     #[error(transparent)]
     Other(#[from] MintError),
 }
 
-/// What became of an attempt to end a credential.
+/// The result of an attempt to end a credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndOutcome {
-    /// The back end confirmed that it is dead.
+    /// The back end confirmed the end.
     Confirmed,
-    /// Not yet; ask again.
+    /// Not ended yet; try again.
     Pending,
-    /// Not before this instant; ask again then.
+    /// Not before this instant; try again then.
     NotBefore(Timestamp),
-    /// The back end cannot end it: it lives until it expires.
+    /// The back end cannot end it. It lives until it expires.
     Impossible,
 }
 
@@ -116,59 +117,59 @@ pub trait Minter: Send + Sync {
     /// The kind of resource that it serves.
     fn kind(&self) -> MinterKind;
 
-    /// Where it makes them.
+    /// The place where it creates credentials.
     fn place(&self) -> MintPlace;
 
-    /// What the revocation of a credential on this resource achieves, truthfully.
+    /// The effect of revoking a credential for this resource.
     fn revocability(&self, resource: &Resource) -> Revocability;
 
-    /// Whether the back end takes what is asked; if not, why, in words for the caller. Asked before
-    /// anything is decided.
+    /// Checks that the back end can serve the grant. The error is a message for the caller. Called
+    /// before the decision.
     fn fits(&self, _resource: &Resource, _grant: &Grant) -> Result<(), String> {
         Ok(())
     }
 
-    /// The id of the key that would sign for this resource at `now`, to be pinned in the decision's
-    /// leaf. Without one nothing is granted.
+    /// The id of the key that would sign for this resource at `now`, for the decision's leaf.
+    /// `None` if no key may sign; then nothing is granted.
     fn signing_key(&self, resource: &Resource, now: Timestamp) -> Option<String>;
 
-    /// Makes the credential of a permit.
+    /// Creates the credential of a permit.
     fn mint<'a>(&'a self, permit: &'a Permit) -> BoxFuture<'a, Result<Credential, MintError>>;
 
-    /// Ends a credential, or a mint of unknown outcome, under the name that its session gave it.
+    /// Ends a credential, or a mint of unknown outcome, by its session's name.
     fn end<'a>(&'a self, session: &'a Session, now: Timestamp) -> BoxFuture<'a, EndOutcome>;
 
-    /// Where sessions are ended by a list of the back end's instead, that list.
+    /// The deny list of the back end, if it ends sessions by one.
     fn deny_list(&self) -> Option<&dyn DenyList> {
         None
     }
 }
 
-/// A back end that denies sessions by documents of its own. Which sessions, and what is certain
-/// when, is the broker's business; a document here is read and written as it is told.
+/// A back end that denies sessions by documents of its own. The broker decides which sessions to
+/// deny and when a denial is confirmed; this trait only reads and writes the documents.
 pub trait DenyList: Send + Sync {
-    /// Where sessions of this resource are denied; nothing where they can't be.
+    /// The target whose document denies sessions of this resource; `None` if they cannot be denied.
     fn deny_place(&self, resource: &Resource) -> Option<DenyPlace>;
 
-    /// Whether this replica's configuration lets it read and write a place's document; if not, why,
-    /// and what to do. The back end is not asked.
+    /// Checks that this replica's configuration permits reading and writing a target's document.
+    /// The error has the reason and the remedy. Does not call the back end.
     fn check(&self, _place: &DenyPlace) -> Result<(), String> {
         Ok(())
     }
 
-    /// Whether a place's document is read and written with tokens that the federation keys sign.
+    /// Whether a target's document is read and written with tokens that the federation keys sign.
     fn needs_federation(&self, _place: &DenyPlace) -> bool {
         false
     }
 
-    /// The document as it stands; nothing where there is none, or none that we could have written.
+    /// Reads the present document; `None` if there is none that the broker could have written.
     fn read<'a>(
         &'a self,
         place: &'a DenyPlace,
         now: Timestamp,
     ) -> BoxFuture<'a, Result<Option<Denied>, MintError>>;
 
-    /// Puts this document in the place of the one that stands.
+    /// Replaces the present document with this one.
     fn write<'a>(
         &'a self,
         place: &'a DenyPlace,
@@ -182,14 +183,14 @@ pub trait DenyList: Send + Sync {
 pub struct Minters(BTreeMap<MinterKind, Arc<dyn Minter>>);
 
 impl Minters {
-    /// With these minters; of two of one kind the later one serves.
+    /// Creates the collection. Of two minters of one kind, the later one is kept.
     #[must_use]
     pub fn new(minters: impl IntoIterator<Item = Arc<dyn Minter>>) -> Self {
         let named = minters.into_iter().map(|minter| (minter.kind(), minter));
         Self(named.collect())
     }
 
-    /// The kinds that there are.
+    /// The available kinds.
     pub fn kinds(&self) -> impl Iterator<Item = MinterKind> + '_ {
         self.0.keys().copied()
     }

@@ -1,10 +1,11 @@
-//! Who may act on the broker itself: administrative rights are policies like all others.
+//! Rights to act on the broker itself. Policies grant them like all other rights.
 //!
 //! Each act is an action on `Broker::"taskpass"`. A workload acts under its attested identity and
-//! its bound roles; the bootstrap token as `Bootstrap::"token"`; the admin token of the
-//! development mode as `Bootstrap::"dev"`. The bootstrap token may always activate a generation and
-//! manage admins, whatever policies say. What it may never do is not left to policies either: the schema does not offer it credentials, tasks or approvals, so that a policy which
-//! gives it one does not load.
+//! its bound roles, the bearer of the bootstrap token as `Bootstrap::"token"`, and the bearer of
+//! the development mode's admin token as `Bootstrap::"dev"`. Policies cannot take two acts from the
+//! bootstrap token: activating a generation and managing admins. Policies cannot give it
+//! credentials, tasks or approvals: the schema does not offer it these actions, so a policy that
+//! grants one does not load.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +20,7 @@ macro_rules! admin_actions {
         }
 
         impl AdminAction {
-            /// All of them.
+            /// Every act.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
             /// The name of the action in policies.
@@ -34,31 +35,31 @@ macro_rules! admin_actions {
 }
 
 admin_actions! {
-    /// See tasks of others.
+    /// List and read the tasks of other workloads.
     ListTasks = "listTasks",
-    /// End a task of another.
+    /// End a task of another workload.
     EndTask = "endTask",
-    /// See sessions of others.
+    /// List and read the sessions of other workloads.
     ListSessions = "listSessions",
-    /// End one session of another.
+    /// End one session of another workload.
     RevokeSession = "revokeSession",
-    /// End whatever a selector matches, and keep it from coming back.
+    /// End every task and session that a selector matches, and block new ones by a cutoff.
     RevokeMany = "revokeMany",
-    /// Let in again what a cutoff keeps out.
+    /// Lift a cutoff, so that its selector is admitted again.
     LiftCutoff = "liftCutoff",
     /// Follow the stream of revocations.
     ReadRevocations = "readRevocations",
-    /// Read decisions and ledger entries of others.
+    /// Read decisions and ledger entries about other workloads.
     ReadLedger = "readLedger",
-    /// Ask about any resource's tokens.
+    /// Introspect the tokens of any resource.
     Introspect = "introspect",
     /// Ask whether any token allows an action.
     Authorize = "authorize",
-    /// Approve another's request.
+    /// Approve the request of another workload.
     Approve = "approve",
-    /// Read what decides.
+    /// Read the active generation.
     ReadGeneration = "readGeneration",
-    /// Change what decides.
+    /// Activate a generation, which then decides.
     ActivateGeneration = "activateGeneration",
     /// Rotate and revoke the broker's keys.
     ManageKeys = "manageKeys",
@@ -66,9 +67,9 @@ admin_actions! {
     ManageWorkloads = "manageWorkloads",
     /// Bind and unbind roles.
     ManageAdmins = "manageAdmins",
-    /// Accept what the clock shows although it is in doubt.
+    /// Accept the time that the broker's clock shows although the broker distrusts it.
     AcceptTime = "acceptTime",
-    /// Read metrics.
+    /// Read the broker's metrics.
     ReadMetrics = "readMetrics",
 }
 
@@ -79,31 +80,31 @@ impl AdminAction {
         Self::ALL.iter().copied().find(|own| own.as_str() == name)
     }
 
-    /// Whether the bootstrap token may do this whatever policies say: with these two it leads out of
-    /// a generation by which nobody may do anything.
+    /// Whether policies cannot refuse this act to the bootstrap token. With these two acts an
+    /// operator can leave a generation that permits nothing to any admin.
     #[must_use]
     pub fn always_open_to_bootstrap(self) -> bool {
         matches!(self, Self::ActivateGeneration | Self::ManageAdmins)
     }
 
-    /// Whether the bootstrap token may ever be permitted this. Policies narrow it, except for what is
-    /// always open to it.
+    /// Whether policies can permit this act to the bootstrap token. Acts for which
+    /// [`Self::always_open_to_bootstrap`] holds need no policy.
     #[must_use]
     pub fn open_to_bootstrap(self) -> bool {
         self != Self::Approve
     }
 }
 
-/// Who wants to act on the broker.
+/// The principal of an act on the broker.
 #[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub enum AdminPrincipal<'a> {
     /// The bearer of the bootstrap token.
     Bootstrap,
-    /// The bearer of the development mode's admin token. Nothing else may build this.
+    /// The bearer of the development mode's admin token. Only the development mode constructs this.
     Dev,
     /// An attested workload with its bound roles.
     Workload {
-        /// The caller.
         workload: &'a Workload,
         /// The roles bound to its identity.
         roles: &'a BTreeSet<String>,

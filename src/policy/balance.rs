@@ -1,17 +1,17 @@
-//! Conditions of the same meaning that are as shallow as they can be.
+//! Rewrites conditions into equivalent ones of the smallest depth.
 //!
-//! Cedar reads `a || b || c || d` as `((a || b) || c) || d`: a chain of a thousand terms is a tree of
-//! a thousand levels, and each level takes stack wherever the policy is looked at again. `&&` and
-//! `||` are associative, in their value, in the order in which terms are evaluated, in where they
-//! stop and in what fails. So chains are put together anew as `(a || b) || (c || d)`, which has as
-//! many levels as the number of terms has binary digits.
+//! Cedar reads `a || b || c || d` as `((a || b) || c) || d`. A chain of a thousand terms becomes a
+//! tree of a thousand levels, and each level takes stack in every later pass over the policy. `&&`
+//! and `||` are associative in their value, in the order of evaluation, in where evaluation stops
+//! and in which terms fail. Therefore chains are rebuilt as `(a || b) || (c || d)`, whose depth is
+//! the number of binary digits of the number of terms.
 
 use std::sync::Arc;
 
 use cedar_policy::Policy;
 use cedar_policy::pst::{self, BinaryOp, Clause, Expr, UnaryOp};
 
-/// The policy with every chain balanced, and the number of levels of its conditions.
+/// Balances every chain of the policy. Also returns the depth of its conditions in levels.
 pub(super) fn balanced(policy: &Policy) -> Result<(Policy, usize), pst::PstConstructionError> {
     let written = policy.to_pst()?;
     let clauses = written.body().clauses().iter();
@@ -21,7 +21,7 @@ pub(super) fn balanced(policy: &Policy) -> Result<(Policy, usize), pst::PstConst
             Clause::Unless(condition) => Clause::Unless(balance(condition)),
         })
         .collect();
-    // Cedar joins conditions one by one.
+    // Cedar nests the conditions of a policy one in another.
     if clauses.len() > MAX_CLAUSES {
         let conditions = clauses.into_iter().map(|clause| match clause {
             Clause::When(condition) => condition,
@@ -41,10 +41,10 @@ pub(super) fn balanced(policy: &Policy) -> Result<(Policy, usize), pst::PstConst
     Ok((with_clauses(written.body(), clauses)?, depth))
 }
 
-/// Conditions that a policy keeps as they are written; more become one.
+/// A policy with at most this many conditions keeps them. More are joined into one.
 const MAX_CLAUSES: usize = 8;
 
-/// The same policy with other conditions.
+/// The policy with other conditions.
 pub(super) fn with_clauses(
     body: &pst::Template,
     clauses: Vec<Clause>,
@@ -53,7 +53,8 @@ pub(super) fn with_clauses(
     Policy::from_pst(pst::Policy::Static(pst::StaticPolicy::try_from(template)?))
 }
 
-/// The terms of a chain of `op` from left to right; what is no such chain is its own only term.
+/// The terms of a chain of `op` from left to right. An expression that is no such chain is its only
+/// term.
 pub(super) fn terms(chain: &Arc<Expr>, op: BinaryOp) -> Vec<&Arc<Expr>> {
     let mut found = Vec::new();
     let mut to_see = vec![chain];
@@ -70,7 +71,7 @@ pub(super) fn terms(chain: &Arc<Expr>, op: BinaryOp) -> Vec<&Arc<Expr>> {
     found
 }
 
-/// A chain of `op` of these terms, in their order. None where there is no term.
+/// A chain of `op` with these terms in their order; `None` without terms.
 pub(super) fn chain(op: BinaryOp, mut terms: Vec<Arc<Expr>>) -> Option<Arc<Expr>> {
     while terms.len() > 1 {
         let mut pairs = Vec::with_capacity(terms.len().div_ceil(2));
@@ -103,7 +104,7 @@ fn balance(expr: &Arc<Expr>) -> Arc<Expr> {
     }
 }
 
-/// The same expression with what `change` makes of each of its parts.
+/// The expression with `change` applied to each of its direct parts.
 fn map(expr: &Arc<Expr>, change: impl Fn(&Arc<Expr>) -> Arc<Expr>) -> Arc<Expr> {
     let changed = match expr.as_ref() {
         Expr::UnaryOp { op, expr } => Expr::UnaryOp {
@@ -157,7 +158,7 @@ fn map(expr: &Arc<Expr>, change: impl Fn(&Arc<Expr>) -> Arc<Expr>) -> Arc<Expr> 
     Arc::new(changed)
 }
 
-/// The parts of an expression.
+/// The direct parts of an expression.
 pub(super) fn parts(expr: &Expr) -> Vec<&Arc<Expr>> {
     match expr {
         Expr::UnaryOp { expr, .. }
@@ -177,11 +178,11 @@ pub(super) fn parts(expr: &Expr) -> Vec<&Arc<Expr>> {
     }
 }
 
-/// How many levels an expression has where it is evaluated.
+/// The depth of an expression in evaluation, in levels.
 pub(super) fn levels(expr: &Expr) -> usize {
     let deepest = parts(expr).into_iter().map(|part| levels(part)).max();
     let own = match expr {
-        // Cedar evaluates these by others: `a != b` as `!(a == b)`.
+        // Cedar evaluates these through other operators: `a != b` as `!(a == b)`.
         Expr::BinaryOp {
             op: BinaryOp::NotEq | BinaryOp::Greater | BinaryOp::GreaterEq,
             ..
@@ -255,7 +256,7 @@ mod tests {
                 "{condition}"
             );
         }
-        // Arithmetic overflows elsewhere when it is put together otherwise.
+        // Regrouping arithmetic would move overflows to other terms.
         let (_, depth) = shown(&format!("when {{ {} == 1 }}", vec!["1"; 50].join(" + ")));
         assert_eq!(depth, 52);
     }

@@ -1,9 +1,9 @@
 //! Policy files: reading a directory, parsing, names and annotations.
 //!
-//! Cedar names the policies of a text by their position, so that a name would mean another policy
-//! as soon as a file grows. Here each one is renamed to its `@id`, and one without is refused. An
-//! annotation that is not known is refused too: `@max_tll("60")` would otherwise be a limit that
-//! silently isn't one.
+//! Cedar names the policies of a text by their position, so an added policy would change the names
+//! of others. Here each policy is renamed to its `@id`, and a policy without one is refused.
+//! Unknown annotations are refused too: the typing error `@max_tll("60")` would otherwise silently
+//! remove a limit.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -18,53 +18,51 @@ use crate::clock::Timestamp;
 use crate::domain::generation::PolicyFile;
 use crate::domain::limits::{MAX_EVALUATION_DEPTH, MAX_NAME_BYTES, MAX_PROBLEMS, MAX_TTL_SECONDS};
 
-/// What a satisfied permit asks for beside its yes.
+/// Obligations of a permit: conditions that bind when it is satisfied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Obligations {
-    /// `@max_ttl`: no credential may live longer.
+    /// `@max_ttl`: the longest life of a credential, in seconds.
     pub(super) max_ttl_seconds: Option<u64>,
-    /// `@approval`: a person has to approve first; who may, in a word.
+    /// `@approval`: the name of the role whose member must approve first, or `required`.
     pub(super) approval: Option<String>,
 }
 
-/// One policy, named and with its obligations, and where it was found.
+/// One policy with its name, its obligations and its source location.
 #[derive(Clone, Debug)]
 pub(super) struct NamedPolicy {
-    /// Its `@id`.
     pub(super) id: String,
-    /// Its file, by position in the bundle.
+    /// Index of the file in the bundle.
     pub(super) file: usize,
-    /// The byte of the file at which it begins.
+    /// Byte offset of its start in the file.
     pub(super) offset: usize,
-    /// How many bytes its text has.
+    /// Length of its text in bytes.
     pub(super) length: usize,
-    /// The policy under its own name, with its chains balanced.
+    /// The policy under its `@id`, with its chains balanced.
     pub(super) policy: Policy,
-    /// Its obligations.
     pub(super) obligations: Obligations,
-    /// `@mode("observe")`: the instant from which on it is enforced; before, it merely observes.
+    /// `@mode("observe")`: the instant of enforcement. Before it, the policy only observes.
     pub(super) observed_until: Option<Timestamp>,
 }
 
-/// What files hold.
+/// The policies of all files.
 #[derive(Debug)]
 pub(super) struct Parsed {
     /// Every policy, in the order of the files.
     pub(super) named: Vec<NamedPolicy>,
-    /// The same policies as Cedar reads them, which know their places in the text. They can be so deep
-    /// that they are neither used nor dropped on another stack than that for loading.
+    /// The same policies as Cedar parsed them, with their positions in the text. They can be so
+    /// deep that they must be used and dropped on the stack for loading only.
     pub(super) written: Vec<Policy>,
 }
 
-/// Reads the policies of a directory: the files whose names end in `.cedar`, in the order of their
-/// names. Directories below it are not entered.
+/// Reads the policies of a directory: the files whose names end in `.cedar`, sorted by name. Does
+/// not enter subdirectories.
 pub fn read_directory(directory: &Path) -> Result<Vec<PolicyFile>, PolicyProblem> {
     let unreadable = "name a directory that holds the policies";
-    let none = "without policies everything is refused; write at least one";
+    let none = "without policies every request is refused; write at least one";
     read_files(directory, "cedar", unreadable, none)
 }
 
-/// Reads the tests that lie beside the policies of a directory.
+/// Reads the tests in the `tests` directory of a policy directory.
 pub fn read_tests(directory: &Path) -> Result<Vec<PolicyFile>, PolicyProblem> {
     let tests = directory.join("tests");
     if !tests.exists() {
@@ -120,8 +118,8 @@ fn read_files(
     Ok(files)
 }
 
-/// Parses every file and names every policy. All problems are found, not only the first. To be called
-/// on the stack for loading ([`super::stack`]).
+/// Parses every file and names every policy. Reports all problems, not only the first. Call it on
+/// the stack for loading ([`super::stack`]).
 pub(super) fn parse(files: &[PolicyFile]) -> Result<Parsed, Vec<PolicyProblem>> {
     let mut problems = Vec::new();
     let mut found: Vec<NamedPolicy> = Vec::new();
@@ -193,7 +191,7 @@ pub(super) fn parse(files: &[PolicyFile]) -> Result<Parsed, Vec<PolicyProblem>> 
     Err(problems)
 }
 
-/// The policy with its chains balanced, where it is not too deep then.
+/// Balances the chains of the policy. Refuses a policy that is too deep even then.
 fn balanced(policy: &Policy) -> Result<Policy, Complaint> {
     let (balanced, depth) = balance::balanced(policy)
         .map_err(|error| (format!("a policy cannot be read: {error}"), ""))?;
@@ -202,14 +200,13 @@ fn balanced(policy: &Policy) -> Result<Policy, Complaint> {
             format!(
                 "the conditions of a policy are {depth} levels deep; at most {MAX_EVALUATION_DEPTH}"
             ),
-            "take brackets away that change nothing, write `if` as && and ||, or split the policy",
+            "remove redundant brackets, write `if` as && and ||, or split the policy",
         ));
     }
     Ok(balanced)
 }
 
-/// The policies of a text from its top to its bottom, each with the byte at which it begins and the
-/// number of its bytes.
+/// The policies of a text from top to bottom, each with its byte offset and its length in bytes.
 fn in_order<'a>(set: &'a PolicySet, text: &str) -> Vec<(&'a Policy, usize, usize)> {
     let position = |policy: &Policy| {
         let id = policy.id().to_string();
@@ -229,8 +226,8 @@ fn in_order<'a>(set: &'a PolicySet, text: &str) -> Vec<(&'a Policy, usize, usize
     policies
         .into_iter()
         .map(|policy| {
-            // A policy shows itself as it was written, so that its text leads back to its place. One
-            // that is commented out may have the same text.
+            // Cedar prints a policy as it was written, so its text can be searched for. A
+            // commented-out policy can have the same text.
             let own = policy.to_string();
             let hits = text.get(from..).unwrap_or_default().match_indices(&own);
             let mut hits = hits.map(|(at, _)| from + at);
@@ -241,7 +238,7 @@ fn in_order<'a>(set: &'a PolicySet, text: &str) -> Vec<(&'a Policy, usize, usize
         .collect()
 }
 
-/// Where a text has its comments: from `//` to the end of the line, where that is in no string.
+/// The ranges of the comments of a text: from `//` outside of strings to the end of the line.
 fn comments(text: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let mut in_string = false;
@@ -262,12 +259,12 @@ fn comments(text: &str) -> Vec<Range<usize>> {
 
 type Complaint = (String, &'static str);
 
-/// A policy's name, its obligations and until when it is observed, from its annotations.
+/// Reads a policy's name, obligations and enforcement date from its annotations.
 fn name(policy: &Policy) -> Result<(String, Obligations, Option<Timestamp>), Complaint> {
     let id = policy.annotation("id").ok_or_else(|| {
         (
             "a policy has no @id".to_owned(),
-            "write @id(\"a-name\") before it; decisions and the ledger name it by that",
+            "write @id(\"a-name\") before it; decisions and the ledger name policies by their @id",
         )
     })?;
     let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
@@ -283,7 +280,7 @@ fn name(policy: &Policy) -> Result<(String, Obligations, Option<Timestamp>), Com
     {
         return Err((
             format!("policy `{id}` has no @description"),
-            "say in a sentence what it is for: @description(\"…\")",
+            "describe its purpose in a sentence: @description(\"…\")",
         ));
     }
     let mut obligations = Obligations::default();
@@ -303,14 +300,14 @@ fn name(policy: &Policy) -> Result<(String, Obligations, Option<Timestamp>), Com
     if policy.effect() == Effect::Forbid && obligations != Obligations::default() {
         return Err((
             format!("policy `{id}` is a forbid with an obligation"),
-            "obligations are terms of a yes: put them on the permit",
+            "obligations bind permits only: put them on the permit",
         ));
     }
     Ok((id.to_owned(), obligations, observed_until(id, policy)?))
 }
 
-/// The end of the day that `@enforce_after` names, in UTC. A policy observes only with both
-/// annotations: without a date it would observe for ever.
+/// The end, in UTC, of the day that `@enforce_after` names. Observing requires both annotations:
+/// without a date the policy would observe for ever.
 fn observed_until(id: &str, policy: &Policy) -> Result<Option<Timestamp>, Complaint> {
     const DAY_SECONDS: u64 = 86_400;
     let (mode, after) = (
@@ -323,7 +320,7 @@ fn observed_until(id: &str, policy: &Policy) -> Result<Option<Timestamp>, Compla
         (Some("observe"), None) => {
             return Err((
                 format!("policy `{id}`: @mode(\"observe\") without @enforce_after"),
-                "say from when on it counts: @enforce_after(\"2026-12-31\"), the last day of observing",
+                "name the last day of observing: @enforce_after(\"2026-12-31\")",
             ));
         }
         (Some(mode), _) => {
@@ -332,7 +329,8 @@ fn observed_until(id: &str, policy: &Policy) -> Result<Option<Timestamp>, Compla
                     "policy `{id}`: there is no @mode(\"{}\")",
                     mode.escape_debug()
                 ),
-                "write @mode(\"observe\") with @enforce_after, or nothing: then it is enforced",
+                "write @mode(\"observe\") with @enforce_after, or remove @mode to enforce the \
+                    policy",
             ));
         }
         (None, Some(_)) => {
@@ -357,13 +355,13 @@ fn observed_until(id: &str, policy: &Policy) -> Result<Option<Timestamp>, Compla
                     "policy `{id}`: @enforce_after(\"{}\") is not a date",
                     after.escape_debug()
                 ),
-                "write the last day on which it merely observes, in UTC: @enforce_after(\"2026-12-31\")",
+                "write the last day of observing, in UTC: @enforce_after(\"2026-12-31\")",
             )
         })
 }
 
 fn max_ttl(id: &str, value: &str) -> Result<u64, Complaint> {
-    // Digits only: `parse` alone would take `+60`.
+    // Digits only: `parse` alone would accept `+60`.
     let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
     value
         .parse()
@@ -380,7 +378,8 @@ fn max_ttl(id: &str, value: &str) -> Result<u64, Complaint> {
         })
 }
 
-/// Words by which an author means that no approval is needed. As a role's name they would ask for one.
+/// Words by which an author probably means that no approval is needed. `@approval` would read them
+/// as the name of a role.
 const NO_APPROVAL: [&str; 10] = [
     "0",
     "auto",
@@ -445,7 +444,7 @@ mod tests {
             )
         };
         let (one, two) = (policy("one"), policy("two"));
-        // In a line of its own, behind another policy, and not merely behind a `//` in a string.
+        // On a line of its own, after another policy, and not only after a `//` within a string.
         let text = format!(
             "// {two}\n{one} // {two}\n//{two}\n{} {two}",
             policy("three")
@@ -538,7 +537,8 @@ mod tests {
             );
             parse_text(&text).map(|mut found| found.remove(0).observed_until)
         };
-        // That day is the last: the first instant of the next enforces.
+        // The named day is the last day of observing: enforcement starts at the first instant of
+        // the next.
         let end = "2027-01-01T00:00:00Z".parse().unwrap();
         assert_eq!(until("2026-12-31").unwrap(), Some(end));
         assert_eq!(until("9999-12-31").unwrap(), Some(Timestamp::MAX));

@@ -1,15 +1,16 @@
-//! One request, one decision.
+//! Decides one request.
 //!
-//! A request for a credential is taken apart into single actions at single locations; each is
-//! evaluated by itself, and it is permitted only if all are, and opening the task too where it is
-//! opened. Then the obligations of all satisfied permits are joined to the strictest.
+//! A request for a credential is split into single actions at single locations. Each is evaluated
+//! by itself. The request is permitted only if all of them are, and the opening of the task too if
+//! the request opens one. The strictest obligations of all satisfied permits bind.
 //!
-//! Everything that an evaluation may depend on is first written down as its *input*, and the
-//! evaluation reads nothing else. So the recorded input and the generation give the same decision
-//! again ([`CompiledGeneration::redecide`]).
+//! The broker first writes every fact that an evaluation may depend on into its *input*, and the
+//! evaluation reads only that. So the recorded input and the generation reproduce the decision
+//! ([`CompiledGeneration::redecide`]).
 //!
-//! Policies that merely observe count from their date on, by the instant of the input. Before it
-//! they are asked apart ([`Observed`]), so that none can make a verdict weaker or wider.
+//! A policy that only observes takes effect from its date on, judged by the instant of the input.
+//! Before that date it is evaluated separately ([`Observed`]), so it cannot make a verdict weaker
+//! or wider.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,45 +34,45 @@ use crate::domain::request::{ResolvedRequest, check_resource_fits, ttl_too_long}
 use crate::domain::revocability::Revocability;
 use crate::domain::workload::Workload;
 
-/// What policy is asked about a credential.
+/// A question to policy about one credential.
 #[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Question<'a> {
-    /// Who asks.
     pub workload: &'a Workload,
-    /// The roles that admins bound to its identity; none where they were not read, which is enough
-    /// where no policy asks for any.
+    /// The roles that admins bound to the caller's identity. `None` if they were not read, which is
+    /// valid only if no policy asks for roles.
     pub roles: Option<&'a BTreeSet<String>>,
-    /// What it asks.
     pub ask: &'a ResolvedRequest,
-    /// Of the credential that would be made, as its minter states it.
+    /// The revocability that the minter states for the requested credential.
     pub revocability: Revocability,
-    /// What is known of the task.
+    /// Facts about the task.
     pub task: TaskFacts,
-    /// What bounds the credential beside policy; nothing where it is only policy that is asked.
+    /// Bounds other than policy. `None` if only the answer of policy is wanted.
     pub bounds: Option<Bounds>,
-    /// When.
     pub now: Timestamp,
 }
 
-/// What the task, a parent's credential or a retried one leave of a life that policy permits.
+/// Bounds on the life of a credential that come from its task, a parent's credential or a retried
+/// credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// No credential may live longer than this.
+    /// Latest permitted expiry of the credential.
     pub not_after: Timestamp,
-    /// Whether it replaces one that was lost on its way: that is then cut short, not refused.
+    /// Whether the credential replaces one that was lost in transit. Its life is then shortened to
+    /// the bound; otherwise a life beyond the bound is refused.
     pub retried: bool,
 }
 
-/// Policy could not say.
+/// An evaluation without a verdict.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
-    /// These policies failed to evaluate.
+    /// Policies whose evaluation failed, by `@id`.
     #[error("policies that could not be evaluated: {}", .0.join(", "))]
     Evaluation(Vec<String>),
-    /// The values do not fit the schema.
-    #[error("what is asked does not fit the schema: {0}")]
+    /// The request does not fit the schema. The text names the value.
+    #[error("the request does not fit the schema: {0}")]
     Unmappable(String),
-    /// Recorded bytes that are no input of an evaluation.
+    /// The recorded bytes are not the input of an evaluation.
     #[error("not the input of an evaluation: {0}")]
     Input(String),
 }
@@ -82,7 +83,7 @@ impl From<Unmappable> for PolicyError {
     }
 }
 
-/// A verdict with the policies that determined it.
+/// A verdict and the policies that determined it.
 pub(super) struct Verdict {
     pub(super) verdict: Result<Permitted, Refusal>,
     policies: BTreeSet<String>,
@@ -96,7 +97,7 @@ impl Verdict {
         }
     }
 
-    /// The caller learns no more than that it could not be established.
+    /// The caller learns only that policy could not be evaluated.
     fn indeterminate(policies: BTreeSet<String>) -> Self {
         let refusal = Refusal::new(
             RefusalCode::PolicyError,
@@ -106,28 +107,28 @@ impl Verdict {
     }
 }
 
-/// The joined terms of satisfied permits.
+/// The terms of all satisfied permits, the strictest of each.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Terms {
     pub(super) max_ttl_seconds: Option<u64>,
     pub(super) approval: bool,
 }
 
-/// One action at one location, answered.
+/// The answer for one action at one location.
 pub(super) struct Atom<'a> {
     pub(super) action: &'a ActionName,
     pub(super) location: &'a Location,
     pub(super) answer: Answer,
 }
 
-/// How a judgement is made.
+/// Options of one judgement.
 #[derive(Clone, Copy)]
 pub(super) struct Manner<'a> {
-    /// Whether what would be permitted instead is looked for.
+    /// Whether to search for a smaller request that would be permitted.
     pub(super) with_offer: bool,
-    /// The policies that count are those of this instant.
+    /// The instant that decides which policies are enforced.
     pub(super) at: Timestamp,
-    /// What comparisons and evaluations take their steps out of.
+    /// The budget of steps for comparisons and evaluations.
     pub(super) budget: &'a Budget,
 }
 
@@ -141,7 +142,7 @@ impl<'a> Manner<'a> {
     }
 }
 
-/// The answers to each action at each location.
+/// The answer for each action at each location.
 fn atoms<'a>(inquiry: &Inquiry<'_, 'a>, answers: &[Answer]) -> Vec<Atom<'a>> {
     let singles = inquiry.singles.iter();
     singles
@@ -160,7 +161,7 @@ fn atoms<'a>(inquiry: &Inquiry<'_, 'a>, answers: &[Answer]) -> Vec<Atom<'a>> {
 }
 
 impl CompiledGeneration {
-    /// Decides about a credential. Pure: no clock, no network, no lock.
+    /// Decides about a credential. Pure: reads no clock and no network, and takes no lock.
     #[must_use]
     pub fn decide(&self, question: &Question<'_>) -> Decision {
         let input = Input {
@@ -183,8 +184,7 @@ impl CompiledGeneration {
         self.record(&input)
     }
 
-    /// Decides about opening a task without a credential. A permit's `ttl_seconds` is 0: there is
-    /// nothing that could live.
+    /// Decides about opening a task without a credential. A permit's `ttl_seconds` is then 0.
     #[must_use]
     pub fn decide_open_task(
         &self,
@@ -215,15 +215,16 @@ impl CompiledGeneration {
         })
     }
 
-    /// The life that policy permits at `at`, whatever else bounds it; none where it does not permit.
+    /// The life in seconds that policy permits at `at`, ignoring other bounds; `None` if policy
+    /// does not permit.
     pub(super) fn permitted_ttl(&self, input: &Input, at: Timestamp) -> Option<u64> {
         let budget = Budget::new(MAX_REQUEST_STEPS);
         let verdict = self.judge(input, Manner::plain(at, &budget)).verdict;
         verdict.ok().map(|terms| terms.ttl_seconds)
     }
 
-    /// What would come of an input by the policies that are enforced at `at`:
-    /// [`Timestamp::MAX`] enforces whatever merely observes.
+    /// The decision about an input by the policies that are enforced at `at`. [`Timestamp::MAX`]
+    /// enforces every policy, including those that only observe.
     pub(super) fn decide_at(&self, input: &Input, at: Timestamp) -> Decision {
         let budget = Budget::new(MAX_REQUEST_STEPS);
         let verdict = bounded(self.judge(input, Manner::plain(at, &budget)), input);
@@ -236,12 +237,12 @@ impl CompiledGeneration {
         }
     }
 
-    /// Whether `who` may act on the broker in this way.
+    /// Whether `who` may perform this act on the broker.
     pub fn may(&self, who: AdminPrincipal<'_>, action: AdminAction) -> Result<bool, PolicyError> {
         Ok(!self.may_by(who, action)?.is_empty())
     }
 
-    /// The policies by which `who` may act on the broker in this way; none where it may not.
+    /// The policies that permit this act on the broker to `who`; `None` if it is not permitted.
     pub fn may_by(
         &self,
         who: AdminPrincipal<'_>,
@@ -262,12 +263,12 @@ impl CompiledGeneration {
         let slice = self
             .index
             .slice(&scene.principal, &scene.ancestors, &action, &broker);
-        // An act on the broker is about no place.
+        // An act on the broker has no location, action or region.
         let budget = Budget::new(MAX_REQUEST_STEPS);
         let holding = self.index.holding(&slice, &Extent::default(), &budget);
         let context = mapping::broker_context(&holding)?;
         let request = self.model.request(&scene, &action, &broker, context)?;
-        // None of these observes.
+        // Policies about the broker never only observe.
         let at = Timestamp::MAX;
         match slice.evaluate(&request, &scene.entities, at) {
             Answer::Permit(permits) => Ok(permits.satisfied),
@@ -288,7 +289,7 @@ impl CompiledGeneration {
                 bounded(self.judge(input, manner), input),
                 self.observe(input),
             ),
-            // What cannot be recorded is not permitted.
+            // A request that cannot be recorded is not permitted.
             Err(_) => (Verdict::indeterminate(BTreeSet::new()), None),
         };
         Decision {
@@ -300,12 +301,12 @@ impl CompiledGeneration {
         }
     }
 
-    /// The verdict of the policies that count.
+    /// The verdict of the enforced policies.
     pub(super) fn judge(&self, input: &Input, manner: Manner<'_>) -> Verdict {
         if let Err(refusal) = self.check_names(input, manner.budget) {
             return Verdict::refused(refusal, BTreeSet::new());
         }
-        // A policy about a role would not hold for who has it.
+        // Without the caller's roles, a forbid about one of them would not apply.
         if self.asks_for_roles() && input.principal.roles.is_none() {
             return Verdict::indeterminate(BTreeSet::new());
         }
@@ -313,8 +314,7 @@ impl CompiledGeneration {
             .unwrap_or_else(|_| Verdict::indeterminate(BTreeSet::new()))
     }
 
-    /// What the policies that merely observe would have made of it. It has no part in the verdict,
-    /// which is found without them.
+    /// The effect that the observing policies would have had. The verdict is computed without them.
     fn observe(&self, input: &Input) -> Option<Observed> {
         let budget = Budget::new(MAX_REQUEST_STEPS);
         let policies = self.observed_policies(input, &budget)?;
@@ -329,12 +329,13 @@ impl CompiledGeneration {
         })
     }
 
-    /// Those that hold for any part of what is asked, or fail on it; none where none does.
+    /// The observing policies that apply to any part of the request or fail on it; `None` if there
+    /// are none.
     fn observed_policies(&self, input: &Input, budget: &Budget) -> Option<Vec<ObservedPolicy>> {
         let asked = input.credential.as_ref()?;
         let resource = self.model.resource(&asked.resource)?;
         self.index.observing(&resource, input.now).next()?;
-        // What was refused by its names has no parts to hold for.
+        // A request with unknown names has no parts to evaluate.
         self.check_names(input, budget).ok()?;
         let inquiry = self.inquiry(input, budget).ok()?;
         if budget.is_exhausted() {
@@ -345,7 +346,8 @@ impl CompiledGeneration {
             let effects = inquiry
                 .credential_requests()
                 .filter_map(|request| own.would(request, &inquiry.scene.entities));
-            // A failure is worth more than what it does elsewhere.
+            // If the policy errors for any part of the request, report the error instead of its
+            // effect on the others.
             let effect = effects.reduce(|one, other| match other {
                 ObservedEffect::Error => other,
                 _ => one,
@@ -364,8 +366,8 @@ impl CompiledGeneration {
         (!found.is_empty()).then_some(found)
     }
 
-    /// What must hold before policy is asked. The request was resolved before; this holds it even
-    /// where it was resolved by another generation, or is read from a record.
+    /// Checks the request's names before policy is evaluated. Resolution checked them too, but
+    /// possibly against another generation, and a recorded input may be evaluated by any.
     fn check_names(&self, input: &Input, budget: &Budget) -> Result<(), Refusal> {
         let task = &input.task;
         let task_type = self.catalog().task_type(&task.task_type).ok_or_else(|| {
@@ -377,7 +379,7 @@ impl CompiledGeneration {
         if task.deadline_seconds_left == 0 {
             return Err(Refusal::new(
                 RefusalCode::TaskEnded,
-                "the task, or one that it is part of, is over",
+                "the task, or one that it is part of, has ended",
             ));
         }
         let Some(asked) = &input.credential else {
@@ -393,8 +395,9 @@ impl CompiledGeneration {
         check_rights(resource, &asked.authorization_details, budget)
     }
 
-    /// A policy may ask about the life itself, and a life that is cut short is another one. So what is
-    /// permitted is asked about once more at the life that it would get.
+    /// Evaluates a request. Policies may depend on the life of the credential, and a shortened life
+    /// is another life. So a permitted request whose life is shortened is evaluated once more with
+    /// the shorter life.
     fn evaluate(&self, input: &Input, manner: Manner<'_>) -> Result<Verdict, Unmappable> {
         let verdict = self.evaluate_once(input, manner)?;
         let Some(cut) = self.cut_short(input, &verdict) else {
@@ -407,13 +410,14 @@ impl CompiledGeneration {
         self.evaluate_once(&cut, manner)
     }
 
-    /// The input with the life that is given, where it is permitted and that is another one than policy
-    /// was asked about: by `@max_ttl`, or by what the task or the parent leaves.
+    /// The input with the granted life. `None` if the request is not permitted, or if policy was
+    /// already evaluated with that life. `@max_ttl`, the task or the parent can shorten the life.
     pub(super) fn cut_short(&self, input: &Input, verdict: &Verdict) -> Option<Input> {
         let (Ok(permitted), Some(asked)) = (&verdict.verdict, &input.credential) else {
             return None;
         };
-        // A life that was asked for is refused, not cut, except where a lost credential is replaced.
+        // An explicitly requested life is refused, not shortened, unless a lost credential is
+        // replaced.
         if asked.ttl_seconds.is_some() && !asked.retried {
             return None;
         }
@@ -455,7 +459,7 @@ impl CompiledGeneration {
             Answer::Error(ids) => Some(ids),
             _ => None,
         }));
-        // An error counts even beside a denial: it could not be established what holds.
+        // An error takes precedence over a denial: the failed policy could have changed the answer.
         if !errors.is_empty() {
             return Ok(Verdict::indeterminate(errors));
         }
@@ -503,12 +507,12 @@ impl CompiledGeneration {
         })
     }
 
-    /// The terms of a yes: life and approval.
+    /// Applies the terms of the permits: life and approval.
     fn apply(&self, input: &Input, terms: Terms, manner: Manner<'_>) -> Result<Permitted, Refusal> {
         let approval = || {
             Refusal::new(
                 RefusalCode::ApprovalRequired,
-                "policy wants a person's approval for this",
+                "policy requires that a person approves this request",
             )
         };
         let Some(asked) = &input.credential else {
@@ -523,7 +527,7 @@ impl CompiledGeneration {
             && ttl > max
         {
             let refusal = ttl_too_long(ttl, max);
-            // A policy may ask about the life itself; offer only what it would then permit.
+            // Policies may depend on the life itself; offer only a life that policy permits.
             let holds = !manner.with_offer
                 || terms.approval
                 || self.would_permit(input, asked, Some(max), manner);
@@ -543,10 +547,10 @@ impl CompiledGeneration {
         Ok(Permitted { ttl_seconds })
     }
 
-    /// The life that policy reads in `context.ttl_seconds`: the asked one, else the resource's
-    /// default within the task's deadline.
+    /// The life that policies read in `context.ttl_seconds`: the requested one, else the resource's
+    /// default, limited by the task's deadline.
     pub(super) fn asked_ttl(&self, asked: &CredentialInput, task: &TaskFacts) -> u64 {
-        // Policy counts in Cedar's numbers. A longer life is refused whatever policy says.
+        // Cedar's integers limit the value. A longer life is refused in any case.
         let longest = i64::MAX.unsigned_abs();
         let ttl_seconds = asked.ttl_seconds.map(|ttl| ttl.min(longest));
         ttl_seconds.unwrap_or_else(|| {
@@ -556,8 +560,9 @@ impl CompiledGeneration {
         })
     }
 
-    /// The longest life that can be had: by the resource, the policies, the task's deadline, and what
-    /// a parent's credential leaves. A retried credential is cut to what is left instead.
+    /// The longest life that can be granted, by the resource, the policies, the task's deadline and
+    /// the parent's credential. A retried credential is not limited here; its life is shortened
+    /// later.
     pub(super) fn max_ttl(&self, asked: &CredentialInput, task: &TaskFacts, terms: Terms) -> u64 {
         let resource = self.catalog().resource(&asked.resource);
         let left = asked
@@ -586,7 +591,7 @@ impl CompiledGeneration {
     }
 }
 
-/// Policy's word, bounded by what else bounds a credential.
+/// Applies the bounds other than policy to the verdict.
 fn bounded(judged: Verdict, input: &Input) -> Verdict {
     let (Ok(permitted), Some(asked)) = (&judged.verdict, &input.credential) else {
         return judged;
@@ -598,7 +603,7 @@ fn bounded(judged: Verdict, input: &Input) -> Verdict {
     let verdict = if left == 0 {
         Err(Refusal::new(
             RefusalCode::TaskEnded,
-            "less than a second is left for this task",
+            "less than a second is left until the task or the parent credential ends",
         ))
     } else if asked_for_more && !asked.retried {
         Err(ttl_too_long(permitted.ttl_seconds, left))
@@ -629,7 +634,7 @@ fn check_rights(
         resource.check_serves(detail, budget)?;
         let product = detail.actions().len() * detail.locations().len();
         if product == 0 {
-            // Of nothing, everything is permitted. It must not come to that.
+            // Without this, a request for no rights would be permitted.
             return Err(Refusal::new(
                 RefusalCode::NotPermitted,
                 "an object of authorization_details names no right",
@@ -658,7 +663,7 @@ fn union<'a>(sets: impl Iterator<Item = &'a BTreeSet<String>>) -> BTreeSet<Strin
     sets.flatten().cloned().collect()
 }
 
-/// Names the first few refused rights; the rest is a number.
+/// Names the first few refused rights and counts the rest.
 fn describe<'a>(denied: impl Iterator<Item = &'a Atom<'a>>, resource: &str) -> String {
     const NAMED: usize = 4;
     let rights: BTreeSet<(&ActionName, &Location)> =

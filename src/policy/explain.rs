@@ -1,13 +1,13 @@
-//! Why a decision is what it is, and what small change would have turned it.
+//! Explains a decision, and finds small changes that would have changed its outcome.
 //!
-//! Three things are told. Which policies determined it, with file and line. For each refused right,
-//! which forbid stands in the way, or which permits come nearest and which of their conditions do
-//! not hold. And the single changes of one fact that turn the outcome: each is tried, by deciding
-//! again with that one fact changed, and none is told that was not. The facts that are changed are
-//! those of the request (life, actions, locations), of the credential's revocability, of the caller's
-//! claims and roles, of its task, and last who it is; the values tried are the ones that policies name, and their neighbours. So
-//! the search finds no change that needs two facts, or a value that no policy names: where it finds
-//! nothing it says so, and that is no proof that nothing would.
+//! An explanation has three parts. First, the policies that determined the decision, with file and
+//! line. Second, for each refused right, the forbids that apply, or the nearest permits and their
+//! conditions that do not hold. Third, changes of one single fact that change the outcome: each
+//! candidate is tried by deciding again, and only candidates that change the outcome are reported.
+//! The facts are those of the request (life, actions, locations), of the credential's revocability,
+//! of the caller's claims and roles, of its task, and finally its identity. The values tried are
+//! those that policies name, and their neighbours. So the search misses changes that need two facts
+//! or a value that no policy names; an empty result is no proof that no change exists.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,83 +33,83 @@ use crate::domain::revocability::{ExpiresBy, OpenSessions, Revocability, Revocat
 use crate::domain::trust::{AttestorSpec, ClaimType};
 use crate::domain::workload::ClaimValue;
 
-/// Decisions that one search makes at most.
+/// Maximum number of decisions in one search.
 const MAX_TRIES: usize = 2_000;
-/// Changes that are told; the nearest facts come first.
+/// Maximum number of reported changes. The search tries the request's own facts first.
 const MAX_CHANGES: usize = 8;
-/// Policies that are told for one refused right.
+/// Maximum number of nearest permits for one refused right.
 const MAX_NEAREST: usize = 3;
 
-/// A policy and where it is written.
+/// A policy and its source location.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Place {
-    /// Its `@id`.
+    /// The `@id` of the policy.
     pub policy: String,
-    /// Its file.
     pub file: String,
-    /// Its line, from 1.
+    /// Line number in the file, from 1.
     pub line: usize,
-    /// `permit` or `forbid`.
+    /// Either `permit` or `forbid`.
     pub effect: &'static str,
-    /// Its `@description`.
+    /// The `@description` of the policy.
     pub description: String,
 }
 
-/// A permit that did not apply, with what kept it from it.
+/// A permit that did not apply, with its parts that do not hold.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Nearest {
-    /// The policy.
     #[serde(flatten)]
     pub place: Place,
-    /// What does not hold, as it is written.
+    /// The parts that do not hold, in Cedar syntax.
     pub does_not_hold: Vec<String>,
 }
 
 /// A right that was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RefusedRight {
-    /// What: an action, or `openTask`.
+    /// An action, or `openTask`.
     pub action: String,
-    /// Where: a location, or the task's type.
+    /// A location, or the name of the task's type.
     pub location: String,
-    /// The forbids that stand in the way.
+    /// The forbids that apply to it.
     pub forbidden_by: Vec<Place>,
-    /// Where nothing permits: what comes nearest to it.
+    /// If no forbid applies: the permits with the fewest parts that do not hold.
     pub nearest: Vec<Nearest>,
 }
 
-/// One fact, changed, with which the outcome is another.
+/// A change of one fact that changes the outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Change {
-    /// Which fact.
+    /// The changed fact, for example `context.ttl_seconds`.
     pub fact: String,
-    /// What it was.
+    /// Its value in the decision.
     pub from: String,
-    /// What would have turned it.
+    /// The value that changes the outcome.
     pub to: String,
-    /// Into what.
+    /// The outcome with that value.
     pub outcome: Outcome,
 }
 
-/// Why a decision is what it is.
+/// The explanation of a decision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Explanation {
-    /// The policies that determined it.
+    /// The policies that determined the decision.
     pub policies: Vec<Place>,
     /// Every right that was refused.
     pub refused: Vec<RefusedRight>,
-    /// The policies that hold for it and merely observe; they decided nothing.
+    /// The policies that apply but only observe. They had no effect on the decision.
     pub observed: Vec<Place>,
-    /// Single changes that would have turned it.
+    /// Changes of a single fact that change the outcome.
     pub changes: Vec<Change>,
-    /// How many changes were tried.
+    /// Number of changes that were tried.
     pub tried: usize,
-    /// Whether there were more to try than are tried.
+    /// Whether the search stopped at its limit before it tried all candidates.
     pub cut_short: bool,
 }
 
 impl CompiledGeneration {
-    /// Explains a decision by its recorded input. `files` are this generation's.
+    /// Explains a decision from its recorded input. `files` are the files of this generation.
     pub fn explain(
         &self,
         input: &[u8],
@@ -138,7 +138,7 @@ impl CompiledGeneration {
         let policies = policies.filter_map(|id| explainer.place(id)).collect();
         let refused = match &decision.verdict {
             Ok(_) => Vec::new(),
-            // What failed before any policy was asked has no refused rights.
+            // A decision that failed before policy was evaluated has no refused rights.
             Err(_) => explainer.refused(input).unwrap_or_default(),
         };
         let mut search = Search::new(self, decision.outcome());
@@ -211,7 +211,7 @@ impl Explainer<'_> {
             refused.push(right);
         }
         for single in &inquiry.singles {
-            // Of what it stands for, the first that is refused.
+            // The first refused part of the right.
             let denied =
                 single
                     .asked
@@ -224,7 +224,7 @@ impl Explainer<'_> {
                 continue;
             };
             let extent = inquiry.extent(place);
-            // Of a URL it may be what is below it that is refused, and not the place.
+            // Policy can refuse the locations below a URL although it permits the URL itself.
             let below = extent
                 .location
                 .filter(|_| single.asked.len() > 1 && !single.location.is_arn());
@@ -243,7 +243,7 @@ impl Explainer<'_> {
         policies.iter().filter_map(|id| self.place(id)).collect()
     }
 
-    /// Where nothing forbids: the permits that come nearest to `extent`.
+    /// If no forbid applies: the permits that are nearest to `extent`.
     fn nearest_to(
         &self,
         inquiry: &Inquiry<'_, '_>,
@@ -273,8 +273,8 @@ impl Explainer<'_> {
         self.nearest(&case, input.now)
     }
 
-    /// The permits of which the fewest parts do not hold. Those about this caller come before all
-    /// others, and then those about this action and resource.
+    /// The permits with the fewest parts that do not hold. Permits about this caller come first,
+    /// then those about this action and resource.
     fn nearest(&self, case: &Case<'_>, at: Timestamp) -> Vec<Nearest> {
         let mut near: Vec<((bool, usize, usize), Nearest)> = Vec::new();
         let counts = |own: &&Dissected<'_>| {
@@ -286,7 +286,7 @@ impl Explainer<'_> {
                 .iter()
                 .filter(|part| !part.holds(case))
                 .collect();
-            // One that is about nothing of all this is not near.
+            // A permit of which no part holds is not near.
             if failing.is_empty() || failing.len() == dissected.parts.len() {
                 continue;
             }
@@ -337,7 +337,7 @@ impl Explainer<'_> {
         lives.extend(offered.and_then(|allowed| allowed.max_ttl_seconds));
         lives.extend(asked.left_seconds);
         if refusal.is_none() {
-            // A permit is turned by a second more than is allowed.
+            // One second above the longest permitted life turns a permit into a refusal.
             let resource = self.generation.catalog().resource(&asked.resource);
             let longest = resource.map(|resource| resource.max_ttl_seconds);
             let terms = decision.policies.iter();
@@ -360,7 +360,7 @@ impl Explainer<'_> {
                 &changed,
             );
         }
-        // A refusal may be turned by asking for less, or for something else; a permit by neither.
+        // A smaller or other request can change a refusal, but not a permit.
         if refusal.is_none() {
             return;
         }
@@ -484,7 +484,7 @@ impl Explainer<'_> {
         }
     }
 
-    /// Roles that policies name, and identities.
+    /// Changes the roles and the identity of the caller to those that policies name.
     fn change_who(&self, input: &Input, search: &mut Search<'_>) {
         let mut roles = input.principal.roles.clone().unwrap_or_default();
         let mut identities = BTreeSet::new();
@@ -530,7 +530,8 @@ impl Explainer<'_> {
 
 type Compared = BTreeMap<String, BTreeSet<Literal>>;
 
-/// The answers of revocability, where policies ask for them: another registration of the resource.
+/// Changes the revocability, if policies read it. Such a change means another registration of the
+/// resource.
 fn change_revocability(
     input: &Input,
     asked: &CredentialInput,
@@ -546,7 +547,7 @@ fn change_revocability(
     let mut changes = Vec::new();
     if compared.contains_key(CLASS) {
         for name in RevocationClass::NAMES {
-            // A class that has a bound keeps the present one.
+            // A class with a bound keeps the present bound.
             let class = RevocationClass::from_parts(name, Some(bound.unwrap_or(0)))
                 .or_else(|| RevocationClass::from_parts(name, None));
             let changed = class.map(|class| Revocability { class, ..own });
@@ -592,8 +593,8 @@ fn change_revocability(
     }
 }
 
-/// The values of a claim that are worth trying: those that policies name, their neighbours, and for
-/// text one that nobody names.
+/// The candidate values of a claim: those that policies name, their neighbours, and for text one
+/// that no policy names.
 fn claim_values(
     kind: ClaimType,
     has: Option<&ClaimValue>,
@@ -633,7 +634,7 @@ fn claim_values(
     }
 }
 
-/// Stands for any text that no policy names. No claim can hold it.
+/// Represents any text that no policy names. No claim can have this value.
 const ANYTHING_ELSE: &str = "\u{1}anything else";
 
 fn numbers(compared: &Compared, fact: &str) -> BTreeSet<u64> {
@@ -655,7 +656,8 @@ fn shown(value: Option<&ClaimValue>) -> String {
     }
 }
 
-/// The search for changes: decides again with each, and keeps those that turn the outcome.
+/// The search for changes: decides again with each candidate and keeps those that change the
+/// outcome.
 struct Search<'a> {
     generation: &'a CompiledGeneration,
     permitted: bool,

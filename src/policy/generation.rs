@@ -1,12 +1,13 @@
-//! From configuration and files to a generation, and from a generation to something that decides.
+//! Builds generations from configuration and files, and compiles them for decisions.
 //!
-//! There is one way to load what is to decide: [`CompiledGeneration::compile`], for files that are
-//! checked, for an admin's new generation and for the one that the store says is active. So nothing
-//! can be activated that would not load, and nothing loads that was not checked in full.
+//! [`CompiledGeneration::compile`] is the only way to load a generation that decides. It serves
+//! files under `policy check`, an admin's new generation and the active generation of the store. So
+//! a generation that does not load cannot be activated, and every loaded generation was checked in
+//! full.
 //!
-//! What decided long ago is loaded by [`CompiledGeneration::compile_recorded`], which checks less:
-//! rules that came later do not undo a decision. Whether it decides as it did is told by the bytes
-//! of what comes out, and by nothing else.
+//! [`CompiledGeneration::compile_recorded`] loads a generation that decided in the past. It checks
+//! less, because rules that were added later do not invalidate an old decision. To establish that
+//! it still decides the same, compare the bytes of the results.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -37,31 +38,29 @@ use crate::domain::limits::{MAX_LOAD_STEPS, MAX_OBSERVED, MAX_OBSERVED_DAYS, MAX
 use crate::domain::pattern::Budget;
 use crate::domain::trust::AttestorSpec;
 
-/// What a generation is made of, before its schema is written.
+/// The parts of a generation, without its schema.
 #[derive(Clone, Debug, Default)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct GenerationParts {
-    /// Policies, by file.
+    /// Policy files, in order.
     pub policies: Vec<PolicyFile>,
-    /// Which evidence is believed.
     pub attestors: Vec<AttestorSpec>,
-    /// What credentials can be for.
     pub resources: Vec<Resource>,
-    /// Which kinds of task there are.
     pub task_types: Vec<TaskType>,
-    /// Limits that decide.
+    /// Limits that affect decisions.
     pub limits: DecisionLimits,
-    /// How long what is over is kept.
+    /// Retention of ended records, in days.
     pub retention: Retention,
 }
 
 const DAY_SECONDS: u64 = 86_400;
 
-/// How this build reads policies; counted up where the same text comes to mean something else. In the
-/// first, a rule was asked about each text that a request names; since the second, about everything
-/// that is asked for.
+/// Version of this build's interpretation of policies. Increase it if the meaning of an unchanged
+/// text changes. Version 1 evaluated a policy for each text that a request names; version 2
+/// evaluates it for all requested values together.
 const READING: u32 = 2;
 
-/// The policy engine of this build: part of what decides.
+/// The policy engine of this build. It is part of the generation, because it affects decisions.
 #[must_use]
 pub fn engine() -> String {
     format!(
@@ -71,7 +70,7 @@ pub fn engine() -> String {
     )
 }
 
-/// A generation's digest.
+/// The digest of a generation.
 pub fn digest_of(generation: &Generation) -> Result<GenerationDigest, serde_json::Error> {
     let hash = digest(&SHA256, &generation.to_bytes()?);
     let mut bytes = [0; 32];
@@ -79,7 +78,7 @@ pub fn digest_of(generation: &Generation) -> Result<GenerationDigest, serde_json
     Ok(GenerationDigest::new(bytes))
 }
 
-/// Writes the schema for `parts` and makes a generation of them.
+/// Writes the schema for `parts` and combines both into a generation.
 pub fn write(
     parts: GenerationParts,
     own_audiences: &[String],
@@ -98,7 +97,7 @@ pub fn write(
     })
 }
 
-/// The same, compiled at once.
+/// Writes a generation and compiles it.
 pub fn build(
     parts: GenerationParts,
     own_audiences: &[String],
@@ -108,7 +107,7 @@ pub fn build(
     Ok((generation, compiled))
 }
 
-/// A generation, checked and ready to decide. It never changes; a new one replaces it whole.
+/// A checked generation, ready to decide. Immutable: activation replaces it as a whole.
 #[derive(Debug)]
 pub struct CompiledGeneration {
     digest: GenerationDigest,
@@ -126,9 +125,9 @@ pub struct CompiledGeneration {
 }
 
 impl CompiledGeneration {
-    /// Checks everything and builds the index. `own_audiences` as for [`Catalog::new`].
+    /// Checks the whole generation and builds the index. `own_audiences` as for [`Catalog::new`].
     ///
-    /// It takes milliseconds to seconds of CPU: call it off the async threads.
+    /// It uses milliseconds to seconds of CPU time. Do not call it on the async threads.
     pub fn compile(
         generation: &Generation,
         own_audiences: &[String],
@@ -146,13 +145,13 @@ impl CompiledGeneration {
         if written != generation.schema {
             return Err(one(
                 "schema",
-                "it is not the one that attestors, resources and task types give",
+                "the schema does not match the attestors, resources and task types",
                 "build the generation again with this version",
             ));
         }
         let (schema, warnings) = Schema::from_cedarschema_str(&written)
             .map_err(|error| one("schema", error.to_string(), "correct the configuration"))?;
-        // Cedar warns where one name hides another, as an attestor's name could.
+        // Cedar warns if one name hides another, as an attestor's name could.
         if let Some(warning) = warnings.into_iter().next() {
             return Err(one("schema", warning.to_string(), "choose another name"));
         }
@@ -163,9 +162,9 @@ impl CompiledGeneration {
         Self::assemble(digest, catalog, generation, model, parsed.named)
     }
 
-    /// A generation that decided, to make its decisions again and for nothing else: by the schema that
-    /// it has, whatever engine it was written for, and without the rules of this version's `lint`.
-    /// `digest` is that of the bytes that `generation` was read from.
+    /// Compiles a past generation, only to reproduce its decisions: uses its stored schema, accepts
+    /// any engine, and skips this version's `lint`. `digest` is the digest of the bytes of
+    /// `generation`.
     pub fn compile_recorded(
         generation: &Generation,
         digest: GenerationDigest,
@@ -178,7 +177,7 @@ impl CompiledGeneration {
         digest: GenerationDigest,
     ) -> Result<Self, Vec<PolicyProblem>> {
         check_format(generation)?;
-        // Our own audiences only say which configurations are refused, never what is decided.
+        // The broker's own audiences affect only which configurations are refused, not decisions.
         let catalog = catalog_of(&generation.resources, &generation.task_types, &[])?;
         let (schema, _) = Schema::from_cedarschema_str(&generation.schema)
             .map_err(|error| one("schema", error.to_string(), ""))?;
@@ -187,9 +186,10 @@ impl CompiledGeneration {
         Self::assemble(digest, catalog, generation, model, parsed.named)
     }
 
-    /// Whether every policy that merely observes at `now` is enforced within the time that is
-    /// allowed for it: else it would observe for good. This is asked of what is to be activated, and
-    /// not of what once was: `compile` knows no time. `files` are this generation's.
+    /// Checks that every policy that only observes at `now` will be enforced within the permitted
+    /// time; otherwise it could observe for ever. Call it before activation. `compile` cannot check
+    /// this because it reads no time and must accept past generations. `files` are the files of
+    /// this generation.
     pub fn check_dates(
         &self,
         files: &[PolicyFile],
@@ -200,18 +200,17 @@ impl CompiledGeneration {
             named.observed_until.filter(|until| *until > latest)?;
             let file = files.get(named.file)?;
             let message = format!(
-                "policy `{}` would merely observe for more than {MAX_OBSERVED_DAYS} days",
+                "policy `{}` would only observe for more than {MAX_OBSERVED_DAYS} days",
                 named.id
             );
-            let remedy =
-                "name an earlier day in @enforce_after: it can be moved by another activation";
+            let remedy = "name an earlier day in @enforce_after; a later activation can move it";
             Some(PolicyProblem::at(file, named.offset, message, remedy))
         });
         let late: Vec<PolicyProblem> = late.collect();
         if late.is_empty() { Ok(()) } else { Err(late) }
     }
 
-    /// Puts checked parts together.
+    /// Combines the checked parts.
     fn assemble(
         digest: GenerationDigest,
         catalog: Catalog,
@@ -240,7 +239,7 @@ impl CompiledGeneration {
             .collect();
         let mut role_names = BTreeSet::new();
         for policy in &named {
-            // A policy is written as JSON or it did not load.
+            // Every loaded policy converts to JSON.
             let json = policy.policy.to_json();
             collect_roles(
                 &json.map_err(|error| failed(error.to_string()))?,
@@ -264,14 +263,14 @@ impl CompiledGeneration {
         })
     }
 
-    /// A generation whose policies were parsed but not validated: what tests need to see that a
-    /// broken policy which slipped through is still refused when it is evaluated.
+    /// Compiles a generation without validating its policies. Tests use it to show that an
+    /// evaluation refuses a broken policy that validation missed.
     #[cfg(test)]
     pub(super) fn unvalidated(generation: &Generation) -> Self {
         Self::compile_recorded(generation, digest_of(generation).unwrap()).unwrap()
     }
 
-    /// Its digest.
+    /// The generation's digest.
     #[must_use]
     pub fn digest(&self) -> GenerationDigest {
         self.digest
@@ -283,7 +282,7 @@ impl CompiledGeneration {
         &self.catalog
     }
 
-    /// How long what is over is kept.
+    /// Retention of ended records, in days.
     #[must_use]
     pub fn retention(&self) -> Retention {
         self.retention
@@ -295,7 +294,7 @@ impl CompiledGeneration {
         &self.attestors
     }
 
-    /// The limits that decide.
+    /// Limits that affect decisions.
     #[must_use]
     pub fn limits(&self) -> DecisionLimits {
         self.limits
@@ -306,12 +305,12 @@ impl CompiledGeneration {
         self.policies.iter().map(|named| named.id.as_str())
     }
 
-    /// How many dates on which a policy begins to count have come by `at`.
+    /// Number of enforcement dates that are at or before `at`.
     pub(super) fn dates_before(&self, at: Timestamp) -> usize {
         self.index.dates_before(at)
     }
 
-    /// Every policy that at `at` merely observes, with the instant from which on it is enforced.
+    /// Every policy that only observes at `at`, with its instant of enforcement.
     pub fn observing(&self, at: Timestamp) -> impl Iterator<Item = (&str, Timestamp)> {
         self.policies.iter().filter_map(move |named| {
             let until = named.observed_until.filter(|until| at < *until)?;
@@ -324,7 +323,7 @@ impl CompiledGeneration {
         self.policies.iter()
     }
 
-    /// What of the policies does not do what it seems to.
+    /// Notes about policies that probably do not have the intended effect.
     #[must_use]
     pub fn notes(&self) -> &Notes {
         &self.notes
@@ -341,7 +340,7 @@ impl CompiledGeneration {
         self.roles.iter().map(String::as_str)
     }
 
-    /// Whether any permit is about this act on the broker.
+    /// Whether any permit applies to this act on the broker.
     #[must_use]
     pub fn could_permit(&self, action: AdminAction) -> bool {
         let is_it = |uid: &EntityUid| {
@@ -358,28 +357,28 @@ impl CompiledGeneration {
         })
     }
 
-    /// Whether any policy about tasks and credentials could depend on the caller's roles. Where none
-    /// does, they need not be read.
+    /// Whether any policy about tasks and credentials could depend on the caller's roles. Otherwise
+    /// the roles need not be read.
     #[must_use]
     pub fn asks_for_roles(&self) -> bool {
         self.asks_for_roles
     }
 }
 
-/// Runs `load` on a stack that is made for it.
+/// Runs `load` on the stack for loading.
 fn loading<T: Send>(
     load: impl FnOnce() -> Result<T, Vec<PolicyProblem>> + Send,
 ) -> Result<T, Vec<PolicyProblem>> {
     stack::with_load_stack(load).unwrap_or_else(|error| {
         Err(one(
             "policies",
-            format!("a thread to read them on cannot be had: {error}"),
+            format!("cannot start the thread that reads policies: {error}"),
             "allow the process more memory or threads",
         ))
     })
 }
 
-/// The policies as they are evaluated.
+/// The policies in the form that Cedar evaluates.
 fn rules_of(
     generation: &Generation,
     named: &[NamedPolicy],
@@ -415,7 +414,8 @@ fn rules_of(
     if !problems.is_empty() {
         return Err(problems);
     }
-    // What is evaluated has no other facts than those of its schema: none was overlooked.
+    // The evaluated form has only the facts of its own schema, so this validation proves that the
+    // rewrite missed none.
     let set = PolicySet::from_policies(changed);
     let set = set.map_err(|error| one("policies", error.to_string(), ""))?;
     let result = Validator::new(model.schema.clone()).validate(&set, ValidationMode::Strict);
@@ -429,7 +429,8 @@ fn rules_of(
     }
 }
 
-/// In doubt it may: any mention counts, unless the policy's scope names administrative actions only.
+/// Conservative: any mention of roles counts, unless the policy's scope names administrative acts
+/// only.
 fn may_ask_for_roles(policy: &Policy) -> bool {
     let administrative = |action: &EntityUid| {
         let id: &str = action.id().unescaped();
@@ -443,7 +444,7 @@ fn may_ask_for_roles(policy: &Policy) -> bool {
     elsewhere && policy.to_json().map_or(true, |json| mentions_role(&json))
 }
 
-/// The ids of the roles that a policy names.
+/// Collects the ids of the roles that a policy names.
 fn collect_roles(json: &serde_json::Value, roles: &mut BTreeSet<String>) {
     match json {
         serde_json::Value::Array(items) => items.iter().for_each(|item| collect_roles(item, roles)),
@@ -494,17 +495,18 @@ fn check_frame(generation: &Generation) -> Result<(), Vec<PolicyProblem>> {
         return Err(one(
             "generation",
             format!(
-                "it decides by {}, and this version by {}",
+                "it was written for engine {}; this version has {}",
                 generation.engine,
                 engine()
             ),
-            "the same text may mean something else to another engine: build and activate it again with this version",
+            "another engine may read the same text differently: build and activate it again with \
+            this version",
         ));
     }
     Ok(())
 }
 
-/// The model of policies that are written against `written`.
+/// The model for policies that are written against the schema `written`.
 fn model_of(
     written: Schema,
     attestors: &[AttestorSpec],
@@ -526,12 +528,12 @@ fn catalog_of(
         .map_err(|error| one("catalogue", error.to_string(), ""))
 }
 
-/// Cedar's strict validation, in which a warning is an error too: a condition that can never hold,
-/// or letters that look like others, are mistakes. Then our own rules.
+/// Runs Cedar's strict validation and then the broker's own rules. Warnings count as errors: a
+/// condition that can never hold, and letters that look like others, are mistakes.
 ///
-/// What decides is the validation of the balanced policies. Of a very deep one Cedar's validator gives
-/// up without a word; these are not deep. Where they have problems, the policies as they were written
-/// are asked too, since those know where.
+/// The validation of the balanced policies decides, because Cedar's validator silently skips very
+/// deep policies. If it finds problems, the unbalanced policies are validated too, because only
+/// they have source locations.
 fn check_policies(
     generation: &Generation,
     parsed: &Parsed,
@@ -592,7 +594,7 @@ fn check_policies(
     Err(problems)
 }
 
-/// What Cedar's validation says of `policies`, whose names are those of `named`.
+/// Cedar's findings about `policies`, which have the names of `named`.
 fn validate(
     generation: &Generation,
     named: &[NamedPolicy],

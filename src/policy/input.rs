@@ -1,7 +1,7 @@
-//! The complete input of one evaluation, as it is recorded beside the decision.
+//! The complete input of one evaluation, as recorded with the decision.
 //!
-//! Roles are read from the store only where a policy asks for any: `"roles":[]` was read and there were
-//! none, and without the member they were not read.
+//! The broker reads roles from the store only if a policy asks for any. `"roles":[]` means that
+//! they were read and there were none. Without the member they were not read.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::domain::grant::AuthorizationDetail;
 use crate::domain::revocability::Revocability;
 
-/// Everything that an evaluation may depend on beside the generation.
+/// Every fact that an evaluation may depend on, apart from the generation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Input {
@@ -24,10 +24,11 @@ pub(super) struct Input {
 }
 
 impl Input {
-    /// Counted up with every change of a member. Leaves of format 1 committed to 1 and 2.
+    /// Increase it with every change of a member. Leaves of format 1 commit to inputs of format 1
+    /// and 2.
     pub(super) const FORMAT: u32 = 3;
 
-    /// Reads recorded bytes.
+    /// Parses the recorded bytes of an input.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, PolicyError> {
         let read: Self =
             serde_json::from_slice(bytes).map_err(|error| PolicyError::Input(error.to_string()))?;
@@ -37,26 +38,26 @@ impl Input {
         }
     }
 
-    /// Whether it is on record which roles the caller had.
+    /// Whether the input records the caller's roles.
     pub(super) fn knows_roles(&self) -> bool {
         self.principal.roles.is_some()
     }
 }
 
-/// The part of an input that is about a credential.
+/// The part of an input about a credential.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CredentialInput {
     pub(super) resource: String,
     pub(super) authorization_details: Vec<AuthorizationDetail>,
-    /// Of the credential that would be made, as its minter states it.
+    /// The revocability that the minter states for the requested credential.
     pub(super) revocability: Revocability,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) ttl_seconds: Option<u64>,
-    /// What the task, a parent's credential or a retried one leave of a life.
+    /// Seconds of life that the task, a parent's credential or a retried credential leave.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) left_seconds: Option<u64>,
-    /// Whether it replaces one that was lost on its way.
+    /// Whether the credential replaces one that was lost in transit.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) retried: bool,
 }

@@ -1,10 +1,10 @@
-//! What policy is asked about one request.
+//! The evaluations that one request needs.
 //!
-//! A request is taken apart into single actions at single locations. Each of them may still stand for
-//! many: for what is below a URL, for what a pattern matches, for every region. Where the policies that
-//! it meets have questions about that ([`super::asked`]), these are answered first. What then differs
-//! neither in the action that is asked about nor in the answers is one evaluation: of a request for a
-//! hundred places, policies that name no places are asked once.
+//! A request is split into single actions at single locations. Each can still cover many values:
+//! everything below a URL, everything a pattern matches, every region. If the candidate policies
+//! have questions about these values ([`super::asked`]), the broker answers them first. Parts of
+//! the request with the same registered action and the same answers share one evaluation. So
+//! policies without locations are evaluated once for a request with a hundred locations.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -28,20 +28,19 @@ use crate::domain::pattern::Budget;
 pub(super) struct Single<'a> {
     pub(super) action: &'a ActionName,
     pub(super) location: &'a Location,
-    /// The registered action that policy is asked about.
+    /// The registered action that policy decides about.
     pub(super) decided_as: &'a str,
-    /// The evaluations that it takes, by their numbers, in order, each with something of it that is
-    /// asked about.
+    /// The evaluations that it needs, by number, each with one of the locations that it decides
+    /// about.
     pub(super) asked: BTreeMap<usize, Place>,
 }
 
-/// One evaluation.
 struct Evaluation {
     slice: usize,
     request: Request,
 }
 
-/// What is asked for, by its places in the texts of the inquiry.
+/// The requested values, as indices into the texts of the inquiry.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Place {
     location: Option<usize>,
@@ -49,12 +48,12 @@ pub(super) struct Place {
     region: Option<usize>,
 }
 
-/// Everything that policy is asked about one request.
+/// All evaluations of one request.
 pub(super) struct Inquiry<'g, 'a> {
     pub(super) scene: Scene,
-    /// The evaluation of opening the task, where it is opened.
+    /// The evaluation of opening the task, if the request opens one.
     pub(super) opening: Option<usize>,
-    /// Every single action at every single location.
+    /// Every action at every location.
     pub(super) singles: Vec<Single<'a>>,
     slices: Vec<(EntityUid, Slice<'g>)>,
     texts: Vec<AskedText>,
@@ -62,8 +61,8 @@ pub(super) struct Inquiry<'g, 'a> {
 }
 
 impl CompiledGeneration {
-    /// What policy is asked about `input`. Questions take their steps out of `budget`; where it does not
-    /// suffice, what is asked is worth nothing.
+    /// The evaluations of `input`. Answering questions uses steps of `budget`; if it runs out,
+    /// discard the result.
     pub(super) fn inquiry<'g, 'a>(
         &'g self,
         input: &'a Input,
@@ -140,7 +139,7 @@ where
                 };
                 let decided_as = registered.decided_as(action, budget);
                 if decided_as.is_empty() {
-                    // What policy cannot be asked about is not permitted.
+                    // A right that policy cannot decide about is not permitted.
                     self.singles
                         .extend(detail.locations().iter().map(|location| Single {
                             action,
@@ -193,7 +192,7 @@ where
         Ok(())
     }
 
-    /// What each location of `detail` stands for.
+    /// The values that each location of `detail` covers.
     fn extents(
         &mut self,
         registered: &Resource,
@@ -227,7 +226,7 @@ where
             .collect()
     }
 
-    /// The policies that are met with this action, by their number here.
+    /// The candidate policies for this action, as an index into `self.slices`.
     fn slice(
         &mut self,
         generation: &'g CompiledGeneration,
@@ -258,7 +257,7 @@ where
             .holding(slice, &self.extent(extent), budget)
     }
 
-    /// What is asked for at a place of it.
+    /// The requested values at `extent`.
     pub(super) fn extent(&self, extent: Place) -> Extent<'_> {
         let text = |place: Option<usize>| place.and_then(|place| self.texts.get(place));
         Extent {
@@ -268,7 +267,7 @@ where
         }
     }
 
-    /// Evaluates everything with the policies that count at `at`. Where `budget` does not suffice, the
+    /// Runs every evaluation with the policies that are enforced at `at`. If `budget` runs out, the
     /// rest is denied.
     pub(super) fn answers(&self, at: Timestamp, budget: &Budget) -> Vec<Answer> {
         let answer = |own: &Evaluation| {

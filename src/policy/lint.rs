@@ -1,25 +1,26 @@
-//! What a policy must be beyond what Cedar's validation asks.
+//! Rules for policies in addition to Cedar's validation.
 //!
-//! **The rule of who.** Every `permit` must pin its principal to something that the caller cannot
-//! choose. It does so by one of
+//! **The principal rule.** Every `permit` must pin its principal to a value that the caller cannot
+//! choose, in one of these ways:
 //! 1. `principal == E` in its scope;
 //! 2. `principal in Role::"r"` (also `is T in Role::"r"`) in its scope: roles are bound by admins;
 //! 3. a `when` clause with a conjunct, at the top level of its `&&`s, that is
-//!    `principal.identity == "…"`, `principal.claims.c == <literal>` or
-//!    `[<literals>].contains(…)` of one of these, where `c` is declared immutable and not
-//!    caller-shaped. A policy that rests on a claim must apply to the workloads of one attestor
-//!    alone (`principal is Workload::a`): another issuer's claim of that name means something else.
+//!    `principal.identity == "…"`, `principal.claims.c == <literal>` or `[<literals>].contains(…)`
+//!    of one of these, where `c` is declared immutable and not caller-shaped. A policy that pins a
+//!    claim must apply to the workloads of one attestor alone (`principal is Workload::a`): a claim
+//!    of another issuer with that name means something else.
 //!
-//! What holds in a conjunct of a `when` holds whenever the policy permits, whatever the rest says;
-//! so the rule is sound. It is not complete: a condition hidden under `||`, `if` or `like` does not
-//! count, though it might be good enough. Write two policies then.
+//! If the policy permits, every conjunct of its `when` holds, independent of the other conditions,
+//! so the rule is sound. It is not complete: a condition under `||`, `if` or `like` does not count,
+//! even where it would suffice. Write two policies then.
 //!
-//! The other rules: every entity that a policy names must exist, and every task type and answer of
-//! revocability that it compares with, since a `forbid` about a misspelt one forbids nothing; a
-//! `permit` is either about resources and tasks or about the broker,
-//! never both, so that nobody becomes an admin by a forgotten scope; obligations stand only where
-//! there is a credential to which they can apply; and what merely observes names one resource, which
-//! is registered as of low risk.
+//! The other rules:
+//! - Every entity that a policy names must exist, and so must every task type and every
+//!   revocability value that it compares with: a `forbid` about a misspelt name forbids nothing.
+//! - A `permit` is either about resources and tasks or about the broker, never both, so that a
+//!   forgotten scope does not create an admin.
+//! - Obligations apply to permits for credentials and tasks only.
+//! - A policy that only observes names one resource, which is registered with low risk.
 
 use std::sync::Arc;
 
@@ -41,7 +42,7 @@ use crate::domain::workload::Identity;
 /// A message and its remedy.
 pub(super) type Finding = (String, &'static str);
 
-/// Checks one policy that Cedar's strict validation has passed.
+/// Checks one policy that passed Cedar's strict validation.
 pub(super) fn check(
     named: &NamedPolicy,
     model: &Model,
@@ -81,16 +82,18 @@ fn check_permit(named: &NamedPolicy, model: &Model, attestors: &[AttestorSpec]) 
     if !says_who(named, model, &reach, attestors) {
         findings.push((
             format!(
-                "policy `{}` permits whoever shapes a request to fit it",
+                "policy `{}` does not pin its principal: any caller could shape a request that it \
+                permits",
                 named.id
             ),
-            "say who: principal == …, principal in Role::\"…\", principal.identity == …, or principal is Workload::… and an immutable claim of it ==",
+            "pin the principal: principal == …, principal in Role::\"…\", principal.identity == \
+            …, or principal is Workload::… and an immutable claim of it ==",
         ));
     }
     if named.obligations.max_ttl_seconds.is_some() && !reach.credentials {
         findings.push((
             format!(
-                "policy `{}`: @max_ttl where no credential is given",
+                "policy `{}`: @max_ttl on a permit that gives no credential",
                 named.id
             ),
             "put it on the permit of the resource's action",
@@ -98,14 +101,17 @@ fn check_permit(named: &NamedPolicy, model: &Model, attestors: &[AttestorSpec]) 
     }
     if named.obligations.approval.is_some() && !(reach.credentials || reach.tasks) {
         findings.push((
-            format!("policy `{}`: @approval of an act on the broker", named.id),
-            "approvals are for credentials and tasks; remove it",
+            format!(
+                "policy `{}`: @approval on a permit for an act on the broker",
+                named.id
+            ),
+            "approvals exist for credentials and tasks only; remove it",
         ));
     }
     findings
 }
 
-/// What a policy can apply to, by types.
+/// The entity types that a policy can apply to.
 pub(super) struct Reach {
     pub(super) credentials: bool,
     pub(super) tasks: bool,
@@ -186,18 +192,18 @@ fn unknown_entity(entity: &EntityUid, model: &Model, catalog: &Catalog) -> Optio
     }
 }
 
-/// A policy that merely observes is one that is not enforced: that may be so only at resources of
-/// which somebody said, where they are registered, that little harm can come of it.
+/// Refuses a policy that only observes, unless its resource is registered with low risk: such a
+/// policy is not enforced, so its resource must be one where little harm is possible.
 fn observed_where_it_may_not_be(named: &NamedPolicy, catalog: &Catalog) -> Option<Finding> {
     named.observed_until?;
     let complain = |what: String| format!("policy `{}` may not observe: {what}", named.id);
     let ResourceConstraint::Eq(resource) = named.policy.resource_constraint() else {
         return Some((
             complain("it does not name one resource".into()),
-            "write resource == …, one policy a resource, or enforce it",
+            "write resource == …, one policy for each resource, or enforce it",
         ));
     };
-    // A task type may have a resource's name.
+    // A task type can have a resource's name.
     let is_resource = schema::is_resource_type(&resource.type_name().to_string());
     let registered = catalog.resource(resource.id().unescaped());
     let Some(resource) = registered.filter(|_| is_resource) else {
@@ -206,7 +212,8 @@ fn observed_where_it_may_not_be(named: &NamedPolicy, catalog: &Catalog) -> Optio
             "only policies about credentials may observe; enforce it",
         ));
     };
-    // Where another resource goes by the same audience or role, a credential of one is good at it.
+    // A credential for one resource is valid at every other resource with the same audience or
+    // role.
     let harmful =
         |other: &&Arc<Resource>| other.audience() == resource.audience() && other.risk != Risk::Low;
     let harmful = catalog.resources().find(harmful)?;
@@ -217,24 +224,27 @@ fn observed_where_it_may_not_be(named: &NamedPolicy, catalog: &Catalog) -> Optio
         )
     } else {
         format!(
-            "its credentials are good at resource `{}` too, which is not registered with risk = \"low\"",
+            "its credentials are valid at resource `{}` too, which is not registered with risk = \
+            \"low\"",
             harmful.name
         )
     };
     Some((
         complain(what),
-        "enforce it; or, if little harm can come of that resource, register it so",
+        "enforce it; or, if misuse of that resource does little harm, register it with risk = \
+        \"low\"",
     ))
 }
 
-/// Whether a text can name a role.
+/// Whether a text is a valid role name.
 #[must_use]
 pub fn is_role(name: &str) -> bool {
     let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
     !name.is_empty() && name.len() <= MAX_NAME_BYTES && name.bytes().all(fine)
 }
 
-/// Cedar knows one type for all APIs, and so cannot tell that an action is another resource's.
+/// Cedar has one type for all APIs, so its validation does not notice an action that only another
+/// resource registers.
 fn foreign_actions(named: &NamedPolicy, catalog: &Catalog) -> Vec<Finding> {
     let (ResourceConstraint::Eq(resource)
     | ResourceConstraint::In(resource)
@@ -270,8 +280,8 @@ fn foreign_actions(named: &NamedPolicy, catalog: &Catalog) -> Vec<Finding> {
         .collect()
 }
 
-/// Policy is asked about the narrowest registered actions of AWS that are concerned. A `forbid` of a
-/// wider one by `==` would let through all that is registered under it.
+/// Policy decides about the narrowest registered AWS actions that a request covers. A `forbid` of a
+/// wider action by `==` would miss the actions registered within it.
 fn forbidden_by_name(named: &NamedPolicy, catalog: &Catalog, budget: &Budget) -> Option<Finding> {
     let ActionConstraint::Eq(action) = named.policy.action_constraint() else {
         return None;
@@ -290,20 +300,22 @@ fn forbidden_by_name(named: &NamedPolicy, catalog: &Catalog, budget: &Budget) ->
         .find(|narrow| wide.is_wider_than(narrow, budget));
     if budget.is_exhausted() {
         let message = format!(
-            "policy `{}`: to compare `{wide}` with every registered action takes too many steps",
+            "policy `{}`: comparing `{wide}` with every registered action takes too many steps",
             named.id
         );
         return Some((message, "write action in instead of action =="));
     }
     let missed = missed?;
     let message = format!(
-        "policy `{}` forbids `{wide}` and not `{missed}`, which is asked about by its own name",
+        "policy `{}` forbids `{wide}` and not `{missed}`, which policy decides about by its own \
+        name",
         named.id
     );
     Some((message, "write action in instead of action =="))
 }
 
-/// Members of the context that are text to Cedar, which cannot tell that none has such a value.
+/// Finds comparisons of context members with texts that are never their value. These members are
+/// plain text to Cedar.
 fn unknown_values(named: &NamedPolicy, catalog: &Catalog) -> Vec<Finding> {
     let Ok(policy) = named.policy.to_pst() else {
         return Vec::new();
@@ -342,7 +354,7 @@ fn unknown_values(named: &NamedPolicy, catalog: &Catalog) -> Vec<Finding> {
     unknown.collect()
 }
 
-/// A member of the context whose values are known when policies are loaded.
+/// A context member whose possible values are known at load.
 #[derive(Clone, Copy)]
 enum Member {
     TaskType,
@@ -359,7 +371,7 @@ impl Member {
         Self::ExpiresBy,
     ];
 
-    /// As a policy names it, after `context.`.
+    /// Its path in a policy, after `context.`.
     fn path(self) -> &'static str {
         match self {
             Self::TaskType => "task.type",
@@ -369,7 +381,7 @@ impl Member {
         }
     }
 
-    /// The member that an expression reads.
+    /// The member that an expression reads, if it reads one.
     fn of(expr: &Expr) -> Option<Self> {
         let Expr::GetAttr { expr: record, attr } = expr else {
             return None;
@@ -389,7 +401,7 @@ impl Member {
     }
 }
 
-/// Every text that `condition` compares with a [`Member`].
+/// Collects every text that `condition` compares with a [`Member`].
 fn compared_texts(condition: &Expr, found: &mut Vec<(Member, String)>) {
     match condition {
         Expr::BinaryOp { op, left, right } => {
@@ -432,7 +444,7 @@ fn compared_texts(condition: &Expr, found: &mut Vec<(Member, String)>) {
 fn says_who(named: &NamedPolicy, model: &Model, reach: &Reach, attestors: &[AttestorSpec]) -> bool {
     let in_role = |entity: &EntityUid| {
         entity.type_name().to_string() == schema::ROLE
-            // Being in an entity of a principal's own type is being that entity.
+            // An entity of a principal type is `in` itself only.
             || model.attestor_of(entity.type_name()).is_some()
     };
     match named.policy.principal_constraint() {
@@ -444,7 +456,7 @@ fn says_who(named: &NamedPolicy, model: &Model, reach: &Reach, attestors: &[Atte
         }
         _ => {}
     }
-    // A token that is no workload's has no attestor; nothing else can be pinned for it than `==`.
+    // A principal that is no workload has no attestor. Only `==` pins it.
     if reach.attestors.is_empty() {
         return false;
     }
@@ -486,7 +498,8 @@ fn is_literal(expr: &Expr) -> bool {
     )
 }
 
-/// `principal.identity`, or `principal.claims.c` with a `c` that nobody can choose.
+/// Whether `expr` is `principal.identity`, or `principal.claims.c` for a claim that the caller
+/// cannot choose.
 fn is_pinned(expr: &Expr, reached: &[String], attestors: &[AttestorSpec]) -> bool {
     let Expr::GetAttr { expr: owner, attr } = expr else {
         return false;

@@ -1,8 +1,8 @@
-//! Our nouns as Cedar's entities and context.
+//! Maps the broker's types to Cedar's entities and context.
 //!
-//! Everything is built natively and checked against the schema at once. The schema is never left
-//! out: without it Cedar knows no action hierarchy, `action in Action::"any"` matches nothing, and
-//! a `forbid` written with it would be silently dead.
+//! All values are built directly and checked against the schema at once. The schema is required:
+//! without it Cedar knows no action hierarchy, `action in Action::"any"` matches nothing, and a
+//! `forbid` that uses it would silently have no effect.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -19,7 +19,7 @@ use crate::domain::revocability::{Revocability, RevocationClass};
 use crate::domain::trust::AttestorSpec;
 use crate::domain::workload::{ClaimValue, Identity};
 
-/// Values that Cedar does not take as the schema has them. The texts are for our logs.
+/// A value that does not fit the schema. The text is for the broker's logs.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct Unmappable(pub(super) String);
@@ -30,41 +30,41 @@ impl Unmappable {
     }
 }
 
-/// The caller as policy sees it, and as the evaluation's input records it.
+/// The caller as policies see it and as the input records it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PrincipalInput {
-    /// The attestor: the principal's type.
+    /// The attestor's name, which gives the principal's type.
     pub(super) attestor: String,
-    /// The principal's id.
+    /// The id of the principal entity.
     pub(super) identity: Identity,
-    /// What it is `in`; none where nobody read it.
+    /// The roles of the principal; `None` if they were not read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) roles: Option<BTreeSet<String>>,
-    /// What `principal.claims` holds.
+    /// The content of `principal.claims`.
     pub(super) claims: BTreeMap<String, ClaimValue>,
 }
 
-/// What is known of the task: typed facts, never its free text.
+/// Typed facts about the task; never its free text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskFacts {
-    /// The registered type's name.
+    /// The name of the registered type.
     pub task_type: String,
-    /// Its place in its chain; a root has 1.
+    /// Depth in the chain of tasks; 1 for a root.
     pub depth: u8,
-    /// Whole seconds until it, or a task that it is part of, is over.
+    /// Whole seconds until the task or one of its ancestors ends.
     pub deadline_seconds_left: u64,
-    /// Whether it is part of another.
+    /// Whether it has a parent task.
     pub has_parent: bool,
-    /// Whether this request opens it, which policy has to permit too.
+    /// Whether this request opens the task, which policy must permit too.
     pub opens: bool,
 }
 
-/// One principal, with everything that does not change between the evaluations of one request.
+/// One principal, with the entities that all evaluations of one request share.
 pub(super) struct Scene {
     pub(super) principal: EntityUid,
-    /// What the principal is in: its roles.
+    /// The roles of the principal.
     pub(super) ancestors: Vec<EntityUid>,
     pub(super) entities: Entities,
 }
@@ -74,7 +74,7 @@ pub(super) struct Scene {
 pub(super) struct Model {
     /// The schema that policies are written against.
     pub(super) written: Schema,
-    /// The schema of what is evaluated.
+    /// The schema of the evaluated form.
     pub(super) schema: Schema,
     workloads: BTreeMap<String, EntityTypeName>,
     resources: BTreeMap<String, Entity>,
@@ -140,7 +140,7 @@ impl Model {
         self.resources.get(name).map(Entity::uid)
     }
 
-    /// A workload, and the resource that it asks for where there is one.
+    /// A workload, and the requested resource if there is one.
     pub(super) fn workload_scene(
         &self,
         who: &PrincipalInput,
@@ -190,8 +190,8 @@ impl Model {
         })
     }
 
-    /// A workload of which nothing is known but its identity and roles. It has no claims, whatever the
-    /// schema says. None where its attestor is none of this generation.
+    /// A workload of which only the identity and roles are known. It has no claims, whatever the
+    /// schema requires. `None` if this generation has no such attestor.
     pub(super) fn unclaimed_scene(
         &self,
         identity: &Identity,
@@ -210,7 +210,8 @@ impl Model {
         ]);
         let parents: HashSet<EntityUid> = ancestors.iter().cloned().collect();
         let entity = Entity::new(principal.clone(), attributes, parents).ok()?;
-        // Without the schema, which asks for claims; but with the actions that it adds otherwise.
+        // The schema would require claims. Add the action hierarchy by hand, which the schema would
+        // add.
         let actions = self.schema.action_entities().ok()?;
         let all = actions.iter().cloned().chain([entity]);
         Some(Scene {
@@ -220,7 +221,7 @@ impl Model {
         })
     }
 
-    /// One of the tokens that are no workload's.
+    /// The scene of a token that belongs to no workload.
     pub(super) fn token_scene(&self, id: &str) -> Result<Scene, Unmappable> {
         let principal = uid(&self.bootstrap, id);
         let entity = Entity::new_no_attrs(principal.clone(), HashSet::new());
@@ -254,18 +255,18 @@ impl Model {
     }
 }
 
-/// The context of an act on the broker. `asked` are the numbers of the questions that hold.
+/// The context of an act on the broker. `asked`: the numbers of the questions that hold.
 pub(super) fn broker_context(asked: &[u32]) -> Result<Context, Unmappable> {
     Context::from_pairs([numbers(asked)]).map_err(Unmappable::because)
 }
 
-/// The context of opening a task.
+/// The context for opening a task.
 pub(super) fn task_context(task: &TaskFacts, asked: &[u32]) -> Result<Context, Unmappable> {
     let pairs = [("task".to_owned(), task_record(task)?), numbers(asked)];
     Context::from_pairs(pairs).map_err(Unmappable::because)
 }
 
-/// The context of a right.
+/// The context for a right on a resource.
 pub(super) fn credential_context(
     task: &TaskFacts,
     asked: &[u32],
@@ -333,7 +334,8 @@ pub(super) fn revocability_record(own: Revocability) -> Result<RestrictedExpress
     RestrictedExpression::new_record(pairs).map_err(Unmappable::because)
 }
 
-/// A number that Cedar cannot hold is refused: saturating would change what is decided on.
+/// Refuses a number that Cedar cannot represent. Saturating it would change the facts of the
+/// decision.
 fn long(value: u64) -> Result<i64, Unmappable> {
     i64::try_from(value).map_err(Unmappable::because)
 }

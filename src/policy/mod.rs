@@ -1,36 +1,39 @@
-//! Policy: who may have what, decided by Cedar in process, before a credential exists.
+//! Policy: Cedar decides in process, before a credential exists, which workload may have it.
 //!
 //! # The model
 //! - A **principal** is a workload: `Workload::<attestor>::"<identity>"`, with `identity` and the
 //!   record `claims` that its attestor declares, and `in` the roles that admins bound to it.
-//! - A **resource** is what credentials are for: `Api::"orders-api"`, with `owner`, `audience` and
+//! - A **resource** is the target of credentials: `Api::"orders-api"`, with `owner`, `audience` and
 //!   `risk`. Opening a task is about `TaskType::"nightly-report"`, acts on the broker about
 //!   `Broker::"taskpass"`.
-//! - An **action** is one that the resource registers, `Action::"orders:read"`, all of them
-//!   together `Action::"any"`; or `Action::"openTask"`; or an [`admin`] act.
+//! - An **action** is one that the resource registers, such as `Action::"orders:read"`;
+//!   `Action::"any"` is the parent of all of these. Other actions are `Action::"openTask"` and the
+//!   [`admin`] acts.
 //! - The **context** holds typed facts: `context.task.type`, `.depth`, `.deadline_seconds`,
 //!   `.has_parent`, `context.location`, `context.ttl_seconds`, and for a credential
-//!   `context.revocability.class`, `.bound_seconds`, `.open_sessions` and `.expires_by`. Free text is
-//!   evidence for people and never gets here.
+//!   `context.revocability.class`, `.bound_seconds`, `.open_sessions` and `.expires_by`. It never
+//!   holds free text, which is evidence for people.
 //!
-//! The `schema` is generated, so that a claim, resource kind or action that is not
-//! configured cannot be written into a policy.
+//! The `schema` is generated, so a policy cannot name a claim, resource kind or action that is not
+//! configured.
 //!
 //! # Closed when in doubt
-//! Cedar has two ways to permit by accident, and each has its answer here. A policy whose evaluation
-//! fails is skipped, so that a broken `forbid` permits: any error makes the decision
-//! *indeterminate*, which is a refusal. Entities built without the schema have no action hierarchy,
-//! so that `action in Action::"any"` matches nothing: nothing is built without it. Further, what is
-//! misspelt does not load: unknown annotations, entities that do not exist, conditions that can
-//! never hold. And a `permit` must say who, by something that a caller cannot choose; the exact
-//! rule is in `lint`.
+//! Cedar has two ways to permit by accident, and this module prevents both:
+//! - Cedar skips a policy whose evaluation fails, so a broken `forbid` would permit. Here any error
+//!   makes the decision *indeterminate*, which is a refusal.
+//! - Entities built without the schema have no action hierarchy, so `action in Action::"any"` would
+//!   match nothing. Here every entity is built with the schema.
+//!
+//! Misspelt policies do not load: unknown annotations, entities that do not exist, conditions that
+//! can never hold. Every `permit` must pin its principal to a value that the caller cannot choose;
+//! `lint` has the exact rule.
 //!
 //! # Reading order
-//! [`bundle`] reads files, `shape` and `balance` keep them shallow, `schema` writes what they are
-//! checked against, `lint` checks what Cedar does not, `asked` makes rules about parts hold for the
-//! whole, [`generation`] puts it together; `mapping` makes entities and context, `slice` finds the
-//! policies that matter, `inquiry` asks them, on the stacks of `stack`, and [`decide`] joins the
-//! answers; [`suite`] runs the tests that lie beside policies.
+//! [`bundle`] reads files; `shape` and `balance` keep policies shallow; `schema` writes the schema;
+//! `lint` adds rules that Cedar does not check; `asked` evaluates policies about single values for
+//! requests with many; [`generation`] combines these. `mapping` builds entities and context;
+//! `slice` finds the candidate policies; `inquiry` evaluates them on the stacks of `stack`;
+//! [`decide`] joins the answers. [`suite`] runs the tests of policies.
 
 pub mod admin;
 mod asked;

@@ -1,4 +1,5 @@
-//! Policies that load and do not do what they seem to. `policy check` tells of them.
+//! Finds policies that load but probably do not have the intended effect. `policy check` prints the
+//! findings.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,41 +19,42 @@ use crate::domain::lasting::lasting_actions;
 use crate::domain::limits::MAX_LOAD_STEPS;
 use crate::domain::pattern::Budget;
 
-/// What of a generation's policies does not do what it seems to. Where comparing all of them takes too
-/// long, some are missing.
+/// Findings about the policies of a generation. Incomplete if comparing all of them would take too
+/// many steps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Notes {
-    /// Permits that name URLs by `==` and not what is below them.
+    /// Permits that name URLs by `==` and do not cover the locations below them.
     pub single_places: Vec<NamedPlaces>,
-    /// Forbids that name locations that no request can have.
+    /// Forbids that name locations which no request can have.
     pub unmet_places: Vec<NamedPlaces>,
-    /// Policies about a resource of AWS that ask for a request without a region. There is none.
+    /// Policies about an AWS resource that require a request without a region. Every request has
+    /// one.
     pub without_region: Vec<String>,
-    /// Registered actions of AWS by which a session leaves access behind that outlives it.
+    /// Registered AWS actions by which a session leaves access behind that outlives it.
     pub lasting: Vec<Lasting>,
 }
 
 /// A registered action by which a session of its resource leaves access behind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Lasting {
-    /// The resource's name.
     pub resource: String,
-    /// The registered action, or pattern.
+    /// The registered action or pattern.
     pub action: String,
-    /// The action of AWS that it allows.
+    /// The AWS action that it allows.
     pub allows: String,
-    /// What outlives the session.
+    /// The access that outlives the session.
     pub leaves: String,
 }
 
 /// Locations that a policy names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct NamedPlaces {
-    /// The policy's `@id`.
+    /// The `@id` of the policy.
     pub policy: String,
-    /// The first of the locations.
     pub first: String,
-    /// How many locations.
+    /// Number of locations that it names.
     pub count: usize,
 }
 
@@ -94,7 +96,7 @@ impl Notes {
     }
 }
 
-/// Whether policy is told a region in each request for a resource of this kind.
+/// Whether every request for a resource of this kind has a region.
 fn always_has_a_region(kind: &ResourceKind) -> bool {
     match kind {
         ResourceKind::Jwt(_) => false,
@@ -128,8 +130,8 @@ fn resources<'a>(named: &NamedPolicy, catalog: &'a Catalog) -> impl Iterator<Ite
     all.filter(move |own: &&Resource| only.as_ref().is_none_or(|only| own.name == *only))
 }
 
-/// The URLs that are named by `==` alone: a request for a URL is one for what is below it too, so that
-/// such a permit alone permits nothing there.
+/// The URLs that are named by `==` alone. A request for a URL also covers everything below it, so
+/// such a permit permits no request for that URL by itself.
 fn single_places(asked: &[&Question], budget: &Budget) -> BTreeSet<String> {
     let mut places = BTreeSet::new();
     for patterns in asked
@@ -153,7 +155,8 @@ fn single_places(asked: &[&Question], budget: &Budget) -> BTreeSet<String> {
     places
 }
 
-/// The locations of which no registered one has a part, or that are written as no request writes them.
+/// The named locations that overlap no registered location, or that have a spelling which requests
+/// never have.
 fn unmet_places(
     named: &NamedPolicy,
     asked: &[&Question],
@@ -182,7 +185,7 @@ fn unmet_places(
     places
 }
 
-/// Whether a URL is written with what no location of a request has: an escape, an empty segment, a
+/// Whether a URL contains parts that no location of a request has: an escape, an empty segment, a
 /// query or a fragment.
 fn has_other_spelling(text: &str) -> bool {
     text.strip_prefix("https://")

@@ -1,6 +1,7 @@
-//! What of a refused request would be permitted: the part that is told to its caller.
+//! Finds the part of a refused request that would be permitted, to tell the caller.
 //!
-//! It is never more than the caller could find out by asking for it: what is offered is decided first.
+//! An offer reveals only facts that the caller could learn by requesting it: the broker decides
+//! about an offer before it returns it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,11 +14,12 @@ use crate::domain::grant::{ActionName, AuthorizationDetail, Location};
 use crate::domain::limits::MAX_DETAILS;
 use crate::domain::pattern::Budget;
 
-/// Single actions at single locations.
+/// Actions at locations.
 type Rights<'a> = BTreeSet<(&'a ActionName, &'a Location)>;
 
 impl CompiledGeneration {
-    /// What of this request policy would permit by itself: evaluated again before it is said.
+    /// The part of this request that policy would permit by itself. It is evaluated again before it
+    /// is returned.
     pub(super) fn offer(
         &self,
         input: &Input,
@@ -56,15 +58,15 @@ impl CompiledGeneration {
         })
     }
 
-    /// The rights that are permitted without approval, with the permits that do it. A location stands for
-    /// everything below it, so that one which has a refused place below it is left out. None where the
-    /// steps of `budget` do not suffice.
+    /// The rights that are permitted without approval, with their permits. A location covers
+    /// everything below it, so a location with a refused one below it is left out. `None` if
+    /// `budget` runs out.
     fn permitted_part<'a>(
         &self,
         atoms: &'a [Atom<'a>],
         budget: &Budget,
     ) -> Option<(Rights<'a>, BTreeSet<String>)> {
-        // A right is decided several times where several registered actions are asked about.
+        // A right has several answers if it covers several registered actions.
         let mut free: BTreeMap<&ActionName, BTreeMap<&Location, BTreeSet<&String>>> =
             BTreeMap::new();
         let mut refused: BTreeMap<&ActionName, BTreeSet<&Location>> = BTreeMap::new();
@@ -123,8 +125,8 @@ impl CompiledGeneration {
     }
 }
 
-/// Rights as objects that mean exactly them: within each asked object, actions that have the same
-/// locations stand together. At most as many objects as one request may hold.
+/// Writes exactly these rights as objects: within each requested object, actions with the same
+/// locations share one object. Returns at most as many objects as one request may have.
 fn regroup(asked: &[AuthorizationDetail], rights: &Rights<'_>) -> Vec<AuthorizationDetail> {
     let mut objects: Vec<AuthorizationDetail> = Vec::new();
     for detail in asked {

@@ -1,5 +1,5 @@
-//! A policy, taken apart into what must hold for it: principal, action, resource, and each conjunct
-//! of its conditions. So that it can be said which of them does not.
+//! Splits a policy into the parts that must hold for it to apply: principal, action, resource, and
+//! each conjunct of its conditions. An explanation can then name the parts that do not hold.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,17 +15,17 @@ use super::stack::with_evaluation_stack;
 use crate::domain::limits::MAX_REQUEST_STEPS;
 use crate::domain::pattern::Budget;
 
-/// One thing that must hold for a policy to apply.
+/// A part that must hold for a policy to apply.
 pub(super) struct Part {
-    /// Whether it says what the policy is about, and not under which condition.
+    /// Whether it is a part of the scope, not of a condition.
     pub(super) is_scope: bool,
-    /// Whether it says whom.
+    /// Whether it is the principal of the scope.
     pub(super) is_principal: bool,
-    /// As it is written.
+    /// The part in Cedar syntax.
     pub(super) text: String,
-    /// A permit that asks for this alone, with the questions that it has. None where that cannot be put.
+    /// A permit with this part alone, and its questions. `None` if there is no such policy.
     alone: Option<(Rule, Questions)>,
-    /// What it says as data.
+    /// The part in Cedar's JSON format.
     body: Value,
 }
 
@@ -49,7 +49,7 @@ impl Part {
         })
     }
 
-    /// Whether it holds in `case`. What cannot be evaluated by itself does not.
+    /// Whether it holds in `case`. A part that cannot be evaluated by itself does not hold.
     pub(super) fn holds(&self, case: &Case<'_>) -> bool {
         let evaluated = || {
             let (rule, questions) = self.alone.as_ref()?;
@@ -65,7 +65,7 @@ impl Part {
         evaluated().unwrap_or(false)
     }
 
-    /// The facts that it reads, each with the values that stand beside it.
+    /// Adds the facts that it reads, each with the literals that it is compared with.
     pub(super) fn compared(&self, found: &mut BTreeMap<String, BTreeSet<Literal>>) {
         let (mut paths, mut literals) = (BTreeSet::new(), BTreeSet::new());
         walk(&self.body, &mut paths, &mut literals);
@@ -78,20 +78,18 @@ impl Part {
     }
 }
 
-/// What parts are held against.
+/// The request that parts are evaluated for.
 pub(super) struct Case<'a> {
     pub(super) model: &'a Model,
     pub(super) scene: &'a Scene,
-    /// What was asked.
     pub(super) asked: &'a Request,
-    /// What was asked for.
     pub(super) extent: Extent<'a>,
-    /// The context in which these questions hold.
+    /// Builds the context in which the given questions hold.
     pub(super) context: &'a dyn Fn(&[u32]) -> Result<Context, Unmappable>,
 }
 
 impl Case<'_> {
-    /// What was asked, in a context in which other questions hold.
+    /// The request, in a context in which the questions `holding` hold.
     fn request(&self, holding: &[u32]) -> Result<Request, Unmappable> {
         let unknown = || Unmappable("a request without action and resource".into());
         let action = self.asked.action().ok_or_else(unknown)?;
@@ -101,7 +99,7 @@ impl Case<'_> {
     }
 }
 
-/// A value that stands in a policy.
+/// A literal in a policy.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Literal {
     Bool(bool),
@@ -109,14 +107,14 @@ pub(super) enum Literal {
     Text(String),
 }
 
-/// A policy with its parts.
+/// A policy and its parts.
 pub(super) struct Dissected<'a> {
     pub(super) named: &'a NamedPolicy,
     pub(super) parts: Vec<Part>,
 }
 
 impl<'a> Dissected<'a> {
-    /// Takes a policy apart. One that Cedar does not show as data has no parts.
+    /// Splits a policy. A policy that Cedar cannot convert to JSON has no parts.
     pub(super) fn new(named: &'a NamedPolicy) -> Self {
         let parts = named.policy.to_json().ok().map(|json| parts(&json));
         Self {
@@ -184,7 +182,7 @@ fn conjuncts(body: &Value, found: &mut Vec<Value>) {
     }
 }
 
-/// The condition of a policy that has nothing else; an `unless` is its negation.
+/// The condition of a policy that has no other part. An `unless` gives its negation.
 fn condition(policy: &str) -> Option<String> {
     let (_, rest) = policy.split_once(')')?;
     let rest = rest.trim().trim_end_matches(';').trim();
@@ -199,12 +197,12 @@ fn condition(policy: &str) -> Option<String> {
     Some(text.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
-/// The part of a head that begins with `member`.
+/// The part of a scope that begins with `member`.
 fn scope_text(policy: &str, member: &str) -> Option<String> {
     let policy = policy.split_whitespace().collect::<Vec<_>>().join(" ");
     let head = policy.split_once('(')?.1.rsplit_once(')')?.0.trim();
     let text = head.get(head.find(member)?..)?;
-    // What follows are the others, which are unconstrained.
+    // The other members follow, unconstrained.
     let end = match member {
         "principal" => text.rfind(", action"),
         "action" => text.rfind(", resource"),
@@ -267,7 +265,7 @@ fn literal(value: &Value, literals: &mut BTreeSet<Literal>) {
     }
 }
 
-/// The shortest text that a `like` takes.
+/// Adds the shortest text that a `like` pattern matches.
 fn pattern(value: &Value, literals: &mut BTreeSet<Literal>) {
     let parts = value.as_array().into_iter().flatten();
     let text: String = parts

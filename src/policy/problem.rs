@@ -1,4 +1,4 @@
-//! What is wrong with a generation, told so that a person can put it right.
+//! Problems of a generation, with the remedies that a person can apply.
 
 use std::fmt;
 
@@ -8,18 +8,18 @@ use serde::Serialize;
 use crate::domain::generation::PolicyFile;
 use crate::domain::limits::MAX_PROBLEMS;
 
-/// One thing that keeps a generation from being loaded.
+/// A problem that keeps a generation from loading.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct PolicyProblem {
-    /// The file, or the part of the configuration: `resources`.
+    /// The file, or the part of the configuration, for example `resources`.
     pub file: String,
-    /// The line, from 1; 0 where there is no one line.
+    /// Line number from 1; 0 if the problem has no single line.
     pub line: usize,
-    /// The column in characters, from 1; 0 where there is no one line.
+    /// Column in characters from 1; 0 if the problem has no single line.
     pub column: usize,
-    /// What is wrong.
     pub message: String,
-    /// What to do about it; empty where the message says it all.
+    /// The remedy; empty if the message suffices.
     pub remedy: String,
 }
 
@@ -40,7 +40,7 @@ impl PolicyProblem {
         }
     }
 
-    /// A problem at a byte of a file.
+    /// A problem at a byte offset of a file.
     pub(super) fn at(
         file: &PolicyFile,
         offset: usize,
@@ -58,8 +58,7 @@ impl PolicyProblem {
         }
     }
 
-    /// Cedar's own diagnosis, with everything related to it. `offset` stands in where it names no
-    /// place.
+    /// Cedar's diagnosis with its related errors. `offset` is used for an error without a location.
     pub(super) fn from_cedar(file: &PolicyFile, offset: usize, error: &DetailedError) -> Vec<Self> {
         let place = |error: &DetailedError| {
             let first: Option<SourceLocation> = error.source_locations.first().map(|l| l.loc);

@@ -1,15 +1,16 @@
-//! A recorded decision: what its leaf commits to, reading it, and making it once more.
+//! A recorded decision: the contents of its leaf's commitment, reading it, and reproducing it.
 //!
-//! A decision's leaf commits to the evaluation's complete input and, where its subject may not read
-//! them, to the policies that refused. With the generation, that gives the decision again. Whether
-//! it is *the same* decision is not judged member by member: the leaf is written anew from what
-//! came out, and must have the very bytes that are on record ([`Recorded::reproduce`]).
+//! A decision's leaf commits to the complete input of the evaluation and, if its subject may not
+//! read them, to the policies that refused. With the generation, this reproduces the decision. To
+//! test whether it is *the same* decision, the leaf is written again from the result, and its bytes
+//! must equal the recorded ones ([`Recorded::reproduce`]).
 //!
-//! Two kinds of refusal were never policy's, and are not made again: those before policy was asked
-//! (no such resource, a task that is over), whose input is only their code; and those of the log,
-//! where what policy permitted had become impossible when it was to be recorded (cut off, no budget
-//! left). The latter are told by their opening, in which no policies follow the input: policy's own
-//! answer, a permit, is then what is reproduced.
+//! Policy did not make two kinds of refusal, so these are not reproduced:
+//! - Refusals before policy was evaluated (no such resource, a task that has ended). Their input is
+//!   only their code.
+//! - Refusals by the log, where the request became impossible between policy's permit and its
+//!   append (a cutoff, no budget left). In their commitment no policies follow the input. Policy's
+//!   own answer, a permit, is reproduced instead.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -28,8 +29,8 @@ use crate::domain::record::Record;
 use crate::domain::workload::Identity;
 use crate::ids::DecisionId;
 
-/// What a decision's leaf commits to: the input and, where its subject may not read them, the
-/// policies.
+/// The bytes that a decision's leaf commits to: the input and, if its subject may not read them,
+/// the policies.
 #[must_use]
 pub fn committed(decision: &Decision) -> Vec<u8> {
     if decision.verdict.is_ok() {
@@ -43,60 +44,59 @@ pub fn committed(decision: &Decision) -> Vec<u8> {
 
 const BEFORE_POLICY: &str = "refused_before_policy";
 
-/// The input of a refusal that policy was never asked about.
+/// The input of a refusal before policy was evaluated.
 #[must_use]
 pub fn before_policy(code: RefusalCode) -> Vec<u8> {
     format!(r#"{{"{BEFORE_POLICY}":"{}"}}"#, code.as_str()).into_bytes()
 }
 
-/// Why a record cannot be read.
+/// A record that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
-    /// It was deleted after its retention; hashes and proofs stay.
+    /// A part of the record was deleted after its retention. Hashes and proofs remain.
     #[error("{0} was pruned after its retention, so that this decision cannot be made again")]
     Pruned(&'static str),
-    /// It is no record of a decision.
+    /// The record is not that of a decision. The text says why.
     #[error("not the record of a decision: {0}")]
     Malformed(String),
-    /// What is said to open the leaf's commitment does not.
+    /// The given opening does not match the leaf's commitment.
     #[error("the input is not the one that the leaf commits to: it was changed after the decision")]
     NotTheInput,
 }
 
-/// Why a decision could not be made again as it was.
+/// A decision that could not be reproduced.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub enum NotReproduced {
-    /// Another generation than the one that decided.
+    /// The given generation is not the one that decided.
     #[error("generation {found} is not {recorded}, which decided")]
     OtherGeneration {
-        /// The one that decided.
         recorded: GenerationDigest,
-        /// The one that was given.
         found: GenerationDigest,
     },
-    /// The recorded bytes are no input of an evaluation.
+    /// The recorded bytes are not the input of an evaluation.
     #[error(transparent)]
     Input(#[from] PolicyError),
-    /// It comes out differently: what differs, `member: recorded …, again …`.
-    #[error("decided again it is not what is on record: {}", .0.join("; "))]
+    /// The result differs. Each text names a difference: `member: recorded …, again …`.
+    #[error("the decision differs when it is made again: {}", .0.join("; "))]
     Different(Vec<String>),
 }
 
-/// How far policy was asked.
+/// How far policy took part in a decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Asked {
-    /// It decided.
+    /// Policy was evaluated, and decided.
     Policy,
-    /// It was never asked: the request was refused before, for this.
+    /// Policy was not evaluated: the request was refused before, with this code.
     Never(RefusalCode),
-    /// It permitted, and the log refused under its lock, for this.
+    /// Policy permitted, and the log refused under its lock, with this code.
     Overtaken(RefusalCode),
 }
 
-/// A recorded decision, read, its input opened.
+/// A recorded decision with its opened input.
 #[derive(Clone, Debug)]
 pub struct Recorded {
-    /// Its place in the log.
+    /// Leaf index in the log.
     pub index: u64,
     leaf: Leaf,
     bytes: Vec<u8>,
@@ -106,7 +106,7 @@ pub struct Recorded {
 }
 
 impl Recorded {
-    /// Reads a record. The caller has compared the leaf with its hash, where that matters.
+    /// Reads a record. The caller has compared the leaf with its hash, if that matters.
     pub fn open(record: &Record) -> Result<Self, RecordError> {
         let malformed = |what: &str| RecordError::Malformed(what.to_owned());
         let decode = |text: &str, what| STANDARD.decode(text).map_err(|_| malformed(what));
@@ -124,12 +124,12 @@ impl Recorded {
         let (commitment, refusal) = match leaf.event.facets().decision {
             Some(RecordedDecision::Request(decision)) => (&decision.input, decision.refusal),
             Some(RecordedDecision::TaskOpened(task)) => (&task.input, None),
-            None => return Err(malformed("it is about something else")),
+            None => return Err(malformed("its leaf is not that of a decision")),
         };
         if commitment.0 != salted(&salt, &opened) {
             return Err(RecordError::NotTheInput);
         }
-        // JSON as it is written here holds no line feed.
+        // The recorded JSON has no line feed.
         let end = opened.iter().position(|byte| *byte == b'\n');
         let input = opened.get(..end.unwrap_or(opened.len()));
         let input = input.unwrap_or_default().to_vec();
@@ -137,13 +137,13 @@ impl Recorded {
             (Some(said), Some(code), _) if said == code.as_str() => Asked::Never(code),
             (Some(_), Some(_), _) => {
                 return Err(malformed(
-                    "it was refused for another reason than its input says",
+                    "its refusal code differs from the one in its input",
                 ));
             }
             (None, Some(code), None) => Asked::Overtaken(code),
             (None, _, _) => Asked::Policy,
             (Some(_), None, _) => {
-                return Err(malformed("a permit that policy was not asked about"));
+                return Err(malformed("it is a permit without an evaluation of policy"));
             }
         };
         Ok(Self {
@@ -156,19 +156,19 @@ impl Recorded {
         })
     }
 
-    /// How far policy was asked.
+    /// How far policy took part.
     #[must_use]
     pub fn asked(&self) -> &Asked {
         &self.asked
     }
 
-    /// The evaluation's input.
+    /// The input of the evaluation.
     #[must_use]
     pub fn input(&self) -> &[u8] {
         &self.input
     }
 
-    /// When it was decided.
+    /// The time of the decision.
     #[must_use]
     pub fn at(&self) -> Timestamp {
         self.leaf.at
@@ -178,7 +178,7 @@ impl Recorded {
         self.leaf.event.facets().decision
     }
 
-    /// The decision.
+    /// The decision's id.
     #[must_use]
     pub fn decision(&self) -> Option<DecisionId> {
         self.recorded().map(|recorded| match recorded {
@@ -187,7 +187,7 @@ impl Recorded {
         })
     }
 
-    /// Who asked.
+    /// The caller's identity.
     #[must_use]
     pub fn workload(&self) -> Option<&Identity> {
         self.recorded().map(|recorded| match recorded {
@@ -196,13 +196,14 @@ impl Recorded {
         })
     }
 
-    /// About which resource; none where a task was opened, or nothing known was named.
+    /// The requested resource. `None` if the request only opened a task, or if it named no
+    /// registered resource.
     #[must_use]
     pub fn resource(&self) -> Option<&str> {
         self.credential().and_then(|leaf| leaf.resource.as_deref())
     }
 
-    /// What decided.
+    /// The digest of the generation that decided.
     #[must_use]
     pub fn generation(&self) -> Option<GenerationDigest> {
         self.recorded().map(|recorded| match recorded {
@@ -211,7 +212,7 @@ impl Recorded {
         })
     }
 
-    /// What was decided, and where it was refused, why.
+    /// The outcome, and for a refusal its code.
     #[must_use]
     pub fn outcome(&self) -> (Outcome, Option<RefusalCode>) {
         self.credential()
@@ -228,14 +229,14 @@ impl Recorded {
         }
     }
 
-    /// The life that was granted.
+    /// The granted life in seconds.
     #[must_use]
     pub fn granted_seconds(&self) -> Option<u64> {
         let until = self.credential().and_then(|leaf| leaf.expires_at);
         until.map(|until| self.leaf.at.floor_to_second().seconds_until(until))
     }
 
-    /// The leaf of a credential's decision, or of a refusal.
+    /// The leaf of a decision about a credential, or of a refusal.
     #[must_use]
     pub fn credential(&self) -> Option<&DecisionLeaf> {
         match self.recorded()? {
@@ -244,8 +245,8 @@ impl Recorded {
         }
     }
 
-    /// Decides again, by the generation that decided, and holds the result against the record, byte
-    /// for byte. `None` where policy was never asked.
+    /// Decides again by the generation that decided, and compares the result with the record, byte
+    /// for byte. `None` if policy was not evaluated.
     pub fn reproduce(
         &self,
         generation: &CompiledGeneration,
@@ -275,12 +276,13 @@ impl Recorded {
         }
     }
 
-    /// The leaf's event, with everything that the evaluation determines written from it.
+    /// The leaf's event, with every value that the evaluation determines taken from it.
     fn event(&self, input: &Input, decision: &Decision) -> Event {
         let commitment = Commitment(salted(&self.salt, &committed(decision)));
         let permitted = decision.verdict.as_ref().ok();
         match self.recorded() {
-            // Where it would not be opened again, the commitment is another: policies follow it.
+            // If the commitment's contents changed (policies follow the input), the commitment must
+            // differ too.
             Some(RecordedDecision::TaskOpened(task)) => Event::TaskOpened(Box::new(TaskLeaf {
                 task_type: input.task.task_type.clone(),
                 workload: input.principal.identity.clone(),
@@ -329,14 +331,14 @@ fn refusal(decision: &Decision) -> Option<&Refusal> {
     decision.verdict.as_ref().err()
 }
 
-/// The code of a refusal that policy was never asked about.
+/// The code of a refusal before policy was evaluated.
 fn never_asked(input: &[u8]) -> Option<String> {
     let read: Value = serde_json::from_slice(input).ok()?;
     let code = read.get(BEFORE_POLICY)?;
     Some(code.as_str().unwrap_or_default().to_owned())
 }
 
-/// When a decision was made whose leaf is left, whatever else of it is.
+/// The time of a decision whose leaf remains, even if other parts of its record were pruned.
 #[must_use]
 pub fn decided_at(record: &Record) -> Option<Timestamp> {
     let bytes = STANDARD.decode(record.leaf.as_deref()?).ok()?;
@@ -344,7 +346,7 @@ pub fn decided_at(record: &Record) -> Option<Timestamp> {
     Some(leaf.at)
 }
 
-/// Which members of two leaves differ.
+/// The members in which two leaves differ.
 fn differences(recorded: &[u8], again: &[u8]) -> Vec<String> {
     let read = |bytes| serde_json::from_slice::<Value>(bytes).unwrap_or_default();
     let (recorded, again) = (read(recorded), read(again));
@@ -370,7 +372,7 @@ fn differences(recorded: &[u8], again: &[u8]) -> Vec<String> {
         })
         .collect();
     if found.is_empty() {
-        found.push("the leaf's bytes are written otherwise".to_owned());
+        found.push("the leaf's members are equal, but its bytes differ".to_owned());
     }
     found
 }

@@ -1,22 +1,21 @@
-//! What a candidate would have decided of what was decided: recorded inputs, evaluated by another
-//! generation.
+//! Replay: evaluates recorded inputs with a candidate generation and compares the results with the
+//! recorded decisions.
 //!
-//! The recorded side is the record itself and is not evaluated again. So what is told is the
-//! difference between what happened and what would have: newly permitted, newly denied, another
-//! life, another reason. Policies and catalogue both count, since the evaluation asks both: a
-//! resource that the candidate does not have, or a shorter maximum, is a difference like a forbid.
+//! The recorded side is the record itself and is not evaluated again, so a replay reports
+//! differences between real decisions and those of the candidate: newly permitted, newly denied,
+//! another life, another reason. The candidate's policies and catalog both matter: a resource that
+//! the candidate does not have, or a shorter maximum, is a difference like a forbid.
 //!
-//! What no evaluation can tell is counted and left out: refusals before policy was asked, and
-//! whatever the log or a back end would have said. Where the log refused what policy permitted, the
-//! candidate is held against policy's permit. Where the recorded input lacks what the candidate asks
-//! for ([`Untold`]), nothing is said of it either way; and what is in no input at all is named
-//! ([`NOT_COMPARED`]).
+//! Some records cannot be compared. A replay counts and skips refusals before policy was evaluated.
+//! Where the log refused a request that policy permitted, the replay compares with policy's permit.
+//! If the recorded input lacks facts that the candidate needs ([`Untold`]), the replay counts it as
+//! unknown. [`NOT_COMPARED`] lists facts that no input contains.
 //!
-//! The question is what the candidate would do if it were activated now. So a policy that merely
-//! observes until a day that is over counts, whenever the decision was made.
+//! A replay shows the effect of activating the candidate now. So a policy that only observes until
+//! a past day is enforced, regardless of the time of the decision.
 //!
-//! Evaluation does not read the clock beside comparing it with the dates of observed policies, and
-//! most inputs repeat themselves but for their instant. So each replay remembers what it evaluated.
+//! An evaluation uses the clock only to compare it with the enforcement dates of observing
+//! policies, and most inputs differ only in their instant. So each replay caches its evaluations.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -30,69 +29,71 @@ use crate::crypto::digest::sha256;
 use crate::domain::decision::{Outcome, RefusalCode};
 use crate::ids::DecisionId;
 
-/// Evaluations that are remembered.
+/// Maximum number of cached evaluations.
 const MAX_REMEMBERED: usize = 200_000;
-/// Groups that are told apart; what comes after is counted for others together.
+/// Maximum number of groups. Further groups are counted together as [`OTHERS`].
 const MAX_GROUPS: usize = 10_000;
-/// The name of those others.
+/// The name of the group for all further ones.
 const OTHERS: &str = "(others)";
 
-/// What of a configuration no recorded input shows, so that nobody takes a replay for more than it
-/// is.
+/// The parts of a configuration that no recorded input shows and a replay therefore cannot compare.
 pub const NOT_COMPARED: &[&str] = &[
-    "attestors: whether they would believe the same evidence, and which identity and claims they \
-     would make of it; a claim that is newly declared is absent from what is on record",
-    "locations: who named none is evaluated at those that were registered then",
-    "heartbeats and numbers of sessions that task types ask for, and audiences, verification and \
-     roles at AWS of resources; a credential's revocability is the recorded one",
-    "denials beyond the budget, which are on record as a number",
+    "attestors: whether they would accept the same evidence and derive the same identity and \
+    claims from it; records lack claims that are newly declared",
+    "locations: a request without locations is evaluated at the locations that were registered at \
+    its time",
+    "the heartbeat intervals and session limits of task types, and the audiences, verification \
+    and AWS roles of resources; the recorded revocability of a credential is used",
+    "denials beyond the budget: the record has only their number",
 ];
 
-/// Why a recorded input cannot tell what the candidate would have made of it.
+/// A reason why the candidate's decision about a recorded input is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Untold {
-    /// The candidate asks for roles, and whoever decided did not, so that they were not read.
+    /// The candidate needs roles, and the generation that decided did not, so they were not read.
     RolesNotRead,
     /// The candidate's attestor declares other claims.
     OtherClaims,
-    /// The task was opened for longer than the candidate's task type has it: whether that was asked
-    /// for, and would be refused, or was the most there was, and would be cut, is not on record.
+    /// The task was opened for longer than the candidate's task type allows. The record does not
+    /// show whether the caller requested this deadline (the candidate would refuse it) or received
+    /// the maximum by default (the candidate would shorten it).
     LongerTask,
 }
 
 impl Untold {
-    /// As people read it.
+    /// The reason as text.
     #[must_use]
     pub fn as_text(self) -> &'static str {
         match self {
             Self::RolesNotRead => {
-                "the candidate asks for roles, and they were not read when it was decided"
+                "the candidate needs the caller's roles, which were not read at the time of the \
+                decision"
             }
             Self::OtherClaims => "the candidate's attestor declares other claims",
             Self::LongerTask => {
-                "its task was opened for longer than the candidate's task type has it"
+                "its task was opened for longer than the candidate's task type allows"
             }
         }
     }
 }
 
-/// How a decision would have come out differently.
+/// A kind of difference from the recorded decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// It was permitted, and would not be.
+    /// Permitted on record, denied by the candidate.
     NewlyDenied,
-    /// It was refused, and would be permitted.
+    /// Refused on record, permitted by the candidate.
     NewlyPermitted,
-    /// It would live otherwise long.
+    /// Permitted by both, with another life.
     OtherTtl,
-    /// It would be refused for another reason.
+    /// Refused by both, for another reason.
     OtherRefusal,
 }
 
 impl Kind {
-    /// All of them, the gravest first.
+    /// Every kind, most severe first.
     pub const ALL: [Self; 4] = [
         Self::NewlyDenied,
         Self::NewlyPermitted,
@@ -100,7 +101,7 @@ impl Kind {
         Self::OtherRefusal,
     ];
 
-    /// As people read it.
+    /// The kind as text.
     #[must_use]
     pub fn as_text(self) -> &'static str {
         match self {
@@ -112,15 +113,15 @@ impl Kind {
     }
 }
 
-/// An outcome in short.
+/// A summary of an outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Short {
-    /// What was decided.
     pub outcome: Outcome,
-    /// Why not.
+    /// The code of a refusal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refusal: Option<RefusalCode>,
-    /// The life that is granted.
+    /// The granted life in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u64>,
 }
@@ -136,79 +137,78 @@ impl std::fmt::Display for Short {
     }
 }
 
-/// One decision that stands for its group.
+/// A decision that is an example of its group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Example {
-    /// Which.
+    /// The decision's id, if its leaf has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decision: Option<DecisionId>,
-    /// Where in the log.
+    /// Leaf index in the log.
     pub index: u64,
-    /// When.
+    /// The time of the decision.
     pub at: Timestamp,
-    /// What happened.
+    /// The outcome on record.
     pub was: Short,
-    /// What would have.
+    /// The outcome by the candidate.
     pub would_be: Short,
 }
 
-/// What is told apart.
+/// The values that distinguish groups.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct GroupKey {
-    /// How it would differ.
     pub kind: Kind,
-    /// Whose request.
+    /// The identity of the caller.
     pub workload: String,
-    /// For what; `task` where a task was to be opened.
+    /// The requested resource; `task` for a request that only opens a task.
     pub resource: String,
-    /// By which policies: those of the candidate that determine it; where nothing permits any more,
-    /// those on record that did.
+    /// The candidate's policies that determine the outcome. If the candidate permits nothing, the
+    /// recorded policies that permitted.
     pub policies: Vec<String>,
 }
 
-/// How often, and one of them.
+/// The number of decisions of a group, with an example.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Group {
-    /// What it is about.
     #[serde(flatten)]
     pub key: GroupKey,
-    /// How many.
     pub count: u64,
-    /// The first of them in the log.
+    /// The first decision of the group in the log.
     pub example: Example,
 }
 
-/// A place in the log.
+/// A position in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Point {
-    /// The leaf's index.
+    /// Leaf index in the log.
     pub index: u64,
-    /// When it was decided.
+    /// The time of the decision.
     pub at: Timestamp,
 }
 
-/// What came of a replay.
+/// The result of a replay.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// The first decision of all that were read and not pruned.
+    /// The first decision that was read and not pruned.
     pub first: Option<Point>,
-    /// The last.
+    /// The last decision that was read and not pruned.
     pub last: Option<Point>,
-    /// Decisions that were evaluated.
+    /// Number of evaluated decisions.
     pub evaluated: u64,
-    /// Of these, how many come out as they did.
+    /// Number of evaluated decisions without a difference.
     pub unchanged: u64,
-    /// Refused before policy was asked.
+    /// Number of requests that were refused before policy was evaluated.
     pub never_asked: u64,
-    /// Their leaf or input was pruned.
+    /// Number of decisions whose leaf or input was pruned.
     pub pruned: u64,
-    /// Of these it cannot be told what the candidate would have made.
+    /// Numbers of decisions about which the candidate's decision is unknown, by reason.
     pub untold: BTreeMap<Untold, u64>,
     groups: BTreeMap<GroupKey, (u64, Example)>,
 }
 
 impl Tally {
-    /// Both together.
+    /// The sum of both.
     #[must_use]
     pub fn merged(mut self, other: Self) -> Self {
         self.evaluated += other.evaluated;
@@ -227,7 +227,7 @@ impl Tally {
         self
     }
 
-    /// Whether everything that was read could be told.
+    /// Whether every decision that was read could be compared.
     #[must_use]
     pub fn complete(&self) -> bool {
         self.pruned == 0 && self.untold.is_empty()
@@ -238,20 +238,20 @@ impl Tally {
         self.last = self.last.max(Some(point));
     }
 
-    /// How many would differ in this way.
+    /// Number of decisions with this kind of difference.
     #[must_use]
     pub fn of_kind(&self, kind: Kind) -> u64 {
         let groups = self.groups.iter().filter(|(key, _)| key.kind == kind);
         groups.map(|(_, (count, _))| count).sum()
     }
 
-    /// Whether anything would differ.
+    /// Whether any decision has a difference.
     #[must_use]
     pub fn changed(&self) -> bool {
         !self.groups.is_empty()
     }
 
-    /// The groups, by kind, the largest first.
+    /// The groups, by kind and then by size, largest first.
     #[must_use]
     pub fn groups(&self) -> Vec<Group> {
         let groups = self.groups.iter().map(|(key, (count, example))| Group {
@@ -284,10 +284,10 @@ impl Tally {
     }
 }
 
-/// What an input comes to, with the policies that determine it.
+/// The outcome for an input and the policies that determine it, or the reason why it is unknown.
 type Told = Result<(Short, Vec<String>), Untold>;
 
-/// A replay by one thread.
+/// A replay in one thread.
 #[derive(Debug)]
 pub struct Replay<'a> {
     candidate: &'a CompiledGeneration,
@@ -297,8 +297,8 @@ pub struct Replay<'a> {
 }
 
 impl<'a> Replay<'a> {
-    /// A replay by `candidate`, with every policy that is enforced at `at`: now, or
-    /// [`Timestamp::MAX`] for whatever merely observes.
+    /// Creates a replay with `candidate`, with every policy that is enforced at `at`: now, or
+    /// [`Timestamp::MAX`] to also enforce policies that only observe.
     #[must_use]
     pub fn new(candidate: &'a CompiledGeneration, at: Timestamp) -> Self {
         Self {
@@ -309,13 +309,13 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// What came of it.
+    /// Ends the replay and returns its result.
     #[must_use]
     pub fn finish(self) -> Tally {
         self.tally
     }
 
-    /// Notes a decision of which nothing is left to evaluate.
+    /// Counts a decision that was pruned and cannot be evaluated.
     pub fn note_pruned(&mut self) {
         self.tally.pruned += 1;
     }
@@ -402,7 +402,7 @@ impl<'a> Replay<'a> {
         let short = Short {
             outcome: decision.outcome(),
             refusal: decision.verdict.as_ref().err().map(|refusal| refusal.code),
-            // A task that is opened alone has nothing that could live.
+            // A request that only opens a task has no life.
             ttl_seconds: permitted
                 .filter(|_| !opens_only)
                 .map(|terms| terms.ttl_seconds),
@@ -412,12 +412,13 @@ impl<'a> Replay<'a> {
 }
 
 impl CompiledGeneration {
-    /// Why a recorded input does not tell what this generation would make of it, if it does not.
+    /// The reason why this generation's decision about the recorded input is unknown; `None` if it
+    /// is known.
     pub(super) fn untold(&self, input: &Input) -> Option<Untold> {
         if self.asks_for_roles() && !input.knows_roles() {
             return Some(Untold::RolesNotRead);
         }
-        // Who is of no attestor any more is refused, and that is known.
+        // If this generation has no such attestor, it refuses the request. That result is known.
         let attestor = &input.principal.attestor;
         let is_declared = self.attestors().iter().any(|own| own.name() == attestor);
         if is_declared && self.model.workload_scene(&input.principal, None).is_err() {
@@ -429,7 +430,8 @@ impl CompiledGeneration {
     }
 }
 
-/// Inputs of one key have one outcome: all of it but the instant, and which dates have come.
+/// The cache key of an input: its bytes without the instant, and the number of enforcement dates
+/// that have passed. Inputs with the same key have the same outcome.
 pub(super) fn key(phase: usize, input: &[u8]) -> [u8; 32] {
     let mut bytes = phase.to_be_bytes().to_vec();
     let (before, after) = around_instant(input).unwrap_or((input, &[]));
@@ -438,8 +440,8 @@ pub(super) fn key(phase: usize, input: &[u8]) -> [u8; 32] {
     sha256(&bytes)
 }
 
-/// What of an input stands before and after its instant, as inputs are written here. Another order
-/// of its members is read as well, and then the instant counts.
+/// The bytes of an input before and after its instant, for inputs in the current format. Other
+/// orders of the members are valid too; for those the instant is part of the key.
 fn around_instant(input: &[u8]) -> Option<(&[u8], &[u8])> {
     const BEFORE: &[u8] = b"{\"format\":";
     const NOW: &[u8] = b",\"now\":\"";
@@ -463,7 +465,7 @@ fn kind(was: &Short, would_be: &Short) -> Option<Kind> {
         (true, false) => Some(Kind::NewlyDenied),
         (false, true) => Some(Kind::NewlyPermitted),
         (true, true) => {
-            // What the log overtook has no life on record.
+            // The record of a decision that the log refused has no life.
             let both = was.ttl_seconds.zip(would_be.ttl_seconds);
             both.filter(|(was, would_be)| was != would_be)
                 .map(|_| Kind::OtherTtl)

@@ -1,9 +1,9 @@
-//! What its roles alone let a workload do to the broker.
+//! The acts on the broker that a workload's roles alone permit.
 //!
-//! Before a generation is activated it must be certain that somebody can activate the next one. Which
-//! claims that caller's evidence will have is not known then, so none are assumed: a policy that needs
-//! a claim counts against the caller. A permit that cannot be evaluated without claims permits
-//! nothing, and a forbid that cannot be evaluated forbids.
+//! Before a generation is activated, the broker checks that some identity can activate the next
+//! one. It does not know the claims that this identity will have then, so it assumes none and
+//! counts a policy that needs a claim against the caller: a permit that cannot be evaluated without
+//! claims permits nothing, and a forbid that cannot be evaluated forbids.
 
 use std::collections::BTreeSet;
 
@@ -18,8 +18,8 @@ use crate::domain::pattern::Budget;
 use crate::domain::workload::Identity;
 
 impl CompiledGeneration {
-    /// Whether a workload of this identity may act on the broker in this way by its roles alone. It
-    /// may not where its attestor is none of this generation.
+    /// Whether the roles of this identity alone permit an act on the broker. `false` if this
+    /// generation does not have its attestor.
     #[must_use]
     pub fn may_by_role(
         &self,
@@ -58,7 +58,7 @@ impl CompiledGeneration {
     }
 }
 
-/// Whether a forbid of the set is satisfied, or cannot be evaluated.
+/// Whether a forbid of the set applies or cannot be evaluated.
 fn forbids(set: &PolicySet, response: &Response) -> bool {
     let failed = response.diagnostics().errors().any(|error| match error {
         AuthorizationError::PolicyEvaluationError(error) => set

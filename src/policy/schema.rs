@@ -1,12 +1,12 @@
 //! The Cedar schema, generated from attestors, resources and task types.
 //!
-//! Each attestor is a principal type of its own, `Workload::<attestor>`, with the claims that it
-//! declares and no others: a policy about GitHub's `repository_id` cannot be met by another
-//! issuer's claim of that name. A `-` in an attestor's name is `_` in the type's, since Cedar's
-//! identifiers have none.
+//! Each attestor has a principal type of its own, `Workload::<attestor>`, with only the claims that
+//! it declares: a claim of another issuer with the same name cannot satisfy a policy about GitHub's
+//! `repository_id`. A `-` in an attestor's name becomes `_` in the type's name, because Cedar
+//! identifiers cannot contain `-`.
 //!
-//! What is not in the schema cannot be permitted. Credentials and tasks are offered to workload
-//! types alone, so that no policy can give them to the bootstrap token.
+//! Policies can permit only actions that are in the schema. The schema offers credentials and tasks
+//! to workload types alone, so no policy can give them to the bootstrap token.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
@@ -26,22 +26,22 @@ pub(super) const ANY: &str = "any";
 pub(super) const OPEN_TASK: &str = "openTask";
 /// The namespace of the principal types.
 pub(super) const WORKLOAD: &str = "Workload";
-/// The type of task types.
+/// The entity type of task types.
 pub(super) const TASK_TYPE: &str = "TaskType";
-/// The type of the broker itself.
+/// The entity type of the broker itself.
 pub(super) const BROKER: &str = "Broker";
-/// The broker's one id.
+/// The only id of that type.
 pub(super) const BROKER_ID: &str = "taskpass";
-/// The type of roles.
+/// The entity type of roles.
 pub(super) const ROLE: &str = "Role";
-/// The type of the tokens that are no workload's.
+/// The entity type of tokens that belong to no workload.
 pub(super) const BOOTSTRAP: &str = "Bootstrap";
-/// The bootstrap token.
+/// The id of the bootstrap token.
 pub(super) const BOOTSTRAP_ID: &str = "token";
-/// The development mode's admin token.
+/// The id of the development mode's admin token.
 pub(super) const DEV_ID: &str = "dev";
 
-/// The type of the resources of which `authorization_details` of this type are asked.
+/// The entity type of resources whose `authorization_details` have the type `asked`.
 pub(super) fn resource_type(asked: DetailType) -> &'static str {
     match asked {
         DetailType::Api => "Api",
@@ -49,14 +49,14 @@ pub(super) fn resource_type(asked: DetailType) -> &'static str {
     }
 }
 
-/// Whether a type is one of resources.
+/// Whether `name` is an entity type of resources.
 pub(super) fn is_resource_type(name: &str) -> bool {
     DetailType::ALL
         .into_iter()
         .any(|asked| resource_type(asked) == name)
 }
 
-/// The comment above a type of resources.
+/// The comment above an entity type of resources.
 fn describe_resources(of: DetailType) -> &'static str {
     match of {
         DetailType::Api => "What credentials are for: resources of kind `jwt`, by name.",
@@ -64,7 +64,7 @@ fn describe_resources(of: DetailType) -> &'static str {
     }
 }
 
-/// The party that names the actions of a type of resources.
+/// The party that defines the action names of this type of resources.
 fn owner_of_actions(of: DetailType) -> &'static str {
     match of {
         DetailType::Api => "an API",
@@ -72,7 +72,7 @@ fn owner_of_actions(of: DetailType) -> &'static str {
     }
 }
 
-/// The comment above the actions of a type of resources.
+/// The comment above the actions of this type of resources.
 fn describe_actions(of: DetailType) -> &'static str {
     match of {
         DetailType::Api => "",
@@ -82,7 +82,7 @@ fn describe_actions(of: DetailType) -> &'static str {
     }
 }
 
-/// The name of an attestor's principal type within `Workload`.
+/// The name of an attestor's principal type, without the namespace.
 pub(super) fn type_name(attestor: &str) -> String {
     attestor.replace('-', "_")
 }
@@ -96,8 +96,8 @@ pub(super) fn text(
     write(attestors, catalog, &Contexts::WRITTEN, &budget)
 }
 
-/// Writes the schema of what is evaluated: the same, but for what is asked for. See
-/// [`super::asked`].
+/// Writes the schema of the evaluated form: as [`text`], but with `asked` instead of the requested
+/// facts. See [`super::asked`].
 pub(super) fn evaluated_text(
     attestors: &[AttestorSpec],
     catalog: &Catalog,
@@ -106,7 +106,7 @@ pub(super) fn evaluated_text(
     write(attestors, catalog, &Contexts::EVALUATED, &budget)
 }
 
-/// What the context of each sort of action holds.
+/// The context members of each kind of action.
 struct Contexts {
     api: &'static str,
     aws: &'static str,
@@ -163,8 +163,8 @@ fn write(
         return Err(vec![PolicyProblem::of_file(
             "resources",
             format!(
-                "to compare the registered actions of AWS with each other takes more than \
-                 {MAX_LOAD_STEPS} steps"
+                "comparing the registered AWS actions with each other takes more than \
+                {MAX_LOAD_STEPS} steps"
             ),
             "register fewer of them, or with fewer wildcards",
         )]);
@@ -284,7 +284,7 @@ fn write_actions(
     Ok(())
 }
 
-/// Every action of every resource, each once.
+/// Every distinct action of all resources.
 pub(super) fn resource_actions(catalog: &Catalog) -> BTreeSet<&str> {
     let resources = catalog.resources();
     resources
@@ -292,7 +292,7 @@ pub(super) fn resource_actions(catalog: &Catalog) -> BTreeSet<&str> {
         .collect()
 }
 
-/// Every action of the resources of which details of this type are asked.
+/// Every distinct action of the resources with this type of details.
 fn actions_of(catalog: &Catalog, asked: DetailType) -> BTreeSet<&ActionName> {
     let resources = catalog.resources();
     resources
@@ -310,7 +310,7 @@ fn check(attestors: &[AttestorSpec], catalog: &Catalog) -> Vec<PolicyProblem> {
         complain(
             "attestors",
             "there is no attestor".into(),
-            "without one nobody can be believed; configure at least one",
+            "without one no evidence is accepted; configure at least one",
         );
     }
     let mut types: BTreeMap<String, &str> = BTreeMap::new();
@@ -326,7 +326,8 @@ fn check(attestors: &[AttestorSpec], catalog: &Catalog) -> Vec<PolicyProblem> {
             complain(
                 "attestors",
                 format!("`{}` cannot name an attestor", name.escape_debug()),
-                "use a-z, 0-9, `-` and `_`, a letter first, and no word of Cedar's such as `in`",
+                "use a-z, 0-9, `-` and `_`, begin with a letter, and use no reserved word of \
+                Cedar such as `in`",
             );
         }
         if let Some(other) = types.insert(type_name(name), name) {
@@ -345,7 +346,7 @@ fn check(attestors: &[AttestorSpec], catalog: &Catalog) -> Vec<PolicyProblem> {
                         "`{name}`: policy cannot read the claim `{}`",
                         claim.escape_debug()
                     ),
-                    "declare it hidden, or leave it out",
+                    "declare it hidden, or remove it",
                 );
             }
         }
@@ -354,7 +355,7 @@ fn check(attestors: &[AttestorSpec], catalog: &Catalog) -> Vec<PolicyProblem> {
         if action == ANY || action == OPEN_TASK || AdminAction::parse(action).is_some() {
             complain(
                 "resources",
-                format!("the action `{action}` is the broker's own"),
+                format!("the action `{action}` is reserved for the broker"),
                 "give the resource's action another name, such as `orders:…`",
             );
         }

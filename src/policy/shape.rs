@@ -1,29 +1,30 @@
-//! How deep a policy text may be, told before Cedar reads it.
+//! Checks the depth of a policy text before Cedar reads it.
 //!
-//! Cedar reads, checks and evaluates policies by recursion: one level of stack for each nested
-//! bracket, and for each term of a chain such as `a || b || c`. A text of a few kilobytes could take
-//! more stack than any thread has, and the process would abort. So the text is first gone over token
-//! by token, without recursion, and what nests too deep or chains too long is refused with its line.
-//! What is let through fits on the stacks of [`super::stack`].
+//! Cedar parses, validates and evaluates policies by recursion: each nested bracket and each term
+//! of a chain such as `a || b || c` takes one level of stack. A text of a few kilobytes could take
+//! more stack than any thread has, and the process would abort. Therefore this check first scans
+//! the text token by token, without recursion, and refuses deep nesting and long chains with their
+//! line. Texts that pass fit on the stacks of [`super::stack`].
 //!
-//! The count holds only if this tokenizer and Cedar's see the same tokens. So every character that the
-//! two could read differently is refused: a carriage return that no line feed follows (it ends a
-//! comment for Cedar), and any character beyond ASCII outside of texts and comments (Cedar knows
-//! other spaces than ASCII's). Brackets that do not match are refused too, since Cedar's parser goes on
-//! after an error and may count them otherwise. What else is wrong with a text, Cedar says.
+//! The count is valid only if this tokenizer and Cedar's produce the same tokens. So the check
+//! refuses every character that the two could read differently: a carriage return that no line feed
+//! follows (it ends a comment for Cedar), and any non-ASCII character outside of texts and comments
+//! (Cedar accepts spaces that are not ASCII). It also refuses brackets that do not match, since
+//! Cedar's parser continues after an error and may count them differently. Cedar reports all other
+//! errors.
 
 use super::problem::PolicyProblem;
 use crate::domain::generation::PolicyFile;
 use crate::domain::limits::{MAX_POLICY_NESTING, MAX_POLICY_TERMS, MAX_PROBLEMS};
 
-/// Every place at which a policy of this file is too deep, or cannot be read in one way only: at most
-/// one for each policy.
+/// Every position at which a policy of this file is too deep or can be read in two ways. Reports at
+/// most one for each policy.
 pub(super) fn check(file: &PolicyFile) -> Vec<PolicyProblem> {
     if let Some(at) = lone_carriage_return(&file.text) {
         return vec![PolicyProblem::at(
             file,
             at,
-            "a carriage return stands here without a line feed",
+            "a carriage return has no line feed after it",
             "end lines with a line feed alone or with both; in a text, write \\r",
         )];
     }
@@ -48,58 +49,58 @@ fn lone_carriage_return(text: &str) -> Option<usize> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token<'a> {
-    /// A bracket that opens, by the one that closes it.
+    /// An opening bracket, given by the bracket that closes it.
     Open(char),
-    /// A bracket that closes.
+    /// A closing bracket, as written.
     Close(char),
     Comma,
     Semicolon,
     Dot,
-    /// `&&`, `||`, `+`, `-`, `*`, `/`, `%`: the operators that make chains.
+    /// `&&`, `||`, `+`, `-`, `*`, `/`, `%`: the operators that form chains.
     Chain,
-    /// Any other operator.
+    /// An operator that forms no chain.
     Operator,
     Word(&'a str),
     Number,
     Text,
-    /// A character that is not ASCII, outside of texts and comments.
+    /// A non-ASCII character outside of texts and comments.
     Foreign(char),
 }
 
-/// Two depths, each along the way through the expression that is longest in it.
+/// Two depths of an expression. Each is the maximum over all paths through it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Depth {
-    /// Brackets, `if`s and accesses.
+    /// Number of nested brackets, `if`s and accesses.
     nesting: usize,
-    /// Terms of chains.
+    /// Number of terms of nested chains.
     terms: usize,
 }
 
-/// One bracket that is open, or the policy itself.
+/// One open bracket, or the policy itself.
 #[derive(Clone, Copy, Debug, Default)]
 struct Group {
-    /// The bracket that closes it; none for the policy itself.
+    /// The bracket that closes it; `None` for the policy itself.
     closing: Option<char>,
-    /// The depth at which it opens, its own bracket included.
+    /// The depth at its start, its own bracket included.
     outer: Depth,
-    /// Terms of the chain that is being read.
+    /// Number of terms of the current chain.
     terms: usize,
-    /// The longest chain in brackets of the expression that is being read.
+    /// The longest bracketed chain within the current expression.
     within: usize,
-    /// `if`s of the expression that is being read: any of them may be within the others.
+    /// Number of `if`s in the current expression. Each may be nested in the others.
     ifs: usize,
-    /// Accesses of the term that is being read: `a.b["c"](d)`.
+    /// Number of accesses of the current term: `a.b["c"](d)`.
     accesses: usize,
-    /// The deepest bracket of the term that is being read. Accesses after it enclose it.
+    /// Depth of the deepest bracket of the current term. Accesses after it enclose it.
     enclosed: usize,
-    /// The deepest of the terms before it, their accesses included.
+    /// Depth of the deepest earlier term, its accesses included.
     deepest: usize,
-    /// The depth of the expressions before it, which stand beside it.
+    /// Depth of the earlier sibling expressions.
     beside: Depth,
 }
 
 impl Group {
-    /// The depth of all that it holds, without its own bracket.
+    /// The depth of the content, without its own bracket.
     fn depth(&self) -> Depth {
         Depth {
             nesting: self.beside.nesting.max(self.ifs + self.deepest_term()),
@@ -117,7 +118,7 @@ impl Group {
         (self.accesses, self.enclosed) = (0, 0);
     }
 
-    /// Begins another expression beside those before.
+    /// Begins a sibling expression.
     fn begin_expression(&mut self) {
         *self = Self {
             closing: self.closing,
@@ -128,10 +129,10 @@ impl Group {
     }
 }
 
-/// What came just before a token.
+/// The kind of the previous token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Before {
-    /// The end of an operand: a bracket after it accesses the operand.
+    /// The end of an operand. A bracket after it accesses the operand.
     Operand,
     Dot,
     /// A name after a dot. `a.b(c)` is one access.
@@ -139,12 +140,13 @@ enum Before {
     Other,
 }
 
-/// What is open at one place of a text.
+/// The open brackets at one position of a text.
 #[derive(Debug)]
 struct Shape {
     groups: Vec<Group>,
     before: Before,
-    /// After a complaint, the brackets that are still open: the rest of the policy is not looked at.
+    /// After a problem: the number of brackets that are still open. The rest of the policy is
+    /// skipped.
     skipped: Option<usize>,
 }
 
@@ -199,7 +201,7 @@ impl Shape {
                     group.ifs += 1;
                     return self.check_nesting();
                 }
-                // Conditions are joined like terms of a chain.
+                // Cedar joins conditions like terms of a chain.
                 "when" | "unless" => return self.begin_link(),
                 word if is_operator(word) => self.group().begin_term(),
                 _ => {}
@@ -208,10 +210,10 @@ impl Shape {
             Token::Foreign(character) => {
                 return Some((
                     format!(
-                        "the character U+{:04X} stands here, outside of texts and comments",
+                        "the character U+{:04X} is not allowed outside of texts and comments",
                         u32::from(character)
                     ),
-                    "write policies in ASCII; other characters may stand in texts and comments",
+                    "write policies in ASCII; only texts and comments may contain other characters",
                 ));
             }
             Token::Semicolon | Token::Word(_) | Token::Number | Token::Text => {}
@@ -219,7 +221,7 @@ impl Shape {
         None
     }
 
-    /// Lets the rest of a policy pass that was complained of.
+    /// Skips the rest of a policy that has a problem.
     fn skip_policy(&mut self) {
         self.skipped = Some(self.groups.len() - 1);
         self.groups.truncate(1);
@@ -247,13 +249,13 @@ impl Shape {
         let closed = *self.group();
         if closed.closing != Some(bracket) {
             let message = match closed.closing {
-                Some(expected) => format!("`{bracket}` stands here in the place of `{expected}`"),
+                Some(expected) => format!("found `{bracket}`, expected `{expected}`"),
                 None => format!("`{bracket}` closes no bracket"),
             };
             if self.groups.len() > 1 {
                 self.groups.pop();
             }
-            return Some((message, "close every bracket by its own kind"));
+            return Some((message, "close every bracket with the matching one"));
         }
         self.groups.pop();
         let depth = closed.depth();
@@ -283,7 +285,7 @@ impl Shape {
                 format!(
                     "brackets, `if` and accesses are nested more than {MAX_POLICY_NESTING} deep here"
                 ),
-                "take brackets away that change nothing, write `if` as && and ||, or split the policy",
+                "remove redundant brackets, write `if` as && and ||, or split the policy",
             )
         })
     }
@@ -300,7 +302,7 @@ impl Shape {
     }
 }
 
-/// Whether a word joins operands, as opposed to being one.
+/// Whether a word joins operands and is no operand itself.
 fn is_operator(word: &str) -> bool {
     matches!(
         word,
@@ -308,7 +310,7 @@ fn is_operator(word: &str) -> bool {
     )
 }
 
-/// The tokens of a text, as far as they matter here.
+/// The tokens of a text, as detailed as this check needs.
 struct Tokens<'a> {
     text: &'a str,
     at: usize,
@@ -323,7 +325,7 @@ impl<'a> Tokens<'a> {
         self.text.as_bytes().get(at).copied()
     }
 
-    /// The end of the text literal that begins at `at`.
+    /// The end of the string literal that begins at `at`.
     fn end_of_text(&self, at: usize) -> usize {
         let mut at = at + 1;
         while let Some(byte) = self.byte(at) {
@@ -336,7 +338,7 @@ impl<'a> Tokens<'a> {
         self.text.len()
     }
 
-    /// The end of the bytes from `at` on that are `wanted`.
+    /// The end of the run of `wanted` bytes from `at` on.
     fn end_of(&self, at: usize, wanted: impl Fn(u8) -> bool) -> usize {
         let rest = self.text.as_bytes().get(at..).unwrap_or_default();
         at + rest.iter().take_while(|byte| wanted(**byte)).count()
@@ -380,7 +382,7 @@ impl<'a> Iterator for Tokens<'a> {
                     let character = rest.chars().next().unwrap_or(char::REPLACEMENT_CHARACTER);
                     (at + character.len_utf8(), Token::Foreign(character))
                 }
-                // Spaces, and what Cedar's tokenizer stops at.
+                // Spaces, and characters that Cedar's tokenizer refuses.
                 _ => {
                     self.at += 1;
                     continue;
@@ -414,7 +416,7 @@ mod tests {
         )
     }
 
-    /// The condition's own braces are one level.
+    /// The braces of the condition are one level.
     const NESTED: usize = MAX_POLICY_NESTING - 1;
 
     fn nest(open: &str, close: &str, times: usize) -> String {
@@ -447,7 +449,7 @@ mod tests {
         );
         let deep = problems(&with(&format!("context{}", ".a".repeat(NESTED + 1))));
         assert_eq!(deep.len(), 1);
-        // One for each policy, and nothing of what is closed again.
+        // One problem for each policy, and none for brackets that are closed again.
         let twice = with(&nest("(", ")", 1_000)).repeat(2);
         assert_eq!(problems(&twice).len(), 2);
         let many = with(&nest("(", ")", 1_000)).repeat(2 * MAX_PROBLEMS);
@@ -458,7 +460,7 @@ mod tests {
 
     #[test]
     fn a_chain_as_long_as_may_be_is_let_through_and_one_more_is_told() {
-        // `when` is a term itself.
+        // `when` counts as a term itself.
         for operator in ["||", "&&", "+", "-", "*"] {
             let chain = |terms: usize| vec!["a"; terms].join(operator);
             assert_eq!(problems(&with(&chain(MAX_POLICY_TERMS))), []);
@@ -466,12 +468,12 @@ mod tests {
             assert_eq!((found.len(), found[0].line), (1, 4));
             assert!(found[0].message.contains("more than 4096 terms"));
         }
-        // Chains within chains are as deep as both together.
+        // The depth of nested chains is the sum of both.
         let half = vec!["a"; MAX_POLICY_TERMS / 2 + 1].join(" || ");
         assert_eq!(problems(&with(&format!("({half}) && b"))).len(), 0);
         assert_eq!(problems(&with(&format!("({half}) && {half}"))).len(), 1);
         assert_eq!(problems(&with(&format!("{half} && ({half})"))).len(), 1);
-        // Side by side they are not: elements of a set, and policies.
+        // Sibling chains do not add up: neither elements of a set nor policies.
         assert_eq!(
             problems(&with(&format!("[{half}, {half}, {half}]"))).len(),
             0
@@ -489,7 +491,7 @@ mod tests {
         }
     }
 
-    /// The depth at the end of a condition's text.
+    /// The depth at the end of the text of a condition.
     fn depth_of(condition: &str) -> Depth {
         let mut shape = Shape::default();
         for (_, token) in Tokens::new(condition) {
@@ -509,7 +511,7 @@ mod tests {
             assert_eq!((found.len(), found[0].line), (1, 4), "{times}");
             assert!(found[0].message.contains("nested more than 128 deep"));
         }
-        // After words that are operators elsewhere, and by calls.
+        // Accesses after words that are operators elsewhere, and through calls.
         for access in [".in[\"a\"]", ".if[\"a\"]", ".contains(1)", "(1)", "[a][b]"] {
             let text = with(&format!("principal{} == 1", access.repeat(NESTED)));
             assert_eq!(problems(&text).len(), 1, "{access}");
@@ -522,12 +524,12 @@ mod tests {
             condition = format!("({condition}){}", ".a".repeat(accesses));
         }
         assert_eq!(problems(&with(&condition)).len(), 1);
-        // `if`s in brackets, and accesses after them.
+        // `if`s in brackets, with accesses after them.
         let ifs = "if true then ".repeat(100) + "a" + &" else a".repeat(100);
         assert_eq!(problems(&with(&format!("({ifs}).a"))), []);
         let text = with(&format!("({ifs}){}", ".a".repeat(30)));
         assert_eq!(problems(&text).len(), 1);
-        // A set that is compared with is no access.
+        // A set as the operand of a comparison is no access.
         let sets = vec!["a in [b] || [c] == [d] && !(e)"; 200].join(" || ");
         assert_eq!(problems(&with(&sets)), []);
     }
@@ -569,7 +571,7 @@ mod tests {
                 problem.message.contains(&format!("U+{code:04X}")),
                 "{problem}"
             );
-            // Texts and comments may have it.
+            // Texts and comments may contain it.
             let fine = with(&format!("\"{space}\" == \"\" // {space}\n"));
             assert_eq!(problems(&fine), [], "{space:?}");
         }
@@ -584,15 +586,15 @@ mod tests {
             let found = problems(text);
             assert_eq!((found.len(), found[0].column), (1, at + 1), "{text}");
         }
-        // Cedar's parser skips the bracket of another kind and goes on within the first.
+        // Cedar's parser skips a bracket of the wrong kind and continues within the first.
         let text = with(&"[a), ".repeat(100_000));
         assert_eq!(problems(&text).len(), 1);
-        // The policies after it are looked at.
+        // The check continues with the next policy.
         let next = format!("permit (]; {}", with("a )"));
         assert_eq!(problems(&next).len(), 2);
     }
 
-    /// What an expression is put into: the text around it, and how much deeper that makes it.
+    /// An enclosing expression: the text around its operand, and the depth that it adds.
     #[derive(Clone, Debug)]
     enum Around {
         Brackets,
@@ -606,7 +608,7 @@ mod tests {
         Not,
     }
 
-    /// An operand with its depth.
+    /// Puts an operand with its depth into an enclosing expression.
     fn put(around: &Around, (inner, depth): (String, Depth)) -> (String, Depth) {
         let (text, nesting, terms) = match around {
             Around::Brackets => (format!("( {inner} )"), 1, 0),
@@ -683,7 +685,7 @@ mod tests {
                 .collect();
             let told = depth_of(&spaced);
             prop_assert!(told.nesting >= depth.nesting && told.terms >= depth.terms, "{}: {:?}", spaced, told);
-            // What is told is not much more either.
+            // The reported depth exceeds the real one only slightly.
             prop_assert!(told.nesting <= depth.nesting + 2 && told.terms <= depth.terms + 1, "{:?}", told);
             let policy = parsed(&format!("permit (principal, action, resource) when {{ {spaced} }};"));
             let policy = policy.unwrap();
@@ -719,7 +721,7 @@ mod tests {
                 alone += &text[at..tokens.at];
                 alone.push(' ');
             }
-            // Put together anew from our tokens, a policy is the same to Cedar.
+            // The policy, rebuilt from our tokens, is the same policy for Cedar.
             if let Some(policy) = parsed(&text) {
                 prop_assert_eq!(Some(policy), parsed(&alone), "{:?} is not {}", text, alone);
             }

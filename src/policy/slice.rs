@@ -1,29 +1,31 @@
-//! The candidates of a request, by index.
+//! The index that finds the candidate policies of a request.
 //!
-//! Cedar evaluates every policy it is given. Ten thousand of them take milliseconds, of which all
-//! but a few are about somebody else. So each policy is filed under the three parts of its scope,
-//! and a request looks up only what its own principal, action and resource can meet:
+//! Cedar evaluates every policy that it is given. Evaluating ten thousand takes milliseconds, and
+//! nearly all of them are about other workloads. So each policy is filed under the three parts of
+//! its scope, and a request looks up only the entries of its own principal, action and resource:
 //!
 //! | scope | filed under | found by |
 //! |---|---|---|
 //! | `principal` | any | every request |
 //! | `principal is T` | the type T | principals of that type |
-//! | `principal == E`, `principal in E`, `principal is T in E` | the entity E | E itself, and whoever is in E |
+//! | `principal == E`, `principal in E`, `principal is T in E` | the entity E | E and every entity in E |
 //!
-//! The same holds for resources and actions. An unscoped `forbid` is filed under (any, any, any),
-//! and so is in every slice. What is filed under E by `is T in E` may be found by another type than
-//! T: a slice may hold too much, never too little, since Cedar still evaluates the scope.
+//! The same holds for resources and actions. An unscoped `forbid` is filed under (any, any, any)
+//! and so is in every slice. A principal of another type can find a policy that `is T in E` filed
+//! under E. A slice may contain too many policies, because Cedar still evaluates the scope, but
+//! never too few.
 //!
-//! Each compartment is a policy set of its own, made at load. A request is evaluated against each
-//! compartment it meets, and the answers are joined as Cedar joins policies: one satisfied forbid
-//! denies, else one satisfied permit permits, and any error is kept. That this equals one
-//! evaluation of the whole set is a property test.
+//! Each compartment is a policy set of its own, built at load. A request is evaluated against each
+//! of its compartments, and the answers are joined by Cedar's rules: one satisfied forbid denies,
+//! else one satisfied permit permits, and every error is kept. A property test shows that the
+//! result equals one evaluation of the whole set.
 //!
-//! Policies that merely observe until a date lie beside the compartments, by their resource, each as
-//! a set of its own: they join from their date on, and before it are asked apart.
+//! Policies that only observe until a date are kept outside the compartments, by resource, each in
+//! a set of its own. They join the others from their date on and are evaluated separately before
+//! it.
 //!
-//! What is filed is the policy as it is evaluated ([`Rule`]). Permits whose terms bind more than they
-//! permit have a second set, which is asked where the first permits.
+//! The index contains the evaluated form of policies ([`Rule`]). Permits whose terms bind more
+//! requests than they permit have a second set, which is evaluated if the first permits.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -40,37 +42,36 @@ use crate::clock::Timestamp;
 use crate::domain::decision::ObservedEffect;
 use crate::domain::pattern::Budget;
 
-/// What an evaluation said, with the policies that determined it.
+/// The answer of an evaluation and the policies that determined it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// At least one permit and no forbid.
+    /// At least one permit and no forbid applies.
     Permit(Permits),
-    /// The satisfied forbids, or none where nothing permits.
+    /// The satisfied forbids; empty if no permit applies.
     Deny(BTreeSet<String>),
-    /// The policies that could not be evaluated. Whatever the others said counts for nothing: one
-    /// of these might have been the forbid.
+    /// The policies that could not be evaluated. The others are ignored, because one of these could
+    /// have been a forbid that applies.
     Error(BTreeSet<String>),
 }
 
 /// The permits that determined an evaluation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Permits {
-    /// Those that permit.
     pub(super) satisfied: BTreeSet<String>,
-    /// Those whose terms bind because they apply to a part of what is asked for.
+    /// The permits whose terms bind because they apply to a part of the request.
     pub(super) binding: BTreeSet<String>,
 }
 
 impl Permits {
-    /// Both.
+    /// Satisfied and binding permits.
     pub(super) fn all(&self) -> impl Iterator<Item = &String> {
         self.satisfied.union(&self.binding)
     }
 }
 
 impl Answer {
-    /// The answer to several things asked for together: an error counts before a denial, and a denial
-    /// before a permit.
+    /// The answer for several rights together: an error takes precedence over a denial, and a
+    /// denial over a permit.
     pub(super) fn to_all<'a>(answers: impl IntoIterator<Item = &'a Self>) -> Self {
         let mut permits = Permits::default();
         let (mut forbids, mut errors): (Option<BTreeSet<String>>, BTreeSet<String>) =
@@ -88,14 +89,14 @@ impl Answer {
         match (errors.is_empty(), forbids) {
             (false, _) => Self::Error(errors),
             (true, Some(forbids)) => Self::Deny(forbids),
-            // Nothing asked for is nothing permitted.
+            // Without any right the answer is a denial.
             (true, None) if permits.satisfied.is_empty() => Self::Deny(BTreeSet::new()),
             (true, None) => Self::Permit(permits),
         }
     }
 }
 
-/// Joins responses over parts of a policy set into the answer of the whole.
+/// Joins responses over parts of a policy set into the answer of the whole set.
 pub(super) fn join(responses: impl IntoIterator<Item = Response>) -> Answer {
     let mut permits = BTreeSet::new();
     let mut forbids = BTreeSet::new();
@@ -122,22 +123,22 @@ pub(super) fn join(responses: impl IntoIterator<Item = Response>) -> Answer {
     })
 }
 
-/// A policy that merely observes until a date. It is in no compartment: whether it counts depends on
-/// when is asked.
+/// A policy that only observes until a date. It is in no compartment, because whether it is
+/// enforced depends on the instant of the request.
 #[derive(Debug)]
 pub(super) struct Observing {
-    /// Its `@id`.
+    /// The `@id` of the policy.
     pub(super) id: String,
-    /// From when on it counts.
+    /// The instant of enforcement.
     pub(super) until: Timestamp,
     effect: Effect,
     own: Compartment,
 }
 
 impl Observing {
-    /// What it would do to `request`, if anything.
+    /// The effect that it would have on `request`; `None` if it does not apply.
     pub(super) fn would(&self, request: &Request, entities: &Entities) -> Option<ObservedEffect> {
-        // Of a permit with terms, those bind where it applies to a part of what is asked for.
+        // The terms of a permit bind if it applies to a part of the request.
         let answers = with_evaluation_stack(self.own.depth, || {
             let ask = |set| Authorizer::new().is_authorized(request, set, entities);
             [&self.own.set, &self.own.terms].map(ask)
@@ -154,7 +155,7 @@ impl Observing {
     }
 }
 
-/// The place of one part of a scope; [`ANY`] is the unconstrained one.
+/// An interned part of a scope. [`ANY`] is the unconstrained one.
 type Part = u32;
 const ANY: Part = 0;
 
@@ -162,10 +163,10 @@ const ANY: Part = 0;
 #[derive(Debug, Default)]
 struct Compartment {
     set: PolicySet,
-    /// The permits of it whose terms bind more than they permit.
+    /// The permits whose terms bind more requests than they permit.
     terms: PolicySet,
     questions: BTreeSet<u32>,
-    /// The levels of the deepest condition.
+    /// Depth of the deepest condition, in levels.
     depth: usize,
 }
 
@@ -182,18 +183,18 @@ impl Compartment {
     }
 }
 
-/// The policies that requests with one principal, action and resource can meet.
+/// The candidate policies of requests with one principal, action and resource.
 #[derive(Debug)]
 pub(super) struct Slice<'a> {
     compartments: Vec<&'a Compartment>,
     observing: &'a [Observing],
-    /// What they want to know, in order.
+    /// The numbers of their questions, sorted.
     questions: Vec<u32>,
     depth: usize,
 }
 
 impl Slice<'_> {
-    /// Evaluates `request` with every policy that counts at `at`.
+    /// Evaluates `request` with every policy that is enforced at `at`.
     pub(super) fn evaluate(&self, request: &Request, entities: &Entities, at: Timestamp) -> Answer {
         with_evaluation_stack(self.depth, || self.evaluate_here(request, entities, at))
     }
@@ -216,13 +217,13 @@ impl Slice<'_> {
                 permits.binding = binding.satisfied;
                 Answer::Permit(permits)
             }
-            // None of them applies to any part.
+            // No terms apply to any part.
             Answer::Deny(_) => Answer::Permit(permits),
             failed @ Answer::Error(_) => failed,
         }
     }
 
-    /// The answer of each set of policies to `request`, those that observe left out.
+    /// The response of each policy set to `request`, without observing policies.
     pub(super) fn responses(
         &self,
         request: &Request,
@@ -235,12 +236,12 @@ impl Slice<'_> {
         })
     }
 
-    /// What its policies want to know, by numbers.
+    /// The numbers of its policies' questions, sorted.
     pub(super) fn questions(&self) -> &[u32] {
         &self.questions
     }
 
-    /// How many policies are met; a policy that is filed twice counts twice.
+    /// Number of policies in the slice. A policy that is filed twice counts twice.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         let sets = self.compartments.iter();
@@ -253,21 +254,21 @@ impl Slice<'_> {
 pub(super) struct Index {
     types: HashMap<EntityTypeName, Part>,
     entities: HashMap<EntityUid, Part>,
-    /// The groups that an action is in.
+    /// The groups of each action.
     action_groups: HashMap<EntityUid, Vec<EntityUid>>,
     compartments: HashMap<(Part, Part, Part), usize>,
     sets: Vec<Compartment>,
-    /// By the one resource that each is about.
+    /// The observing policies, by the one resource that each is about.
     observing: HashMap<EntityUid, Vec<Observing>>,
-    /// When they begin to count, in order.
+    /// The enforcement dates of the observing policies, sorted.
     dates: Vec<Timestamp>,
-    /// What the policies want to know of what is asked for.
+    /// The questions of all policies.
     questions: Questions,
 }
 
 impl Index {
-    /// Files `rules`, each with the time until which it merely observes. `questions` are theirs, and
-    /// `actions` the schema's, with their hierarchy.
+    /// Files `rules`, each with the end of its observation, if it only observes. `questions` are
+    /// the questions of the rules, and `actions` the schema's actions with their hierarchy.
     pub(super) fn new<'a>(
         rules: impl IntoIterator<Item = (&'a Rule, Option<Timestamp>)>,
         questions: Questions,
@@ -284,7 +285,8 @@ impl Index {
         }
         for (rule, observed_until) in rules {
             let policy = &rule.policy;
-            // About anything but one resource it is not loaded, and counts at once if it were.
+            // Loading refuses an observing policy that is not about one resource. If one got here,
+            // it would be enforced at once.
             if let (Some(until), ResourceConstraint::Eq(resource)) =
                 (observed_until, policy.resource_constraint())
             {
@@ -318,14 +320,14 @@ impl Index {
         Ok(index)
     }
 
-    /// The groups that an action is in.
+    /// The groups that contain an action.
     pub(super) fn groups(&self, action: &EntityUid) -> &[EntityUid] {
         self.action_groups
             .get(action)
             .map_or(&[][..], Vec::as_slice)
     }
 
-    /// The policies about `resource` that at `at` merely observe.
+    /// The policies about `resource` that only observe at `at`.
     pub(super) fn observing(
         &self,
         resource: &EntityUid,
@@ -335,12 +337,12 @@ impl Index {
         about.filter(move |own| at < own.until)
     }
 
-    /// How many dates on which a policy begins to count have come by `at`.
+    /// Number of enforcement dates that are at or before `at`.
     pub(super) fn dates_before(&self, at: Timestamp) -> usize {
         self.dates.partition_point(|date| *date <= at)
     }
 
-    /// The policies that this principal, action and resource can meet.
+    /// The candidate policies for this principal, action and resource.
     pub(super) fn slice(
         &self,
         principal: &EntityUid,
@@ -375,7 +377,7 @@ impl Index {
         }
     }
 
-    /// Those of the slice's questions that hold for `extent`.
+    /// The questions of the slice that hold for `extent`.
     pub(super) fn holding(
         &self,
         slice: &Slice<'_>,
@@ -385,18 +387,18 @@ impl Index {
         self.questions.holding(slice.questions(), extent, budget)
     }
 
-    /// Everything that is in compartments as one set: what slices must be equal to.
+    /// All policies of the compartments in one set. Slices must give the same answers as this set.
     #[cfg(test)]
     pub(super) fn whole(&self) -> PolicySet {
         let mut whole = PolicySet::new();
         for policy in self.sets.iter().flat_map(|own| own.set.policies()) {
-            // One that is filed twice is added once.
+            // A policy that is filed twice is added once.
             drop(whole.add(policy.clone()));
         }
         whole
     }
 
-    /// Every part under which something about this entity may be filed.
+    /// Every part under which a policy about this entity can be filed.
     fn parts(&self, entity: &EntityUid, ancestors: &[EntityUid]) -> Vec<Part> {
         let mut parts = vec![ANY];
         parts.extend(self.types.get(entity.type_name()));
@@ -434,7 +436,7 @@ impl Index {
     }
 
     fn next_part(&self) -> Part {
-        // Parts are counted, not hashed; a bundle of four thousand million scopes is not loaded.
+        // Parts are numbered, not hashed. A bundle with 2^32 scopes does not load.
         Part::try_from(self.types.len() + self.entities.len() + 1).unwrap_or(Part::MAX)
     }
 

@@ -1,16 +1,16 @@
 //! The stacks on which policies are read and evaluated.
 //!
-//! Cedar works on policies by recursion. Where its parser runs out of stack the process aborts; where
-//! its evaluator is about to, the policy *fails*; and where its validator is about to, it stops
-//! without a finding, so that a mistake passes. Whether any of that happens would depend on the thread
-//! that a policy happens to meet. So none of it is done on a stack of unknown size:
+//! Cedar works by recursion. If its parser runs out of stack, the process aborts. If its evaluator
+//! is about to, the policy *fails*. If its validator is about to, it stops without a finding, so
+//! mistakes pass. Each of these would depend on the thread that runs it. So this module fixes the
+//! stack for each use:
 //!
-//! - What reads policy texts runs on a thread of its own ([`with_load_stack`]), whose stack is made
-//!   for the largest policy that [`super::shape`] lets through.
-//! - An evaluation has as much stack as the deepest policy of its generation needs
-//!   ([`with_evaluation_stack`]). Where the thread has less left, a new stack is mapped for the
-//!   evaluation; the runtime's threads have enough for all but very deep policies.
-//! - [`evaluates_at`] tries the depth once, while a generation is loaded.
+//! - Code that reads policy texts runs on its own thread ([`with_load_stack`]), whose stack fits
+//!   the largest policy that [`super::shape`] accepts.
+//! - An evaluation has the stack that the deepest policy of its generation needs
+//!   ([`with_evaluation_stack`]). If the thread has less left, a new stack is mapped for the
+//!   evaluation. The runtime's threads have enough for all but very deep policies.
+//! - [`evaluates_at`] tests the depth once, while a generation is loaded.
 
 use std::io;
 use std::sync::LazyLock;
@@ -22,29 +22,29 @@ use cedar_policy::{
 
 use crate::domain::limits::MAX_EVALUATION_DEPTH;
 
-/// The stack of the thread that reads policies. The conversions between Cedar's formats take up to
-/// 34 KiB for each term of a chain in an unoptimised build, and 62 KiB for each nested bracket. Pages
-/// that are not touched cost nothing.
+/// Stack of the thread that reads policies, in bytes. In an unoptimised build, the conversions
+/// between Cedar's formats take up to 34 KiB for each term of a chain, and 62 KiB for each nested
+/// bracket. Untouched pages cost nothing.
 const LOAD_STACK_BYTES: usize = 256 << 20;
 
-/// What an evaluation takes for one level of a condition: 62 KiB in an unoptimised build.
+/// Stack that an evaluation takes for one level of a condition: 62 KiB in an unoptimised build.
 const LEVEL_BYTES: usize = 72 << 10;
 
-/// What an evaluation takes whatever its depth: what Cedar wants to be left at its deepest point,
-/// the scope of a policy, and what is called around it.
+/// Stack that an evaluation takes regardless of its depth: Cedar's reserve at the deepest point,
+/// the scope of a policy, and the surrounding calls.
 const BASE_BYTES: usize = 640 << 10;
 
-/// The stack that is mapped where a thread has too little left.
+/// Stack that is mapped if a thread has too little left.
 const EVALUATION_STACK_BYTES: usize = BASE_BYTES + (MAX_EVALUATION_DEPTH + 1) * LEVEL_BYTES;
 
-/// What looking at loaded policies takes, whose chains are balanced: conversions, typing, printing.
+/// Stack for converting, typing and printing loaded policies, whose chains are balanced.
 const BALANCED_STACK_BYTES: usize = 24 << 20;
 
-/// The stack of the runtime's threads: enough for conditions of about a hundred levels without another
-/// one.
+/// Stack of the runtime's threads: enough for conditions of about a hundred levels without a mapped
+/// stack.
 pub const RUNTIME_STACK_BYTES: usize = 8 << 20;
 
-/// Runs `work` on a thread whose stack is made for the largest policies.
+/// Runs `work` on a thread whose stack fits the largest policies.
 pub(super) fn with_load_stack<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new()
@@ -57,7 +57,7 @@ pub(super) fn with_load_stack<T: Send>(work: impl FnOnce() -> T + Send) -> io::R
     })
 }
 
-/// Runs `work` with the stack that looking at loaded policies takes.
+/// Runs `work` with the stack for processing loaded policies.
 pub(super) fn with_balanced_stack<T>(work: impl FnOnce() -> T) -> T {
     stacker::maybe_grow(BALANCED_STACK_BYTES, BALANCED_STACK_BYTES, work)
 }
@@ -68,7 +68,7 @@ pub(super) fn with_evaluation_stack<T>(depth: usize, evaluation: impl FnOnce() -
     stacker::maybe_grow(needed, EVALUATION_STACK_BYTES, evaluation)
 }
 
-/// Whether conditions of `depth` levels of every sort can be evaluated on the stack that they get.
+/// Whether conditions of `depth` levels, of every kind of nesting, can be evaluated on their stack.
 pub(super) fn evaluates_at(depth: usize) -> bool {
     static SCHEMA: LazyLock<Option<Schema>> = LazyLock::new(|| {
         let text = "entity E; action a appliesTo { principal: E, resource: E };";
@@ -102,7 +102,7 @@ pub(super) fn evaluates_at(depth: usize) -> bool {
 
 type Nest = fn(pst::Expr) -> pst::Expr;
 
-/// The sorts of nesting, each of which keeps what is true true.
+/// The kinds of nesting. Each preserves the value true.
 const NESTS: [Nest; 4] = [
     |inner| pst::Expr::BinaryOp {
         op: pst::BinaryOp::And,
@@ -129,9 +129,9 @@ fn truth() -> pst::Expr {
     pst::Expr::Literal(pst::Literal::Bool(true))
 }
 
-/// A permit whose condition has so many levels and is true.
+/// A permit with a true condition of `depth` levels.
 fn nested(id: &PolicyId, depth: usize, nest: Nest) -> Result<Policy, pst::PstConstructionError> {
-    // A negation is undone by another.
+    // A second negation undoes the first.
     let mut condition = truth();
     for _ in 0..depth.saturating_sub(1) / 2 * 2 {
         condition = nest(condition);

@@ -1,4 +1,5 @@
-//! Policy tests: files that lie beside the policies and say what must come out.
+//! Policy tests: files in the `tests` directory of a policy directory that state the expected
+//! decisions.
 //!
 //! ```toml
 //! [[credential]]
@@ -14,10 +15,10 @@
 //! allowed_actions = ["orders:read"]
 //! ```
 //!
-//! `[[task]]` asks to open a task without a credential, `[[admin]]` to act on the broker. A case
-//! that names what does not exist is an error, not a denial: a test for a misspelt resource would
-//! pass for ever. A suite in which nothing is refused fails, because it would pass with everything
-//! permitted.
+//! `[[task]]` requests a task without a credential, `[[admin]]` an act on the broker. A case with
+//! an unknown name is an error, not a denial: otherwise a test for a misspelt resource would always
+//! pass. A suite without a refusal fails, because it would also pass with a policy that permits
+//! everything.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -42,7 +43,7 @@ use crate::domain::revocability::{DEFAULT_READ_LEASE_SECONDS, Revocability};
 use crate::domain::trust::{AttestorSpec, ClaimType};
 use crate::domain::workload::{ClaimValue, Identity, OneTime, Reuse, Workload};
 
-/// A file of cases.
+/// A test file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TestFile {
@@ -62,7 +63,7 @@ struct Who<'a> {
     roles: &'a BTreeSet<String>,
 }
 
-// `deny_unknown_fields` and `flatten` exclude each other, so that the three cases repeat the
+// `deny_unknown_fields` and `flatten` exclude each other, so the three kinds of case repeat the
 // workload's fields.
 
 #[derive(Debug, Deserialize)]
@@ -77,10 +78,10 @@ struct CredentialCase {
     roles: BTreeSet<String>,
     resource: String,
     actions: BTreeSet<ActionName>,
-    /// Left out, everywhere that the resource serves.
+    /// Empty: every location that the resource serves.
     #[serde(default)]
     locations: BTreeSet<Location>,
-    /// On AWS: the region that is named.
+    /// For AWS: the region that the request names.
     region: Option<String>,
     task_type: String,
     /// Whether the request opens the task; `false` joins an open one.
@@ -88,19 +89,19 @@ struct CredentialCase {
     opens: bool,
     #[serde(default = "one")]
     depth: u8,
-    /// Left out, the task type's maximum.
+    /// `None`: the task type's maximum.
     deadline_seconds: Option<u64>,
     ttl_seconds: Option<u64>,
-    /// Left out, that of the resource as it is registered, with a store that can fail over.
+    /// `None`: that of the registered resource, with a store that can fail over.
     revocability: Option<Revocability>,
     expect: Outcome,
-    /// The refusal's code.
+    /// Expected code of the refusal.
     code: Option<String>,
-    /// The policies that determine the outcome, all of them.
+    /// The complete set of policies that determine the outcome.
     policies: Option<BTreeSet<String>>,
-    /// The life that is granted.
+    /// The granted life in seconds.
     granted_ttl_seconds: Option<u64>,
-    /// The longest life that a refusal offers.
+    /// The longest life that a refusal offers, in seconds.
     max_ttl_seconds: Option<u64>,
     /// The actions that a refusal offers.
     allowed_actions: Option<BTreeSet<ActionName>>,
@@ -129,7 +130,7 @@ struct TaskCase {
 #[serde(deny_unknown_fields)]
 struct AdminCase {
     name: String,
-    /// `"bootstrap"` or `"dev"` instead of a workload.
+    /// `"bootstrap"` or `"dev"`, instead of a workload.
     token: Option<Token>,
     attestor: Option<String>,
     identity: Option<Identity>,
@@ -137,7 +138,7 @@ struct AdminCase {
     claims: BTreeMap<String, ClaimValue>,
     #[serde(default)]
     roles: BTreeSet<String>,
-    /// The acts; each must have the expected outcome.
+    /// The acts. Each must have the expected outcome.
     actions: BTreeSet<String>,
     expect: Expected,
 }
@@ -164,30 +165,29 @@ fn one() -> u8 {
     1
 }
 
-/// How a suite went.
+/// The result of a suite.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Each case in order.
+    /// The result of each case, in order.
     pub cases: Vec<CaseReport>,
-    /// What is wrong with the suite itself.
+    /// Problems of the suite itself.
     pub problems: Vec<PolicyProblem>,
-    /// Policies that determined no case's outcome; for information.
+    /// Policies that determined no case's outcome, for information.
     pub untested: Vec<String>,
 }
 
-/// How one case went.
+/// The result of one case.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct CaseReport {
-    /// Its file.
     pub file: String,
-    /// Its name.
     pub name: String,
-    /// What was not as expected; empty when all was.
+    /// The differences from the expectation; empty if the case passed.
     pub failures: Vec<String>,
 }
 
 impl Report {
-    /// Whether everything was as expected.
+    /// Whether every case passed and the suite has no problem.
     #[must_use]
     pub fn passed(&self) -> bool {
         self.problems.is_empty() && self.cases.iter().all(|case| case.failures.is_empty())
@@ -211,7 +211,11 @@ impl fmt::Display for Report {
             writeln!(f, "FAIL {problem}")?;
         }
         if !self.untested.is_empty() {
-            writeln!(f, "note: no case rests on {}", self.untested.join(", "))?;
+            writeln!(
+                f,
+                "note: these policies determine no case: {}",
+                self.untested.join(", ")
+            )?;
         }
         let failed = self.cases.iter().filter(|c| !c.failures.is_empty()).count();
         let word = if self.passed() { "passed" } else { "failed" };
@@ -219,7 +223,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// Runs the cases of all files. `now` is the instant that they are decided at.
+/// Runs the cases of all files. `now` is the instant of their decisions.
 #[must_use]
 pub fn run(generation: &CompiledGeneration, files: &[PolicyFile], now: Timestamp) -> Report {
     let mut run = Run {
@@ -278,12 +282,16 @@ impl Run<'_> {
         let problem =
             |message: &str, remedy: &str| PolicyProblem::of_file("policy tests", message, remedy);
         if self.report.cases.is_empty() {
-            let nothing = problem("there is no case", "write cases of what must be refused");
+            let nothing = problem(
+                "there is no case",
+                "write cases for requests that must be refused",
+            );
             self.report.problems.push(nothing);
         } else if self.refusals == 0 {
             self.report.problems.push(problem(
                 "no case is refused",
-                "add a case of what must not be permitted: this suite passes with everything open",
+                "add a case for a request that must be refused: this suite would pass with \
+                everything permitted",
             ));
         }
         self.report.untested = self
@@ -295,7 +303,7 @@ impl Run<'_> {
         self.report
     }
 
-    /// What a case asks for, as the resource's kind has it written.
+    /// The request of a case, in the form that the resource's kind uses.
     fn detail(&self, case: &CredentialCase) -> AuthorizationDetail {
         let resource = self.generation.catalog().resource(&case.resource);
         AuthorizationDetail::of_type(
@@ -530,7 +538,7 @@ impl Run<'_> {
             .ok_or_else(|| format!("there is no task type `{name}`"))
     }
 
-    /// The workload of a case, held to what its attestor declares.
+    /// The workload of a case, checked against the claims that its attestor declares.
     fn workload(&self, who: &Who<'_>) -> Result<Workload, String> {
         let spec = self
             .generation
@@ -572,9 +580,12 @@ impl Run<'_> {
 fn check_claims(spec: &AttestorSpec, claims: &BTreeMap<String, ClaimValue>) -> Result<(), String> {
     let declared: BTreeMap<&str, _> = spec.visible_claims().collect();
     for (name, value) in claims {
-        let claim = declared
-            .get(name.as_str())
-            .ok_or_else(|| format!("attestor `{}` shows policy no claim `{name}`", spec.name()))?;
+        let claim = declared.get(name.as_str()).ok_or_else(|| {
+            format!(
+                "attestor `{}` declares no claim `{name}` for policies",
+                spec.name()
+            )
+        })?;
         let fits = matches!(
             (claim.kind, value),
             (ClaimType::String, ClaimValue::String(_))
@@ -605,7 +616,7 @@ fn facts(task_type: &TaskType, depth: u8, deadline: Option<u64>, opens: bool) ->
     }
 }
 
-/// Refusals that mean that the case, not the workload, is wrong.
+/// Refusals that indicate a mistake in the case, not a decision about the workload.
 fn names_nothing(code: crate::domain::decision::RefusalCode) -> bool {
     use crate::domain::decision::RefusalCode as Code;
     matches!(

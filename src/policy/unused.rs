@@ -1,14 +1,15 @@
-//! What policies grant and nobody used: each permit, held against what it permitted of recorded
-//! decisions, and a narrower one that would have permitted the same.
+//! Unused rights: compares each permit with the recorded decisions that rest on it, and proposes a
+//! narrower permit that would have permitted the same.
 //!
-//! Used is what was asked for and permitted. What the holder of a credential then did with it is on
-//! no record of the broker's: introspections are not recorded, and sessions of AWS are used at AWS.
-//! So *unused* here is truly unused, since without a credential nothing can be done; *used* says
-//! only that somebody wanted it.
+//! A right counts as used if it was requested and permitted. The broker has no record of the
+//! credential's later use: introspections are not recorded, and AWS sessions are used at AWS. So an
+//! *unused* right was certainly not exercised, because that needs a credential. A *used* right was
+//! only requested.
 //!
-//! A narrower permit is the same with more conditions, so that it permits nothing new by itself. Its
-//! terms (life, approval) bind what other permits grant too, as long as it holds beside them: where
-//! that could be, its scope is left alone, or the whole would become wider by narrowing a part.
+//! A narrower permit is the same permit with more conditions, so by itself it permits nothing new.
+//! But its terms (life, approval) also bind rights that other permits grant while it applies too.
+//! Where this is possible, its scope is left unchanged; narrowing it would lift those terms and so
+//! widen the whole.
 
 mod proposal;
 
@@ -41,115 +42,115 @@ pub use proposal::proposed;
 
 use proposal::Narrower;
 
-/// Evaluations that are remembered.
+/// Maximum number of cached evaluations.
 const MAX_REMEMBERED: usize = 100_000;
-/// Workloads that are told apart for one policy.
+/// Maximum number of distinct workloads that are counted for one policy.
 const MAX_WORKLOADS: usize = 10_000;
 
-/// What is on no record of the broker's, so that nobody takes the report for more than it is.
+/// The limits of the report: facts that the broker has no record of.
 pub const NOT_SEEN: &[&str] = &[
-    "what a credential was used for after it was granted: introspections are not recorded, and what \
-     was done on AWS is in CloudTrail; a right counts as used when it was asked for and permitted",
-    "what conditions keep from a permit: its scope and the registered locations are compared, and \
-     some of what is told as unused may have been out of its reach",
-    "acts on the broker, which are no grants, and who is bound to a role",
+    "the use of a credential after it was granted: introspections are not recorded, and \
+    CloudTrail has the actions on AWS; a right counts as used if it was requested and permitted",
+    "the conditions of a permit: only its scope and the registered locations are compared, so its \
+    conditions may exclude some of the rights reported as unused",
+    "acts on the broker, which are not grants, and the identities that are bound to a role",
 ];
 
-/// A resource, and what of it was never used.
+/// The unused rights on one resource.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct UnusedOn {
-    /// Which.
     pub resource: String,
-    /// Whether nothing of it was.
+    /// Whether no right on the resource was used.
     pub entirely: bool,
-    /// Its actions that never were.
+    /// Its actions that no decision used.
     pub actions: Vec<String>,
-    /// Its registered locations at which nothing was.
+    /// Its registered locations without a used right.
     pub locations: Vec<String>,
 }
 
-/// What to write instead.
+/// A proposed replacement for a policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "change", rename_all = "snake_case")]
 pub enum Proposal {
-    /// Nothing: it can go.
+    /// Remove the policy from the bundle.
     Remove,
-    /// This.
+    /// Replace the policy by a narrower one.
     Narrow {
-        /// The policy.
+        /// The new policy, in Cedar syntax.
         text: String,
     },
 }
 
-/// What became of one permit.
+/// The use of one permit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct PolicyUse {
-    /// Its `@id`.
+    /// The `@id` of the policy.
     pub policy: String,
-    /// Its file.
     pub file: String,
-    /// Its line, from 1.
+    /// Line number in the file, from 1.
     pub line: usize,
-    /// How many decisions rest on it.
+    /// Number of decisions that rest on it.
     pub used: u64,
-    /// When the last was made.
+    /// The time of the last of these decisions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_used: Option<Timestamp>,
-    /// How many workloads used it.
+    /// Number of workloads that used it.
     pub workloads: usize,
-    /// What it grants, and nobody had.
+    /// The granted rights that no workload used.
     pub unused: Vec<UnusedOn>,
-    /// The longest life that it permits; none where it opens tasks alone.
+    /// The longest life that it permits, in seconds; `None` if it opens tasks only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_ttl_seconds: Option<u64>,
-    /// The longest that policy granted where it held.
+    /// The longest life that policy granted where the permit applied, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub longest_ttl_seconds: Option<u64>,
-    /// What would have sufficed, to be reviewed.
+    /// A proposal that would have sufficed, for review.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proposal: Option<Proposal>,
-    /// Why no narrower scope is proposed, where something is unused.
+    /// Why no narrower scope is proposed, if rights are unused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kept: Option<&'static str>,
 }
 
 impl PolicyUse {
-    /// Whether there is anything to review.
+    /// Whether the permit needs a review.
     #[must_use]
     pub fn is_wide(&self) -> bool {
         self.used == 0 || !self.unused.is_empty() || self.proposal.is_some()
     }
 }
 
-/// What was read.
+/// Statistics about the decisions that were read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Read {
-    /// Permits that were evaluated.
+    /// Number of permits that were evaluated.
     pub permits: u64,
-    /// Permits that the present policies would not give any more: they used nothing of these.
+    /// Number of permits that the present policies would refuse. They count as no use.
     pub no_longer_permitted: u64,
-    /// Their leaf or input was pruned: what they used is not known.
+    /// Number of decisions whose leaf or input was pruned. Their use is unknown.
     pub pruned: u64,
-    /// Permits of which it cannot be told what they use of the present policies.
+    /// Numbers of permits whose use under the present policies is unknown, by reason.
     pub untold: BTreeMap<Untold, u64>,
-    /// Whether there may be more that was not read.
+    /// Whether reading stopped before the end.
     pub cut_short: bool,
-    /// The first of all.
+    /// The time of the first decision.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first: Option<Timestamp>,
-    /// The last.
+    /// The time of the last decision.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last: Option<Timestamp>,
 }
 
 impl Read {
-    /// Whether what nobody used of this is what nobody used.
+    /// Whether the unused rights in these decisions are unused in all decisions.
     #[must_use]
     pub fn complete(&self) -> bool {
         self.pruned == 0 && self.untold.is_empty() && !self.cut_short
     }
 
-    /// Permits that used something.
+    /// Number of permits that used a right.
     #[must_use]
     pub fn told(&self) -> u64 {
         let untold: u64 = self.untold.values().sum();
@@ -157,23 +158,22 @@ impl Read {
     }
 }
 
-/// What one evaluation used.
+/// The rights that one evaluation used.
 #[derive(Debug, Default)]
 struct Seen {
-    /// A policy, and on which right of which resource it held.
+    /// The policies that applied, each with the right that it applied to.
     rights: Vec<(String, Right)>,
     /// The policies by which the task was opened.
     opening: BTreeSet<String>,
-    /// The life that policy granted.
+    /// The life that policy granted, in seconds.
     ttl_seconds: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Right {
     resource: String,
-    /// The registered action.
     action: String,
-    /// The registered locations within which it was asked for.
+    /// The registered locations that cover the requested ones.
     locations: Vec<String>,
 }
 
@@ -187,7 +187,7 @@ struct Used {
     longest_ttl_seconds: u64,
 }
 
-/// Recorded decisions, held against the permits of a generation.
+/// The use of a generation's permits in recorded decisions.
 #[derive(Debug)]
 pub struct Usage<'a> {
     generation: &'a CompiledGeneration,
@@ -198,7 +198,7 @@ pub struct Usage<'a> {
 }
 
 impl<'a> Usage<'a> {
-    /// Nothing used yet. It is judged by the policies that are enforced at `now`.
+    /// Starts without any use. Judges by the policies that are enforced at `now`.
     #[must_use]
     pub fn new(generation: &'a CompiledGeneration, now: Timestamp) -> Self {
         Self {
@@ -210,24 +210,24 @@ impl<'a> Usage<'a> {
         }
     }
 
-    /// What was read.
+    /// Statistics about the decisions that were read.
     #[must_use]
     pub fn read(&self) -> &Read {
         &self.read
     }
 
-    /// Notes that there may be more than was read.
+    /// Notes that reading stopped before the end.
     pub fn note_cut_short(&mut self) {
         self.read.cut_short = true;
     }
 
-    /// Notes a decision of which nothing is left to evaluate.
+    /// Counts a decision that was pruned and cannot be evaluated.
     pub fn note_pruned(&mut self) {
         self.read.pruned += 1;
     }
 
-    /// Takes one recorded decision into account. Where the log refused what policy had permitted, it
-    /// was wanted all the same, and counts.
+    /// Adds one recorded decision. A request that policy permitted and the log refused counts as
+    /// used.
     pub fn add(&mut self, recorded: &Recorded) -> Result<(), PolicyError> {
         let at = recorded.at();
         self.read.first = Some(self.read.first.map_or(at, |first| first.min(at)));
@@ -240,7 +240,7 @@ impl<'a> Usage<'a> {
         self.note(at, recorded.input(), workload)
     }
 
-    /// Takes one input that was permitted into account.
+    /// Adds one permitted input.
     pub(super) fn note(
         &mut self,
         at: Timestamp,
@@ -256,7 +256,7 @@ impl<'a> Usage<'a> {
             let input = Input::read(input)?;
             let seen = match self.generation.untold(&input) {
                 Some(why @ (Untold::RolesNotRead | Untold::OtherClaims)) => Err(why),
-                // For how long its task was opened changes nothing of what it used.
+                // The length of its task's deadline does not affect the use.
                 Some(Untold::LongerTask) | None => {
                     Ok(self.generation.seen(&input, judged_at)?.map(Arc::new))
                 }
@@ -303,8 +303,8 @@ impl<'a> Usage<'a> {
         Ok(())
     }
 
-    /// Every permit of credentials and tasks that is enforced. `generation` is the one that was
-    /// compiled. Nothing is proposed where what was used is not known whole.
+    /// Every enforced permit for credentials and tasks, with its use. `generation` is the source of
+    /// the compiled generation. Makes no proposals if the use is not completely known.
     #[must_use]
     pub fn report(&self, generation: &Generation) -> Vec<PolicyUse> {
         with_balanced_stack(|| self.report_here(generation))
@@ -343,7 +343,7 @@ impl<'a> Usage<'a> {
         let longest = Some(used.longest_ttl_seconds)
             .filter(|seconds| *seconds > 0 && max_ttl_seconds.is_some());
         let narrower = Narrower {
-            // What opens tasks as well cannot be about one resource.
+            // A permit that also opens tasks cannot be narrowed to one resource.
             scope: !unused.is_empty() && !bound_elsewhere && !used.opened,
             max_ttl_seconds: longest
                 .zip(max_ttl_seconds)
@@ -373,8 +373,8 @@ impl<'a> Usage<'a> {
             longest_ttl_seconds: longest,
             proposal,
             kept: (wide && bound_elsewhere).then_some(
-                "its terms also bind what another permit grants: with a narrower scope they would \
-                 not, and more would be granted",
+                "its terms also bind rights that another permit grants; a narrower scope would \
+                lift these terms and so grant more",
             ),
         }
     }
@@ -408,11 +408,11 @@ impl<'a> Usage<'a> {
     }
 }
 
-/// A permit with what it reaches.
+/// A permit and its scope.
 type Scoped<'a> = (&'a NamedPolicy, Scope);
 
-/// Whether terms of this permit could bind what another one grants. One that merely observes now
-/// will be enforced when the proposal still is.
+/// Whether terms of this permit could bind a right that another permit grants. Also true for a
+/// permit that only observes now, because it may be enforced while the proposal is in effect.
 fn binds_others(named: &NamedPolicy, scope: &Scope, permits: &[Scoped<'_>]) -> bool {
     named.obligations != super::bundle::Obligations::default()
         && permits.iter().any(|(other, theirs)| {
@@ -420,16 +420,16 @@ fn binds_others(named: &NamedPolicy, scope: &Scope, permits: &[Scoped<'_>]) -> b
         })
 }
 
-/// What a permit's scope reaches.
+/// The rights that a permit's scope covers.
 #[derive(Debug, Default)]
 struct Scope {
-    /// Registered actions, by resource.
+    /// The registered actions, by resource.
     rights: BTreeMap<String, BTreeSet<String>>,
     opens_tasks: bool,
 }
 
 impl Scope {
-    /// None where by the types of its scope it is about the broker alone, or nothing registered.
+    /// `None` if its scope covers acts on the broker only, or nothing that is registered.
     fn of(generation: &CompiledGeneration, named: &NamedPolicy) -> Option<Self> {
         let model = &generation.model;
         let constraint = named.policy.action_constraint();
@@ -490,7 +490,7 @@ impl Scope {
     }
 }
 
-/// Whether nobody can meet both policies, by the principals of their scopes alone.
+/// Whether the principal scopes of both policies exclude each other.
 fn apart(one: &Policy, other: &Policy) -> bool {
     let kind = |constraint: &PrincipalConstraint| -> Option<EntityTypeName> {
         match constraint {
@@ -509,7 +509,8 @@ fn apart(one: &Policy, other: &Policy) -> bool {
 }
 
 impl CompiledGeneration {
-    /// What an input uses of the policies that are enforced at `at`; none where it is not permitted.
+    /// The rights that an input uses by the policies that are enforced at `at`; `None` if it is not
+    /// permitted.
     fn seen(&self, input: &Input, at: Timestamp) -> Result<Option<Seen>, PolicyError> {
         let Some(ttl_seconds) = self.permitted_ttl(input, at) else {
             return Ok(None);
@@ -528,7 +529,7 @@ impl CompiledGeneration {
             return Ok(Some(seen));
         };
         let registered = self.catalog().resource(&asked.resource);
-        // In doubt a location is in use: what is not would be proposed for removal.
+        // If `budget` runs out, count the location as used: unused ones are proposed for removal.
         let budget = Budget::new(MAX_REQUEST_STEPS);
         for single in &inquiry.singles {
             let own = single

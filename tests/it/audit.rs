@@ -630,12 +630,12 @@ fn a_log_that_was_cut_reordered_changed_or_forked_does_not_pass() {
     let cases: [(&str, &str, Spoil<'_>); 8] = [
         (
             "cut",
-            "the file holds 20 entries, its checkpoint is of 21",
+            "the file has 20 entries, its checkpoint has 21",
             &|lines| {
                 lines.pop();
             },
         ),
-        ("longer", "its checkpoint is of 21", &|lines| {
+        ("longer", "its checkpoint has 21", &|lines| {
             let mut more = lines[5].clone();
             more["index"] = json!(NEW);
             lines.push(more);
@@ -796,7 +796,7 @@ fn nothing_that_is_no_log_is_taken_for_one() {
     fails(&grown.verify(&long, &[]), "bytes and is not a log");
     fails(
         &grown.verify("{\"format\":\"taskpass-log@v1\"", &[]),
-        "does not begin as a log does",
+        "does not begin with a log header",
     );
 }
 

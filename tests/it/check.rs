@@ -179,7 +179,7 @@ fn cases() -> Vec<Case> {
             "attestor",
             "https://broker.example/github",
             "https://github.com/octo-org",
-            "`https://github.com/octo-org` is a default that tokens for others have too",
+            "`https://github.com/octo-org` is a default that tokens for other servers have too",
         ),
         changed(
             "attestor",

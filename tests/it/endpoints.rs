@@ -212,14 +212,14 @@ on_both_stores! {
                     own["issuer"] = json!(format!("https://127.0.0.1:{port}"));
                     own.as_object_mut().unwrap().remove("discovery");
                 }),
-                "no public address",
+                "not a public address",
             ),
             (
                 attestor(&|own| {
                     own["issuer"] = json!(format!("https://localhost:{port}"));
                     own.as_object_mut().unwrap().remove("discovery");
                 }),
-                "no public address",
+                "not a public address",
             ),
             (
                 attestor(&|own| own["issuer"] = json!(format!("http://127.0.0.1:{port}"))),

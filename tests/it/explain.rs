@@ -579,7 +579,7 @@ async fn a_leaf_that_says_something_else_of_the_same_input_does_not_come_out_aga
         ("agent%3Areports", "agent%3Aorders", "workload"),
         ("\"outcome\":\"permit\"", "\"outcome\":\"deny\"", "outcome"),
         ("\"expires_at\":\"2", "\"expires_at\":\"3", "expires_at"),
-        (",\"policies\"", ", \"policies\"", "written otherwise"),
+        (",\"policies\"", ", \"policies\"", "its bytes differ"),
     ] {
         let recorded = Recorded::open(&leaf(from, to)).unwrap();
         let different = recorded.reproduce(&compiled).unwrap_err().to_string();

@@ -1,13 +1,13 @@
-//! Conditions on claims, and where claims stand, as far as a configuration alone can be judged.
+//! Checks conditions on claims and the positions of claims, as far as the configuration shows them.
 
 use super::{Checked, Outcome};
 use crate::domain::trust::OidcSpec;
 
-/// Places, values and pairs of claims that could never hold, or that would hold by accident.
+/// Refuses positions, values and pairs of claims whose condition never holds or always holds.
 pub(super) fn check_conditions(at: &Checked<'_>, spec: &OidcSpec) -> Outcome {
     for (name, claim) in &spec.claims {
         if claim.from.as_deref().is_some_and(|p| !is_pointer(p)) {
-            let problem = format!("`{name}` is from a place that is no JSON pointer");
+            let problem = format!("`{name}` has a `from` that is not a JSON pointer");
             at.refuse(
                 "claims",
                 problem,
@@ -18,7 +18,7 @@ pub(super) fn check_conditions(at: &Checked<'_>, spec: &OidcSpec) -> Outcome {
     for (name, values) in &spec.allowed {
         if values.is_empty() || values.contains("") {
             let problem = format!("`{name}` has no value, or an empty one");
-            at.refuse("allowed", problem, "list the texts that it may have")?;
+            at.refuse("allowed", problem, "list the accepted texts")?;
         }
     }
     for (one, other) in &spec.equal {
@@ -31,8 +31,8 @@ pub(super) fn check_conditions(at: &Checked<'_>, spec: &OidcSpec) -> Outcome {
     if spec.token_review.is_some() && !review_needs.iter().all(|c| spec.claims.contains_key(*c)) {
         at.refuse(
             "token_review",
-            "there is nothing to compare the cluster's answer with",
-            "declare service_account_uid and pod_uid, or say `preset = \"kubernetes\"`",
+            "the cluster's answer can be compared with no claim",
+            "declare service_account_uid and pod_uid, or set `preset = \"kubernetes\"`",
         )?;
     }
     Ok(())

@@ -161,7 +161,7 @@ fn a_proof_for_an_access_token_names_it() {
     let proof = key.sign(&header(&key), &claims);
     assert!(judge(vec![proof.clone()], Some("token")).is_ok());
     assert!(judge(vec![proof.clone()], Some("other")).is_err());
-    // Where it need not name a token, it may not name another one either.
+    // If it need not name a token, it must not name another one either.
     for (token, good) in [("token", true), ("other", false)] {
         let judged = judge_with(vec![proof.clone()], TokenHash::Allowed(token));
         assert_eq!(judged.is_ok(), good, "{token}");

@@ -12,7 +12,7 @@ fn source(issuer: &str) -> Arc<KeySource> {
     source_for(issuer, 600)
 }
 
-/// One that believes a set for so long while the issuer does not answer.
+/// A source that accepts a set for this long while the issuer does not answer.
 fn source_for(issuer: &str, max_stale_seconds: u64) -> Arc<KeySource> {
     let table = with_endpoints(&mut [json!({"name": "test", "issuer": issuer})]);
     let name = EndpointName::try_from("test".to_owned()).unwrap();
@@ -112,7 +112,7 @@ async fn fifty_unknown_keys_cost_one_fetch() {
             .all(|r| *r == Err(KeyError::Unknown))
     );
     assert_eq!(fetches(&server).await, 1);
-    // No question waits that long for the end of the cool-down.
+    // No lookup waits that long for the end of the cool-down.
     let early = COOL_DOWN_SECONDS - MAX_COOL_DOWN_WAIT.as_secs() - 1;
     let answers = unknown(early).await;
     assert!(answers.iter().all(|r| *r == Err(KeyError::Unknown)));
@@ -121,7 +121,8 @@ async fn fifty_unknown_keys_cost_one_fetch() {
     assert_eq!(fetches(&server).await, 2);
 }
 
-/// An instant so shortly before the end of a cool-down that began at [`now`] that questions wait for it.
+/// An instant so close to the end of a cool-down that began at [`now`] that lookups wait for its
+/// end.
 fn shortly_before_the_next_fetch() -> Timestamp {
     let next = now().plus_seconds(COOL_DOWN_SECONDS);
     next.minus(Duration::from_millis(200))
@@ -139,8 +140,8 @@ async fn a_new_key_is_found_where_the_cool_down_that_a_stranger_caused_ends_soon
     server.reset().await;
     let both = ["a", "new"].map(|kid| TestKey::new().jwk_named(kid));
     serve_keys(&server, json!(both)).await;
-    // While the cool-down has more than the longest wait to run, the answer is the same as for a forged
-    // token, and comes at once.
+    // While the rest of the cool-down is longer than the longest wait, the result is the same as
+    // for a forged token, without delay.
     let seconds = COOL_DOWN_SECONDS - MAX_COOL_DOWN_WAIT.as_secs() - 1;
     let early = now().plus_seconds(seconds);
     assert_eq!(find(&source, "new", early).await, Err(KeyError::Unknown));
@@ -199,7 +200,7 @@ async fn a_new_key_is_found_and_the_last_good_set_is_kept_but_not_for_ever() {
     serve(&server, "/jwks", ResponseTemplate::new(500)).await;
     let last = at.plus_seconds(600);
     assert_eq!(find(&source, "b", last).await, Ok(()));
-    // The background fetch of the line above began at `last`; it brought nothing.
+    // The background fetch of the previous line began at `last` and found nothing new.
     source.refresh(last).await;
     assert_eq!(find(&source, "b", last).await, Ok(()));
     let over = last.plus_seconds(1);
@@ -222,7 +223,7 @@ async fn a_set_without_a_usable_key_means_that_the_issuer_has_none() {
         let at = now().plus_seconds(COOL_DOWN_SECONDS);
         source.refresh(at).await;
         assert_eq!(find(&source, "a", at).await, Err(KeyError::Unknown));
-        // It comes back with the next set.
+        // It is found again in the next set.
         server.reset().await;
         serve_keys(&server, json!([TestKey::new().jwk_named("a")])).await;
         let later = at.plus_seconds(COOL_DOWN_SECONDS);
@@ -236,14 +237,14 @@ async fn a_withdrawn_key_is_not_believed_beyond_the_stated_bound() {
     serve_keys(&server, json!([TestKey::new().jwk_named("a")])).await;
     let source = source_for(&server.uri(), 3_600);
     assert_eq!(find(&source, "a", now()).await, Ok(()));
-    // The issuer withdraws it, and no token comes for almost the whole time.
+    // The issuer withdraws it, and no token arrives for almost the whole time.
     server.reset().await;
     serve_keys(&server, json!([TestKey::new().jwk_named("b")])).await;
     let over = now().plus_seconds(MAX_UNCONFIRMED_SECONDS + 1);
     assert_eq!(find(&source, "a", over).await, Err(KeyError::Unknown));
     assert_eq!(find(&source, "b", over).await, Ok(()));
 
-    // While the issuer does not answer the set serves on, until it is too old.
+    // While the issuer does not answer, the set serves until it is too old.
     server.reset().await;
     serve(&server, DISCOVERY, ResponseTemplate::new(503)).await;
     let away = over.plus_seconds(MAX_UNCONFIRMED_SECONDS + 1);
@@ -260,14 +261,15 @@ async fn a_fetch_that_failed_long_ago_does_not_excuse_believing_a_withdrawn_key(
     serve_keys(&server, json!([TestKey::new().jwk_named("a")])).await;
     let source = source_for(&server.uri(), 3_600);
     assert_eq!(find(&source, "a", now()).await, Ok(()));
-    // A token with an invented key id causes a fetch, which fails. No token comes for a long time.
+    // A token with an invented key id causes a fetch, which fails. No token arrives for a long
+    // time.
     server.reset().await;
     serve(&server, "/jwks", ResponseTemplate::new(500)).await;
     serve(&server, DISCOVERY, ResponseTemplate::new(500)).await;
     let failed = now().plus_seconds(COOL_DOWN_SECONDS + 1);
     let invented = find(&source, "invented", failed).await;
     assert_eq!(invented, Err(KeyError::Unreachable));
-    // Meanwhile the issuer withdraws the key. All questions wait for the same fetch.
+    // Meanwhile the issuer withdraws the key. All lookups wait for the same fetch.
     server.reset().await;
     serve_keys(&server, json!([])).await;
     let over = now().plus_seconds(MAX_UNCONFIRMED_SECONDS + 38);
@@ -289,16 +291,16 @@ async fn a_failed_fetch_excuses_an_old_set_until_the_next_may_begin() {
     let over = now().plus_seconds(MAX_UNCONFIRMED_SECONDS + 1);
     assert_eq!(find(&source, "a", over).await, Ok(()));
     assert_eq!(tried().await, 1);
-    // Nothing is asked of the issuer, and no question waits.
+    // The issuer receives no request, and no lookup waits.
     let during = over.plus_seconds(COOL_DOWN_SECONDS - 1);
     let at_once = find(&source, "a", during).now_or_never();
     assert_eq!(at_once, Some(Ok(())));
     assert_eq!(tried().await, 1);
-    // Then the next fetch is waited for. It fails too, so the set serves on.
+    // Then a lookup waits for the next fetch. It fails too, so the set continues to serve.
     let again = over.plus_seconds(COOL_DOWN_SECONDS);
     assert_eq!(find(&source, "a", again).await, Ok(()));
     assert_eq!(tried().await, 2);
-    // The issuer answers again: no question after the cool-down believes the old set.
+    // The issuer answers again: no lookup after the cool-down accepts the old set.
     server.reset().await;
     serve_keys(&server, json!([])).await;
     let back = again.plus_seconds(COOL_DOWN_SECONDS);
@@ -323,7 +325,7 @@ async fn every_key_of_a_set_of_more_than_a_hundred_is_found() {
         let odd = find(&source, &format!("secret-{n}"), now()).await;
         assert_eq!(odd, Err(KeyError::Unknown), "{n}");
     }
-    // None is chosen for a token that names none.
+    // No key is chosen for a token that names none.
     let unnamed = source.keys(None, Algorithm::Es256, now()).await;
     assert_eq!(unnamed.unwrap_err(), KeyError::Unknown);
     assert_eq!(fetches(&server).await, 1);

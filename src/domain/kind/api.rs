@@ -1,4 +1,4 @@
-//! HTTP APIs, whose servers take access tokens of the broker: resources of kind `jwt`.
+//! HTTP APIs whose servers accept access tokens of the broker: resources of kind `jwt`.
 
 use std::collections::BTreeSet;
 
@@ -10,16 +10,16 @@ use crate::domain::revocability::{ExpiresBy, OpenSessions, Revocability, Revocat
 use crate::domain::status_list::STATUS_LIST_SECONDS;
 use crate::domain::workload::Identity;
 
-/// How a resource's server learns whether a credential is still good. It decides what we may
-/// truthfully say of its revocability.
+/// The method by which a resource's server learns whether a credential is still valid. It
+/// determines the revocability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verification {
-    /// It asks the broker at each use (RFC 7662).
+    /// The server asks the broker at each use (RFC 7662).
     Introspection,
-    /// It polls a status list, whose answers may be this old.
+    /// The server polls a status list, which can be [`STATUS_LIST_SECONDS`] old.
     StatusList,
-    /// It checks the signature and the expiry and nothing else.
+    /// The server only checks the signature and the expiry.
     Offline,
 }
 
@@ -41,14 +41,14 @@ impl Verification {
     }
 }
 
-/// What an API registers.
+/// The registration of an API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiResource {
     /// The `aud` of its tokens.
     pub audience: String,
-    /// Identities that may ask about its tokens.
+    /// Identities that may introspect its tokens.
     pub verifiers: BTreeSet<Identity>,
-    /// How its server verifies.
+    /// The verification method of its server.
     pub verification: Verification,
 }
 
@@ -86,7 +86,7 @@ impl ApiResource {
         if self.audience.is_empty() {
             return Err("audience must not be empty".into());
         }
-        // A trailing slash or a path does not make the broker's own name somebody else's.
+        // A trailing slash or a path does not turn the broker's audience into another one.
         let same_place = |own: &String| {
             let own = own.trim_end_matches('/');
             let below = self.audience.strip_prefix(own);
@@ -95,7 +95,7 @@ impl ApiResource {
         };
         if registration.own_audiences.iter().any(same_place) {
             return Err(
-                "its audience is the broker's own; tokens for it would be good here".into(),
+                "its audience is the broker's own; its tokens would be valid at the broker".into(),
             );
         }
         if aws::FEDERATION_AUDIENCES.contains(&self.audience.as_str()) {
@@ -111,24 +111,24 @@ impl ApiResource {
     }
 }
 
-/// Whether it can be an action of an API: without wildcards.
+/// Whether it can be an action of an API: it has no wildcards.
 #[must_use]
 pub fn is_action(action: &ActionName) -> bool {
     !action.has_wildcards()
 }
 
-/// Whether it can be a location of an API: a URL.
+/// Whether it can be a location of an API: it is a URL.
 #[must_use]
 pub fn is_location(location: &Location) -> bool {
     !location.is_arn()
 }
 
-/// At an API an action stands for itself alone.
+/// An API's action covers only itself.
 pub(super) fn covers_action(own: &ActionName, asked: &ActionName) -> bool {
     own == asked
 }
 
-/// At an API, policy is asked about the action itself.
+/// For an API, policy decides about the requested action itself.
 pub(super) fn decided_as<'a>(
     actions: &'a BTreeSet<ActionName>,
     asked: &ActionName,

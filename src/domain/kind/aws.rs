@@ -1,4 +1,4 @@
-//! Roles in AWS: resources of kind `aws`.
+//! AWS roles: resources of kind `aws`.
 
 use std::collections::BTreeSet;
 
@@ -11,74 +11,75 @@ use crate::domain::limits::MAX_CHAINED_SESSION_SECONDS;
 use crate::domain::pattern::Budget;
 use crate::domain::revocability::{ExpiresBy, OpenSessions, Revocability, RevocationClass};
 
-/// Audiences that tokens for AWS may have; no other token of ours has one of them.
+/// Audiences of the broker's tokens for AWS. No other token of the broker has one of them.
 pub const FEDERATION_AUDIENCES: [&str; 2] = ["sts.amazonaws.com", "sts.amazonaws.com.cn"];
 
-/// Networks and regions that a session may be confined to: each costs room in its policy.
+/// Maximum number of networks and regions to which sessions are restricted. Each uses space in the
+/// session policy.
 const MAX_PINS: usize = 16;
 
-/// How the broker gets a session of the role.
+/// The method by which the broker obtains a session of the role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AwsMode {
-    /// As an OpenID provider that AWS trusts: the broker holds no key of AWS.
+    /// As an OpenID provider that AWS trusts. The broker holds no AWS key.
     WebIdentity,
-    /// With the AWS credentials of the replica's host, where `[aws.own_credentials]` of its
-    /// configuration allows that.
+    /// With the AWS credentials of the replica's host, if `[aws.own_credentials]` of its
+    /// configuration permits that.
     AssumeRole,
 }
 
-/// A role, and what every session of it is confined to.
+/// A role and the restrictions of all its sessions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AwsRole {
-    /// The role: `arn:aws:iam::123456789012:role/reports`.
+    /// The role's ARN: `arn:aws:iam::123456789012:role/reports`.
     pub role_arn: String,
-    /// How the broker gets a session of it.
+    /// The method by which the broker obtains a session.
     pub mode: AwsMode,
-    /// The region whose STS is asked.
+    /// The region of the STS endpoint.
     pub region: String,
-    /// The endpoint that is asked in place of AWS's own STS.
+    /// The endpoint to call instead of AWS's own STS.
     #[serde(default)]
     pub endpoint: Option<EndpointName>,
-    /// What a role that other accounts may assume expects, in mode `assume_role`.
+    /// The external id that the role's trust policy requires, in mode `assume_role`.
     #[serde(default)]
     pub external_id: Option<String>,
     /// The regions in which sessions work; empty means all.
     #[serde(default)]
     pub regions: BTreeSet<String>,
-    /// The networks, in CIDR notation, from which sessions work; empty means all.
+    /// The networks in CIDR notation from which sessions work; empty means all.
     #[serde(default)]
     pub source_networks: BTreeSet<String>,
-    /// Whether a session may make others of itself: assume roles, make keys, pass roles. What left
-    /// it lives on when it is ended, so its class is `expiry_only`.
+    /// Whether a session may create access that outlives it: assume roles, create keys, pass roles.
+    /// Ending the session does not end such access, so the class is `expiry_only`.
     #[serde(default)]
     pub may_leave: bool,
-    /// How single sessions are ended before their time. Without it they are `expiry_only`.
+    /// The method of revoking single sessions. `None`: the class is `expiry_only`.
     #[serde(default)]
     pub revocation: Option<AwsRevocation>,
 }
 
-/// How single sessions of a role are ended: by an inline policy of the role that denies them. The
-/// policy is the broker's own, whole; nobody else may write it.
+/// Revokes single sessions by an inline policy of the role that denies them. The policy belongs to
+/// the broker alone; other parties must not write it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AwsRevocation {
-    /// The role that may read and write the inline policy, in mode `web_identity`.
+    /// In mode `web_identity`: the role that may read and write the inline policy.
     #[serde(default)]
     pub role_arn: Option<String>,
-    /// The inline policy's name.
+    /// Name of the inline policy.
     #[serde(default = "default_policy_name")]
     pub policy_name: String,
-    /// How long a written policy may take until it holds everywhere; 1 to 3,600. AWS promises
-    /// nothing; minutes are on the safe side.
+    /// Seconds after a write until the policy is in effect everywhere, 1 to 3,600. AWS guarantees
+    /// no time; minutes are safe.
     #[serde(default = "default_propagation_seconds")]
     pub propagation_seconds: u64,
-    /// The endpoint that is asked in place of AWS's own IAM.
+    /// The endpoint to call instead of AWS's own IAM.
     #[serde(default)]
     pub endpoint: Option<EndpointName>,
-    /// Sessions that the policy may name at once; 4 to 230, which is what a role has room for that
-    /// has no other inline policies.
+    /// Maximum number of sessions that the policy can name, 4 to 230. A role without other inline
+    /// policies has space for 230.
     #[serde(default = "default_max_entries")]
     pub max_entries: u32,
 }
@@ -95,19 +96,19 @@ fn default_max_entries() -> u32 {
     200
 }
 
-/// A role's ARN, taken apart.
+/// The parts of a role's ARN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RoleArn<'a> {
-    /// `aws`, `aws-cn`, `aws-us-gov`.
+    /// One of `aws`, `aws-cn` and `aws-us-gov`.
     pub partition: &'a str,
-    /// Twelve digits.
+    /// The account id, 12 digits.
     pub account: &'a str,
-    /// The role's name, without its path.
+    /// The role's name without its path.
     pub name: &'a str,
 }
 
 impl<'a> RoleArn<'a> {
-    /// Takes it apart, if it is the ARN of one role.
+    /// Splits a role's ARN. `None` if `text` is not the ARN of one role.
     #[must_use]
     pub fn parse(text: &'a str) -> Option<Self> {
         let parts: Vec<&str> = text.split(':').collect();
@@ -129,8 +130,8 @@ impl<'a> RoleArn<'a> {
 }
 
 impl RoleArn<'_> {
-    /// The host of an AWS service for this role: of the role's partition and in AWS's own domain.
-    /// None where `region` is no region of that partition. IAM has one host a partition.
+    /// The host of an AWS service in the role's partition, within AWS's own domain. `None` if
+    /// `region` is not in that partition. IAM has one host for each partition.
     #[must_use]
     pub fn service_host(&self, service: &str, region: &str) -> Option<String> {
         let of_partition = match region.split('-').next()? {
@@ -155,8 +156,7 @@ impl RoleArn<'_> {
     }
 }
 
-/// The host of STS in a region, in the partition that the region is of. `None` where `region` is no
-/// region of AWS.
+/// The host of STS in a region, in the region's partition. `None` if `region` is not an AWS region.
 #[must_use]
 pub fn sts_host(region: &str) -> Option<String> {
     let host = |partition| {
@@ -170,8 +170,8 @@ pub fn sts_host(region: &str) -> Option<String> {
     ["aws", "aws-cn", "aws-us-gov"].into_iter().find_map(host)
 }
 
-/// Whether text is a region's name as AWS forms them, `eu-central-1`: letters in two groups or more,
-/// then a number. It becomes a part of a host's name.
+/// Whether `text` has the form of an AWS region name, such as `eu-central-1`: at least two groups
+/// of letters, then a number. It becomes part of a host name.
 fn is_aws_region(text: &str) -> bool {
     let parts: Vec<&str> = text.split('-').collect();
     let Some((number, [area, rest @ ..])) = parts.split_last() else {
@@ -184,24 +184,23 @@ fn is_aws_region(text: &str) -> bool {
     counted && area.len() == 2 && letters(area) && !rest.is_empty() && rest.iter().all(letters)
 }
 
-/// Whether it could be the name of an AWS region.
+/// Whether `text` could be the name of an AWS region.
 #[must_use]
 pub fn is_region(text: &str) -> bool {
     let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     (4..=32).contains(&text.len()) && text.bytes().all(fine)
 }
 
-/// Whether `own` is `asked`, or a pattern that matches all of it. AWS does not tell upper from lower
-/// case in actions.
+/// Whether `own` is `asked` or a pattern that matches all of it, ignoring case as AWS does.
 pub(super) fn covers_action(own: &ActionName, asked: &ActionName, budget: &Budget) -> bool {
     own.covers_on_aws(asked, budget)
 }
 
-/// The registered actions that policy is asked about where `asked` is asked for. Both can be
-/// patterns. Policy is asked about the narrowest registered ones that match all of `asked`, and about
-/// every other one that has an action in common with it, so that a policy about a part holds for a
-/// request for more. Policies reach the wider ones by `action in`. So a request for less is asked
-/// about no other ones.
+/// The registered actions that policy decides about if `asked` is requested. Both can be patterns.
+/// They are the narrowest registered ones that match all of `asked`, and every other one that
+/// overlaps it, so that a policy about a part also applies to requests for more. Policies reach the
+/// wider actions by `action in`. So a smaller request never leads to decisions about additional
+/// actions.
 pub(super) fn decided_as<'a>(
     actions: &'a BTreeSet<ActionName>,
     asked: &ActionName,
@@ -215,7 +214,7 @@ pub(super) fn decided_as<'a>(
     if budget.is_exhausted() {
         return Vec::new();
     }
-    // Of those that match all of it, the ones without a narrower one among them.
+    // Of the actions that match all of it, those without a narrower one among them.
     let is_wider = |own: &ActionName| {
         let mut covering = concerned.iter().filter(|(_, covers)| *covers);
         covering.any(|(other, _)| own.is_wider_than(other, budget))
@@ -247,13 +246,13 @@ impl AwsRole {
         }
     }
 
-    /// The role's name and account.
+    /// The parts of the role's ARN.
     #[must_use]
     pub fn parsed(&self) -> Option<RoleArn<'_>> {
         RoleArn::parse(&self.role_arn)
     }
 
-    /// Whether the broker gets its sessions as an OpenID provider that AWS trusts.
+    /// Whether the broker obtains its sessions as an OpenID provider that AWS trusts.
     #[must_use]
     pub fn is_federated(&self) -> bool {
         match self.mode {
@@ -272,12 +271,14 @@ impl AwsRole {
         let role = aws.ok_or("kind `aws` needs [resources.aws] with the role")?;
         if !audience.is_empty() || verification.is_some() {
             return Err(
-                "audience and verification are for kind `jwt`; AWS is asked for a role".into(),
+                "audience and verification are for kind `jwt`; kind `aws` has a role \
+                instead"
+                    .into(),
             );
         }
         if !verifiers.is_empty() {
             return Err(
-                "verifiers are for kind `jwt`; nobody asks us about sessions of AWS".into(),
+                "verifiers are for kind `jwt`; sessions of AWS cannot be introspected".into(),
             );
         }
         Ok(role)
@@ -302,16 +303,17 @@ impl AwsRole {
         let too_long = registration.max_ttl_seconds > MAX_CHAINED_SESSION_SECONDS;
         if self.mode == AwsMode::AssumeRole && too_long {
             return Err(format!(
-                "max_ttl_seconds must be 1 to {MAX_CHAINED_SESSION_SECONDS} in mode `assume_role`: \
-                 where the host's credentials are those of a role, AWS makes no longer session; use \
-                 mode `web_identity` for a longer life"
+                "max_ttl_seconds must be 1 to {MAX_CHAINED_SESSION_SECONDS} in mode \
+                `assume_role`: AWS limits sessions that are created with the credentials of \
+                another role; use mode `web_identity` for a longer life"
             ));
         }
         self.check_role()
     }
 
-    /// Why it cannot be registered beside `other`, the role of the resource `name`. The policy that
-    /// denies sessions belongs to the role: resources that share a role must agree about it.
+    /// The reason why the role cannot be registered together with `other`, the role of the resource
+    /// `name`. The deny policy belongs to the role, so resources with the same role must have the
+    /// same settings for it.
     pub(super) fn conflict_with(&self, other: &Self, name: &str) -> Option<String> {
         let conflicts = self.role_arn == other.role_arn && self.revocation != other.revocation;
         conflicts.then(|| {
@@ -383,18 +385,20 @@ impl AwsRevocation {
         }
         if of.may_leave {
             return Err(
-                "revocation and may_leave exclude each other: what left a session lives on".into(),
+                "revocation and may_leave exclude each other: revoking a session does not end the \
+                access that it created"
+                    .into(),
             );
         }
         match (of.mode, self.role_arn.as_deref().map(RoleArn::parse)) {
             (AwsMode::WebIdentity, None) => Err(
-                "revocation.role_arn must name a role that may write the policy: the broker has no \
-                 key of its own"
+                "revocation.role_arn must name a role that may write the policy: in this mode the \
+                broker has no AWS key"
                     .into(),
             ),
             (AwsMode::AssumeRole, Some(_)) => Err(
-                "revocation.role_arn is for mode `web_identity`; here the broker's own credentials \
-                 write"
+                "revocation.role_arn is for mode `web_identity`; in this mode the broker writes \
+                with its own credentials"
                     .into(),
             ),
             (_, Some(None)) => Err("revocation.role_arn is not the ARN of a role".into()),
@@ -402,7 +406,8 @@ impl AwsRevocation {
                 Err("revocation.role_arn is a role of another account".into())
             }
             (_, Some(Some(writer))) if writer == role => Err(
-                "revocation.role_arn is the role itself: its sessions could revive themselves"
+                "revocation.role_arn is the role itself: its revoked sessions could remove the \
+                denial"
                     .into(),
             ),
             _ => Ok(()),
@@ -594,8 +599,8 @@ mod tests {
             ("/aws/regions", json!(["*"])),
             ("/aws/source_networks", json!(["10.0.0.0/33"])),
             ("/aws/source_networks", json!(["10.0.0.0"])),
-            // Several session policies permit what any of them permits: a managed one would widen what
-            // the grant's own permits.
+            // Several session policies permit the union of their rights, so a managed one would
+            // widen the policy of the grant.
             (
                 "/aws/policy_arns",
                 json!(["arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess"]),

@@ -1,8 +1,9 @@
-//! The kinds of resources: what each registers, what can be asked of it, and what covers what.
+//! The kinds of resources: their registrations, the rights that can be requested, and the order
+//! between rights.
 //!
-//! Each kind is one file. This file holds the enums by which the rest of the crate tells the kinds
-//! apart. Every match on them is exhaustive, so that the compiler lists what a new kind has to
-//! decide.
+//! Each kind has one file. This file holds the enums that distinguish the kinds for the rest of the
+//! crate. Every match on them is exhaustive, so the compiler lists the places that a new kind must
+//! handle.
 
 pub mod api;
 pub mod aws;
@@ -23,17 +24,17 @@ use super::workload::Identity;
 /// [`Self::as_str`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum MinterKind {
-    /// Access tokens as JWTs, signed by the broker.
+    /// The broker signs access tokens (JWTs).
     Jwt,
-    /// Sessions of roles in AWS, made by STS.
+    /// STS creates sessions of AWS roles.
     Aws,
 }
 
 impl MinterKind {
-    /// All of them.
+    /// Every kind.
     pub const ALL: [Self; 2] = [Self::Jwt, Self::Aws];
 
-    /// The name: the `kind` of a resource, the `minter` of a leaf.
+    /// The name: the `kind` of a resource and the `minter` of a leaf.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -48,8 +49,8 @@ impl MinterKind {
         Self::ALL.into_iter().find(|kind| kind.as_str() == text)
     }
 
-    /// Whether the credential is made in this process. The end of such a credential is the broker's
-    /// own word: no back end has to be told.
+    /// Whether the broker creates the credential in this process. Ending such a credential needs no
+    /// call to a back end.
     #[must_use]
     pub fn is_local(self) -> bool {
         match self {
@@ -58,8 +59,8 @@ impl MinterKind {
         }
     }
 
-    /// Whether its credentials are access tokens, which OAuth requests ask for and whose servers can
-    /// poll status lists.
+    /// Whether its credentials are access tokens: OAuth requests can ask for them, and servers can
+    /// poll status lists for them.
     #[must_use]
     pub fn makes_access_tokens(self) -> bool {
         match self {
@@ -68,7 +69,7 @@ impl MinterKind {
         }
     }
 
-    /// The `type` of the credential in an answer.
+    /// The `type` of the credential in a response.
     #[must_use]
     pub fn credential_type(self) -> &'static str {
         match self {
@@ -90,14 +91,14 @@ impl MinterKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DetailType {
-    /// Actions on an HTTP API.
+    /// Rights on an HTTP API.
     Api,
-    /// Actions in an AWS account.
+    /// Rights in an AWS account.
     Aws,
 }
 
 impl DetailType {
-    /// All of them.
+    /// Every type.
     pub const ALL: [Self; 2] = [Self::Api, Self::Aws];
 
     /// The name on the wire.
@@ -109,7 +110,7 @@ impl DetailType {
         }
     }
 
-    /// The member of the object that lists its locations.
+    /// The name of the object's member that lists its locations.
     #[must_use]
     pub fn locations_member(self) -> &'static str {
         match self {
@@ -118,7 +119,7 @@ impl DetailType {
         }
     }
 
-    /// Whether its actions can be patterns, so that one is within another.
+    /// Whether its actions can be patterns, so that one can cover others.
     #[must_use]
     pub fn has_action_patterns(self) -> bool {
         match self {
@@ -127,7 +128,7 @@ impl DetailType {
         }
     }
 
-    /// Whether `own` gives all of `asked`; `false` where the steps of `budget` are used up.
+    /// Whether `own` covers all of `asked`; `false` if `budget` runs out.
     #[must_use]
     pub fn covers_action(self, own: &ActionName, asked: &ActionName, budget: &Budget) -> bool {
         match self {
@@ -137,16 +138,16 @@ impl DetailType {
     }
 }
 
-/// What a resource registers beside the members that every resource has.
+/// The kind of a resource, with the members that only this kind registers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ResourceKind {
-    /// An HTTP API, whose server takes access tokens.
+    /// An HTTP API whose server accepts access tokens.
     Jwt(ApiResource),
-    /// A role in AWS.
+    /// A role in AWS, whose sessions it gives.
     Aws(Box<AwsRole>),
 }
 
-/// The members of a written resource that depend on its kind.
+/// The members of a resource's JSON that depend on its kind.
 #[derive(Debug, Default)]
 pub(super) struct KindMembers {
     pub(super) audience: String,
@@ -155,7 +156,7 @@ pub(super) struct KindMembers {
     pub(super) aws: Option<AwsRole>,
 }
 
-/// The common members of a resource that the checks of its kind read.
+/// The common members of a resource that the check of its kind reads.
 pub(super) struct Registration<'a> {
     pub(super) actions: &'a BTreeSet<ActionName>,
     pub(super) locations: &'a BTreeSet<Location>,
@@ -165,8 +166,8 @@ pub(super) struct Registration<'a> {
 }
 
 impl ResourceKind {
-    /// Reads the members of a resource of the kind that `name` names. The error says which member
-    /// does not belong to the kind or is missing.
+    /// Reads the members of a resource of the kind `name`. The error names a member that is missing
+    /// or does not belong to the kind.
     pub(super) fn read(name: &str, members: KindMembers) -> Result<Self, String> {
         match MinterKind::parse(name) {
             Some(MinterKind::Jwt) => ApiResource::read(members).map(Self::Jwt),
@@ -189,7 +190,7 @@ impl ResourceKind {
         }
     }
 
-    /// Whether a resource can be served as it is registered; if not, why.
+    /// Checks that a resource can be served as registered. The error is the reason.
     pub(super) fn check(&self, registration: &Registration<'_>) -> Result<(), String> {
         match self {
             Self::Jwt(api) => api.check(registration),
@@ -197,7 +198,8 @@ impl ResourceKind {
         }
     }
 
-    /// Why it cannot be registered beside `other`, which is what the resource `name` registers.
+    /// The reason why the resource cannot be registered together with `other`, the registration of
+    /// the resource `name`.
     pub(super) fn conflict_with(&self, other: &Self, name: &str) -> Option<String> {
         match (self, other) {
             (Self::Aws(role), Self::Aws(other)) => role.conflict_with(other, name),
@@ -214,7 +216,7 @@ impl ResourceKind {
         }
     }
 
-    /// The `type` of the `authorization_details` that can be asked of it.
+    /// The `type` of its `authorization_details`.
     #[must_use]
     pub fn detail_type(&self) -> DetailType {
         match self {
@@ -225,8 +227,8 @@ impl ResourceKind {
 
     /// The revocability of its credentials.
     ///
-    /// `read_lease_seconds` is the largest age of the facts that an introspection reads from the store:
-    /// a property of the replica, and zero where the store cannot fail over.
+    /// `read_lease_seconds`: the maximum age of the facts that an introspection reads from the
+    /// store, which is a property of the replica. Zero if the store cannot fail over.
     #[must_use]
     pub fn revocability(&self, read_lease_seconds: u64) -> Revocability {
         match self {
@@ -235,8 +237,7 @@ impl ResourceKind {
         }
     }
 
-    /// The place where its credentials are good, as they name it: the `aud` of its tokens, or the
-    /// role.
+    /// The audience of its credentials: the `aud` of its tokens, or the ARN of its role.
     #[must_use]
     pub fn audience(&self) -> &str {
         match self {
@@ -245,8 +246,8 @@ impl ResourceKind {
         }
     }
 
-    /// The registered ones of `actions` that policy is asked about where `asked` is asked for.
-    /// Where the steps of `budget` do not suffice, the answer is worth nothing.
+    /// The registered actions among `actions` that policy decides about if `asked` is requested. If
+    /// `budget` runs out, discard the result.
     #[must_use]
     pub fn decided_as<'a>(
         &self,
@@ -260,7 +261,7 @@ impl ResourceKind {
         }
     }
 
-    /// Whether a request can be confined to `region`.
+    /// Whether requests can be restricted to `region`.
     #[must_use]
     pub fn serves_region(&self, region: &str) -> bool {
         match self {
@@ -269,7 +270,7 @@ impl ResourceKind {
         }
     }
 
-    /// Whether `caller` may ask the broker about the credentials of the resource.
+    /// Whether `caller` may introspect the credentials of the resource.
     #[must_use]
     pub fn is_verified_by(&self, caller: &Identity) -> bool {
         match self {
@@ -278,7 +279,7 @@ impl ResourceKind {
         }
     }
 
-    /// Whether AWS has to trust the broker as an OpenID provider for it.
+    /// Whether AWS must trust the broker as an OpenID provider.
     #[must_use]
     pub fn needs_federation(&self) -> bool {
         match self {
@@ -287,7 +288,7 @@ impl ResourceKind {
         }
     }
 
-    /// The role in AWS whose sessions it gives.
+    /// The AWS role, for kind `aws`.
     #[must_use]
     pub fn aws_role(&self) -> Option<&AwsRole> {
         match self {
@@ -296,7 +297,7 @@ impl ResourceKind {
         }
     }
 
-    /// The endpoints that it names, each with the JSON pointer of its member within the resource.
+    /// The endpoints that it names, each with the JSON pointer of its member in the resource.
     #[must_use]
     pub fn endpoints(&self) -> Vec<(&'static str, &EndpointName, EndpointUse)> {
         match self {
@@ -315,7 +316,7 @@ mod tests {
 
     #[test]
     fn every_kind_is_in_the_list_of_all_and_has_names_of_its_own() {
-        // A new variant has to be given its place here, and so in the lists.
+        // A new variant needs a position here and in the lists.
         let place = |kind: MinterKind| match kind {
             MinterKind::Jwt => 0,
             MinterKind::Aws => 1,

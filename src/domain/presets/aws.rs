@@ -1,8 +1,9 @@
 //! AWS: tokens of STS `GetWebIdentityToken`.
 //!
-//! Each account has an issuer of its own. AWS puts no unique id of the role into the token, so the
-//! identity is the account and the principal's ARN: within the account that is pinned, whoever may
-//! make a role of that name is that workload. Request tags are the caller's words and are not read.
+//! Each account has its own issuer. AWS puts no unique id of the role into the token, so the
+//! identity is the account and the principal's ARN: within the pinned account, any principal that
+//! can create a role of that name becomes this workload. The caller chooses request tags, so they
+//! are not read.
 
 use url::Url;
 
@@ -13,8 +14,8 @@ pub(super) const RULES: Rules = Rules {
     provider: "AWS",
     issuer: None,
     issuer_fits: fits,
-    issuer_form: "the account's own, as `aws iam get-outbound-web-identity-federation-info` says \
-                  it: https://<id>.tokens.sts.global.api.aws",
+    issuer_form: "the account's own, from `aws iam get-outbound-web-identity-federation-info`: \
+        https://<id>.tokens.sts.global.api.aws",
     algorithms: &["RS256", "ES384"],
     claims: &[
         Claim::id("aws_account").from("/https:~1~1sts.amazonaws.com~1/aws_account"),

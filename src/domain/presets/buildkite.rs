@@ -1,7 +1,7 @@
 //! Buildkite.
 //!
-//! Slugs change hands, and an agent declares its own tags. The ids are in a token only where the
-//! job asks for them: `buildkite-agent oidc request-token --claim organization_id --claim
+//! Slugs can pass to other owners, and an agent declares its own tags. A token has ids only if the
+//! job requests them: `buildkite-agent oidc request-token --claim organization_id --claim
 //! pipeline_id`.
 
 use url::Url;

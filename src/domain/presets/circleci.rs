@@ -1,7 +1,8 @@
 //! `CircleCI`.
 //!
-//! The default audience is the organisation's id, the same for all its projects: a job must ask for
-//! the broker's own. A job that somebody re-runs with SSH has a person in it, and is refused.
+//! The default audience is the organisation's id, which is the same for all its projects; a job
+//! must request the broker's own audience. A person can log in to a job that is re-run with SSH, so
+//! such jobs are refused.
 
 use url::Url;
 use uuid::Uuid;
@@ -58,7 +59,7 @@ fn organization(url: &Url) -> Option<Uuid> {
     Uuid::parse_str(id).ok()
 }
 
-/// The organisation stands in the issuer; required as a claim it must be the same.
+/// The organisation is part of the issuer. If it is also a required claim, it must be the same.
 pub(super) fn check_organization(written: &OidcWritten) -> Result<(), SpecRefusal> {
     let issuer = written.issuer.as_deref().map(Url::parse);
     let Some(Ok(issuer)) = issuer else {
@@ -71,7 +72,7 @@ pub(super) fn check_organization(written: &OidcWritten) -> Result<(), SpecRefusa
     }
     refuse(
         "required.org_id",
-        "is another organisation than the issuer's",
+        "names another organisation than the issuer",
         "give the same id in both",
     )
 }

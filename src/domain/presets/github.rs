@@ -1,7 +1,7 @@
 //! GitHub Actions.
 //!
-//! `sub` has two formats, can be customised and loses the branch where there is an environment; so
-//! nothing rests on it. Names of owners and repositories can be given to others: ids cannot.
+//! `sub` has two formats, can be customised and omits the branch if there is an environment, so no
+//! condition uses it. Names of owners and repositories can pass to other parties; ids cannot.
 
 use url::Url;
 
@@ -23,7 +23,7 @@ pub(super) const RULES: Rules = Rules {
         Claim::id("run_id").hidden(),
         Claim::id("run_attempt").hidden(),
         Claim::id("check_run_id").hidden(),
-        // A commit names the same content for ever, whoever moves the branch.
+        // A commit names the same content for ever, even if the branch moves.
         Claim::id("job_workflow_sha").optional(),
         Claim::id("workflow_sha").optional(),
         Claim::text("event_name"),
@@ -70,13 +70,13 @@ pub(super) const RULES: Rules = Rules {
                 "merge_group",
                 "repository_dispatch",
             ],
-            why: "strangers can start it, with what they wrote as its input",
+            why: "it can be started by outsiders, who also choose its input",
         },
         Allowed {
             claim: "runner_environment",
             default: &["github-hosted"],
             most: &["github-hosted", "self-hosted"],
-            why: "it is no environment of runners",
+            why: "it is not a runner environment",
         },
     ],
     equal: &[],

@@ -1,9 +1,9 @@
 //! GitLab CI/CD.
 //!
-//! A merge request's pipeline from a fork runs in the parent project. Versions differ in what its
-//! `project_id` then names, and for a time a fork's author could obtain the parent's; so its kind
-//! of pipeline is refused, the branch must be protected, and the project that the token speaks of
-//! must be the one that the job runs in and the one that its source is from.
+//! The pipeline of a merge request from a fork runs in the parent project. GitLab versions differ
+//! in its `project_id`, and in some of them the author of a fork could obtain the parent's. So this
+//! preset refuses such pipelines, requires a protected branch, and requires that the token's
+//! project equals the job's project and the source's project.
 
 use url::Url;
 
@@ -59,7 +59,7 @@ pub(super) const RULES: Rules = Rules {
         claim: "pipeline_source",
         default: &["push", "web", "schedule", "api"],
         most: &["push", "web", "schedule", "api", "trigger", "pipeline"],
-        why: "a merge request's author, of a fork even, decides what runs",
+        why: "the author of a merge request, even from a fork, chooses the code that runs",
     }],
     equal: &[
         ("project_id", "job_project_id"),
@@ -71,7 +71,7 @@ pub(super) const RULES: Rules = Rules {
     reuse: Reuse::Once,
 };
 
-/// An instance may have a port and a path of its own.
+/// A self-managed instance may have its own port and path.
 fn is_https_anywhere(url: &Url) -> bool {
     let mut without = url.clone();
     without.set_port(None).is_ok() && is_plain_https(&without)

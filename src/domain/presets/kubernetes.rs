@@ -1,8 +1,8 @@
 //! Pods of one Kubernetes cluster, by the projected tokens of their service accounts.
 //!
-//! Names come back after they were deleted: the identity is the service account's uid, the instance
-//! the pod's, so a token that is bound to no pod is refused. A cluster's keys say who issued a
-//! token, and only its `TokenReview` whether the pod is still there.
+//! Names can be reused after deletion. The identity is therefore the service account's uid, and the
+//! instance the pod's uid; a token that is not bound to a pod is refused. A cluster's keys only
+//! prove which cluster issued a token. Its `TokenReview` tells whether the pod still exists.
 
 use url::Url;
 
@@ -14,8 +14,7 @@ pub(super) const RULES: Rules = Rules {
     provider: "Kubernetes",
     issuer: None,
     issuer_fits: |url: &Url| url.scheme() == "https" && url.query().is_none(),
-    issuer_form: "the cluster's own, as `kubectl get --raw /.well-known/openid-configuration` \
-                  says it",
+    issuer_form: "the cluster's own, from `kubectl get --raw /.well-known/openid-configuration`",
     algorithms: &["RS256", "ES256", "ES384"],
     claims: &[
         Claim::id("service_account_uid").from("/kubernetes.io/serviceaccount/uid"),
@@ -35,12 +34,12 @@ pub(super) const RULES: Rules = Rules {
     equal: &[],
     identity: "sa:{service_account_uid}",
     instance: Some("{pod_uid}"),
-    // A projected token is a file that is replaced every few minutes at most: a second request of
-    // the same pod can have no other.
+    // A projected token is a file that is replaced every few minutes at most. A second request of
+    // the same pod within that time has no other token.
     reuse: Reuse::PerTask,
 };
 
-/// Every cluster that was not told otherwise calls itself by the same name.
+/// The names that every cluster has by default.
 const EVERYBODYS: [&str; 4] = [
     "kubernetes.default",
     "kubernetes.default.svc",
@@ -58,7 +57,7 @@ pub(super) fn check_cluster(written: &OidcWritten) -> Result<(), SpecRefusal> {
     }
     refuse(
         "issuer",
-        "is what every cluster calls itself, and says not whose keys are meant",
+        "is the default name of every cluster and does not identify this cluster's keys",
         "add keys_from with the name of the endpoint that serves this cluster's keys, and give each \
          cluster an audience of its own",
     )

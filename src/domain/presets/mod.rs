@@ -1,13 +1,14 @@
-//! What is known of each provider of tokens, so that nobody has to find it out again.
+//! Presets: the known facts about each provider of tokens.
 //!
-//! A preset fills in an attestor of kind `oidc`: issuer, algorithms, claims with their types, the
-//! identity's and the instance's template, and the conditions that close the provider's known
-//! holes. What only the operator can know stays to be written: the audience that means this broker,
-//! and the immutable id of the owner. What is written beside a preset may make it narrower; what
-//! would make it wider is refused, and whoever needs it writes the attestor out in full.
+//! A preset completes an attestor of kind `oidc`: issuer, algorithms, claims with their types, the
+//! templates of identity and instance, and the conditions that close the provider's known
+//! weaknesses. The operator must supply the rest: an audience that identifies this broker, and the
+//! immutable id of the owner. Other written members may make an attestor narrower; members that
+//! would make it wider are refused. An operator who needs a wider one writes the attestor without a
+//! preset.
 //!
-//! Filling in happens when a configuration is read. What comes out says everything, so a generation
-//! depends on no later version's idea of a preset.
+//! A preset is applied when a configuration is read. The result is complete, so a generation does
+//! not depend on a later version's presets.
 
 mod aws;
 mod buildkite;
@@ -29,15 +30,15 @@ use super::workload::Reuse;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Preset {
-    /// Jobs of GitHub Actions, of github.com, of an enterprise's own issuer or of a server.
+    /// Jobs of GitHub Actions: of github.com, of an enterprise's own issuer or of a server.
     GithubActions,
-    /// Jobs of GitLab CI/CD, of gitlab.com or an instance of one's own.
+    /// Jobs of GitLab CI/CD: of gitlab.com or a self-managed instance.
     Gitlab,
     /// Pods of one Kubernetes cluster, by their service accounts' projected tokens.
     Kubernetes,
-    /// Jobs of Buildkite.
+    /// Jobs of a Buildkite organisation.
     Buildkite,
-    /// Jobs of `CircleCI`.
+    /// Jobs of a `CircleCI` organisation.
     Circleci,
     /// Principals of an AWS account, by STS `GetWebIdentityToken`.
     Aws,
@@ -56,23 +57,23 @@ impl Preset {
     }
 }
 
-/// What is known of a provider.
+/// The rules of a preset.
 struct Rules {
-    /// How messages call it.
+    /// The provider's name in messages.
     provider: &'static str,
-    /// The `iss`, where there is one for everybody.
+    /// The `iss`, if all tenants share one.
     issuer: Option<&'static str>,
-    /// Whether an `iss` that is written can be this provider's.
+    /// Whether a configured `iss` can be this provider's.
     issuer_fits: fn(&Url) -> bool,
-    /// What an `iss` that is written looks like.
+    /// The form of a configured `iss`, for messages.
     issuer_form: &'static str,
     algorithms: &'static [&'static str],
     claims: &'static [Claim],
-    /// Claims that name things which can be renamed, given away or chosen: never immutable.
+    /// Claims with names that can be renamed, given away or chosen. They must not be immutable.
     names: &'static [&'static str],
-    /// Claims of which one must be required: they name an owner for ever.
+    /// At least one of these claims must be required. Each names an owner permanently.
     pins: &'static [&'static str],
-    /// Whether the issuer may be one owner's alone, so that `single_tenant` stands for a pin.
+    /// Whether one owner can have the issuer alone, so that `single_tenant` can replace a pin.
     single_tenant: bool,
     required: &'static [(&'static str, Fixed)],
     allowed: &'static [Allowed],
@@ -97,18 +98,18 @@ impl Fixed {
     }
 }
 
-/// Values of which a claim must have one.
+/// The permitted values of a claim.
 struct Allowed {
     claim: &'static str,
-    /// Where nothing is written.
+    /// The values that are permitted by default.
     default: &'static [&'static str],
-    /// All that may be written.
+    /// All values that may be configured.
     most: &'static [&'static str],
-    /// Why no more.
+    /// The reason why other values are refused.
     why: &'static str,
 }
 
-/// A claim, closed by default; the methods open it one by one.
+/// A claim. It is closed by default; the methods relax it.
 #[derive(Clone, Copy)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -137,19 +138,19 @@ impl Claim {
         }
     }
 
-    /// A text that names the same thing for ever.
+    /// A text that names the same thing permanently.
     const fn id(name: &'static str) -> Self {
         let mut claim = Self::of(name, ClaimType::String);
         claim.immutable = true;
         claim
     }
 
-    /// A text that the provider answers for, but that need not mean the same tomorrow.
+    /// A text that the provider vouches for but that can change its meaning.
     const fn text(name: &'static str) -> Self {
         Self::of(name, ClaimType::String)
     }
 
-    /// A text that whoever starts the job can choose.
+    /// A text that the caller who starts the job can choose.
     const fn chosen(name: &'static str) -> Self {
         let mut claim = Self::of(name, ClaimType::String);
         claim.caller_shaped = true;
@@ -166,7 +167,7 @@ impl Claim {
         self
     }
 
-    /// For identity, instance or a condition alone.
+    /// For identity, instance or a condition only; not visible to policy.
     const fn hidden(mut self) -> Self {
         self.hidden = true;
         self
@@ -184,7 +185,7 @@ impl Claim {
     }
 }
 
-/// What is meant for somebody who needs what a preset refuses.
+/// The alternative for operators who need a setting that a preset refuses.
 const WITHOUT: &str = "or leave `preset` out and write the attestor in full";
 
 fn refuse<T>(
@@ -199,15 +200,15 @@ fn refuse<T>(
     })
 }
 
-/// Fills in what `preset` knows, and refuses what would undo it.
+/// Applies `preset`, and refuses members that would weaken it.
 pub(super) fn fill_in(preset: Preset, written: &mut OidcWritten) -> Result<(), SpecRefusal> {
     let rules = preset.rules();
     rules.issuer(written)?;
     if written.audience.as_deref().is_none_or(str::is_empty) {
         return refuse(
             "audience",
-            "is missing, and no preset can know it",
-            "give the value that workloads ask for when they mean this broker alone",
+            "is missing; presets have no default for it",
+            "name an audience that workloads request for this broker only",
         );
     }
     rules.algorithms(written)?;
@@ -238,7 +239,7 @@ impl Rules {
             let Some(fixed) = self.issuer else {
                 return refuse(
                     "issuer",
-                    format!("is missing: {} has no single one", self.provider),
+                    format!("is missing: {} has more than one issuer", self.provider),
                     format!("give {}", self.issuer_form),
                 );
             };
@@ -251,8 +252,11 @@ impl Rules {
         }
         refuse(
             "issuer",
-            format!("is none of {}", self.provider),
-            format!("give {}, letter by letter", self.issuer_form),
+            format!("is not an issuer of {}", self.provider),
+            format!(
+                "give {}, exactly as the provider writes it",
+                self.issuer_form
+            ),
         )
     }
 
@@ -269,14 +273,14 @@ impl Rules {
             None => Ok(()),
             Some(other) => refuse(
                 "algorithms",
-                format!("`{other}` is none that {} signs with", self.provider),
+                format!("has `{other}`, which {} does not sign with", self.provider),
                 format!("choose among {}", self.algorithms.join(", ")),
             ),
         }
     }
 
-    /// A claim of the preset may be written again to hide or show it, or to demand it; a claim that
-    /// the preset does not have may be added, though never a name as an id.
+    /// A claim of the preset may be written again to hide it, to show it or to require it. Other
+    /// claims may be added, but a name may not be added as an id.
     fn claims(&self, written: &mut OidcWritten) -> Result<(), SpecRefusal> {
         for (name, own) in &written.claims {
             let key = format!("claims.{name}");
@@ -310,7 +314,7 @@ impl Rules {
         Ok(())
     }
 
-    /// Whether it is a name, under its own name or under another.
+    /// Whether it is a name, under its own or another claim's name.
     fn is_name(&self, name: &str, own: &ClaimSpec) -> bool {
         let source = match &own.from {
             None => name.to_owned(),
@@ -337,7 +341,10 @@ impl Rules {
             }
             return refuse(
                 "single_tenant",
-                format!("is not for {}: it signs for many", self.provider),
+                format!(
+                    "is not possible for {}, whose issuer serves many tenants",
+                    self.provider
+                ),
                 format!("require {}", self.pins.join(" or ")),
             );
         }
@@ -349,14 +356,14 @@ impl Rules {
             return Ok(());
         }
         let alone = if self.single_tenant {
-            ", or say `single_tenant = true` where the whole issuer is yours"
+            ", or set `single_tenant = true` if the whole issuer is yours"
         } else {
             ""
         };
         refuse(
             "required",
             format!(
-                "pins no owner: anybody at {} would be believed",
+                "pins no owner: tokens of every tenant of {} would be accepted",
                 self.provider
             ),
             format!("require {}{alone}", self.pins.join(" or ")),
@@ -416,7 +423,8 @@ impl Rules {
         Ok(())
     }
 
-    /// Templates may say more than the preset's, never less: two workloads must not become one.
+    /// Templates may have more parts than the preset's, never fewer: two workloads must not share
+    /// an identity.
     fn templates(&self, written: &mut OidcWritten) -> Result<(), SpecRefusal> {
         let written_or_known = [
             ("identity", &mut written.identity, Some(self.identity)),
@@ -431,7 +439,7 @@ impl Rules {
             if let Some(lost) = placeholders(known).find(|part| !text.contains(part)) {
                 return refuse(
                     key,
-                    format!("has no {lost}, so that two would be taken for one"),
+                    format!("has no {lost}, so two workloads would share one identity"),
                     format!("keep every part of `{known}`, {WITHOUT}"),
                 );
             }
@@ -440,14 +448,14 @@ impl Rules {
     }
 }
 
-/// The `{claims}` of a template.
+/// The `{claims}` in a template.
 fn placeholders(template: &'static str) -> impl Iterator<Item = &'static str> {
     template
         .split_inclusive('}')
         .filter_map(|piece| piece.find('{').and_then(|at| piece.get(at..)))
 }
 
-/// `https`, a host and nothing that could hide another one.
+/// An `https` URL with a host and without parts that could hide another host.
 fn is_plain_https(url: &Url) -> bool {
     url.scheme() == "https"
         && url.username().is_empty()

@@ -1,4 +1,4 @@
-//! Each preset agrees with itself: what it rests on it also declares.
+//! Each preset is consistent: it declares every claim that it uses.
 
 use super::*;
 

@@ -1,10 +1,11 @@
-//! How AWS is spoken to, and where: at its own hosts, or at endpoints of the replica's configuration.
+//! Clients for AWS: at AWS's own hosts or at endpoints of the replica's configuration.
 //!
-//! STS is shown tokens of the broker's federation, and takes them from anybody. So the host of each
-//! request is held against the one that it must have, before it is sent: the endpoint's, or AWS's own
-//! for the role's partition and region. The credentials of the replica's host are used where a role is
-//! registered so and `[aws.own_credentials]` of the replica's configuration allows it. Variables and
-//! files of the environment give them ([`super::own_credentials`]), and decide about no host.
+//! STS receives tokens of the broker's federation, and any server could accept them. So the host of
+//! each request is compared, before it is sent, with the required one: the endpoint's, or AWS's own
+//! for the role's partition and region. The credentials of the replica's host are used if the role
+//! is registered that way and `[aws.own_credentials]` of the replica's configuration permits it.
+//! Environment variables and files supply these credentials ([`super::own_credentials`]) but cannot
+//! select a host.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -31,24 +32,24 @@ use crate::domain::kind::aws::{AwsMode, AwsRevocation, AwsRole, RoleArn};
 use crate::endpoints::{Endpoint, EndpointTable, authorities};
 use crate::mint::MintError;
 
-/// Tries of one call, pauses with jitter between them.
+/// Number of attempts of one call, separated by pauses with jitter.
 const ATTEMPTS: u32 = 3;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
-/// All tries together: well within the mint's lease.
+/// Time limit of all attempts together: well within the mint's lease.
 const CALL_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// Region, endpoint, and whether the broker's own credentials are used.
 type Way = (String, Option<EndpointName>, bool);
 
-/// One configuration, with its connections, for each way of asking. There are as many as are
-/// registered.
+/// One SDK configuration with its connections for each combination of region, endpoint and
+/// credentials. The registrations limit their number.
 #[derive(Default)]
 pub(super) struct Clients {
     endpoints: Arc<EndpointTable>,
     known: Mutex<BTreeMap<Way, SdkConfig>>,
-    /// The credentials of the replica's host, which are looked for once.
+    /// The credentials of the replica's host, which are searched for once.
     own: OnceCell<Option<SharedCredentialsProvider>>,
 }
 
@@ -61,7 +62,7 @@ impl Clients {
         }
     }
 
-    /// A client of STS for a role.
+    /// The STS client for a role.
     pub(super) async fn sts(&self, role: &AwsRole) -> Result<aws_sdk_sts::Client, MintError> {
         let endpoint = self.endpoint(role.endpoint.as_ref(), EndpointUse::Sts)?;
         let only = OnlyTo::new("sts", role, endpoint)?;
@@ -70,7 +71,7 @@ impl Clients {
         Ok(aws_sdk_sts::Client::from_conf(builder.build()))
     }
 
-    /// A client of IAM for a role's list, with these credentials or the broker's own.
+    /// The IAM client for a role's deny list, with these credentials or the broker's own.
     pub(super) async fn iam(
         &self,
         role: &AwsRole,
@@ -87,8 +88,8 @@ impl Clients {
         Ok(aws_sdk_iam::Client::from_conf(builder.build()))
     }
 
-    /// Whether the replica has the endpoints that a role and its list name, and may use its own
-    /// credentials where the role needs them; if not, what is missing.
+    /// Checks that the replica has the endpoints that a role and its deny list name, and may use
+    /// its own credentials if the role needs them. The error names the missing setting.
     pub(super) fn check(&self, role: &AwsRole, list: &AwsRevocation) -> Result<(), String> {
         let allowed = self.endpoints.check_role(role);
         allowed.map_err(|unfit| unfit.to_string())?;
@@ -116,7 +117,8 @@ impl Clients {
             .map_err(|unfit| MintError::Refused(unfit.to_string()))
     }
 
-    /// The credentials of the replica's host, if its configuration allows them for this role.
+    /// The credentials of the replica's host, if the role uses them and the configuration permits
+    /// it.
     async fn own(&self, role: &AwsRole) -> Result<Option<SharedCredentialsProvider>, MintError> {
         let region = self.endpoints.own_credentials_region(role);
         let region = region.map_err(|unfit| MintError::Refused(unfit.to_string()))?;
@@ -132,7 +134,8 @@ impl Clients {
     ) -> Result<SdkConfig, MintError> {
         let own = role.mode == AwsMode::AssumeRole;
         if own {
-            // Also where a configuration is known already: another role of the region needed it.
+            // Check the role even if the SDK configuration exists already: another role of the
+            // region may have created it.
             let allowed = self.endpoints.check_role(role);
             allowed.map_err(|unfit| MintError::Refused(unfit.to_string()))?;
         }
@@ -150,7 +153,7 @@ impl Clients {
     }
 }
 
-/// A client that believes the public authorities, or those of `context` alone.
+/// A client that trusts the public authorities, or only those of `context`.
 pub(super) fn http_client(context: Option<TlsContext>) -> SharedHttpClient {
     let builder = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring));
     match context {
@@ -159,7 +162,7 @@ pub(super) fn http_client(context: Option<TlsContext>) -> SharedHttpClient {
     }
 }
 
-/// How AWS is spoken to, with these credentials or without any.
+/// Creates an SDK configuration with these credentials or without any.
 async fn sdk_config(
     region: &str,
     endpoint: Option<&Endpoint>,
@@ -193,11 +196,11 @@ async fn sdk_config(
     Ok(config.build())
 }
 
-/// Lets a request pass only to the server that it is meant for.
+/// Permits a request only to its intended server.
 #[derive(Clone, Debug)]
 enum OnlyTo {
     Endpoint(Endpoint),
-    /// AWS's own host, by https.
+    /// AWS's own host, over https.
     Amazon(String),
 }
 
@@ -228,7 +231,7 @@ impl OnlyTo {
 
 impl Intercept for OnlyTo {
     fn name(&self) -> &'static str {
-        "only to the server that is meant"
+        "only to the intended server"
     }
 
     fn read_before_transmit(
@@ -241,7 +244,10 @@ impl Intercept for OnlyTo {
         if Url::parse(uri).is_ok_and(|url| self.allows(&url)) {
             return Ok(());
         }
-        Err(format!("a request to AWS would have gone to `{uri}`").into())
+        Err(
+            format!("refused to send a request to `{uri}`, which is not the intended server")
+                .into(),
+        )
     }
 }
 

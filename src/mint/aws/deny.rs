@@ -1,9 +1,9 @@
-//! The list of the sessions that a role denies: one inline policy of the role, the broker's own.
+//! The list of denied sessions of a role: one inline policy of the role that belongs to the broker.
 //!
-//! In mode `web_identity` it is read and written with a session of another role, which the broker takes
-//! as an OpenID provider, confined to this one role's inline policies. In mode `assume_role` it is read
-//! and written with the credentials of the replica's host: what these may do beside is not confined here,
-//! but by their own policies.
+//! In mode `web_identity` the policy is read and written with a session of another role, which the
+//! broker assumes as an OpenID provider and restricts to this one role's inline policies. In mode
+//! `assume_role` it is read and written with the credentials of the replica's host; only their own
+//! policies restrict their other rights.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -29,14 +29,14 @@ use crate::domain::kind::MinterKind;
 use crate::domain::kind::aws::{AwsMode, AwsRevocation, AwsRole, RoleArn};
 use crate::mint::{DenyList, DenyWriteError, MintError};
 
-/// A session of the broker's own is not used for its last minutes.
+/// The broker stops using its own session this many seconds before it ends.
 const SPARE_SECONDS: u64 = 120;
 
-/// Sessions of the broker's own, by the registration that they were taken for: the role that they may
-/// write to, the role that writes, the region and the endpoints.
+/// The broker's own sessions, by the registration for which they were created: the role that they
+/// may write to, the role that writes, the region and the endpoints.
 pub(super) type OwnSessions = Mutex<BTreeMap<String, OwnSession>>;
 
-/// A session of the broker's own.
+/// A session of the broker itself.
 #[derive(Clone)]
 pub(super) struct OwnSession {
     access_key_id: String,
@@ -45,7 +45,7 @@ pub(super) struct OwnSession {
     expiration: Timestamp,
 }
 
-/// By which a broker knows its own policies: another broker's must not be written over.
+/// The mark of this broker's policies. Policies of another broker must not be overwritten.
 pub(super) fn mark(issuer: &str) -> String {
     let digest = sha256(issuer.as_bytes());
     let text = URL_SAFE_NO_PAD.encode(digest);
@@ -102,14 +102,14 @@ impl AwsMinter {
             expiration: Timestamp::from_seconds(made.expiration.secs()),
         };
         if let Ok(mut known) = self.own_sessions.lock() {
-            // Registrations change, and sessions of earlier ones are over after a while.
+            // Registrations change. Remove the sessions that have ended.
             known.retain(|_, own| now < own.expiration);
             known.insert(target.registration.to_owned(), own.clone());
         }
         Ok(own)
     }
 
-    /// A session that was refused is not used again: its role may have changed.
+    /// Forgets a session that AWS refused, since its role may have changed.
     fn forget_own_session(&self, target: &Target<'_>) {
         if let Ok(mut known) = self.own_sessions.lock() {
             known.remove(target.registration);
@@ -117,12 +117,12 @@ impl AwsMinter {
     }
 }
 
-/// A place, taken apart.
+/// The parts of a deny target.
 struct Target<'a> {
     role: AwsRole,
     list: AwsRevocation,
     name: &'a str,
-    /// The registration's text.
+    /// The text of the registration.
     registration: &'a str,
 }
 
@@ -177,14 +177,14 @@ impl DenyList for AwsMinter {
                 .policy_name(&target.list.policy_name);
             let answer = match request.send().await {
                 Ok(answer) => answer,
-                // The role itself may be what is missing; writing tells.
+                // The role itself may be missing; a write will show it.
                 Err(failed) if failed.code() == Some("NoSuchEntity") => return Ok(None),
                 Err(failed) => {
                     self.forget_own_session(&target);
                     return Err(failure(failed));
                 }
             };
-            // IAM gives documents percent-encoded (RFC 3986).
+            // IAM returns documents percent-encoded (RFC 3986).
             let text = percent_decode_str(answer.policy_document()).decode_utf8_lossy();
             let denied = denied_by(&self.mark, &text);
             if denied.is_none() {
@@ -199,7 +199,7 @@ impl DenyList for AwsMinter {
                 warn!(
                     role = place.name,
                     policy = target.list.policy_name,
-                    "the policy was changed by something other than the broker; it is written anew"
+                    "another party changed the policy; the broker overwrites it"
                 );
             }
             Ok(denied)

@@ -1,8 +1,8 @@
-//! The broker as an OpenID provider to AWS: tokens with which it assumes roles, and nothing else.
+//! The broker as an OpenID provider for AWS: tokens with which it assumes roles, and nothing else.
 //!
-//! Issuer, keys and audience are the federation's own and on no other token, so that no credential
-//! that we release is good at STS, and none of these anywhere else. They live for a minute, are
-//! sent to STS by us, and never leave the broker otherwise.
+//! The federation has its own issuer, keys and audience, which no other token has. So STS accepts
+//! none of the credentials that the broker releases, and no other server accepts these tokens. They
+//! live for a minute, and the broker sends them only to STS.
 
 use secrecy::SecretString;
 use serde::Serialize;
@@ -19,29 +19,29 @@ use crate::domain::session::Session;
 use crate::ids::SessionId;
 use crate::mint::MintError;
 
-/// What they sign with. AWS takes RS256 and ES256 and their like, and no `EdDSA`.
+/// The signature algorithm. AWS accepts RS256, ES256 and similar ones, but not `EdDSA`.
 pub const FEDERATION_ALGORITHM: Algorithm = Algorithm::Es256;
 
-/// How long a token is good.
+/// The life of a token.
 const LIFE_SECONDS: u64 = 60;
 
-/// Who the broker is when it writes what roles deny. No resource's subject begins so.
+/// The broker's subject when it writes deny lists. No resource's subject begins with it.
 pub const REVOKER_SUBJECT: &str = "revoker";
 
-/// The federation's issuer, for a broker of this issuer.
+/// The federation's issuer for a broker with this issuer.
 #[must_use]
 pub fn issuer(broker: &str) -> String {
     format!("{}/federation/aws", broker.trim_end_matches('/'))
 }
 
-/// Makes tokens for STS.
+/// Creates tokens for STS.
 pub(super) struct Federation {
     issuer: String,
     keys: LoadedKeys,
     schedule: KeySchedule,
 }
 
-/// The claims. The tags come under the names that AWS gave them.
+/// The claims. The names of the tags are those of AWS.
 #[derive(Serialize)]
 struct Claims<'a> {
     iss: &'a str,
@@ -85,7 +85,7 @@ impl Federation {
         signer.map(|record| record.kid.clone())
     }
 
-    /// The token of one session's mint.
+    /// The token for minting one session.
     pub(super) async fn token(
         &self,
         session: &Session,
@@ -112,14 +112,14 @@ impl Federation {
         self.sign(&session.kid, &claims).await
     }
 
-    /// A token with which the broker itself becomes the role that writes what roles deny.
+    /// The token with which the broker assumes the role that writes deny lists.
     pub(super) async fn revoker_token(
         &self,
         writer: &str,
         now: Timestamp,
     ) -> Result<SecretString, MintError> {
         let kid = self.signing_key(now);
-        let kid = kid.ok_or_else(|| MintError::Refused("no key may sign now".into()))?;
+        let kid = kid.ok_or_else(|| MintError::Refused("no federation key may sign now".into()))?;
         let jti = SessionId::new(now, &SystemRandom::default());
         let jti = jti.map_err(|error| MintError::Refused(error.to_string()))?;
         let claims = Claims {
@@ -141,14 +141,14 @@ impl Federation {
         let key = keys.iter().find(|key| key.signer.kid() == kid);
         let key = key
             .filter(|key| key.record.revoked_at.is_none())
-            .ok_or_else(|| MintError::Refused("the federation's key was withdrawn".into()))?;
+            .ok_or_else(|| MintError::Refused("the federation's signing key was revoked".into()))?;
         sign_jwt("JWT", claims, key.signer.as_ref())
             .await
             .map_err(|error| MintError::Refused(error.to_string()))
     }
 }
 
-/// The audience that the role's partition asks for.
+/// The audience that the role's partition requires.
 pub(super) fn audience(role_arn: &str) -> &'static str {
     let [elsewhere, china] = crate::domain::kind::aws::FEDERATION_AUDIENCES;
     if role_arn.starts_with("arn:aws-cn:") {

@@ -1,18 +1,18 @@
-//! Sessions of roles in AWS.
+//! Sessions of AWS roles.
 //!
-//! A mint is one call of STS, either with a token of our own that AWS trusts (`web_identity`: the
-//! broker holds no key of AWS) or with the credentials of the replica's host (`assume_role`). What the
-//! session may do is its policy's business ([`policy`]), and so is its end, since AWS makes none
-//! that is shorter than 15 minutes.
+//! A mint is one call of STS, either with a token of the broker that AWS trusts (`web_identity`:
+//! the broker holds no AWS key) or with the credentials of the replica's host (`assume_role`). The
+//! session policy limits the session's rights ([`policy`]) and ends it, because AWS creates no
+//! session shorter than 15 minutes.
 //!
-//! Every session has a name of its own, `tp-` and the session's id, and carries the hash of its
-//! decision's leaf as its source identity: a line in `CloudTrail` leads to its proof, and a deny can
-//! name this session and no other.
+//! Every session has its own name, `tp-` and the session's id, and carries the hash of its
+//! decision's leaf as its source identity. So a line in `CloudTrail` leads to the proof of its
+//! decision, and a denial can name exactly this session.
 //!
-//! A session is ended before its time by a policy of its role that denies it ([`deny`]), where the
-//! broker may write one.
+//! To revoke a session, the broker writes a policy of its role that denies it ([`deny`]), if it may
+//! write one.
 //!
-//! Whatever STS answers but a definite refusal is taken for a session that exists.
+//! Every answer of STS other than a definite refusal is treated as if a session exists.
 
 mod clients;
 mod deny;
@@ -49,21 +49,21 @@ use crate::domain::session::Session;
 use crate::endpoints::EndpointTable;
 use crate::ids::SessionId;
 
-/// The shortest session that STS makes.
+/// The shortest session that STS creates.
 const MIN_SESSION_SECONDS: u64 = 900;
 
-/// How long a mint may take before it is taken for dead: all tries and their pauses, and more.
+/// Seconds after which a mint is considered failed: longer than all attempts with their pauses.
 const LEASE_SECONDS: u64 = 60;
 
-/// A resource of another kind.
+/// The refusal of a resource of another kind.
 const NO_ROLE: &str = "it has no role";
-/// A session of AWS is verified by AWS: no use of it reads the broker's store.
+/// AWS verifies its sessions, so no use of one reads the broker's store.
 const NO_READ_LEASE: u64 = 0;
 
-/// Who signs where we do not: STS itself.
+/// The key id in the leaves of credentials that STS signs.
 const NO_KEY: &str = "sts";
 
-/// Makes sessions of roles.
+/// Creates sessions of roles.
 pub struct AwsMinter {
     federation: Federation,
     clients: Clients,
@@ -72,7 +72,7 @@ pub struct AwsMinter {
 }
 
 impl AwsMinter {
-    /// For a broker of this issuer, with these keys of its federation and these endpoints.
+    /// A minter for a broker with this issuer, these federation keys and these endpoints.
     #[must_use]
     pub fn new(
         issuer: &str,
@@ -114,14 +114,14 @@ impl AwsMinter {
             access_key_id: made.access_key_id,
             secret_access_key: made.secret_access_key,
             session_token: made.session_token,
-            // AWS lets it live longer; its policy does not.
+            // AWS lets the session live longer; its policy does not.
             expiration: session.expires_at.min(made.expiration),
             region: role.region.clone(),
         })
     }
 }
 
-/// The name by which AWS knows a session, and by which it is ended.
+/// The name of a session at AWS, which denials use.
 #[must_use]
 pub fn session_name(id: SessionId) -> String {
     format!("tp-{}", id.uuid().simple())
@@ -144,7 +144,7 @@ impl Minter for AwsMinter {
 
     fn fits(&self, resource: &Resource, grant: &Grant) -> Result<(), String> {
         let role = resource.kind.aws_role().ok_or(NO_ROLE)?;
-        // Every date has the same length, so any will do.
+        // Every date has the same length, so any date serves.
         let document = session_policy(role, grant, Timestamp::EPOCH);
         let text = bounded_text(&document);
         text.map(drop).map_err(|error| error.to_string())
@@ -174,7 +174,7 @@ impl Minter for AwsMinter {
     }
 }
 
-/// For whoever puts a broker together.
+/// Creates the minter as a trait object.
 #[must_use]
 pub fn minter(
     issuer: &str,

@@ -1,10 +1,10 @@
-//! The AWS credentials of the replica's host, found where AWS's tools find them: environment, files,
-//! container, instance.
+//! Finds the AWS credentials of the replica's host in the sources of AWS's tools: environment,
+//! files, container, instance.
 //!
-//! To find them the provider chain of AWS's SDK asks servers, and shows some of them a token of the
-//! host. Variables and files of the environment can name such a server. So the chain's requests go
-//! only to STS of the region that the replica's configuration says, and to the link-local addresses
-//! of the metadata services; every other request is refused before it is sent.
+//! To find them, the provider chain of AWS's SDK calls servers, and sends some of them a token of
+//! the host. Environment variables and files can name such a server. So the chain's requests may
+//! only go to STS of the region in the replica's configuration, and to the link-local addresses of
+//! the metadata services. Every other request is refused before it is sent.
 
 use aws_config::{BehaviorVersion, Region};
 use aws_sdk_sts::config::{
@@ -21,7 +21,7 @@ use url::Url;
 use super::clients::http_client;
 use crate::domain::kind::aws::sts_host;
 
-/// The metadata services: of instances, of ECS tasks, of EKS pods.
+/// The metadata services of instances, ECS tasks and EKS pods.
 const METADATA_HOSTS: [&str; 5] = [
     "169.254.169.254",
     "[fd00:ec2::254]",
@@ -30,7 +30,8 @@ const METADATA_HOSTS: [&str; 5] = [
     "[fd00:ec2::23]",
 ];
 
-/// The credentials of the replica's host, or what it takes to find them again, for this region.
+/// The credentials of the replica's host for this region, as a provider that can renew them. `None`
+/// if there are none.
 pub async fn own_credentials(region: &str) -> Option<SharedCredentialsProvider> {
     let client = SourceClient {
         sources: Sources {
@@ -46,10 +47,10 @@ pub async fn own_credentials(region: &str) -> Option<SharedCredentialsProvider> 
     config.credentials_provider()
 }
 
-/// The servers that the host's credentials may be asked of.
+/// The servers that may be asked for the host's credentials.
 #[derive(Clone, Debug)]
 struct Sources {
-    /// The host of STS in the configured region; `None` where that is no region of AWS.
+    /// The host of STS in the configured region; `None` if that is not an AWS region.
     sts: Option<String>,
 }
 
@@ -66,7 +67,7 @@ impl Sources {
     }
 }
 
-/// A client whose connections go to [`Sources`] alone.
+/// A client that connects only to [`Sources`].
 #[derive(Clone, Debug)]
 struct SourceClient {
     sources: Sources,
@@ -103,11 +104,11 @@ impl HttpConnector for SourceConnector {
         error!(
             host,
             sts = self.sources.sts,
-            "the AWS credentials of this host would have been asked of another server than STS of \
-             the configured region or a metadata service; remove AWS_ENDPOINT_URL and the like from \
-             the environment and from AWS's configuration files"
+            "refused to ask a server for the AWS credentials of this host that is neither STS of \
+            the configured region nor a metadata service; remove AWS_ENDPOINT_URL and similar \
+            settings from the environment and from AWS's configuration files"
         );
-        let refused = format!("`{host}` is not asked for the AWS credentials of this host");
+        let refused = format!("`{host}` must not be asked for the AWS credentials of this host");
         HttpConnectorFuture::ready(Err(ConnectorError::user(refused.into())))
     }
 }

@@ -1,14 +1,14 @@
-//! The policies that the broker writes: what of the role one session may use, made from what was
-//! granted, and which sessions the role denies.
+//! The policies that the broker writes: the session policy, made from the grant, and the deny
+//! policy of a role.
 //!
-//! A session has what the role's own policies *and* this one allow. So what is granted stands here
-//! as allowed, and nothing else is. An explicit deny is final whatever else would allow: it ends
-//! the session at its expiry, which AWS itself can't set below 900 s; it confines the session to the
-//! registered regions and networks; and it closes the ways out of the session, through which its
-//! holder could make credentials that outlive it.
+//! A session has the rights that the role's own policies *and* its session policy allow. So the
+//! session policy allows exactly the granted rights. An explicit deny overrides every allow. Denies
+//! end the session at its expiry, because AWS has a minimum of 900 s; they restrict the session to
+//! the registered regions and networks; and they deny the actions by which its holder could create
+//! credentials that outlive it.
 //!
-//! The document is a typed structure. No text of a caller becomes part of it but as a JSON string
-//! that was checked to be an action, an ARN or a region.
+//! The document is a typed structure. A caller's text enters it only as a JSON string that was
+//! checked to be an action, an ARN or a region.
 
 use std::collections::BTreeMap;
 use std::iter;
@@ -25,10 +25,11 @@ use crate::domain::grant::Grant;
 use crate::domain::kind::aws::AwsRole;
 use crate::ids::SessionId;
 
-/// The longest session policy that STS takes, managed policies' ARNs included, in characters.
+/// The longest session policy that STS accepts, including the ARNs of managed policies, in
+/// characters.
 pub const MAX_POLICY_CHARS: usize = 2_048;
 
-/// What a session could do to live on elsewhere, or to undo its own end.
+/// Actions by which a session could create access that outlives it, or undo its own end.
 const WAYS_OUT: [&str; 14] = [
     "sts:Assume*",
     "sts:Get*Token",
@@ -36,7 +37,7 @@ const WAYS_OUT: [&str; 14] = [
     "iam:*LoginProfile",
     "iam:*ServiceSpecificCredential",
     "iam:Upload*",
-    // A role, a provider or a delegation that lets somebody else in.
+    // A role, a provider or a delegation that admits another party.
     "iam:CreateRole",
     "iam:*Provider*",
     "iam:*Delegation*",
@@ -47,18 +48,18 @@ const WAYS_OUT: [&str; 14] = [
     "rolesanywhere:*",
 ];
 
-/// A policy that is longer than STS takes.
+/// A policy that is longer than STS accepts.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the session policy would have {chars} characters, AWS takes {MAX_POLICY_CHARS}: ask for fewer \
-     or wider actions and resources"
+    "the session policy would have {chars} characters, AWS accepts {MAX_POLICY_CHARS}: request \
+    fewer or wider actions and resources"
 )]
 pub struct PolicyTooLarge {
-    /// Its length.
+    /// Length of the policy in characters.
     pub chars: usize,
 }
 
-/// A policy document of IAM.
+/// An IAM policy document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Document {
@@ -84,7 +85,7 @@ enum Effect {
     Deny,
 }
 
-/// Operator, key, values: all operators and keys must hold, of the values one.
+/// Operator, key, values. All operators and keys must hold, and one of the values.
 type Condition = BTreeMap<&'static str, BTreeMap<String, Vec<String>>>;
 
 fn when<const N: usize>(parts: [(&'static str, &'static str, Vec<String>); N]) -> Condition {
@@ -110,7 +111,7 @@ impl Document {
         }
     }
 
-    /// Its text.
+    /// The document as JSON.
     pub fn to_json(&self) -> Result<String, serde_json::Error> {
         serde_json::to_string(self)
     }
@@ -155,7 +156,7 @@ pub fn session_policy(role: &AwsRole, grant: &Grant, expires_at: Timestamp) -> D
     }
     if !role.source_networks.is_empty() {
         let networks = role.source_networks.iter().cloned().collect();
-        // Where a service of AWS acts for the session, the address is the service's.
+        // If an AWS service acts for the session, the address is the service's.
         statements.push(deny_all(when([
             ("NotIpAddress", "aws:SourceIp", networks),
             ("Bool", "aws:ViaAWSService", vec!["false".to_owned()]),
@@ -175,7 +176,7 @@ pub fn session_policy(role: &AwsRole, grant: &Grant, expires_at: Timestamp) -> D
 
 const REGION: &str = "aws:RequestedRegion";
 
-/// What the broker's own session may do: see to the inline policies of this one role.
+/// The policy of the broker's own session: it may manage the inline policies of this one role.
 pub fn over_role(role_arn: &str) -> Document {
     Document::of(vec![Statement {
         sid: None,
@@ -188,11 +189,12 @@ pub fn over_role(role_arn: &str) -> Document {
     }])
 }
 
-/// The policy of a role that denies single sessions of it. `mark` says whose policy it is.
+/// The policy of a role that denies single sessions of it. `mark` identifies the broker that writes
+/// it.
 #[must_use]
 pub fn denying(mark: &str, denied: &Denied) -> Document {
-    // A user id is the role's own and the session's name. The first pattern is no session's: the
-    // list is never empty, which IAM would not take.
+    // A user id contains the role's id and the session's name. No session has the first pattern; it
+    // keeps the list nonempty, as IAM requires.
     let real = denied.sessions.iter().map(|id| session_name(*id));
     let names = iter::once("tp-".to_owned()).chain(real);
     let users = names.map(|name| format!("*:{name}")).collect();
@@ -207,17 +209,17 @@ pub fn denying(mark: &str, denied: &Denied) -> Document {
             "aws:TokenIssueTime",
             vec![before.floor_to_second().to_string()],
         )]);
-        // Only sessions that bear our tag, whoever else uses the role.
+        // Only sessions with the broker's tag, regardless of other users of the role.
         condition.insert("Null", [(tagged, vec!["false".to_owned()])].into());
         statements.push(deny_all(condition));
     }
     Document::of(statements)
 }
 
-/// Beyond what is ever counted to.
+/// Higher than any number that the broker reaches by counting.
 const MAX_GENERATION: u64 = 1 << 62;
 
-/// What a policy of a role denies, if it is one that [`denying`] makes.
+/// The denied sessions of a role's policy, if [`denying`] could have written it.
 #[must_use]
 pub fn denied_by(mark: &str, text: &str) -> Option<Denied> {
     let document: Value = serde_json::from_str(text).ok()?;
@@ -231,17 +233,17 @@ pub fn denied_by(mark: &str, text: &str) -> Option<Denied> {
     let before = document.pointer("/Statement/1/Condition/DateLessThan/aws:TokenIssueTime/0");
     let generation: u64 = generation.strip_prefix('G')?.parse().ok()?;
     let denied = Denied {
-        // A number that no counting reaches is nobody's.
+        // The broker never reaches a higher number, so another party wrote it.
         generation: Some(generation).filter(|number| *number < MAX_GENERATION)?,
         sessions: ids.collect(),
         issued_before: before.map(Timestamp::deserialize).transpose().ok()?,
     };
-    // Whatever else was changed in it shows here.
+    // Any other change of the document shows in this comparison.
     let rendered = serde_json::to_value(denying(mark, &denied)).ok()?;
     (rendered == document).then_some(denied)
 }
 
-/// The text of a session policy, if STS takes it.
+/// The text of a session policy, if STS accepts its length.
 pub fn bounded_text(policy: &Document) -> Result<String, PolicyTooLarge> {
     let text = policy.to_json().unwrap_or_default();
     let chars = text.chars().count();

@@ -18,29 +18,29 @@ use crate::domain::kind::aws::AwsRole;
 use crate::domain::limits::{MAX_AWS_EXPIRY_SLACK_SECONDS, MAX_AWS_KEY_BYTES, MAX_AWS_TOKEN_BYTES};
 use crate::mint::MintError;
 
-/// The session tag that holds our session's id.
+/// The session tag with the session's id.
 pub(super) const SESSION_TAG: &str = "TaskpassSession";
 
-/// The session tag that holds the hash of the decision's leaf.
+/// The session tag with the hash of the decision's leaf.
 pub(super) const DECISION_TAG: &str = "TaskpassDecision";
 
-/// The name and the length of the broker's own sessions.
+/// Name and length of the broker's own sessions.
 const OWN_SESSION: &str = "taskpass-revoker";
 const OWN_SECONDS: i32 = 900;
 
-/// What is asked of STS.
+/// A request to STS.
 pub(super) struct Asked {
     pub(super) session_name: String,
     pub(super) source_identity: String,
     pub(super) session_id: String,
     pub(super) policy: String,
-    /// The length that STS is asked for, in seconds.
+    /// Requested length in seconds.
     pub(super) seconds: i32,
-    /// When it is asked.
+    /// The time of the request.
     pub(super) at: Timestamp,
 }
 
-/// What STS gave.
+/// The session that STS created.
 pub(super) struct Made {
     pub(super) access_key_id: String,
     pub(super) secret_access_key: SecretString,
@@ -49,7 +49,7 @@ pub(super) struct Made {
 }
 
 impl Clients {
-    /// A session by a token of ours.
+    /// Creates a session with a token of the broker.
     pub(super) async fn with_web_identity(
         &self,
         role: &AwsRole,
@@ -70,7 +70,7 @@ impl Clients {
         made(role, asked, answer.credentials, answer.assumed_role_user)
     }
 
-    /// A session by the broker's own credentials.
+    /// Creates a session with the credentials of the replica's host.
     pub(super) async fn assume_role(
         &self,
         role: &AwsRole,
@@ -99,7 +99,8 @@ impl Clients {
         made(role, asked, answer.credentials, answer.assumed_role_user)
     }
 
-    /// A session of the broker's own, of a role that is no resource, confined by `policy`.
+    /// Creates a session for the broker itself, of a role that is no resource, restricted by
+    /// `policy`.
     pub(super) async fn own_session(
         &self,
         role: &AwsRole,
@@ -121,8 +122,8 @@ impl Clients {
     }
 }
 
-/// Whether an earlier try of a call ended so that a session may have been made. That a later one
-/// is refused then says nothing of the earlier.
+/// Whether an earlier attempt of a call may have created a session. The refusal of a later attempt
+/// then does not show that no session exists.
 #[derive(Clone, Debug, Default)]
 struct Tries(Arc<Seen>);
 
@@ -168,7 +169,7 @@ impl Intercept for Tries {
 }
 
 impl Tries {
-    /// What a failure means, where it may not be about the only try.
+    /// The meaning of a failure that may not be that of the only attempt.
     fn judge(&self, failed: MintError) -> MintError {
         match failed {
             MintError::Refused(told) | MintError::Throttled(told)
@@ -186,7 +187,7 @@ impl Tries {
     }
 }
 
-/// Believes an answer only if it is about the session that was asked for.
+/// Accepts an answer only if it is about the requested session.
 fn made(
     role: &AwsRole,
     asked: &Asked,
@@ -223,7 +224,7 @@ fn made(
     })
 }
 
-/// Whether credentials are printable and no longer than AWS makes them.
+/// Whether credentials are printable and not longer than those of AWS.
 fn is_usable(credentials: &Credentials) -> bool {
     let usable = |text: &str, most: usize| {
         (1..=most).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
@@ -233,17 +234,20 @@ fn is_usable(credentials: &Credentials) -> bool {
         && usable(&credentials.session_token, MAX_AWS_TOKEN_BYTES)
 }
 
-/// The caller's part of a refusal for the size of policy and tags.
-const PACKED_TOO_LARGE: &str = "AWS takes no session with that much policy and that many tags; ask \
-                                for fewer or wider actions and resources";
+/// The caller's message for a refusal because of the size of policy and tags.
+const PACKED_TOO_LARGE: &str = "AWS refuses a session with such a long policy and so many tags; \
+    request fewer or wider actions and resources";
 
-/// The caller's part of a refusal because of the broker's own session.
-const TAGS_INHERITED: &str = "AWS takes no tags of this session beside those that the AWS session \
-                              of the broker's host passes on; the operator has to give the host \
-                              credentials without transitive tags";
+/// The caller's message for a refusal because of the broker's own session.
+const TAGS_INHERITED: &str = "AWS refuses the tags of this session because the AWS session of the \
+    broker's host passes on tags with the same keys; the operator must give the host credentials \
+    without transitive tags";
 
-/// What a failed call means: only the word of AWS that it refuses means that nothing was made.
-#[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` gives")]
+/// The meaning of a failed call. Only a refusal by AWS itself shows that no session exists.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "`map_err` passes it by value"
+)]
 pub(super) fn failure<E, R>(error: SdkError<E, R>) -> MintError
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,

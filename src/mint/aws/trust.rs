@@ -1,5 +1,5 @@
-//! The trust policy that a role needs to be assumed by the broker's federation and by nobody else
-//! who comes through it: as it should be, and what is wrong with one that stands.
+//! The trust policy of a role: the policy that admits the broker's federation for one subject, and
+//! the faults of an existing policy.
 
 use serde_json::{Value, json};
 
@@ -7,18 +7,18 @@ use super::federation;
 use crate::domain::kind::aws::RoleArn;
 use crate::domain::pattern::{self, Budget};
 
-/// What the broker does with the role of a resource.
+/// The actions that the broker performs with the role of a resource.
 const ACTIONS: [&str; 3] = [
     "sts:AssumeRoleWithWebIdentity",
     "sts:TagSession",
     "sts:SetSourceIdentity",
 ];
 
-/// Who may come in: one subject of the broker's federation.
+/// A subject of the broker's federation that a role trusts.
 #[derive(Clone, Debug)]
 pub struct Trusted {
     provider: String,
-    /// How conditions name the provider.
+    /// The provider's name in conditions.
     key: String,
     audience: &'static str,
     subject: String,
@@ -26,13 +26,13 @@ pub struct Trusted {
 }
 
 impl Trusted {
-    /// The resource of this name, at its role, for a broker of this issuer.
+    /// The resource with this name, at its role, for a broker with this issuer.
     #[must_use]
     pub fn resource(issuer: &str, role_arn: &str, name: &str) -> Option<Self> {
         Self::new(issuer, role_arn, format!("resource:{name}"), &ACTIONS)
     }
 
-    /// The broker itself, at the role by which it writes what roles deny.
+    /// The broker itself, at the role by which it writes deny lists.
     #[must_use]
     pub fn revoker(issuer: &str, role_arn: &str) -> Option<Self> {
         let subject = federation::REVOKER_SUBJECT.to_owned();
@@ -60,7 +60,7 @@ impl Trusted {
         })
     }
 
-    /// The policy.
+    /// The trust policy.
     #[must_use]
     pub fn policy(&self) -> Value {
         json!({"Version": "2012-10-17", "Statement": [{
@@ -74,9 +74,9 @@ impl Trusted {
         }]})
     }
 
-    /// What is wrong with a policy that stands: too much or too little for the broker, and whoever
-    /// else is let in. `expected` are principals, as the policy writes them, that may come in beside
-    /// the broker.
+    /// The faults of an existing policy: rights that the broker lacks, rights beyond those it
+    /// needs, and other principals that it admits. `expected` are other principals that may be
+    /// admitted, as the policy writes them.
     #[must_use]
     pub fn faults_of(&self, policy: &Value, expected: &[String]) -> Vec<String> {
         let statements = policy.get("Statement").map(many).unwrap_or_default();
@@ -86,7 +86,7 @@ impl Trusted {
             .partition(|statement| self.lets_the_provider_in(statement));
         let mut faults = Vec::new();
         if ours.is_empty() {
-            faults.push(format!("nothing lets {} in", self.provider));
+            faults.push(format!("no statement admits {}", self.provider));
         }
         let of_ours = ours.into_iter();
         faults.extend(of_ours.flat_map(|statement| self.faults_of_statement(statement)));
@@ -119,12 +119,12 @@ impl Trusted {
             match given.as_deref() {
                 Some([one]) if *one == wanted => {}
                 Some(others) => faults.push(format!(
-                    "`{key}` lets in {} and should let in `{wanted}` alone",
+                    "`{key}` admits {} and should admit `{wanted}` only",
                     others.join(", ")
                 )),
                 None => faults.push(format!(
-                    "no StringEquals on `{key}`: it should be `{wanted}`; without it every \
-                     resource of the broker, or every broker's token, is let in"
+                    "no StringEquals on `{key}`: it should be `{wanted}`; without it the role \
+                    admits tokens for other resources of the broker, or of other brokers"
                 )),
             }
         }
@@ -138,13 +138,13 @@ impl Trusted {
     }
 }
 
-/// What is wrong with a statement that lets others in.
+/// The faults of a statement that admits other principals.
 fn faults_of_another(statement: &Value, expected: &[String]) -> Vec<String> {
     const SET_SOURCE_IDENTITY: &str = "sts:SetSourceIdentity";
     let Some(who) = statement.get("Principal").and_then(principals) else {
         return vec![
-            "a statement lets in all but some (`NotPrincipal`), or nobody who can be read: whoever \
-             comes in so has no decision of the broker"
+            "a statement has `NotPrincipal` or a principal that cannot be read: it admits \
+            principals without a decision of the broker"
                 .into(),
         ];
     };
@@ -152,25 +152,25 @@ fn faults_of_another(statement: &Value, expected: &[String]) -> Vec<String> {
     let mut faults: Vec<String> = unexpected
         .map(|one| {
             format!(
-                "`{one}` is let in beside the broker, without any decision of it; `--expect {one}` \
-                 if that is meant"
+                "`{one}` is admitted without a decision of the broker; add `--expect {one}` if \
+                that is intended"
             )
         })
         .collect();
     let actions = statement.get("Action").map(texts);
-    // Without a list of actions it is `NotAction`, which allows nearly everything.
+    // Without a list of actions the statement has `NotAction`, which allows nearly everything.
     let may_name = |own: &&str| matches(own, SET_SOURCE_IDENTITY);
     if actions.is_none_or(|actions| actions.iter().any(may_name)) {
         faults.push(format!(
-            "{} may set a source identity (`{SET_SOURCE_IDENTITY}`), and so pass for a session of \
-             the broker's",
+            "{} may set a source identity (`{SET_SOURCE_IDENTITY}`) and so look like a session of \
+            the broker",
             who.join(", ")
         ));
     }
     faults
 }
 
-/// Whether what a policy says of actions, in any case and with wildcards, is about this one.
+/// Whether an action in a policy, in any case and with wildcards, matches `action`.
 fn matches(said: &str, action: &str) -> bool {
     pattern::covers_within(
         &said.to_ascii_lowercase(),
@@ -179,8 +179,8 @@ fn matches(said: &str, action: &str) -> bool {
     )
 }
 
-/// Who a `Principal` names, with or without the kinds that AWS tells apart; nothing, if it names
-/// nobody in a way that IAM has.
+/// The principals that a `Principal` names, with or without their types. `None` if it names none in
+/// a form that IAM has.
 fn principals(principal: &Value) -> Option<Vec<String>> {
     let who: Vec<String> = match principal {
         Value::String(one) => vec![one.clone()],
@@ -199,7 +199,7 @@ fn member<'a>(object: &'a Value, name: &str) -> Option<&'a Value> {
     members.find_map(|(own, value)| own.eq_ignore_ascii_case(name).then_some(value))
 }
 
-/// IAM writes one thing with or without a list around it.
+/// IAM writes a single value with or without a list around it.
 fn many(value: &Value) -> Vec<&Value> {
     match value {
         Value::Array(all) => all.iter().collect(),
@@ -239,7 +239,7 @@ mod tests {
         let revoker = Trusted::revoker(ISSUER, ROLE).unwrap();
         assert_eq!(revoker.faults_of(&revoker.policy(), none), *none);
         assert_eq!(trusted().faults_of(&revoker.policy(), none).len(), 3);
-        // As IAM may give it back, and beside statements that forbid, or that are expected.
+        // In the form that IAM may return, with statements that deny or that are expected.
         let mut single = policy.clone();
         single["Statement"] = json!([
             {"Effect": "Deny", "Principal": "*", "Action": "sts:AssumeRole"},
@@ -290,10 +290,7 @@ mod tests {
                 allow(json!({"Service": "ec2.amazonaws.com"}), assume.clone()),
                 vec!["ec2.amazonaws.com"],
             ),
-            (
-                allow(json!({}), assume.clone()),
-                vec!["nobody who can be read"],
-            ),
+            (allow(json!({}), assume.clone()), vec!["cannot be read"]),
             (not_principal, vec!["NotPrincipal"]),
             (not_action, vec![root, naming]),
         ];
@@ -306,7 +303,8 @@ mod tests {
                 assert!(fault.contains(told), "{told}: {fault}");
             }
         }
-        // Who is expected may come in, but may not call itself one of ours.
+        // An expected principal may be admitted but must not set a source identity like the
+        // broker's.
         let mut policy = trusted().policy();
         policy["Statement"]
             .as_array_mut()
@@ -327,7 +325,7 @@ mod tests {
         let sub = "broker.example/federation/aws:sub";
         assert_eq!(sub, format!("{}:sub", trusted().key));
         let faults: [(Change, &str); 7] = [
-            (|s| s["Effect"] = json!("Deny"), "nothing lets"),
+            (|s| s["Effect"] = json!("Deny"), "no statement admits"),
             (|s| s["Condition"] = json!({}), "no StringEquals"),
             (
                 |s| {

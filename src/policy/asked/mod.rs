@@ -1,56 +1,51 @@
-//! Rules about a part, asked about a whole.
+//! Policies about single values, evaluated for requests that name many values at once.
 //!
-//! A request can ask for many places, actions and regions at once: a URL stands for everything below
-//! it, a pattern for everything that it matches, and what is left out for everything registered. A
-//! policy speaks of single ones: `context.location like "https://h/v1/payroll/*"`. What is granted
-//! must hold nothing that policy would refuse if that were asked for alone. So a policy is not
-//! evaluated at one value of these facts, but for *all values that are asked for together*:
+//! One request can ask for many locations, actions and regions: a URL covers everything below it, a
+//! pattern covers everything it matches, and an omitted member covers everything registered. A
+//! policy compares with single values: `context.location like "https://h/v1/payroll/*"`. A grant
+//! must not include any value that policy would refuse if it were requested alone. Therefore a
+//! policy is evaluated for *all requested values together*:
 //!
-//! | where a comparison helps | it is read as | and holds |
+//! | makes apply | holds when | test |
 //! |---|---|---|
-//! | a permit to apply | every value that is asked for matches | covers ([`patterns::PatternSet::covers`]) |
-//! | a forbid to apply | some value that is asked for matches | overlaps ([`patterns::PatternSet::overlaps`]) |
+//! | a permit | every requested value meets it | [covers](patterns::PatternSet::covers) |
+//! | a forbid | some requested value meets it | [overlaps](patterns::PatternSet::overlaps) |
 //!
-//! A negation (`!`, `!=`, `unless`) turns the one into the other, `if a then b else c` is read as
-//! `a && b || !a && c`, and `context has location` is true wherever there are locations. By
-//! induction over a condition, what is read in the first way holds only if the condition holds at each
-//! value, and what is read in the second way holds if it holds at any. So a permit never applies to
-//! more than it would to each value alone, and a forbid never to less; and asking for less never turns
-//! a permit into a refusal. Where two comparisons in one condition depend on each other, more is
-//! refused than would have to be, never less.
+//! A negation (`!`, `!=`, `unless`) swaps the two readings, `if a then b else c` is read as `a && b
+//! || !a && c`, and `context has location` is true if a request has locations. By induction over a condition: if the first reading holds, the condition holds for each value; if the condition holds for any value, the second reading holds. So a permit never applies to more than it would for each value alone, a forbid never to less, and a smaller request is never refused where a larger one is permitted. If two comparisons in one condition depend on each other, the result can be stricter than necessary, never weaker.
 //!
-//! At load every part of a condition that speaks of these facts alone becomes a [`question`], and in
-//! the policy that is evaluated a lookup of its number in `context.asked` ([`rewrite`]). For each
-//! request the questions of the policies that it meets are answered, and Cedar evaluates once. The
-//! schema of that evaluation has no `location`, `action` and `region`, so that a policy in which one of
-//! them was overlooked would not load.
+//! At load, every part of a condition that depends on these facts alone becomes a [`question`]. In
+//! the policy that Cedar evaluates, a lookup of the question's number in `context.asked` replaces
+//! that part ([`rewrite`]). For each request, the broker first answers the questions of the
+//! candidate policies, then Cedar evaluates once. The schema of that evaluation has no `location`,
+//! `action` or `region`, so a policy in which the rewrite missed one of them does not load.
 //!
-//! A URL is asked for twice, as the place itself and as what is below it, so that the usual
-//! `context.location == "X" || context.location like "X/*"` is exact.
+//! A URL is requested as two values, the location itself and everything below it. This makes the
+//! usual `context.location == "X" || context.location like "X/*"` exact.
 
 pub(super) mod patterns;
 pub(super) mod question;
 pub(super) mod rewrite;
 pub(super) mod text;
 
-/// The member of an evaluation's context with the numbers of the questions that hold. A policy that names
-/// it does not load: the schema of policies has no such member, and by it `context has asked` is false,
-/// while it is true where the policy is evaluated.
+/// The member of the evaluation context that holds the numbers of the questions that hold. A policy
+/// that names it does not load. The schema of policies has no such member: `context has asked` is
+/// false there, and would be true where the policy is evaluated.
 pub(super) const ASKED: &str = "asked";
 
-/// A fact of which many values can be asked for at once.
+/// A fact for which one request can name many values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Fact {
-    /// `context.location`.
+    /// `context.location`: a URL or an ARN.
     Location,
-    /// `context.action`: an action of AWS, in lower case.
+    /// `context.action`: an AWS action, in lower case.
     Action,
-    /// `context.region`.
+    /// `context.region`: an AWS region.
     Region,
 }
 
 impl Fact {
-    /// The fact that a member of the context is.
+    /// The fact that the context member `member` holds, if it holds one.
     pub(super) fn of(member: &str) -> Option<Self> {
         match member {
             "location" => Some(Self::Location),
@@ -60,7 +55,7 @@ impl Fact {
         }
     }
 
-    /// The member's name.
+    /// The name of the context member.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Location => "location",
@@ -70,8 +65,8 @@ impl Fact {
     }
 }
 
-/// What is asked for: the values of each fact, each value combined with each. None where a request has
-/// no such fact.
+/// The requested values: for each fact its values, in every combination. `None` if the request does
+/// not have the fact.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Extent<'a> {
     pub(super) location: Option<&'a text::AskedText>,

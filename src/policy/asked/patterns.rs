@@ -1,25 +1,25 @@
-//! The texts of a policy that one fact is compared with.
+//! The texts and patterns that policies compare one fact with.
 //!
-//! Lists of places are long: a thousand of them must not cost a thousand comparisons for each
-//! request. So texts without wildcards, and those whose only wildcard is a `*` at their end, are kept
-//! in order and looked up; all others are compared one by one.
+//! Policies can list thousands of locations, and a request must not cost one comparison for each.
+//! Texts without wildcards, and patterns whose only wildcard is a final `*`, are sorted and looked
+//! up. All others are compared one by one.
 
 use super::text::{AskedText, Kind};
 use crate::domain::pattern::{Budget, Pattern, Token};
 
-/// Texts and patterns, any of which may match.
+/// A set of texts and patterns. It matches if any of them matches.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(in crate::policy) struct PatternSet {
-    /// Texts, in order.
+    /// Texts without wildcards, sorted.
     exact: Vec<String>,
-    /// What patterns begin with that end with their only `*`, in order. None begins with another.
+    /// The prefixes of patterns whose only wildcard is a final `*`, sorted. No entry is a prefix of
+    /// another.
     prefixes: Vec<String>,
-    /// All other patterns.
     others: Vec<Pattern>,
 }
 
 impl PatternSet {
-    /// Of patterns, each a list of its elements.
+    /// Creates a set from patterns, each given as a list of its tokens.
     pub(in crate::policy) fn new<T: IntoIterator<Item = Token>>(
         patterns: impl IntoIterator<Item = T>,
     ) -> Self {
@@ -46,7 +46,7 @@ impl PatternSet {
         set.ordered()
     }
 
-    /// What any of these matches.
+    /// The union of `sets`.
     pub(in crate::policy) fn union(sets: impl IntoIterator<Item = Self>) -> Self {
         let mut all = Self::default();
         for set in sets {
@@ -61,14 +61,13 @@ impl PatternSet {
         self.exact.sort_unstable();
         self.exact.dedup();
         self.prefixes.sort_unstable();
-        // In order, what begins with another follows it.
+        // The order places a text directly after its prefixes.
         self.prefixes
             .dedup_by(|later, earlier| later.starts_with(earlier.as_str()));
         self
     }
 
-    /// Whether one of these matches everything that is asked for; `false` where `budget` does not
-    /// suffice.
+    /// Whether one of the patterns matches every requested value; `false` if `budget` runs out.
     pub(in crate::policy) fn covers(&self, asked: &AskedText, budget: &Budget) -> bool {
         if !budget.spend(1) {
             return false;
@@ -82,14 +81,13 @@ impl PatternSet {
                 .any(|own| own.covers(asked.pattern(), budget))
     }
 
-    /// Whether one of these matches something that is asked for; `true` where `budget` does not
-    /// suffice.
+    /// Whether one of the patterns matches some requested value; `true` if `budget` runs out.
     pub(in crate::policy) fn overlaps(&self, asked: &AskedText, budget: &Budget) -> bool {
         if !budget.spend(1) {
             return true;
         }
         let head = asked.head();
-        // What matches everything that begins with a part of the head matches all that is asked for.
+        // A pattern for all texts with a prefix of the head matches every requested value.
         if self.has_prefix_of(head) {
             return true;
         }
@@ -123,7 +121,7 @@ impl PatternSet {
         &self.exact
     }
 
-    /// Each text and pattern by itself, with how it is written.
+    /// Each text and pattern as a set of its own, with its written form.
     pub(in crate::policy) fn singles(&self) -> impl Iterator<Item = (String, Self)> {
         let many = |text: &str| text.chars().map(Token::Char).chain([Token::Many]).collect();
         let exact = self.exact.iter();
@@ -146,8 +144,8 @@ impl PatternSet {
             .is_ok()
     }
 
-    /// Whether `text` begins with one of the prefixes. Since none begins with another, that can only be
-    /// the last one that is not behind it.
+    /// Whether `text` begins with one of the prefixes. No prefix begins with another, so only the
+    /// last one that sorts at or before `text` can match.
     fn has_prefix_of(&self, text: &str) -> bool {
         let behind = self.prefixes.partition_point(|own| own.as_str() <= text);
         let last = behind.checked_sub(1).and_then(|at| self.prefixes.get(at));
@@ -155,7 +153,7 @@ impl PatternSet {
     }
 }
 
-/// Those of `texts`, which are in order, that begin with `head`.
+/// The entries of `texts`, which is sorted, that begin with `head`.
 fn beginning_with<'a>(texts: &'a [String], head: &str) -> &'a [String] {
     let from = texts.partition_point(|text| text.as_str() < head);
     let rest = texts.get(from..).unwrap_or_default();

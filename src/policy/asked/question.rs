@@ -1,4 +1,4 @@
-//! What a policy wants to know of what is asked for.
+//! Questions: the conditions of policies on the requested values.
 
 use std::collections::HashMap;
 
@@ -7,10 +7,10 @@ use super::{Extent, Fact};
 use crate::domain::limits::MAX_ADDED_EXPRESSIONS;
 use crate::domain::pattern::Budget;
 
-/// A condition on what is asked for.
+/// A condition on the requested values.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(in crate::policy) enum Question {
-    /// How the values of a fact that are asked for stand to patterns.
+    /// Compares the requested values of a fact with a set of patterns.
     Text {
         fact: Fact,
         patterns: PatternSet,
@@ -18,22 +18,22 @@ pub(in crate::policy) enum Question {
     },
     /// Whether a request has this fact.
     Has { fact: Fact, expected: bool },
-    /// All of these.
+    /// All of these hold.
     All(Vec<Question>),
-    /// Any of these.
+    /// At least one of these holds.
     Any(Vec<Question>),
 }
 
-/// How values stand to patterns.
+/// A relation between the requested values and a set of patterns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(in crate::policy) enum Relation {
-    /// One of the patterns matches every value.
+    /// One pattern of the set matches every value.
     Covered,
-    /// None does.
+    /// No pattern of the set matches every value.
     NotCovered,
-    /// One of the patterns matches some value.
+    /// One pattern of the set matches some value.
     Met,
-    /// None does.
+    /// No pattern of the set matches any value.
     NotMet,
 }
 
@@ -49,7 +49,8 @@ impl Relation {
 }
 
 impl Question {
-    /// All of these. Relations to several sets that are one to their union are put together.
+    /// The conjunction of `questions`. Merges the sets of a relation that holds for several sets
+    /// exactly if it holds for their union.
     pub(in crate::policy) fn all(questions: Vec<Self>) -> Self {
         let flat = questions.into_iter().flat_map(|own| match own {
             Self::All(parts) => parts,
@@ -59,7 +60,7 @@ impl Question {
         one_of(merged, Self::All)
     }
 
-    /// Any of these.
+    /// The disjunction of `questions`.
     pub(in crate::policy) fn any(questions: Vec<Self>) -> Self {
         let flat = questions.into_iter().flat_map(|own| match own {
             Self::Any(parts) => parts,
@@ -89,8 +90,8 @@ impl Question {
         }
     }
 
-    /// Whether it holds for `extent`. Where `budget` does not suffice, no permit applies by it, and
-    /// every forbid does.
+    /// Whether the question holds for `extent`. If `budget` runs out, the result makes no permit
+    /// apply and every forbid apply.
     pub(in crate::policy) fn holds(&self, extent: &Extent<'_>, budget: &Budget) -> bool {
         match self {
             Self::Text {
@@ -114,7 +115,7 @@ impl Question {
         }
     }
 
-    /// Every set that is asked to stand so to what is asked for of `wanted`.
+    /// Every set that the question compares by `relation` with the fact `wanted`.
     pub(in crate::policy) fn sets(&self, wanted: Fact, relation: Relation) -> Vec<&PatternSet> {
         match self {
             Self::Text {
@@ -130,7 +131,7 @@ impl Question {
         }
     }
 
-    /// Whether some part of it asks for a request without `wanted`.
+    /// Whether a part of the question requires that the request lacks the fact `wanted`.
     pub(in crate::policy) fn wants_no(&self, wanted: Fact) -> bool {
         match self {
             Self::Has { fact, expected } => *fact == wanted && !expected,
@@ -140,7 +141,7 @@ impl Question {
     }
 }
 
-/// Puts what has one of these relations to the same fact into one.
+/// Merges the questions that have one of `relations` to the same fact.
 fn merge(questions: impl Iterator<Item = Question>, relations: &[Relation]) -> Vec<Question> {
     let mut others = Vec::new();
     let mut sets: HashMap<(Fact, Relation), Vec<PatternSet>> = HashMap::new();
@@ -168,7 +169,7 @@ fn merge(questions: impl Iterator<Item = Question>, relations: &[Relation]) -> V
             patterns,
             relation,
         });
-    // Those that cost least come first.
+    // The cheapest questions come first.
     merged.chain(others).collect()
 }
 
@@ -182,32 +183,32 @@ fn one_of(mut questions: Vec<Question>, join: impl Fn(Vec<Question>) -> Question
     }
 }
 
-/// The questions of a generation, each once, by their numbers.
+/// The distinct questions of a generation. A question's number is its position.
 #[derive(Debug, Default)]
 pub(in crate::policy) struct Questions {
     all: Vec<Question>,
     numbers: HashMap<Question, u32>,
-    /// Expressions that all policies together became beyond those that are written.
+    /// Number of expressions that rewriting added to all policies together.
     added: usize,
 }
 
 impl Questions {
-    /// Counts what a policy became beyond what is written. `false` where that is too much, of all
-    /// policies together.
+    /// Counts the expressions that rewriting added to one policy. `false` if the total of all
+    /// policies is above the limit.
     #[must_use]
     pub(in crate::policy) fn count_added(&mut self, expressions: usize) -> bool {
         self.added += expressions;
         !self.is_full()
     }
 
-    /// Whether the policies became too large together: then no other one need be read.
+    /// Whether the total is above the limit, so that loading can stop.
     pub(in crate::policy) fn is_full(&self) -> bool {
         self.added > MAX_ADDED_EXPRESSIONS
     }
 
-    /// The number of a question.
+    /// The number of a question. Adds the question if it is new.
     pub(in crate::policy) fn number(&mut self, question: Question) -> u32 {
-        // A bundle of four thousand million questions is not loaded.
+        // A bundle with 2^32 questions does not load.
         let next = u32::try_from(self.all.len()).unwrap_or(u32::MAX);
         let number = *self.numbers.entry(question.clone()).or_insert(next);
         if number == next {
@@ -220,7 +221,7 @@ impl Questions {
         self.all.get(number as usize)
     }
 
-    /// Those of `numbers` that hold for `extent`.
+    /// The questions among `numbers` that hold for `extent`.
     pub(in crate::policy) fn holding(
         &self,
         numbers: &[u32],

@@ -1,5 +1,5 @@
-//! Policies as they are evaluated: every part of a condition that speaks of what is asked for, and of
-//! nothing else, is a question's number.
+//! Rewrites policies into the form that Cedar evaluates: the number of a question replaces every
+//! part of a condition that depends on the requested values alone.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,28 +17,29 @@ use crate::domain::limits::{
 use crate::domain::pattern::Token;
 use crate::policy::balance;
 
-/// A policy as it is evaluated.
+/// A policy in the form that Cedar evaluates.
 #[derive(Clone, Debug)]
 pub(in crate::policy) struct Rule {
-    /// The policy, with questions in the place of what is asked for.
+    /// The policy, with questions instead of comparisons with requested values.
     pub(in crate::policy) policy: Policy,
-    /// A permit that applies wherever the policy would apply to some value of those that are asked for:
-    /// its terms bind then. None where that is so exactly when it permits, or it has no terms.
+    /// A permit that applies if the policy applies to at least one requested value. Its terms then
+    /// bind the whole request. `None` if it would apply exactly when `policy` does, or if the
+    /// policy has no terms.
     pub(in crate::policy) terms: Option<Policy>,
-    /// The questions of both, in order.
+    /// The numbers of the questions of both policies, sorted.
     pub(in crate::policy) questions: Vec<u32>,
-    /// How many levels their conditions have.
+    /// Depth of the deeper condition, in levels.
     pub(in crate::policy) depth: usize,
 }
 
-/// Why a policy cannot be asked about many values at once, and what to write.
+/// The reason why a policy cannot be evaluated for many values at once, and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::policy) struct Unaskable {
     pub(in crate::policy) message: String,
     pub(in crate::policy) remedy: &'static str,
 }
 
-/// Rewrites a policy whose chains are balanced. `has_terms` says whether it is a permit with terms.
+/// Rewrites a policy whose chains are balanced. `has_terms`: whether it is a permit with terms.
 pub(in crate::policy) fn rewrite(
     policy: &Policy,
     has_terms: bool,
@@ -82,24 +83,26 @@ pub(in crate::policy) fn rewrite(
     } else {
         None
     };
-    // Once for each reading.
+    // Each reading counts once.
     let written = 2 * clauses.iter().map(|(own, _)| count(own)).sum::<usize>();
     let added = rewriter.expressions.saturating_sub(written);
     if !rewriter.questions.count_added(added) {
         return Err(Unaskable {
             message: format!(
-                "has an `if` in the condition of an `if`: by such the policies together become \
-                 more than {MAX_ADDED_EXPRESSIONS} expressions larger"
+                "has an `if` in the condition of an `if`; expanding such conditions adds more \
+                 than {MAX_ADDED_EXPRESSIONS} expressions to the policies of this generation"
             ),
             remedy: "write `if` as && and ||",
         });
     }
     if clauses.iter().any(|(condition, _)| can_fail(condition)) {
         return Err(Unaskable {
-            message: "computes beside a condition on what is asked for".into(),
-            remedy: "whether it fails could not be told of each part of what is asked for: write what \
-                     is computed (arithmetic, extension functions, attributes of an entity that is \
-                     named) into a policy of its own, for example forbid … unless { … }",
+            message: "combines a condition on the requested location, action or region with a \
+                computation"
+                .into(),
+            remedy: "the computation could fail for some requested values only: move it \
+                (arithmetic, extension functions, attributes of a named entity) into a policy of \
+                its own, for example forbid … unless { … }",
         });
     }
     Ok(Rule {
@@ -110,7 +113,7 @@ pub(in crate::policy) fn rewrite(
     })
 }
 
-/// How many expressions one has, itself included.
+/// Number of nodes of an expression, its root included.
 fn count(expr: &Expr) -> usize {
     let parts = balance::parts(expr).into_iter();
     1 + parts.map(|part| count(part)).sum::<usize>()
@@ -118,17 +121,17 @@ fn count(expr: &Expr) -> usize {
 
 fn not_readable(error: &pst::PstConstructionError) -> Unaskable {
     Unaskable {
-        message: format!("cannot be put as it is evaluated: {error}"),
+        message: format!("cannot be converted into the form that is evaluated: {error}"),
         remedy: "",
     }
 }
 
-/// How a comparison with what is asked for is read.
+/// The reading of a comparison with the requested values; see [`super`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reading {
-    /// It holds if it holds for every value.
+    /// It holds if it holds for every requested value.
     Every,
-    /// It holds if it holds for some value.
+    /// It holds if it holds for some requested value.
     Some,
 }
 
@@ -141,11 +144,10 @@ impl Reading {
     }
 }
 
-/// A condition, rewritten.
 enum Form {
-    /// It speaks of what is asked for alone.
+    /// It depends on the requested values alone.
     Asked(Question),
-    /// It speaks of other things too.
+    /// It also depends on other facts.
     Other(Arc<Expr>),
 }
 
@@ -178,7 +180,7 @@ impl Rewriter<'_> {
             .map_err(|error| not_readable(&error))
     }
 
-    /// A condition or its negation.
+    /// Rewrites a condition or its negation.
     fn signed(
         &mut self,
         condition: &Arc<Expr>,
@@ -257,8 +259,9 @@ impl Rewriter<'_> {
         })))
     }
 
-    /// A chain: one question of all terms that are questions, and behind it the others in their order.
-    /// A question cannot fail and narrows no type, so that it may be asked first.
+    /// Builds a chain: one question for all terms that are questions, followed by the other terms
+    /// in their order. A question cannot fail and narrows no type, so moving it to the front is
+    /// safe.
     fn join(&mut self, op: BinaryOp, forms: Vec<Form>) -> Form {
         let (mut asked, mut others) = (Vec::new(), Vec::new());
         for form in forms {
@@ -276,7 +279,7 @@ impl Rewriter<'_> {
             (question, _) => {
                 let first = question.map(|question| self.expression(Form::Asked(question)));
                 let terms: Vec<Arc<Expr>> = first.into_iter().chain(others).collect();
-                // A chain of no terms, which no policy has, is true.
+                // An empty chain is true. No policy has one.
                 let truth = || Arc::new(Expr::Literal(Literal::Bool(true)));
                 Form::Other(balance::chain(op, terms).unwrap_or_else(truth))
             }
@@ -308,7 +311,7 @@ fn too_large() -> Unaskable {
     }
 }
 
-/// The question that a comparison with what is asked for is, if it is one.
+/// The question for a comparison with the requested values; `None` if `expr` is no such comparison.
 fn comparison(expr: &Expr, reading: Reading) -> Result<Option<Question>, Unaskable> {
     let text = |fact, patterns: PatternSet, reading| {
         let relation = match reading {
@@ -395,7 +398,7 @@ fn comparison(expr: &Expr, reading: Reading) -> Result<Option<Question>, Unaskab
     })
 }
 
-/// Refuses what is longer than any value of a fact.
+/// Refuses a text that is longer than any value of the fact.
 fn check_length(fact: Fact, bytes: usize) -> Result<(), Unaskable> {
     if bytes <= MAX_PLACE_BYTES {
         return Ok(());
@@ -409,7 +412,7 @@ fn check_length(fact: Fact, bytes: usize) -> Result<(), Unaskable> {
     })
 }
 
-/// AWS does not tell upper from lower case in actions.
+/// Converts AWS actions to lower case: AWS ignores the case of their letters.
 fn folded(fact: Fact, c: char) -> char {
     match fact {
         Fact::Action => c.to_ascii_lowercase(),
@@ -435,10 +438,10 @@ fn text_of(expr: &Arc<Expr>) -> Option<&str> {
     }
 }
 
-/// The fact of what is asked for that an expression itself reads; `context` as a whole is all of them.
+/// A mention of a requested fact in an expression. `context` as a whole mentions all of them.
 enum Mention {
     Fact(Fact),
-    /// The record that takes the place of the facts. It is ours to name.
+    /// The record that replaces the facts in evaluated policies. Policies must not name it.
     Asked,
     Whole,
 }
@@ -472,7 +475,8 @@ fn used_otherwise(expr: &Expr) -> Unaskable {
     match mention(expr) {
         Some(Mention::Fact(fact)) => Unaskable {
             message: format!(
-                "uses context.{} in a way that cannot be asked about many values at once",
+                "uses context.{} in a form that cannot be evaluated for several requested values \
+                    at once",
                 fact.name()
             ),
             remedy: match fact {
@@ -501,8 +505,8 @@ fn used_otherwise(expr: &Expr) -> Unaskable {
     }
 }
 
-/// Whether an evaluation that passed validation can fail at it: by an overflow, by what an extension
-/// refuses, or by an entity that is not there.
+/// Whether an evaluation that passed validation can fail at this expression: by an overflow, by an
+/// extension's error, or by an entity that does not exist.
 fn can_fail(expr: &Expr) -> bool {
     let own = match expr {
         Expr::UnaryOp { op, .. } => !matches!(op, UnaryOp::Not | UnaryOp::IsEmpty),
@@ -535,7 +539,7 @@ fn can_fail(expr: &Expr) -> bool {
     own || balance::parts(expr).into_iter().any(|part| can_fail(part))
 }
 
-/// Whether it is a variable, a record, or a member of one: those are there.
+/// Whether it is a variable, a record, or a member of one. These always exist.
 fn is_of_request(expr: &Expr) -> bool {
     match expr {
         Expr::Var(_) | Expr::Record(_) => true,
@@ -654,19 +658,19 @@ mod tests {
             ),
             (
                 "context.location == \"a\" && context.ttl_seconds + 1 > 3",
-                "computes beside",
+                "with a computation",
             ),
             (
                 "context.location == \"a\" && -context.ttl_seconds > 3",
-                "computes beside",
+                "with a computation",
             ),
             (
                 "context.location == \"a\" && decimal(\"1.0\").lessThan(decimal(\"1.1\"))",
-                "computes beside",
+                "with a computation",
             ),
             (
                 "context.location == \"a\" && E::\"e\".a == 1",
-                "computes beside",
+                "with a computation",
             ),
         ] {
             for word in ["when", "unless"] {
@@ -689,7 +693,7 @@ mod tests {
                 .message
                 .contains("wildcards")
         );
-        // Each `if` in the condition of another doubles it.
+        // Each `if` in the condition of another `if` doubles the size.
         let mut condition = "context.location == \"a\"".to_owned();
         for _ in 0..40 {
             condition = format!("if {condition} then {DEEP} else true");

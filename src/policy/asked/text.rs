@@ -1,4 +1,4 @@
-//! The values of one fact that are asked for together.
+//! The requested values of one fact, as a set of texts.
 
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
@@ -7,17 +7,17 @@ use std::fmt;
 use crate::domain::grant::{ARN_PARTS, ActionName, Location};
 use crate::domain::pattern::{Pattern, Token};
 
-/// Texts that are asked for together.
+/// A set of texts that one request asks for.
 #[derive(Debug)]
 pub(in crate::policy) struct AskedText {
-    /// What all of them begin with.
+    /// The common prefix of all texts.
     head: String,
     rest: Rest,
-    /// All of it as a pattern, once it is needed.
+    /// The whole set as a pattern, computed on first use.
     pattern: OnceCell<Pattern>,
 }
 
-/// What follows the head.
+/// The part of the texts after the head.
 #[derive(Debug)]
 enum Rest {
     Nothing,
@@ -25,14 +25,14 @@ enum Rest {
     Tokens(Vec<Token>),
 }
 
-/// How texts compare with sets of patterns.
+/// The form of the set, which determines how it compares with patterns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::policy) enum Kind {
-    /// One text, the head.
+    /// One text: the head.
     Single,
     /// Every text that begins with the head.
     Prefix,
-    /// The texts of a pattern.
+    /// The texts that a pattern matches.
     Pattern,
 }
 
@@ -62,7 +62,7 @@ impl AskedText {
         }
     }
 
-    /// The texts of a pattern of ours.
+    /// Parses a pattern in the broker's syntax.
     #[cfg(test)]
     pub(in crate::policy) fn parse(pattern: &str) -> Self {
         Self::new(Pattern::parse(pattern).tokens().iter().copied())
@@ -72,13 +72,13 @@ impl AskedText {
         Self::new(text.chars().map(Token::Char))
     }
 
-    /// Every text.
+    /// The set of all texts.
     fn anything() -> Self {
         Self::new([Token::Many])
     }
 
-    /// A location. A URL is two: the place, and what is below it. Every place below it is asked for,
-    /// those with characters that no URL of a request can have included.
+    /// The sets of a location. A URL has two: the location itself, and everything below it,
+    /// including texts with characters that no URL of a request can have.
     pub(in crate::policy) fn of_location(location: &Location) -> Vec<Self> {
         let text = location.as_str();
         if !location.is_arn() {
@@ -90,7 +90,8 @@ impl AskedText {
             if index > 0 {
                 tokens.push(Token::Char(':'));
             }
-            // A `*` of the frame does not reach over a colon; in the resource it does.
+            // Before the resource part of an ARN, a `*` does not match a colon. In the resource
+            // part it does.
             let many = match index + 1 {
                 ARN_PARTS => Token::Many,
                 _ => Token::ManyInPart,
@@ -104,7 +105,7 @@ impl AskedText {
         vec![Self::new(tokens)]
     }
 
-    /// An action of AWS.
+    /// The set of one AWS action.
     pub(in crate::policy) fn of_action(action: &ActionName) -> Self {
         let folded = action.folded();
         Self::new(folded.chars().map(|c| match c {
@@ -114,8 +115,8 @@ impl AskedText {
         }))
     }
 
-    /// The regions of a request to AWS: the one that it names, else those that sessions of the role work
-    /// in, else any.
+    /// The regions of a request to AWS: the region that it names, else the regions of the role's
+    /// sessions, else any region.
     pub(in crate::policy) fn of_region(
         named: Option<&str>,
         registered: &BTreeSet<String>,
@@ -139,7 +140,7 @@ impl AskedText {
         }
     }
 
-    /// All of it as a pattern.
+    /// The whole set as a pattern.
     pub(in crate::policy) fn pattern(&self) -> &Pattern {
         self.pattern.get_or_init(|| Pattern::new(self.tokens()))
     }

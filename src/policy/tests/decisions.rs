@@ -1,10 +1,10 @@
-//! What is decided, and the traps of failing open.
+//! Decisions, and attempts to make policy fail open.
 
 use super::*;
 
 #[test]
 fn a_forbid_that_fails_to_evaluate_refuses_instead_of_being_skipped() {
-    // It passes strict validation: types say nothing about overflow.
+    // It passes strict validation: types do not exclude an overflow.
     let compiled = loaded(&format!(
         "permit ({AGENT}, action in Action::\"any\", resource);
          forbid (principal, action == Action::\"orders:read\", resource)
@@ -17,7 +17,7 @@ fn a_forbid_that_fails_to_evaluate_refuses_instead_of_being_skipped() {
     assert_eq!(refusal.code, RefusalCode::PolicyError);
     assert_eq!(refusal.allowed, None);
     assert!(!refusal.detail.contains("p1"), "{}", refusal.detail);
-    // One bad right spoils the request, not the policy's neighbours.
+    // One invalid value spoils the request, not other policies.
     let decision = decide(
         &compiled,
         "orders-api",
@@ -228,7 +228,8 @@ fn the_strictest_of_all_satisfied_permits_sets_the_life() {
     }
 }
 
-/// A caller that was told one maximum asked for it and was told another.
+/// Regression: the refusal named one maximum, and the next request at that maximum was told a
+/// smaller one.
 #[test]
 fn a_life_that_is_too_long_is_told_the_true_maximum_at_once() {
     let compiled = loaded(&format!(
@@ -267,7 +268,7 @@ fn a_life_that_is_too_long_is_told_the_true_maximum_at_once() {
         assert_eq!(
             told(asked, Some(100)),
             (said, Some(100)),
-            "what a parent leaves counts too"
+            "the life left by a parent counts too"
         );
     }
     assert_eq!(told(101, Some(100)).1, Some(100));
@@ -293,7 +294,7 @@ fn no_credential_outlives_its_task() {
     assert_eq!(late.code, RefusalCode::TtlTooLong);
     assert_eq!(late.allowed.unwrap().max_ttl_seconds, Some(40));
     assert_eq!(decide(None, 0).unwrap_err().code, RefusalCode::TaskEnded);
-    // What Cedar cannot count is refused, not rounded.
+    // A number that Cedar cannot represent is refused, not rounded.
     assert_eq!(
         decide(None, u64::MAX).unwrap_err().code,
         RefusalCode::PolicyError
@@ -315,7 +316,7 @@ fn one_approval_among_the_satisfied_permits_asks_for_a_person() {
     );
     assert_eq!(decision.outcome(), Outcome::Pending);
     assert_eq!(decision.policies, ["ask", "p0"]);
-    // Nobody is bothered with what can't be had.
+    // No approval is requested for a request that is refused anyway.
     let long = refusal(decide(&compiled, "orders-api", &["orders:write"], Some(61)));
     assert_eq!(long.code, RefusalCode::TtlTooLong);
     let free = decide(&compiled, "orders-api", &["orders:read"], Some(61));
@@ -459,7 +460,7 @@ fn roles_that_nobody_read_are_not_recorded_as_none() {
     assert_eq!(unread.outcome(), Outcome::Permit);
     let text = String::from_utf8(unread.input.clone()).unwrap();
     assert!(!text.contains("roles"), "{text}");
-    // Whoever asks for roles decides nothing without them: a forbid would be passed by.
+    // A generation that needs roles decides nothing without them: a forbid would be missed.
     let refused = judge(&asks, None);
     assert_eq!(refused.outcome(), Outcome::Indeterminate);
     assert_eq!(
@@ -655,7 +656,7 @@ fn roles_are_asked_for_where_a_policy_about_work_names_one() {
     }
 }
 
-/// Policy was asked about the 300 s that a request without a life asks for, and 60 s were given.
+/// Regression: policy was evaluated for the default life of 300 s, and a life of 60 s was granted.
 #[test]
 fn a_life_that_is_cut_short_is_asked_about_once_more() {
     let compiled = loaded(&format!(
@@ -684,7 +685,7 @@ fn a_life_that_is_cut_short_is_asked_about_once_more() {
     assert_eq!(decision.verdict.unwrap().ttl_seconds, 60);
 }
 
-/// The index at work: what a request meets does not grow with what others are allowed.
+/// The index: the number of candidate policies does not grow with the permits of other workloads.
 #[test]
 fn a_request_meets_the_policies_that_can_be_about_it_and_not_all() {
     let met = |count: usize| {

@@ -1,11 +1,11 @@
-//! Policies that are small and deep: they load and decide on any thread, or are refused with their
+//! Small but deep policies: they load and decide on any thread, or they are refused with their
 //! line.
 
 use super::*;
 use crate::domain::limits::MAX_POLICY_TERMS;
 
-/// Conditions of so many terms or levels, each of which holds for a request of `agent` for `billing`,
-/// and each with what makes it fail in its deepest place.
+/// Conditions with `size` terms or levels. Each holds for a request of `agent` for `billing`, and
+/// each comes with a mistake for its deepest position.
 fn shapes(size: usize) -> Vec<(&'static str, String, String)> {
     let chain =
         |term: &dyn Fn(usize) -> String, op: &str| (0..size).map(term).collect::<Vec<_>>().join(op);
@@ -116,7 +116,7 @@ fn a_chain_of_five_thousand_terms_is_refused_with_its_line() {
     }
 }
 
-/// Cedar's validator gives up on what is too deep for its stack, and finds nothing wrong then.
+/// Cedar's validator stops without a finding if a policy is too deep for its stack.
 #[test]
 fn a_mistake_in_the_deepest_place_is_found() {
     for size in [35, 1_000] {
@@ -132,7 +132,7 @@ fn a_mistake_in_the_deepest_place_is_found() {
 
 #[test]
 fn negations_and_conditions_within_each_other_have_a_limit_of_their_own() {
-    // Few brackets, each with what takes several levels where it is evaluated.
+    // Few brackets, each with parts that take several levels in the evaluation.
     let nest = |times: usize| {
         let open = "!!!!(context.task.depth > 0 && ".repeat(times);
         format!("{open}true{}", ")".repeat(times))

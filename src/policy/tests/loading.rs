@@ -1,4 +1,4 @@
-//! What loads, what does not, and why.
+//! Which generations load, and why others are refused.
 
 use super::*;
 use crate::domain::kind::MinterKind;
@@ -24,7 +24,7 @@ fn the_schema_beside_the_samples_is_the_generated_one() {
     let path = Path::new("policies/taskpass.cedarschema");
     let current = std::fs::read_to_string(path).unwrap_or_default();
     if current != generation.schema {
-        // The next run sees it; this one fails, so that nobody commits without noticing.
+        // The next run passes; this one fails so that the change is noticed before a commit.
         std::fs::write(path, &generation.schema).unwrap();
         panic!("policies/taskpass.cedarschema was not current and has been written again");
     }
@@ -37,7 +37,7 @@ fn what_decided_is_made_again_though_it_would_not_load_any_more() {
     let (today, compiled) = build(parts(&policies), &[]).unwrap();
     let decision = decide(&compiled, "billing", &["bill:read"], None);
     let digest = compiled.digest();
-    // Another engine, a schema that was written otherwise, and a rule that is newer.
+    // Another engine, a schema with other text, and a rule that was added later.
     let unruly = "@id(\"who\") @description(\"d\") permit (principal, action == Action::\"orders:read\", resource == Api::\"orders-api\");\n";
     let older = |change: &dyn Fn(&mut Generation)| {
         let mut older = today.clone();
@@ -332,8 +332,8 @@ fn a_policy_about_what_does_not_exist_does_not_load() {
     loaded("forbid (principal == Workload::ci_main::\"ci-main:repo:1\", action, resource);");
 }
 
-/// Each `if` in the condition of another doubles what is within, and the limit was one for each policy:
-/// 36 KB of forbids took 17 seconds and 785 MB.
+/// Regression: each `if` in the condition of another doubles the size of its content, and the limit
+/// applied to each policy only: 36 KB of forbids took 17 seconds and 785 MB.
 #[test]
 fn conditions_within_conditions_were_bounded_for_each_policy_and_not_for_all() {
     let forbid = |n: usize| {
@@ -349,7 +349,10 @@ fn conditions_within_conditions_were_bounded_for_each_policy_and_not_for_all() {
     let all: String = (0..12).map(forbid).collect();
     let problems = load(&all).unwrap_err();
     let problem = &problems[0];
-    assert!(problem.message.contains("policies together"), "{problem}");
+    assert!(
+        problem.message.contains("policies of this generation"),
+        "{problem}"
+    );
     assert_eq!(problems.len(), 1);
     assert!(problem.line > 1 && !problem.remedy.is_empty(), "{problem}");
 }
@@ -376,7 +379,7 @@ fn a_long_text_in_a_comparison_with_a_place_took_memory_by_its_square() {
             "{problems}"
         );
     }
-    // As long as a place in a record can be.
+    // The maximum length of a location in a record.
     let text = "x".repeat(MAX_PLACE_BYTES);
     loaded(&format!(
         "forbid (principal, action in Action::\"any\", resource == Api::\"billing\") when {{ context.location == \"{text}\" }};"

@@ -1,4 +1,4 @@
-//! The module as a whole: samples, traps, properties.
+//! Tests of the policy module: shared samples and helpers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -40,7 +40,7 @@ mod whole;
 
 const NOW: i64 = 1_795_000_000;
 
-/// Of an access token whose server introspects it.
+/// The revocability of an access token whose resource server introspects it.
 const REVOCABILITY: Revocability = Revocability {
     class: RevocationClass::Immediate { bound_seconds: 5 },
     open_sessions: OpenSessions::None,
@@ -56,7 +56,7 @@ fn dev_attestor() -> AttestorSpec {
     .unwrap()
 }
 
-/// An attestor with one claim of every sort.
+/// An attestor with one claim of every kind.
 fn ci_attestor() -> AttestorSpec {
     serde_json::from_value(json!({
         "kind": "oidc", "name": "ci-main", "issuer": "https://ci.example",
@@ -101,8 +101,8 @@ fn samples() -> GenerationParts {
     }
 }
 
-/// The samples' configuration with one more attestor and resource, and other policies. A policy
-/// without annotations gets them.
+/// The samples' configuration with one more attestor and resource, and other policies. Adds
+/// annotations to policies that have none.
 fn parts(policies: &str) -> GenerationParts {
     let mut count = 0;
     let mut text = String::new();
@@ -148,7 +148,7 @@ fn loaded(policies: &str) -> CompiledGeneration {
     })
 }
 
-/// All problems of a bundle that must not load, as text.
+/// All problems of a bundle that must not load, as one text.
 fn refused(policies: &str) -> String {
     match load(policies) {
         Ok(_) => panic!("loaded: {policies}"),
@@ -200,7 +200,7 @@ fn facts() -> TaskFacts {
     }
 }
 
-/// Objects of `authorization_details`. What is empty is left out.
+/// Parses objects of `authorization_details`. Removes empty members.
 fn details(mut value: serde_json::Value) -> Vec<AuthorizationDetail> {
     for detail in value.as_array_mut().into_iter().flatten() {
         let members = detail.as_object_mut().unwrap();
@@ -252,7 +252,7 @@ fn decide_as(
     })
 }
 
-/// `agent` asks for `actions` at all places of `resource`.
+/// The decision about `agent` asking for `actions` at all locations of `resource`.
 fn decide(
     compiled: &CompiledGeneration,
     resource: &str,
@@ -270,7 +270,7 @@ fn refusal(decision: Decision) -> Refusal {
 
 const AGENT: &str = "principal == Workload::dev::\"dev:agent\"";
 
-/// A generation whose policies were generated; it is not validated, so that errors happen.
+/// A generation of generated policies. It is not validated, so that errors occur.
 fn generated(policies: &[String]) -> CompiledGeneration {
     thread_local! {
         static FRAME: Generation = build(parts("forbid (principal, action, resource);"), &[])

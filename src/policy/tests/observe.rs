@@ -1,14 +1,14 @@
-//! Policies that merely observe: tries to make one of them weaken, widen or outlive anything.
+//! Policies that only observe: attempts to make one weaken, widen or outlive a decision.
 
 use super::properties::cases;
 use super::*;
 use crate::domain::decision::{Observed, ObservedEffect};
 use crate::domain::kind::ResourceKind;
 
-/// After [`NOW`], and a day before it.
+/// A day after [`NOW`], and a day before it.
 const AHEAD: &str = "2026-11-30";
 const PAST: &str = "2026-11-17";
-/// The last day of observing is that of [`NOW`] itself.
+/// The day of [`NOW`], as the last day of observing.
 const TODAY: &str = "2026-11-18";
 const FORBID: &str =
     "forbid (AGENT, action, resource == Api::\"billing\") when { context.ttl_seconds < 200 };";
@@ -58,7 +58,7 @@ fn an_observed_forbid_denies_nothing_and_is_told() {
         (told.outcome_if_enforced, told.refusal, told.ttl_seconds),
         (Outcome::Deny, Some(RefusalCode::NotPermitted), None)
     );
-    // What it does not hold for says nothing of it.
+    // A request that the policy does not apply to has no record of it.
     let other = decide(&compiled, "billing", &["orders:read"], None);
     assert_eq!((other.outcome(), other.observed), (Outcome::Permit, None));
 }
@@ -93,7 +93,7 @@ fn the_clock_of_the_request_decides_whether_the_day_is_over() {
         assert_eq!(enforced.policies, ["freeze"]);
         assert_eq!(enforced.observed, None);
     }
-    // The recorded instant decides again, whenever that is.
+    // A decision made again uses the recorded instant.
     let again = compiled.redecide(&last.input).unwrap();
     assert_eq!(
         (again.outcome(), again.observed),
@@ -127,7 +127,7 @@ fn an_observed_permit_grants_nothing_until_its_day_is_over() {
         (told.outcome_if_enforced, told.ttl_seconds),
         (Outcome::Permit, Some(300))
     );
-    // What is offered instead does not count on it either.
+    // An offer does not rely on it either.
     assert_eq!(refusal(decision).allowed, None);
     let later = loaded(&permit(PAST));
     let decision = decide(&later, "billing", &["bill:read"], None);
@@ -136,7 +136,7 @@ fn an_observed_permit_grants_nothing_until_its_day_is_over() {
 
 #[test]
 fn what_observes_takes_nothing_from_another_forbid_and_adds_nothing_to_a_life() {
-    // A forbid that is enforced stays one, beside whatever observes.
+    // An enforced forbid applies regardless of observing policies.
     let enforced =
         format!("forbid ({AGENT}, action == Action::\"bill:read\", resource == Api::\"billing\");");
     for beside in [
@@ -152,7 +152,7 @@ fn what_observes_takes_nothing_from_another_forbid_and_adds_nothing_to_a_life() 
         );
         assert_eq!(observed(&decision).outcome_if_enforced, Outcome::Deny);
     }
-    // The same life, whatever an observed permit says; from its day on, the strictest.
+    // An observing permit does not shorten the life; from its day on, the strictest term does.
     let short = base().replace(
         "permit",
         "@id(\"p\") @description(\"d\") @max_ttl(\"120\") permit",
@@ -175,7 +175,7 @@ fn what_observes_takes_nothing_from_another_forbid_and_adds_nothing_to_a_life() 
         assert_eq!(refused.code, RefusalCode::TtlTooLong);
         assert_eq!(refused.allowed.unwrap().max_ttl_seconds, Some(120));
     }
-    // An approval that is only observed asks nobody, and one that is enforced is not lifted.
+    // An observing @approval requests no approval, and does not lift an enforced one.
     let approval = observing("ask", AHEAD, "@approval(\"required\")", "permit", "");
     let decision = decide(
         &loaded(&(base() + &approval)),
@@ -209,7 +209,7 @@ fn only_what_is_registered_as_of_low_risk_is_observed() {
         )
     };
     for (scope, says) in [
-        // The default is not low.
+        // The default risk is not low.
         (
             "action, resource == Api::\"orders-api\"",
             "`orders-api` is not registered with risk = \"low\"",
@@ -234,7 +234,7 @@ fn only_what_is_registered_as_of_low_risk_is_observed() {
     }
     loaded(&with("action, resource == Api::\"billing\""));
 
-    // A task type that has a low resource's name is no resource.
+    // A task type with the name of a low-risk resource is not a resource.
     let mut named_alike = parts(&with(
         "action == Action::\"openTask\", resource == TaskType::\"billing\"",
     ));
@@ -252,7 +252,7 @@ fn only_what_is_registered_as_of_low_risk_is_observed() {
         problems[0]
     );
 
-    // One of low risk whose credentials are good at another that is not.
+    // A low-risk resource whose credentials are valid at another resource that is not low-risk.
     let mut shared = parts(&with("action, resource == Api::\"billing\""));
     let audience = shared.resources[1].audience().to_owned();
     let ResourceKind::Jwt(api) = &mut shared.resources[0].kind else {
@@ -268,7 +268,7 @@ fn only_what_is_registered_as_of_low_risk_is_observed() {
         problems[0]
     );
 
-    // As many as are named in one leaf, and no more.
+    // At most as many as one leaf can name.
     let many = |count: usize| -> String {
         let all = (0..count).map(|n| observing(&format!("o{n}"), AHEAD, "", "forbid", ""));
         all.collect()

@@ -1,8 +1,8 @@
-//! What must hold for any policies and any question.
+//! Properties that hold for any policies and any question.
 
 use super::*;
 
-/// One policy of a generated set, in the scopes that matter to the index.
+/// A generated policy, with the kinds of scope that the index distinguishes.
 pub(super) fn any_policy() -> impl Strategy<Value = String> {
     let effect = prop::sample::select(vec!["permit", "permit", "permit", "forbid"]);
     let principal = prop::sample::select(vec![
@@ -94,7 +94,7 @@ pub(super) fn any_details() -> impl Strategy<Value = Vec<AuthorizationDetail>> {
     prop::collection::vec(detail, 1..3).prop_map(|all| details(all.into()))
 }
 
-/// Few cases in a check, as each compiles policies; `PROPTEST_CASES` asks for more.
+/// A check runs few cases, because each compiles policies; `PROPTEST_CASES` sets another number.
 pub(super) fn cases() -> ProptestConfig {
     let asked = ProptestConfig::default();
     match asked.cases {
@@ -103,7 +103,7 @@ pub(super) fn cases() -> ProptestConfig {
     }
 }
 
-/// The whole set has no terms that bind more than a policy permits: those are a set of their own.
+/// Removes binding terms: the whole set contains none, because they are in a set of their own.
 fn without_terms(answer: slice::Answer) -> slice::Answer {
     match answer {
         slice::Answer::Permit(permits) => slice::Answer::Permit(slice::Permits {
@@ -136,7 +136,7 @@ proptest! {
             let request = compiled.model.request(scene, &action, resource, context).unwrap();
             let slice = compiled.index.slice(&scene.principal, &scene.ancestors, &action, resource);
             let sliced = slice.evaluate(&request, &scene.entities, Timestamp::MAX);
-            // Half of the questions hold, whatever is asked for.
+            // Half of the questions hold, independent of the request.
             let whole = compiled.index.whole();
             let all = slice::join([authorizer.is_authorized(&request, &whole, &scene.entities)]);
             let (sliced, all) = (without_terms(sliced), without_terms(all));
@@ -238,7 +238,8 @@ proptest! {
         wider.push(more);
         let after = decide(&generated(&wider), "billing", &["bill:read"], None);
         if before.outcome() == Outcome::Permit {
-            // Obligations may tighten it and an error may make it uncertain; a no it is not.
+            // Obligations may tighten the result and an error may make it indeterminate, but it is
+            // not a denial.
             prop_assert_ne!(after.outcome(), Outcome::Deny);
         }
     }

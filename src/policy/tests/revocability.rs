@@ -1,4 +1,5 @@
-//! `context.revocability`: policies that ask what a revocation of the credential would achieve.
+//! Policies that read `context.revocability`: the effect that a revocation of the credential would
+//! have.
 
 use super::*;
 
@@ -6,7 +7,8 @@ fn permit() -> String {
     format!("permit ({AGENT}, action in Action::\"any\", resource);")
 }
 
-/// `agent` asks for one action of `billing`, whose minter states `revocability`.
+/// The decision about `agent` asking for one action of `billing`, whose minter states
+/// `revocability`.
 fn judge(compiled: &CompiledGeneration, revocability: Revocability) -> Decision {
     let detail = details(json!([{"type": "api", "actions": ["bill:read"]}]));
     compiled.decide(&Question {

@@ -1,4 +1,4 @@
-//! Tests of policies, as their authors write them.
+//! Tests of policy suites.
 
 use super::*;
 

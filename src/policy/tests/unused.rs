@@ -1,5 +1,5 @@
-//! What was granted and never used, and the narrower bundle: it permits what was used, as it was,
-//! and nothing that the wider one did not.
+//! Unused rights and the narrower bundle: it permits every used right with the same terms, and
+//! nothing that the wider bundle did not.
 
 use super::properties::{any_details, any_roles, any_workload, cases};
 use super::*;
@@ -10,7 +10,7 @@ fn now() -> Timestamp {
     Timestamp::from_seconds(NOW)
 }
 
-/// A generation with its text.
+/// A generation, as text and compiled.
 fn both(policies: &str) -> (Generation, CompiledGeneration) {
     build(parts(policies), &[]).unwrap()
 }
@@ -19,7 +19,7 @@ fn billing_details(actions: &[&str], locations: &[&str]) -> Vec<AuthorizationDet
     details(json!([{"type": "api", "actions": actions, "locations": locations}]))
 }
 
-/// What is reported and proposed where `used` are the permitted inputs.
+/// The report and the proposals for the permitted inputs `used`.
 fn report(
     (generation, compiled): &(Generation, CompiledGeneration),
     used: &[Decision],
@@ -170,7 +170,7 @@ fn what_was_never_used_can_go_and_what_was_wholly_used_stays() {
     );
     let used = [decide_as(&wide.1, &agent(), &[], &ask, facts())];
     let (told, narrower) = report(&wide, &used);
-    // The act on the broker is no grant.
+    // An act on the broker is not a grant.
     assert_eq!(told.len(), 3);
     assert!(!find(&told, "p0").is_wide(), "{told:?}");
     for never in ["p1", "p2"] {
@@ -256,7 +256,7 @@ fn nothing_is_proposed_where_what_was_used_is_not_known() {
         0
     );
 
-    // Policies that were moved to roles: whether the caller had them was not read.
+    // Policies that were changed to use roles: the record does not have the caller's roles.
     let moved = both(
         "permit (principal in Role::\"r\", action in Action::\"any\", resource == Api::\"billing\");",
     );
@@ -286,7 +286,7 @@ fn nothing_is_proposed_where_what_was_used_is_not_known() {
 
 #[test]
 fn a_permit_whose_terms_bind_another_keeps_its_scope() {
-    // Without the first the second would permit more than a minute.
+    // Without the first permit, the second would permit more than a minute.
     let wide = both(&format!(
         "@id(\"short\") @description(\"d\") @max_ttl(\"60\") permit ({AGENT}, action in [Action::\"bill:read\", Action::\"orders:read\"], resource == Api::\"billing\");\
          @id(\"long\") @description(\"d\") @max_ttl(\"600\") permit ({AGENT}, action == Action::\"orders:read\", resource == Api::\"billing\");"
@@ -345,7 +345,7 @@ fn any_permit() -> impl Strategy<Value = String> {
     ]);
     let term = prop::sample::select(vec!["", "", "@max_ttl(\"60\")", "@max_ttl(\"600\")"]);
     (principal, scope, when, term).prop_map(|(principal, scope, when, term)| {
-        // A life is no term of opening a task.
+        // A life is no term for opening a task.
         let term = if scope.contains("== Action::\"openTask\"") {
             ""
         } else {
@@ -355,7 +355,7 @@ fn any_permit() -> impl Strategy<Value = String> {
     })
 }
 
-/// Who asks for what, for how long.
+/// A request: workload, rights and life.
 type Wish = (
     Workload,
     BTreeSet<String>,

@@ -1,7 +1,7 @@
-//! A rule about a part holds for who asks for the whole, however that is spelt.
+//! A policy about a part of a request holds for requests for the whole, in any spelling.
 //!
-//! The properties are held against an oracle that knows nothing of how requests are compared: each
-//! single text within a grant, put into the policies as they were written.
+//! The properties are compared with an oracle that does not use the comparison of requests: it
+//! evaluates each single text within a grant by the policies as written.
 
 use cedar_policy::{Authorizer, Context, PolicySet, RestrictedExpression};
 
@@ -9,7 +9,7 @@ use super::properties::cases;
 use super::*;
 use crate::domain::grant::{ActionName, Location};
 
-/// What `agent` may do with the bucket is permitted by this.
+/// The scope that permits `agent` to use the bucket.
 const BUCKET: &str = "resource == Aws::\"reports\"";
 
 /// [`parts`] with a bucket on AWS, whose sessions work in these regions.
@@ -38,7 +38,7 @@ fn on_bucket(policies: &str) -> CompiledGeneration {
     }
 }
 
-/// A generation of policies that are not validated, so that conditions can be any.
+/// A generation of policies that are not validated, so that any condition is possible.
 fn unvalidated(policies: &[String], regions: &[&str]) -> CompiledGeneration {
     let (frame, _) = build(
         with_bucket("forbid (principal, action, resource);", regions),
@@ -140,7 +140,7 @@ fn a_forbid_about_a_part_of_an_api_did_not_hold_for_the_whole() {
         let forbid = if outcome == Outcome::Deny { "p1" } else { "p0" };
         assert_eq!(decision.policies, [forbid], "{locations:?}");
     }
-    // What is left of the request is offered.
+    // The rest of the request is offered.
     let refusal = refusal(at_billing(&compiled, &[]));
     assert_eq!(
         refusal.allowed.unwrap().authorization_details.unwrap(),
@@ -162,7 +162,7 @@ fn a_permit_unless_about_a_part_did_not_hold_for_the_whole() {
         ("https://billing.example/b", Outcome::Deny),
         ("https://billing.example/b/y", Outcome::Deny),
         ("https://billing.example/a/z", Outcome::Permit),
-        // Nothing of what is below it is excepted.
+        // The locations below an excepted one are not excepted.
         ("https://billing.example/a/x/1", Outcome::Permit),
     ] {
         let decision = at_billing(&compiled, &[location]);
@@ -282,11 +282,11 @@ fn a_url_is_asked_for_as_the_place_and_as_what_is_below_it() {
     assert_eq!(outcomes(&like), [denied, permitted]);
     let both = [permit(&is), permit(&like)].concat();
     assert_eq!(at_billing(&loaded(&both), &[a]).outcome(), permitted);
-    // In different terms it is no less exact.
+    // The result is exact for an equivalent condition too.
     let turned = format!("!(context.location != \"{a}\" && !({like}))");
     assert_eq!(outcomes(&turned), [permitted, permitted]);
 
-    // A permit by `==` alone is told, once, with the first of its places.
+    // A permit by `==` alone is noted once, with its first location.
     let places = ["a", "b"].map(|own| format!("\"https://billing.example/{own}\""));
     let compiled = loaded(&format!(
         "{} {} {}",
@@ -316,7 +316,8 @@ fn two_conditions_on_one_place_are_not_taken_for_two_places() {
         ("https://billing.example/a/payroll/1.pdf", Outcome::Deny),
         ("https://billing.example/a/payroll", Outcome::Deny),
         ("https://billing.example/a", Outcome::Deny),
-        // It is taken for one that holds both, though what is below it could only end so.
+        // It is read as a request for both conditions, although the locations below it could meet
+        // only one of them.
         ("https://billing.example/a/payroll/1", Outcome::Deny),
         ("https://billing.example/b/1.pdf", Outcome::Deny),
     ] {
@@ -388,7 +389,7 @@ fn what_cannot_be_asked_about_many_values_does_not_load() {
         ("{a: context.location}.a == \"x\"", "uses context.location"),
         (
             "context.location == \"a\" && context.ttl_seconds * 2 > 60",
-            "computes beside",
+            "with a computation",
         ),
     ] {
         let problems = refused(&forbid(condition));
@@ -396,7 +397,7 @@ fn what_cannot_be_asked_about_many_values_does_not_load() {
         assert!(problems.starts_with("test.cedar:1:"), "{problems}");
         assert!(problems.contains("policy `p0`") && problems.contains("\n    "));
     }
-    // The forms that work, and arithmetic in a policy of its own.
+    // The accepted forms, and a computation in a policy of its own.
     loaded(&forbid(
         "(context.location == \"a\" && context.task.depth == 1) || context.location != \"b\"",
     ));
@@ -440,7 +441,7 @@ fn a_thousand_places_in_a_policy_cost_no_more_than_one() {
         assert_eq!((few.0, many.0), (Outcome::Deny, Outcome::Deny));
         assert!(many.2 <= 2 * few.2, "{few:?} {many:?}");
     }
-    // And each of the thousand is permitted.
+    // Each of the thousand locations is permitted.
     for n in (0..1_000).step_by(37) {
         let place = format!("https://billing.example/a/{n}");
         assert_eq!(at_billing(&thousand, &[&place]).outcome(), Outcome::Permit);
@@ -451,7 +452,7 @@ fn a_thousand_places_in_a_policy_cost_no_more_than_one() {
 
 #[test]
 fn a_request_that_takes_too_many_steps_is_refused_and_not_decided() {
-    // Nothing that is asked for is in the list, and all of it has to be compared.
+    // The list contains no requested location, so everything has to be compared.
     let places: Vec<String> = (0..1_000)
         .map(|n| format!("\"arn:aws:s3:::reports/{n}/abcdefghijklmnopqrstuvwxyz\""))
         .collect();
@@ -496,7 +497,7 @@ fn a_policy_that_named_the_record_of_answers_permitted_everyone() {
         assert!(!problems.is_empty(), "{condition}");
         let frame = super::parts("forbid (principal, action, resource);");
         let (frame, _) = build(frame, &[]).unwrap();
-        // Not even where it is not validated.
+        // Not even without validation.
         let generation = Generation {
             policies: vec![PolicyFile {
                 name: "a.cedar".into(),
@@ -536,7 +537,7 @@ fn an_action_of_aws_in_other_letters_was_refused() {
         let decision = in_bucket(&compiled, action, everywhere, None);
         assert_eq!(decision.outcome(), outcome, "{action}");
     }
-    // At an API these are two actions.
+    // For an API these are two actions.
     let api = loaded(&format!(
         "permit ({AGENT}, action in Action::\"any\", resource == Api::\"billing\");"
     ));
@@ -596,8 +597,9 @@ fn forbids_that_no_request_meets_are_told() {
     assert_eq!(notes.without_region, ["p5"]);
 }
 
-/// Eight permitted locations of every refused action were compared with eight refused ones, each pair
-/// with steps of its own and once more for each registered action: a minute of CPU time for a refusal.
+/// Regression: the offer compared eight permitted locations of every refused action with eight
+/// refused ones, each pair with its own budget of steps, and again for each registered action. A
+/// refusal took a minute of CPU time.
 #[test]
 fn the_offer_compares_patterns_within_the_steps_of_the_request() {
     let mut parts = with_bucket(
@@ -633,13 +635,13 @@ fn the_offer_compares_patterns_within_the_steps_of_the_request() {
     let hard = (0..8).flat_map(|n| [permitted(n), refused(n)]).collect();
     let began = std::time::Instant::now();
     let decision = decided(&compiled, "reports", &detail(hard));
-    // The refusal is a decision, with its policies; without the bound it takes minutes here.
+    // The refusal is a decision, with its policies. Without the bound it takes minutes here.
     assert!(began.elapsed() < std::time::Duration::from_mins(1));
     assert_eq!(decision.policies, ["p1"]);
     let verdict = refusal(decision.clone());
     assert_eq!(verdict.code, RefusalCode::NotPermitted, "{verdict:?}");
     assert_eq!(verdict.allowed, None);
-    // The steps that are left when the request is decided are all that the offer takes.
+    // The offer takes only the steps that remain after the decision.
     let input = Input::read(&decision.input).unwrap();
     let budget = Budget::new(crate::domain::limits::MAX_REQUEST_STEPS);
     let manner = super::super::decide::Manner {
@@ -649,8 +651,8 @@ fn the_offer_compares_patterns_within_the_steps_of_the_request() {
     };
     assert!(compiled.judge(&input, manner).verdict.is_err());
     assert!(budget.is_exhausted());
-    // Where they suffice, the offer is made, and a right that several policies are asked about is in it
-    // once.
+    // If they suffice, the offer is made, and it contains a right once even if several policies
+    // decide about it.
     let easy = vec![permitted(0), "arn:aws:s3:::reports/a.pdf".to_owned()];
     let allowed = refusal(decided(&compiled, "reports", &detail(easy))).allowed;
     let offered = allowed.unwrap().authorization_details.unwrap();
@@ -660,9 +662,9 @@ fn the_offer_compares_patterns_within_the_steps_of_the_request() {
     );
 }
 
-// ---------------------------------------------------------------- by brute force
+// ---------------------------------------------------------------- brute force
 
-/// Conditions over these comparisons and what does not depend on what is asked for.
+/// Conditions over these comparisons and over facts that are independent of the requested values.
 fn condition(comparisons: Vec<String>) -> impl Strategy<Value = String> {
     let constant = prop::sample::select(vec![
         "context.task.depth == 1".to_owned(),
@@ -683,7 +685,7 @@ fn condition(comparisons: Vec<String>) -> impl Strategy<Value = String> {
     })
 }
 
-/// Policies about `resource`, of which one permits everything half of the time.
+/// Policies about `resource`. Half of the time, one of them permits everything.
 fn policies(
     resource: &'static str,
     comparisons: Vec<String>,
@@ -716,7 +718,7 @@ fn policies(
     })
 }
 
-/// What policies as they were written say of one text for each fact.
+/// The result of the policies as written, for one text for each fact.
 fn oracle(
     compiled: &CompiledGeneration,
     resource: &str,
@@ -844,7 +846,7 @@ proptest! {
         prop_assert_eq!(&again.verdict, &decision.verdict);
         prop_assert_ne!(decision.outcome(), Outcome::Indeterminate);
         if let Err(refusal) = &decision.verdict {
-            // What is offered is asked for like anything else.
+            // An offered request is permitted when it is requested.
             if let Some(offered) = refusal.allowed.as_ref().and_then(|own| own.authorization_details.clone()) {
                 let ask = ask(&compiled, "billing", offered, refusal.allowed.as_ref().unwrap().max_ttl_seconds.or(ttl));
                 let second = compiled.decide(&Question {
@@ -867,11 +869,11 @@ proptest! {
             for rest in inner {
                 let text = format!("{location}{rest}");
                 for action in details[0].actions() {
-                    // The single text, in the policies as they are written.
+                    // The single text, by the policies as written.
                     let alone = oracle(&compiled, "billing", action, (&text, None), (asked_ttl, now));
                     prop_assert!(alone.is_some_and(|longest| granted <= longest), "{}: {:?}", text, alone);
                 }
-                // And the place, asked for alone.
+                // The location, requested alone.
                 let alone = decide_at(&compiled, "billing", &detail(std::slice::from_ref(&text)), ttl, now);
                 let life = alone.verdict.map(|terms| terms.ttl_seconds);
                 prop_assert!(life.as_ref().is_ok_and(|life| *life >= granted), "{}: {:?}", text, life);
@@ -920,7 +922,8 @@ proptest! {
                         alone.is_some_and(|longest| permitted.ttl_seconds <= longest),
                         "{} {} {}: {:?}", action, arn, one, alone
                     );
-                    // What is registered without wildcards is asked for as it is registered.
+                    // An action that is registered without wildcards is requested as it is
+                    // registered.
                     let folded = action.to_ascii_lowercase().replace("s3:put", "s3:Put");
                     let spelt = [(*action).to_owned(), folded.replace("Putobject", "PutObject")];
                     for spelt in spelt.into_iter().filter(|own| !own.ends_with("PutObjectacl")) {

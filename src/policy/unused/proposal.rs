@@ -1,4 +1,4 @@
-//! The narrower policies: written, put in their places, and held against what they replace.
+//! Writes narrower policies, inserts them into the bundle, and checks the result.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,14 +14,14 @@ use crate::policy::bundle::NamedPolicy;
 use crate::policy::generation::CompiledGeneration;
 use crate::policy::stack::with_balanced_stack;
 
-/// What is to be narrower.
+/// The aspects of a permit to narrow.
 pub(super) struct Narrower {
     pub(super) scope: bool,
     pub(super) max_ttl_seconds: Option<u64>,
 }
 
 impl Narrower {
-    /// The policy, narrowed to what was used; none where that is what it is.
+    /// The policy, narrowed to the used rights; `None` if nothing would change.
     pub(super) fn write(
         &self,
         generation: &CompiledGeneration,
@@ -81,7 +81,7 @@ fn one_or_many(entities: impl Iterator<Item = Value>) -> Value {
     }
 }
 
-/// That it is one of these resources, where all are of one type.
+/// A condition that the resource is one of these; `None` if they have several types.
 fn one_of(generation: &CompiledGeneration, resources: &BTreeSet<&String>) -> Option<String> {
     let uids: Option<Vec<_>> = resources
         .iter()
@@ -93,7 +93,8 @@ fn one_of(generation: &CompiledGeneration, resources: &BTreeSet<&String>) -> Opt
     (kinds.len() == 1).then(|| format!("[{}].contains(resource)", all.join(", ")))
 }
 
-/// That it is at a registered location at which something was used, where there are others.
+/// A condition that the location is within a registered location with a used right; `None` if all
+/// registered locations have one.
 fn places(resource: &Resource, used: &Used) -> Option<String> {
     let used: BTreeSet<&String> = used.rights.iter().flat_map(|own| &own.locations).collect();
     let registered: Vec<&str> = resource.locations.iter().map(Location::as_str).collect();
@@ -115,7 +116,8 @@ fn places(resource: &Resource, used: &Used) -> Option<String> {
             )
         }
         ResourceKind::Aws(_) => {
-            // Cedar's patterns know no `?`; `*` stands for more, and the registration bounds it.
+            // Cedar's patterns have no `?`. `*` matches more, but the registered locations still
+            // limit it.
             let pattern = quoted(location).replace('?', "*");
             format!("context.location like \"{pattern}\"")
         }
@@ -124,8 +126,8 @@ fn places(resource: &Resource, used: &Used) -> Option<String> {
     Some(all.join(" || "))
 }
 
-/// The bundle with every proposal in its place, which the validator accepts; what it does not is
-/// taken out of `uses`.
+/// The bundle with every proposal applied. Proposals that the validator refuses are removed from
+/// `uses`.
 #[must_use]
 pub fn proposed(
     generation: &Generation,
@@ -161,8 +163,8 @@ fn proposed_here(
     good
 }
 
-/// Whether it loads, and differs from what was by the proposals alone: a text that took its
-/// neighbour with it could take a forbid.
+/// Whether the candidate loads and differs from the present bundle only by the proposals. A
+/// replacement of too much text could remove an adjacent forbid.
 fn is_sound(candidate: &Generation, before: &CompiledGeneration, uses: &[PolicyUse]) -> bool {
     let Ok(after) = CompiledGeneration::compile(candidate, &[]) else {
         return false;
@@ -194,7 +196,7 @@ fn rewritten(
 ) -> Vec<PolicyFile> {
     let mut files = generation.policies.clone();
     let policies: Vec<&NamedPolicy> = compiled.policies().collect();
-    // From the last to the first, so that places before it stay what they are.
+    // Edit from the last to the first, so that earlier byte offsets stay valid.
     for named in policies.into_iter().rev() {
         let found = uses.iter().find(|own| own.policy == named.id);
         let Some(proposal) = found.and_then(|own| own.proposal.as_ref()) else {
@@ -215,7 +217,7 @@ fn rewritten(
         let text = match proposal {
             Proposal::Remove => {
                 let line = if end_of_line { "" } else { "\n" };
-                format!("// `{}` was never used, and is removed.{line}", named.id)
+                format!("// `{}` was never used and is removed.{line}", named.id)
             }
             Proposal::Narrow { text } => text.clone(),
         };
