@@ -272,7 +272,7 @@ pub(super) async fn list(
         .into_response())
 }
 
-/// Adds `Link: rel="next"` (RFC 8288).
+/// Adds the header `Link: rel="next"` (RFC 8288) to an answer.
 pub(super) fn link_next(
     headers: &mut HeaderMap,
     path: &str,

@@ -54,7 +54,7 @@ impl TaskView {
 /// A task that was read for a heartbeat. On PostgreSQL it may hold the connection of the read, so
 /// that the heartbeat needs no other.
 #[derive(Debug)]
-#[expect(missing_docs, reason = "the other names say it all")]
+#[expect(missing_docs, reason = "the names say it all")]
 pub struct HeldTask {
     pub view: TaskView,
     store: Store,

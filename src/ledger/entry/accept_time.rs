@@ -17,7 +17,7 @@ use crate::store::append::ActWrite;
 
 /// The acceptance of a time by an admin. It cuts off every permit with a later date.
 #[derive(Clone, Debug)]
-#[expect(missing_docs, reason = "the names say it all")]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct AcceptTime {
     /// The id of the cutoff of permits with a later date.
     pub id: CutoffId,

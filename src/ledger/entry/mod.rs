@@ -194,7 +194,7 @@ impl Outcome<Draft> {
 
 /// An entry in the queue, with the evidence that it uses up and its time.
 #[derive(Clone, Debug)]
-#[expect(missing_docs, reason = "the names say it all")]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Request {
     pub entry: Entry,
     /// The evidence that the entry uses up, and its caller.

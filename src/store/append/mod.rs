@@ -119,7 +119,6 @@ impl SessionFacts {
 
 /// The recorded use of an `Idempotency-Key`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the other names say it all")]
 pub struct RetryFacts {
     /// SHA-256 of the request's body.
     pub fingerprint: [u8; 32],
@@ -160,7 +159,6 @@ pub struct Look {
 
 /// The values that were read under the lock.
 #[derive(Clone, Debug, Default)]
-#[expect(missing_docs, reason = "the other names say it all")]
 pub struct View {
     /// `None` on SQLite, which has no servers.
     pub server: Option<Server>,
