@@ -117,8 +117,8 @@ fn schemas() -> [(&'static str, Value); 8] {
         (
             "AuthorizationDetail",
             json!({
-                "The rights that are requested on a resource (RFC 9396). An absent list stands for \
-                 everything that the resource registers.",
+                "description": "The rights that are requested on a resource (RFC 9396). An absent \
+                                list stands for everything that the resource registers.",
                 "oneOf": DetailType::ALL.map(detail),
             }),
         ),
@@ -160,9 +160,9 @@ fn schemas() -> [(&'static str, Value); 8] {
             "Revocability",
             json!({
                 "type": "object",
-                "The effect of a revocation of the credential: how soon a new use is refused, \
-                 whether sessions that it opened continue, and which party ends it at its expiry \
-                 if the broker is gone.",
+                "description": "The effect of a revocation of the credential: how soon a new use \
+                                is refused, whether sessions that it opened continue, and which \
+                                party ends it at its expiry if the broker is gone.",
                 "required": ["class", "open_sessions", "expires_by"],
                 "properties": {
                     "class": {"type": "string", "enum": ["immediate", "bounded", "expiry_only"]},
