@@ -17,8 +17,8 @@ pub(super) enum Failure {
 }
 
 /// A time-out before anything was committed.
-pub(super) fn too_slow(what: &str, patience: Duration) -> Failure {
-    let error = std::io::Error::other(format!("{what} took more than {patience:?}"));
+pub(super) fn too_slow(step: &str, patience: Duration) -> Failure {
+    let error = std::io::Error::other(format!("{step} took more than {patience:?}"));
     Failure::Unavailable(StoreError::Unavailable(sqlx::Error::Io(error)))
 }
 
