@@ -1,10 +1,9 @@
-//! What is counted and measured, for Prometheus.
+//! The metrics for Prometheus.
 //!
-//! Callers say what happened in the words of the domain and know nothing of Prometheus. Every label
-//! has few values by its type: an enumeration, text from our own source, or the name of a policy that
-//! admins activated as one that merely observes. Ids of workloads,
-//! tasks and sessions are never labels: they are not bounded, and they are not for everyone who
-//! may scrape.
+//! Callers report events in terms of the domain and do not depend on Prometheus. Every label has a
+//! small set of values: an enumeration, text from the source code, or the name of an activated
+//! policy that only observes. Ids of workloads, tasks and sessions are never labels: they are
+//! unbounded, and not every scraper may see them.
 
 use std::borrow::Cow;
 use std::sync::atomic::AtomicU64;
@@ -26,21 +25,21 @@ use crate::domain::session::EndReason;
 /// The media type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Steps of a request, from 50 µs to 10 s.
+/// Buckets for steps of a request, from 50 µs to 10 s.
 const STEP_SECONDS: &[f64] = &[
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
     1.0, 2.5, 5.0, 10.0,
 ];
-/// Requests and transactions, from 0.5 ms to 30 s.
+/// Buckets for requests and transactions, from 0.5 ms to 30 s.
 const CALL_SECONDS: &[f64] = &[
     0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 ];
-/// Revocations, from 1 ms to an hour: a back end may take its time to confirm.
+/// Buckets for revocations, from 1 ms to one hour, because back ends may confirm late.
 const LAG_SECONDS: &[f64] = &[
     0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0,
     3_600.0,
 ];
-/// Entries of a batch, up to its maximum.
+/// Buckets for the entries of a batch, up to its maximum.
 const BATCH_ENTRIES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
 /// A step of a request.
@@ -48,17 +47,17 @@ const BATCH_ENTRIES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256
 pub enum Stage {
     /// The evidence is verified.
     Appraise,
-    /// Names become what they stand for.
+    /// The names in the request are resolved to registered things.
     Resolve,
     /// The task is found or opened.
     Admit,
-    /// Policy decides.
+    /// Policy evaluates the request.
     Decide,
-    /// The ledger takes it.
+    /// The ledger records the decision.
     Commit,
-    /// The credential is made.
+    /// The credential is minted.
     Mint,
-    /// The session is made active, or ended.
+    /// The session is activated or ended.
     Settle,
     /// The answer is written.
     Release,
@@ -90,12 +89,11 @@ impl Stage {
     }
 }
 
-/// How something ended that can fail.
+/// The result of an operation that can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it all")]
 pub enum Ended {
-    /// As wished.
     Ok,
-    /// Otherwise.
     Failed,
 }
 
@@ -120,10 +118,10 @@ impl<T, E> From<&Result<T, E>> for Ended {
     }
 }
 
-/// A part of the way from the wish to revoke to its confirmation.
+/// A part of the time from a revocation's request to its confirmation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RevocationLag {
-    /// From the request to the commit: from here on nothing is valid.
+    /// From the request to the commit, after which no session is valid.
     RequestedToDurable,
     /// From the commit to the back end's confirmation.
     DurableToConfirmed,
@@ -140,7 +138,7 @@ impl RevocationLag {
     }
 }
 
-/// Which limit refused a request before anything was recorded.
+/// The limit that refused a request before anything was recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RateLimit {
     /// Requests of one address.
@@ -171,7 +169,7 @@ impl RateLimit {
     }
 }
 
-/// What is read anew while the process runs.
+/// The files that are read again while the process runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reloaded {
     /// The listener's certificate and key.
@@ -205,7 +203,7 @@ impl MetricConstructor<Histogram> for Buckets {
     }
 }
 
-/// Everything that is counted.
+/// All metrics of the process.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -253,7 +251,7 @@ pub struct Metrics {
     task_panics: Counters<1>,
 }
 
-/// What sinks outside were told.
+/// Metrics of the deliveries to sinks.
 #[derive(Debug)]
 struct Exports {
     delivered: Counters<1>,
@@ -274,28 +272,28 @@ impl Exports {
             failures: r.counters("export_failures", "Failed deliveries, by sink"),
             truncated: r.counters(
                 "export_truncated",
-                "Files of a sink that were cut while they were written to",
+                "Files of a sink that were truncated while the broker wrote to them",
             ),
             lag: r.add(
                 "export_lag_entries",
-                "Entries that a sink was not told yet",
+                "Entries that were not delivered to a sink yet",
                 Family::default(),
             ),
             lag_seconds: r.add(
                 "export_lag_seconds",
-                "Age of the oldest entry that a sink was not told yet; 0 when there is none",
+                "Age of the oldest entry that a sink did not get yet; 0 when there is none",
                 Family::default(),
             ),
             disabled: r.add(
                 "export_disabled",
-                "1 while a sink is told nothing, because it answered that it is gone",
+                "1 while a sink gets nothing, because it answered 410",
                 Family::default(),
             ),
         }
     }
 }
 
-/// The checkpoint that all replicas keep outside.
+/// Metrics of the checkpoint outside the store that all replicas share.
 #[derive(Debug)]
 struct SharedCheckpoint {
     size: Gauge,
@@ -308,15 +306,15 @@ impl SharedCheckpoint {
         Self {
             size: r.gauge(
                 "shared_checkpoint_size",
-                "Leaves under the checkpoint that is kept outside, as last published or found",
+                "Leaves under the shared checkpoint, as last published or read",
             ),
             time: r.gauge(
                 "shared_checkpoint_timestamp_seconds",
-                "When a checkpoint was last published or found outside",
+                "When the shared checkpoint was last published or read",
             ),
             failures: r.add(
                 "shared_checkpoint_failures",
-                "Checkpoints that could not be published outside",
+                "Checkpoints that could not be published for all replicas",
                 Counter::default(),
             ),
         }
@@ -331,11 +329,11 @@ const OUTCOMES: [Outcome; 4] = [
     Outcome::Pending,
 ];
 
-/// Outcomes of a session that is to be ended by a list at its back end.
+/// The outcomes of a session that a list at its back end is to end.
 const LISTED: &str = "listed";
 const EXPIRES_NATURALLY: &str = "expires_naturally";
 
-/// What witnesses said of the log's checkpoints.
+/// Metrics of the witnesses.
 #[derive(Debug)]
 struct Witnesses {
     size: Family<Labels<1>, Gauge>,
@@ -353,7 +351,7 @@ impl Witnesses {
             ),
             time: r.add(
                 "witness_timestamp_seconds",
-                "When a witness last signed a checkpoint for this replica, by its clock",
+                "When a witness last signed a checkpoint for this replica, by the witness's clock",
                 Family::default(),
             ),
             failures: r.counters(
@@ -370,7 +368,7 @@ impl Default for Metrics {
     }
 }
 
-/// Registers metrics under our prefix and hands them back.
+/// Registers metrics under the prefix `taskpass` and returns them.
 struct Registrar(Registry);
 
 impl Registrar {
@@ -393,32 +391,33 @@ impl Registrar {
     }
 }
 
-/// What the metric of the ledger key's end shows where there is none: a century.
+/// The value of the metric of the ledger key's end if it has no end: a century.
 const ENDLESS_DAYS: u64 = 36_500;
 
 impl Metrics {
-    /// All at zero.
+    /// All metrics, with their initial values.
     #[must_use]
     #[expect(clippy::too_many_lines, reason = "one metric after the other")]
     pub fn new() -> Self {
         let mut r = Registrar(Registry::with_prefix("taskpass"));
         let build = [("version", Cow::Borrowed(env!("CARGO_PKG_VERSION")))];
-        r.0.register("build", "What is running", Info::new(build));
+        r.0.register("build", "The version that is running", Info::new(build));
         let metrics = Self {
             decisions: r.counters("decisions", "Decisions in the ledger, by outcome"),
             refusals: r.counters("refusals", "Refused requests, by reason"),
             observed: r.counters(
                 "observed",
-                "Requests for which a policy that merely observes held, by what became of them and what would have",
+                "Requests to which an observing policy applied, by their outcome and their outcome \
+                 if enforced",
             ),
             observing: r.add(
                 "observing_until_timestamp_seconds",
-                "Policies of the active generation that merely observe, and when they are enforced",
+                "Policies of the active generation that only observe, and when they are enforced",
                 Family::default(),
             ),
             attestation_failures: r.counters(
                 "attestation_failures",
-                "Evidence that was not believed, by attestor and reason",
+                "Evidence that was refused, by attestor and reason",
             ),
             unattested: r.add(
                 "unattested",
@@ -431,11 +430,11 @@ impl Metrics {
             ),
             foreign_tokens: r.add(
                 "foreign_tokens",
-                "Tokens asked about that are not ours; never in the ledger",
+                "Introspected tokens of other issuers; never in the ledger",
                 Counter::default(),
             ),
-            mints: r.counters("mints", "Credentials made, by minter and result"),
-            sessions_ended: r.counters("sessions_ended", "Sessions over, by reason"),
+            mints: r.counters("mints", "Credentials minted, by minter and result"),
+            sessions_ended: r.counters("sessions_ended", "Sessions ended, by reason"),
             revocations: r.counters("revocations", "Cutoffs committed, by selector"),
             revocation_lag: r.histograms(
                 "revocation_lag_seconds",
@@ -444,8 +443,8 @@ impl Metrics {
             ),
             denied: r.counters(
                 "denied_sessions",
-                "Sessions that were read back from a list at their back end, or that expire naturally \
-                 because the list has no room for them or no reason",
+                "Sessions that were read back from a list at their back end, or that expire \
+                 naturally because the list has no room for them or they expire too soon",
             ),
             short_deny_lists: r.gauge(
                 "deny_lists_short",
@@ -453,12 +452,12 @@ impl Metrics {
             ),
             deny_list: r.add(
                 "deny_list_sessions",
-                "Sessions on a back end's list, by place, as last written or read",
+                "Sessions on a back end's list, by target, as last written or read",
                 Family::default(),
             ),
             deny_list_failures: r.add(
                 "deny_list_failures",
-                "Failed tries to bring a back end's list to what it should say",
+                "Failed tries to reconcile a back end's list",
                 Counter::default(),
             ),
             sweeps: r.counters("sweeps", "Rounds of the sweepers, by worker and result"),
@@ -472,7 +471,7 @@ impl Metrics {
             ),
             ledger_batch_entries: r.add(
                 "ledger_batch_entries",
-                "Entries of a batch",
+                "Number of entries in a batch",
                 Buckets(BATCH_ENTRIES).new_metric(),
             ),
             ledger_queue_depth: r.gauge("ledger_queue_depth", "Entries that wait for a batch"),
@@ -483,16 +482,24 @@ impl Metrics {
             shared_checkpoint: SharedCheckpoint::new(&mut r),
             ledger_commit: r.add(
                 "ledger_commit_seconds",
-                "Time of a batch, lock to commit",
+                "Duration of a batch, from lock to commit",
                 Buckets(STEP_SECONDS).new_metric(),
             ),
-            stages: r.histograms("stage_seconds", "Time of a request's stages", STEP_SECONDS),
-            http_requests: r.counters("http_requests", "Requests answered"),
-            http: r.histograms("http_seconds", "Time of requests, by route", CALL_SECONDS),
+            stages: r.histograms(
+                "stage_seconds",
+                "Duration of a request's stages",
+                STEP_SECONDS,
+            ),
+            http_requests: r.counters("http_requests", "HTTP requests answered"),
+            http: r.histograms(
+                "http_seconds",
+                "Duration of HTTP requests, by route",
+                CALL_SECONDS,
+            ),
             rate_limited: r.counters("rate_limited", "Requests refused with 429, by limit"),
             generation_active: r.add(
                 "generation_active",
-                "The generation by which this replica decides",
+                "1 for the generation by which this replica decides",
                 Family::default(),
             ),
             generation_behind: r.gauge(
@@ -505,7 +512,7 @@ impl Metrics {
             ),
             clock_skew: r.add(
                 "clock_skew_seconds",
-                "How far our clock is ahead of the database's",
+                "Lead of this replica's clock over the database's",
                 Gauge::default(),
             ),
             clock_in_doubt: r.add(
@@ -515,7 +522,7 @@ impl Metrics {
             ),
             horizon_lag: r.add(
                 "horizon_lag_seconds",
-                "How far the horizon, by which rows are deleted, is behind the clock",
+                "Lag of the horizon, by which rows are deleted, behind the clock",
                 Gauge::default(),
             ),
             sqlite_wal: r.gauge(
@@ -524,16 +531,16 @@ impl Metrics {
             ),
             tls_not_after: r.add(
                 "tls_certificate_not_after_timestamp_seconds",
-                "Until when the certificate chain that a listener shows is valid",
+                "End of the validity of a listener's certificate chain",
                 Family::default(),
             ),
             reload_failures: r.counters(
                 "reload_failures",
-                "Failed tries to take over files that changed, by what the files are for",
+                "Failed tries to load changed files, by their purpose",
             ),
             reload_pending: r.add(
                 "reload_pending",
-                "1 while files that changed are not taken over, by what the files are for",
+                "1 while changed files are not loaded, by their purpose",
                 Family::default(),
             ),
             task_panics: r.counters("task_panics", "Tracked tasks that panicked, by name"),
@@ -547,8 +554,9 @@ impl Metrics {
         metrics
     }
 
-    /// A rate needs a zero to rise from: the first event of a series that begins with it is no
-    /// increase. What has labels that only the configuration knows begins in the methods `…_begin`.
+    /// Creates series with the value zero, because the first event of a series that starts with it
+    /// would be no increase. Series whose labels depend on the configuration are created by the
+    /// methods `…_begins`.
     fn begin_at_zero(&self) {
         for code in RefusalCode::ALL {
             begin(&self.refusals, &[("code", code.as_str().into())]);
@@ -581,14 +589,14 @@ impl Metrics {
         }
     }
 
-    /// Calls for these acts may be refused because a revocation blocks their caller.
+    /// Creates the series of these acts, which a revocation may block.
     pub fn acts_begin(&self, acts: impl Iterator<Item = &'static str>) {
         for act in acts {
             begin(&self.blocked_calls, &[("act", act.into())]);
         }
     }
 
-    /// There is a minter of this kind.
+    /// Creates the series of this minter.
     pub fn minter_begins(&self, minter: &'static str) {
         for result in Ended::ALL {
             let result = result.as_str().into();
@@ -599,7 +607,7 @@ impl Metrics {
         }
     }
 
-    /// There is a sweeper of this name.
+    /// Creates the series of this worker.
     pub fn sweeper_begins(&self, worker: &'static str) {
         for result in Ended::ALL {
             let result = result.as_str().into();
@@ -611,7 +619,7 @@ impl Metrics {
         begin(&self.swept_rows, &[("worker", worker.into())]);
     }
 
-    /// There is a sink of this name.
+    /// Creates the series of this sink.
     pub fn sink_begins(&self, sink: &str) {
         let labels = [("sink", Cow::Owned(sink.to_owned()))];
         begin(&self.exports.delivered, &labels);
@@ -619,7 +627,7 @@ impl Metrics {
         begin(&self.exports.truncated, &labels);
     }
 
-    /// There is a witness of this name, which may sign nothing for these reasons.
+    /// Creates the series of this witness and these reasons.
     pub fn witness_begins(&self, witness: &str, reasons: &[&'static str]) {
         let name = || Cow::Owned(witness.to_owned());
         drop(self.witnesses.size.get_or_create(&[("witness", name())]));
@@ -629,30 +637,30 @@ impl Metrics {
         }
     }
 
-    /// Tracked tasks of this name may panic.
+    /// Creates the series of tracked tasks with this name.
     pub fn task_begins(&self, task: &'static str) {
         begin(&self.task_panics, &[("task", task.into())]);
     }
 
-    /// Requests may be made of this route.
+    /// Creates the series of this route.
     pub fn route_begins(&self, route: &str) {
         let labels = [("route", Cow::Owned(route.to_owned()))];
         drop(self.http.get_or_create(&labels));
     }
 
-    /// The present values, as [`CONTENT_TYPE`].
+    /// The present values in the format [`CONTENT_TYPE`].
     #[must_use]
     pub fn render(&self) -> String {
         let mut text = String::new();
         if encode(&mut text, &self.registry).is_err() {
-            // Writing to a string does not fail; a half answer must not pass for a whole one.
+            // Writing to a string does not fail; a partial answer must not look complete.
             tracing::error!("metrics could not be written");
             text.clear();
         }
         text
     }
 
-    /// A decision is in the ledger.
+    /// A decision was recorded.
     pub fn decision(&self, outcome: Outcome) {
         count(&self.decisions, &[("outcome", outcome.as_str().into())]);
     }
@@ -662,8 +670,8 @@ impl Metrics {
         count(&self.refusals, &[("code", code.as_str().into())]);
     }
 
-    /// A policy that merely observes held for a request, of which became `outcome` and would have
-    /// become `outcome_if_enforced`.
+    /// An observing policy applied to a request with the outcome `outcome`; with the policy
+    /// enforced it would be `outcome_if_enforced`.
     pub fn observed(&self, policy: &str, outcome: Outcome, outcome_if_enforced: Outcome) {
         count(
             &self.observed,
@@ -671,8 +679,8 @@ impl Metrics {
         );
     }
 
-    /// The policies that merely observe, and until when. What each would refuse begins at zero, so
-    /// that the first request is a rise.
+    /// The observing policies, and when each is enforced. Creates their series with the value zero,
+    /// so that the first request is an increase.
     pub fn observing<'a>(
         &self,
         policies: impl Iterator<Item = (&'a str, crate::clock::Timestamp)>,
@@ -692,14 +700,14 @@ impl Metrics {
         }
     }
 
-    /// Evidence was not believed.
+    /// Evidence was refused.
     pub fn attestation_failure(&self, attestor: &str, reason: &'static str) {
         let labels = attestation_labels(attestor, reason);
         count(&self.attestation_failures, &labels);
     }
 
-    /// These attestors may refuse evidence for these reasons: each begins at zero, so that the
-    /// first failure is a rise.
+    /// Creates the series of these attestors and reasons with the value zero, so that the first
+    /// failure is an increase.
     pub fn attestors<'a>(&self, names: impl Iterator<Item = &'a str>, reasons: &[&'static str]) {
         for name in names {
             for reason in reasons {
@@ -719,12 +727,12 @@ impl Metrics {
         count(&self.blocked_calls, &[("act", act.into())]);
     }
 
-    /// Somebody asked about a token that is not ours.
+    /// A token of another issuer was introspected.
     pub fn foreign_token(&self) {
         self.foreign_tokens.inc();
     }
 
-    /// A minter made a credential, or could not.
+    /// A minter created a credential, or failed.
     pub fn mint(&self, minter: &'static str, result: Ended) {
         let result = result.as_str().into();
         count(
@@ -733,29 +741,29 @@ impl Metrics {
         );
     }
 
-    /// So many sessions are over.
+    /// This many sessions ended.
     pub fn sessions_ended(&self, reason: EndReason, sessions: u64) {
         let labels = [("reason", reason.as_str().into())];
         self.sessions_ended.get_or_create(&labels).inc_by(sessions);
     }
 
-    /// A cutoff is committed.
+    /// A cutoff was committed.
     pub fn revocation(&self, selector: &Selector) {
         count(&self.revocations, &[("selector", selector.kind().into())]);
     }
 
-    /// A revocation got one part of its way further.
+    /// A revocation completed one part.
     pub fn revocation_lag(&self, part: RevocationLag, lag: Duration) {
         observe(&self.revocation_lag, &[("part", part.as_str().into())], lag);
     }
 
-    /// So many sessions were read back from a list at their back end.
+    /// This many sessions were read back from a list at their back end.
     pub fn denied(&self, sessions: u64) {
         self.count_denied(LISTED, sessions);
     }
 
-    /// So many sessions found no room or reason on a list, and live until some comes free or they
-    /// expire.
+    /// This many sessions are not on a list, for lack of room or because they expire too soon, and
+    /// live until room becomes free or they expire.
     pub fn expires_naturally(&self, sessions: u64) {
         self.count_denied(EXPIRES_NATURALLY, sessions);
     }
@@ -765,12 +773,12 @@ impl Metrics {
         self.denied.get_or_create(&labels).inc_by(sessions);
     }
 
-    /// So many places have less room than is registered.
+    /// This many targets have less room than registered.
     pub fn short_deny_lists(&self, places: u64) {
         self.short_deny_lists.set(to_gauge(places));
     }
 
-    /// Sessions on the list of a place.
+    /// The number of sessions on a target's list.
     pub fn deny_list(&self, place: &str, sessions: u64) {
         let labels = [("place", place.to_owned().into())];
         self.deny_list
@@ -778,12 +786,12 @@ impl Metrics {
             .set(to_gauge(sessions));
     }
 
-    /// A list could not be brought to what it should say.
+    /// A list could not be reconciled.
     pub fn deny_list_failed(&self) {
         self.deny_list_failures.inc();
     }
 
-    /// A sweeper's round is over, and it finished so many rows.
+    /// A worker's round ended, with this many rows.
     pub fn sweep(&self, worker: &'static str, result: Ended, rows: u64) {
         let labels = [
             ("worker", worker.into()),
@@ -794,26 +802,26 @@ impl Metrics {
         self.swept_rows.get_or_create(&labels).inc_by(rows);
     }
 
-    /// A sink was told so many entries more.
+    /// A sink received this many more events.
     pub fn export_delivered(&self, sink: &str, entries: u64) {
         let labels = [("sink", sink.to_owned().into())];
         let delivered = self.exports.delivered.get_or_create(&labels);
         delivered.inc_by(entries);
     }
 
-    /// A sink could not be told.
+    /// A delivery to a sink failed.
     pub fn export_failed(&self, sink: &str) {
         let labels = [("sink", sink.to_owned().into())];
         count(&self.exports.failures, &labels);
     }
 
-    /// A sink's file was cut while it was written to.
+    /// A sink's file was truncated while the broker wrote to it.
     pub fn export_truncated(&self, sink: &str) {
         let labels = [("sink", sink.to_owned().into())];
         count(&self.exports.truncated, &labels);
     }
 
-    /// How far a sink is behind, and whether it is told nothing any more.
+    /// A sink's lag, and whether its deliveries are off.
     pub fn export_lag(&self, sink: &str, entries: u64, age: Duration, disabled: bool) {
         let labels = [("sink", Cow::Owned(sink.to_owned()))];
         let set = |family: &Family<Labels<1>, Gauge>, value| {
@@ -824,7 +832,7 @@ impl Metrics {
         set(&self.exports.disabled, i64::from(disabled));
     }
 
-    /// How far a sink is behind cannot be told: a figure from before would be taken for one of now.
+    /// A sink's lag is unknown. Removes the series, because an old value would look current.
     pub fn export_unmeasured(&self, sink: &str) {
         let labels = [("sink", Cow::Owned(sink.to_owned()))];
         self.exports.lag.remove(&labels);
@@ -832,21 +840,21 @@ impl Metrics {
         self.exports.disabled.remove(&labels);
     }
 
-    /// The largest checkpoint that a witness signed has so many leaves.
+    /// The size of the largest checkpoint that a witness signed.
     pub fn witness_size(&self, witness: &str, leaves: u64) {
         let labels = [("witness", witness.to_owned().into())];
         let size = self.witnesses.size.get_or_create(&labels);
         size.set(to_gauge(leaves));
     }
 
-    /// A witness signed one just now, at this time by its clock.
+    /// A witness signed a checkpoint, at this time by its own clock.
     pub fn witness_signed(&self, witness: &str, seconds: u64) {
         let labels = [("witness", witness.to_owned().into())];
         let time = self.witnesses.time.get_or_create(&labels);
         time.set(to_gauge(seconds));
     }
 
-    /// A witness signed nothing.
+    /// A witness signed nothing, for this reason.
     pub fn witness_failed(&self, witness: &str, reason: &'static str) {
         let labels = [
             ("witness", witness.to_owned().into()),
@@ -855,35 +863,35 @@ impl Metrics {
         count(&self.witnesses.failures, &labels);
     }
 
-    /// The ledger has so many leaves.
+    /// The number of leaves in the ledger.
     pub fn ledger_size(&self, leaves: u64) {
         self.ledger_size.set(to_gauge(leaves));
     }
 
-    /// The current ledger key ends in so many seconds; nothing where it has no end.
+    /// The time until the current ledger key ends. `None` if it has no end.
     pub fn ledger_key_left(&self, seconds: Option<u64>) {
         let days = seconds.map_or(ENDLESS_DAYS, |seconds| seconds / 86_400);
         self.ledger_key_days.set(to_gauge(days));
     }
 
-    /// A batch of so many entries is committed.
+    /// A batch of this many entries was committed.
     pub fn ledger_batch(&self, entries: usize, took: Duration) {
         let entries = u32::try_from(entries).unwrap_or(u32::MAX);
         self.ledger_batch_entries.observe(f64::from(entries));
         self.ledger_commit.observe(took.as_secs_f64());
     }
 
-    /// So many entries wait for a batch.
+    /// The number of entries in the queue.
     pub fn ledger_queue_depth(&self, entries: usize) {
         self.ledger_queue_depth.set(to_gauge(entries as u64));
     }
 
-    /// How many one-time ids wait for their use to be recorded.
+    /// The number of one-time ids whose use is yet to be recorded.
     pub fn unrecorded_evidence(&self, ids: usize) {
         self.unrecorded_evidence.set(to_gauge(ids as u64));
     }
 
-    /// The place outside holds a checkpoint of so many leaves.
+    /// The size of the shared checkpoint, and when it was published or read.
     pub fn shared_checkpoint(&self, leaves: u64, now: crate::clock::Timestamp) {
         self.shared_checkpoint.size.set(to_gauge(leaves));
         self.shared_checkpoint.time.set(now.seconds());
@@ -894,13 +902,13 @@ impl Metrics {
         self.shared_checkpoint.failures.inc();
     }
 
-    /// A request went through a stage.
+    /// A request completed a stage.
     pub fn stage(&self, stage: Stage, took: Duration) {
         observe(&self.stages, &[("stage", stage.as_str().into())], took);
     }
 
-    /// A request is answered. `route` is the router's pattern, never the path that was asked for;
-    /// `None` where no route matched.
+    /// A request was answered. `route` is the router's pattern, never the requested path; `None` if
+    /// no route matched.
     pub fn http_request(&self, route: Option<&str>, method: &str, status: u16, took: Duration) {
         let route: Cow<str> = Cow::Owned(route.unwrap_or("none").to_owned());
         let method = match method {
@@ -910,7 +918,7 @@ impl Metrics {
             "PUT" => "PUT",
             "DELETE" => "DELETE",
             "OPTIONS" => "OPTIONS",
-            // A stranger may invent as many as he likes.
+            // A client can invent any number of methods.
             _ => "other",
         };
         let labels = [
@@ -927,60 +935,60 @@ impl Metrics {
         count(&self.rate_limited, &[("by", by.as_str().into())]);
     }
 
-    /// This replica decides by this generation from now on.
+    /// The generation by which this replica decides from now on.
     pub fn generation_active(&self, digest: &GenerationDigest) {
         self.generation_active.clear();
         let labels = [("generation", Cow::Owned(digest.to_string()))];
         self.generation_active.get_or_create(&labels).set(1);
     }
 
-    /// Whether the store's active generation is another than ours.
+    /// Whether this replica has not loaded the active generation.
     pub fn generation_behind(&self, behind: bool) {
         self.generation_behind.set(i64::from(behind));
     }
 
-    /// How many running replicas have another table of endpoints.
+    /// The number of running replicas with other endpoints.
     pub fn other_endpoints(&self, replicas: usize) {
         let replicas = i64::try_from(replicas).unwrap_or(i64::MAX);
         self.other_endpoints.set(replicas);
     }
 
-    /// How far our clock is ahead of the database's; negative when it is behind.
+    /// The lead of this replica's clock over the database's, in seconds; negative if it lags.
     pub fn clock_skew(&self, seconds: f64) {
         self.clock_skew.set(seconds);
     }
 
-    /// Whether the clock can be relied on.
+    /// Whether the clock is in doubt.
     pub fn clock_in_doubt(&self, doubted: bool) {
         self.clock_in_doubt.set(i64::from(doubted));
     }
 
-    /// How far the horizon is behind the clock.
+    /// The lag of the horizon behind the clock, in seconds.
     pub fn horizon_lag(&self, seconds: u64) {
         self.horizon_lag
             .set(i64::try_from(seconds).unwrap_or(i64::MAX));
     }
 
-    /// SQLite's write-ahead log has so many bytes.
+    /// The size of SQLite's write-ahead log.
     pub fn sqlite_wal(&self, bytes: u64) {
         self.sqlite_wal.set(to_gauge(bytes));
     }
 
-    /// The end of the validity of the certificate chain that the broker's listener shows.
+    /// The end of the validity of the listener's certificate chain.
     pub fn tls_not_after(&self, not_after: crate::clock::Timestamp) {
         let labels = [("listener", "broker".into())];
         let end = self.tls_not_after.get_or_create(&labels);
         end.set(not_after.seconds());
     }
 
-    /// Files that changed were not taken over.
+    /// Changed files could not be loaded.
     pub fn reload_failed(&self, what: Reloaded) {
         let labels = [("what", what.as_str().into())];
         count(&self.reload_failures, &labels);
         self.reload_pending.get_or_create(&labels).set(1);
     }
 
-    /// All files that changed were taken over.
+    /// All changed files were loaded.
     pub fn reload_succeeded(&self, what: Reloaded) {
         let labels = [("what", what.as_str().into())];
         self.reload_pending.get_or_create(&labels).set(0);

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Runs once, on the first start of an empty database: two roles and the database.
-#   taskpass_owner   owns the schema, used by `taskpass migrate` alone
-#   taskpass_serve   what the broker connects as; which tables it may read, insert
-#                    into or update is granted by the migrations
+# Runs once, on the first start of an empty server. Creates two roles and the database:
+#   taskpass_owner   owns the schema; only `taskpass migrate` uses it
+#   taskpass_serve   the broker connects with it; the migrations grant it the tables
+#                    that it may read, insert into or update
 set -euo pipefail
 
 secrets=${SECRETS_DIR:-/run/secrets}

@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
 """An agent that does one task with one credential.
 
-It opens a task, asks for a credential, uses it, heartbeats while it works, and
-completes the task; whatever goes wrong, the task is aborted. If the agent is
-killed, the task ends by its silence. Python's standard library is all it needs.
+It opens a task, requests a credential, uses it, sends heartbeats while it works,
+and completes the task. After any failure it aborts the task. If the agent is
+killed, the task expires because the heartbeats stop. The agent needs only
+Python's standard library.
 
     TASKPASS_URL      the broker
     TASKPASS_ATTEST   a command that prints a fresh attestation each time
     ORDERS_URL        the API to read from
-    HEARTBEAT         the longest silence in seconds [30]
+    HEARTBEAT         the longest time between two heartbeats, in seconds [30]
 
-Exit codes: 0 done, 1 refused or ended by the broker, 3 something was not there.
+Exit codes: 0 done, 1 refused or ended by the broker, 3 a server cannot be reached.
 """
 
 import contextlib
@@ -26,11 +27,11 @@ HEARTBEAT_SECONDS = int(os.environ.get("HEARTBEAT", "30"))
 
 
 class Refused(Exception):
-    """The broker said no. What it would have allowed is part of the message."""
+    """The broker refused. The message has the request that it would permit."""
 
 
 class NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry the token to somebody else."""
+    """A redirect would send the token to another server."""
 
     def redirect_request(self, *_):
         return None
@@ -40,7 +41,7 @@ OPENER = urllib.request.build_opener(NoRedirects)
 
 
 def call(url, authorization, body=None):
-    """One request with JSON, and its answer."""
+    """Sends one request with JSON and returns the answer."""
     data = None if body is None else json.dumps(body).encode()
     headers = {"Authorization": authorization, "Content-Type": "application/json"}
     request = urllib.request.Request(url, data=data, headers=headers)
@@ -67,12 +68,12 @@ class Task:
     def __exit__(self, failure, *_):
         self._done.set()
         how = "complete" if failure is None else "abort"
-        # What is over already cannot be ended again, and that is as well.
+        # A task that has ended already cannot be ended again; that is no failure.
         with contextlib.suppress(Refused, OSError):
             self._act(how)
 
     def credential(self, resource, *actions):
-        """A credential for this task. Each attestation is good for one request."""
+        """A credential for this task. Each attestation can be used for one request."""
         wanted = {
             "task": {"id": self.id, "handle": self._handle},
             "resource": resource,
@@ -82,15 +83,15 @@ class Task:
         return granted["credential"]["access_token"]
 
     def _keep(self):
-        """Heartbeats. A broker that is away for a moment is no reason to stop; a refusal is."""
+        """Sends heartbeats. Stops after a refusal, but not while the broker cannot be reached."""
         while not self._done.wait(HEARTBEAT_SECONDS / 3):
             try:
                 sessions = self._act("heartbeat")["sessions"]
             except Refused:
-                sessions = [{"end_reason": "the task is over"}]
+                sessions = [{"end_reason": "the task has ended"}]
             except OSError:
                 continue
-            # A session that merely expired is no end.
+            # A session that only expired does not end the task.
             if any(session["end_reason"] not in (None, "expired") for session in sessions):
                 self.over.set()
                 return
@@ -105,13 +106,13 @@ class Task:
             if error.code >= 500 or error.code == 429:
                 raise
             problem = json.load(error)
-            # The proof of the refusal is for who keeps it, not for who reads this.
+            # The proof of the refusal is long, and of no use in this message.
             problem.pop("receipt", None)
             raise Refused(json.dumps(problem, indent=2)) from None
 
 
 def attestation():
-    """Who this is, freshly proven, as the platform proves it."""
+    """A fresh attestation from the platform."""
     command = os.environ["TASKPASS_ATTEST"]
     printed = subprocess.run(command, shell=True, check=True, stdout=subprocess.PIPE, text=True)
     return printed.stdout.strip()
@@ -121,11 +122,11 @@ def main():
     orders = os.environ["ORDERS_URL"]
     with Task(os.environ["TASKPASS_URL"], "nightly-report", "monthly numbers for finance") as task:
         token = task.credential("orders-api", *sys.argv[1:] or ["orders:read"])
-        # Work goes on page by page, and stops when the task is over.
+        # The work continues page by page, and stops when the task has ended.
         page, total = orders, 0
         while page:
             if task.over.is_set():
-                raise Refused("the task was ended while it was at work")
+                raise Refused("the task ended during the work")
             answer = call(page, "Bearer " + token)
             total += sum(order["amount"] for order in answer["orders"])
             page = answer.get("next")

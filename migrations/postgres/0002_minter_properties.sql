@@ -1,6 +1,7 @@
--- Whether the broker itself made the credential: then its end is the broker's own word, and no back
--- end has to be told. And whether status lists tell its server whether it is good. No default stays:
--- each insert says both.
+-- is_local: whether the broker itself minted the credential. Its end then needs no confirmation by a
+-- back end. in_status_lists: whether the resource's server learns from status lists whether the
+-- credential is valid. The defaults are only for existing rows: each insert sets
+-- both columns.
 ALTER TABLE session
     ADD COLUMN is_local boolean NOT NULL DEFAULT true,
     ADD COLUMN in_status_lists boolean NOT NULL DEFAULT false;

@@ -1,5 +1,5 @@
--- Whether what a credential has opened goes on after its revocation, and which party ends the
--- credential if the broker is gone.
+-- open_sessions: whether sessions that a credential opened continue after its revocation.
+-- expires_by: which party ends the credential at its expiry if the broker is gone.
 ALTER TABLE session
     ADD COLUMN open_sessions text NOT NULL DEFAULT 'none'
         CHECK (open_sessions IN ('ended', 'kept', 'none')),
@@ -10,14 +10,14 @@ ALTER TABLE session
     ALTER COLUMN open_sessions DROP DEFAULT,
     ALTER COLUMN expires_by DROP DEFAULT;
 
--- The role of which a cutoff denies every earlier session.
+-- The role whose earlier sessions a cutoff denies.
 ALTER TABLE cutoff RENAME COLUMN widened_to TO deny_policy_target;
 ALTER INDEX cutoff_widened RENAME TO cutoff_by_deny_policy_target;
 
--- A blanket deny: the instant before which a role's document denies every session, and when that was
--- first read back.
+-- A blanket deny: a role's document denies every session that was issued before the instant
+-- blanket_deny_before. blanket_deny_written_at is when that was first read back.
 ALTER TABLE deny_place RENAME COLUMN widened_to TO blanket_deny_before;
 ALTER TABLE deny_place RENAME COLUMN widened_at TO blanket_deny_written_at;
 
--- Older binaries name the old columns.
+-- Older binaries use the old column names.
 UPDATE schema_support SET oldest_binary = 3;

@@ -1,6 +1,7 @@
--- Whether the broker itself made the credential: then its end is the broker's own word, and no back
--- end has to be told. And whether status lists tell its server whether it is good. SQLite needs the
--- defaults for the rows that exist; each insert says both.
+-- is_local: whether the broker itself minted the credential. Its end then needs no confirmation by a
+-- back end. in_status_lists: whether the resource's server learns from status lists whether the
+-- credential is valid. SQLite needs the defaults for existing rows; each insert sets
+-- both columns.
 ALTER TABLE session ADD COLUMN is_local INTEGER NOT NULL DEFAULT 1 CHECK (is_local IN (0, 1));
 ALTER TABLE session ADD COLUMN in_status_lists INTEGER NOT NULL DEFAULT 0
     CHECK (in_status_lists IN (0, 1));

@@ -1,7 +1,8 @@
-//! Checkpoints to a webhook: whoever keeps them can hold the log to each.
+//! Sends checkpoints to a webhook, so that the receiver can compare the log with each.
 //!
-//! Only the newest counts, so none is queued: what a receiver did not take is told again with
-//! whatever is newest then. Each replica tells what it signed; the id is the checkpoint's.
+//! Only the newest checkpoint matters, so none is queued: after a failed delivery the next try
+//! sends the newest one by then. Each replica sends the checkpoints that it signed. The event's id
+//! is derived from the checkpoint.
 
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ struct CheckpointEvent<'a> {
 }
 
 impl Exporter {
-    /// Tells a sink that wants them of checkpoints, until `stop`.
+    /// Sends checkpoints to a sink that is configured for them, until `stop`.
     pub(super) async fn tell_checkpoints(&self, sink: &Sink, stop: &CancellationToken) {
         let To::Webhook(webhook) = &sink.to else {
             return;
@@ -42,7 +43,7 @@ impl Exporter {
             return;
         }
         let mut newest = self.parts.ledger.checkpoints();
-        // What was signed before this began is news as well.
+        // A checkpoint that was signed before this loop began is also sent.
         newest.mark_changed();
         let mut failures = 0;
         loop {
@@ -58,7 +59,7 @@ impl Exporter {
             };
             let known = self.store().export_cursor(&sink.key).await;
             let Ok(Some(cursor)) = known else {
-                // Not registered yet, or the store does not answer.
+                // The sink is not registered yet, or the store does not answer.
                 newest.mark_changed();
                 tokio::time::sleep(TELL_EVERY).await;
                 continue;
@@ -79,7 +80,8 @@ impl Exporter {
                 Err(Undelivered::Gone) => {
                     error!(
                         sink = sink.key.name,
-                        "it answered 410 and is told nothing more; raise its `revision` to try again"
+                        "the sink answered 410 and gets nothing more; raise its `revision` to try \
+                         again"
                     );
                     let store = self.store();
                     drop(
@@ -95,7 +97,7 @@ impl Exporter {
                     failures += 1;
                     warn!(
                         sink = sink.key.name,
-                        why, pause, "a checkpoint was not taken; it is told again"
+                        why, pause, "a checkpoint was not delivered; it is tried again"
                     );
                     newest.mark_changed();
                     Duration::from_secs(pause)

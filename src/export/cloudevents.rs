@@ -1,8 +1,8 @@
-//! CloudEvents 1.0.2, structured, in JSON.
+//! Events of CloudEvents 1.0.2, structured, in JSON.
 //!
-//! `data` holds the leaf as it stands in the log, byte for byte, beside its index and its hash.
-//! `sequence` (an extension of CloudEvents) orders events of one source as text; `partitionkey`
-//! (another) is the session, where there is one.
+//! `data` holds the leaf byte for byte, with its index and its hash. `sequence` (an extension of
+//! CloudEvents) orders the events of one source as text; `partitionkey` (another extension) is the
+//! session, if the event has one.
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -39,7 +39,7 @@ struct Data<'a> {
     leaf_hash: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     leaf: Option<&'a RawValue>,
-    /// The leaf's bytes are gone; its hash stays.
+    /// Whether the leaf's bytes were pruned; its hash stays.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pruned: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,7 +57,8 @@ pub(super) fn write(reading: &Reading<'_>) -> Result<Vec<u8>, serde_json::Error>
     };
     let subject = facets.as_ref().and_then(|facets| facets.about.text());
     let session = facets.as_ref().and_then(|facets| facets.session);
-    // As it is, byte for byte; but an event is one line, whoever wrote the leaf.
+    // The leaf is embedded byte for byte. A leaf with a line break is left out, because an event is
+    // one line.
     let line = reading.text.filter(|text| !text.contains(['\n', '\r']));
     let leaf = line.map(serde_json::from_str).transpose()?;
     serde_json::to_vec(&CloudEvent {
@@ -65,7 +66,7 @@ pub(super) fn write(reading: &Reading<'_>) -> Result<Vec<u8>, serde_json::Error>
         id: &reading.id,
         source: recorded.issuer,
         kind,
-        // A subject that is there must say something.
+        // CloudEvents does not allow an empty subject.
         subject: subject.filter(|subject| !subject.is_empty()),
         time: recorded.at,
         datacontenttype: "application/json",

@@ -1,8 +1,8 @@
-//! One entry of the log as one event: its id, its place in the order, its bytes.
+//! One leaf of the log as one event: its id, its position in the order, its bytes.
 //!
-//! The id follows from the entry, so every attempt, every replica and every sink has the same, and
-//! whoever receives an event twice can tell. A leaf holds no secret and no free text; what people
-//! wrote is added only where a sink was configured to get it.
+//! The id is derived from the leaf, so it is equal for every attempt, replica and sink, and a
+//! receiver can detect duplicates. A leaf holds no secret and no free text; free text is added only
+//! for a sink that is configured to get it.
 
 use serde_json::Value;
 use uuid::Uuid;
@@ -14,56 +14,55 @@ use crate::domain::leaf::{Leaf, RecordedDecision};
 use crate::ids::SessionId;
 use crate::merkle::Hash;
 
-/// What an event is made of.
+/// The parts of an event.
 #[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Recorded<'a> {
-    /// The broker's issuer: where events come from.
+    /// The broker's issuer, which is the source of the events.
     pub issuer: &'a str,
-    /// The log.
     pub origin: &'a str,
-    /// The entry's place.
     pub index: u64,
-    /// Its hash.
+    /// The hash of the leaf.
     pub hash: &'a Hash,
-    /// Its bytes; none where they were pruned.
+    /// The leaf in its stored format. `None` once it was pruned.
     pub body: Option<&'a [u8]>,
-    /// When it was decided, where that is known.
+    /// The time of the decision, if it is known.
     pub at: Option<Timestamp>,
-    /// The identity whose own it is, where that is known.
+    /// The identity that the leaf belongs to, if it is known.
     pub subject: Option<&'a str>,
-    /// What a person wrote about it, where the sink gets that.
+    /// The free text of the act, if the sink gets it.
     pub free_text: Option<&'a str>,
 }
 
-/// An event, written.
+/// An event in its output format.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Message {
-    /// The entry's place.
     pub index: u64,
-    /// The same at every attempt.
+    /// The event's id, the same at every attempt.
     pub id: String,
-    /// The one session that it is about. One that is about none, or about several, is alone: all
-    /// before it come before, and all after it after.
+    /// The only session of the event. `None` if the event concerns no session or several; it is
+    /// then delivered alone, after everything before it and before everything after it.
     pub session: Option<Uuid>,
-    /// JSON, without a line break.
+    /// The event as JSON without a line break.
     pub body: Vec<u8>,
 }
 
-/// An entry that was read as far as this version can.
+/// A leaf, parsed as far as this version can.
 #[derive(Debug)]
 pub(super) struct Reading<'a> {
     pub(super) recorded: Recorded<'a>,
     pub(super) id: String,
-    /// The leaf, where this build reads its format.
+    /// The leaf, if this build can read its format.
     pub(super) leaf: Option<Leaf>,
-    /// The leaf's text, where it is JSON.
+    /// The leaf's text, if it is JSON.
     pub(super) text: Option<&'a str>,
-    /// What the leaf calls its event.
+    /// The name of the leaf's event.
     pub(super) name: String,
 }
 
 impl Message {
-    /// Writes an entry as an event.
+    /// Writes a leaf as an event.
     pub fn write(format: ExportFormat, recorded: Recorded<'_>) -> Result<Self, serde_json::Error> {
         let reading = Reading::of(recorded);
         let body = match format {
@@ -117,7 +116,7 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// Whether a name can stand in an event's type.
+/// Whether a name can be part of an event's type.
 fn is_name(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
     (1..=64).contains(&name.len()) && name.bytes().all(plain)

@@ -1,22 +1,21 @@
-//! What the ledger says, told to sinks outside: files, standard output, webhooks.
+//! Sends the ledger's leaves to external sinks: files, standard output, webhooks.
 //!
-//! The log is the outbox. Every decision and every act is a leaf of it before anything follows from
-//! it, leaves have an order without gaps, and nothing that is told is anywhere else; so each sink
-//! needs a cursor and nothing more. A worker beside everything else reads what comes after the
-//! cursor, delivers it and moves the cursor on. Nothing waits for it: a sink that hangs, fails or is
-//! gone shows in the lag and costs no request anything.
+//! The log is the outbox. Every decision and every act is a leaf before it takes effect, and leaves
+//! have an order without gaps, so each sink only needs a cursor. A separate worker reads the leaves
+//! after the cursor, delivers them and advances the cursor. No request waits for a sink: a sink
+//! that hangs, fails or is gone only shows in the lag.
 //!
-//! - **At least once.** The cursor moves after the delivery, so what a crash interrupts comes again,
-//!   with the same id.
-//! - **In order.** A file has the order of the log. Of several requests at once all that is about
-//!   one session goes one after another, and what is about none or about several goes alone. A
-//!   duplicate of a replica that was frozen can come late; what comes for the first time does not.
-//! - **One replica at a time** delivers to a sink: the one with its lease, which a dead one loses
-//!   some seconds after the longest attempt would have ended. One whose clock is wrong takes none, and
-//!   what it wrote while that was not known yet binds nobody for longer than a right clock would have.
-//! - A delivery that fails is tried again, ever more rarely, and for ever: to leave out what one
-//!   receiver cannot take would be to decide what it need not know. Only one that answers 410 is
-//!   told nothing more, with an alarm.
+//! - **At least once.** The cursor advances after the delivery, so an interrupted delivery is
+//!   repeated with the same id.
+//! - **In order.** A file has the order of the log. Among concurrent requests, events of one
+//!   session are sent one after the other, and an event of no session or of several is sent alone.
+//!   A duplicate from a frozen replica may arrive late; a first delivery does not.
+//! - **One replica at a time** delivers to a sink: the replica with the sink's lease, which expires
+//!   some seconds after the longest attempt would have ended. A replica whose clock is wrong takes
+//!   no lease, and the times that it wrote before that was detected bind others no longer than
+//!   correct times would.
+//! - A failed delivery is repeated without end, with growing pauses: skipping an event would hide
+//!   it from the receiver. Only a sink that answers 410 gets nothing more, with an alarm.
 
 mod checkpoints;
 mod cloudevents;
@@ -49,59 +48,59 @@ use crate::store::heads::HeadError;
 use crate::store::leaves::StoredLeaf;
 use crate::store::{Store, StoreError};
 
-/// How long requests go on before the cursor is moved.
+/// How long requests are sent before the cursor is advanced.
 const BUDGET: Duration = Duration::from_secs(2);
 
-/// How much longer than [`BUDGET`] and one attempt a sink is one replica's: for reading and moving
-/// the cursor, and for clocks that differ by a second.
+/// The time by which a lease exceeds [`BUDGET`] and one attempt: for reading and advancing the
+/// cursor, and for clocks that differ by a second.
 const LEASE_MARGIN: Duration = Duration::from_secs(4);
 
-/// How often a sink is looked at, how often its lag is measured, and the pause when the store does not
+/// The intervals of deliveries and of lag measurements, and the pause when the store does not
 /// answer.
 const INTERVAL: Duration = Duration::from_millis(500);
 const MEASURE: Duration = Duration::from_secs(1);
 const STORE_PAUSE: Duration = Duration::from_secs(5);
 
-/// How often a replica says that it is there, and how long nobody who knows a sink as it is registered
-/// may have said so before others go on as they know it.
+/// How often a replica records that it is running, and how long no replica with the registered
+/// settings may have done so before a replica with other settings takes the sink over.
 const SEEN: Duration = Duration::from_secs(10);
 const GONE_SECONDS: u64 = 60;
 
-/// How far the clocks of two replicas that both go by the right one can be apart.
+/// The largest difference between the clocks of two replicas that are both correct.
 const CLOCKS_SECONDS: u64 = 2;
 
-/// How long after the beginning of a log that succeeds another a sink that begins `now` begins with
-/// its first entry: what that says is news.
+/// Within this time after a log succeeded another, a sink that starts at `now` starts with the
+/// first leaf instead, because that leaf reports the loss.
 const SUCCESSION_NEWS_SECONDS: u64 = 86_400;
 
-/// How long what is under way may go on at a stop.
+/// How long a delivery in progress may continue at shutdown.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// Entries that are read at once: for requests, and for lines.
+/// How many leaves are read at once: for requests, and for lines.
 const REQUESTS: u64 = 64;
 const LINES: u64 = 512;
 
 /// The longest pause after a failure, unless the receiver asks for a longer one.
 const MAX_BACKOFF_SECONDS: u64 = 300;
 
-/// From so many failures in a row on they are errors and no warnings.
+/// From this number of consecutive failures on, they are logged as errors instead of warnings.
 const ALARMING: u32 = 5;
 
-/// What an exporter needs.
+/// The parts of an exporter.
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct ExporterParts {
-    /// The log. Its store has the cursors.
+    /// The log, whose store has the cursors.
     pub ledger: Ledger,
-    /// This replica.
+    /// The name of this replica.
     pub replica: String,
-    /// The time.
     pub clock: SharedClock,
-    /// Whether that is the database's time: by another, nobody's lease is over.
+    /// Whether the clock agrees with the database's. By another clock no lease may count as
+    /// expired.
     pub goes_by_the_right_clock: Box<dyn Fn() -> bool + Send + Sync>,
-    /// Where lag is told.
     pub metrics: Arc<Metrics>,
 }
 
-/// Tells sinks what the log says.
+/// Sends the log's leaves to the sinks.
 pub struct Exporter {
     parts: ExporterParts,
     issuer: String,
@@ -118,7 +117,7 @@ struct Sink {
     concurrency: u32,
     checkpoints: bool,
     to: To,
-    /// Whether it was told that another replica knows this sink otherwise.
+    /// Whether a warning was logged that another replica has other settings for this sink.
     told_foreign: AtomicBool,
 }
 
@@ -127,17 +126,17 @@ enum To {
     Webhook(Webhook),
 }
 
-/// Why there is no exporter.
+/// Why the exporter could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum SinkError {
     /// A file or a setting is not as it was when it was checked.
     #[error("the sink `{0}` {1}")]
     Unfit(String, &'static str),
-    /// Its client cannot be made.
-    #[error("the sink `{0}` cannot be made")]
+    /// The sink's HTTP client could not be made.
+    #[error("the HTTP client of the sink `{0}` cannot be made")]
     Client(String, #[source] reqwest::Error),
-    /// Its thread cannot be started.
-    #[error("the sink `{0}` cannot be started")]
+    /// The sink's thread could not be started.
+    #[error("the thread of the sink `{0}` cannot be started")]
     Thread(String, #[source] std::io::Error),
 }
 
@@ -156,15 +155,15 @@ enum RoundError {
         event: String,
         why: Undelivered,
     },
-    #[error("another replica has its lease")]
+    #[error("another replica has the sink's lease")]
     Lost,
 }
 
 impl Exporter {
-    /// With the sinks of the configuration.
+    /// An exporter with the sinks of the configuration.
     pub fn new(config: &Config, mut parts: ExporterParts) -> Result<Self, SinkError> {
         if let Store::Sqlite(_) = parts.ledger.store() {
-            // There is one process, ever: what another had before it died is ours at once.
+            // There is only one process, so it takes over a lease of its predecessor at once.
             "embedded".clone_into(&mut parts.replica);
         }
         for export in &config.export {
@@ -182,13 +181,13 @@ impl Exporter {
         })
     }
 
-    /// Tells all sinks what there is until `stop`, each by itself.
+    /// Serves all sinks independently of each other, until `stop`.
     pub async fn run(self, stop: CancellationToken) -> Result<(), Infallible> {
         if self.sinks.is_empty() {
             stop.cancelled().await;
         }
         let seen_to = self.sinks.iter().map(|sink| async {
-            // Beside one another: how far a sink is behind is known while it hangs, too.
+            // Concurrently, so that the lag is measured also while a delivery hangs.
             tokio::join!(
                 self.follow(sink, &stop),
                 self.watch(sink, &stop),
@@ -231,13 +230,13 @@ impl Exporter {
             match ended {
                 Ok(()) => {}
                 Err(RoundError::Lost) => {
-                    info!(sink = sink.key.name, "another replica has its lease");
+                    info!(sink = sink.key.name, "another replica has the sink's lease");
                 }
                 Err(error) => {
                     let error = &error as &dyn std::error::Error;
                     warn!(
                         sink = sink.key.name,
-                        error, "a sink could not be seen to; it is tried again"
+                        error, "a sink could not be served; it is tried again"
                     );
                     pause = STORE_PAUSE;
                 }
@@ -245,7 +244,7 @@ impl Exporter {
         }
     }
 
-    /// Measures how far a sink is behind.
+    /// Measures how far a sink lags.
     async fn watch(&self, sink: &Sink, stop: &CancellationToken) {
         loop {
             tokio::select! {
@@ -256,7 +255,7 @@ impl Exporter {
             if let To::Lines(writer) = &sink.to {
                 writer.look();
             }
-            // A store that does not answer is told of by the delivery.
+            // The delivery reports a store that does not answer.
             if !matches!(self.measure(sink).await, Ok(true)) {
                 self.parts.metrics.export_unmeasured(&sink.key.name);
             }
@@ -267,7 +266,7 @@ impl Exporter {
         self.parts.ledger.store()
     }
 
-    /// Leaves under the newest head: what is behind it is not of the log.
+    /// The number of leaves under the newest head; leaves behind it are not part of the log.
     async fn size(&self) -> Result<u64, HeadError> {
         let head = self.parts.ledger.head().await?;
         Ok(head.map_or(0, |head| head.size))
@@ -286,7 +285,7 @@ impl Exporter {
         Ok(())
     }
 
-    /// Whether the log was begun in place of another not long ago.
+    /// Whether the log succeeded another one not long ago.
     async fn tells_of_a_loss(&self, now: Timestamp) -> Result<bool, StoreError> {
         let store = self.store();
         if store.succession().await?.is_none() {
@@ -296,7 +295,7 @@ impl Exporter {
         Ok(first.is_none_or(|leaf| leaf.at.plus_seconds(SUCCESSION_NEWS_SECONDS) > now))
     }
 
-    /// Tells a sink all that there is, if it is due and nobody else does.
+    /// Delivers all outstanding leaves to a sink, if it is due and no other replica holds it.
     async fn round(
         &self,
         sink: &Sink,
@@ -322,7 +321,8 @@ impl Exporter {
                 warn!(
                     sink = sink.key.name,
                     "another replica was started later with other settings for this sink, and \
-                     delivers by them; this one does when that has not been there for {GONE_SECONDS} s"
+                     delivers by them; this replica takes over when that one was not running for \
+                     {GONE_SECONDS} s"
                 );
             }
             return self.take_over(sink, &cursor, now).await;
@@ -352,7 +352,7 @@ impl Exporter {
                 error!(
                     sink = sink.key.name,
                     event,
-                    "it answered 410 and is told nothing more; raise its `revision` to try again"
+                    "the sink answered 410 and gets nothing more; raise its `revision` to try again"
                 );
                 metrics.export_failed(&sink.key.name);
                 store
@@ -364,7 +364,7 @@ impl Exporter {
                 why: Undelivered::Later { why, pause_seconds },
             }) => {
                 metrics.export_failed(&sink.key.name);
-                // What was delivered on the way has begun the count anew.
+                // A partial delivery has reset the count.
                 let attempts = store.export_cursor(&sink.key).await?;
                 let attempts = attempts.map_or(0, |cursor| cursor.attempts);
                 let pause = backoff_seconds(attempts).max(pause_seconds.unwrap_or(0));
@@ -375,7 +375,7 @@ impl Exporter {
                         why,
                         attempts = attempts + 1,
                         pause,
-                        "it is not told what happens"
+                        "a delivery failed again; the sink misses events until it succeeds"
                     );
                 } else {
                     warn!(
@@ -387,12 +387,12 @@ impl Exporter {
                         "a delivery failed; it is tried again"
                     );
                 }
-                // By a wrong clock others would wait for that long as well.
+                // A wrong clock would make other replicas wait for the wrong time.
                 let again = (self.parts.goes_by_the_right_clock)().then(|| now.plus_seconds(pause));
                 store.release_export(&sink.key, replica, again).await?;
             }
             Err(error) => {
-                // Before anybody waits for the lease: it need not run out.
+                // Ends the lease now, so that other replicas need not wait for its expiry.
                 store.release_export(&sink.key, replica, None).await?;
                 return Err(error);
             }
@@ -401,7 +401,7 @@ impl Exporter {
         Ok(())
     }
 
-    /// Goes on by our settings when nobody is there any more who has those that are registered.
+    /// Delivers by this replica's settings if no replica with the registered settings is running.
     async fn take_over(
         &self,
         sink: &Sink,
@@ -418,14 +418,15 @@ impl Exporter {
         if taken.await? {
             warn!(
                 sink = key.name,
-                "whoever had other settings for this sink has not been there for {GONE_SECONDS} s; \
-                 it is delivered to by this replica's"
+                "the replica with other settings for this sink was not running for {GONE_SECONDS} \
+                 s; this replica delivers to it now"
             );
         }
         Ok(())
     }
 
-    /// Tells a sink that is ours what comes from `next` on, until there is no more.
+    /// Delivers the leaves from `next` on to a sink whose lease this replica holds, until there are
+    /// no more.
     async fn tell(
         &self,
         sink: &Sink,
@@ -475,8 +476,9 @@ impl Exporter {
         Ok(())
     }
 
-    /// One request for each message, several at once where their order does not matter, but for what
-    /// was delivered `ahead` of another that was not. The first entry that was not delivered, and why.
+    /// Sends one request per message, except for messages that were delivered `ahead`; several at
+    /// once where the order does not matter. Returns the first leaf that was not delivered, and
+    /// why.
     async fn post(
         &self,
         sink: &Sink,
@@ -569,7 +571,8 @@ impl Exporter {
         Ok(messages)
     }
 
-    /// How far a sink is behind, and that we are there for it. Whether that could be told.
+    /// Measures how far a sink lags, and records that this replica is running. Returns whether the
+    /// lag could be measured.
     async fn measure(&self, sink: &Sink) -> Result<bool, RoundError> {
         let store = self.store();
         if !(self.parts.goes_by_the_right_clock)() {
@@ -596,8 +599,8 @@ impl Exporter {
     }
 }
 
-/// What a sink took beyond its cursor, because something before it was not taken: it does not come
-/// again for that. Only this process knows it, so what a crash interrupts still does.
+/// Leaves that a sink received beyond its cursor, because an earlier one failed. They are not sent
+/// again. Only this process knows them, so they are after a crash.
 #[derive(Debug, Default)]
 struct Ahead {
     cursor: u64,
@@ -605,8 +608,8 @@ struct Ahead {
 }
 
 impl Ahead {
-    /// The sink is ours again from `next` on. If that is not where we left it, others went on, or
-    /// somebody wants something told again.
+    /// This replica has the lease again, with the cursor at `next`. If the cursor moved meanwhile,
+    /// another replica continued, or an operator set it back.
     fn go_on_at(&mut self, next: u64) {
         if next != self.cursor {
             self.delivered.clear();
@@ -656,7 +659,8 @@ impl Sink {
         };
         let kind = format!("{:?}", export.to);
         let revision = export.revision.to_be_bytes();
-        // What is told counts like to whom: nobody goes on by what was told before.
+        // The content counts like the target: a sink with another format must not continue at an
+        // old cursor.
         let told = format!("{:?} {}", export.format, export.free_text);
         let parts: [&[u8]; 4] = [
             kind.as_bytes(),
@@ -669,7 +673,7 @@ impl Sink {
                 name: name(),
                 origin: config.ledger.origin.clone(),
             },
-            // A digest: an address may hold what is nobody's business.
+            // A digest, because an address may contain secrets.
             registration: Hash::from(sha256_parts("export registration", &parts)).to_string(),
             format: export.format,
             from: export.from,
@@ -682,7 +686,7 @@ impl Sink {
         })
     }
 
-    /// Until when it is one replica's that has it since `now`.
+    /// The end of a lease that begins `now`.
     fn leased_from(&self, now: Timestamp) -> Timestamp {
         now.plus_seconds((BUDGET + self.timeout + LEASE_MARGIN).as_secs())
     }
@@ -695,7 +699,7 @@ impl Sink {
     }
 }
 
-/// Says that a sink's file was cut while it was written to.
+/// Logs that a sink's file was truncated while the broker wrote to it.
 fn tell_truncation(sink: String, metrics: Arc<Metrics>) -> impl Fn(Truncated) + Send + 'static {
     move |Truncated { was, is }| {
         metrics.export_truncated(&sink);
@@ -703,13 +707,13 @@ fn tell_truncation(sink: String, metrics: Arc<Metrics>) -> impl Fn(Truncated) + 
             sink,
             was,
             is,
-            "the file was cut while the broker wrote to it, as `copytruncate` does: lines may be lost; \
-             rotate it by renaming"
+            "the file was cut while the broker wrote to it, as `copytruncate` does: lines may be \
+             lost; rotate it by renaming"
         );
     }
 }
 
-/// How far ahead of `now` what replicas by right clocks write can be.
+/// The latest times that a replica with a correct clock can have written by `now`.
 fn believed_at(now: Timestamp) -> Believed {
     let lease = BUDGET + Duration::from_secs(MAX_TIMEOUT_SECONDS) + LEASE_MARGIN;
     Believed {
@@ -718,7 +722,7 @@ fn believed_at(now: Timestamp) -> Believed {
     }
 }
 
-/// The media type of an event.
+/// The media type of one event.
 fn content_type(format: ExportFormat) -> &'static str {
     match format {
         ExportFormat::Cloudevents => cloudevents::CONTENT_TYPE,
@@ -735,7 +739,8 @@ fn lines(messages: &[Message]) -> Vec<u8> {
     lines
 }
 
-/// How many of the next messages can go at once: one that is alone, or all before the next such.
+/// How many of the next messages can be sent at once: one that must go alone, or all before the
+/// next such message.
 fn run_length(messages: &[Message]) -> usize {
     let alone = messages
         .iter()
@@ -747,7 +752,7 @@ fn run_length(messages: &[Message]) -> usize {
     }
 }
 
-/// Messages by their sessions, at most so many lanes, each in order.
+/// Groups messages by session into at most `most` lanes, each in order.
 fn lanes(run: &[Message], most: u32) -> Vec<Vec<&Message>> {
     let mut lanes: BTreeMap<u128, Vec<&Message>> = BTreeMap::new();
     for message in run {
@@ -760,7 +765,7 @@ fn lanes(run: &[Message], most: u32) -> Vec<Vec<&Message>> {
     lanes.into_values().collect()
 }
 
-/// Doubles from a second up to [`MAX_BACKOFF_SECONDS`].
+/// Doubles from one second up to [`MAX_BACKOFF_SECONDS`].
 fn backoff_seconds(attempts: u32) -> u64 {
     let pause = 1_u64.checked_shl(attempts.min(16));
     pause

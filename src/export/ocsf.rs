@@ -4,18 +4,18 @@
 //! |---|---|---|
 //! | decision | 3003 Authorize Session, profile `security_control` | 1 Assign Privileges |
 //! | denials without an entry of their own | the same, with `count` | 1 |
-//! | session ended; its back end's word on that | 3002 Authentication | 2 Logoff |
-//! | task opened, let a child in, ended | 3004 Entity Management | 1 Create, 3 Update, 11 Deactivate |
+//! | session ended; a back end's answer about that | 3002 Authentication | 2 Logoff |
+//! | task opened, delegated, ended | 3004 Entity Management | 1 Create, 3 Update, 11 Deactivate |
 //! | cutoff, lifted | 3004 | 1 Create, 11 Deactivate |
 //! | generation of policies activated | 3004 | 10 Activate |
-//! | key of ours added, revoked, removed | 3004 | 1 Create, 9 Disable, 4 Delete |
-//! | role given, taken | 3005 User Access Management | 1 Assign Privileges, 2 Revoke Privileges |
+//! | signing key added, revoked, removed | 3004 | 1 Create, 9 Disable, 4 Delete |
+//! | role given, removed | 3005 User Access Management | 1 Assign Privileges, 2 Revoke Privileges |
 //! | workload key added, removed | 3004 | 6 Enroll, 7 Unenroll |
 //! | the log begins | 3004 | 1 Create |
 //! | any other; one whose bytes were pruned | 0 Base Event | 99 Other |
 //!
-//! No class of OCSF means that something was decided before it was done. What is proof is the leaf:
-//! `raw_data` has it byte for byte, and `unmapped.leaf_hash` the hash under which the log has it.
+//! OCSF has no class for a decision that precedes its effect. The proof is the leaf: `raw_data` has
+//! it byte for byte, and `unmapped.leaf_hash` is its hash in the log.
 
 use serde_json::{Map, Value, json};
 
@@ -28,7 +28,7 @@ use crate::domain::session::EndReason;
 use crate::domain::task::TaskEnd;
 use crate::ids::SessionId;
 
-/// The version of the schema.
+/// The version of the OCSF schema.
 pub(super) const VERSION: &str = "1.5.0";
 
 /// The media type of one event.
@@ -43,13 +43,13 @@ const UNKNOWN: u8 = 0;
 const SUCCESS: u8 = 1;
 const FAILURE: u8 = 2;
 
-/// What makes an event one of its class.
+/// The class of an event and the attributes of that class.
 struct Class {
     uid: u32,
     activity: u32,
     severity: u8,
     status: u8,
-    /// What is said beyond what all events have.
+    /// The attributes beyond those that all events have.
     attributes: Value,
 }
 
@@ -266,7 +266,7 @@ fn key(purpose: &str, kid: &str, change: &str, mut all: Value) -> Class {
     Class::entity(activity, severity, "Signing key", kid, all)
 }
 
-/// The beginning of a log. One that takes another's place tells of a loss or a theft.
+/// The first leaf of a log. A log that succeeds another reports a loss or a theft.
 fn genesis(vkey: &str, succeeds: bool, origin: &str) -> Class {
     let severity = if succeeds { HIGH } else { INFORMATIONAL };
     Class::entity(
@@ -278,7 +278,7 @@ fn genesis(vkey: &str, succeeds: bool, origin: &str) -> Class {
     )
 }
 
-/// What has no class of its own.
+/// The class of events that have no other.
 fn other() -> Class {
     Class::new(0, 99, INFORMATIONAL, json!({}))
 }
@@ -376,8 +376,8 @@ fn logoff(session: &str, by: &str, reading: &Reading<'_>) -> Value {
     let issuer = reading.recorded.issuer;
     json!({
         "session": {"uid": session, "issuer": issuer},
-        // The leaf does not say whose it was; where the row beside it does not either, the event of
-        // its permit does.
+        // The leaf does not name the session's owner. If the row does not either, the event of the
+        // permit does.
         "user": user(reading.recorded.subject.unwrap_or("unknown")),
         "actor": {"user": {"uid": by}},
         "service": {"name": issuer},
@@ -396,7 +396,7 @@ fn millis(at: Timestamp) -> i64 {
     at.micros().div_euclid(1_000)
 }
 
-/// Puts the members of one object into another; what are objects in both are put together.
+/// Merges one object into another; objects in both are merged recursively.
 fn merge(into: &mut Value, from: Value) {
     let (Value::Object(into), Value::Object(from)) = (into, from) else {
         return;

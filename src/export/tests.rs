@@ -1,4 +1,4 @@
-//! Entries of every kind as events of both formats, and what may go at once.
+//! Tests of leaves of every kind in both formats, and of the concurrent delivery.
 
 use std::collections::BTreeSet;
 
@@ -50,7 +50,7 @@ fn permit(session: u128) -> Value {
     )
 }
 
-/// One leaf of every kind, the class and activity of OCSF, and the type of CloudEvents.
+/// One leaf of every kind, with its class and activity of OCSF, and its type of CloudEvents.
 #[expect(clippy::too_many_lines, reason = "a table")]
 fn every_kind() -> Vec<(Value, u32, &'static str)> {
     let by = "dev:admin";
@@ -167,7 +167,7 @@ fn every_kind() -> Vec<(Value, u32, &'static str)> {
             300_301,
             "denials_omitted",
         ),
-        // Of a version that comes after this one.
+        // An event of a later version.
         (
             json!({"event": "born_later", "whom": "x"}),
             99,
@@ -196,7 +196,7 @@ fn write(format: ExportFormat, body: Option<&[u8]>, free_text: Option<&str>) -> 
     (message, value)
 }
 
-/// The attributes that every event has to have, and those of its class: OCSF 1.5.0.
+/// Checks the attributes that OCSF 1.5.0 requires of every event, and those of its class.
 fn assert_ocsf(event: &Value) {
     let number = |name: &str| {
         event[name]
@@ -221,7 +221,7 @@ fn assert_ocsf(event: &Value) {
         3004 => &["/entity/uid", "/entity/type"],
         3005 => &["/user/uid", "/privileges"],
         0 => &[],
-        other => panic!("no class of ours: {other}"),
+        other => panic!("unexpected class: {other}"),
     };
     for pointer in required {
         assert!(has(pointer), "{pointer}: {event:#}");
@@ -238,7 +238,7 @@ fn every_kind_of_entry_is_an_event_of_ocsf() {
         assert_eq!(event["metadata"]["uid"], message.id);
         assert_eq!(event["metadata"]["sequence"], 41);
         assert_eq!(event["time"], 1_763_899_200_250_u64);
-        // The leaf itself, to be held against the log.
+        // The leaf itself, to compare with the log.
         assert_eq!(event["raw_data"].as_str().unwrap().as_bytes(), body);
         assert_eq!(event["unmapped"]["leaf_hash"], leaf_hash(&body).to_string());
     }
@@ -291,7 +291,7 @@ fn every_kind_of_entry_is_a_cloudevent_with_its_leaf_byte_for_byte() {
         assert_eq!(event["source"], ISSUER);
         assert_eq!(event["type"], format!("taskpass.{kind}"));
         assert_eq!(event["id"], message.id);
-        assert!(ids.insert(message.id), "an id of its own");
+        assert!(ids.insert(message.id), "each event must have its own id");
         assert_eq!(event["time"], "2025-11-23T12:00:00.25Z");
         assert_eq!(event["sequence"], "00000000000000000041");
         assert!(event.get("subject").is_none_or(|subject| subject != ""));
@@ -395,7 +395,7 @@ fn what_is_about_one_session_goes_in_one_lane_and_anything_else_alone() {
         rest = after;
     }
     let expected: Vec<Vec<Vec<u64>>> = vec![
-        // Of four lanes the sessions 1 and 5 share one.
+        // With four lanes, the sessions 1 and 5 share one.
         vec![vec![0, 2, 3], vec![1]],
         vec![vec![4]],
         vec![vec![5]],

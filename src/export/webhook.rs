@@ -1,8 +1,8 @@
-//! Requests to a receiver that the configuration names, signed as Standard Webhooks has it.
+//! Requests to a configured receiver, signed as Standard Webhooks requires.
 //!
-//! An attempt is bounded in time; a redirect is a failure, since what was signed for one receiver is
-//! not for another; nothing of an answer but its status is looked at, let alone logged. The id is
-//! the event's and the same at every attempt; time and signature are the attempt's own.
+//! An attempt is bounded in time. A redirect is a failure, because the signature is for one
+//! receiver only. Only the status of an answer is used; nothing of it is logged. The id is the
+//! event's and equal at every attempt; time and signature belong to the attempt.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use crate::clock::Timestamp;
 use crate::crypto::webhook::WebhookSecrets;
 use crate::outgoing;
 
-/// How much of an answer is read, so that its connection can be used again.
+/// How much of an answer is read, so that its connection can be reused.
 const MAX_ANSWER_BYTES: usize = 16 * 1024;
 
-/// How long that may take; what was said with the status counts anyhow.
+/// How long reading the answer may take; the status counts in any case.
 const ANSWER_PATIENCE: Duration = Duration::from_millis(250);
 
-/// The longest pause that a receiver may ask for.
+/// The longest pause that a receiver may request.
 pub(super) const MAX_PAUSE_SECONDS: u64 = 900;
 
 /// Why an event was not delivered.
@@ -28,13 +28,13 @@ pub(super) enum Undelivered {
     /// Trying again may help.
     #[error("{why}")]
     Later {
-        /// For the log.
+        /// The cause, for the log.
         why: String,
-        /// Not before so many seconds, if the receiver said so.
+        /// The pause that the receiver requested. `None` if it requested none.
         pause_seconds: Option<u64>,
     },
-    /// The receiver wants nothing more.
-    #[error("it answered 410")]
+    /// The receiver wants no more events.
+    #[error("the receiver answered 410")]
     Gone,
 }
 
@@ -47,7 +47,7 @@ impl Undelivered {
     }
 }
 
-/// One receiver.
+/// One receiver of events.
 #[derive(Debug)]
 pub(super) struct Webhook {
     client: reqwest::Client,
@@ -57,7 +57,7 @@ pub(super) struct Webhook {
 }
 
 impl Webhook {
-    /// `authorities` are the only ones that are believed, as PEM, if there are any.
+    /// `authorities`, in PEM, replaces the system's authorities if it is given.
     pub(super) fn new(
         url: &str,
         secrets: WebhookSecrets,
@@ -80,7 +80,7 @@ impl Webhook {
         })
     }
 
-    /// One attempt at `now`.
+    /// Makes one attempt at `now`.
     pub(super) async fn deliver(
         &self,
         message: &Message,
@@ -96,13 +96,13 @@ impl Webhook {
             .header("webhook-timestamp", seconds.to_string())
             .header("webhook-signature", signature)
             .body(message.body.clone());
-        // The address may hold what is nobody's business; what reqwest says without it holds nothing
-        // that the receiver wrote.
+        // The address may contain a secret. Without it, the error text has nothing that the
+        // receiver wrote.
         let answer = request.send().await.map_err(|error| {
             let why = if error.is_timeout() {
-                "it did not answer in time"
+                "the receiver did not answer in time"
             } else if error.is_connect() {
-                "it cannot be reached"
+                "the receiver cannot be reached"
             } else {
                 "the request failed"
             };
@@ -115,7 +115,7 @@ impl Webhook {
             200..300 => Ok(()),
             410 => Err(Undelivered::Gone),
             _ => Err(Undelivered::Later {
-                why: format!("it answered {status}"),
+                why: format!("the receiver answered {status}"),
                 pause_seconds: pause
                     .filter(|_| matches!(status, 429 | 503))
                     .and_then(|pause| pause.to_str().ok()?.trim().parse().ok())
@@ -125,9 +125,9 @@ impl Webhook {
     }
 }
 
-/// Reads a short answer to its end, and lets go of a long one.
+/// Reads a short answer to its end, and drops a long one.
 async fn read_away(answer: reqwest::Response) {
     let reading = outgoing::body(answer, MAX_ANSWER_BYTES);
-    // Its status has said what matters.
+    // The status alone decides.
     drop(tokio::time::timeout(ANSWER_PATIENCE, reading).await);
 }

@@ -1,12 +1,12 @@
-//! Lines to a file or to standard output, by a thread of its own: a disk that hangs or a pipe that
-//! nobody reads holds up that thread and nothing else.
+//! Writes lines to a file or to standard output on a separate thread: a hanging disk, or a pipe
+//! without a reader, blocks only that thread.
 //!
-//! A file is opened anew for each batch, so that whoever rotates it needs no signal, and is on the
-//! disk before the batch counts as delivered. What a crash left of a last line is cut off: it was
-//! not delivered, and comes again.
+//! A file is opened for each batch, so that a rotation needs no signal. A batch counts as delivered
+//! once it is synced to disk. An incomplete last line, left by a crash, is removed: it was not
+//! delivered and is sent again.
 //!
-//! A rotation that copies the file and then cuts it loses the lines that were written in between, and
-//! only the file's length tells. So the length is compared before each batch and about once a second.
+//! A rotation that copies the file and then truncates it loses the lines in between, and only the
+//! file's length reveals it. So the length is compared before each batch and about once a second.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -20,10 +20,10 @@ use tokio::sync::{Mutex, oneshot};
 
 use crate::files::open_to_append;
 
-/// How far back the last line's end is looked for: longer than any line.
+/// How far back the end of the last complete line is searched; more than the longest line.
 const MAX_TAIL_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Where lines go.
+/// The target of the lines.
 #[derive(Clone, Debug)]
 pub(super) enum Place {
     File(PathBuf),
@@ -39,16 +39,16 @@ enum Job {
     Look(Arc<AtomicBool>),
 }
 
-/// A file that is shorter than it was.
+/// A file that became shorter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Truncated {
     /// Its length after the last batch, in bytes.
     pub(super) was: u64,
-    /// Its length now.
+    /// Its present length, in bytes.
     pub(super) is: u64,
 }
 
-/// The file as the last batch left it.
+/// The file after the last batch.
 #[derive(Clone, Copy, Debug)]
 struct Left {
     device: u64,
@@ -65,7 +65,7 @@ impl Left {
         }
     }
 
-    /// Whether this very file has been cut since. One that was renamed is another one.
+    /// Whether the same file was truncated since. A renamed file has another inode.
     fn truncated(self, now: Self) -> Option<Truncated> {
         let same = (self.device, self.inode) == (now.device, now.inode);
         (same && now.length < self.length).then_some(Truncated {
@@ -78,20 +78,20 @@ impl Left {
 /// Writes batches of lines, one after another.
 pub(super) struct Writer {
     jobs: mpsc::Sender<Job>,
-    /// Whether a look waits for the thread.
+    /// Whether a length comparison is queued.
     looks: Arc<AtomicBool>,
-    /// A batch that took too long and may be at it still.
+    /// A batch that timed out and may still be running.
     late: Mutex<Option<oneshot::Receiver<io::Result<()>>>>,
 }
 
 impl Writer {
-    /// `truncated` is told of a file that was cut.
+    /// Starts the thread. It calls `truncated` for a file that became shorter.
     pub(super) fn start(
         place: Place,
         truncated: impl Fn(Truncated) + Send + 'static,
     ) -> io::Result<Self> {
         let (jobs, work) = mpsc::channel::<Job>();
-        // It is not waited for at the end: it may hang in a write that nobody can end.
+        // The thread is never joined: it may hang in a write that cannot be interrupted.
         std::thread::Builder::new()
             .name("export".into())
             .spawn(move || {
@@ -122,20 +122,21 @@ impl Writer {
         })
     }
 
-    /// Has the thread compare the file's length, unless it has not come to the last look yet.
+    /// Queues a comparison of the file's length, unless one is queued already.
     pub(super) fn look(&self) {
         if !self.looks.swap(true, Ordering::SeqCst) {
-            // Without its thread, writing fails and tells of it.
+            // If the thread is gone, the next write fails and reports it.
             drop(self.jobs.send(Job::Look(Arc::clone(&self.looks))));
         }
     }
 
-    /// Writes whole lines. While an earlier batch hangs, nothing is written behind it.
+    /// Writes complete lines. While an earlier batch hangs, nothing more is queued.
     pub(super) async fn write(&self, lines: Vec<u8>, patience: Duration) -> io::Result<()> {
         let mut late = self.late.lock().await;
         if let Some(receiver) = late.as_mut() {
             let slow = || io::Error::from(io::ErrorKind::TimedOut);
-            // Whatever came of it, it was not counted: what follows begins with it again.
+            // Its outcome does not matter: it was not counted as delivered, so the next batch
+            // repeats it.
             drop(
                 tokio::time::timeout(patience, receiver)
                     .await
@@ -144,7 +145,7 @@ impl Writer {
             *late = None;
         }
         let (done, mut receiver) = oneshot::channel();
-        let gone = || io::Error::other("the thread that writes is gone");
+        let gone = || io::Error::other("the writer's thread has ended");
         self.jobs
             .send(Job::Write { lines, done })
             .map_err(|_| gone())?;
@@ -156,7 +157,7 @@ impl Writer {
     }
 }
 
-/// Whether the file is shorter than it was left. The present length is the one to go by then.
+/// Whether the file became shorter. If so, its present length is used from now on.
 fn compare(place: &Place, left: &mut Option<Left>) -> Option<Truncated> {
     let Place::File(path) = place else {
         return None;
@@ -168,8 +169,9 @@ fn compare(place: &Place, left: &mut Option<Left>) -> Option<Truncated> {
     Some(cut)
 }
 
-/// `torn`: the last batch broke off, perhaps within a line. `left`: the file after the last batch. The
-/// answer is the file after this one, with the length that it has unless it was cut meanwhile.
+/// `torn`: the last batch failed, perhaps within a line. `left`: the file after the last batch.
+/// Returns the file after this batch, with the length that it has unless it was truncated
+/// meanwhile.
 fn write(
     place: &Place,
     lines: &[u8],
@@ -180,7 +182,7 @@ fn write(
     match place {
         Place::Stdout => {
             let mut out = io::stdout().lock();
-            // What is out cannot be taken back: what was torn stays a line of its own.
+            // Output cannot be taken back: a line break ends the torn line.
             if torn {
                 out.write_all(b"\n")?;
             }
@@ -198,13 +200,14 @@ fn write(
             let length = file.metadata()?.len() + lines.len() as u64;
             file.write_all(lines)?;
             file.sync_data()?;
-            // The length is reckoned and not read: a cut since the write shows at the next look.
+            // The length is computed, not read: a truncation after the write is then found by the
+            // next comparison.
             Ok(Some(Left { length, ..found }))
         }
     }
 }
 
-/// Cuts off what follows the last line's end.
+/// Removes an incomplete last line.
 fn cut_unfinished(file: &mut File) -> io::Result<()> {
     let length = file.metadata()?.len();
     let mut at = length;
@@ -223,11 +226,13 @@ fn cut_unfinished(file: &mut File) -> io::Result<()> {
     if at == 0 {
         return cut_from(file, 0, length);
     }
-    Err(io::Error::other("its last line is longer than any of ours"))
+    Err(io::Error::other(
+        "the file's last line is longer than any event",
+    ))
 }
 
-/// Cuts what is there from `whole` on, if it begins as our lines do: whoever named a wrong file loses
-/// nothing by it.
+/// Removes the bytes from `whole` on if they begin like a line of this broker, so that a wrong path
+/// in the configuration destroys nothing.
 fn cut_from(file: &mut File, whole: u64, length: u64) -> io::Result<()> {
     const BEGIN: &[u8] = b"{\"";
     if whole == length {
@@ -238,7 +243,7 @@ fn cut_from(file: &mut File, whole: u64, length: u64) -> io::Result<()> {
     file.take(BEGIN.len() as u64).read_to_end(&mut begin)?;
     if !BEGIN.starts_with(&begin) {
         return Err(io::Error::other(
-            "it ends in what is no line of ours, and is left alone",
+            "the file ends in a line that this broker did not write; the file was not changed",
         ));
     }
     file.set_len(whole)
@@ -267,11 +272,15 @@ mod tests {
         std::fs::write(&path, "one\n").unwrap();
         let mut left = write_new(&place).unwrap();
         assert_eq!(left.unwrap().length, 8);
-        // As if the cut had come between the write and the reading of the length.
+        // As if the file had been truncated between the write and the read of the length.
         empty(&path);
         let cut = Truncated { was: 8, is: 0 };
         assert_eq!(compare(&place, &mut left), Some(cut));
-        assert_eq!(compare(&place, &mut left), None, "it is told once");
+        assert_eq!(
+            compare(&place, &mut left),
+            None,
+            "a truncation must be reported once"
+        );
     }
 
     #[test]
@@ -327,15 +336,18 @@ mod tests {
         std::fs::rename(&path, dir.path().join("events.1")).unwrap();
         writer.write(b"three\n".to_vec(), soon).await.unwrap();
         assert!(cuts.try_recv().is_err(), "nothing was cut");
-        // What `copytruncate` does, and then nothing is written for long.
+        // As `copytruncate` does; then nothing is written for a long time.
         std::fs::copy(&path, dir.path().join("events.2")).unwrap();
         empty(&path);
         writer.look();
         let cut = Truncated { was: 6, is: 0 };
         assert_eq!(cuts.recv_timeout(soon).unwrap(), cut);
         writer.write(b"four\n".to_vec(), soon).await.unwrap();
-        assert!(cuts.try_recv().is_err(), "it is told once");
-        // The next line comes before the next look.
+        assert!(
+            cuts.try_recv().is_err(),
+            "a truncation must be reported once"
+        );
+        // The next line is written before the next comparison.
         empty(&path);
         writer.write(b"five\n".to_vec(), soon).await.unwrap();
         assert_eq!(cuts.try_recv().unwrap(), Truncated { was: 5, is: 0 });
@@ -356,7 +368,7 @@ mod tests {
         assert_eq!(slow.kind(), io::ErrorKind::TimedOut);
         let batch = |job| match job {
             Job::Write { lines, done } => (lines, done),
-            Job::Look(_) => panic!("nobody asked to look"),
+            Job::Look(_) => panic!("no comparison was queued"),
         };
         let (first, done) = batch(work.try_recv().unwrap());
         assert_eq!(first, b"a\n");

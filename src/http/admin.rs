@@ -1,4 +1,4 @@
-//! What administrators change: admins, workload keys, signing keys, what decides.
+//! The resources that admins change: roles, workload keys, signing keys, generations.
 
 use axum::Json;
 use axum::extract::{FromRequest, Request, State};
@@ -21,14 +21,14 @@ use crate::domain::workload::Identity;
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AdminBody {
-    /// Who.
+    /// The identity, for example `ci:repo-1`.
     #[schema(value_type = String)]
     workload: Identity,
-    /// Which role.
+    /// The role's name in policies.
     role: String,
 }
 
-/// Lists who has which role.
+/// Lists the identities and their roles.
 #[utoipa::path(get, path = "/v1/admins", responses((status = 200, body = Object), (status = 403, body = super::problem::ProblemBody)))]
 pub(super) async fn list_admins(
     State(state): State<AppState>,
@@ -62,7 +62,7 @@ pub(super) async fn bind(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Takes a role from an identity.
+/// Removes a role from an identity.
 #[utoipa::path(delete, path = "/v1/admins", request_body = AdminBody, responses((status = 204), (status = 403, body = super::problem::ProblemBody), (status = 409, body = super::problem::ProblemBody)))]
 pub(super) async fn unbind(
     State(state): State<AppState>,
@@ -79,32 +79,32 @@ pub(super) async fn unbind(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// A workload's key to be registered.
+/// A workload key to register.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WorkloadKeyBody {
-    /// The attestor's name.
+    /// The name of the attestor.
     attestor: String,
-    /// The workload's name.
+    /// The name of the workload.
     workload: String,
-    /// The public key: Ed25519 or P-256.
+    /// The public key as a JWK: Ed25519 or P-256.
     #[schema(value_type = Object)]
     jwk: Value,
 }
 
-/// A workload's key to be removed.
+/// A workload key to remove.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WorkloadKeyRef {
-    /// The attestor's name.
+    /// The name of the attestor.
     attestor: String,
-    /// The workload's name.
+    /// The name of the workload.
     workload: String,
     /// The key's thumbprint (RFC 7638).
     thumbprint: String,
 }
 
-/// Lists registered workload keys.
+/// Lists the registered workload keys.
 #[utoipa::path(get, path = "/v1/workloads", responses((status = 200, body = Object), (status = 403, body = super::problem::ProblemBody)))]
 pub(super) async fn list_workloads(
     State(state): State<AppState>,
@@ -129,7 +129,7 @@ pub(super) async fn list_workloads(
     Ok(Json(json!({ "workloads": workloads })))
 }
 
-/// Registers a workload's key.
+/// Registers a workload key.
 #[utoipa::path(post, path = "/v1/workloads", request_body = WorkloadKeyBody, responses((status = 201, body = Object), (status = 403, body = super::problem::ProblemBody)))]
 pub(super) async fn add_workload(
     State(state): State<AppState>,
@@ -148,7 +148,7 @@ pub(super) async fn add_workload(
     ))
 }
 
-/// Removes a workload's key.
+/// Removes a workload key.
 #[utoipa::path(delete, path = "/v1/workloads", request_body = WorkloadKeyRef, responses((status = 204), (status = 403, body = super::problem::ProblemBody), (status = 409, body = super::problem::ProblemBody)))]
 pub(super) async fn remove_workload(
     State(state): State<AppState>,
@@ -169,7 +169,7 @@ pub(super) async fn remove_workload(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Lists our signing keys.
+/// Lists the broker's signing keys.
 #[utoipa::path(get, path = "/v1/keys", responses((status = 200, body = Object), (status = 403, body = super::problem::ProblemBody)))]
 pub(super) async fn list_keys(
     State(state): State<AppState>,
@@ -200,7 +200,7 @@ pub(super) async fn list_keys(
     Ok(Json(json!({ "keys": keys })))
 }
 
-/// Makes the next access-token key; it signs once it has been published long enough.
+/// Creates the next access-token key; it signs once it has been published long enough.
 #[utoipa::path(post, path = "/v1/keys/rotate", responses((status = 201, body = Object), (status = 409, body = super::problem::ProblemBody)))]
 pub(super) async fn rotate_key(
     State(state): State<AppState>,
@@ -215,7 +215,7 @@ pub(super) async fn rotate_key(
     Ok((StatusCode::CREATED, Json(json!({ "kid": kid }))))
 }
 
-/// Rotates the log's key; checkpoints are signed by both for a while.
+/// Rotates the log's key; for a while both keys sign each checkpoint.
 #[utoipa::path(post, path = "/v1/keys/rotate-ledger", responses((status = 201, body = Object), (status = 409, body = super::problem::ProblemBody)))]
 pub(super) async fn rotate_ledger_key(
     State(state): State<AppState>,
@@ -230,7 +230,7 @@ pub(super) async fn rotate_ledger_key(
     Ok((StatusCode::CREATED, Json(json!({ "vkey": vkey }))))
 }
 
-/// Seals every key anew with the first sealing key.
+/// Seals every key again, with the first sealing key.
 #[utoipa::path(post, path = "/v1/keys/reseal", responses((status = 200, body = Object), (status = 403, body = super::problem::ProblemBody)))]
 pub(super) async fn reseal(
     State(state): State<AppState>,
@@ -244,38 +244,38 @@ pub(super) async fn reseal(
     Ok(Json(json!({ "resealed": resealed })))
 }
 
-/// The withdrawal of a signing key.
+/// The revocation of a signing key.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RevokeKeyBody {
-    /// Whether to say what would follow, and touch nothing.
+    /// Whether to report the consequences without revoking the key.
     #[serde(default)]
     dry_run: bool,
 }
 
-/// What follows from the withdrawal of a signing key, or would.
+/// The consequences of the revocation of a signing key.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct KeyWithdrawalBody {
-    /// The key.
+    /// The id of the key.
     kid: String,
-    /// Whether it was withdrawn.
+    /// Whether the key was revoked.
     withdrawn: bool,
     /// Whether it signed new tokens until now.
     signing: bool,
-    /// The key that signs new tokens afterwards, where one can at once.
+    /// The key that signs new tokens afterwards. `null` if no key can at once.
     successor: Option<String>,
-    /// From when on new tokens are signed again, where none can be at once. `null` beside a successor,
-    /// and where the operator has to bring another key.
+    /// When new tokens are signed again. `null` if there is a successor, or if the operator has to
+    /// provide another key.
     #[schema(value_type = Option<String>, format = DateTime)]
     issuance_resumes_at: Option<Timestamp>,
-    /// Of a dry run: live sessions whose tokens it signed.
+    /// In a dry run: the number of live sessions whose tokens it signed.
     matched: Option<u64>,
-    /// Until when verifiers that do not ask the broker may take its tokens from a cached key set.
+    /// Until when verifiers that do not ask the broker may accept its tokens by a cached key set.
     #[schema(value_type = String, format = DateTime)]
     cached_until: Timestamp,
 }
 
-/// Withdraws a key of access tokens at once, and cuts off what it signed.
+/// Revokes an access-token key at once, and cuts off the tokens that it signed.
 #[utoipa::path(post, path = "/v1/keys/{kid}/revoke", params(("kid" = String, Path)), request_body = RevokeKeyBody, responses((status = 200, body = KeyWithdrawalBody), (status = 403, body = super::problem::ProblemBody), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn revoke_key(
     State(state): State<AppState>,
@@ -300,7 +300,7 @@ pub(super) async fn revoke_key(
     }))
 }
 
-/// Shows what decides.
+/// Shows the active generation.
 #[utoipa::path(get, path = "/v1/generations/active", responses((status = 200, body = Object), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn active_generation(
     State(state): State<AppState>,
@@ -320,7 +320,7 @@ pub(super) async fn active_generation(
     })))
 }
 
-/// Shows a generation that ever decided, as the very bytes that its digest is of.
+/// Shows a generation that was active at some time, as the exact bytes of its digest.
 #[utoipa::path(get, path = "/v1/generations/{digest}", params(("digest" = String, Path)), responses((status = 200, body = Object), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn generation(
     State(state): State<AppState>,
@@ -336,16 +336,16 @@ pub(super) async fn generation(
     Ok(([(header::CONTENT_TYPE, "application/json")], bytes).into_response())
 }
 
-/// Stores a generation, checks it, and makes it decide.
+/// Stores a generation, checks it, and activates it.
 ///
-/// The answer names its digest and, as `observed_policies`, the policies that are not enforced yet.
+/// The answer has its digest and, as `observed_policies`, the policies that are not enforced yet.
 #[utoipa::path(post, path = "/v1/generations", request_body = Object, responses((status = 201, body = Object), (status = 409, body = super::problem::ProblemBody)))]
 pub(super) async fn activate(
     State(state): State<AppState>,
     presented: Presented,
     request: Request,
 ) -> Result<Response, Problem> {
-    // The one body that may be large is read for no one who may not activate it.
+    // This body may be large, so it is read only if the caller may activate generations.
     let mut unreadable = None;
     let document = async {
         let read = Strict::<Generation>::from_request(request, &state).await;
@@ -368,10 +368,10 @@ pub(super) async fn activate(
     Ok((StatusCode::CREATED, Json(answer)).into_response())
 }
 
-/// Checks a generation as its activation would, and activates nothing.
+/// Checks a generation as an activation would, without activating it.
 ///
 /// The answer says how many of the bound identities could activate the next generation by their
-/// roles alone. It is for those who may read generations.
+/// roles alone. Readers of generations may call it.
 #[utoipa::path(post, path = "/v1/generations/check", request_body = Object, responses((status = 200, body = CheckedBody), (status = 400, body = super::problem::ProblemBody), (status = 403, body = super::problem::ProblemBody)))]
 pub(super) async fn check(
     State(state): State<AppState>,
@@ -406,14 +406,14 @@ pub(super) async fn check(
     }))
 }
 
-/// What a check of a generation found.
+/// The result of a generation's check.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct CheckedBody {
-    /// Its digest.
+    /// The digest of the generation.
     generation: String,
     /// Policies that would not be enforced yet.
     observed_policies: Vec<ObservingBody>,
-    /// Identities that are bound to any role.
+    /// The number of identities that have a role.
     bound_identities: usize,
     /// How many of them could activate the next generation by their roles alone.
     able_to_activate: usize,
@@ -422,7 +422,7 @@ pub(super) struct CheckedBody {
 /// A policy that is not enforced yet.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ObservingBody {
-    /// Its id.
+    /// The id of the policy.
     policy: String,
     /// From when on it is enforced.
     enforced_from: String,

@@ -1,8 +1,8 @@
 //! `WWW-Authenticate`: how a caller must authenticate after a 401 (RFC 9110 §11.6.1).
 //!
-//! A refusal carries a [`Fault`], the fault in the evidence. The layer [`write`] knows the scheme in
-//! which the request presented the evidence, and writes the challenge of that scheme: RFC 6750 §3 for
-//! bearer tokens, RFC 9449 §7.1 for proofs.
+//! A refusal carries a [`Fault`], the fault in the evidence. The layer [`write`] knows the scheme
+//! of the evidence in the request, and writes the challenge of that scheme: RFC 6750 §3 for bearer
+//! tokens, RFC 9449 §7.1 for proofs.
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -11,7 +11,7 @@ use axum::response::Response;
 
 use crate::attest::{AttestError, dpop};
 
-/// The fault in the evidence of a request that is answered 401.
+/// The fault in the evidence of a request that is answered with 401.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     /// The token is invalid or missing.

@@ -12,7 +12,7 @@ const X_FORWARDED_FOR: &str = "x-forwarded-for";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ClientAddress(pub(super) IpAddr);
 
-/// The networks of the proxies whose `X-Forwarded-For` is believed.
+/// The networks of the proxies whose `X-Forwarded-For` is trusted.
 #[derive(Clone, Debug, Default)]
 pub(super) struct TrustedProxies(Arc<[IpNet]>);
 
@@ -29,11 +29,11 @@ impl TrustedProxies {
     /// The client's address: the last one that a trusted proxy reported and that is not itself a
     /// trusted proxy's.
     ///
-    /// Each proxy appends the address of its own peer, so the list is read from its end, and an
-    /// entry counts only if the address after it is trusted. Entries that a client wrote itself stand
-    /// before the entry that the first trusted proxy appended, and are not read. An entry that is not
-    /// an address ends the list: the request then counts under the address of the proxy that passed it
-    /// on.
+    /// Each proxy appends the address of its own peer. So the list is read from its end, and an
+    /// entry counts only if the address after it is trusted. Entries that a client wrote itself
+    /// come before the entry that the first trusted proxy appended, and are not read. An entry that
+    /// is not an address ends the list: the request then counts under the address of the proxy that
+    /// forwarded it.
     pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> ClientAddress {
         let mut client = peer.to_canonical();
         let values = headers.get_all(X_FORWARDED_FOR).iter().rev();
@@ -92,7 +92,7 @@ mod tests {
             ("10.0.0.1", &["192.0.2.7:4711"], "192.0.2.7"),
             ("10.0.0.1", &["[2001:db8:b::7]:4711"], "2001:db8:b::7"),
             ("10.0.0.1", &["[2001:db8:b::7]"], "2001:db8:b::7"),
-            // All are proxies, or none is named.
+            // Every entry is a proxy, or there is no entry.
             ("10.0.0.1", &["10.3.3.3, 10.1.1.1"], "10.3.3.3"),
             ("10.0.0.1", &[], "10.0.0.1"),
         ] {
@@ -106,12 +106,12 @@ mod tests {
             // A peer that is not a proxy.
             ("192.0.2.7", &["203.0.113.1"][..], "192.0.2.7"),
             ("192.0.2.7", &["10.0.0.1"], "192.0.2.7"),
-            // The client's entries stand before the entry that the proxy appended.
+            // The client's entries come before the entry that the proxy appended.
             ("10.0.0.1", &["203.0.113.1, 192.0.2.7"], "192.0.2.7"),
             ("10.0.0.1", &["203.0.113.1", "192.0.2.7"], "192.0.2.7"),
             ("10.0.0.1", &["10.9.9.9, 192.0.2.7"], "192.0.2.7"),
             ("10.0.0.1", &["junk, 192.0.2.7, 10.1.1.1"], "192.0.2.7"),
-            // An entry that is not an address does not lead past it.
+            // An entry that is not an address ends the list.
             ("10.0.0.1", &["203.0.113.1, unknown"], "10.0.0.1"),
             ("10.0.0.1", &["203.0.113.1,"], "10.0.0.1"),
             ("10.0.0.1", &["203.0.113.1, 10.1.1.1, "], "10.0.0.1"),

@@ -1,9 +1,9 @@
-//! Client certificates in the TLS handshake: asked for, not demanded, and believed in one thing.
+//! Client certificates in the TLS handshake: requested, optional, and used as proof of a key.
 //!
-//! RFC 8705 §3 binds a token to a certificate by the key that is in it, and the handshake's
-//! signature shows that the client holds that key. So a self-signed certificate is as good as any:
-//! names, dates and chains are judged only where authorities are configured. Whoever leans on what
-//! a certificate says of its subject has to judge that; a binding says only "the same again".
+//! RFC 8705 §3 binds a token to a certificate by the key in it, and the handshake's signature
+//! proves that the client has that key. So a self-signed certificate suffices: names, dates and
+//! chains are checked only if authorities are configured. Code that relies on a certificate's
+//! subject has to check it; a binding only proves that two requests used the same certificate.
 
 use std::sync::Arc;
 
@@ -19,20 +19,20 @@ use rustls::{
     SignatureScheme,
 };
 
-/// All of a client's certificates together: ordinary chains take a quarter of it. Each connection
-/// keeps them as long as it is open.
+/// The largest size of a client's certificates in bytes; usual chains need a quarter of it. Each
+/// connection keeps them while it is open.
 const MAX_CERTIFICATES_BYTES: usize = 16 * 1024;
 
-/// Verifies that a client holds the key of the certificate it presents.
+/// Verifies that a client holds the key of its certificate.
 #[derive(Debug)]
 pub(super) struct Possession {
     algorithms: WebPkiSupportedAlgorithms,
-    /// Who must have signed it, where that matters.
+    /// The authorities that must have signed the certificate, if configured.
     authorities: Option<Arc<dyn ClientCertVerifier>>,
 }
 
 impl Possession {
-    /// Of any certificate, or of those that `authorities` signed.
+    /// Accepts any certificate, or only those that `authorities` signed.
     pub(super) fn new(
         authorities: Option<RootCertStore>,
     ) -> Result<Arc<Self>, VerifierBuilderError> {
@@ -55,7 +55,7 @@ impl Possession {
 
 impl ClientCertVerifier for Possession {
     fn client_auth_mandatory(&self) -> bool {
-        // Most callers attest by a token alone, and so do probes.
+        // Most callers, and probes, present no certificate.
         false
     }
 
@@ -70,7 +70,7 @@ impl ClientCertVerifier for Possession {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        // Before anything is parsed.
+        // The size is checked before anything is parsed.
         let bytes: usize = intermediates.iter().map(|hint| hint.len()).sum();
         if bytes.saturating_add(end_entity.len()) > MAX_CERTIFICATES_BYTES {
             return Err(CertificateError::ApplicationVerificationFailure.into());

@@ -1,6 +1,6 @@
-//! Cross-origin access to public documents. A page of any origin may fetch metadata, keys, status lists
-//! and, if the ledger is public, its checkpoint and hash tiles. Other routes permit no cross-origin
-//! access.
+//! Cross-origin access to public documents. A page of any origin may fetch metadata, keys, status
+//! lists and, if the ledger is public, its checkpoint and hash tiles. Other routes permit no
+//! cross-origin access.
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
@@ -40,7 +40,7 @@ async fn answer(request: Request, next: Next) -> Response {
     let mut response = if is_preflight {
         let allowed = [
             (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD"),
-            // The star does not include `Authorization`, which is never allowed.
+            // `*` does not include `Authorization`, which is never allowed.
             (header::ACCESS_CONTROL_ALLOW_HEADERS, "*"),
             (header::ACCESS_CONTROL_MAX_AGE, MAX_AGE_SECONDS),
         ];

@@ -28,27 +28,27 @@ use crate::mint::Credential;
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RequestBody {
-    /// The task that it is for.
+    /// The task of the credential.
     task: TaskBody,
-    /// The resource's name.
+    /// The name of the resource.
     resource: String,
-    /// What is asked on it (RFC 9396).
+    /// The requested rights (RFC 9396).
     #[schema(value_type = Vec<Object>)]
     authorization_details: Grant,
-    /// The wanted life in seconds; left out, the permitted default.
+    /// The requested lifetime in seconds; if absent, the permitted default.
     #[serde(default)]
     ttl_seconds: Option<u64>,
 }
 
-/// An open task by `id` and `handle`, or a new one by `type` and what goes with it.
+/// An open task by `id` and `handle`, or a new task by `type` and the other members.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TaskBody {
-    /// An open task, to be joined.
+    /// The id of an open task to join.
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     id: Option<TaskId>,
-    /// Its handle.
+    /// The handle of that task.
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     handle: Option<SecretString>,
@@ -58,13 +58,13 @@ pub struct TaskBody {
     /// Free text for people; policy does not see it.
     #[serde(default)]
     purpose: Option<String>,
-    /// The task that it is part of.
+    /// The parent of the new task.
     #[serde(default)]
     parent: Option<ParentBody>,
-    /// Seconds until it is over in any case.
+    /// Seconds until the new task expires.
     #[serde(default)]
     deadline_seconds: Option<u64>,
-    /// The longest silence, in seconds.
+    /// The longest time between two heartbeats, in seconds.
     #[serde(default)]
     heartbeat_seconds: Option<u64>,
 }
@@ -90,7 +90,7 @@ impl TaskBody {
             }
             _ => Err(Problem::invalid(
                 "/task",
-                "either `id` and `handle` of an open task, or the `type` of a new one",
+                "give either `id` and `handle` of an open task, or the `type` of a new one",
             )),
         }
     }
@@ -106,22 +106,22 @@ pub struct NewTaskBody {
     /// Free text for people; policy does not see it.
     #[serde(default)]
     purpose: Option<String>,
-    /// The task that it is part of.
+    /// The parent of the new task.
     #[serde(default)]
     parent: Option<ParentBody>,
-    /// Seconds until it is over in any case.
+    /// Seconds until the task expires.
     #[serde(default)]
     deadline_seconds: Option<u64>,
-    /// The longest silence, in seconds.
+    /// The longest time between two heartbeats, in seconds.
     #[serde(default)]
     heartbeat_seconds: Option<u64>,
 }
 
-/// A parent task, with the token by which it lets this child in.
+/// A parent task, with the delegation token that admits this child.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ParentBody {
-    /// Which.
+    /// The id of the parent task.
     #[schema(value_type = String)]
     id: TaskId,
     /// The single-use delegation token.
@@ -130,7 +130,7 @@ pub struct ParentBody {
 }
 
 impl NewTaskBody {
-    /// Checks what can be checked without the catalogue.
+    /// Makes the checks that do not need the catalogue.
     pub(super) fn into_domain(self, pointer: &str) -> Result<NewTask, Problem> {
         let at = |member: &str| format!("{pointer}/{member}");
         let purpose = self.purpose.as_deref().unwrap_or_default();
@@ -159,24 +159,24 @@ impl NewTaskBody {
     }
 }
 
-/// A credential with everything that goes with it.
+/// A credential with its session, task, decision and receipt.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct IssuedBody {
-    /// The secret.
+    /// The secret; its members depend on its `type`.
     #[schema(value_type = Object)]
     credential: Value,
-    /// Its record.
+    /// The record of the credential.
     session: SessionBody,
-    /// Its task.
+    /// The task of the credential.
     task: IssuedTaskBody,
-    /// The decision.
+    /// The decision that permitted it.
     decision: DecisionBody,
-    /// The proof that the decision is on record.
+    /// The proof that the decision is recorded.
     #[schema(value_type = Object)]
     receipt: crate::merkle::Receipt,
 }
 
-/// A task, with its handle where it was just made.
+/// A task, with its handle if it was just opened.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct IssuedTaskBody {
     id: String,
@@ -198,7 +198,7 @@ impl From<IssuedTask> for IssuedTaskBody {
             kind: task.task_type,
             deadline: task.deadline.to_string(),
             heartbeat_seconds: task.heartbeat_seconds,
-            // The one place where a handle is put on the wire.
+            // The only place where a handle is written to an answer.
             handle: task.handle.map(|handle| handle.expose_secret().to_owned()),
         }
     }
@@ -211,7 +211,7 @@ pub struct DecisionBody {
     outcome: &'static str,
     policies: Vec<String>,
     generation: String,
-    /// What policies that merely observe would have made of it.
+    /// The outcome under the policies that only observe.
     #[schema(value_type = Option<Object>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     observed: Option<Box<Observed>>,
@@ -238,7 +238,7 @@ impl From<Issued> for IssuedBody {
                 expires_in,
             } => json!({
                 "type": MinterKind::Jwt.credential_type(),
-                // The one place where an access token is put on the wire.
+                // One of the two places where an access token is written to an answer.
                 "access_token": access_token.expose_secret(),
                 "token_type": token_type,
                 "expires_in": expires_in,
@@ -252,7 +252,7 @@ impl From<Issued> for IssuedBody {
             } => json!({
                 "type": MinterKind::Aws.credential_type(),
                 "access_key_id": access_key_id,
-                // The one place where a session's secrets are put on the wire.
+                // The only place where a session's secrets are written to an answer.
                 "secret_access_key": secret_access_key.expose_secret(),
                 "session_token": session_token.expose_secret(),
                 "expiration": expiration,
@@ -269,7 +269,7 @@ impl From<Issued> for IssuedBody {
     }
 }
 
-/// Asks for a credential: policy decides, and on a permit one is made.
+/// Requests a credential: policy decides, and after a permit the credential is minted.
 #[utoipa::path(
     post,
     path = "/v1/credentials",
@@ -316,7 +316,7 @@ pub(super) async fn request(
         .into_response())
 }
 
-/// The key of the header, which is a structured field (RFC 9651): an item that is a string.
+/// The key in the header, a string item of structured fields (RFC 9651).
 fn idempotency_key(
     headers: &HeaderMap,
     fingerprint: [u8; 32],
@@ -324,19 +324,19 @@ fn idempotency_key(
     let mut given = headers.get_all("idempotency-key").iter();
     let (Some(value), None) = (given.next(), given.next()) else {
         return if headers.contains_key("idempotency-key") {
-            Err(bad_key("one header only"))
+            Err(bad_key("send one header only"))
         } else {
             Ok(None)
         };
     };
-    let item: sfv::Item = sfv::Parser::new(value.as_bytes())
-        .parse()
-        .map_err(|_| bad_key("not a structured field (RFC 9651): quote it, as \"8e03978e\""))?;
-    // Parameters that are not known mean nothing here (RFC 9651 §3.1.2).
+    let item: sfv::Item = sfv::Parser::new(value.as_bytes()).parse().map_err(|_| {
+        bad_key("not a structured field (RFC 9651): quote the key, as \"8e03978e\"")
+    })?;
+    // Unknown parameters have no meaning here (RFC 9651 §3.1.2).
     let key = item
         .bare_item
         .as_string()
-        .ok_or_else(|| bad_key("a string, in double quotes, as \"8e03978e\""))?;
+        .ok_or_else(|| bad_key("not a string: quote the key, as \"8e03978e\""))?;
     let key = key.as_str();
     if key.is_empty() || key.len() > MAX_IDEMPOTENCY_KEY_BYTES {
         return Err(bad_key(&format!(

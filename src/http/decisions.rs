@@ -1,6 +1,6 @@
-//! Recorded decisions with their opened inputs, for readers of the whole log: what `policy explain`
-//! and `policy replay` are made of. A subject never gets its own from here. And the way to have what
-//! people wrote forgotten.
+//! Recorded decisions with their opened inputs, for readers of the whole log; `policy explain` and
+//! `policy replay` use them. A subject cannot read its own decisions here. Also the deletion of
+//! free text.
 
 use axum::Json;
 use axum::extract::State;
@@ -36,8 +36,8 @@ pub(super) async fn record(
     Ok(Json(record))
 }
 
-/// Forgets what somebody wrote: a decision's purpose, or a revocation's reason by its id. The entry and
-/// what proves it stay, and so does what was decided upon.
+/// Deletes free text: a decision's purpose, or a revocation's reason by the revocation's id. The
+/// leaf, its proof and the inputs of the decision stay.
 #[utoipa::path(delete, path = "/v1/decisions/{id}/purpose", params(("id" = String, Path)), responses((status = 204), (status = 403, body = super::problem::ProblemBody), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn forget(
     State(state): State<AppState>,
@@ -53,24 +53,24 @@ pub(super) async fn forget(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Which decisions.
+/// The decisions to list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DecisionsQuery {
-    /// The first ledger index. To go on: the last one of the page before, plus one.
+    /// The first ledger index. For the next page: the last index of the previous page, plus one.
     #[serde(default, deserialize_with = "number")]
     from: u64,
-    /// The earliest time, as RFC 3339 has it.
+    /// The earliest time, in RFC 3339.
     #[param(value_type = Option<String>)]
     since: Option<Timestamp>,
-    /// Decisions in the answer.
+    /// The largest number of decisions to return.
     #[serde(default, deserialize_with = "maybe_number")]
     limit: Option<u32>,
 }
 
-/// Lists decisions in the order of the log, with their opened inputs, one line of JSON each. No
-/// line is the end.
+/// Lists decisions in the order of the log, with their opened inputs, one line of JSON each. An
+/// empty answer is the end.
 #[utoipa::path(get, path = "/v1/decisions", params(DecisionsQuery), responses((status = 200, body = String, content_type = "application/jsonl"), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn list(
     State(state): State<AppState>,

@@ -1,4 +1,4 @@
-//! What a request presents, as attestors take it.
+//! The evidence that a request presents, in the form that attestors take.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -17,21 +17,21 @@ use crate::broker::tasks::TaskAuthority;
 #[derive(Clone)]
 pub(super) struct RequestId(pub(super) String);
 
-/// Evidence, and the handle where one is presented instead of an attestation.
+/// The evidence of a request, and the handle if one is presented instead of an attestation.
 pub(super) struct Presented {
     pub(super) evidence: Evidence,
     handle: Option<SecretString>,
 }
 
 impl Presented {
-    /// Whether anything was said in `Authorization`.
+    /// Whether the request has an `Authorization` header.
     pub(super) fn is_by_header(&self) -> bool {
         self.handle.is_some()
             || self.evidence.bearer.is_some()
             || self.evidence.scheme == TokenScheme::Unreadable
     }
 
-    /// As authority over a task.
+    /// The evidence as authority over a task.
     pub(super) fn into_authority(self) -> TaskAuthority {
         match self.handle {
             Some(handle) => TaskAuthority::Handle(handle, self.evidence),
@@ -43,7 +43,7 @@ impl Presented {
 impl FromRequestParts<AppState> for Presented {
     type Rejection = Infallible;
 
-    /// Reads what is presented, and refuses nothing: that is the story's, which says so to its
+    /// Reads the evidence, and refuses nothing: the broker refuses, and logs the refusal for its
     /// operator.
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Infallible> {
         let certificates = parts
@@ -58,7 +58,7 @@ impl FromRequestParts<AppState> for Presented {
                 client_certificates: certificates,
                 request_id: id.map(|id| id.0.clone()),
                 method: parts.method.as_str().to_owned(),
-                // Never from Host or X-Forwarded-*: those are the client's words.
+                // Never from `Host` or `X-Forwarded-*`, which the client controls.
                 url: format!("{}{}", state.broker.core.issuer(), parts.uri.path()),
                 nonces: state.settings.nonces.clone(),
                 ..Evidence::default()
@@ -69,7 +69,7 @@ impl FromRequestParts<AppState> for Presented {
         let read = match given.as_slice() {
             [] => return Ok(presented),
             [one] => one.split_once(' '),
-            // Of two, each reader may believe another one.
+            // With two values, two readers could each use another one.
             _ => None,
         };
         let secret = |text: &str| Some(SecretString::from(text.trim().to_owned()));

@@ -1,4 +1,5 @@
-//! What AWS reads to trust the broker as an OpenID provider: an issuer and keys of their own.
+//! The documents by which AWS trusts the broker as an OpenID provider, with an issuer and keys of
+//! their own.
 
 use axum::Json;
 use axum::extract::State;

@@ -1,7 +1,8 @@
 //! Checks the head and the framing of a request before anything else (RFC 9110, 9112).
 //!
-//! A server behind a proxy must read a request as the proxy did. A request is therefore refused if two
-//! readers could disagree on its host, on the framing or coding of its body, or on its content type.
+//! A server behind a proxy must read a request exactly as the proxy did. So a request is refused if
+//! two readers could disagree on its host, on the framing or coding of its body, or on its content
+//! type.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -47,32 +48,38 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a Head
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (value, None) => Ok(value),
-        _ => Err(Problem::invalid("", format!("{name} stands there twice"))),
+        _ => Err(Problem::invalid(
+            "",
+            format!("the header {name} is given twice"),
+        )),
     }
 }
 
-/// RFC 9112 §3.2: HTTP/1.1 needs exactly one `Host`. RFC 9113 §8.3.1: a `Host` next to `:authority` must
-/// equal it.
+/// RFC 9112 §3.2: HTTP/1.1 needs exactly one `Host`. RFC 9113 §8.3.1: a `Host` with `:authority`
+/// must equal it.
 fn check_host(request: &Request) -> Result<(), Problem> {
     let host = only(request.headers(), &header::HOST)?;
     if let Some(host) = host.filter(|host| !host.is_empty()) {
         let host = Authority::try_from(host.as_bytes()).ok();
         let host = host.filter(|host| !host.as_str().contains('@'));
-        let host = host.ok_or_else(|| Problem::invalid("", "host is no host"))?;
+        let host = host.ok_or_else(|| Problem::invalid("", "the Host header is not a host"))?;
         let target = request.uri().authority();
         let differs = target.is_some_and(|target| *target != host);
         if request.version() == Version::HTTP_2 && differs {
-            return Err(Problem::invalid("", "host is not :authority"));
+            return Err(Problem::invalid(
+                "",
+                "the Host header differs from :authority",
+            ));
         }
     }
     if request.version() == Version::HTTP_11 && host.is_none() {
-        return Err(Problem::invalid("", "host is missing"));
+        return Err(Problem::invalid("", "the Host header is missing"));
     }
     Ok(())
 }
 
-/// Every host that a request names: in its target, which is `:authority` in HTTP/2, and in `Host`. A
-/// `Host` that is not text counts as an empty name.
+/// Every host that a request names: in its target, which is `:authority` in HTTP/2, and in `Host`.
+/// A `Host` that is not text counts as an empty name.
 pub(crate) fn hosts<B>(request: &axum::http::Request<B>) -> impl Iterator<Item = &str> {
     let target = request.uri().authority().map(Authority::as_str);
     let given = request.headers().get_all(header::HOST).iter();

@@ -1,5 +1,5 @@
-//! Bodies, read strictly: the media type, the size, every member known and there once, and a
-//! pointer to what is wrong.
+//! Bodies, read strictly: the media type, the size, no unknown and no repeated member, and a
+//! pointer to the mistake.
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -13,7 +13,7 @@ use super::problem::Problem;
 use crate::crypto::digest::sha256;
 use crate::crypto::strict_json;
 
-/// What a mistake's description may quote of a request, in characters.
+/// The largest number of characters that the description of a mistake may quote of a request.
 const MAX_DETAIL_CHARS: usize = 200;
 
 /// A JSON body, with the digest of its bytes.
@@ -59,7 +59,7 @@ fn media_type(headers: &HeaderMap) -> Option<&str> {
     text.split(';').next().map(str::trim)
 }
 
-/// Whether the body says that it is of this media type, whatever its parameters.
+/// Whether the body has this media type, with any parameters.
 pub(super) fn is_media_type(headers: &HeaderMap, wanted: &str) -> bool {
     media_type(headers).is_some_and(|given| given.eq_ignore_ascii_case(wanted))
 }
@@ -69,7 +69,7 @@ fn typed<T: DeserializeOwned>(value: Value) -> Result<T, Problem> {
         .map_err(|(path, error)| Problem::invalid(pointer(&path), brief(&error)))
 }
 
-/// An error's text without the rest of a long value: it may quote what was sent, all of it.
+/// An error's text, shortened: it may quote the whole of a long value.
 fn brief(error: &serde_json::Error) -> String {
     let text = error.to_string();
     match text.char_indices().nth(MAX_DETAIL_CHARS) {
@@ -78,7 +78,7 @@ fn brief(error: &serde_json::Error) -> String {
     }
 }
 
-/// A JSON pointer (RFC 6901). A place that is not known ends it.
+/// A JSON pointer (RFC 6901). It ends before a segment that is not known.
 fn pointer(path: &serde_path_to_error::Path) -> String {
     path.iter()
         .map_while(|segment| match segment {

@@ -1,7 +1,7 @@
 //! The log: decisions, keys, checkpoint, entries, proofs, tiles.
 //!
-//! Keys, checkpoint and hash tiles may be made public by the configuration; entries and decisions
-//! are for readers of the ledger, and everybody's own.
+//! The configuration may make keys, checkpoint and hash tiles public. Entries and decisions are for
+//! readers of the ledger, and for the identities that they belong to.
 
 use std::io;
 use std::sync::Arc;
@@ -38,28 +38,28 @@ use crate::merkle::{
 };
 use crate::store::leaves::StoredLeaf;
 
-/// How long a reader of the whole log reads on before it is judged by the cutoffs again.
+/// How long a reader of the whole log may read before the cutoffs are checked again.
 const READER_IS_JUDGED_EVERY: Duration = Duration::from_secs(1);
 
-/// A decision, with the proof that it is on record.
+/// A decision, with the proof that it is recorded.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DecisionProofBody {
     #[schema(value_type = Object)]
     receipt: Receipt,
-    /// The leaf, read.
+    /// The leaf as parsed JSON.
     #[schema(value_type = Object)]
     leaf: serde_json::Value,
 }
 
-/// Under which checkpoint.
+/// The checkpoint to prove a decision under.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct DecisionQuery {
-    /// Under the oldest checkpoint over it that a witness signed; left out, under the newest.
+    /// Use the oldest checkpoint over the decision that any witness signed; otherwise the newest.
     #[serde(default)]
     witnessed: bool,
-    /// Under the oldest that the witness of this name signed.
+    /// Use the oldest checkpoint that the witness of this name signed.
     witness: Option<String>,
 }
 
@@ -70,7 +70,7 @@ fn under(witnessed: bool, witness: Option<&str>) -> Under<'_> {
     }
 }
 
-/// Shows a decision with a proof in a signed tree.
+/// Shows a decision with a proof under a signed checkpoint.
 #[utoipa::path(get, path = "/v1/decisions/{id}", params(("id" = String, Path), DecisionQuery), responses((status = 200, body = DecisionProofBody), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn decision(
     State(state): State<AppState>,
@@ -104,7 +104,7 @@ async fn check_public(state: &AppState, presented: &Presented) -> Result<(), Pro
 /// The log's verifier keys.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct VkeysBody {
-    /// Signed-note verifier keys, the current one first.
+    /// Verifier keys of signed notes, the current one first.
     vkeys: Vec<String>,
 }
 
@@ -124,28 +124,28 @@ pub(super) async fn keys(
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AcceptTimeAsk {
-    /// What time it is by the administrator's clock. It must be within 60 s of the broker's.
+    /// The time of the admin's clock. It must be within 60 s of the broker's.
     #[schema(value_type = String, format = DateTime)]
     time: Timestamp,
-    /// For people.
+    /// The reason, for people.
     reason: String,
 }
 
 /// A time that was accepted.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AcceptTimeBody {
-    /// The cutoff of what was permitted under a later date.
+    /// The id of the cutoff of permits with a later date.
     id: String,
-    /// The leaf.
+    /// The index of the leaf that records the acceptance.
     index: u64,
-    /// When the newest leaf before it was decided, as that one says itself.
+    /// The time in the newest leaf before it.
     recorded_time: String,
-    /// What was accepted.
+    /// The time that was accepted.
     accepted_time: String,
 }
 
-/// Accepts what the broker's clock shows although the ledger, or this process, had seen another
-/// time. What was permitted under a later date is dead with it.
+/// Accepts the time of the broker's clock although the ledger or the process had seen another time.
+/// Permits with a later date are cut off.
 #[utoipa::path(post, path = "/v1/ledger/accept-time", request_body = AcceptTimeAsk, responses((status = 200, body = AcceptTimeBody), (status = 400, body = super::problem::ProblemBody), (status = 403, body = super::problem::ProblemBody)))]
 pub(super) async fn accept_time(
     State(state): State<AppState>,
@@ -188,17 +188,17 @@ fn newest(state: &AppState) -> Result<Response, Problem> {
     let kind = (header::CONTENT_TYPE, "text/plain; charset=utf-8");
     let checkpoint = signed.checkpoint.to_string();
     if state.settings.public_ledger {
-        // The next one may be a second away.
+        // The next checkpoint may follow within a second.
         let cached = (header::CACHE_CONTROL, "public, no-cache");
         return Ok(([kind, cached], checkpoint).into_response());
     }
     Ok(([kind], checkpoint).into_response())
 }
 
-/// A tile of a tree that only grows never changes.
+/// A full tile of an append-only tree never changes.
 const FOR_EVER: &str = "public, max-age=31536000, immutable";
 
-/// A leaf.
+/// A leaf of the log.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct EntryBody {
     index: u64,
@@ -228,19 +228,19 @@ pub(super) async fn entry(
     }))
 }
 
-/// In which tree.
+/// The tree to prove a leaf in.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ProofQuery {
-    /// Leaves in the tree: any that there was. Left out, it is the tree of a signed checkpoint, which
-    /// is shown along with the leaf: the answer is a receipt.
+    /// The number of leaves of the tree. If absent, the tree of a signed checkpoint is used, and
+    /// the answer also has that checkpoint and the leaf, which make it a receipt.
     #[serde(default, deserialize_with = "maybe_number")]
     tree_size: Option<u64>,
-    /// Under the oldest checkpoint over it that a witness signed; left out, under the newest.
+    /// Use the oldest checkpoint over the leaf that any witness signed; otherwise the newest.
     #[serde(default)]
     witnessed: bool,
-    /// Under the oldest that the witness of this name signed.
+    /// Use the oldest checkpoint that the witness of this name signed.
     witness: Option<String>,
 }
 
@@ -252,10 +252,10 @@ pub struct InclusionBody {
     leaf_hash: String,
     #[schema(value_type = Vec<String>)]
     inclusion_proof: Vec<Hash>,
-    /// The signed checkpoint of that tree, unless its size was asked for.
+    /// The signed checkpoint of that tree, unless the request gave its size.
     #[serde(skip_serializing_if = "Option::is_none")]
     checkpoint: Option<String>,
-    /// Beside a checkpoint: the leaf's bytes in base64; absent once they are pruned.
+    /// With a checkpoint: the leaf's bytes in base64; absent once they are pruned.
     #[serde(skip_serializing_if = "Option::is_none")]
     leaf: Option<String>,
 }
@@ -288,7 +288,7 @@ pub(super) async fn proof(
         }));
     };
     if under != Under::Newest {
-        let told = "given beside a witness, who says which tree";
+        let told = "leave it out: the witness's checkpoint determines the tree";
         return Err(Problem::invalid(json::member("tree_size"), told));
     }
     Ok(Json(InclusionBody {
@@ -305,20 +305,20 @@ pub(super) async fn proof(
     }))
 }
 
-/// Between which trees.
+/// The trees to compare.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ConsistencyQuery {
-    /// Leaves in the earlier tree.
+    /// The number of leaves of the earlier tree.
     #[serde(deserialize_with = "number")]
     from: u64,
-    /// Leaves in the later tree; left out, in the newest.
+    /// The number of leaves of the later tree; if absent, of the newest.
     #[serde(default, deserialize_with = "maybe_number")]
     to: Option<u64>,
 }
 
-/// The proof that one tree is the beginning of another.
+/// The proof that one tree is a prefix of another.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ConsistencyBody {
     from: u64,
@@ -327,7 +327,7 @@ pub struct ConsistencyBody {
     consistency_proof: Vec<Hash>,
 }
 
-/// Proves that one tree is the beginning of another (RFC 9162).
+/// Proves that one tree is a prefix of another (RFC 9162).
 #[utoipa::path(get, path = "/v1/ledger/consistency", params(ConsistencyQuery), responses((status = 200, body = ConsistencyBody), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn consistency(
     State(state): State<AppState>,
@@ -349,8 +349,8 @@ pub(super) async fn consistency(
     }))
 }
 
-/// The whole log as one file, to be taken away: a signed checkpoint, then every leaf under it, one
-/// a line, as `taskpass ledger verify` reads it. What was pruned is there by its hash.
+/// Downloads the whole log as one file: a signed checkpoint, then every leaf under it, one per
+/// line, in the format that `taskpass ledger verify` reads. A pruned leaf has only its hash.
 #[utoipa::path(get, path = "/v1/ledger/export", responses((status = 200, body = String, content_type = "application/jsonl"), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn export(
     State(state): State<AppState>,
@@ -377,7 +377,7 @@ pub(super) async fn export(
             let judged = if judged.elapsed() < READER_IS_JUDGED_EVERY {
                 judged
             } else {
-                // A reader that is cut off meanwhile gets no more.
+                // A reader that a cutoff blocks meanwhile gets no more.
                 let still = broker.administration.check_still_reads(&reader).await;
                 still.map_err(io::Error::other)?;
                 Instant::now()
@@ -392,7 +392,7 @@ pub(super) async fn export(
     Ok((kind, Body::from_stream(whole)).into_response())
 }
 
-/// Some leaves as lines. Whoever reads a stream that broke off knows it by the checkpoint's size.
+/// Some leaves as lines. A reader detects a truncated stream by the checkpoint's size.
 async fn log_lines(
     broker: &Broker,
     from: u64,
@@ -407,8 +407,8 @@ async fn log_lines(
     write_lines(leaves, bodies)
 }
 
-/// What is pruned of a log is its beginning. A leaf without a body behind one with its own (`bodies`)
-/// was pruned while the log was read, and in the file it would look as if somebody had left it out.
+/// Only the beginning of a log is pruned. A leaf without a body after one with a body (`bodies`)
+/// was pruned during the export; in the file it would look like an omission.
 fn write_lines(leaves: Vec<StoredLeaf>, bodies: &mut bool) -> io::Result<Vec<u8>> {
     let mut lines = Vec::new();
     for leaf in leaves {
@@ -426,8 +426,8 @@ fn write_lines(leaves: Vec<StoredLeaf>, bodies: &mut bool) -> io::Result<Vec<u8>
     Ok(lines)
 }
 
-/// The log as others' tools read it (C2SP tlog-tiles): `checkpoint`, `tile/L/N[.p/W]` and
-/// `tile/entries/N[.p/W]`. The path has as many parts as tlog-tiles gives it.
+/// The log for C2SP clients (tlog-tiles): `checkpoint`, `tile/L/N[.p/W]` and
+/// `tile/entries/N[.p/W]`. The path has the segments of tlog-tiles.
 #[utoipa::path(get, path = "/ledger/{path}", params(("path" = String, Path)), responses((status = 200, content((Vec<u8> = "application/octet-stream"), (String = "text/plain"))), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn tile(
     State(state): State<AppState>,
@@ -448,7 +448,7 @@ pub(super) async fn tile(
             let hashes = match proofs::tile(state.broker.core.store(), id, size).await {
                 Ok(hashes) => hashes.ok_or_else(not_found)?,
                 Err(NoProof::OutOfRange) => return Err(not_found()),
-                // A store that is away is not a log without this tile.
+                // An unavailable store must not look like a log without this tile.
                 Err(error @ NoProof::Broken(_)) => {
                     return Err(BrokerError::FailClosed(error.to_string()).into());
                 }
@@ -461,7 +461,7 @@ pub(super) async fn tile(
             }
             bytes
         }
-        // Entries are never public, whatever the tiles are.
+        // Entries are never public, even if the tiles are.
         TilePath::Entries { index, width } => {
             state
                 .broker
@@ -504,7 +504,7 @@ mod tests {
     #[test]
     fn a_log_that_is_pruned_while_it_is_read_breaks_off() {
         let mut bodies = false;
-        // What was pruned before is its beginning, over as many pages as it takes.
+        // Leaves that were pruned before are at the beginning, on any number of pages.
         write_lines(vec![leaf(0, false), leaf(1, false)], &mut bodies).unwrap();
         let page = vec![leaf(2, false), leaf(3, true), leaf(4, true)];
         let lines = write_lines(page, &mut bodies).unwrap();

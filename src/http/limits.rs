@@ -1,5 +1,5 @@
-//! The limits by address, before anything is read or verified: how many requests a second, and how
-//! many connections at once.
+//! The limits by address, applied before anything is read or verified: requests a second, and
+//! simultaneous connections.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -19,10 +19,10 @@ use super::problem::Problem;
 use crate::broker::Exceeded;
 use crate::metrics::RateLimit;
 
-/// How many requests go by between two looks at addresses that have gone quiet.
+/// The number of requests between two deletions of idle addresses.
 const SWEEP_EVERY: u32 = 10_000;
 
-/// Requests a second by address. An IPv6 host has a whole /64 and counts as one.
+/// The limiter of requests a second by address. An IPv6 host has a whole /64, which counts as one.
 pub(super) struct AddressLimiter {
     limiter: governor::DefaultKeyedRateLimiter<IpAddr>,
     clock: DefaultClock,
@@ -52,9 +52,9 @@ impl AddressLimiter {
     }
 }
 
-/// What an address is counted as.
+/// The address or network that a request counts under.
 fn counted_as(address: IpAddr) -> IpAddr {
-    // On a dual-stack listener IPv4 comes as ::ffff:a.b.c.d, all of it in one /64.
+    // A dual-stack listener shows IPv4 as `::ffff:a.b.c.d`, all of it in one /64.
     match address.to_canonical() {
         address @ IpAddr::V4(_) => address,
         IpAddr::V6(address) => {
@@ -64,14 +64,14 @@ fn counted_as(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Connections at once by address. Whoever holds one that was used is not timed out, and so could
-/// hold them all.
+/// Simultaneous connections by address. A connection that was used does not time out, so one
+/// address could otherwise hold all connections.
 pub(super) struct AddressConnections {
     most: usize,
     held: Mutex<HashMap<IpAddr, usize>>,
 }
 
-/// One connection's place; free again when it is dropped.
+/// The slot of one connection; dropping it frees the slot.
 pub struct Place {
     address: IpAddr,
     connections: Arc<AddressConnections>,
@@ -85,7 +85,7 @@ impl AddressConnections {
         }
     }
 
-    /// A place for one more; none if the address has all of its.
+    /// A slot for one more connection. `None` if the address has no slot left.
     pub(super) fn place(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
         let address = counted_as(address);
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
@@ -162,7 +162,11 @@ mod tests {
         drop(first);
         assert!(place("2001:db8::3").is_some());
         drop(other);
-        assert_eq!(connections.held.lock().unwrap().len(), 1, "who has none");
+        assert_eq!(
+            connections.held.lock().unwrap().len(),
+            1,
+            "an address without connections must be removed"
+        );
     }
 
     #[test]

@@ -1,18 +1,19 @@
-//! The HTTP door: routes, and the layers around them.
+//! The HTTP interface: routes, and the layers around them.
 //!
 //! Each resource has a file with its wire types and thin handlers: they read a request, call one
-//! story of the broker, and write the answer. What a refusal looks like is said once, in
-//! [`problem`]. The order of layers, outermost first:
+//! method of the broker, and write the answer. [`problem`] has the form of every refusal. The order
+//! of layers, outermost first:
 //!
-//! 1. what is secret in a request is marked, so that nothing prints it;
-//! 2. the client's address, metrics, trace context and a request id, for everything, refusals
-//!    included;
-//! 3. security headers, for everything too;
-//! 4. a 401 gets its challenge, and what the layers below refuse at OAuth's endpoints gets their form;
-//! 5. panics become a problem, and the connection lives on;
+//! 1. secrets in a request are marked, so that nothing logs them;
+//! 2. the client's address, metrics, trace context and a request id, for every request, refused
+//!    ones included;
+//! 3. security headers, for every answer;
+//! 4. a 401 gets its challenge, and refusals of the layers below at OAuth endpoints get OAuth's
+//!    form;
+//! 5. panics become a problem, and the connection stays open;
 //! 6. the limit by address, before a byte of a body is read or a signature checked;
-//! 7. what is not to be read in one way alone is refused;
-//! 8. the timeout, which cancels the waiting and not the work;
+//! 7. ambiguous requests are refused;
+//! 8. the timeout, which ends the wait and not the work;
 //! 9. the limit of a body.
 
 pub mod admin;
@@ -70,7 +71,7 @@ use crate::crypto::random::SystemRandom;
 use crate::domain::limits::{MAX_ADMIN_BODY_BYTES, MAX_BODY_BYTES};
 use crate::telemetry::TraceContext;
 
-/// What every handler has.
+/// The state that every handler has.
 #[derive(Clone)]
 pub struct AppState {
     broker: Arc<Broker>,
@@ -78,7 +79,7 @@ pub struct AppState {
     settings: Arc<Settings>,
 }
 
-/// What handlers need of the configuration.
+/// The settings that handlers need.
 struct Settings {
     request_timeout: Duration,
     trusted_proxies: TrustedProxies,
@@ -92,7 +93,7 @@ struct Settings {
 }
 
 impl AppState {
-    /// For this broker under this configuration.
+    /// The state for this broker under this configuration.
     #[must_use]
     pub fn new(broker: Arc<Broker>, config: &Config) -> Self {
         Self {
@@ -179,7 +180,7 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(ops::metrics))
 }
 
-/// Documents that everybody may read, pages in browsers included.
+/// Public documents, also for pages in browsers.
 fn public() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(oauth::authorization_server))
@@ -190,7 +191,7 @@ fn public() -> OpenApiRouter<AppState> {
         .routes(routes!(federation::federation_jwks))
 }
 
-/// Documents that everybody may read where the ledger is public.
+/// Documents that are public if the ledger is.
 fn public_with_ledger() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(ledger::checkpoint))
 }
@@ -202,7 +203,7 @@ fn large() -> OpenApiRouter<AppState> {
         .routes(routes!(admin::check))
 }
 
-/// The description of the whole interface.
+/// The OpenAPI description of the whole interface.
 #[must_use]
 pub fn openapi() -> utoipa::openapi::OpenApi {
     let all = api().merge(public()).merge(public_with_ledger());
@@ -214,7 +215,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 /// The route of the log's tiles and checkpoint, as C2SP names them.
 const TILES: &str = "/ledger/{*path}";
 
-/// Everything, with its layers.
+/// The router with all layers.
 pub fn router(state: AppState) -> Router {
     let (routes, _) = api()
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
@@ -222,7 +223,7 @@ pub fn router(state: AppState) -> Router {
     let (large, _) = large()
         .layer(DefaultBodyLimit::max(MAX_ADMIN_BODY_BYTES))
         .split_for_parts();
-    // A preflight is a method that no route has: the layers have to be around that refusal, too.
+    // A preflight uses a method that no route has, so the layers must also wrap that refusal.
     let (public, _) = public().split_for_parts();
     let public = public
         .method_not_allowed_fallback(refuse_method)
@@ -236,7 +237,7 @@ pub fn router(state: AppState) -> Router {
             cors::with_ledger,
         ));
     for route in openapi().paths.paths.keys() {
-        // The router writes the one that takes a whole path otherwise than its description does.
+        // The router's pattern for a path of any length differs from the one in the description.
         let is_tile = route == "/ledger/{path}";
         let route = if is_tile { TILES } else { route };
         state.broker.core.metrics().route_begins(route);
@@ -281,8 +282,8 @@ fn set(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderVa
     SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
 }
 
-/// Counts and times every request under its route, in a span that continues the caller's trace. Its
-/// id is that of our own step in the trace, never a name that the caller chose.
+/// Counts and times every request under its route, in a span that continues the caller's trace. The
+/// request id is the broker's own span id, never a value that the caller chose.
 async fn observe(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     let began = Instant::now();
     let route = request
@@ -299,7 +300,7 @@ async fn observe(State(state): State<AppState>, mut request: Request, next: Next
         let proxies = &state.settings.trusted_proxies;
         proxies.client(peer.ip(), request.headers())
     });
-    // At this level, so that each line has its fields, whatever the configured level is.
+    // An error span, so that each log line has its fields at any configured level.
     let span = tracing::error_span!(
         "request",
         method,
@@ -328,7 +329,7 @@ async fn observe(State(state): State<AppState>, mut request: Request, next: Next
     response
 }
 
-/// Gives whoever proves a key the nonce for the next proof (RFC 9449 §8.2).
+/// Gives a caller with a DPoP proof the nonce for the next proof (RFC 9449 §8.2).
 async fn give_nonce(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let nonces = state.settings.nonces.as_ref();
     let nonces = nonces.filter(|_| request.headers().contains_key("dpop"));
@@ -340,7 +341,7 @@ async fn give_nonce(State(state): State<AppState>, request: Request, next: Next)
     response
 }
 
-/// Stops waiting after the configured time. The work itself is tracked and goes on.
+/// Stops waiting after the configured time. The work itself is tracked and continues.
 async fn timeout(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let closes = request.version() <= Version::HTTP_11;
     let (request, arrival) = head::Arrival::of(request);
@@ -358,7 +359,7 @@ async fn timeout(State(state): State<AppState>, request: Request, next: Next) ->
     }
 }
 
-/// The development mode is for programs on this machine: no page in a browser may speak to it.
+/// Development mode serves programs on this machine: it refuses every page in a browser.
 async fn dev_only(State(state): State<AppState>, request: Request, next: Next) -> Response {
     if !state.settings.dev {
         return next.run(request).await;
@@ -378,8 +379,8 @@ async fn dev_only(State(state): State<AppState>, request: Request, next: Next) -
 mod tests {
     use std::collections::BTreeSet;
 
-    /// Routes are made in two ways: by `routes!`, which describes what it routes, and by `route`, which
-    /// does not, for the one path that cannot be described as it is routed.
+    /// Routes are declared in two ways: with the macro, which also describes them, and with the
+    /// router's own method for the one path that cannot be described as it is routed.
     #[test]
     fn no_route_is_made_that_is_not_described() {
         let source = include_str!("mod.rs");

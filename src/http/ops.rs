@@ -15,36 +15,36 @@ use super::problem::Problem;
 use crate::metrics::{CONTENT_TYPE, Metrics};
 use crate::shutdown::Phase;
 
-/// The process is alive.
+/// Answers while the process runs.
 #[utoipa::path(get, path = "/livez", responses((status = 200)))]
 pub(super) async fn livez() -> StatusCode {
     StatusCode::OK
 }
 
-/// What a ready replica says of itself.
+/// The report of a ready replica.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ReadyBody {
-    /// Its name in leases and logs.
+    /// The replica's name, as in leases and logs.
     replica: String,
     /// The digest of its endpoints.
     endpoints: String,
-    /// Running replicas with other endpoints than its own.
+    /// Running replicas with other endpoints than this one.
     other_endpoints: Vec<OtherEndpointsBody>,
 }
 
 /// A replica with other endpoints.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct OtherEndpointsBody {
-    /// Its name.
+    /// The name of the replica.
     replica: String,
     /// The digest of its endpoints.
     endpoints: String,
 }
 
-/// The broker can serve; if not, the reason.
+/// Answers 200 if the broker can serve; otherwise with the reason.
 ///
-/// `other_endpoints` names the replicas that would ask other servers than this one. They do not make
-/// it unready.
+/// `other_endpoints` names the replicas that would use other servers than this one. They do not
+/// make it unready.
 #[utoipa::path(get, path = "/readyz", responses((status = 200, body = ReadyBody), (status = 503, body = super::problem::ProblemBody)))]
 pub(super) async fn readyz(State(state): State<AppState>) -> Result<Json<ReadyBody>, Problem> {
     let broker = &state.broker;
@@ -67,7 +67,7 @@ pub(super) async fn readyz(State(state): State<AppState>) -> Result<Json<ReadyBo
     }))
 }
 
-/// Headers by which a proxy says for whom it asks.
+/// Headers by which a proxy names its client.
 const FORWARDED: [&str; 6] = [
     "forwarded",
     "via",
@@ -77,8 +77,8 @@ const FORWARDED: [&str; 6] = [
     "x-real-ip",
 ];
 
-/// Whether a request was made on this machine, for this machine: by no proxy that says so, and by no
-/// page in a browser, which would name another host or its origin.
+/// Whether a request was made on this machine, for this machine: without a header of a proxy, and
+/// not by a page in a browser, which would send another host or its origin.
 fn is_direct(peer: SocketAddr, headers: &HeaderMap, uri: &Uri) -> bool {
     let host = headers.get(header::HOST).map(|host| host.to_str().ok());
     let named = match (uri.host(), host) {
@@ -97,7 +97,7 @@ fn is_direct(peer: SocketAddr, headers: &HeaderMap, uri: &Uri) -> bool {
         && !FORWARDED.iter().any(|name| headers.contains_key(*name))
 }
 
-/// The host of `host:port`, where the port is left out sometimes.
+/// The host of `host:port`; the port may be absent.
 fn without_port(authority: &str) -> &str {
     match authority.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
@@ -105,14 +105,14 @@ fn without_port(authority: &str) -> &str {
     }
 }
 
-/// The text of all metrics.
+/// All metrics as text.
 pub(super) fn exposition(metrics: &Metrics) -> Response {
     let text = metrics.render();
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
 }
 
-/// Metrics in the text format of `OpenMetrics`: without credentials for a direct request on this machine where no
-/// proxy is configured, otherwise for an identity with `readMetrics`.
+/// Metrics in the text format of `OpenMetrics`. They need no credentials for a direct request on
+/// this machine if no proxy is configured; otherwise they need an identity with `readMetrics`.
 #[utoipa::path(get, path = "/metrics", responses((status = 200, body = String, content_type = "application/openmetrics-text"), (status = 403, body = super::problem::ProblemBody)))]
 pub(super) async fn metrics(
     State(state): State<AppState>,
@@ -121,7 +121,7 @@ pub(super) async fn metrics(
     headers: HeaderMap,
     presented: Presented,
 ) -> Result<Response, Problem> {
-    // Without an address, as over no network, a request is not known to be direct.
+    // Without a peer address the request is not known to be direct.
     let peer = peer.map(|Extension(ConnectInfo(peer))| peer);
     let direct = peer.is_some_and(|peer| is_direct(peer, &headers, &uri));
     if !(state.settings.metrics_open && direct) {

@@ -1,5 +1,5 @@
-//! Paths and queries, read as strictly as bodies: every parameter known and there once, no U+0000,
-//! and a refusal that is a problem like all others.
+//! Paths and queries, read as strictly as bodies: no unknown or repeated parameter, no U+0000, and
+//! every refusal is a problem.
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer};
 use super::json;
 use super::problem::Problem;
 
-/// The one variable part of a path. What no name can be names nothing.
+/// The one variable segment of a path. A segment that cannot be a name is not found.
 pub(super) struct Named(pub(super) String);
 
 impl<S: Send + Sync> FromRequestParts<S> for Named {
@@ -26,8 +26,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
     }
 }
 
-/// What a text names, if it is the one spelling of it: a number without a sign and without zeros
-/// before it, an id as we write it.
+/// Parses a text only if it is the canonical spelling: a number without a sign or leading zeros, an
+/// id as the broker writes it.
 pub(super) fn in_one_spelling<T: FromStr + ToString>(text: &str) -> Option<T> {
     let value: T = text.parse().ok()?;
     (value.to_string() == text).then_some(value)
@@ -43,7 +43,7 @@ where
     in_one_spelling(&text).ok_or_else(|| D::Error::custom("not a whole number, or out of range"))
 }
 
-/// Reads a whole number that may be left out.
+/// Reads an optional whole number.
 pub(super) fn maybe_number<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -52,7 +52,7 @@ where
     number(deserializer).map(Some)
 }
 
-/// Refuses a request that asks to be answered once, where a repetition is not recognised.
+/// Refuses a request with an `Idempotency-Key` where repetitions are not recognised.
 pub(super) struct Unrepeatable;
 
 impl<S: Send + Sync> FromRequestParts<S> for Unrepeatable {
@@ -71,7 +71,7 @@ pub(super) const UNREPEATABLE: &str = "Idempotency-Key: not taken here, so leave
                                        POST /v1/credentials recognises a repeated request, and it \
                                        opens the task too";
 
-/// A query.
+/// A query, read strictly.
 pub(super) struct Asked<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
@@ -95,7 +95,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
             .map(|Query(query)| Self(query))
             .map_err(|rejection| {
                 let text = rejection.body_text();
-                // The text names the parameter first, where the mistake is in one.
+                // If the mistake is in one parameter, the text begins with its name.
                 let told = text
                     .rsplit_once("query string: ")
                     .map_or(&*text, |(_, rest)| rest);

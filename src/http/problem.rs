@@ -1,5 +1,5 @@
-//! What a refusal looks like: RFC 9457, with a stable `type`. The one mapping from the broker's
-//! errors; the OAuth endpoints have RFC 6749's in [`super::oauth`].
+//! The form of refusals: RFC 9457, with a stable `type`. This is the only mapping from the broker's
+//! errors; the OAuth endpoints map them to RFC 6749's in [`super::oauth`].
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -15,7 +15,7 @@ use crate::clock::Timestamp;
 use crate::domain::decision::{Outcome, RefusalCode};
 use crate::ledger::entry::Blocked;
 
-/// Every kind of problem: the end of its `type`, after `urn:taskpass:problem:`.
+/// Every kind of problem: the last part of its `type`, after `urn:taskpass:problem:`.
 pub(super) const SLUGS: &[&str] = &[
     "already-issued",
     "approval-required",
@@ -49,7 +49,7 @@ pub(super) const SLUGS: &[&str] = &[
     "use-dpop-nonce",
 ];
 
-/// What the `type` of every problem begins with.
+/// The prefix of every problem's `type`.
 pub(crate) const URN: &str = "urn:taskpass:problem:";
 
 /// The `type` of a problem.
@@ -57,63 +57,64 @@ pub(super) fn urn(slug: &str) -> String {
     format!("{URN}{slug}")
 }
 
-/// What the `type` of a recorded refusal ends with, and its title.
+/// The last part of the `type` of a recorded refusal, and its title.
 pub(crate) fn of_refusal(outcome: Outcome, code: RefusalCode) -> (&'static str, &'static str) {
     match (outcome, code) {
-        (_, RefusalCode::ApprovalRequired) => {
-            ("approval-required", "A person would have to approve this")
-        }
-        (Outcome::Indeterminate, _) => ("indeterminate", "It could not be established"),
+        (_, RefusalCode::ApprovalRequired) => (
+            "approval-required",
+            "The request needs the approval of a person",
+        ),
+        (Outcome::Indeterminate, _) => ("indeterminate", "The decision could not be established"),
         _ => ("denied", "Policy does not permit this"),
     }
 }
 
-/// A refusal (RFC 9457).
+/// A refusal in the form of RFC 9457.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ProblemBody {
-    /// `urn:taskpass:problem:<slug>`.
+    /// The type of the problem: `urn:taskpass:problem:<slug>`.
     #[serde(rename = "type")]
     kind: String,
-    /// What it is, for people; the same for every problem of a type.
+    /// A short text for people; the same for every problem of a type.
     title: &'static str,
-    /// The HTTP status.
+    /// The HTTP status code.
     status: u16,
-    /// What happened this time.
+    /// The details of this occurrence.
     detail: String,
     #[serde(flatten)]
     #[schema(value_type = ProblemMembers)]
     more: Map<String, Value>,
 }
 
-/// What a problem has beside, by its type.
+/// The further members of a problem, by its type.
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "it describes what `ProblemBody` holds as a map")]
+#[expect(dead_code, reason = "it describes the map in `ProblemBody`")]
 pub(super) struct ProblemMembers {
-    /// Of `invalid-request`: where, as a JSON pointer into the body, or `/name` of a parameter.
+    /// In `invalid-request`: a JSON pointer to the mistake in the body, or `/name` of a parameter.
     pointer: Option<String>,
-    /// Of `denied`, `indeterminate`, `approval-required`: what kind of refusal.
+    /// In `denied`, `indeterminate` and `approval-required`: the kind of refusal.
     code: Option<String>,
-    /// Of these: `id`, `outcome` and `generation` of the decision.
+    /// In the same: `id`, `outcome` and `generation` of the decision.
     #[schema(value_type = Option<Object>)]
     decision: Option<Value>,
-    /// Of these: the proof that the refusal is on record.
+    /// In the same: the proof that the refusal is recorded.
     #[schema(value_type = Option<Object>)]
     receipt: Option<Value>,
-    /// Of these, where policy could permit a smaller request: what that is.
+    /// In the same, if policy could permit a smaller request: that request.
     #[schema(value_type = Option<Object>)]
     allowed: Option<Value>,
-    /// Of `already-issued`: the session to end.
+    /// In `already-issued`: the session to end.
     session_id: Option<String>,
-    /// Of `forbidden`: the right that is missing.
+    /// In `forbidden`: the missing right.
     action: Option<String>,
-    /// Of `blocked`: the revocation, where the caller may lift it.
+    /// In `blocked`: the revocation, if the caller may lift it.
     revocation: Option<String>,
-    /// Of `attestation-failed`, once the signature has verified: which condition of the caller's own
-    /// token failed, in a word that does not change.
+    /// In `attestation-failed`, once the signature is verified: the check of the caller's own token
+    /// that failed, as a stable code.
     reason: Option<String>,
-    /// Beside `reason`: the claim or the header parameter that it is about.
+    /// With `reason`: the claim or header parameter of that check.
     claim: Option<String>,
-    /// Of an attestation from a file that was used before: when the file should hold the next.
+    /// For an attestation from a file that was used before: when the file should hold the next one.
     next_attestation_at: Option<String>,
 }
 
@@ -126,7 +127,7 @@ pub(super) struct Problem {
     rest: Box<Rest>,
 }
 
-/// What is only looked at when it is sent.
+/// The parts that are read only when the problem is sent; boxed to keep results small.
 #[derive(Debug)]
 struct Rest {
     detail: String,
@@ -135,7 +136,7 @@ struct Rest {
     fault: Option<Fault>,
 }
 
-/// What a problem says, for the endpoints that answer in another form.
+/// The detail of a problem, for the endpoints that answer in another form.
 #[derive(Clone, Debug)]
 pub(super) struct Told {
     pub(super) detail: String,
@@ -175,7 +176,7 @@ impl Problem {
         self
     }
 
-    /// Has the answer say how to come again.
+    /// Adds the challenge for this fault to the answer.
     fn challenged(mut self, fault: Fault) -> Self {
         self.rest.fault = Some(fault);
         self
@@ -189,7 +190,7 @@ impl Problem {
         self.status
     }
 
-    /// What it says, for an answer in another form.
+    /// The detail, for an answer in another form.
     pub(super) fn into_told(self) -> Told {
         Told {
             detail: self.rest.detail,
@@ -219,7 +220,7 @@ impl Problem {
         Self::new(
             StatusCode::CONFLICT,
             "last-admin",
-            "It would lock every administrator out",
+            "The change would lock out every admin",
             detail,
         )
     }
@@ -228,11 +229,10 @@ impl Problem {
         Self::new(
             StatusCode::CONFLICT,
             "too-many-keys",
-            "As many keys are published as may be",
+            "The largest number of keys is published",
             format!(
-                "nothing was changed: {most} keys are published already, and the readers of \
-                 checkpoints and key sets take no number of them; the next rotation is possible from \
-                 {until}"
+                "nothing was changed: {most} keys are published already, the most that readers of \
+                 checkpoints and key sets accept; the next rotation is possible from {until}"
             ),
         )
     }
@@ -241,7 +241,7 @@ impl Problem {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
             "method-not-allowed",
-            "This method is not for this resource",
+            "The resource does not support this method",
             "see /openapi.json",
         )
     }
@@ -250,29 +250,29 @@ impl Problem {
         Self::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "unsupported-media-type",
-            "The body has another media type",
+            "The media type of the body is not supported",
             format!("send {wanted}"),
         )
     }
 
-    /// A body in a coding that is not undone here (RFC 9110 §15.5.16).
+    /// A body in a content coding that is not supported (RFC 9110 §15.5.16).
     pub(super) fn coded() -> Self {
         Self::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "unsupported-media-type",
-            "The body has another media type",
+            "The media type of the body is not supported",
             "send the body as it is, without Content-Encoding",
         )
         .header(header::ACCEPT_ENCODING, "identity")
     }
 
-    /// A transfer coding that is not undone here (RFC 9112 §6.1).
+    /// A transfer coding that is not supported (RFC 9112 §6.1).
     pub(super) fn transfer_coded() -> Self {
         Self::new(
             StatusCode::NOT_IMPLEMENTED,
             "not-implemented",
-            "This is not served",
-            "of transfer codings only `chunked` is",
+            "This is not supported",
+            "the only supported transfer coding is `chunked`",
         )
         .header(header::CONNECTION, "close")
     }
@@ -299,19 +299,19 @@ impl Problem {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "timeout",
-            "It took too long",
+            "The request took too long",
             "nothing was released to you; try again with a fresh attestation",
         )
         .retry_after(1)
     }
 
-    /// The rest of a body was waited for and did not come (RFC 9110 §15.5.9).
+    /// The rest of a body did not arrive in time (RFC 9110 §15.5.9).
     pub(super) fn body_timeout() -> Self {
         Self::new(
             StatusCode::REQUEST_TIMEOUT,
             "body-timeout",
-            "The body did not come",
-            "its rest was waited for; nothing was done",
+            "The body did not arrive",
+            "the rest of the body did not arrive in time; nothing was done",
         )
     }
 
@@ -319,8 +319,8 @@ impl Problem {
         Self::new(
             StatusCode::NOT_IMPLEMENTED,
             "not-implemented",
-            "This is not served",
-            "only the present list is; leave `time` out",
+            "This is not supported",
+            "only the current list is served; leave `time` out",
         )
     }
 
@@ -337,12 +337,12 @@ impl Problem {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal",
-            "Something went wrong here",
-            "nothing was released to you; the operator can find out more",
+            "Internal error",
+            "nothing was released; the cause is in the broker's log",
         )
     }
 
-    /// Too many by this policy. Its quota is told where it is known, and never made up.
+    /// Too many requests by this policy. The answer has the policy's real quota.
     pub(super) fn rate_limited(exceeded: Exceeded) -> Self {
         let Exceeded {
             policy,
@@ -354,7 +354,7 @@ impl Problem {
             StatusCode::TOO_MANY_REQUESTS,
             "rate-limited",
             "Too many requests",
-            "come again after Retry-After",
+            "try again after Retry-After",
         )
         .retry_after(retry_seconds)
         .header(
@@ -367,14 +367,14 @@ impl Problem {
         )
     }
 
-    /// A caller that a revocation blocks. Which one it is is told to who may lift it.
+    /// A caller that a revocation blocks. Only a caller that may lift the revocation learns its id.
     fn blocked(blocked: Blocked) -> Self {
         let act = blocked.act;
         let new = |detail: &str| {
             Self::new(
                 StatusCode::FORBIDDEN,
                 "blocked",
-                "A revocation blocks you",
+                "A revocation blocks the caller",
                 detail,
             )
         };
@@ -392,7 +392,7 @@ impl Problem {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "fail-closed",
-            "Closed: something cannot be relied on",
+            "A dependency of the broker cannot be relied on",
             "nothing was released; try again after Retry-After, with a fresh attestation",
         )
         .retry_after(1)
@@ -402,18 +402,18 @@ impl Problem {
         Self::new(
             StatusCode::UNAUTHORIZED,
             "attestation-failed",
-            "The attestation does not show who you are",
+            "The attestation was refused",
             detail,
         )
     }
 
-    /// Before the signature has verified: one face for all of them, a challenge included.
+    /// Before the signature is verified every failure has the same answer, challenge included.
     fn unattested() -> Self {
-        Self::attestation_failed("present a fresh attestation that is meant for this broker")
+        Self::attestation_failed("present a fresh attestation for this broker")
             .challenged(Fault::Token)
     }
 
-    /// Which condition of the caller's own evidence failed.
+    /// Tells the caller which check of its own evidence failed.
     fn refused_attestation(error: &AttestError) -> Self {
         let problem = Self::attestation_failed(format!("the attestation is refused: {error}"))
             .with("reason", error.reason())
@@ -465,23 +465,23 @@ impl From<BrokerError> for Problem {
             BrokerError::AttestationUnavailable(failure) => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "attestation-unavailable",
-                "It cannot be found out now who you are",
-                "what vouches for the attestation cannot be read; it was not used up: come again \
-                 with it, or with a fresh one, after Retry-After",
+                "The attestation cannot be verified now",
+                "the keys or services that verify the attestation cannot be reached; it was not \
+                 used up: try again with it, or with a fresh one, after Retry-After",
             )
             .retry_after(failure.error.retry_seconds().unwrap_or(1)),
             BrokerError::Replayed => Self::refused_attestation(&AttestError::Replayed),
             BrokerError::UsedUp { next_at } => {
                 let mut problem = Self::refused_attestation(&AttestError::Replayed);
                 problem.rest.detail = format!(
-                    "the attestation is refused: it was used before, and serves the task that it \
-                     opened; the file that holds it should have the next at {next_at}, or bind it \
-                     to a key by a DPoP proof"
+                    "the attestation is refused: it was used before and only serves the task that \
+                     it opened; the file that holds it should have the next at {next_at}, or bind \
+                     it to a key by a DPoP proof"
                 );
                 problem.with("next_attestation_at", next_at.to_string())
             }
             BrokerError::Forbidden(action) => {
-                Self::forbidden(&format!("policy does not give you `{action}`"))
+                Self::forbidden(&format!("policy does not permit `{action}` to the caller"))
                     .with("action", action)
             }
             BrokerError::Blocked(blocked) => Self::blocked(blocked),
@@ -489,7 +489,7 @@ impl From<BrokerError> for Problem {
             BrokerError::OwnBinding => Self::new(
                 StatusCode::FORBIDDEN,
                 "own-binding",
-                "Nobody binds or unbinds their own identity",
+                "An identity may not bind or unbind itself",
                 error.to_string(),
             ),
             BrokerError::NoGeneration => Self::new(
@@ -509,20 +509,20 @@ impl From<BrokerError> for Problem {
             BrokerError::TaskEnded => Self::new(
                 StatusCode::CONFLICT,
                 "task-ended",
-                "The task is over",
-                "the task, or one that it is part of, is over; open another",
+                "The task has ended",
+                "the task or one of its ancestors has ended; open another",
             ),
             BrokerError::OwnerWithdrawn => Self::new(
                 StatusCode::CONFLICT,
                 "owner-withdrawn",
-                "The task's owner is attested no more",
-                "the attestor of the task's owner, or of one above it, was removed or changed: the \
-                 task can be completed or aborted, and nothing else",
+                "The task's owner can no longer be attested",
+                "the attestor of the task's owner, or of an ancestor's owner, was removed or \
+                 changed: the task can only be completed or aborted",
             ),
             BrokerError::AlreadyIssued(session, why) => Self::new(
                 StatusCode::CONFLICT,
                 "already-issued",
-                "This request was answered with a credential already",
+                "This request already received a credential",
                 format!(
                     "{why}: end that session with POST /v1/sessions/{session}/revoke, and ask \
                      with a new Idempotency-Key"
@@ -532,8 +532,8 @@ impl From<BrokerError> for Problem {
             BrokerError::InProgress => Self::new(
                 StatusCode::CONFLICT,
                 "in-progress",
-                "The first request with this key is under way",
-                "come again after Retry-After",
+                "The first request with this key is still in progress",
+                "try again after Retry-After",
             )
             .retry_after(1),
             BrokerError::RetryMismatch => Self::new(
@@ -549,7 +549,7 @@ impl From<BrokerError> for Problem {
             BrokerError::Overloaded => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "overloaded",
-                "Too much is waiting",
+                "The broker is overloaded",
                 "nothing was released; try again after Retry-After, with a fresh attestation",
             )
             .retry_after(1),
@@ -826,7 +826,7 @@ mod tests {
         let secret = "postgres://taskpass@10.0.0.7: connection refused";
         let sent = send(BrokerError::FailClosed(secret.into())).await;
         assert!(!sent.text.contains("postgres") && !sent.text.contains("10.0.0.7"));
-        // Nor which of its checks an attestation failed whose signature did not verify.
+        // Nor which check failed of an attestation whose signature was not verified.
         let missing = send(refused(AttestError::Missing, false)).await;
         let unknown = send(refused(AttestError::UnknownKey, false)).await;
         assert_eq!(

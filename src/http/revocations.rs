@@ -1,4 +1,4 @@
-//! `/v1/revocations`: everything that a selector matches.
+//! `/v1/revocations`: revocations of everything that a selector matches.
 
 use axum::Json;
 use axum::extract::State;
@@ -19,29 +19,29 @@ use crate::domain::text::check_text;
 use crate::ids::CutoffId;
 use crate::store::cutoffs::CutoffFilter;
 
-/// What is to be cut off.
+/// A revocation to make.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RevocationAsk {
-    /// One of `workload`, `task`, `resource`, `attestor`, `generation`, `policy`, `signing_key`, or
-    /// `{"all": true}`.
+    /// An object with one member: `workload`, `task`, `resource`, `attestor`, `generation`,
+    /// `policy`, `signing_key`, or `{"all": true}`.
     #[schema(value_type = Object)]
     selector: Selector,
     /// Seconds for which nothing new is granted, `"until_lifted"`, or 0 for no block.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     block_seconds: Option<BlockBody>,
-    /// Only with a resource of kind `aws` whose role no other has: AWS refuses every session of ours
-    /// on the role that was made before, however many there are.
+    /// Only with a resource of kind `aws` whose role no other resource has: AWS then refuses every
+    /// earlier session of the broker on the role, whatever their number.
     #[serde(default)]
     deny_all_earlier_sessions: bool,
-    /// For people.
+    /// The reason, for people.
     reason: String,
-    /// Revoke even if nothing of the selector's name exists and no session on record matches it.
-    /// Otherwise that is 404.
+    /// Whether to revoke if nothing has the selector's name and no recorded session matches it.
+    /// Otherwise the answer is 404.
     #[serde(default)]
     allow_unknown: bool,
-    /// Only say what would die.
+    /// Whether to only report the sessions that would end.
     #[serde(default)]
     dry_run: bool,
 }
@@ -59,26 +59,26 @@ enum UntilLifted {
     UntilLifted,
 }
 
-/// A revocation on record.
+/// A recorded revocation.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct CutoffBody {
     id: String,
-    /// The index of its leaf: what has an earlier one is dead.
+    /// The index of its leaf: every match with an earlier leaf has ended.
     index: u64,
-    /// What it matches: an object with one member, as it was asked for.
+    /// The selector: an object with one member, as in the request.
     #[schema(value_type = Object)]
     selector: Selector,
-    /// Until when nothing new is granted: a time, or `until_lifted`; absent where nothing is blocked.
+    /// Until when nothing new is granted: a time, or `until_lifted`; absent without a block.
     #[serde(skip_serializing_if = "Option::is_none")]
     blocked_until: Option<String>,
-    /// Whether the block stands now.
+    /// Whether the block is in effect now.
     block_active: bool,
-    /// The role of which AWS refuses every session that was made earlier.
+    /// The role whose earlier sessions AWS refuses; absent if it refuses none.
     #[serde(skip_serializing_if = "Option::is_none")]
     deny_policy_target: Option<String>,
-    /// Why, in the admin's words.
+    /// The reason in the admin's words.
     reason: String,
-    /// Who revoked.
+    /// The admin who revoked.
     by: String,
     requested_at: String,
     committed_at: String,
@@ -107,14 +107,14 @@ impl CutoffBody {
     }
 }
 
-/// A mass revocation, done or tried, with what it ends.
+/// A mass revocation, made or only checked, with the sessions that it ends.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct RevocationBody {
-    /// Absent where it was only tried.
+    /// The revocation; absent in a dry run.
     #[serde(flatten)]
     cutoff: Option<CutoffBody>,
-    /// What it ends. Absent, with the three below, where the revocation stands and could not be
-    /// counted afterwards: it can be read again.
+    /// The number of sessions that it ends. This and the next three are absent if the revocation
+    /// was made but the count failed; read the revocation again.
     #[serde(skip_serializing_if = "Option::is_none")]
     matched: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -139,21 +139,21 @@ impl RevocationBody {
     }
 }
 
-/// Which revocations a listing shows.
+/// The revocations to list.
 #[derive(Debug, Deserialize, Serialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct RevocationQuery {
-    /// `true` shows only those that keep somebody out now.
+    /// Whether to show only revocations whose block is in effect now.
     #[serde(default)]
     standing: bool,
     /// Only those with this selector: `kind=value`, or `all`.
     #[serde(skip_serializing_if = "Option::is_none")]
     selector: Option<String>,
-    /// Where the last page ended.
+    /// The `next_cursor` of the previous page.
     #[serde(default, skip_serializing)]
     cursor: Option<String>,
-    /// Rows at most, 1 to 500; 100 unless given.
+    /// The largest number of rows, 1 to 500; 100 if absent.
     #[serde(
         default,
         skip_serializing,
@@ -166,7 +166,7 @@ pub struct RevocationQuery {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct RevocationPage {
     revocations: Vec<CutoffBody>,
-    /// Where the next page begins; absent on the last one.
+    /// The `cursor` of the next page; absent on the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
     next_cursor: Option<String>,
 }
@@ -204,7 +204,7 @@ pub(super) async fn list(
     }))
 }
 
-/// Ends everything that a selector matches, and keeps it from coming back.
+/// Ends everything that a selector matches, and blocks new requests that match it.
 #[utoipa::path(post, path = "/v1/revocations", request_body = RevocationAsk, responses((status = 200, body = RevocationBody), (status = 403, body = super::problem::ProblemBody), (status = 404, body = super::problem::ProblemBody), (status = 409, body = super::problem::ProblemBody)))]
 pub(super) async fn revoke(
     State(state): State<AppState>,
@@ -238,7 +238,7 @@ pub(super) async fn revoke(
     Ok(Json(RevocationBody::new(&revoked, state.broker.core.now())))
 }
 
-/// Shows how far a mass revocation has come.
+/// Shows the progress of a mass revocation.
 #[utoipa::path(get, path = "/v1/revocations/{id}", params(("id" = String, Path)), responses((status = 200, body = RevocationBody), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn show(
     State(state): State<AppState>,
@@ -257,7 +257,7 @@ pub(super) async fn show(
     )))
 }
 
-/// Lets in again what a cutoff keeps out. What it killed stays dead.
+/// Lifts the block of a revocation. The sessions that it ended stay ended.
 #[utoipa::path(post, path = "/v1/revocations/{id}/lift", params(("id" = String, Path)), responses((status = 200, body = CutoffBody), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn lift(
     State(state): State<AppState>,

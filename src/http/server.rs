@@ -1,4 +1,4 @@
-//! The listener: TLS on ring, timeouts for those who speak slowly, a bound on connections.
+//! The listeners: TLS on ring, timeouts for slow clients, a limit of connections.
 
 use std::future::{Ready, ready};
 use std::io;
@@ -23,15 +23,16 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
 
-/// Connections that wait to be accepted. When the line is full the kernel drops who comes next, and
-/// they try again after a second or more: a burst of silent connections would delay those who speak.
+/// The queue of connections to accept. When it is full, the kernel drops new connections, whose
+/// clients try again after a second or more: a burst of silent connections would delay active
+/// clients.
 const BACKLOG: u32 = 4_096;
 
-/// Files that are open beside connections: the store's, the log's, what is fetched.
+/// Open files other than connections: the store's, the log's, and outgoing requests.
 const OTHER_FILES: u64 = 256;
 
-/// Raises the limit of open files as far as we may, and says so where that is too little for the
-/// connections that are configured.
+/// Raises the limit of open files as far as permitted, and warns if it is too low for the
+/// configured number of connections.
 fn allow_open_files(connections: usize) {
     let needed = OTHER_FILES.saturating_add(connections as u64);
     match rlimit::increase_nofile_limit(needed) {
@@ -45,10 +46,10 @@ fn allow_open_files(connections: usize) {
     }
 }
 
-/// Connections at once to the listener for metrics. A scraper needs one.
+/// The largest number of connections to the metrics listener; a scraper needs one.
 const METRICS_CONNECTIONS: usize = 64;
 
-/// Serves metrics until shutdown on a socket of their own; answers once it listens.
+/// Serves metrics on a separate socket until shutdown; returns once it listens.
 pub async fn start_metrics(
     metrics: Arc<Metrics>,
     config: &Config,
@@ -95,13 +96,13 @@ pub async fn start_metrics(
 /// A listener that serves.
 #[derive(Debug)]
 pub struct Served {
-    /// Where it listens.
+    /// The address that it listens on.
     pub address: SocketAddr,
-    /// The certificate that it shows, where it ends TLS itself.
+    /// The certificate that it presents. `None` if it does not terminate TLS.
     pub tls: Option<ServedTls>,
 }
 
-/// Serves the broker until shutdown; answers once it listens.
+/// Serves the broker until shutdown; returns once it listens.
 pub async fn start(
     broker: Arc<Broker>,
     config: &Config,
@@ -159,15 +160,15 @@ pub async fn start(
             log_end(listening.await);
         }
     };
-    // Tracked like a request: it is over when its last connection is.
+    // Tracked like a request: it ends with its last connection.
     drop(shutdown.spawn("http", serving));
     let address = handle.listening().await;
     let address = address.ok_or_else(|| io::Error::other("the listener did not start"))?;
     Ok(Served { address, tls })
 }
 
-/// The addresses that a broker will listen on, taken before anything else is made. Until a socket
-/// listens, the kernel refuses its clients.
+/// The addresses that a broker will listen on, bound before anything else is created. Until a
+/// socket listens, the kernel refuses its clients.
 #[derive(Debug)]
 pub struct Sockets {
     server: TcpSocket,
@@ -175,7 +176,7 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// Takes the addresses of a configuration.
+    /// Binds the addresses of a configuration.
     pub fn bind(config: &Config) -> io::Result<Self> {
         let named =
             |error: io::Error, name: &str| io::Error::new(error.kind(), format!("{name}: {error}"));
@@ -193,7 +194,7 @@ impl Sockets {
         })
     }
 
-    /// Takes the socket for metrics, if there is one.
+    /// Removes and returns the socket for metrics, if there is one.
     pub fn take_metrics(&mut self) -> Option<TcpSocket> {
         self.metrics.take()
     }
@@ -204,7 +205,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    // A restart finds connections of its predecessor's that are not forgotten yet.
+    // After a restart, connections of the previous process may still be in TIME_WAIT.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     Ok(socket)
@@ -220,11 +221,11 @@ fn log_end(ended: io::Result<()>) {
     }
 }
 
-/// How long a client may read nothing where nothing else is said.
+/// How long a client may read nothing, by default.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Accepts a bounded number of connections at once; one too many is closed before a byte of it is
-/// read.
+/// Accepts a limited number of connections; a connection beyond the limit is closed before a byte
+/// of it is read.
 #[derive(Clone)]
 pub struct Bounded {
     handle: Handle<SocketAddr>,
@@ -235,7 +236,8 @@ pub struct Bounded {
 }
 
 impl Bounded {
-    /// Of a server's handle: the limit of all connections, and the limit of those from one address.
+    /// For a server's handle, with the limit of all connections and the limit of those from one
+    /// address.
     #[must_use]
     pub fn new(handle: Handle<SocketAddr>, connections: usize, of_one_address: usize) -> Self {
         Self {
@@ -247,7 +249,7 @@ impl Bounded {
         }
     }
 
-    /// A client that reads nothing for so long is cut off.
+    /// Closes the connection of a client that reads nothing for this long.
     #[must_use]
     pub fn cutting_off_after(self, write_patience: Duration) -> Self {
         Self {
@@ -256,8 +258,8 @@ impl Bounded {
         }
     }
 
-    /// The limit of one address does not hold for trusted proxies, whose connections are those of many
-    /// clients.
+    /// Exempts trusted proxies, whose connections are those of many clients, from the limit by
+    /// address.
     #[must_use]
     pub(super) fn trusting(self, proxies: TrustedProxies) -> Self {
         Self { proxies, ..self }
@@ -268,19 +270,20 @@ impl Bounded {
             return Ok(None);
         }
         let place = self.by_address.place(peer);
-        let place = place.ok_or_else(|| io::Error::other("too many of one address"))?;
+        let place =
+            place.ok_or_else(|| io::Error::other("too many connections from one address"))?;
         Ok(Some(Arc::new(place)))
     }
 }
 
 impl<S> Accept<TcpStream, S> for Bounded {
     type Stream = WriteTimeout<TcpStream>;
-    /// A connection's place is its service's: both are dropped when it is over.
+    /// The service carries the connection's slot: both are dropped when the connection ends.
     type Service = AddExtension<S, Option<Arc<Place>>>;
     type Future = Ready<io::Result<(Self::Stream, Self::Service)>>;
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
-        // The one that is being accepted is counted already.
+        // The count includes the connection that is being accepted.
         if self.handle.connection_count() > self.connections {
             return ready(Err(io::Error::other("too many connections")));
         }

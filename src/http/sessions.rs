@@ -26,7 +26,7 @@ use crate::domain::validity::EffectiveStatus;
 use crate::ids::{SessionId, TaskId};
 use crate::store::sessions::SessionFilter;
 
-/// A session on the wire.
+/// A session in answers.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SessionBody {
     id: String,
@@ -57,14 +57,14 @@ pub struct SessionBody {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct RevocationProgressBody {
     requested_at: String,
-    /// Whether the session ends only at its expiry: the list has no room for it, or it expires before
-    /// the list would take effect.
+    /// Whether the session ends only at its expiry: the list has no room for it, or it expires
+    /// before the list would take effect.
     expires_naturally: bool,
     /// When the back end's list was first read with the session on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     written_at: Option<String>,
-    /// When every use is refused, by the stated bound. The broker does not hold the credential and
-    /// cannot try it.
+    /// When every use is refused, by the declared bound. The broker does not hold the credential,
+    /// so it cannot test this.
     #[serde(skip_serializing_if = "Option::is_none")]
     refused_from: Option<String>,
 }
@@ -85,7 +85,7 @@ impl RevocationProgressBody {
 }
 
 impl SessionBody {
-    /// One that was just released.
+    /// The body of a session that was just issued.
     pub(super) fn fresh(session: &Session) -> Self {
         Self::new(session, EffectiveStatus::ACTIVE)
     }
@@ -123,12 +123,13 @@ impl From<&SessionReport> for SessionBody {
     }
 }
 
-/// Which sessions a listing shows.
+/// The sessions to list.
 #[derive(Debug, Deserialize, Serialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct SessionQuery {
-    /// `active` shows only what is good now; any other only what stands so.
+    /// `active` shows only sessions that are valid now; any other state only those that have it
+    /// now.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[param(value_type = Option<String>)]
     state: Option<SessionState>,
@@ -142,10 +143,10 @@ pub struct SessionQuery {
     /// Only on this resource.
     #[serde(skip_serializing_if = "Option::is_none")]
     resource: Option<String>,
-    /// Where the last page ended.
+    /// The `next_cursor` of the previous page.
     #[serde(default, skip_serializing_if = "is_place")]
     cursor: Option<String>,
-    /// Rows at most.
+    /// The largest number of rows.
     #[serde(
         default,
         skip_serializing_if = "is_place",
@@ -154,7 +155,7 @@ pub struct SessionQuery {
     limit: Option<u32>,
 }
 
-/// A page of a listing.
+/// A page of sessions, newest first.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SessionPage {
     sessions: Vec<SessionBody>,
@@ -162,20 +163,20 @@ pub struct SessionPage {
     next_cursor: Option<String>,
 }
 
-/// `cursor` and `limit` say where in a listing a page is. They are no part of the filter that a cursor is
-/// bound to. (To skip them altogether would leave them out of the description too.)
+/// `cursor` and `limit` select a page of a listing and are not part of the filter to which a cursor
+/// is bound. (An unconditional skip would also remove them from the OpenAPI description.)
 pub(super) fn is_place<T>(_: &T) -> bool {
     true
 }
 
-/// Where a listing goes on: the last id, bound to the filter that it belongs to.
+/// The position in a listing: the last id, bound to the filter of the listing.
 #[derive(Deserialize, Serialize)]
 struct Cursor {
     filter: String,
     after: String,
 }
 
-/// The cursor after `last` of a listing with this filter.
+/// The cursor after `last` in a listing with this filter.
 pub(super) fn cursor(filter: &impl Serialize, last: &impl ToString) -> String {
     let cursor = Cursor {
         filter: fingerprint(filter),
@@ -184,7 +185,7 @@ pub(super) fn cursor(filter: &impl Serialize, last: &impl ToString) -> String {
     URL_SAFE_NO_PAD.encode(serde_json::to_vec(&cursor).unwrap_or_default())
 }
 
-/// The id in a cursor, if it belongs to this filter.
+/// The id in a cursor, if the cursor has this filter.
 pub(super) fn read_cursor<T: std::str::FromStr>(
     filter: &impl Serialize,
     text: Option<&str>,
@@ -204,12 +205,12 @@ fn fingerprint(filter: &impl Serialize) -> String {
     URL_SAFE_NO_PAD.encode(digest.get(..12).unwrap_or_default())
 }
 
-/// A listing's limit, within bounds.
+/// The limit of a page, within bounds.
 pub(super) fn page_limit(asked: Option<u32>) -> Result<u32, Problem> {
     limit_within(asked, MAX_PAGE)
 }
 
-/// A listing's limit, at most this.
+/// The limit of a page, at most `most`.
 pub(super) fn limit_within(asked: Option<u32>, most: u32) -> Result<u32, Problem> {
     match asked {
         None => Ok(DEFAULT_PAGE),
@@ -218,7 +219,7 @@ pub(super) fn limit_within(asked: Option<u32>, most: u32) -> Result<u32, Problem
     }
 }
 
-/// Reads an id in a path. What is no id names nothing.
+/// Parses an id in a path. A text that is not an id is not found.
 pub(super) fn id<T>(what: &'static str, text: &str) -> Result<T, Problem>
 where
     T: std::str::FromStr + ToString,
@@ -226,7 +227,7 @@ where
     in_one_spelling(text).ok_or_else(|| Problem::not_found(what))
 }
 
-/// Lists sessions, newest first: everybody's for an admin, one's own otherwise.
+/// Lists sessions, newest first: an admin sees all, any other caller its own.
 #[utoipa::path(get, path = "/v1/sessions", params(SessionQuery), responses((status = 200, body = SessionPage)))]
 pub(super) async fn list(
     State(state): State<AppState>,
@@ -272,7 +273,7 @@ pub(super) async fn list(
         .into_response())
 }
 
-/// `Link: rel="next"` (RFC 8288).
+/// Adds the header `Link: rel="next"` (RFC 8288) to an answer.
 pub(super) fn link_next(
     headers: &mut HeaderMap,
     path: &str,
@@ -293,7 +294,7 @@ pub(super) fn link_next(
     }
 }
 
-/// Shows one session as it stands now.
+/// Shows one session in its present state.
 #[utoipa::path(get, path = "/v1/sessions/{id}", params(("id" = String, Path)), responses((status = 200, body = SessionBody), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn show(
     State(state): State<AppState>,
@@ -309,16 +310,16 @@ pub(super) async fn show(
     Ok(Json(SessionBody::from(&report)))
 }
 
-/// Why a session is revoked.
+/// The revocation of a session.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RevokeBody {
-    /// For people.
+    /// The reason, for people.
     #[serde(default)]
     reason: Option<String>,
 }
 
-/// Ends one session: its own workload may, and an admin.
+/// Ends one session, for its own workload or an admin.
 #[utoipa::path(post, path = "/v1/sessions/{id}/revoke", params(("id" = String, Path)), request_body = RevokeBody, responses((status = 200, body = SessionBody), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn revoke(
     State(state): State<AppState>,

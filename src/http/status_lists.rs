@@ -1,4 +1,5 @@
-//! `/status/{list}`: status lists, for whoever verifies our tokens. Public, as the draft wants it.
+//! `/status/{list}`: status lists, for verifiers of the broker's tokens. Public, as the draft
+//! requires.
 
 use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};

@@ -31,7 +31,7 @@ pub struct OpenedBody {
     receipt: crate::merkle::Receipt,
 }
 
-/// A task as it is now.
+/// A task in its present state.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TaskStateBody {
     id: String,
@@ -75,7 +75,7 @@ impl From<&TaskReport> for TaskStateBody {
     }
 }
 
-/// A task, alone.
+/// A task without its sessions.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TaskOnlyBody {
     task: TaskStateBody,
@@ -88,7 +88,7 @@ pub struct TaskSessionsBody {
     sessions: Vec<EndedSessionBody>,
 }
 
-/// A session under a task that was ended.
+/// A session under a task that ended.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct EndedSessionBody {
     id: String,
@@ -133,22 +133,22 @@ pub(super) async fn open(
     Ok((StatusCode::CREATED, [("location", location)], Json(body)).into_response())
 }
 
-/// Which tasks a listing shows.
+/// The tasks to list.
 #[derive(Debug, Deserialize, Serialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct TaskQuery {
-    /// Only in this state, on record.
+    /// Only tasks with this recorded state.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[param(value_type = Option<String>)]
     state: Option<TaskState>,
     /// Only of this owner.
     #[serde(skip_serializing_if = "Option::is_none")]
     owner: Option<String>,
-    /// Where the last page ended.
+    /// The `next_cursor` of the previous page.
     #[serde(default, skip_serializing_if = "is_place")]
     cursor: Option<String>,
-    /// Rows at most.
+    /// The largest number of rows.
     #[serde(
         default,
         skip_serializing_if = "is_place",
@@ -165,7 +165,7 @@ pub struct TaskPage {
     next_cursor: Option<String>,
 }
 
-/// Lists tasks, newest first: everybody's for an admin, one's own otherwise.
+/// Lists tasks, newest first: an admin sees all, any other caller its own.
 #[utoipa::path(get, path = "/v1/tasks", params(TaskQuery), responses((status = 200, body = TaskPage)))]
 pub(super) async fn list(
     State(state): State<AppState>,
@@ -195,7 +195,7 @@ pub(super) async fn list(
     Ok((headers, Json(TaskPage { tasks, next_cursor })).into_response())
 }
 
-/// Shows one task as it stands now.
+/// Shows one task in its present state.
 #[utoipa::path(get, path = "/v1/tasks/{id}", params(("id" = String, Path)), responses((status = 200, body = TaskOnlyBody), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn show(
     State(state): State<AppState>,
@@ -209,7 +209,7 @@ pub(super) async fn show(
     }))
 }
 
-/// Says that a task is alive. It never moves the deadline.
+/// Records that a task is alive. It never moves the deadline.
 #[utoipa::path(post, path = "/v1/tasks/{id}/heartbeat", params(("id" = String, Path)), responses((status = 200, body = TaskSessionsBody), (status = 404, body = super::problem::ProblemBody), (status = 409, body = super::problem::ProblemBody)))]
 pub(super) async fn heartbeat(
     State(state): State<AppState>,
@@ -225,7 +225,7 @@ pub(super) async fn heartbeat(
     Ok(Json(told.into()))
 }
 
-/// Completes a task, and with it everything under it.
+/// Completes a task, which also ends everything under it.
 #[utoipa::path(post, path = "/v1/tasks/{id}/complete", params(("id" = String, Path)), responses((status = 200, body = TaskSessionsBody), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn complete(
     State(state): State<AppState>,
@@ -235,7 +235,7 @@ pub(super) async fn complete(
     end(&state, &text, presented, TaskEnd::Complete).await
 }
 
-/// Breaks a task off, and with it everything under it.
+/// Aborts a task, which also ends everything under it.
 #[utoipa::path(post, path = "/v1/tasks/{id}/abort", params(("id" = String, Path)), responses((status = 200, body = TaskSessionsBody), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn abort(
     State(state): State<AppState>,
@@ -260,17 +260,17 @@ async fn end(
     Ok(Json(ended.into()))
 }
 
-/// A child that a task wants to let in.
+/// A child task to admit.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DelegateBody {
-    /// The identity of the child.
+    /// The identity of the child task's owner.
     #[schema(value_type = String)]
     workload: Identity,
-    /// Credentials that the child's budget takes from this task's.
+    /// The number of credentials that move from this task's budget to the child's.
     #[serde(default = "one")]
     max_credentials: u32,
-    /// How long the token waits for its child.
+    /// Seconds until the token expires.
     #[serde(default)]
     expires_in_seconds: Option<u64>,
 }
@@ -287,7 +287,7 @@ pub struct DelegationBody {
     max_credentials: u32,
 }
 
-/// Makes a single-use token that lets one child open a task under this one.
+/// Creates a single-use token that lets one child open a task under this one.
 #[utoipa::path(post, path = "/v1/tasks/{id}/delegations", params(("id" = String, Path)), request_body = DelegateBody, responses((status = 201, body = DelegationBody), (status = 404, body = super::problem::ProblemBody), (status = 409, body = super::problem::ProblemBody)))]
 pub(super) async fn delegate(
     State(state): State<AppState>,
@@ -310,7 +310,7 @@ pub(super) async fn delegate(
         )
         .await?;
     let body = DelegationBody {
-        // The one place where a delegation token is put on the wire.
+        // The only place where a delegation token is written to an answer.
         delegation: lent.token.expose_secret().to_owned(),
         expires_at: lent.expires_at.to_string(),
         max_credentials: lent.sessions,

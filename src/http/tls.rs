@@ -1,4 +1,4 @@
-//! The listener's TLS: the certificate that it shows, and how a renewed one takes its place.
+//! The listener's TLS: the certificate that it presents, and its replacement by a renewed one.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::clock::Timestamp;
 use crate::config::{ClientCertificates, Tls};
 use crate::metrics::Metrics;
 
-/// The certificate that the listener shows in each new handshake.
+/// The certificate that the listener presents in each new handshake.
 #[derive(Clone, Debug)]
 pub struct ServedTls {
     settings: Tls,
@@ -25,7 +25,7 @@ pub struct ServedTls {
 }
 
 impl ServedTls {
-    /// Reads the configured files. `None` where the listener does not end TLS.
+    /// Reads the configured files. `None` if the listener does not terminate TLS.
     pub(super) async fn read(settings: &Tls, metrics: Arc<Metrics>) -> io::Result<Option<Self>> {
         let Some((config, not_after)) = read(settings).await? else {
             return Ok(None);
@@ -42,8 +42,8 @@ impl ServedTls {
         RustlsAcceptor::new(self.config.clone())
     }
 
-    /// Reads the files again and shows what they hold from the next handshake on. The answer is the
-    /// end of the certificate's validity. On an error nothing changes.
+    /// Reads the files again and uses them from the next handshake on. Returns the end of the
+    /// certificate's validity. An error changes nothing.
     pub async fn reload(&self) -> io::Result<Timestamp> {
         let Some((config, not_after)) = read(&self.settings).await? else {
             return Err(io::Error::other("[server.tls] names no certificate"));
@@ -66,10 +66,11 @@ async fn read(settings: &Tls) -> io::Result<Option<(ServerConfig, Timestamp)>> {
     config.await.map_err(io::Error::other)?.map(Some)
 }
 
-/// Whether the broker can end TLS with the files that are configured.
+/// Checks that the broker can terminate TLS with the configured files.
 ///
 /// # Errors
-/// Why it cannot, with the file's name.
+///
+/// The cause, with the name of the file.
 pub fn check(settings: &Tls) -> io::Result<()> {
     let (Some(certificate), Some(key)) = (&settings.certificate, &settings.private_key) else {
         return Ok(());
@@ -83,8 +84,8 @@ fn named(path: &Path, error: &dyn std::fmt::Display) -> io::Error {
     io::Error::other(format!("{}: {error}", path.display()))
 }
 
-/// `clients` is there where they are asked for certificates, and names the file of the authorities
-/// that must have signed these, if any must.
+/// `clients` is `Some` if clients are asked for certificates. It then holds the file of the
+/// authorities that must have signed them, or `None` if any certificate will do.
 fn server_config(
     certificate: &Path,
     key: &Path,
@@ -102,12 +103,12 @@ fn server_config(
             builder.with_client_cert_verifier(verifier)
         }
     };
-    // This compares the key with the certificate, too.
+    // This also checks that the key belongs to the certificate.
     let mut config = builder
         .with_single_cert(chain, private)
         .map_err(|error| named(certificate, &error))?;
     if clients.is_some() {
-        // A resumed session would carry a certificate whose key nobody showed on this connection.
+        // A resumed session would carry a certificate whose key was not proven on this connection.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     }
@@ -121,7 +122,7 @@ fn certificates(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
         .map_err(|error| named(path, &error))
 }
 
-/// Until when all certificates of a chain are valid.
+/// The end of the shortest validity in a chain.
 fn not_after(chain: &[CertificateDer<'_>]) -> Option<Timestamp> {
     let ends = chain.iter().map(|certificate| {
         let (_, read) = X509Certificate::from_der(certificate).ok()?;

@@ -1,7 +1,7 @@
-//! Streams whose other end does not read: they end after a while.
+//! Ends streams whose other end does not read.
 //!
-//! A client that sends requests and never reads the answers fills the buffers on the way, and then the
-//! server waits to write for ever, at a stop as well.
+//! A client that sends requests and never reads the answers fills the buffers in between. The
+//! server would then wait forever to write, also at shutdown.
 
 use std::future::Future as _;
 use std::io;
@@ -12,17 +12,17 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// A stream that fails when it has taken nothing for a while.
+/// A stream that fails if it accepts no bytes for some time.
 #[derive(Debug)]
 pub struct WriteTimeout<S> {
     stream: S,
     patience: Duration,
-    /// Runs while something waits to be written.
+    /// Runs while a write is pending.
     stuck: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> WriteTimeout<S> {
-    /// Of this stream, after so long.
+    /// Wraps this stream with this time-out.
     pub fn new(stream: S, patience: Duration) -> Self {
         Self {
             stream,
@@ -43,7 +43,7 @@ impl<S> WriteTimeout<S> {
         let patience = self.patience;
         let stuck = self.stuck.get_or_insert_with(|| Box::pin(sleep(patience)));
         ready!(stuck.as_mut().poll(context));
-        let unread = "the client does not read what it is sent";
+        let unread = "the client does not read the answer";
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, unread)))
     }
 }
@@ -109,7 +109,7 @@ mod tests {
         read.unwrap();
         let stuck = stream.write_all(&[7; 256]).await.unwrap_err();
         assert_eq!(stuck.kind(), io::ErrorKind::TimedOut);
-        // What is read from it again can be written to again.
+        // Once the other end reads again, writes succeed again.
         theirs.read_exact(&mut [0; 64]).await.unwrap();
         stream.write_all(&[7; 64]).await.unwrap();
     }

@@ -1,5 +1,5 @@
-//! The caller of a request as the ledger judges it: the evidence that it presents, the cutoffs that
-//! may block it, and the state of the broker that let it in.
+//! The caller of a request as the ledger judges it: its evidence, the cutoffs that may block it,
+//! and the state of the broker in which it was authorized.
 
 use crate::domain::generation::GenerationDigest;
 use crate::domain::task::Task;
@@ -9,24 +9,25 @@ use crate::ids::{CutoffId, TaskId};
 /// The caller of a request, as cutoffs match it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestCaller {
-    /// Its identity. With a task's handle alone, the identity of the task's owner.
+    /// The identity; if the caller presented only a task's handle, the identity of the task's
+    /// owner.
     pub identity: Identity,
-    /// The attestor that verified it, or that verified the task's owner.
+    /// The attestor that verified that identity.
     pub attestor: String,
-    /// The task that the request keeps alive or lends from. A cutoff that blocks this task, one
-    /// above it or the owner of either refuses the request too.
+    /// The task that the request keeps open or delegates from. A cutoff that blocks this task, an
+    /// ancestor or the owner of either also refuses the request.
     pub task: Option<TaskId>,
-    /// The act, for the refusal: the name of an admin's action, or `the request`.
+    /// The name of the act in the refusal: an admin's action, or `the request`.
     pub act: &'static str,
-    /// Whether policy lets the caller lift cutoffs. Then a refusal names the one that it may lift.
+    /// Whether policy permits the caller to lift cutoffs. If so, a refusal names the cutoff.
     pub may_lift: bool,
 }
 
-/// The act of a caller that is no admin's action.
+/// The act of a caller that performs no admin's action.
 pub const ANY_REQUEST: &str = "the request";
 
 impl RequestCaller {
-    /// A caller that attested who it is.
+    /// A caller that presented an attestation.
     #[must_use]
     pub fn of(workload: &Workload) -> Self {
         Self {
@@ -38,7 +39,7 @@ impl RequestCaller {
         }
     }
 
-    /// A caller that shows the handle of a task, and so speaks for its owner.
+    /// A caller that presented a task's handle and so acts for the task's owner.
     #[must_use]
     pub fn by_handle(task: &Task) -> Self {
         Self {
@@ -51,14 +52,14 @@ impl RequestCaller {
     }
 }
 
-/// The state of the broker upon which a caller was let in. A call appends nothing once that state has
-/// changed: it is judged anew.
+/// The state of the broker in which a caller was authorized. If that state has changed, nothing is
+/// appended and the caller is judged again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Premises {
-    /// The generation that decided. `None` where the call rests on none.
+    /// The generation that decided. `None` if the call does not depend on one.
     pub generation: Option<GenerationDigest>,
-    /// The size of the log before role bindings and registered keys were read. A later entry may have
-    /// changed a binding or removed a key.
+    /// The size of the log before role bindings and registered keys were read. A later entry may
+    /// have changed a binding or removed a key.
     pub bindings_as_of: Option<u64>,
 }
 
@@ -68,9 +69,9 @@ pub struct OneTimeUse {
     /// The ids. If one was used before, nothing is appended.
     pub ids: Vec<OneTime>,
     /// The caller: while a cutoff blocks it, nothing is appended. `None` for the broker's own work,
-    /// and for the tokens of the configuration, which no selector names.
+    /// and for the configured tokens, which no selector matches.
     pub by: Option<RequestCaller>,
-    /// The state that must not have changed since the caller was let in.
+    /// The state that must not have changed since the caller was authorized.
     pub premises: Premises,
 }
 
@@ -86,8 +87,9 @@ impl From<Vec<OneTime>> for OneTimeUse {
 /// An entry that was refused because a cutoff blocks its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blocked {
-    /// The act that was refused.
+    /// The name of the refused act.
     pub act: &'static str,
-    /// The cutoff, if the caller may lift it; otherwise the caller may not know which one it is.
+    /// The cutoff, if the caller may lift it. Otherwise `None`: the caller may not learn which one
+    /// it is.
     pub liftable: Option<CutoffId>,
 }

@@ -1,25 +1,25 @@
-//! Whether this replica's clock can be relied on.
+//! Checks whether this replica's clock can be relied on.
 //!
-//! A clock that is wrong does harm that nobody can undo: it lets expired evidence in, forgets what
-//! was used up, and dates entries of the ledger so that the right clock is locked out afterwards.
-//! So three things are held against it:
+//! A wrong clock does harm that cannot be undone: it accepts expired evidence, deletes the record
+//! of used evidence, and dates leaves so that the correct clock is rejected afterwards. So the
+//! clock is compared with four values:
 //!
-//! * the **boot-time clock** of the machine, which no setting moves: a difference of more than
-//!   [`MAX_CLOCK_STEP_SECONDS`] from what it was means that somebody set the clock while this
-//!   process ran. A time service that corrects by less is followed slowly. The time for which a
-//!   machine was suspended counts on both, so that a resumed machine is in no doubt;
-//! * the **database's clock**, where there is one, at the start, once a second, and in the statement
-//!   with which each batch of the ledger reads under its lock: no entry is dated by a clock that is
-//!   [`MAX_CLOCK_SKEW_SECONDS`] off;
-//! * the **newest entry** of the ledger: a clock that lies more than [`MAX_CLOCK_STEP_SECONDS`]
-//!   before it is wrong, or the one that dated the entry was;
-//! * the **latest end of evidence whose use was deleted**: a clock that lies before it is wrong, or
-//!   the one by which the evidence was over was.
+//! * the machine's **boot-time clock**, which no setting moves. If the difference between the two
+//!   changes by more than [`MAX_CLOCK_STEP_SECONDS`], the clock was set while this process ran.
+//!   Smaller corrections by a time service are followed slowly. Both clocks count the time for
+//!   which a machine was suspended, so a resumed machine causes no doubt;
+//! * the **database's clock**, if the database is PostgreSQL: at the start, once a second, and in
+//!   the statement with which each batch of the ledger reads under its lock. No leaf is dated by a
+//!   clock that is [`MAX_CLOCK_SKEW_SECONDS`] off;
+//! * the time of the **newest leaf**: if the clock is more than [`MAX_CLOCK_STEP_SECONDS`] before
+//!   it, either the clock is wrong, or the clock that dated the leaf was;
+//! * the **largest expiry of evidence whose use was deleted**: if the clock is before it, either
+//!   the clock is wrong, or the clock by which that evidence had expired was.
 //!
-//! While there is a doubt, nothing is decided, believed, expired or deleted. It ends when the clock
-//! agrees again, or when an administrator accepts the present time, which is an entry of the ledger
-//! ([`Entry::AcceptTime`](super::entry::Entry::AcceptTime)). A difference from the database's clock
-//! cannot be accepted.
+//! While the clock is in doubt, the broker decides, accepts, expires and deletes nothing. The doubt
+//! ends when the clock agrees again, or when an admin accepts the present time, which is recorded
+//! in a leaf ([`Entry::AcceptTime`](super::entry::Entry::AcceptTime)). A difference from the
+//! database's clock cannot be accepted.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -29,15 +29,15 @@ use crate::clock::{SharedClock, Timestamp};
 use crate::domain::limits::{MAX_CLOCK_SKEW_SECONDS, MAX_CLOCK_STEP_SECONDS};
 use crate::store::{Store, StoreError};
 
-/// The part of the time that passes by which a small correction is followed: 3.6 seconds an hour.
-/// Corrections that come faster add up to a doubt.
+/// Small corrections are followed by 1/1000 of the elapsed time: 3.6 seconds an hour. Faster
+/// corrections add up to a doubt.
 const FOLLOWED_PART: u128 = 1_000;
 
-/// How long after its time an acceptance is taken for the present: a batch of the ledger takes up to
+/// For how many seconds an accepted time counts as the present; a batch of the ledger takes up to
 /// ten seconds.
 const ACCEPTANCE_SECONDS: u64 = 30;
 
-/// Reading both clocks takes longer than this only if the machine stood still in between.
+/// Reading both clocks takes longer than this only if the machine was paused in between.
 const READING: Duration = Duration::from_secs(1);
 
 /// Why the clock is in doubt.
@@ -45,36 +45,36 @@ const READING: Duration = Duration::from_secs(1);
 pub enum ClockDoubt {
     /// It differs from the database's clock.
     Database {
-        /// By how much.
+        /// The difference between the two clocks.
         apart: Duration,
     },
     /// It was set while this process ran.
     Set {
-        /// By how many seconds.
+        /// The size of the step, in seconds.
         seconds: u64,
-        /// Whether to a later time.
+        /// Whether it was set to a later time.
         ahead: bool,
     },
-    /// It shows a time before the end of evidence whose use was deleted, since it was over by the
-    /// clock of then.
+    /// It is before the expiry of evidence whose use was deleted. That evidence had expired by the
+    /// clock of the deletion.
     BehindForgotten {
-        /// What it shows.
+        /// The time of the clock.
         now: Timestamp,
-        /// The latest end of such evidence.
+        /// The largest expiry of such evidence.
         forgotten: Timestamp,
     },
-    /// It shows a time before the newest entry of the ledger.
+    /// It is before the newest leaf.
     BehindLedger {
-        /// What it shows.
+        /// The time of the clock.
         now: Timestamp,
-        /// When that entry was decided, as it says itself.
+        /// The time in that leaf.
         newest: Timestamp,
     },
 }
 
 impl ClockDoubt {
-    /// Whether an administrator's word can end it. Two clocks that differ now cannot both be right,
-    /// whatever anybody says.
+    /// Whether an admin can end the doubt by accepting the time. Two clocks that differ now cannot
+    /// both be correct, so that doubt cannot be accepted.
     #[must_use]
     pub fn can_be_accepted(&self) -> bool {
         !matches!(self, Self::Database { .. })
@@ -86,36 +86,37 @@ impl fmt::Display for ClockDoubt {
         match self {
             Self::Database { apart } => write!(
                 f,
-                "our clock and the database's are {} ms apart; repair the one that is wrong",
+                "this replica's clock and the database's are {} ms apart; correct the wrong one",
                 apart.as_millis()
             ),
             Self::Set { seconds, ahead } => write!(
                 f,
-                "our clock was set {} by {seconds} s while this process ran; set it right, or accept \
-                 its time with `taskpass ledger accept-time`",
+                "this replica's clock was set {} by {seconds} s while the process ran; correct the \
+                 clock, or accept its time with `taskpass ledger accept-time`",
                 if *ahead { "forward" } else { "back" }
             ),
             Self::BehindForgotten { now, forgotten } => write!(
                 f,
-                "our clock shows {now}, and the store has forgotten which evidence with an end up to \
-                 {forgotten} was used; set the clock right, or accept its time with `taskpass ledger \
-                 accept-time` and the bootstrap token, since attested evidence is refused until then"
+                "this replica's clock shows {now}, and the store no longer knows the use of \
+                 evidence that expires by {forgotten}; correct the clock, or accept its time with \
+                 `taskpass ledger accept-time` and the bootstrap token: attested evidence is \
+                 refused until then"
             ),
             Self::BehindLedger { now, newest } => write!(
                 f,
-                "our clock shows {now}, before the newest ledger entry of {newest}; set it right, or \
-                 accept its time with `taskpass ledger accept-time`"
+                "this replica's clock shows {now}, before the newest ledger entry of {newest}; \
+                 correct the clock, or accept its time with `taskpass ledger accept-time`"
             ),
         }
     }
 }
 
-/// What the clock shows, and whether it can be relied on.
+/// The time of the clock, and whether it can be relied on.
 #[derive(Clone, Debug)]
 pub struct Reading {
-    /// The present instant, as far as it is known.
+    /// The present instant by the clock.
     pub now: Timestamp,
-    /// Why not to rely on it.
+    /// The reason not to rely on it. `None` if it can be relied on.
     pub doubt: Option<ClockDoubt>,
 }
 
@@ -126,23 +127,23 @@ pub struct ClockWatch {
 }
 
 struct State {
-    /// How far the wall clock was ahead of the boot-time clock, in microseconds, when it was last
-    /// relied on.
+    /// The lead of the wall clock over the boot-time clock, in microseconds, when the clock was
+    /// last relied on.
     offset: i64,
-    /// By the boot-time clock, until when a correction was followed.
+    /// The boot-time instant up to which corrections were followed.
     followed: Duration,
-    /// How far the database's clock was apart when it was last asked.
+    /// The difference from the database's clock at the last comparison.
     apart: Duration,
-    /// When the newest entry of the ledger was decided.
+    /// The time of the newest leaf.
     newest: Option<Timestamp>,
-    /// The latest end of evidence whose use was deleted since a time was last accepted.
+    /// The largest expiry of evidence whose use was deleted since a time was last accepted.
     forgotten: Option<Timestamp>,
-    /// The leaf of the newest acceptance that was looked at.
+    /// The index of the newest acceptance that was considered.
     acceptance: Option<u64>,
 }
 
 impl ClockWatch {
-    /// Relies on the clock as it is now, until something speaks against it.
+    /// Relies on the clock as it is now, until a comparison fails.
     #[must_use]
     pub fn new(clock: SharedClock) -> Self {
         let (now, boot) = read(&clock);
@@ -160,7 +161,7 @@ impl ClockWatch {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it is held; what it holds would be whole even so.
+        // No code panics while it holds the lock, and the state would be consistent even then.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -196,20 +197,20 @@ impl ClockWatch {
         Reading { now, doubt }
     }
 
-    /// Why not to rely on the clock now.
+    /// The reason not to rely on the clock now.
     #[must_use]
     pub fn doubt(&self) -> Option<ClockDoubt> {
         self.judge().doubt
     }
 
-    /// When the newest entry of the ledger was decided, as far as this replica knows.
+    /// The time of the newest leaf that this replica knows.
     #[must_use]
     pub fn newest(&self) -> Option<Timestamp> {
         self.state().newest
     }
 
-    /// Asks the store for its newest entry, and then for its clock. The answer is how far the clocks
-    /// are apart, where there are two.
+    /// Reads the newest leaf's time and then the database's clock. Returns the difference between
+    /// the clocks; `None` on SQLite or with a simulated clock.
     pub async fn check(&self, store: &Store) -> Result<Option<Duration>, StoreError> {
         self.see_newest(store.newest_leaf_at().await?);
         self.see_forgotten(store.forgotten().await?);
@@ -222,7 +223,7 @@ impl ClockWatch {
     }
 
     /// Compares the clock with the database's, which showed `theirs` at some instant between
-    /// `asked` and now: an answer that was long under way is no wrong clock.
+    /// `asked` and now. A slow answer is not mistaken for a wrong clock.
     pub(super) fn compare(&self, asked: Timestamp, theirs: Timestamp) -> Duration {
         let answered = self.clock.now().max(asked);
         let apart = theirs.distance(theirs.clamp(asked, answered));
@@ -230,24 +231,24 @@ impl ClockWatch {
         apart
     }
 
-    /// The same where it is known how long ago the database was asked.
+    /// The same, given how long ago the database was asked.
     pub(super) fn compare_within(&self, ago: Duration, theirs: Timestamp) -> Option<Duration> {
         let asked = self.clock.now().minus(ago);
         self.clock.is_real().then(|| self.compare(asked, theirs))
     }
 
-    /// Notes when the newest entry was decided.
+    /// Records the time of the newest leaf.
     pub(super) fn see_newest(&self, at: Option<Timestamp>) {
         self.state().newest = at;
     }
 
-    /// Notes up to which end the uses of evidence were deleted.
+    /// Records the largest expiry of evidence whose use was deleted.
     pub(super) fn see_forgotten(&self, until: Option<Timestamp>) {
         self.state().forgotten = until;
     }
 
-    /// An administrator accepted a time, in the leaf at `index`. If that is what our clock shows,
-    /// it is relied on again; a clock that shows something else stays in doubt.
+    /// Records that an admin accepted a time, in the leaf at `index`. If the clock shows that time,
+    /// it is relied on again; otherwise it stays in doubt.
     pub(super) fn see_acceptance(&self, index: u64, accepted: Timestamp) {
         let (now, boot) = read(&self.clock);
         let mut state = self.state();
@@ -263,13 +264,13 @@ impl ClockWatch {
     }
 }
 
-/// Whether a clock that shows `now` lies before a time on record by more than it may.
+/// Whether a clock that shows `now` is before a recorded time by more than the tolerance.
 #[must_use]
 pub fn is_behind(now: Timestamp, recorded: Timestamp) -> bool {
     now.plus_seconds(MAX_CLOCK_STEP_SECONDS) < recorded
 }
 
-/// Both clocks at one instant.
+/// Reads both clocks at one instant.
 fn read(clock: &SharedClock) -> (Timestamp, Duration) {
     for _ in 0..3 {
         let before = clock.since_boot();
@@ -318,7 +319,11 @@ mod tests {
             };
             assert_eq!(watch.doubt(), Some(told.clone()));
             clock.advance(75);
-            assert_eq!(watch.doubt(), Some(told), "time heals nothing");
+            assert_eq!(
+                watch.doubt(),
+                Some(told),
+                "the doubt must not end by itself"
+            );
             clock.set(right.plus_seconds(75));
             assert_eq!(watch.doubt(), None);
         }
@@ -336,7 +341,7 @@ mod tests {
     #[test]
     fn small_steps_are_followed_and_many_at_once_are_a_jump() {
         let (clock, watch) = begin();
-        // A second each half hour, be it a leap second or a time service.
+        // One second each half hour: a leap second or a time service.
         for _ in 0..200 {
             clock.set(clock.now().minus_seconds(1));
             for _ in 0..180 {
@@ -383,7 +388,7 @@ mod tests {
         clock.advance(3_594);
         assert!(watch.doubt().is_some());
         clock.advance(1);
-        assert_eq!(watch.doubt(), None, "two replicas may differ by so much");
+        assert_eq!(watch.doubt(), None, "replicas may differ by the tolerance");
     }
 
     #[test]
@@ -408,14 +413,17 @@ mod tests {
         let before = clock.now();
         clock.set(before.plus_seconds(DAY));
         watch.see_acceptance(7, before);
-        assert!(watch.doubt().is_some(), "it accepts another time");
+        assert!(
+            watch.doubt().is_some(),
+            "an accepted time must be the clock's own"
+        );
         watch.see_acceptance(8, clock.now());
         assert_eq!(watch.doubt(), None);
         clock.set(before);
         watch.see_acceptance(8, before);
-        assert!(watch.doubt().is_some(), "it was looked at already");
+        assert!(watch.doubt().is_some(), "an acceptance must count once");
         watch.see_acceptance(9, before.minus_seconds(ACCEPTANCE_SECONDS + 1));
-        assert!(watch.doubt().is_some(), "it is not of now");
+        assert!(watch.doubt().is_some(), "an old acceptance must not count");
         watch.see_acceptance(10, before.minus_seconds(3));
         assert_eq!(watch.doubt(), None);
     }

@@ -1,5 +1,5 @@
-//! The cutoffs that stand against new grants, as one replica knows them: brought up to date under
-//! the lock of every append, so that nothing is granted past one.
+//! The cutoffs that one replica knows. Each append updates them under the lock, so that no permit
+//! misses one.
 
 use std::collections::HashMap;
 
@@ -10,24 +10,24 @@ use crate::domain::validity::is_dated_ahead;
 use crate::store::append::TaskFacts;
 use crate::store::cutoffs::SealedCutoff;
 
-/// Cutoffs by selector, and how far into the ledger they are known.
+/// Cutoffs by selector, and the size of the log up to which they are known.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cutoffs {
     by_selector: HashMap<Selector, Vec<Cutoff>>,
-    /// The times that were accepted, with the leaves that say so, oldest first.
+    /// The times that admins accepted, with the indices of their leaves, oldest first.
     accepted: Vec<(u64, Timestamp)>,
     newest: Option<u64>,
     known_to: u64,
 }
 
-/// A permit as cutoffs match it.
+/// A permit in the form that cutoffs match.
 #[derive(Clone, Debug)]
 pub(super) struct CutoffTarget {
     /// Every selector that matches the permit.
     pub(super) selectors: Vec<Selector>,
     /// The size of the log when the request began.
     pub(super) basis: u64,
-    /// Whether the credential is derived from another one. That one was read at the basis.
+    /// Whether the credential is derived from another one, which was read at the basis.
     pub(super) derived: bool,
 }
 
@@ -40,11 +40,10 @@ pub(super) enum Stopped {
     Blocked(String),
 }
 
-/// A row whose MAC does not fit.
+/// A row whose MAC does not match.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(
-    "{row} was not written by a broker of this log: {why}; nothing is issued until it is known who \
-     wrote it"
+    "{row} was not written by a broker of this log: {why}; nothing is issued; find out who wrote it"
 )]
 pub(super) struct Forged {
     row: String,
@@ -52,12 +51,12 @@ pub(super) struct Forged {
 }
 
 impl Cutoffs {
-    /// Changes at or after this leaf are unknown.
+    /// The size of the log up to which every change is known.
     pub(super) fn known_to(&self) -> u64 {
         self.known_to
     }
 
-    /// Takes in what changed.
+    /// Applies changed cutoffs, and records that the changes up to `size` are known.
     pub(super) fn learn(
         &mut self,
         changed: Vec<SealedCutoff>,
@@ -75,12 +74,12 @@ impl Cutoffs {
         Ok(())
     }
 
-    /// Nothing changed before this leaf that is not known.
+    /// Records that every change before this leaf is known.
     pub(super) fn note_known_to(&mut self, size: u64) {
         self.known_to = self.known_to.max(size);
     }
 
-    /// Takes in one cutoff, in place of what was known of it.
+    /// Adds one cutoff, or replaces its earlier state.
     pub(super) fn add(&mut self, cutoff: Cutoff) {
         self.newest = self.newest.max(Some(cutoff.index));
         if let Some(accepted) = cutoff.selector.issued_after() {
@@ -93,7 +92,7 @@ impl Cutoffs {
         known.push(cutoff);
     }
 
-    /// Takes in the cutoffs of a batch that was committed.
+    /// Adds the cutoffs of a batch that was committed.
     pub(super) fn merge(&mut self, batch: Self) {
         for cutoff in batch.by_selector.into_values().flatten() {
             self.add(cutoff);
@@ -105,7 +104,8 @@ impl Cutoffs {
         self.by_selector.is_empty()
     }
 
-    /// A cutoff with this selector whose block stands, but for those of which `newer` knows better.
+    /// A cutoff with this selector that blocks now. Ignores those that `newer` has in a newer
+    /// state.
     pub(super) fn blocking(
         &self,
         selector: &Selector,
@@ -126,12 +126,12 @@ impl Cutoffs {
             .any(|known| known.lifted_index.is_some())
     }
 
-    /// The newest time that was accepted, with the leaf that says so.
+    /// The newest time that was accepted, with the index of its leaf.
     pub(super) fn newest_acceptance(&self) -> Option<(u64, Timestamp)> {
         self.accepted.last().copied()
     }
 
-    /// Whether a task was opened by a clock that was ahead, and ended by the acceptance of the time.
+    /// Whether a task was opened by a fast clock, so that the acceptance of a time ended it.
     pub(super) fn dated_ahead(&self, task: &TaskFacts) -> bool {
         is_dated_ahead(task.life.opened_at, task.leaf_index, &self.accepted)
     }
@@ -141,7 +141,7 @@ impl Cutoffs {
         known.is_some_and(|known| known.iter().any(|other| other.id == cutoff.id))
     }
 
-    /// Checks a permit against the cutoffs, but for those of which `newer` knows better.
+    /// Checks a permit against the cutoffs. Ignores those that `newer` has in a newer state.
     pub(super) fn check(
         &self,
         target: &CutoffTarget,
@@ -155,7 +155,7 @@ impl Cutoffs {
                 if outdated || !cutoff.stops(target.basis, now) {
                     continue;
                 }
-                // Blocked for every request that comes now, not only for those that were under way.
+                // The block refuses every later request, not only those that were in progress.
                 if cutoff.blocks(now) {
                     let until = match cutoff.block.to_text().as_deref() {
                         Some("until_lifted") | None => "until it is lifted".to_owned(),

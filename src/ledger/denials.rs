@@ -1,8 +1,8 @@
-//! The budget of denials: a caller that is refused over and over fills the log for everybody.
+//! The budget of denials, so that a caller that is refused again and again does not fill the log.
 //!
-//! Within a window each identity, and all identities of an attestor together, may have so many
-//! denials recorded. What goes beyond is answered 429 and counted; when the window is over one leaf
-//! says how many there were. Permits are not counted and so never kept out.
+//! Within a window, each identity, and all identities of an attestor together, have a limited
+//! number of denials recorded. A further denial is answered with 429 and counted; when the window
+//! ends, one leaf records their number. Permits do not count and are always recorded.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -10,29 +10,30 @@ use std::sync::{Mutex, PoisonError};
 use crate::clock::Timestamp;
 use crate::domain::generation::DecisionLimits;
 
-/// How many identities are told apart in one window. Beyond it only the attestor's budget counts.
+/// The largest number of identities that are counted separately in one window. Beyond it only the
+/// attestor's budget counts.
 const MAX_IDENTITIES: usize = 100_000;
 
 /// Whether a denial may have a leaf of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub enum Budget {
-    /// It may.
     Leaf,
-    /// It may not: 429, and the earliest instant to come again.
+    /// It may not; the answer is 429 with the earliest time for another try.
     Spent {
-        /// When the window is over.
+        /// The end of the window.
         until: Timestamp,
     },
 }
 
-/// Denials that had no leaf of their own.
+/// Denials that have no leaf of their own.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Omitted {
-    /// The identity, or `attestor:<name>` for all that were not told apart.
+    /// The identity, or `attestor:<name>` for identities that were not counted separately.
     pub of: String,
-    /// How many.
     pub count: u64,
-    /// Since when.
+    /// The start of the window.
     pub since: Timestamp,
 }
 
@@ -45,12 +46,12 @@ struct Window {
     omitted: HashMap<String, u64>,
 }
 
-/// The budget, of one replica.
+/// The budget of one replica.
 #[derive(Debug, Default)]
 pub struct Denials(Mutex<Window>);
 
 impl Denials {
-    /// Whether another denial may be recorded; it is counted either way.
+    /// Counts a denial, and answers whether it may have a leaf.
     #[must_use]
     pub fn count(
         &self,
@@ -87,7 +88,7 @@ impl Denials {
         }
     }
 
-    /// Begins a new window if the old one is over, and hands out what was omitted in it.
+    /// The denials without leaves of a window that has ended; starts a new window.
     #[must_use]
     pub fn take_omitted(&self, now: Timestamp) -> Vec<Omitted> {
         let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,10 +1,10 @@
-//! The guard against a store that was rewound or forked.
+//! The guard against a rewound or forked store.
 //!
-//! While it runs, a replica compares every head it finds with the tree it saw last: the new leaf
-//! hashes on top of the old edge must give the new root, which is the whole proof of consistency.
-//! Across restarts, the last checkpoint is kept in a file outside the store, one a replica, and the
-//! store's tree must contain that one. Across replicas, and failovers of the database, one is kept
-//! together ([`super::shared`]).
+//! A running replica compares every head that it reads with the tree that it saw last: the new leaf
+//! hashes on top of the old edge must give the new root, which is a complete consistency proof. For
+//! restarts, each replica keeps the last checkpoint in a file outside the store, and the store's
+//! tree must contain that checkpoint. For other replicas and failovers of the database, all
+//! replicas share one checkpoint ([`super::shared`]).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,11 +41,11 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// With the checkpoint in a file of this replica and in one place of all replicas; without
-    /// either there is only the guard within the process.
+    /// A guard with a checkpoint file of this replica and the checkpoint that all replicas share.
+    /// Without either it guards only the running process.
     #[must_use]
     pub fn new(parts: &LedgerParts, file: Option<PathBuf>, place: Option<Place>) -> Self {
-        // Rows that are read elsewhere stop it, too.
+        // Shared with the store, because a forged row that the store finds stops the ledger, too.
         let alarm = parts.store.alarm();
         let shared = place.map(|place| {
             let shared = SharedCheckpoint::new(place, parts, Arc::clone(&alarm));
@@ -60,14 +60,15 @@ impl Guard {
         }
     }
 
-    /// For a log that was empty when this start first read it: no checkpoint file is expected yet.
+    /// For a log that was empty when this start first read it, so no checkpoint file is expected
+    /// yet.
     #[must_use]
     pub fn of_new_log(mut self) -> Self {
         self.of_new_log = true;
         self
     }
 
-    /// What writes both: run it as a tracked task.
+    /// Writes the file and the shared checkpoint: run it as a tracked task.
     pub fn writer(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
         let file = self.write_file();
         let shared = self.shared.clone();
@@ -82,9 +83,8 @@ impl Guard {
         }
     }
 
-    /// The writer of the file. It writes the newest checkpoint, at most every [`WRITE_EVERY`] and a
-    /// last one at the end: a sync of its own beside each batch's would take the disk's time from
-    /// the batches.
+    /// Writes the newest checkpoint to the file, at most every [`WRITE_EVERY`], and once more at
+    /// the end. A sync of the file for each batch would slow down the batches' own syncs.
     fn write_file(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
         let mut newest = self.newest.subscribe();
         let file = self.file.clone();
@@ -99,25 +99,25 @@ impl Guard {
                     };
                     drop(tokio::task::spawn_blocking(write).await);
                 }
-                // Over early when the ledger is gone: its last word is written at once. A clone waits,
-                // for what it sees must not count as seen.
+                // Returns early when the ledger has ended, so that the last checkpoint is written
+                // at once. It waits on a clone, which does not mark the value as seen.
                 let mut end = newest.clone();
                 drop(tokio::time::timeout(WRITE_EVERY, end.wait_for(|_| false)).await);
             }
         }
     }
 
-    /// Why the ledger must stop, once the publisher found that out.
+    /// The reason for which the ledger must stop; empty until one is found.
     pub(super) fn alarm(&self) -> Alarm {
         Arc::clone(&self.alarm)
     }
 
-    /// Whether the replicas keep one together.
+    /// Whether the replicas share a checkpoint.
     pub(super) fn is_shared(&self) -> bool {
         self.shared.is_some()
     }
 
-    /// Checks that the store's tree contains what the replicas keep together; which server a new
+    /// Checks that the store's tree contains the shared checkpoint. Returns the server that a new
     /// connection leads to.
     pub(super) async fn check_shared(
         &self,
@@ -130,8 +130,8 @@ impl Guard {
         }
     }
 
-    /// Checks that the store's tree contains the one of the file. A file that is missing although the
-    /// log has leaves is told.
+    /// Checks that the store's tree contains the checkpoint of the file. Logs a warning if the file
+    /// is missing although the log has leaves.
     pub(super) async fn check_file(
         &self,
         store: &Store,
@@ -192,9 +192,9 @@ impl Guard {
     }
 }
 
-/// Makes the checks of a start on the path of a replica's own checkpoint, and on the file if it is
-/// there. Makes nothing, and does not compare the checkpoint with the store. `made_before` is a directory
-/// that the start makes before, with those above it.
+/// Makes a start's checks on the path of a replica's own checkpoint, and on the file if it exists.
+/// Creates nothing, and does not compare the checkpoint with the store. `made_before` is a
+/// directory that the start creates earlier, with its parents.
 pub fn check_checkpoint_file(file: &Path, made_before: Option<&Path>) -> Result<(), String> {
     match check_place_or_makable(file, made_before) {
         Ok(true) => read_checkpoint(file).map(drop),
@@ -203,15 +203,15 @@ pub fn check_checkpoint_file(file: &Path, made_before: Option<&Path>) -> Result<
     }
 }
 
-/// The checkpoint that a replica kept in its file. `None` if there is no file.
+/// The checkpoint in a replica's file. `None` if there is no file.
 fn read_checkpoint(file: &Path) -> Result<Option<Checkpoint>, String> {
     check_place(file).map_err(|error| error.to_string())?;
     let read = read_private(file, MAX_NOTE_BYTES).map_err(|error| error.to_string())?;
     let known = read.map(|bytes| {
         unverified(&bytes).map_err(|error| {
             format!(
-                "{}: not a checkpoint of ours ({error}); it is the memory against a rewound \
-                 database, so find out what happened to it before you remove it",
+                "{}: not a checkpoint of this broker ({error}); without this file a rewound \
+                 database is not detected, so find out who changed it before you remove it",
                 file.display()
             )
         })
@@ -219,15 +219,15 @@ fn read_checkpoint(file: &Path) -> Result<Option<Checkpoint>, String> {
     known.transpose()
 }
 
-/// The checkpoint in a note, whoever signed it.
+/// The checkpoint in a note, without a check of its signatures.
 pub fn unverified(note: &[u8]) -> Result<Checkpoint, CheckpointError> {
     Note::parse(note)?.unverified_text().parse()
 }
 
-/// Why a store is not known to contain a tree.
+/// Why the store is not known to contain a tree.
 #[derive(Debug, thiserror::Error)]
 pub enum NotContained {
-    /// It contains another tree.
+    /// The store contains another tree.
     #[error("{0}")]
     Rewound(String),
     /// The store cannot tell now.
@@ -235,7 +235,7 @@ pub enum NotContained {
     Unknown(String),
 }
 
-/// Whether a store with that head contains the tree of `kept`.
+/// Whether a store with the head `head` contains the tree of `kept`.
 pub async fn contains(store: &Store, head: Option<Head>, kept: Head) -> Result<(), NotContained> {
     let shown = head.unwrap_or(Head {
         size: 0,
@@ -254,19 +254,20 @@ pub async fn contains(store: &Store, head: Option<Head>, kept: Head) -> Result<(
     Err(NotContained::Rewound(rewound(kept, shown)))
 }
 
-/// Whether a checkpoint of the log that ours takes the place of was known when that was given up.
+/// Checks that a checkpoint of the predecessor log was known when that log was given up.
 pub(super) fn succeeded(known: &Checkpoint, succeeds: &Succession) -> Result<(), String> {
     if known.size <= succeeds.size {
         return Ok(());
     }
     Err(format!(
-        "a checkpoint of the log `{}` of size {} root {}, but that was given up as of size {} root \
-         {}; it proves that more was lost than was said, so keep it, and move it away",
+        "a checkpoint of the log `{}` of size {} root {}, but that log was given up at size {} \
+         root {}: more leaves were lost than was declared; keep this checkpoint as evidence, and \
+         move it away",
         known.origin, known.size, known.root, succeeds.size, succeeds.root
     ))
 }
 
-/// What to say of a store that shows another tree.
+/// The error text for a store that shows another tree.
 pub(super) fn rewound(ours: Head, theirs: Head) -> String {
     format!(
         "the store was rewound or forked: it had size {} root {}, it shows size {} \

@@ -1,5 +1,5 @@
 //! The state that the entries of a batch are settled against: the rows that were read under the
-//! ledger's lock, with the changes that the entries before brought about. Nothing here reads.
+//! ledger's lock, and the changes of the earlier entries. Nothing here reads from the store.
 
 use super::caller::{Blocked, Premises, RequestCaller};
 use super::clock_watch::{ClockDoubt, Reading};
@@ -28,7 +28,7 @@ pub(super) struct LockedState<'a> {
     /// The generation that decides now.
     generation: Option<GenerationDigest>,
     cutoffs: &'a Cutoffs,
-    /// Cutoffs of this very batch: they stop the entries behind them too.
+    /// Cutoffs of this batch, which stop the entries after them too.
     fresh: Cutoffs,
     mac: &'a Mac,
     /// The index of the next leaf.
@@ -40,7 +40,7 @@ pub(super) struct LockedState<'a> {
 pub(super) enum Obstacle<'s> {
     /// The narrowest cutoff that matches the caller.
     Cutoff(&'s Cutoff),
-    /// A cutoff of the task that the request is about, of one above it, or of the owner of either.
+    /// A cutoff of the request's task, of an ancestor, or of the owner of either.
     Task,
 }
 
@@ -59,8 +59,8 @@ impl Obstacle<'_> {
         }
     }
 
-    /// Whether the caller that it blocks may lift a cutoff with this selector all the same. A cutoff
-    /// of one identity is for other admins to lift.
+    /// Whether the blocked caller may still lift a cutoff with this selector. A cutoff of one
+    /// identity can only be lifted by other admins.
     pub(super) fn allows_lifting(&self, selector: &Selector) -> bool {
         match self {
             Self::Cutoff(cutoff) => {
@@ -92,7 +92,8 @@ impl<'a> LockedState<'a> {
         }
     }
 
-    /// The rows to be written, and the cutoffs among them. The tiles and the head are the appender's.
+    /// The rows to be written, and the cutoffs among them. The appender adds the tiles and the
+    /// head.
     pub(super) fn into_parts(self) -> (Writes, Cutoffs) {
         (self.writes, self.fresh)
     }
@@ -124,13 +125,13 @@ impl<'a> LockedState<'a> {
         self.generation
     }
 
-    /// Lets another generation decide about the entries behind this one.
+    /// Makes another generation decide the later entries.
     pub(super) fn set_generation(&mut self, generation: GenerationDigest) {
         self.generation = Some(generation);
     }
 
-    /// Notes that roles or registered keys changed: the callers of the entries behind this one were
-    /// judged by those before.
+    /// Records that roles or registered keys changed, so that later entries whose callers were
+    /// judged before are judged again.
     pub(super) fn note_binding(&mut self) {
         self.view.newest_binding = Some(self.index);
     }
@@ -139,22 +140,23 @@ impl<'a> LockedState<'a> {
         &self.view.signing_keys
     }
 
-    /// Takes over changed keys: the entries behind this one were planned upon the keys before.
+    /// Takes over changed keys, so that later changes that were planned on the old keys are
+    /// refused.
     pub(super) fn set_signing_keys(&mut self, keys: Vec<SigningKeyRow>) {
         self.view.signing_keys = keys;
     }
 
-    /// The latest end of evidence whose use may have been deleted.
+    /// The largest expiry of evidence whose use may have been deleted.
     pub(super) fn forgotten(&self) -> Option<Timestamp> {
         self.view.forgotten
     }
 
-    /// The same for evidence that was deleted by a clock that was ahead, before a time was accepted.
+    /// The same for evidence that a fast clock deleted before an admin accepted a time.
     pub(super) fn forgotten_accepted(&self) -> Option<Timestamp> {
         self.view.forgotten_accepted
     }
 
-    /// The newest time that was accepted.
+    /// The newest time that an admin accepted.
     pub(super) fn newest_acceptance(&self) -> Option<Timestamp> {
         let fresh = self.fresh.newest_acceptance();
         let newest = fresh.or_else(|| self.cutoffs.newest_acceptance());
@@ -173,13 +175,13 @@ impl<'a> LockedState<'a> {
         self.view.tasks.get(&id)
     }
 
-    /// The open tasks of this type that the owner has.
+    /// The number of open tasks of this owner and type.
     pub(super) fn open_tasks(&self, task: &Task) -> u32 {
         let open = self.view.open_tasks.get(&owner_and_type(task));
         open.copied().unwrap_or(0)
     }
 
-    /// Whether the state that let a caller in has not changed.
+    /// Whether the state in which a caller was authorized has not changed.
     pub(super) fn premises_hold(&self, premises: &Premises) -> bool {
         let decides = premises
             .generation
@@ -193,7 +195,7 @@ impl<'a> LockedState<'a> {
 
 /// Cutoffs.
 impl LockedState<'_> {
-    /// Checks a permit against every cutoff, those of this batch included.
+    /// Checks a permit against every cutoff, including those of this batch.
     pub(super) fn check_cutoffs(&self, target: &CutoffTarget) -> Result<(), Stopped> {
         self.cutoffs.check(target, self.now, Some(&self.fresh))?;
         self.fresh.check(target, self.now, None)
@@ -222,7 +224,7 @@ impl LockedState<'_> {
         self.blocker_at(identity, attestor, self.now).is_some()
     }
 
-    /// Whether a cutoff blocks a task, one above it, or the owner of either.
+    /// Whether a cutoff blocks a task, an ancestor, or the owner of either.
     pub(super) fn chain_is_blocked(&self, task: TaskId) -> bool {
         self.chain(task).any(|facts| {
             self.blocking(&Selector::Task(facts.life.id), self.now)
@@ -246,7 +248,7 @@ impl LockedState<'_> {
         blocked.then_some(Obstacle::Task)
     }
 
-    /// Takes in a cutoff of this batch, new or lifted, and seals its row.
+    /// Adds a cutoff of this batch, new or lifted, and returns its sealed row.
     pub(super) fn seal_cutoff(&mut self, cutoff: Cutoff) -> Box<SealedCutoff> {
         self.fresh.add(cutoff.clone());
         Box::new(SealedCutoff::seal(cutoff, self.mac))
@@ -255,17 +257,17 @@ impl LockedState<'_> {
 
 /// Tasks and sessions.
 impl LockedState<'_> {
-    /// A task and those above it, as far as they were read.
+    /// A task and its ancestors, as far as they were read.
     fn chain(&self, task: TaskId) -> impl Iterator<Item = &TaskFacts> {
         let read = |id: &TaskId| self.view.tasks.get(id);
         std::iter::successors(read(&task), move |facts| {
             facts.parent.as_ref().and_then(read)
         })
-        // A circle has no end; a chain has at most so many links.
+        // Bounds the iteration in case the rows form a circle.
         .take(usize::from(MAX_CHAIN_DEPTH) + 2)
     }
 
-    /// Whether a task and each one above it is open.
+    /// Whether a task and all its ancestors are open.
     pub(super) fn chain_is_open(&self, task: TaskId) -> bool {
         let link = |id: TaskId| self.view.tasks.get(&id).map(TaskFacts::link);
         let ahead =
@@ -294,8 +296,8 @@ impl LockedState<'_> {
         self.change(task).sessions_taken += i64::from(sessions);
     }
 
-    /// Gives a task the credential back that a session took of its budget, where a back end refused
-    /// to make it, once a session.
+    /// Returns a session's credential to the task's budget, because a back end refused to create
+    /// it; at most once per session.
     pub(super) fn give_session_back(&mut self, id: SessionId) {
         let open = |facts: &&SessionFacts| facts.state != SessionState::Ended;
         let Some(task) = self.session(id).filter(open).map(|facts| facts.task) else {
@@ -312,8 +314,8 @@ impl LockedState<'_> {
         self.change(task).handle = Some(digest);
     }
 
-    /// Ends an open task, by the next leaf. One whose time is up can only end as expired. Returns
-    /// whether it ended.
+    /// Ends an open task by the next leaf. A task past its deadline can only end as expired.
+    /// Returns whether it ended.
     pub(super) fn end_task(&mut self, task: TaskId, state: TaskState) -> bool {
         let (now, index) = (self.now, self.index);
         let Some(facts) = self.view.tasks.get_mut(&task) else {
@@ -340,7 +342,7 @@ impl LockedState<'_> {
         self.writes.sessions.push((session, lease));
     }
 
-    /// Ends a session, or begins to. Returns whether that changed anything.
+    /// Ends a session, or begins to end it. Returns whether anything changed.
     pub(super) fn end_session(
         &mut self,
         id: SessionId,
@@ -362,7 +364,7 @@ impl LockedState<'_> {
         true
     }
 
-    /// Keeps the use of an `Idempotency-Key`.
+    /// Records the use of an `Idempotency-Key`.
     pub(super) fn set_retry(&mut self, key: [u8; 32], facts: RetryFacts) {
         self.view.retries.insert(key, facts.clone());
         self.writes.retries.insert(key, facts);

@@ -1,33 +1,33 @@
-//! The ledger: the append-only Merkle log, and the only writer of what makes leaves.
+//! The ledger: the append-only Merkle log, and the only writer of its leaves.
 //!
 //! # One queue, one batch, one commit
-//! [`Ledger::append`] serialises and hashes a leaf, queues it, and waits for what became of it. The
-//! [`appender`] gathers what waits and commits it as one batch on a connection of its own, one
-//! batch at a time. So the cost of a commit is shared by all who wait, and one who waits alone pays
-//! for one. The queue is bounded in entries and bytes; when it is full the answer is
+//! [`Ledger::append`] serialises and hashes a leaf, queues it, and waits for its outcome. The
+//! [`appender`] gathers the queue and commits it as one batch on a dedicated connection, one batch
+//! at a time. All waiting entries share the cost of one commit; a single waiting entry is committed
+//! at once. The queue is bounded in entries and bytes; when it is full, the answer is
 //! [`AppendError::Overloaded`] at once.
 //!
-//! Under the lock a batch reads everything that it rests on ([`crate::store::append`]), and
-//! [`batch`] settles each entry: as decided; as refused, because a task ended, a cutoff came, a
-//! budget ran out meanwhile; or not at all, because its evidence was used before or because it must
-//! be decided again. Then leaves, rows, complete tiles and the next head are written and committed.
+//! Under the lock a batch reads every row that it depends on ([`crate::store::append`]), and
+//! [`batch`] settles each entry. It is recorded as decided; recorded as refused, because a task
+//! ended, a cutoff came or a budget ran out meanwhile; or not recorded, because its evidence was
+//! used before or it must be decided again. Then leaves, rows, complete tiles and the next head are
+//! written and committed.
 //!
 //! # After the commit
-//! The checkpoint is signed outside the lock, from size and root alone, once a batch. The inclusion
-//! proofs of a batch come from the tree's edge before it and the batch itself, without reads.
-//! Only now do those who wait get an answer. Older proofs are made from stored tiles
-//! ([`proofs`]).
+//! The checkpoint is signed outside the lock, from size and root alone, once per batch. The
+//! inclusion proofs of a batch come from the tree's edge before it and the batch itself, without
+//! reads. Only then are the callers answered. Older proofs come from stored tiles ([`proofs`]).
 //!
-//! # What can go wrong
-//! A batch that the store refuses for its content is halved until the entry that is refused fails
-//! alone. When the answer to COMMIT is lost, a new connection reads by the batch's id whether it
-//! happened; until that is known, nobody gets an answer that could release anything. The evidence of
-//! entries that were not recorded is kept, refused, and recorded later ([`unrecorded`]). A store that
-//! shows a smaller or different tree than the one this replica saw last, or than the one that is kept
-//! outside, was rewound or forked: the ledger stops for good and says which two heads it saw
-//! ([`guard`]). It stops in the same way at a head without the broker's own MAC
-//! ([`crate::store::heads`]), and at a leaf that no head covers: so a checkpoint's signature is the
-//! broker's word for every leaf below it, whoever else can write to the tables.
+//! # Failures
+//! A batch that the store refuses for its content is halved until the refused entry fails alone.
+//! When the answer to COMMIT is lost, a new connection looks the batch up by its id; until the
+//! outcome is known, no caller gets an answer that could release anything. The evidence of entries
+//! that were not recorded is kept, refused, and recorded later ([`unrecorded`]). A store was
+//! rewound or forked if its tree is smaller than or different from the tree that this replica saw
+//! last, or from the checkpoint outside the store: the ledger then stops for good and names both
+//! heads ([`guard`]). It also stops at a head without the broker's MAC ([`crate::store::heads`]),
+//! and at a leaf that no head covers. So a checkpoint's signature attests that brokers wrote every
+//! leaf below it, even if others can write to the tables.
 
 pub mod appender;
 mod batch;
@@ -76,47 +76,42 @@ use crate::store::Store;
 use crate::store::authenticity::Alarm;
 use crate::store::heads::{Head, HeadError, HeadSeal};
 
-/// The purpose under which the word on which log is succeeded is protected.
+/// The purpose under which the MAC of a succession is computed.
 pub const SUCCESSION_MAC: &str = "succession";
 
-/// The key that signs checkpoints, with its public face.
+/// A key that signs checkpoints, with its verifier key.
 #[derive(Clone)]
+#[expect(missing_docs, reason = "the names say it all")]
 pub struct LedgerKey {
-    /// Signs.
     pub signer: Arc<dyn Signer>,
-    /// Verifies.
     pub verifier: VerifierKey,
 }
 
-/// The keys of checkpoints, swapped whole; never empty.
+/// The keys of checkpoints, replaced as a whole; never empty.
 pub type LedgerKeys = Arc<ArcSwap<Vec<LedgerKey>>>;
 
-/// Where the log's keys are kept. They are read anew before a checkpoint is called foreign: another
-/// replica may have begun the log, or changed its key, since this one read them.
+/// The source of the log's keys. The ledger reads it again before it calls a checkpoint foreign:
+/// another replica may have created the log or changed its key since.
 pub trait LedgerKeySource: Send + Sync {
-    /// The keys as they are kept now.
+    /// The keys as they are stored now.
     fn read(&self) -> BoxFuture<'_, Result<Vec<LedgerKey>, String>>;
 }
 
-/// What the ledger is made of.
+/// The parts that a ledger consists of.
 #[derive(Clone)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct LedgerParts {
-    /// Where it is kept.
     pub store: Store,
-    /// The name of the log.
     pub origin: String,
-    /// The keys of its checkpoints, the current one first. After a rotation the old one signs
-    /// along for a while, so that whoever knows only that one learns the new one from the log.
+    /// The keys of checkpoints, the current one first. After a rotation the old key also signs for
+    /// a while, so that a verifier that knows only the old key learns the new one from the log.
     pub keys: LedgerKeys,
-    /// Where these come from.
     pub key_source: Arc<dyn LedgerKeySource>,
-    /// Protects the rows of cutoffs.
+    /// The MAC key for the rows of cutoffs.
     pub mac: Mac,
-    /// The time.
     pub clock: SharedClock,
-    /// Figures.
     pub metrics: Arc<Metrics>,
-    /// The log that it takes the place of.
+    /// The log that this one succeeds. `None` if it succeeds none.
     pub succeeds: Option<Succession>,
 }
 
@@ -131,21 +126,21 @@ impl LedgerParts {
 /// The outcome of an entry that was appended.
 pub type Appended = Outcome<Recorded>;
 
-/// A leaf that is durable.
+/// A durable leaf.
 #[derive(Clone, Debug)]
 pub struct Recorded {
-    /// Its place in the log: the broker's clock.
+    /// Its index in the log, which is the broker's logical clock.
     pub index: u64,
     /// When it was committed, by this replica's clock.
     pub committed_at: Timestamp,
-    /// Leaf, proof and signed checkpoint.
+    /// The leaf, its proof and the signed checkpoint.
     pub receipt: Receipt,
     session: Option<Box<SessionPlan>>,
     hash: Hash,
 }
 
 impl Recorded {
-    /// The permit, if this is one: the only way to get something minted.
+    /// The permit, if the leaf is one; minting requires it.
     #[must_use]
     pub fn into_permit(self) -> (Option<Permit>, Receipt) {
         let hash = *self.hash.as_bytes();
@@ -159,24 +154,24 @@ impl Recorded {
 /// Whether the ledger can be relied on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LedgerStatus {
-    /// It can.
+    /// It commits batches as they come.
     Serving,
-    /// The last batch failed; it may be a passing fault.
+    /// The last batch failed with this reason; the next may succeed.
     Failing(String),
-    /// It has stopped for good.
+    /// It stopped for good, for this reason.
     Stopped(String),
 }
 
 struct Queued {
     prepared: Prepared,
-    /// Gets the outcome; `None` for evidence whose use is recorded late.
+    /// Receives the outcome; `None` for evidence whose use is recorded late.
     answer: Option<oneshot::Sender<Result<Appended, AppendError>>>,
-    /// Its share of the queue's bytes; `None` for an entry that only uses evidence up.
+    /// The share of the queue's bytes; `None` for an entry that only uses evidence up.
     _bytes: Option<OwnedSemaphorePermit>,
 }
 
 impl Queued {
-    /// Gives the outcome to whatever waits for it. A caller that has gone does not miss it.
+    /// Sends the outcome to the caller, which may be gone.
     fn tell(self, outcome: Result<Appended, AppendError>) {
         if let Some(answer) = self.answer {
             drop(answer.send(outcome));
@@ -186,14 +181,14 @@ impl Queued {
 
 /// A head with its signed checkpoint.
 #[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Signed {
-    /// The head.
     pub head: Head,
-    /// The signed note.
+    /// The checkpoint as a signed note.
     pub checkpoint: Arc<str>,
 }
 
-/// The door to the ledger. Cheap to clone.
+/// The interface of the ledger. Cheap to clone.
 #[derive(Clone)]
 pub struct Ledger {
     parts: LedgerParts,
@@ -226,9 +221,9 @@ impl Ledger {
         self.append(request).await
     }
 
-    /// Appends one entry and waits for what became of it. Whoever stops waiting does not stop the
-    /// entry. Where the store cannot be written or the queue is full, the replica keeps the entry's
-    /// one-time ids, refuses them, and records their use later.
+    /// Appends one entry and waits for its outcome. Dropping the future does not cancel the entry.
+    /// If the store cannot be written or the queue is full, the replica keeps the entry's one-time
+    /// ids, refuses them, and records their use later.
     pub async fn append(&self, request: Request) -> Result<Appended, AppendError> {
         let prepared = prepare(&self.parts.origin, request)?;
         let (answer, outcome) = oneshot::channel();
@@ -242,8 +237,8 @@ impl Ledger {
         outcome.await.unwrap_or(Err(AppendError::Unknown))
     }
 
-    /// Puts an entry into the queue, or gives it back where there is no room. A queue that is closed
-    /// answers by itself.
+    /// Queues an entry, or returns it if there is no room. If the queue is closed, the entry is
+    /// answered here.
     fn enqueue(
         &self,
         prepared: Prepared,
@@ -257,7 +252,7 @@ impl Ledger {
             None
         } else {
             let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(weight(&prepared));
-            // The last places are for entries that only use evidence up.
+            // The last places are reserved for entries that only use evidence up.
             match bytes {
                 Ok(bytes) if self.queue.capacity() > MAX_QUEUE_CONSUMPTIONS => Some(bytes),
                 _ => return Err(Box::new(prepared)),
@@ -278,7 +273,7 @@ impl Ledger {
         }
     }
 
-    /// Refuses while so much evidence waits to be recorded that no more may be presented.
+    /// Fails while too much evidence waits to be recorded.
     pub fn check_evidence_room(&self) -> Result<(), AppendError> {
         if self.shared.unrecorded.is_full() {
             return Err(AppendError::Overloaded);
@@ -286,14 +281,14 @@ impl Ledger {
         Ok(())
     }
 
-    /// How many leaves this replica knows of: what a request is decided upon.
+    /// The number of leaves that this replica knows, on which a request is decided.
     #[must_use]
     pub fn basis(&self) -> u64 {
         self.shared.size.load(Ordering::SeqCst)
     }
 
-    /// Whether a cutoff blocks this caller, as far as this replica knows. It may know less or more
-    /// than is true by now: only an append tells.
+    /// Whether a cutoff blocks this caller, as far as this replica knows. The answer may be
+    /// outdated; only an append decides.
     #[must_use]
     pub fn may_block(&self, identity: &Identity, attestor: &str) -> bool {
         let now = self.parts.clock.now();
@@ -303,26 +298,26 @@ impl Ledger {
             .any(|selector| cutoffs.blocking(selector, now, None).is_some())
     }
 
-    /// The name of the log.
+    /// The log's origin.
     #[must_use]
     pub fn origin(&self) -> &str {
         &self.parts.origin
     }
 
-    /// The log that it takes the place of.
+    /// The log that this one succeeds. `None` if it succeeds none.
     #[must_use]
     pub fn succeeds(&self) -> Option<&Succession> {
         self.parts.succeeds.as_ref()
     }
 
-    /// Where its status lists begin.
+    /// The number of the log's first status list.
     #[must_use]
     pub fn first_status_list(&self) -> u64 {
         let succeeds = self.succeeds();
         succeeds.map_or(0, Succession::first_status_list)
     }
 
-    /// Whether it can be relied on.
+    /// Whether the ledger can be relied on.
     #[must_use]
     pub fn status(&self) -> LedgerStatus {
         if let Some(why) = self.shared.alarm.get() {
@@ -331,7 +326,7 @@ impl Ledger {
         self.shared.status.borrow().clone()
     }
 
-    /// The newest head in the store. One that no broker of this log wrote stops the ledger.
+    /// The newest head in the store. A head that no broker of this log wrote stops the ledger.
     pub async fn head(&self) -> Result<Option<Head>, HeadError> {
         let head = self.parts.store.head(&self.parts.head_seal()).await;
         if let Err(HeadError::Foreign(why)) = &head {
@@ -340,7 +335,7 @@ impl Ledger {
         head
     }
 
-    /// Stops the ledger for good. The first reason stays.
+    /// Stops the ledger for good. A later reason does not replace the first.
     fn stop(&self, why: String) {
         error!(%why, "the ledger stops");
         drop(self.shared.alarm.set(why));
@@ -358,18 +353,18 @@ impl Ledger {
         self.shared.latest.subscribe()
     }
 
-    /// The keys of its checkpoints, the current one first.
+    /// The keys of checkpoints, the current one first.
     #[must_use]
     pub fn keys(&self) -> Arc<Vec<LedgerKey>> {
         self.parts.keys.load_full()
     }
 
-    /// Signs with these from now on, the current one first.
+    /// Signs with these keys from now on, the current one first.
     pub fn take_keys(&self, keys: Vec<LedgerKey>) {
         self.parts.keys.store(Arc::new(keys));
     }
 
-    /// Where it is kept.
+    /// The store of the log.
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.parts.store
@@ -390,13 +385,13 @@ fn prepare(origin: &str, request: Request) -> Result<Prepared, AppendError> {
     }
 }
 
-/// A rough measure of the memory that an entry takes while it waits; at least one.
+/// A rough measure of an entry's memory while it is queued; at least one.
 fn weight(prepared: &Prepared) -> u32 {
     let leaf = prepared.leaf.as_ref().map_or(0, |(body, _)| body.len());
     let Openings { input, purpose } = prepared.request.entry.kind().openings();
     let opened = [input, purpose].into_iter().flatten();
     let opened: usize = opened.map(|opening| opening.bytes.len()).sum();
-    // Beside leaf and openings there are rows of about the leaf's own size.
+    // The entry's rows are about as large as its leaf, hence twice the leaf.
     u32::try_from(2 * leaf + opened + 1).unwrap_or(u32::MAX)
 }
 

@@ -1,5 +1,5 @@
-//! The outcome of one entry: the same type from the settling of its kind, where it stands for a leaf
-//! that is yet to be written, to the answer of an append, where it stands for a durable one.
+//! The outcome of one entry. The same type serves its settling, with a leaf that is yet to be
+//! written, and the answer of an append, with a durable leaf.
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use crate::domain::decision::Refusal;
 use crate::store::StoreError;
 use crate::store::append::RetryFacts;
 
-/// The outcome of an entry. `T` stands for its leaf.
+/// The outcome of an entry. `T` is the type of its leaf.
 #[derive(Clone, Debug)]
 pub enum Outcome<T> {
-    /// Recorded as decided.
+    /// Recorded as it was decided.
     Recorded(T),
     /// Recorded as a refusal: a fact that the permit depends on changed after the decision.
     Refused(T, Refusal),
@@ -20,21 +20,21 @@ pub enum Outcome<T> {
     Unchanged,
     /// Not recorded: this one-time id of the request was used before.
     Replayed([u8; 32]),
-    /// Not recorded: the store may have forgotten an earlier use of the evidence.
+    /// Not recorded: the store may have deleted an earlier use of the evidence.
     Forgotten,
     /// Not recorded: a cutoff blocks the caller. The evidence is used up.
     Blocked(Blocked),
-    /// Not recorded: the state that the entry was decided upon has changed. Decide again.
+    /// Not recorded: the state on which the entry was decided has changed. Decide again.
     Stale,
-    /// Not recorded: the generation or the roles that let the caller in have changed. Judge the caller
-    /// again.
+    /// Not recorded: the generation or the roles by which the caller was authorized have changed.
+    /// Judge the caller again.
     Superseded,
     /// Not recorded: another request used the `Idempotency-Key` in between.
     RetryTaken(RetryFacts),
 }
 
 impl<T> Outcome<T> {
-    /// The same outcome with the leaf that `then` makes.
+    /// The same outcome with the leaf that `then` returns.
     pub(super) fn try_map<U, E>(
         self,
         then: impl FnOnce(T) -> Result<U, E>,
@@ -52,7 +52,7 @@ impl<T> Outcome<T> {
         })
     }
 
-    /// Whether the evidence of the request counts as used. An entry that is to be decided or judged
+    /// Whether the evidence of the request counts as used. An entry that must be decided or judged
     /// again is appended with the same evidence.
     #[must_use]
     pub fn uses_evidence_up(&self) -> bool {
@@ -68,32 +68,31 @@ impl<T> Outcome<T> {
     }
 }
 
-/// Why nothing was appended, or why it is not known whether it was.
+/// Why nothing was appended, or why the outcome is unknown.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum AppendError {
-    /// Too much is waiting: entries in the queue, or evidence whose use is to be recorded.
-    #[error("too much waits for the ledger")]
+    /// The queue is full, or too much evidence waits to be recorded.
+    #[error("the ledger's queue is full; try again")]
     Overloaded,
     /// The store cannot be written now.
     #[error("the ledger cannot be written: {0}")]
     Unavailable(Arc<StoreError>),
-    /// It may or may not have been committed. Nothing may be released.
-    #[error("it is not known whether the ledger was written")]
+    /// The outcome of the commit is unknown. Nothing may be released.
+    #[error("the outcome of a ledger commit is unknown")]
     Unknown,
-    /// The store refused this very entry.
+    /// The store refused exactly this entry.
     #[error("the ledger refused an entry: {0}")]
     Poisoned(Arc<StoreError>),
-    /// The entry has no bytes that could be a leaf.
+    /// The entry cannot be serialised as a leaf.
     #[error("an entry cannot be written as a leaf: {0}")]
     Unwritable(String),
-    /// A decision was recorded, and the checkpoint over it could not be signed. Nothing may be
-    /// released.
-    #[error("it was recorded, and the checkpoint over it could not be signed")]
+    /// A decision was recorded, but its checkpoint could not be signed. Nothing may be released.
+    #[error("the decision was recorded, but its checkpoint could not be signed")]
     Unsigned,
-    /// The clock cannot be relied on: nothing may be dated by it.
+    /// The clock cannot be relied on, so nothing may be dated by it.
     #[error("the clock is in doubt: {0}")]
     ClockInDoubt(ClockDoubt),
-    /// The ledger has stopped for good.
+    /// The ledger stopped for good.
     #[error("the ledger has stopped: {0}")]
     Stopped(String),
 }

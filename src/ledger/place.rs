@@ -1,5 +1,5 @@
-//! Where the replicas of a broker keep one checkpoint together: a file on a disk that they share,
-//! or an object behind HTTP. Nothing is ever written over what was not read: the file changes under
+//! The location of the shared checkpoint: a file on a disk that the replicas share, or an object
+//! behind HTTP. A write never replaces content that the writer did not read: the file changes under
 //! a lock, the object by conditional requests (RFC 9110, section 13.1).
 
 mod s3;
@@ -23,37 +23,37 @@ use crate::files::{
 };
 use crate::outgoing::{self, BodyError};
 
-/// The longest time for one reading or one writing.
+/// The longest time for one read or one write.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// The longest time that a lock is waited for, within that.
+/// The longest wait for a lock, within [`PATIENCE`].
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
-/// A tag that no object ever has.
+/// An entity tag that no object ever has.
 const NEVER: &str = "\"taskpass-never-was\"";
 
-/// The largest note that is read. Ours has a few hundred bytes, and a line for each witness.
+/// The largest note that is read. A checkpoint has a few hundred bytes, and a line per witness.
 const MAX_NOTE_BYTES: usize = 64 * 1024;
 
-/// A place that holds one note or none.
+/// A location that holds one note or none.
 #[derive(Debug)]
 pub enum Place {
-    /// A file.
+    /// A file on a shared disk.
     File(SharedFile),
     /// An object behind HTTP.
     Object(Box<Object>),
 }
 
-/// A file. Beside it stands a lock, by the same name with `.lock`.
+/// A file. Its lock file has the same name with `.lock` appended.
 #[derive(Debug)]
 pub struct SharedFile {
     path: PathBuf,
-    /// Whose turn it is with the disk.
+    /// Admits one thread to the disk at a time.
     turn: Arc<Semaphore>,
 }
 
-/// An object that conditional requests read and write: `GET` answers 200 with a strong `ETag`, or
-/// 404; `PUT` heeds `If-Match` and `If-None-Match: *`.
+/// An object that is read and written by conditional requests: `GET` answers 200 with a strong
+/// `ETag`, or 404; `PUT` honours `If-Match` and `If-None-Match: *`.
 #[derive(Debug)]
 pub struct Object {
     url: Url,
@@ -62,15 +62,15 @@ pub struct Object {
     client: reqwest::Client,
 }
 
-/// How requests for an object show that they may.
+/// The authorization of requests for an object.
 #[derive(Debug)]
 pub enum Authorization {
-    /// Not at all.
+    /// Requests carry no authorization.
     None,
-    /// By what this file holds, which goes as `Authorization`; read anew for each request, since
-    /// such things are renewed.
+    /// The content of this file, sent as `Authorization`. The file is read for each request, since
+    /// such tokens are renewed.
     File(PathBuf),
-    /// By a signature, as S3 wants it.
+    /// A signature of AWS Signature Version 4.
     S3(s3::Signer),
 }
 
@@ -82,45 +82,45 @@ impl Authorization {
     }
 }
 
-/// What a place held, and what tells it from what it will hold.
+/// The content of a location, with its version for a conditional write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kept {
-    /// The note; none where nothing was kept yet.
+    /// The note. `None` if the location is empty.
     pub note: Option<Vec<u8>>,
     version: Version,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Version {
-    /// The note itself.
+    /// The note itself is the version.
     Content,
     Tag(HeaderValue),
-    /// An object that is not there.
+    /// The object does not exist.
     Absent,
-    /// It was written, and the answer did not say as what.
+    /// The note was written, and the answer had no entity tag.
     Unknown,
 }
 
-/// What became of a swap.
+/// The result of a swap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Swapped {
-    /// The place holds the new note.
+    /// The location holds the new note.
     Done(Kept),
-    /// It held something else than was read.
+    /// The location did not hold the expected content.
     Changed,
 }
 
-/// Why a place could not be read or written.
+/// Why a location could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum PlaceError {
-    /// The file, or the lock beside it.
+    /// The file or its lock failed.
     #[error("{0}: {1}")]
     File(PathBuf, std::io::Error),
-    /// The file, its directory or the lock beside it cannot be opened, or other users can get at it.
+    /// The file, its directory or its lock cannot be opened, or other users can access it.
     #[error(transparent)]
     Unfit(#[from] FileError),
     /// Another process holds the lock.
-    #[error("{0}: the lock beside it was held for {LOCK_PATIENCE:?}")]
+    #[error("{0}: another process held its lock for {LOCK_PATIENCE:?}")]
     Locked(PathBuf),
     /// The disk does not answer.
     #[error("{0}: the disk did not answer for {PATIENCE:?}")]
@@ -131,13 +131,13 @@ pub enum PlaceError {
     /// The request could not be signed.
     #[error("{0}: {1}")]
     Unsigned(Box<Url>, String),
-    /// The answer is none that conditional requests have.
+    /// The answer is not one of a conditional request.
     #[error("{0}: {1}")]
     Answer(Box<Url>, String),
-    /// What it holds is too large for a checkpoint.
-    #[error("it holds more than {MAX_NOTE_BYTES} bytes, which is no checkpoint")]
+    /// The content is too large for a checkpoint.
+    #[error("the content has more than {MAX_NOTE_BYTES} bytes, too many for a checkpoint")]
     Large,
-    /// The runtime is going down.
+    /// The process is stopping.
     #[error("the broker is stopping")]
     Stopping,
 }
@@ -152,7 +152,7 @@ impl Place {
         })
     }
 
-    /// A place behind HTTP. `headers` go with each request.
+    /// An object behind HTTP. `headers` are sent with each request.
     pub fn object(
         url: Url,
         headers: &BTreeMap<String, String>,
@@ -161,7 +161,8 @@ impl Place {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             let parsed = HeaderName::try_from(name).ok().zip(value.parse().ok());
-            let (name, value) = parsed.ok_or_else(|| format!("`{name}` is no header"))?;
+            let (name, value) =
+                parsed.ok_or_else(|| format!("the header `{name}` is not valid"))?;
             map.insert(name, value);
         }
         let client = outgoing::direct_client().timeout(PATIENCE).build();
@@ -174,7 +175,7 @@ impl Place {
         })))
     }
 
-    /// What it holds.
+    /// The content of the location.
     pub async fn read(&self) -> Result<Kept, PlaceError> {
         match self {
             Self::File(file) => {
@@ -188,7 +189,7 @@ impl Place {
         }
     }
 
-    /// Puts `note` in the place of `old`, if that is what it still holds.
+    /// Replaces `old` by `note`, if the location still holds `old`.
     pub async fn swap(&self, old: &Kept, note: &str) -> Result<Swapped, PlaceError> {
         match self {
             Self::File(file) => {
@@ -200,8 +201,8 @@ impl Place {
         }
     }
 
-    /// Whether what it holds changes from what never was there; it must not. What it already holds
-    /// is offered, so that a place that takes it loses nothing.
+    /// Whether the location ignores conditions: it accepts a change from a version that never
+    /// existed. The change writes the current note, so an accepted one loses nothing.
     pub async fn is_careless(&self, kept: &Kept) -> Result<bool, PlaceError> {
         let note = kept.note.as_deref().map(std::str::from_utf8);
         let (Self::Object(object), Some(Ok(note))) = (self, note) else {
@@ -264,7 +265,7 @@ impl Object {
                 note: Some(note.as_bytes().to_vec()),
                 version: strong_tag(&answer).map_or(Version::Unknown, Version::Tag),
             })),
-            // Object stores say 409 where two conditional writes meet.
+            // Object stores answer 409 to concurrent conditional writes.
             StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT => Ok(Swapped::Changed),
             other => Err(self.unusable(&format!("PUT was answered with {other}"))),
         }
@@ -305,15 +306,16 @@ impl Object {
     }
 }
 
-/// Weak tags stand for what only means the same (RFC 9110, section 8.8.1): no ground for a swap.
+/// Weak tags only mark equivalent content (RFC 9110, section 8.8.1), which does not suffice for a
+/// swap.
 fn strong_tag(answer: &Response) -> Option<HeaderValue> {
     let tag = answer.headers().get(ETAG)?;
     tag.as_bytes().starts_with(b"\"").then(|| tag.clone())
 }
 
 impl SharedFile {
-    /// Works with the disk on a thread of its own, one at a time: a disk that hangs keeps that thread,
-    /// and nobody else.
+    /// Accesses the disk on a separate thread, one at a time: a hanging disk blocks only that
+    /// thread.
     async fn with<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Path) -> Result<T, PlaceError> + Send + 'static,
@@ -328,7 +330,7 @@ impl SharedFile {
                 .spawn(move || {
                     let done = work(&path);
                     drop(turn);
-                    // Whoever asked may have given up.
+                    // The caller may have given up.
                     drop(answer.send(done));
                 })
                 .map_err(|error| PlaceError::File(self.path.clone(), error))?;
@@ -354,8 +356,8 @@ fn read_file(path: &Path) -> Result<Option<Vec<u8>>, PlaceError> {
     Ok(Some(note))
 }
 
-/// A file may be missing from a directory that is there. Where the directory is not, nobody knows
-/// what it holds.
+/// A missing file counts as empty only if its directory exists. Without the directory, for example
+/// before a mount, the content is unknown.
 fn missing(path: &Path) -> Result<(), PlaceError> {
     let directory = path.parent().filter(|path| !path.as_os_str().is_empty());
     let directory = directory.unwrap_or(Path::new("."));
@@ -366,8 +368,8 @@ fn missing(path: &Path) -> Result<(), PlaceError> {
     Err(failed(ErrorKind::NotADirectory.into()))
 }
 
-/// Refuses a shared file that a start could not read, or could not write where there is none yet. Makes
-/// nothing. A disk that does not answer is an error after [`PATIENCE`].
+/// Refuses a shared file that a start could not read, or could not create. Creates nothing. Fails
+/// after [`PATIENCE`] if the disk does not answer.
 pub fn check_shared_file(path: &Path) -> Result<(), PlaceError> {
     let (answer, outcome) = std::sync::mpsc::channel();
     let checked = path.to_owned();
@@ -422,7 +424,7 @@ mod tests {
     fn done(swapped: Swapped) -> Kept {
         match swapped {
             Swapped::Done(kept) => kept,
-            Swapped::Changed => panic!("it was changed"),
+            Swapped::Changed => panic!("the swap was refused"),
         }
     }
 
@@ -526,7 +528,7 @@ mod tests {
         let (comes_back, hangs) = std::sync::mpsc::channel::<()>();
         let began = Instant::now();
         let first = file.with(move |path| {
-            // Until the test says so, as a system call that the disk does not answer.
+            // Blocks like a system call that the disk does not answer, until the test releases it.
             hangs.recv().ok();
             read_file(path)
         });
@@ -537,8 +539,12 @@ mod tests {
         });
         assert!(matches!(first, Err(PlaceError::Hangs(_))), "{first:?}");
         assert!(began.elapsed() < PATIENCE * 2);
-        assert_eq!(file.turn.available_permits(), 0, "the first one's thread");
-        // It comes back, and so does the place.
+        assert_eq!(
+            file.turn.available_permits(),
+            0,
+            "the first read's thread holds it"
+        );
+        // Once the disk answers again, so does the location.
         drop(comes_back);
         assert_eq!(place.read().await.unwrap().note, None);
     }

@@ -1,4 +1,4 @@
-//! Proofs about any tree there was, from what is stored: at most eight reads below 2³² leaves.
+//! Proofs about any earlier tree, from stored tiles: at most eight reads below 2³² leaves.
 
 use std::collections::HashMap;
 
@@ -11,19 +11,19 @@ use crate::store::{Store, StoreError};
 /// Why there is no proof.
 #[derive(Debug, thiserror::Error)]
 pub enum NoProof {
-    /// The asked tree is not one that there was, or the leaf is not in it.
+    /// The requested tree never existed, or does not contain the leaf.
     #[error("there is no such tree or leaf")]
     OutOfRange,
     /// The store did not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// What the store holds does not fit together.
-    #[error("the store's tiles do not fit together: {0}")]
+    /// The stored tiles do not match.
+    #[error("the store's tiles do not match: {0}")]
     Broken(PlanError),
 }
 
-/// The proof that leaf `index` is in the tree of `size` leaves. `stored` are the leaves under the
-/// newest head.
+/// The proof that leaf `index` is in the tree of `size` leaves. `stored` is the size of the newest
+/// head.
 pub async fn inclusion(
     store: &Store,
     index: u64,
@@ -38,8 +38,8 @@ pub async fn inclusion(
     plan.build(&tiles).map_err(NoProof::Broken)
 }
 
-/// The proof that the tree of `from` leaves is the beginning of the tree of `to` leaves. `stored` are
-/// the leaves under the newest head.
+/// The proof that the tree of `from` leaves is a prefix of the tree of `to` leaves. `stored` is the
+/// size of the newest head.
 pub async fn consistency(
     store: &Store,
     from: u64,
@@ -54,7 +54,7 @@ pub async fn consistency(
     plan.build(&tiles).map_err(NoProof::Broken)
 }
 
-/// A tile as others' tools ask for it; `None` when it is not there, or not yet that wide.
+/// A tile as C2SP clients request it. `None` if it does not exist or does not have that width yet.
 pub async fn tile(store: &Store, id: TileId, size: u64) -> Result<Option<Vec<Hash>>, NoProof> {
     let mut tiles = fetch(store, &[id], size).await?;
     let hashes = tiles.remove(&id).unwrap_or_default();
@@ -74,7 +74,7 @@ pub(super) async fn edge_at(store: &Store, head: Option<Head>) -> Result<Edge, S
     let edge = plan.build(&tiles).map_err(|error| error.to_string())?;
     if edge.root() != head.root {
         return Err(format!(
-            "the store's head (size {}, root {}) does not fit its leaves (root {})",
+            "the store's head (size {}, root {}) does not match its leaves (root {})",
             head.size,
             head.root,
             edge.root()

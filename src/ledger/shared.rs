@@ -1,17 +1,17 @@
-//! The checkpoint that all replicas keep together, outside the store.
+//! The checkpoint outside the store that all replicas share.
 //!
-//! Each replica puts its newest one there, in the place of what it read and verified, so what is
-//! there never goes back. That nothing is there is believed of a new place alone, and only once
-//! something could be put there: a share that is not mounted, a bucket or a route that is gone look
-//! empty, too. A store that does not contain it has lost or changed leaves that somebody
-//! may hold receipts for: a backup was restored, a standby took over that had not yet received all,
-//! or there are two stores where there was one. That is looked for at the start, whenever a new
-//! connection to the database is made, for it may lead to another server, and with each
-//! publication; it stops the ledger for good.
+//! Each replica publishes its newest checkpoint there, in exchange for the one that it read and
+//! verified, so the shared checkpoint never goes back. An empty location is accepted only if it is
+//! new and a note can be written there: a share that is not mounted, and a bucket or route that was
+//! removed, look empty as well. If the store does not contain the shared checkpoint, it has lost or
+//! changed leaves for which receipts may exist: a backup was restored, a standby was promoted
+//! before it had received every leaf, or the store was forked. The ledger then stops for good. It
+//! checks this at the start, on each new connection to the database, because that may lead to
+//! another server, and with each publication.
 //!
-//! Each replica also reads the place about twice a second. What is there is known to be committed, so
-//! a replica that appends nothing finds out that its connections lead to a server which lacks some of
-//! it, and asks that server nothing more.
+//! Each replica also reads the location about twice a second. Its content is known to be committed.
+//! So a replica that appends nothing still detects that its connections lead to a server that lacks
+//! leaves, and stops reading from that server.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,14 +36,14 @@ use crate::store::{Store, StoreError};
 /// The least time between two publications.
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 
-/// The time between two looks at the place. With [`PUBLISH_EVERY`] it bounds how long a replica on a
-/// server that was failed over from gives answers of before: to about two seconds.
+/// The time between two reads of the location. Together with [`PUBLISH_EVERY`] it bounds how long a
+/// replica on a superseded server gives outdated answers: about two seconds.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// How often a publication begins anew because another replica was first.
+/// How often one publication is tried when other replicas publish first.
 const TRIES: u32 = 8;
 
-/// The place, and what its content is held against.
+/// The location, and the values to check its content against.
 pub(super) struct SharedCheckpoint {
     place: Place,
     store: Store,
@@ -55,45 +55,45 @@ pub(super) struct SharedCheckpoint {
     metrics: Arc<Metrics>,
     succeeds: Option<Succession>,
     alarm: Alarm,
-    /// What the place was seen to refuse, as it has to.
+    /// The conditions that the location was seen to honour.
     tried: Tried,
     /// Whether this process saw a note there.
     seen: AtomicBool,
-    /// Whether the store knows that ours is kept there.
+    /// Whether the store records that the shared checkpoint is kept there.
     noted: AtomicBool,
-    /// Whether the start is over. Until then the store is what is judged.
+    /// Whether the start is complete. Until then the store itself is being checked.
     running: AtomicBool,
 }
 
-/// Which conditions were tried: a store may heed the one and not the other.
+/// The conditions that were tried: a location may honour one and ignore the other.
 #[derive(Default)]
 struct Tried {
-    /// A second creation of what is there.
+    /// The second creation of an object that exists.
     creation: AtomicBool,
-    /// A change from what is gone.
+    /// A change from a version that was replaced.
     change: AtomicBool,
-    /// A change from what never was, which can be tried before anything is changed.
+    /// A change from a version that never existed, which can be tried before any real change.
     careless: AtomicBool,
 }
 
-/// Through what the store is looked at, once the place was read.
+/// The connection over which the store is read, after the location was read.
 pub(super) enum Through<'a> {
-    /// Whatever server the pool leads to.
+    /// The pool, to any server of it.
     Pool,
-    /// A new connection.
+    /// A new connection, whose server is being checked.
     Connection(&'a mut LedgerConnection),
 }
 
-/// What the place holds, held against the store.
+/// The content of the location, checked against the store.
 #[derive(Default)]
 struct Judged {
-    /// Its head, if it is of our log and not of the one that ours takes the place of.
+    /// The head there. `None` if it is of the predecessor log.
     there: Option<Head>,
-    /// Whom a new connection leads to.
+    /// The server that a new connection leads to.
     server: Option<Server>,
 }
 
-/// A note, opened.
+/// A note after the check of its signatures.
 enum Opened {
     /// A key of the log signed it.
     Own(Box<SignedCheckpoint>),
@@ -101,30 +101,30 @@ enum Opened {
     Foreign(CheckpointError),
 }
 
-/// A note in the place: ours, or one that was found to be of our log.
+/// A note in the location that is known to be of this log.
 struct Known {
     kept: Kept,
     size: u64,
 }
 
-/// What the worker knows of the place.
+/// The worker's knowledge of the location.
 struct Watched {
     known: Option<Known>,
     next_look: Instant,
-    /// Whether the last look failed.
+    /// Whether the last read failed.
     failing: bool,
 }
 
-/// Why nothing was published, or found out.
+/// Why nothing was published or checked.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SharedError {
-    /// The place did not answer, or what it says cannot be told yet: a passing fault.
+    /// The location did not answer, or its content cannot be judged yet; the next try may succeed.
     #[error("the shared checkpoint: {0}")]
     Unavailable(String),
     /// The store did not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// What it holds and what the store holds are not one log.
+    /// The location and the store do not hold one log.
     #[error("{0}")]
     Alarm(String),
 }
@@ -164,9 +164,9 @@ impl SharedCheckpoint {
         }
     }
 
-    /// Checks that the store contains what the place holds. Where that is nothing, `ours`, which an
-    /// empty log has not, is put there first. Says which server a new connection leads to, if that was
-    /// compared with anything.
+    /// Checks that the store contains the shared checkpoint. If the location is empty, `ours` is
+    /// published there first; it is `None` for an empty log. Returns the server that a new
+    /// connection leads to, if that server was checked.
     pub(super) async fn check(
         &self,
         ours: Option<&Signed>,
@@ -175,21 +175,21 @@ impl SharedCheckpoint {
         let mut kept = self.read().await?;
         if kept.note.is_none() {
             let Some(ours) = ours else {
-                info!(place = %self.place, "no checkpoint is kept there yet");
+                info!(place = %self.place, "the shared checkpoint does not exist yet");
                 return Ok(None);
             };
-            // The first time with this place, or somebody took the memory away.
+            // The location is new, or the checkpoint was removed.
             warn!(
                 place = %self.place, leaves = ours.head.size,
-                "no checkpoint is kept there, though the log has leaves: unless the place is new, \
-                 find out who removed it"
+                "the shared checkpoint does not exist although the log has leaves: unless the \
+                 place is new, find out who removed it"
             );
             kept = match self.place.swap(&kept, &ours.checkpoint).await? {
                 Swapped::Done(new) => {
                     self.try_conditions(&kept, ours).await?;
                     new
                 }
-                // Another replica was first.
+                // Another replica published first.
                 Swapped::Changed => self.place.read().await?,
             };
         }
@@ -201,13 +201,13 @@ impl SharedCheckpoint {
         Ok(judged.server)
     }
 
-    /// What is kept at the place. Nothing is an error where a checkpoint was kept before.
+    /// The content of the location. Fails if it is empty but held a checkpoint before.
     async fn read(&self) -> Result<Kept, SharedError> {
         let kept = self.place.read().await?;
         if kept.note.is_some() || !self.is_known().await? {
             return Ok(kept);
         }
-        // Another replica may have written the first one since the place was read.
+        // Another replica may have written the first checkpoint after the location was read.
         let kept = self.place.read().await?;
         if kept.note.is_none() {
             return Err(self.gone());
@@ -215,7 +215,8 @@ impl SharedCheckpoint {
         Ok(kept)
     }
 
-    /// Whether a checkpoint was kept at the place before. The store is told so only afterwards.
+    /// Whether the location held a checkpoint before. The store records that only after the
+    /// publication.
     async fn is_known(&self) -> Result<bool, SharedError> {
         if self.seen.load(Ordering::Relaxed) {
             return Ok(true);
@@ -224,17 +225,18 @@ impl SharedCheckpoint {
         Ok(known.is_some_and(|known| known == self.place.to_string()))
     }
 
-    /// What was kept at the place is gone.
+    /// The error for a checkpoint that disappeared.
     fn gone(&self) -> SharedError {
         SharedError::Unavailable(format!(
-            "{}: a checkpoint was kept there and is gone: the disk is not mounted, the bucket or the \
-             route is not there, or somebody removed it. If it is lost, put another checkpoint of this \
-             log there, a replica's ledger.checkpoint_file for one",
+            "{}: a checkpoint was kept there and is gone: the disk is not mounted, the bucket or \
+             the route does not exist, or the checkpoint was removed. If it is lost, put another \
+             checkpoint of this log there, for example a replica's ledger.checkpoint_file",
             self.place
         ))
     }
 
-    /// Notes in the store that ours is kept here: from now on the place is not new any more.
+    /// Records in the store that the shared checkpoint is kept here, so that the location no longer
+    /// counts as new.
     async fn note(&self) -> Result<(), SharedError> {
         if !self.noted.load(Ordering::Relaxed) {
             let place = self.place.to_string();
@@ -244,7 +246,7 @@ impl SharedCheckpoint {
         Ok(())
     }
 
-    /// Publishes what comes, until nothing does, and looks at the place all the while.
+    /// Publishes each newest checkpoint until the ledger ends, and reads the location in between.
     pub(super) async fn run(self: Arc<Self>, mut newest: watch::Receiver<Option<Signed>>) {
         self.running.store(true, Ordering::Relaxed);
         let mut watched = Watched {
@@ -272,7 +274,7 @@ impl SharedCheckpoint {
         }
     }
 
-    /// Publishes one checkpoint, and rests. `Err` when there is nothing more to do.
+    /// Publishes one checkpoint, and pauses. `Err` when the worker must end.
     async fn publish_next(
         &self,
         signed: &Signed,
@@ -297,7 +299,8 @@ impl SharedCheckpoint {
         }
         let until = Instant::now() + PUBLISH_EVERY;
         let gone = loop {
-            // Over early when the ledger is gone: its last word is published at once.
+            // Ends the pause early when the ledger has ended, so that its last checkpoint is
+            // published at once.
             let mut end = newest.clone();
             let wait = end.wait_for(|_| false);
             let next = until.min(watched.next_look);
@@ -313,14 +316,13 @@ impl SharedCheckpoint {
             if gone {
                 return Err(());
             }
-            // Tried again without waiting for a newer one.
+            // Tries again without waiting for a newer checkpoint.
             newest.mark_changed();
         }
         Ok(())
     }
 
-    /// Reads the place and holds the server of the pool's connections against it. `Err` when the
-    /// ledger stops.
+    /// Reads the location and checks the pool's server against it. `Err` when the ledger stops.
     async fn look(&self, watched: &mut Watched) -> Result<(), ()> {
         let looked = Box::pin(self.try_look(&mut watched.known)).await;
         watched.next_look = Instant::now() + LOOK_EVERY;
@@ -358,13 +360,13 @@ impl SharedCheckpoint {
 
     fn raise_alarm(&self, why: &str) {
         error!(%why, "the ledger stops");
-        // The first reason stays.
+        // A later reason does not replace the first.
         drop(self.alarm.set(why.to_owned()));
     }
 
     async fn publish(&self, signed: &Signed, known: &mut Option<Known>) -> Result<(), SharedError> {
         for _ in 0..TRIES {
-            // Another replica was as far or further, and its word stays.
+            // Another replica published this size or a larger one, which stays.
             if known
                 .as_ref()
                 .is_some_and(|known| known.size >= signed.head.size)
@@ -372,7 +374,7 @@ impl SharedCheckpoint {
                 return self.note().await;
             }
             let kept = if let Some(known) = known.take() {
-                // Nothing to find out.
+                // The location held this note at the last access, so it is not read again.
                 known.kept
             } else {
                 let kept = self.read().await?;
@@ -399,20 +401,20 @@ impl SharedCheckpoint {
             }
         }
         Err(SharedError::Unavailable(format!(
-            "{}: other replicas were first, {TRIES} times",
+            "{}: other replicas published first, {TRIES} times",
             self.place
         )))
     }
 
-    /// Once for each condition, right after a swap: the same swap again has to fail, for what it
-    /// begins with is gone. A place that does it nevertheless heeds no conditions, and whoever is slow
-    /// would write over what others published.
+    /// Tries each condition once, directly after a swap: the same swap must now fail, because the
+    /// old content is gone. A location that accepts it ignores conditions, and a slow replica would
+    /// overwrite newer checkpoints of others.
     async fn try_conditions(&self, gone: &Kept, signed: &Signed) -> Result<(), SharedError> {
         let tried = match gone.note {
             None => &self.tried.creation,
             Some(_) => &self.tried.change,
         };
-        // What is replaced by itself is not gone.
+        // A note that was replaced by itself is not gone.
         let same = gone.note.as_deref() == Some(signed.checkpoint.as_bytes());
         if !same && !tried.load(Ordering::Relaxed) {
             if let Swapped::Done(_) = self.place.swap(gone, &signed.checkpoint).await? {
@@ -423,7 +425,7 @@ impl SharedCheckpoint {
         Ok(())
     }
 
-    /// The same of a change from what never was, before anything depends on it.
+    /// Tries a change from a version that never existed, before anything depends on the condition.
     async fn try_careless(&self, kept: &Kept) -> Result<(), SharedError> {
         if self.tried.careless.load(Ordering::Relaxed) {
             return Ok(());
@@ -434,34 +436,34 @@ impl SharedCheckpoint {
                 return Err(self.careless(note).await);
             }
             Ok(false) => self.tried.careless.store(true, Ordering::Relaxed),
-            // It is found out by the first change.
-            Err(error) => info!(%error, "whether the place heeds conditions is not known yet"),
+            // The first real change will find out.
+            Err(error) => info!(%error, "whether the place honours conditions is not known yet"),
         }
         Ok(())
     }
 
-    /// What it means that `note` was written where that had to fail. Something in between may say
-    /// that all is well whatever it is asked, and that passes.
+    /// The error for a note that was written although the condition was false. If the location does
+    /// not hold the note, a proxy may have answered success without writing; that is not an alarm.
     async fn careless(&self, note: &[u8]) -> SharedError {
         match self.place.read().await {
             Ok(kept) if kept.note.as_deref() == Some(note) => SharedError::Alarm(format!(
-                "{}: it was written though the condition did not hold (If-Match, If-None-Match): such \
-                 a store keeps no checkpoint from being written over; take another",
+                "{}: a write succeeded although its condition (If-Match, If-None-Match) was false: \
+                 such a store lets replicas overwrite newer checkpoints; use another store",
                 self.place
             )),
             Ok(_) => SharedError::Unavailable(format!(
-                "{}: it says that something was written, and does not hold it",
+                "{}: the write was answered with success, but the note is not there",
                 self.place
             )),
             Err(error) => error.into(),
         }
     }
 
-    /// The head that a place holds, if our keys signed it and the store's tree contains it.
+    /// The head in the location, if a key of this log signed it and the store's tree contains it.
     async fn judge(&self, kept: &Kept, through: Through<'_>) -> Result<Judged, SharedError> {
         let Some(note) = &kept.note else {
             return Err(SharedError::Unavailable(format!(
-                "{}: what was there is gone",
+                "{}: the checkpoint that was there is gone",
                 self.place
             )));
         };
@@ -470,13 +472,13 @@ impl SharedCheckpoint {
             && let Ok(known) = unverified(note)
             && known.origin == succeeds.origin
         {
-            // Ours takes its place here, too: whoever still goes on with the old one is stopped.
+            // This log succeeds the old one, so a broker that still runs the old log must stop.
             return match succeeded(&known, succeeds) {
                 Ok(()) => Ok(Judged::default()),
                 Err(why) if succeeds.reason == Why::KeyRevoked => {
-                    // Whoever had the key could sign anything; what others signed along was looked
-                    // at when the log was given up.
-                    warn!(place = %self.place, %why, "it is written over: the key was somebody else's");
+                    // A holder of the revoked key could have signed this checkpoint. Cosigned
+                    // checkpoints were checked when the log was given up.
+                    warn!(place = %self.place, %why, "a checkpoint by the revoked key is replaced");
                     Ok(Judged::default())
                 }
                 Err(why) => Err(SharedError::Alarm(format!("{}: {why}", self.place))),
@@ -486,12 +488,12 @@ impl SharedCheckpoint {
         if let Opened::Own(opened) = &opened
             && self.running.load(Ordering::Relaxed)
         {
-            // A server that lacks some of it is asked nothing more. The pool may have led to another
-            // one before.
+            // A server that lacks leaves is not read any more. Before this, the pool may have led
+            // to another server.
             self.store.note_committed(opened.checkpoint().size);
         }
-        // Only now: the place never holds what is not committed, so what is looked at after it was
-        // read has all of it, whatever others append meanwhile.
+        // The store is read after the location, which only ever holds committed checkpoints: so the
+        // store must contain this one, whatever other replicas append meanwhile.
         let (head, server) = match through {
             Through::Pool => (self.store.head(&self.heads).await?, None),
             Through::Connection(connection) => {
@@ -537,8 +539,8 @@ impl SharedCheckpoint {
         }
     }
 
-    /// Opens a note with the keys that are known or, if none of them signed it, with those that are
-    /// kept by now.
+    /// Opens a note with the known keys or, if none of them signed it, with the keys that are
+    /// stored now.
     async fn open(&self, note: &[u8]) -> Result<Opened, SharedError> {
         let opened = SignedCheckpoint::open(note, &verifiers(&self.keys.load_full()));
         if let Ok(own) = opened {
@@ -552,15 +554,15 @@ impl SharedCheckpoint {
         })
     }
 
-    /// What to say of a note that no key of ours signed: what it says itself, and what the store
-    /// shows.
+    /// The error for a note that no key of this log signed: the note's own claims, and the store's
+    /// head.
     fn unknown(&self, note: &[u8], error: &CheckpointError, head: Option<Head>) -> String {
         let says = match unverified(note) {
             Ok(known) => format!(
-                "it says, which nothing proves, that the log `{}` had size {} root {}",
+                "it claims without proof that the log `{}` had size {} root {}",
                 known.origin, known.size, known.root
             ),
-            Err(_) => "it says nothing of any log".to_owned(),
+            Err(_) => "it cannot be read as a checkpoint".to_owned(),
         };
         let shows = match head {
             Some(head) => format!("shows size {} root {}", head.size, head.root),
@@ -569,19 +571,19 @@ impl SharedCheckpoint {
         format!(
             "{}: not a checkpoint of the log `{}` by a key that the store holds ({error}); {says}, \
              and the store {shows}: the store is older than a change of keys, another log is kept \
-             there, or somebody else wrote to it; find out which before you change anything",
+             there, or another party wrote to it; find out which before you change anything",
             self.place, self.origin
         )
     }
 
-    /// Tiles are read through the pool. Its server must have the tree that the new connection shows,
-    /// or nothing that it says is about that one.
+    /// Checks that the pool's server has the tree of the new connection. Tiles are read through the
+    /// pool; from another tree they would prove nothing about that connection's server.
     async fn check_pool(&self, shown: Option<Head>) -> Result<(), SharedError> {
         let pooled = self.store.head(&self.heads).await?;
         let size = |head: Option<Head>| head.map_or(0, |head| head.size);
         let (ours, theirs) = (size(shown), size(pooled));
         let same = match shown {
-            // If the first leaf came in between, it is asked again.
+            // If the first leaf was appended in between, the caller tries again.
             None => theirs == 0,
             Some(head) if head.size <= theirs => {
                 let root = proofs::root_at(&self.store, head.size, theirs).await;
@@ -655,7 +657,7 @@ mod tests {
         store
     }
 
-    /// No other replica made a key.
+    /// There are no other replicas with keys.
     struct NoOthers;
 
     impl LedgerKeySource for NoOthers {
@@ -709,8 +711,8 @@ mod tests {
         let slow = SharedCheckpoint::new(place(), &parts, Alarm::default());
         let (mut its, mut other) = (None, None);
         fast.publish(&of(4).await, &mut its).await.unwrap();
-        // It learns that the other is further, and that still is so with the next of its own; what it
-        // has from the other is no reason to write the same again.
+        // `slow` learns that `fast` has published more, also for its own next checkpoints. An equal
+        // size is no reason to publish again.
         for size in [2, 3, 4] {
             slow.publish(&of(size).await, &mut other).await.unwrap();
             assert_eq!(there().await, 4);
@@ -730,7 +732,7 @@ mod tests {
         let parts = parts(store, Vec::new(), mac);
         let place = Place::file(directory.path().join("place"));
         let shared = SharedCheckpoint::new(place, &parts, Alarm::default());
-        // The pool's server may have grown since.
+        // The pool's server may have more leaves by then.
         for count in [1, 3, 5] {
             let shown = head(&hashes[..count]);
             shared.check_pool(Some(shown)).await.unwrap();

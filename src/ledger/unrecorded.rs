@@ -1,9 +1,9 @@
 //! Evidence whose use could not be recorded.
 //!
-//! The store did not take the batch, or the queue had no room for the entry: the caller was answered
-//! with 503, and its evidence was seen all the same. So the replica keeps the one-time ids, refuses
-//! them in every later batch, and records their use with its next batches. The other replicas know
-//! of it as soon as the store does. A restart before that forgets them.
+//! If the store does not accept a batch, or the queue has no room for an entry, the caller is
+//! answered with 503, although its evidence was presented. So the replica keeps the one-time ids,
+//! refuses them in every later batch, and records their use with its next batches. Other replicas
+//! learn of the use when the store does. A restart before that loses the ids.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -25,7 +25,7 @@ pub(super) struct Unrecorded {
 #[derive(Clone, Copy, Debug)]
 struct Kept {
     id: OneTime,
-    /// Whether its use is still to be recorded. It is not where the store refused the very row.
+    /// Whether its use must still be recorded; false if the store refused its row.
     due: bool,
 }
 
@@ -39,7 +39,7 @@ impl Unrecorded {
         self.insert(ids, true);
     }
 
-    /// Keeps ids whose rows the store refuses: the replica refuses them as long as they could be used.
+    /// Keeps ids whose rows the store refuses, until they have expired.
     pub(super) fn keep_for_good(&self, ids: &[OneTime]) {
         self.insert(ids, false);
     }
@@ -56,8 +56,8 @@ impl Unrecorded {
         self.added.notify_one();
     }
 
-    /// Takes out up to `most` ids whose use is to be recorded next. Those that nobody can use any more
-    /// are forgotten.
+    /// Removes and returns up to `most` ids whose use is to be recorded next. Deletes those that
+    /// have expired.
     pub(super) fn take(&self, most: usize, now: Timestamp) -> Vec<OneTime> {
         let mut state = self.state();
         if state.is_empty() {
@@ -88,12 +88,12 @@ impl Unrecorded {
         self.state().len()
     }
 
-    /// Whether no further call may present evidence. Calls under way add theirs even so.
+    /// Whether no further call may present evidence. Calls in progress may still add theirs.
     pub(super) fn is_full(&self) -> bool {
         self.len() >= MAX_UNRECORDED_EVIDENCE
     }
 
-    /// Resolves when there are ids whose use is to be recorded, and `pause` has passed since.
+    /// Resolves when ids are due for recording and `pause` has passed.
     pub(super) async fn due(&self, pause: Duration) {
         loop {
             let is_due = self.state().values().any(|kept| kept.due);
@@ -147,7 +147,7 @@ mod tests {
             ..id(2, Some(7))
         };
         assert!(kept.replayed(&[anew]).is_some());
-        // A later use does not loosen the first.
+        // A later use does not relax the first.
         kept.keep(&[id(1, Some(7))]);
         assert!(kept.replayed(&[id(1, Some(7))]).is_some());
     }
@@ -160,11 +160,15 @@ mod tests {
         assert_eq!(kept.take(2, at(0)), [id(1, None), id(2, None)]);
         assert!(
             kept.replayed(&[id(1, None)]).is_none(),
-            "the batch knows it now"
+            "the batch has taken it over"
         );
         assert!(kept.replayed(&[id(3, None)]).is_some() && kept.replayed(&[id(4, None)]).is_some());
         assert_eq!(kept.take(2, at(0)), [id(3, None)]);
-        assert_eq!(kept.take(2, at(0)), [], "its row was refused");
+        assert_eq!(
+            kept.take(2, at(0)),
+            [],
+            "a refused row must not be tried again"
+        );
         assert!(kept.replayed(&[id(4, None)]).is_some());
         kept.keep(&[id(1, None)]);
         assert_eq!(kept.take(2, at(300 + ONE_TIME_KEPT_SECONDS)), []);

@@ -1,13 +1,13 @@
 //! The log as a client of its witnesses (C2SP tlog-witness, `add-checkpoint`).
 //!
-//! Each witness is told of the newest checkpoint, at most about once a second, with the proof that it
-//! continues the one that this witness signed last, and its signature is kept in the store. Each is
-//! told by itself: one that is slow, dead or lies is a warning and a figure, and holds up neither the
-//! others nor anything else. Nothing that a witness says stops the ledger, for its refusals are signed
-//! by nobody; what they may mean is told loudly.
+//! Each witness is sent the newest checkpoint, at most about once a second, with the proof that it
+//! continues the checkpoint that this witness signed last. The store keeps its cosignature. The
+//! witnesses are independent of each other: one that is slow, dead or wrong causes a warning and a
+//! metric, and delays nothing else. No answer of a witness stops the ledger, because refusals are
+//! not signed; those that may mean a fork are logged as errors.
 //!
-//! All replicas do this, from what the store says was signed: whoever is first with a size saves the
-//! others the way.
+//! Every replica does this, starting from the cosignatures in the store: the first replica to
+//! submit a size saves the others the request.
 
 use std::fmt;
 use std::time::Duration;
@@ -28,32 +28,33 @@ use crate::store::StoreError;
 use crate::store::cosigned::CosignedRow;
 use crate::store::heads::{ForeignHead, HeadError};
 
-/// The least time between two checkpoints that a witness is told of.
+/// The least time between two submissions to a witness.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
-/// The longest time after failures.
+/// The longest pause after failures.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
 /// The longest time for one request.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The largest answer that is read: a witness has a line or two to say.
+/// The largest answer that is read; a witness sends one or two lines.
 const MAX_ANSWER_BYTES: usize = 16 * 1024;
 
-/// How often a witness may say that it saw another size, before it is left alone for a while.
+/// How often a witness may name another size before it is paused.
 const TRIES: u32 = 3;
 
-/// How many rows are looked at for the last word of a witness. Each has an honest one, unless
-/// somebody else wrote to the table.
+/// How many rows are read to find the last cosignature of a witness. All are genuine unless another
+/// party wrote to the table.
 const ROWS: u32 = 16;
 
-/// How far a witness's clock may be from ours, for its time to be worth keeping.
+/// The largest difference in seconds between a witness's time and the clock for which a cosignature
+/// is accepted.
 const MAX_SKEW_SECONDS: u64 = 300;
 
-/// The media type of the size that a witness saw last.
+/// The media type of an answer that names the size that the witness last signed.
 const SIZE_TYPE: &str = "text/x.tlog.size";
 
-/// One witness: where it is, and the key that it signs with.
+/// One witness: its address and its key.
 #[derive(Debug)]
 pub struct Witness {
     key: WitnessKey,
@@ -62,11 +63,11 @@ pub struct Witness {
     client: Client,
 }
 
-/// What a witness answered.
+/// A witness's answer.
 enum Answer {
-    /// Signatures.
+    /// One or more signature lines.
     Signed(Vec<u8>),
-    /// It saw another size last.
+    /// The size that the witness last signed, if not the expected one.
     Saw(u64),
 }
 
@@ -83,18 +84,18 @@ enum Failure {
     )]
     UnknownLog,
     #[error(
-        "it does not take our signature (403): give it the keys that `taskpass ledger keys` shows"
+        "it rejects the log's signature (403): give it the keys that `taskpass ledger keys` shows"
     )]
     UnknownKey,
-    #[error("it refused with {0}: look at ledger.witnesses.url, and at what it takes")]
+    #[error("it refused with {0}: check ledger.witnesses.url and the witness's own limits")]
     Refused(StatusCode),
     #[error("its answer is more than {MAX_ANSWER_BYTES} bytes")]
     Large,
-    #[error("its answer is no size that it saw")]
+    #[error("its answer is not the size of a checkpoint")]
     NoSize,
-    #[error("its signature does not hold: {0}; compare ledger.witnesses.vkey with its own key")]
+    #[error("its signature is not valid: {0}; compare ledger.witnesses.vkey with its own key")]
     Signature(NoteError),
-    #[error("its clock says {0}, which is more than {MAX_SKEW_SECONDS} s from ours")]
+    #[error("its clock shows {0}, more than {MAX_SKEW_SECONDS} s from this replica's clock")]
     Clock(u64),
     #[error("it named another size {TRIES} times")]
     Unsettled,
@@ -104,12 +105,12 @@ enum Failure {
     )]
     Ahead { theirs: u64, ours: u64 },
     #[error(
-        "by the table cosigned it signed a checkpoint of {theirs} leaves, and the store has {ours}: the \
-         store was rewound, or somebody else wrote to the table"
+        "the table cosigned says that it signed a checkpoint of {theirs} leaves, and the store has \
+         {ours}: the store was rewound, or another party wrote to the table"
     )]
     Row { theirs: u64, ours: u64 },
     #[error(
-        "it says that our checkpoint of {ours} leaves does not continue the one of {old} that it \
+        "it says that the checkpoint of {ours} leaves does not continue the one of {old} that it \
          signed: the log was forked, or the witness is wrong; find out which, with the checkpoints \
          that others kept"
     )]
@@ -125,11 +126,11 @@ enum Failure {
 }
 
 impl Failure {
-    /// Every label that its metric can have.
+    /// Every value of the metric's label.
     const REASONS: [&'static str; 5] =
         ["unreachable", "refused", "unusable", "inconsistent", "own"];
 
-    /// The label of its metric.
+    /// The value of the metric's label.
     fn reason(&self) -> &'static str {
         match self {
             Self::Unreachable(_) | Self::Failed(_) => "unreachable",
@@ -153,7 +154,7 @@ impl From<HeadError> for Failure {
 }
 
 impl Witness {
-    /// The one that takes submissions under `prefix` and signs with `key`.
+    /// The witness that accepts submissions under `prefix` and signs with `key`.
     pub fn new(prefix: &str, key: WitnessKey) -> Result<Self, String> {
         let url = format!("{}/add-checkpoint", prefix.trim_end_matches('/'));
         let client = outgoing::direct_client().timeout(PATIENCE).build();
@@ -175,7 +176,7 @@ impl Witness {
         match status {
             StatusCode::OK => {}
             StatusCode::CONFLICT if is_size => {}
-            // It says so of two trees of one size.
+            // The witness answers so if it signed another tree of the same size.
             StatusCode::CONFLICT if old == ours => return Err(Failure::Fork { old, ours }),
             StatusCode::CONFLICT => return Err(Failure::NoSize),
             StatusCode::UNPROCESSABLE_ENTITY => return Err(Failure::Fork { old, ours }),
@@ -203,7 +204,7 @@ impl fmt::Display for Witness {
     }
 }
 
-/// The note that rows of one size make: what the log signed, and what each witness added to it.
+/// The note of one size: the log's signed checkpoint with the cosignature of each witness.
 #[must_use]
 pub fn cosigned_note(rows: &[CosignedRow]) -> Option<(u64, String)> {
     let text = |row: &CosignedRow| {
@@ -214,11 +215,11 @@ pub fn cosigned_note(rows: &[CosignedRow]) -> Option<(u64, String)> {
     let signed = text(first)?;
     let mut note = first.checkpoint.clone();
     for row in rows {
-        // A line of another text would spoil the note for readers that know that witness.
+        // A line over another text would make the note invalid for readers that know that witness.
         if text(row).as_ref() != Some(&signed) {
             continue;
         }
-        // So would one that makes the note longer than readers take.
+        // A note with too many signatures would be invalid, too.
         let longer = format!("{note}{}", row.line);
         if Note::parse(longer.as_bytes()).is_ok() {
             note = longer;
@@ -228,10 +229,10 @@ pub fn cosigned_note(rows: &[CosignedRow]) -> Option<(u64, String)> {
 }
 
 impl Ledger {
-    /// Tells the witnesses of what is new, until told to stop.
+    /// Sends new checkpoints to the witnesses until `stop`.
     pub async fn tell_witnesses(self, witnesses: Vec<Witness>, stop: CancellationToken) {
         let told = join_all(witnesses.iter().map(|witness| self.follow(witness)));
-        // What one of them is about to say is asked for again at the next start.
+        // An interrupted request is repeated at the next start.
         drop(stop.run_until_cancelled(told).await);
     }
 
@@ -276,12 +277,12 @@ impl Ledger {
         }
     }
 
-    /// How much a witness signed by what the store holds of its words. Rows are anybody's who can
-    /// write to the table: they count as far as its signature is in them.
+    /// The size that a witness signed last, according to the store. Others may be able to write to
+    /// the table, so a row counts only if its signature is valid.
     async fn last_signed(&self, witness: &Witness) -> Result<u64, Failure> {
         let store = &self.parts.store;
         let last = store.last_cosigned(&witness.vkey).await?.unwrap_or(0);
-        // A row comes after the leaves that it is about.
+        // A row is written only after the leaves that it covers.
         let ours = self.head().await?.map_or(0, |head| head.size);
         if last > ours {
             self.count(witness, &Failure::Row { theirs: last, ours });
@@ -298,7 +299,7 @@ impl Ledger {
         Ok(last.map_or(0, |row| row.size))
     }
 
-    /// Has one checkpoint signed, unless a later one was.
+    /// Submits one checkpoint, unless the witness signed a later one.
     async fn tell(&self, witness: &Witness, signed: &Signed) -> Result<(), Failure> {
         let (store, metrics) = (&self.parts.store, &self.parts.metrics);
         let name = witness.key.name();
@@ -324,12 +325,12 @@ impl Ledger {
                 Answer::Saw(theirs) if theirs > ours => {
                     let head = self.head().await?.map_or(0, |head| head.size);
                     if theirs <= head {
-                        // Another replica was first.
+                        // Another replica submitted first.
                         return Ok(());
                     }
                     return Err(Failure::Ahead { theirs, ours: head });
                 }
-                // Nothing is missing then but the same root.
+                // Same size, but the witness refused it: its root must differ.
                 Answer::Saw(theirs) if theirs == old && old == ours => {
                     return Err(Failure::Fork { old, ours });
                 }

@@ -1,15 +1,14 @@
-//! Whether a commit of PostgreSQL was acknowledged in full.
+//! Whether PostgreSQL acknowledged a commit in full.
 //!
-//! A COMMIT waits until a synchronous standby has it. A wait that is cancelled, by
-//! `pg_cancel_backend` for one, ends with the answer of a success: a warning is all that tells it
-//! from one. The broker releases credentials upon such answers, and the serving role may cancel its
-//! own sessions. So on the connections that matter every warning during a commit counts as no
-//! acknowledgement.
+//! A COMMIT waits until a synchronous standby has it. When that wait is cancelled, for example by
+//! `pg_cancel_backend`, the server still answers with success, and only a warning tells the two
+//! apart. The broker releases credentials after such answers, and the serving role may cancel its
+//! own sessions. So on the ledger's and the lease's connections any warning during a commit counts
+//! as no acknowledgement.
 //!
-//! The driver hands the server's notices to `tracing` and to nothing else. [`NoticeWatch`] is the
-//! subscriber of exactly the future that commits. Each connection is tried with a statement that is
-//! always warned of before it is used, so that a driver, or a pooler in between, which keeps
-//! warnings to itself is refused.
+//! The driver hands the server's notices only to `tracing`. [`NoticeWatch`] is the subscriber of
+//! the one future that commits. Each new connection first runs a statement that always causes a
+//! warning. A driver or a pooler that does not pass warnings on is thereby refused.
 
 use std::fmt;
 use std::future::Future;
@@ -26,13 +25,13 @@ use tracing::{Dispatch, Event, Level, Metadata, Subscriber, span};
 use super::StoreError;
 use super::postgres::refused_options;
 
-/// What the driver names the server's notices.
+/// The target under which the driver logs the server's notices.
 const NOTICE: &str = "sqlx::postgres::notice";
 
 /// The last warning.
 type Warning = Arc<Mutex<Option<String>>>;
 
-/// Hears what the server warns of while a future runs.
+/// Collects the server's warnings while a future runs.
 #[derive(Clone, Debug)]
 struct NoticeWatch {
     warning: Warning,
@@ -51,7 +50,7 @@ impl NoticeWatch {
         }
     }
 
-    /// What became of a statement, and the warning that came with it.
+    /// Runs the statement; returns its result and the last warning during it.
     async fn over<T>(&self, statement: impl Future<Output = T>) -> (T, Option<String>) {
         drop(self.take());
         let done = statement.with_subscriber(self.dispatch.clone()).await;
@@ -59,13 +58,13 @@ impl NoticeWatch {
     }
 
     fn take(&self) -> Option<String> {
-        // It holds one value that is replaced whole.
+        // The mutex guards one value that is always replaced whole, so a poisoned lock is harmless.
         let mut warning = self.warning.lock().unwrap_or_else(PoisonError::into_inner);
         warning.take()
     }
 }
 
-/// The subscriber: it takes the server's warnings and nothing else.
+/// The subscriber: it takes only the server's warnings.
 struct Listener {
     warning: Warning,
 }
@@ -117,7 +116,7 @@ impl Visit for Message {
     }
 }
 
-/// A connection on which commits are watched.
+/// A connection whose commits are checked for warnings.
 #[derive(Debug)]
 pub struct WatchedConnection {
     connection: PgConnection,
@@ -125,7 +124,7 @@ pub struct WatchedConnection {
 }
 
 impl WatchedConnection {
-    /// Connects, and sees to it that warnings are heard.
+    /// Connects, and checks that the connection passes warnings on.
     pub(super) async fn connect(options: &PgConnectOptions) -> Result<Self, StoreError> {
         let mut watched = Self {
             connection: PgConnection::connect_with(options)
@@ -133,23 +132,23 @@ impl WatchedConnection {
                 .map_err(refused_options)?,
             watch: NoticeWatch::new(),
         };
-        // There is no transaction, and the server warns of that.
+        // No transaction is open, so the server warns about this statement.
         let tried = watched.watch.over(watched.connection.execute("ROLLBACK"));
         let (tried, warning) = tried.await;
         tried?;
         if warning.is_none() {
             return Err(StoreError::Unfit(
-                "the connection to the database passes on no warnings of the server, so a commit that \
-                 was not acknowledged by its standby would look like one that was; connect to the \
-                 database itself, without a pooler"
+                "the connection to the database does not pass on the server's warnings, so a \
+                 commit that was not acknowledged by its standby would look like one that was; \
+                 connect to the database itself, without a pooler"
                     .into(),
             ));
         }
         Ok(watched)
     }
 
-    /// Runs what commits by itself. After an error it is not known whether it was committed, or whether
-    /// a synchronous standby has it.
+    /// Runs a statement that commits by itself. After an error the caller does not know whether it
+    /// was committed, or whether a synchronous standby has it.
     pub(super) async fn acknowledged<'c, T, F>(
         &'c mut self,
         commit: impl FnOnce(&'c mut PgConnection) -> F,
@@ -164,7 +163,7 @@ impl WatchedConnection {
         Ok(done)
     }
 
-    /// Commits the transaction.
+    /// Commits the open transaction.
     pub(super) async fn commit(&mut self) -> Result<(), StoreError> {
         let (done, warning) = self.watch.over(self.connection.execute("COMMIT")).await;
         done?;

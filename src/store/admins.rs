@@ -1,5 +1,5 @@
-//! Which roles an identity has. Rows are only added: the newest of an identity and a role says
-//! whether it has that role, and one that was taken away cannot be put back from an older row.
+//! The roles of each identity. Rows are only added: the newest row of an identity and a role says
+//! whether it has that role, so a removed role cannot be restored from an older row.
 
 use std::collections::BTreeSet;
 
@@ -7,26 +7,25 @@ use super::codec::unsigned;
 use super::{Store, StoreError, read_current};
 use crate::crypto::digest::{Mac, MacError};
 
-/// The purpose under which rows of role bindings are protected.
+/// The purpose under which the MAC of a role binding is computed.
 const BINDING_MAC: &str = "admin_binding";
 
-/// Whether an identity has a role, by the newest row, with the MAC that protects it.
+/// The newest row of an identity and a role, with the MAC that protects it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct AdminBinding {
-    /// The identity.
     pub identity: String,
-    /// The role.
     pub role: String,
-    /// Whether it was given or taken.
+    /// True where the role was given, false where it was removed.
     pub bound: bool,
-    /// The leaf that says so.
+    /// The index of the leaf that records the change.
     pub index: u64,
-    /// Over all of these.
+    /// The MAC over the other fields.
     pub mac: Vec<u8>,
 }
 
 impl AdminBinding {
-    /// The same with its MAC.
+    /// Sets the MAC.
     #[must_use]
     pub fn seal(mut self, mac: &Mac) -> Self {
         self.mac = self.with_fields(|fields| mac.tag(BINDING_MAC, fields));
@@ -38,7 +37,7 @@ impl AdminBinding {
         self.with_fields(|fields| mac.verify(BINDING_MAC, fields, &self.mac))
     }
 
-    /// What to call the row.
+    /// The table and the row, for error messages.
     #[must_use]
     pub fn name(&self) -> String {
         format!(
@@ -95,8 +94,7 @@ impl Store {
         Ok(roles)
     }
 
-    /// The newest row of each identity and role, those of roles that were taken included. Their MACs
-    /// are not checked.
+    /// The newest row of each identity and role, including removed roles. Does not check the MACs.
     pub async fn admin_bindings(&self) -> Result<Vec<AdminBinding>, StoreError> {
         let rows: Vec<Columns> = read_current!(self, db => {
             sqlx::query_as(newest!("admin_bindings", " ORDER BY identity, role"))
@@ -106,7 +104,7 @@ impl Store {
         rows.into_iter().map(binding).collect()
     }
 
-    /// Every role that an identity has.
+    /// Every role that an identity has now; checks the MACs.
     pub async fn bound_roles(&self) -> Result<Vec<AdminBinding>, StoreError> {
         let mut bound = self.admin_bindings().await?;
         for binding in &bound {

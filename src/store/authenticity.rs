@@ -1,6 +1,6 @@
-//! Rows that only a broker may write carry a MAC that takes the sealing keys. They are checked here,
-//! where they are read, so that no reader can forget it. The first row that no broker wrote is kept:
-//! from then on the ledger is stopped, and nothing is judged by what the store says.
+//! Checks of the rows that only a broker may write. Each carries a MAC under the sealing keys. The
+//! check is made here, on reading, so that no reader can omit it. The first forged row is kept as
+//! the alarm: from then on the ledger is stopped, and nothing is judged by the store.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -10,10 +10,10 @@ use tracing::error;
 use super::{Store, StoreError};
 use crate::crypto::digest::{Mac, MacError};
 
-/// Why the ledger must not go on, once that is so.
+/// The reason for which the ledger must stop; empty until a forged row is found.
 pub type Alarm = Arc<OnceLock<String>>;
 
-/// Tells rows that a broker wrote from others.
+/// Checks the MACs of rows, and keeps the alarm.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RowGuard {
     mac: Arc<OnceLock<Mac>>,
@@ -21,7 +21,8 @@ pub(super) struct RowGuard {
 }
 
 impl RowGuard {
-    /// What a row says, if a broker of this log wrote it. `open` checks its MAC, `row` names it.
+    /// Returns the content of a row if a broker of this log wrote it. `open` checks the MAC, `row`
+    /// names the row in the error.
     pub(super) fn check<T>(
         &self,
         row: impl fmt::Display,
@@ -31,17 +32,17 @@ impl RowGuard {
         let mac = mac.ok_or_else(|| StoreError::Unfit("no sealing key was given".into()))?;
         open(mac).map_err(|why| {
             let told = format!(
-                "{row} was not written by a broker of this log: {why}; nothing is issued until it is \
-                 known who wrote it"
+                "{row} was not written by a broker of this log: {why}; nothing is issued; find out \
+                 who wrote it"
             );
             error!(why = told, "the ledger stops");
-            // The first reason stays.
+            // A later reason does not replace the first.
             drop(self.alarm.set(told.clone()));
             StoreError::Forged(told)
         })
     }
 
-    /// Nothing is judged by a store of which something is known to be wrong.
+    /// Fails once a forged row was found: nothing in such a store can be trusted.
     pub(super) fn check_trusted(&self) -> Result<(), StoreError> {
         match self.alarm.get() {
             None => Ok(()),
@@ -58,12 +59,13 @@ impl Store {
         }
     }
 
-    /// From now on rows are held against this MAC. Without one, none that has a MAC is read.
+    /// Sets the MAC that rows are checked with. Without one, no row that has a MAC is read.
     pub fn authenticate_with(&self, mac: &Mac) {
         drop(self.row_guard().mac.set(mac.clone()));
     }
 
-    /// Why the ledger must not go on; empty until something was found. The ledger shares it.
+    /// The reason for which the ledger must stop; empty until a forged row is found. The ledger
+    /// shares it.
     #[must_use]
     pub fn alarm(&self) -> Alarm {
         Arc::clone(&self.row_guard().alarm)
@@ -81,8 +83,8 @@ impl Store {
         self.row_guard().check_trusted()
     }
 
-    /// Checks every row that has a MAC and decides what somebody may do. One that no broker wrote
-    /// stops the ledger.
+    /// Checks every row that has a MAC and decides about validity or rights. A forged one stops the
+    /// ledger.
     pub async fn check_rows(&self) -> Result<(), StoreError> {
         for sealed in self.cutoffs(u32::MAX >> 1).await? {
             self.check_row(sealed.name(), |mac| sealed.open(mac))?;

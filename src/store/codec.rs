@@ -1,5 +1,5 @@
-//! How our types are written in each database: instants as `TIMESTAMPTZ` or microseconds, unsigned
-//! numbers as signed ones.
+//! The form of our types in each database: instants are `TIMESTAMPTZ` or microseconds, unsigned
+//! numbers are signed.
 
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
@@ -58,17 +58,18 @@ impl<'r> Decode<'r, Sqlite> for Timestamp {
     }
 }
 
-/// As the databases count. What does not fit is far beyond every limit of ours and saturates.
+/// The signed form of a count or index. A value that does not fit is far beyond every limit, and
+/// saturates.
 pub(super) fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// A count or index that was read; a negative one means that the row is not ours.
+/// A count or index that was read. A negative one means that no broker wrote the row.
 pub(super) fn unsigned(what: &'static str, value: i64) -> Result<u64, StoreError> {
     u64::try_from(value).map_err(|_| StoreError::Corrupt(what))
 }
 
-/// The kind of a minter. A newer binary may have written one that this binary does not know.
+/// The kind of a minter. A newer binary may have written a kind that this binary does not know.
 pub(super) fn minter(text: &str) -> Result<MinterKind, StoreError> {
     MinterKind::parse(text).ok_or_else(|| {
         StoreError::Unfit(format!(
@@ -77,7 +78,7 @@ pub(super) fn minter(text: &str) -> Result<MinterKind, StoreError> {
     })
 }
 
-/// Exactly 32 bytes.
+/// Fails unless `bytes` has exactly 32 bytes.
 pub(super) fn digest(what: &'static str, bytes: &[u8]) -> Result<[u8; 32], StoreError> {
     bytes.try_into().map_err(|_| StoreError::Corrupt(what))
 }

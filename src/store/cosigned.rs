@@ -1,20 +1,20 @@
-//! What witnesses said of the log's checkpoints. Rows are added, and never changed.
+//! The cosignatures of witnesses on the log's checkpoints. Rows are added, and never changed.
 
 use super::codec::{signed, unsigned};
 use super::{Store, StoreError, read, write};
 
-/// A witness's word on one checkpoint.
+/// One witness's cosignature on one checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct CosignedRow {
-    /// Leaves under the checkpoint.
+    /// The number of leaves under the checkpoint.
     pub size: u64,
-    /// The witness's key, as text.
+    /// The witness's verifier key in the text form of C2SP.
     pub vkey: String,
-    /// The witness's name.
     pub witness: String,
-    /// The line that it signs the checkpoint with, newline and all.
+    /// The signature line, with its newline.
     pub line: String,
-    /// The signed note that it was shown.
+    /// The signed checkpoint that the witness was sent.
     pub checkpoint: String,
 }
 
@@ -35,7 +35,7 @@ fn rows(columns: Vec<Columns>) -> Result<Vec<CosignedRow>, StoreError> {
 }
 
 impl Store {
-    /// Keeps what a witness said. What it said first of a size stays: it is the earlier time.
+    /// Stores a cosignature. The first one for a size is kept, since it is the earlier time.
     pub async fn put_cosigned(&self, row: &CosignedRow) -> Result<(), StoreError> {
         write!(self, db => {
             sqlx::query(
@@ -66,8 +66,8 @@ impl Store {
             .transpose()
     }
 
-    /// What was said of the smallest checkpoint over leaf `index` that any witness signed, or that
-    /// the one of this name did: the words of all witnesses on that one.
+    /// The cosignatures of all witnesses on the smallest checkpoint over leaf `index` that any
+    /// witness signed, or that the given witness signed.
     pub async fn cosigned_over(
         &self,
         index: u64,
@@ -98,7 +98,7 @@ impl Store {
         rows(columns)
     }
 
-    /// What a witness's key signed of checkpoints of `size` leaves and fewer, the largest first.
+    /// The cosignatures of one key on checkpoints of at most `size` leaves, the largest first.
     pub async fn cosigned_until(
         &self,
         vkey: &str,

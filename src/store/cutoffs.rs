@@ -1,5 +1,5 @@
-//! Cutoffs. Their rows carry a MAC over everything that decides, so that nobody lifts one by
-//! writing to the table.
+//! Cutoffs. Each row carries a MAC over every column that decides, so that a write to the table
+//! cannot lift one.
 
 use sqlx::FromRow;
 
@@ -28,11 +28,11 @@ pub(super) struct CutoffRow {
     pub(super) mac: Vec<u8>,
 }
 
-/// The purpose under which rows of cutoffs are protected.
+/// The purpose under which the MAC of a cutoff is computed.
 const CUTOFF_MAC: &str = "cutoff";
 
-/// A cutoff with the MAC that protects its row. What it says is a claim until [`Self::open`] checked
-/// the MAC.
+/// A cutoff with the MAC that protects its row. Its content is unverified until [`Self::open`]
+/// checked the MAC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SealedCutoff {
     cutoff: Cutoff,
@@ -40,7 +40,7 @@ pub struct SealedCutoff {
 }
 
 impl SealedCutoff {
-    /// The cutoff with its MAC.
+    /// Adds the MAC.
     #[must_use]
     pub fn seal(cutoff: Cutoff, mac: &Mac) -> Self {
         let fields = Self::mac_fields(&cutoff);
@@ -57,7 +57,7 @@ impl SealedCutoff {
         Ok(&self.cutoff)
     }
 
-    /// What the row says, whoever wrote it.
+    /// The content of the row, without a check of its MAC.
     #[must_use]
     pub fn claimed(&self) -> &Cutoff {
         &self.cutoff
@@ -69,7 +69,7 @@ impl SealedCutoff {
         &self.mac
     }
 
-    /// What to call the row.
+    /// The table and the row, for error messages.
     #[must_use]
     pub fn name(&self) -> String {
         format!("the table cutoff: the cutoff {}", self.cutoff.id)
@@ -140,21 +140,22 @@ impl TryFrom<CutoffRow> for SealedCutoff {
     }
 }
 
-/// Which cutoffs a listing shows.
+/// The cutoffs that a listing shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CutoffFilter {
-    /// Only those with this very selector.
+    /// Only those with exactly this selector.
     pub selector: Option<Selector>,
-    /// Only those that keep somebody out at this instant.
+    /// Only those that block at this instant.
     pub blocks_at: Option<Timestamp>,
     /// Only those with an earlier leaf: the cursor.
     pub before: Option<u64>,
-    /// At most so many.
+    /// The largest number of cutoffs to return.
     pub limit: u32,
 }
 
 impl Store {
-    /// Cutoffs with a leaf after `index`, oldest first: those that can kill what has that leaf.
+    /// Cutoffs with a leaf after `index`, oldest first: those that can end a session or task with
+    /// that leaf.
     pub async fn cutoffs_after(&self, index: u64) -> Result<Vec<Cutoff>, StoreError> {
         let rows: Vec<CutoffRow> = read_current!(self, db => {
             sqlx::query_as("/* cutoffs_after */ SELECT * FROM cutoff WHERE idx > $1 ORDER BY idx")
@@ -171,7 +172,7 @@ impl Store {
         self.check_row(sealed.name(), |mac| sealed.open(mac).cloned())
     }
 
-    /// All cutoffs, newest first, at most `limit`. Their MACs are not checked.
+    /// All cutoffs, newest first, at most `limit`. Does not check their MACs.
     pub async fn cutoffs(&self, limit: u32) -> Result<Vec<SealedCutoff>, StoreError> {
         let rows: Vec<CutoffRow> = read_current!(self, db => {
             sqlx::query_as("/* cutoffs */ SELECT * FROM cutoff ORDER BY idx DESC LIMIT $1")
@@ -207,7 +208,7 @@ impl Store {
         rows.into_iter().map(opened).collect()
     }
 
-    /// The times that admins accepted, with the leaves that say so, oldest first.
+    /// The times that admins accepted, with the indices of their leaves, oldest first.
     pub async fn accepted_times(&self) -> Result<Vec<(u64, Timestamp)>, StoreError> {
         let rows: Vec<CutoffRow> = read_current!(self, db => {
             sqlx::query_as(

@@ -1,7 +1,8 @@
-//! Sessions on lists at back ends: who is to be denied, who found room, and what was read back.
+//! The sessions on deny lists at back ends: which are to be denied, which have room on the list,
+//! and which were read back.
 //!
-//! Whatever takes or frees room on a list does so under the lock of its place, so that no two
-//! replicas give the same room away.
+//! Every change of a list's room is made under the lock of its row in `deny_place`, so that no two
+//! replicas assign the same room.
 
 use sqlx::Connection as _;
 
@@ -13,14 +14,14 @@ use crate::clock::Timestamp;
 use crate::domain::deny_list::{DenyAsk, DenyPlace, DenyRoom, DenyWish, RevocationProgress};
 use crate::ids::SessionId;
 
-/// Does statements in one transaction that has a place to itself. `$fits` is what the back end was
-/// seen to have room for, where that is less than registered.
+/// Runs statements in one transaction that holds the row of a deny list's target. `$fits` is the
+/// number of sessions for which the back end had room, if fewer than registered.
 macro_rules! locked {
     ($store:expr, $place:expr, ($db:ident, $fits:ident) => $body:expr) => {{
         match $store {
             Store::Postgres(postgres) => on_pool!(postgres, connection => {
                 let mut $db = connection.begin().await?;
-                // Not against those who merely refer to the place.
+                // The lock does not conflict with foreign keys that refer to the row.
                 let row: Option<(Option<i64>,)> = sqlx::query_as(
                     "/* lock_deny_place */ SELECT fits FROM deny_place \
                      WHERE minter = $1 AND name = $2 FOR NO KEY UPDATE",
@@ -53,8 +54,9 @@ macro_rules! locked {
     }};
 }
 
-/// Lists those that wait, as far as there is room: an admin's first, then by the time at which they
-/// were asked for. What is over and expires before the list is sure to hold is not worth its room.
+/// Lists waiting sessions as far as there is room: those that an admin revoked first, then by the
+/// time of the request. A session that has ended and expires before the list is sure to hold is not
+/// worth its room.
 macro_rules! list_waiting {
     ($db:ident, $fits:expr, $place:expr, $now:expr) => {{
         let rows: Vec<(SessionId,)> = sqlx::query_as(
@@ -82,7 +84,8 @@ macro_rules! list_waiting {
     }};
 }
 
-/// How far the clocks of a back end and of ours may be apart: a session is listed so much longer.
+/// The largest clock difference between a back end and the broker, in seconds; a session stays
+/// listed that much longer.
 pub const SKEW_SECONDS: u64 = 5;
 
 fn room(place: &DenyPlace, wish: DenyWish, fits: Option<i64>) -> i64 {
@@ -91,7 +94,7 @@ fn room(place: &DenyPlace, wish: DenyWish, fits: Option<i64>) -> i64 {
 }
 
 impl Store {
-    /// The progress of a session's denial. `None` where it was never asked for.
+    /// The progress of a session's denial. `None` if it was never requested.
     pub async fn revocation_progress(
         &self,
         session: SessionId,
@@ -117,8 +120,8 @@ impl Store {
         ))
     }
 
-    /// Notes who wants a session denied, before its end is recorded: whatever happens between the
-    /// two, the wish is known when it is asked for. A wish is raised and never lowered.
+    /// Records that a session is to be denied, before its end is recorded, so that a crash in
+    /// between does not lose the request. The priority of a request is raised and never lowered.
     pub async fn note_deny_wish(&self, place: &DenyPlace, ask: &DenyAsk) -> Result<(), StoreError> {
         write!(self, db => {
             sqlx::query(
@@ -139,8 +142,8 @@ impl Store {
         Ok(())
     }
 
-    /// Asks for a session to be denied at a known place, and lists whoever has room there by now.
-    /// Asking again raises the wish and changes nothing else.
+    /// Requests that a session be denied at a known target, and lists waiting sessions as far as
+    /// there is room. A second request raises the priority and changes nothing else.
     pub async fn ask_deny(&self, place: &DenyPlace, ask: &DenyAsk) -> Result<(), StoreError> {
         locked!(self, place, (db, fits) => {
             sqlx::query(
@@ -166,7 +169,7 @@ impl Store {
         self.nudge_deny_place(place, ask.at).await
     }
 
-    /// Lists the sessions that wait for room at a place, as far as there is some at `now`.
+    /// Lists the sessions that wait for room at a target, as far as there is room at `now`.
     pub async fn list_waiting(
         &self,
         place: &DenyPlace,
@@ -175,7 +178,7 @@ impl Store {
         Ok(locked!(self, place, (db, fits) => list_waiting!(db, fits, place, now)))
     }
 
-    /// What is known of the room on a place's list at `now`.
+    /// The state of the room on a target's list at `now`.
     pub async fn deny_room(
         &self,
         place: &DenyPlace,
@@ -202,10 +205,10 @@ impl Store {
         })
     }
 
-    /// Takes sessions over that the document which stands names and our records do not. They have
-    /// their room already, even beyond what is registered, and stay denied: a list without one of
-    /// them would revive it. Where the list is full, sessions that no document names yet give way, an
-    /// admin's last. The answer is the sessions that gave way.
+    /// Imports sessions that the remote document names and the store does not. They occupy their
+    /// room already, even beyond the registered capacity, and stay denied: a list without one of
+    /// them would make it valid again. If the list is full, sessions that no document names yet are
+    /// taken off, those that an admin revoked last. Returns the sessions that were taken off.
     pub async fn adopt_denied(
         &self,
         place: &DenyPlace,
@@ -264,8 +267,8 @@ impl Store {
         Ok(left)
     }
 
-    /// Takes sessions off a place's list again that no document names yet, all but the first `keep`:
-    /// an admin's stay longest. The sessions that were taken off.
+    /// Takes all but the first `keep` sessions that no document names yet off a target's list;
+    /// those that an admin revoked are kept longest. Returns the sessions that were taken off.
     pub async fn unlist_unwritten(
         &self,
         place: &DenyPlace,
@@ -297,7 +300,7 @@ impl Store {
         }))
     }
 
-    /// The sessions that a place's document is to name at `now`.
+    /// The sessions that a target's document must name at `now`.
     pub async fn denied_sessions(
         &self,
         place: &DenyPlace,
@@ -317,9 +320,9 @@ impl Store {
         Ok(rows.into_iter().map(|(id,)| id).collect())
     }
 
-    /// Notes what a document that was read at `now` names: what is in it for the first time, and
-    /// what was in it and is not any more. Only its holder does: a reader of yesterday must not. How
-    /// many are in it that were not.
+    /// Records which sessions a document that was read at `now` names: those that are new in it,
+    /// and those that are no longer in it. Only the lease holder may record, so that a slow reader
+    /// cannot overwrite newer facts. Returns how many are new.
     pub async fn note_denied(
         &self,
         place: &DenyPlace,
@@ -371,8 +374,8 @@ impl Store {
         Ok(changed.iter().map(|(written,)| u64::from(*written)).sum())
     }
 
-    /// Notes that a place's back end refused a document for its size at `now`, and how many sessions
-    /// the one that stands names.
+    /// Records that a target's back end refused a document for its size at `now`, and how many
+    /// sessions the remote document names.
     pub async fn deny_place_short(
         &self,
         claimed: &ClaimedPlace,
@@ -395,7 +398,7 @@ impl Store {
         Ok(())
     }
 
-    /// Notes that a place's back end has room for all that is registered.
+    /// Records that a target's back end has room for the whole registered capacity.
     pub async fn deny_place_fits(&self, place: &DenyPlace) -> Result<(), StoreError> {
         write!(self, db => {
             sqlx::query(
@@ -410,7 +413,7 @@ impl Store {
         Ok(())
     }
 
-    /// How many places have less room than is registered.
+    /// The number of targets that have less room than registered.
     pub async fn short_deny_places(&self) -> Result<u64, StoreError> {
         let (count,): (i64,) = read!(self, db => {
             sqlx::query_as(

@@ -1,6 +1,6 @@
-//! Lists of denied sessions at back ends: where they are, who writes each, and what was read back of
-//! it as a whole. The document at the back end follows from our rows, never the other way round;
-//! [`super::deny_entries`] has the sessions in it.
+//! The deny lists at back ends: their targets, the replica that writes each, and the facts that
+//! were read back of each document as a whole. The document follows from the rows, never the
+//! reverse. [`super::deny_entries`] has the sessions.
 
 use sqlx::FromRow;
 
@@ -13,40 +13,40 @@ use crate::domain::deny_list::DenyPlace;
 use crate::domain::generation::GenerationDigest;
 use crate::domain::kind::MinterKind;
 
-/// A place that this process may write to until its lease is over.
+/// A target that this process may write to until its lease ends.
 #[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct ClaimedPlace {
-    /// Which.
     pub place: DenyPlace,
-    /// Tries that failed since the last good one.
+    /// Failed tries since the last success.
     pub attempts: u32,
     /// The number of the last document that was to be written.
     pub generation: u64,
-    /// When the back end last refused a document for its size, while that counts.
+    /// When the back end last refused a document for its size. `None` if that no longer counts.
     pub refused_at: Option<Timestamp>,
 }
 
-/// What sessions that may live have in common.
+/// The properties that a group of unexpired sessions shares.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct SessionsAt {
     /// The kind of their minter.
     pub minter: MinterKind,
-    /// What they are for: at AWS, a role.
+    /// The audience of their grants; at AWS, a role.
     pub audience: String,
-    /// The resource's name.
     pub resource: String,
-    /// What decided.
+    /// The generation that permitted them.
     pub generation: GenerationDigest,
 }
 
-/// The part of a place's document that denies every earlier session, as it was read back.
+/// The part of a target's document that denies all earlier sessions, as it was read back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlanketDeny {
-    /// All sessions that were made before this instant are denied.
+    /// Sessions that were issued before this instant are denied.
     pub issued_before: Timestamp,
-    /// When that was first read back.
+    /// When this part was first read back.
     pub written_at: Timestamp,
-    /// When the document was last read and said what it should.
+    /// When the document was last read and was as required. `None` if never.
     pub read_at: Option<Timestamp>,
 }
 
@@ -85,7 +85,7 @@ impl TryFrom<PlaceRow> for ClaimedPlace {
 }
 
 impl Store {
-    /// Every place that is known.
+    /// Every known target.
     pub async fn deny_places(&self) -> Result<Vec<DenyPlace>, StoreError> {
         let rows: Vec<PlaceRow> = read!(self, db => {
             sqlx::query_as(
@@ -100,7 +100,7 @@ impl Store {
         claimed.map(|claimed| Ok(claimed?.place)).collect()
     }
 
-    /// Makes a place known, or its registration what it is now, and has it looked at.
+    /// Inserts a target or updates its registration, and schedules it for reconciliation now.
     pub async fn put_deny_place(
         &self,
         place: &DenyPlace,
@@ -110,8 +110,7 @@ impl Store {
         self.nudge_deny_place(place, now).await
     }
 
-    /// Makes a place known, or its registration what it is now. One that was not known is looked at
-    /// when it is `due`.
+    /// Inserts a target or updates its registration. A new one is reconciled at `due`.
     pub async fn know_deny_place(
         &self,
         place: &DenyPlace,
@@ -137,7 +136,8 @@ impl Store {
         Ok(())
     }
 
-    /// Has a place looked at, once more where somebody is at it. One that fails keeps to its pauses.
+    /// Schedules a target for reconciliation now, and once more if a replica is reconciling it. A
+    /// target that fails keeps its pauses.
     pub async fn nudge_deny_place(
         &self,
         place: &DenyPlace,
@@ -158,7 +158,7 @@ impl Store {
         Ok(())
     }
 
-    /// Where back ends made sessions that have not expired at `now`.
+    /// The properties of the sessions of external minters that have not expired at `now`.
     pub async fn places_of_sessions(&self, now: Timestamp) -> Result<Vec<SessionsAt>, StoreError> {
         type Row = (String, String, String, Vec<u8>);
         let rows: Vec<Row> = read_current!(self, db => {
@@ -183,7 +183,7 @@ impl Store {
             .collect()
     }
 
-    /// Whether sessions that are not over were made at a place for another resource than this.
+    /// Whether other resources than this one have sessions at a target that may still be valid.
     pub async fn others_live_at(
         &self,
         place: &DenyPlace,
@@ -207,8 +207,8 @@ impl Store {
         Ok(others)
     }
 
-    /// The time of the latest cutoff since `since` that denies every earlier session at a place. Rows
-    /// are believed by their MACs.
+    /// The time of the latest cutoff since `since` that denies all earlier sessions at a target.
+    /// Checks the MACs of the rows.
     pub async fn last_blanket_deny(
         &self,
         place: &str,
@@ -231,7 +231,7 @@ impl Store {
         Ok(times.into_iter().max())
     }
 
-    /// The blanket deny of a place, as its document was last read back.
+    /// The blanket deny of a target, as its document was last read back.
     pub async fn blanket_deny(&self, place: &DenyPlace) -> Result<Option<BlanketDeny>, StoreError> {
         type Row = (Option<Timestamp>, Option<Timestamp>, Option<Timestamp>);
         let row: Option<Row> = read!(self, db => {
@@ -253,7 +253,7 @@ impl Store {
         }))
     }
 
-    /// Places that are due, each of them ours alone until `lease_until`.
+    /// Leases due targets to `holder` until `lease_until`.
     pub async fn claim_deny_places(
         &self,
         holder: &str,
@@ -300,8 +300,8 @@ impl Store {
         rows.into_iter().map(ClaimedPlace::try_from).collect()
     }
 
-    /// The number of the next document of a place: greater than any that we gave, and than the one
-    /// that stands. Nothing when the place is not ours any more.
+    /// The number of the next document of a target: greater than any number given before, and than
+    /// that of the remote document. `None` if the holder has lost its lease.
     pub async fn next_deny_generation(
         &self,
         place: &DenyPlace,
@@ -328,8 +328,8 @@ impl Store {
             .transpose()
     }
 
-    /// Records the blanket deny of a document that was read. One that differs from the last one is
-    /// new: its time begins when it is next read back.
+    /// Records the blanket deny of a document that was read. A changed one is new: its time begins
+    /// when it is next read back.
     pub async fn note_blanket_deny(
         &self,
         place: &DenyPlace,
@@ -353,8 +353,8 @@ impl Store {
         Ok(())
     }
 
-    /// A place's document was read at `now` and said what it should. Gives the place back, to be
-    /// looked at again at `due_at`, or at once where something was asked for meanwhile.
+    /// Records that a target's document was read at `now` and was as required. Ends the lease; the
+    /// target is reconciled again at `due_at`, or at once if a request came meanwhile.
     pub async fn deny_place_done(
         &self,
         place: &DenyPlace,
@@ -384,7 +384,7 @@ impl Store {
         Ok(())
     }
 
-    /// A place could not be brought to what it should say: it is tried again at `due_at`.
+    /// Records that a target could not be reconciled; the next try is at `due_at`.
     pub async fn deny_place_failed(
         &self,
         place: &DenyPlace,

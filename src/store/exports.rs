@@ -1,52 +1,51 @@
-//! How far sinks outside were told what the log says, and who tells them.
+//! The cursors of external sinks: how far each was sent the log, and which replica sends it.
 //!
-//! A cursor belongs to a sink's name and a log's origin. Only the replica that has its lease moves
-//! it, and only from where that replica left it.
+//! A cursor belongs to a sink's name and a log's origin. Only the replica that holds its lease
+//! moves it, and only from the position that this replica last recorded.
 
 use super::codec::{signed, unsigned};
 use super::{Store, StoreError, read, write};
 use crate::clock::Timestamp;
 
-/// Which cursor.
+/// The key of a cursor.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it all")]
 pub struct ExportKey {
-    /// The sink.
     pub name: String,
-    /// The log.
     pub origin: String,
 }
 
-/// How far a sink was told.
+/// The state of a sink.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportCursor {
-    /// What the sink was when it was last registered.
+    /// The digest of the sink's registration.
     pub registration: String,
-    /// The first leaf that it was not told.
+    /// The index of the first leaf that the sink has not received.
     pub next: u64,
-    /// When it is told more.
+    /// When the next delivery is due.
     pub due_at: Timestamp,
-    /// Failures in a row.
+    /// Failed deliveries since the last success.
     pub attempts: u32,
-    /// Since when it is told nothing, because it said that it is gone.
+    /// Since when deliveries are off, because the sink answered that it is gone. `None` while they
+    /// are on.
     pub disabled_at: Option<Timestamp>,
-    /// When a replica that knows the sink so was last there.
+    /// When a replica with this registration was last running.
     pub seen_at: Timestamp,
 }
 
-/// How far ahead times in a cursor's row can be. Those beyond were written by a clock that was
-/// wrong, and count as past: nobody has to wait until it would have been right.
+/// The latest plausible times in a cursor's row. A wrong clock wrote any later time; such a time
+/// counts as past, so that no replica waits for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Believed {
-    /// The latest that a sink can be due.
+    /// The latest time at which a sink can be due.
     pub due_at: Timestamp,
-    /// The latest that a lease can end.
+    /// The latest time at which a lease can end.
     pub lease_until: Timestamp,
 }
 
 impl Store {
-    /// Registers a sink: a new one is told what follows `start`; one that was registered otherwise
-    /// goes on from where it was, and is tried at once; whoever delivered to the other is its holder
-    /// no longer.
+    /// Registers a sink. A new one receives the leaves from `start` on. A sink with another
+    /// registration continues from its position, is due at once, and its lease ends.
     pub async fn register_export(
         &self,
         key: &ExportKey,
@@ -75,7 +74,7 @@ impl Store {
         Ok(())
     }
 
-    /// How far a sink was told.
+    /// The state of a sink.
     pub async fn export_cursor(&self, key: &ExportKey) -> Result<Option<ExportCursor>, StoreError> {
         type Row = (String, i64, Timestamp, i64, Option<Timestamp>, Timestamp);
         let row: Option<Row> = read!(self, db => {
@@ -103,7 +102,7 @@ impl Store {
         .transpose()
     }
 
-    /// A replica that knows a sink as it is registered is there.
+    /// Records that a replica with this registration of the sink is running.
     pub async fn see_export(
         &self,
         key: &ExportKey,
@@ -125,8 +124,8 @@ impl Store {
         Ok(())
     }
 
-    /// Registers a sink as we know it in place of how others knew it, none of whom was seen since
-    /// `gone` or has its lease. Whether that was so.
+    /// Replaces another registration of the sink by this one, unless a replica with that
+    /// registration was seen since `gone` or holds the lease. Returns whether it was replaced.
     pub async fn take_over_export(
         &self,
         key: &ExportKey,
@@ -157,8 +156,8 @@ impl Store {
         Ok(taken == 1)
     }
 
-    /// Makes a sink that is due ours alone until `lease_until`, and says from where it is told more.
-    /// Nothing when it is another's, or registered otherwise than we know it.
+    /// Leases a due sink to `holder` until `lease_until`, and returns the index to continue from.
+    /// `None` if another replica holds it, or it has another registration.
     pub async fn claim_export(
         &self,
         key: &ExportKey,
@@ -193,8 +192,8 @@ impl Store {
             .transpose()
     }
 
-    /// A sink was told all before `next`, and stays its holder's until `lease_until`. Whether it
-    /// was still the holder's, and where the holder left it.
+    /// Records that a sink received all leaves before `next`, and extends the lease to
+    /// `lease_until`. Returns false if the lease was lost, or the position was not `from`.
     pub async fn advance_export(
         &self,
         key: &ExportKey,
@@ -222,7 +221,7 @@ impl Store {
         Ok(moved == 1)
     }
 
-    /// Gives a sink back. After a failure it is tried again at the time that is given.
+    /// Ends the lease. After a failure the next try is at `failed_until`.
     pub async fn release_export(
         &self,
         key: &ExportKey,
@@ -247,7 +246,8 @@ impl Store {
         Ok(())
     }
 
-    /// A sink said that it is gone: it is told nothing until it is registered otherwise.
+    /// Records that a sink answered that it is gone; it receives nothing until it is registered
+    /// otherwise.
     pub async fn disable_export(
         &self,
         key: &ExportKey,

@@ -1,18 +1,18 @@
-//! What keeps answers from being read on a database server that is not the primary any more.
+//! Keeps reads away from a database server that is no longer the primary.
 //!
 //! After a failover a connection of the pool can lead to the old primary, which still answers
-//! reads. Three checks stand in its way, and [`super::postgres::Postgres::acquire`] makes them each
-//! time that a connection is taken from the pool:
+//! reads. [`super::postgres::Postgres::acquire`] makes three checks each time it takes a connection
+//! from the pool:
 //! - The server must show at least as many leaves as this process knows to be committed. A server
 //!   only ever gains leaves, so every later statement on that connection sees at least as many.
 //! - The server must not be in recovery, as a standby is.
 //! - Connections from before a failure of a server are not used again ([`Fence::retire`]).
 //!
-//! Rows that decide validity are answered only under the read lease besides
-//! ([`Fence::check_lease`]): within a few seconds of a synchronous commit that the very server
-//! acknowledged to this process ([`super::lease`]). A process that has seen nothing newer cannot
-//! tell an isolated old primary by the number of leaves. By the commit it can: without its
-//! synchronous standby, which was promoted, the old primary acknowledges none.
+//! Rows that decide validity are also subject to the read lease ([`Fence::check_lease`]): they are
+//! returned only within a few seconds of a synchronous commit that the same server acknowledged to
+//! this process ([`super::lease`]). A process that has seen nothing newer cannot tell an isolated
+//! old primary by the number of leaves. It can by the commit: without its synchronous standby,
+//! which was promoted, the old primary acknowledges none.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -23,16 +23,16 @@ use tracing::warn;
 use super::StoreError;
 use crate::clock::{BootInstant, Timestamp};
 
-/// How long a server that was refused on a new connection stays refused without another look, so
-/// that a burst of requests does not become a burst of connections.
+/// How long a server that was refused on a new connection stays refused without another check, so
+/// that a burst of requests does not cause a burst of connections.
 const REFUSED_FOR: Duration = Duration::from_millis(200);
 
-/// What the server of a connection shows.
+/// The state of a connection's server.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shown {
-    /// Leaves in its newest head.
+    /// The number of leaves in its newest head.
     pub(super) size: u64,
-    /// Since when it runs: two servers that have the same data differ in it.
+    /// The server's start time; it differs between two servers with the same data.
     pub(super) since: Timestamp,
     /// Whether it is in recovery, as a standby is.
     pub(super) in_recovery: bool,
@@ -41,49 +41,49 @@ pub(super) struct Shown {
 /// A synchronous commit that a server acknowledged.
 #[derive(Clone, Copy, Debug)]
 struct Proof {
-    /// Since when the server runs.
+    /// The server's start time.
     since: Timestamp,
-    /// Before the commit was asked for.
+    /// An instant before the commit was sent.
     asked: BootInstant,
 }
 
-/// The state that all connections of one process are held against.
+/// The state that all connections of one process are checked against.
 #[derive(Debug, Default)]
 pub(super) struct Fence {
-    /// Leaves that are known to be committed.
+    /// The number of leaves that are known to be committed.
     known: AtomicU64,
     /// Connections that were made before this instant are not used.
     retired: Mutex<Option<Instant>>,
-    /// The last refusal on a new connection.
+    /// The last refusal on a new connection, and its time.
     refused: Mutex<Option<(Instant, String)>>,
     /// The last acknowledged commit.
     proof: Mutex<Option<Proof>>,
-    /// The read lease; without one, reads are only fenced.
+    /// The longest age of `proof`. Unset for tools, whose reads need no lease.
     lease: OnceLock<Duration>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Each of them holds one value that is replaced whole.
+    // Each mutex guards one value that is always replaced whole, so a poisoned lock is harmless.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Fence {
-    /// Leaves that are known to be committed.
+    /// The number of leaves that are known to be committed.
     pub(super) fn known(&self) -> u64 {
         self.known.load(Ordering::SeqCst)
     }
 
-    /// So many leaves are known to be committed.
+    /// Records that this many leaves are committed.
     pub(super) fn raise(&self, size: u64) {
         self.known.fetch_max(size, Ordering::SeqCst);
     }
 
-    /// Connections that exist now are not used again.
+    /// Retires the connections that exist now: they are not used again.
     pub(super) fn retire(&self) {
         *lock(&self.retired) = Some(Instant::now());
     }
 
-    /// Whether a connection that was made so long ago may be used.
+    /// Whether a connection of this age may be used.
     pub(super) fn admits(&self, age: Duration) -> bool {
         let Some(retired) = *lock(&self.retired) else {
             return true;
@@ -91,7 +91,7 @@ impl Fence {
         retired.elapsed() > age
     }
 
-    /// Why a server must not be asked, if so. `known` was read before the server was.
+    /// The reason not to read from a server, if any. `known` was read before `shown`.
     pub(super) fn refusal(known: u64, shown: Shown) -> Option<String> {
         if shown.in_recovery {
             return Some("it is in recovery, as a standby is".to_owned());
@@ -104,7 +104,7 @@ impl Fence {
         })
     }
 
-    /// Notes that a new connection led to a server that must not be asked.
+    /// Records that a new connection led to a server that was refused.
     pub(super) fn note_refusal(&self, why: &str) {
         let mut refused = lock(&self.refused);
         let news = refused.as_ref().is_none_or(|(_, known)| known != why);
@@ -118,7 +118,7 @@ impl Fence {
         }
     }
 
-    /// Notes that a connection led to a server that may be asked.
+    /// Records that a connection led to a server that was accepted.
     pub(super) fn note_admission(&self) {
         lock(&self.refused).take();
     }
@@ -130,13 +130,13 @@ impl Fence {
         (at.elapsed() < REFUSED_FOR).then(|| StoreError::NotPrimary(why.clone()))
     }
 
-    /// From now on rows that decide validity are answered only within `bound` of a commit.
+    /// From now on rows that decide validity are returned only within `bound` of a commit.
     pub(super) fn demand_lease(&self, bound: Duration) {
-        // The first word stands; there is one configuration.
+        // A second call has no effect; there is one configuration.
         self.lease.get_or_init(|| bound);
     }
 
-    /// A server acknowledged a synchronous commit that was asked for at `asked`.
+    /// Records that a server acknowledged a synchronous commit that was sent at or after `asked`.
     pub(super) fn prove(&self, since: Timestamp, asked: BootInstant) {
         let before = lock(&self.proof).replace(Proof { since, asked });
         if before.is_some_and(|before| before.since != since) {
@@ -144,14 +144,14 @@ impl Fence {
         }
     }
 
-    /// How long ago the last acknowledged commit was asked for.
+    /// The time since the last acknowledged commit was sent.
     pub(super) fn lease_age(&self) -> Option<Duration> {
         (*lock(&self.proof)).map(|proof| proof.asked.elapsed())
     }
 
-    /// Whether the lease holds, for a read on the server that runs since `since`, if it was one on a
-    /// certain server. To be asked after the read: what it returns was true at the time of the commit
-    /// or later.
+    /// Checks that the lease holds; with `since`, also that it is a lease of the server with this
+    /// start time. Call it after the read: the result was then true at the time of the commit or
+    /// later.
     pub(super) fn check_lease(&self, since: Option<Timestamp>) -> Result<(), StoreError> {
         let Some(bound) = self.lease.get() else {
             return Ok(());
@@ -184,15 +184,15 @@ impl Fence {
     }
 }
 
-/// Whether an error means that a connection, or its server, is of no use any more: it broke, the
-/// server goes down or takes no writes.
+/// Whether an error makes a connection, or its server, unusable: the connection broke, the server
+/// shuts down, or it accepts no writes.
 pub(super) fn ends_connection(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::Tls(_) => true,
         sqlx::Error::Database(error) => {
             let code = error.code().unwrap_or_default();
-            // Connection exceptions; operator intervention but for cancelled statements; a
-            // transaction that may only read.
+            // Connection exceptions; operator intervention except cancelled statements; a read-only
+            // transaction.
             code.starts_with("08") || code.starts_with("57P") || code == "25006"
         }
         _ => false,
@@ -242,7 +242,7 @@ mod tests {
     fn the_lease_is_of_one_server_and_lapses() {
         let (one, other) = (Timestamp::EPOCH, Timestamp::from_seconds(1));
         let fence = Fence::default();
-        // Tools that only look into a store hold no lease.
+        // Tools that only read a store hold no lease.
         fence.check_lease(Some(one)).unwrap();
         fence.demand_lease(Duration::from_secs(5));
         fence.check_lease(None).unwrap_err();

@@ -1,4 +1,4 @@
-//! Generations: stored whole under their digest before one is activated.
+//! Generations. Each is stored whole under its digest before it is activated.
 
 use super::codec::{digest, unsigned};
 use super::{Store, StoreError, read, read_current};
@@ -6,10 +6,10 @@ use crate::clock::Timestamp;
 use crate::crypto::digest::{Mac, MacError};
 use crate::domain::generation::GenerationDigest;
 
-/// The purpose under which rows of activations are protected.
+/// The purpose under which the MAC of an activation is computed.
 const ACTIVATION_MAC: &str = "activation";
 
-/// An activation as its row has it. Its digest is a claim until [`Self::open`] checked the MAC.
+/// An activation as its row has it. Its digest is unverified until [`Self::open`] checked the MAC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SealedActivation {
     index: u64,
@@ -18,7 +18,7 @@ pub struct SealedActivation {
 }
 
 impl SealedActivation {
-    /// The activation by the leaf at `index`, with its MAC.
+    /// Adds the MAC to the activation by the leaf at `index`.
     #[must_use]
     pub fn seal(index: u64, digest: GenerationDigest, mac: &Mac) -> Self {
         let tag = with_fields(index, digest, |fields| mac.tag(ACTIVATION_MAC, fields));
@@ -45,7 +45,7 @@ impl SealedActivation {
         Ok(self.digest)
     }
 
-    /// What to call the row.
+    /// The table and the row, for error messages.
     #[must_use]
     pub fn name(&self) -> String {
         format!(
@@ -54,13 +54,13 @@ impl SealedActivation {
         )
     }
 
-    /// Its leaf.
+    /// The index of its leaf.
     #[must_use]
     pub fn index(&self) -> u64 {
         self.index
     }
 
-    /// The generation that the row names, whoever wrote it.
+    /// The generation that the row names, without a check of the MAC.
     #[must_use]
     pub fn claimed(&self) -> GenerationDigest {
         self.digest
@@ -79,12 +79,12 @@ fn with_fields<T>(index: u64, digest: GenerationDigest, then: impl FnOnce(&[&[u8
 
 /// An activation.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Activation {
-    /// Its leaf and its generation.
+    /// The leaf, the generation's digest and the MAC.
     pub sealed: SealedActivation,
-    /// The admin, or the start, that activated it.
+    /// The admin who activated it, or the name of the start that did.
     pub by: String,
-    /// When it was committed.
     pub at: Timestamp,
 }
 
@@ -103,8 +103,7 @@ impl Store {
         Ok(row.map(|(body,)| body))
     }
 
-    /// The generations that decided at some time since `since`: what was active then, and what was
-    /// activated later.
+    /// The generations that were active at some time since `since`.
     pub async fn generations_since(
         &self,
         since: Timestamp,
@@ -123,7 +122,7 @@ impl Store {
             .collect()
     }
 
-    /// The activation that decides now.
+    /// The newest activation, which decides now.
     pub async fn active_generation(&self) -> Result<Option<Activation>, StoreError> {
         type Row = (i64, Vec<u8>, String, Timestamp, Vec<u8>);
         let row: Option<Row> = read_current!(self, db => {

@@ -1,10 +1,9 @@
-//! Heads of the log, and the MAC that shows which of them a broker wrote.
+//! Heads of the log, and the MAC that proves that a broker wrote one.
 //!
-//! The serving role may insert rows into the tables of the log. A replica that took over such a row
-//! would sign a checkpoint over leaves that no broker decided. So each head carries a MAC that only
-//! the holder of the sealing keys can make, and a head is a [`Head`] only after
-//! [`HeadSeal::open`] checked it. A head covers every leaf below it, so one MAC is enough for the
-//! whole log up to there.
+//! The serving role may insert rows into the tables of the log. A replica that followed a forged
+//! row would sign a checkpoint over leaves that no broker decided. So each head carries a MAC under
+//! the sealing keys, and a head becomes a [`Head`] only after [`HeadSeal::open`] checked it. A head
+//! covers every leaf below it, so one MAC is enough for the whole log up to there.
 
 use sqlx::FromRow;
 
@@ -14,53 +13,53 @@ use crate::crypto::digest::{Mac, MacError};
 use crate::ids::BatchId;
 use crate::merkle::Hash;
 
-/// The purpose under which heads are protected.
+/// The purpose under which the MAC of a head is computed.
 const HEAD_MAC: &str = "ledger_head";
 
-/// A head of the log: a tree of so many leaves with this root.
+/// A head of the log: the size and the root of its tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// Leaves in the tree.
+    /// The number of leaves in the tree.
     pub size: u64,
-    /// The tree's root.
+    /// The root of the tree.
     pub root: Hash,
 }
 
-/// A head as its row has it. Its size and root are claims until [`HeadSeal::open`] checked them.
+/// A head as its row has it. Size and root are unverified until [`HeadSeal::open`] checked the MAC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SealedHead {
     claimed: Head,
     batch: BatchId,
     mac: Vec<u8>,
-    /// The first leaf behind this head, where the row was read as the newest. A broker commits
-    /// leaves and their head together, so there is none.
+    /// The first leaf behind this head, if the row was read as the newest. A broker commits leaves
+    /// and their head together, so there is none unless a leaf was forged.
     uncovered: Option<u64>,
 }
 
 /// Why a head is not followed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub enum ForeignHead {
-    /// Its MAC does not hold.
+    /// Its MAC does not match.
     #[error(
         "the table ledger_head: the head of size {} root {} (batch {batch}) was not written by a \
-         broker of this log: {why}; nothing is issued until it is known who wrote it",
+         broker of this log: {why}; nothing is issued; find out who wrote it",
         claimed.size, claimed.root
     )]
     Forged {
-        /// What its row says.
+        /// The unverified size and root of the row.
         claimed: Head,
-        /// The batch that its row names.
+        /// The batch id of the row.
         batch: BatchId,
-        /// What is wrong with the MAC.
         why: MacError,
     },
     /// There are leaves behind the newest head.
     #[error(
         "the table leaf: leaf {index} is behind the newest head (size {size}), so it was not written \
-         by a broker of this log; nothing is issued until it is known who wrote it"
+         by a broker of this log; nothing is issued; find out who wrote it"
     )]
     Uncovered {
-        /// The first of these leaves.
+        /// The index of the first of these leaves.
         index: u64,
         /// The size of the newest head.
         size: u64,
@@ -73,7 +72,7 @@ pub enum HeadError {
     /// The store did not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Something other than a broker of this log wrote to its tables.
+    /// A row of the log's tables was not written by a broker of this log.
     #[error(transparent)]
     Foreign(#[from] ForeignHead),
 }
@@ -86,7 +85,7 @@ pub struct HeadSeal {
 }
 
 impl HeadSeal {
-    /// For the log of this name, with these sealing keys.
+    /// For the log with this origin, under these sealing keys.
     #[must_use]
     pub fn new(origin: &str, mac: &Mac) -> Self {
         Self {
@@ -95,7 +94,7 @@ impl HeadSeal {
         }
     }
 
-    /// The head with its MAC, as it is written.
+    /// Adds the MAC to a head.
     #[must_use]
     pub fn seal(&self, head: Head, batch: BatchId) -> SealedHead {
         let mac = with_fields(&self.origin, head, batch, |fields| {
@@ -109,7 +108,7 @@ impl HeadSeal {
         }
     }
 
-    /// The head, if a broker of this log wrote its row, and nothing is behind it.
+    /// The head, if a broker of this log wrote its row and no leaf is behind it.
     pub fn open(&self, sealed: &SealedHead) -> Result<Head, ForeignHead> {
         let SealedHead { claimed, batch, .. } = *sealed;
         let checked = with_fields(&self.origin, claimed, batch, |fields| {
@@ -150,7 +149,7 @@ impl SealedHead {
         &self.claimed.root
     }
 
-    /// The batch that wrote it.
+    /// The batch that wrote the head.
     #[must_use]
     pub fn batch(&self) -> BatchId {
         self.batch
@@ -191,13 +190,13 @@ impl TryFrom<HeadRow> for SealedHead {
     }
 }
 
-/// The newest head's row, and the first leaf behind it.
+/// The row of the newest head, and the first leaf behind it.
 pub(super) const HEAD: &str = "/* head */ SELECT size, root, batch_id, mac, \
      (SELECT min(idx) FROM leaf WHERE idx >= size) AS uncovered \
      FROM ledger_head ORDER BY size DESC LIMIT 1";
 
 impl Store {
-    /// The newest head's row, and whether leaves are behind it.
+    /// The row of the newest head, and the first leaf behind it; checks neither.
     pub async fn sealed_head(&self) -> Result<Option<SealedHead>, StoreError> {
         let row: Option<HeadRow> = read!(self, db => {
             sqlx::query_as(HEAD)

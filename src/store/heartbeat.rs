@@ -1,8 +1,9 @@
-//! A task with everything that decides whether its caller may keep it alive, and the heartbeat itself.
+//! A task with everything that decides whether its caller may keep it open, and the heartbeat
+//! itself.
 //!
-//! On PostgreSQL a heartbeat is two statements on one connection of the pool, and the check of that
-//! connection's server: the read, and the update with the sessions of the answer. SQLite, which cannot
-//! change and read in one statement, takes three.
+//! On PostgreSQL a heartbeat runs two statements on one connection of the pool, after the check of
+//! that connection's server: the read, and the update, which also returns the sessions. SQLite
+//! cannot change and read in one statement, so it runs three.
 
 use sqlx::{FromRow, Row};
 
@@ -22,19 +23,19 @@ use crate::ids::{CutoffId, SessionId, TaskId};
 
 /// A task with everything that decides about it, read in one statement.
 #[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct TaskView {
-    /// Its record.
     pub task: Task,
-    /// It and every task above it.
+    /// The task and all its ancestors.
     pub chain: TaskChain,
-    /// The records of the tasks above it, in no order.
+    /// The records of the ancestors, in no order.
     pub above: Vec<Task>,
-    /// The cutoffs that block something at the instant of the read, and those that came after the
+    /// The cutoffs that block at the instant of the read, and those that were committed after the
     /// oldest of these tasks was opened; oldest first.
     pub cutoffs: Vec<Cutoff>,
-    /// The number of leaves in the log when this was read.
+    /// The number of leaves in the log at the time of the read.
     pub as_of: u64,
-    /// The generation that the newest activation names. Its MAC is not checked here.
+    /// The generation of the newest activation. Its MAC is not checked here.
     pub generation: Option<GenerationDigest>,
 }
 
@@ -49,7 +50,7 @@ impl TaskView {
             && !tasks.any(|task| is_dated_ahead(task.opened_at, task.leaf_index, &accepted))
     }
 
-    /// Whether a cutoff blocks the task, one above it, or the owner of either.
+    /// Whether a cutoff blocks the task, an ancestor, or the owner of either.
     #[must_use]
     pub fn is_blocked(&self, now: Timestamp) -> bool {
         let mut blocking = self.cutoffs.iter().filter(|cutoff| cutoff.blocks(now));
@@ -60,26 +61,26 @@ impl TaskView {
     }
 }
 
-/// A task that was read to be kept alive. On PostgreSQL it may hold the connection on which it was
-/// read, so that the heartbeat needs no other.
+/// A task that was read for a heartbeat. On PostgreSQL it may hold the connection of the read, so
+/// that the heartbeat needs no other.
 #[derive(Debug)]
+#[expect(missing_docs, reason = "the names say it all")]
 pub struct HeldTask {
-    /// The task.
     pub view: TaskView,
     store: Store,
     connection: Option<Fenced>,
 }
 
-/// A heartbeat that was noted.
+/// A recorded heartbeat.
 #[derive(Clone, Debug)]
 pub struct Heard {
-    /// When the task was last heard of.
+    /// The time of the task's last heartbeat.
     pub heard_at: Timestamp,
     /// The first sessions under the task, oldest first, with everything that decides about them.
     pub sessions: Vec<SessionView>,
 }
 
-/// One of the tasks, and on the rows of the task that was asked for one of the cutoffs.
+/// One of the tasks. The rows of the requested task also carry one cutoff each.
 #[derive(FromRow)]
 struct TaskViewRow {
     #[sqlx(flatten)]
@@ -102,7 +103,7 @@ struct TaskViewRow {
 }
 
 impl TaskViewRow {
-    /// The row of a cutoff, if there is one.
+    /// The cutoff of the row, if it carries one.
     fn cutoff(&mut self) -> Option<CutoffRow> {
         Some(CutoffRow {
             id: self.cutoff_id?,
@@ -139,8 +140,8 @@ const TASK_VIEW: &str = concat!(
     ")) AS cut ON task.id = $1 ORDER BY cut.idx"
 );
 
-/// `$1` is the task, `$2` the present instant, `$3` the number of leaves since which nothing that
-/// decides may have changed, `$4` the largest number of sessions.
+/// `$1` is the task, `$2` the present instant, `$3` the size of the log since which no cutoff and
+/// no activation may have come, `$4` the largest number of sessions.
 const POSTGRES_HEARTBEAT: &str = concat!(
     "/* heartbeat */ WITH RECURSIVE ",
     chain!("$1"),
@@ -187,7 +188,7 @@ impl Store {
         Ok(held.map(HeldTask::into_view))
     }
 
-    /// The same, to be kept alive by [`HeldTask::hear`].
+    /// The same, for a heartbeat by [`HeldTask::hear`].
     pub async fn hold_task(
         &self,
         id: TaskId,
@@ -263,16 +264,15 @@ impl Store {
 }
 
 impl HeldTask {
-    /// The task alone; the connection goes back.
+    /// The task alone; the connection returns to the pool.
     #[must_use]
     pub fn into_view(self) -> TaskView {
         self.view
     }
 
-    /// Notes that the task is alive at `now`. A task that is over, on record or by the clock, is not
-    /// brought back. With `undisturbed_since`, nothing is noted either if a cutoff or an activation
-    /// came since the log had so many leaves: what was judged by the view still holds. Of the sessions
-    /// under the task at most `limit` come back.
+    /// Records a heartbeat at `now`, and returns at most `limit` sessions under the task. `None` if
+    /// the task or one above it has ended or expired, or, with `undisturbed_since`, if a cutoff or an
+    /// activation came since the log had that size: the judgement by the view would no longer hold.
     pub async fn hear(
         self,
         now: Timestamp,
@@ -301,7 +301,8 @@ impl HeldTask {
                 let heard_at: Timestamp = first.try_get("beat_at")?;
                 let mut under = Vec::with_capacity(rows.len());
                 for row in &rows {
-                    // Without a session there is one row that says only that the task was heard of.
+                    // Without a session there is one row, which carries only the time of the
+                    // heartbeat.
                     if row.try_get::<Option<SessionId>, _>("id")?.is_some() {
                         under.push(UnderRow::from_row(row)?);
                     }
@@ -328,8 +329,8 @@ impl HeldTask {
         };
         Ok(Some(Heard {
             heard_at,
-            // No session under the task, nor one that it was derived from, is older than the oldest
-            // of the tasks.
+            // No session under the task, and no session that one was derived from, is older than
+            // the oldest of the tasks.
             sessions: views_under(rows, self.view.cutoffs)?,
         }))
     }

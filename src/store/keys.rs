@@ -1,4 +1,4 @@
-//! Our own signing keys, sealed; and the renewal of what protects other rows.
+//! The broker's sealed signing keys, and the renewal of the MACs of other rows.
 
 use sqlx::FromRow;
 
@@ -10,20 +10,18 @@ use crate::crypto::digest::{Mac, MacError, sha256_parts};
 use crate::crypto::keyring::SigningKeyRecord;
 use crate::ids::CutoffId;
 
-/// A signing key's row. The public part is derived from the opened private one, never read here.
+/// A signing key's row. The public key is derived from the opened private key, never read here.
 #[derive(Clone, Debug, FromRow)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct SigningKeyRow {
-    /// Its id.
     pub kid: String,
-    /// What it signs.
+    /// The purpose: access tokens, checkpoints and so on.
     pub purpose: String,
-    /// With which algorithm.
     pub algorithm: String,
-    /// The private key in a sealed envelope.
+    /// The private key in a sealed envelope; empty once it was erased.
     pub sealed: Vec<u8>,
-    /// When it was made.
     pub created_at: Timestamp,
-    /// When it was first published.
+    /// When the key was first published.
     pub published_at: Timestamp,
     /// From when on it may sign.
     pub active_from: Timestamp,
@@ -31,20 +29,20 @@ pub struct SigningKeyRow {
     pub retire_at: Timestamp,
     /// When it stops being published.
     pub remove_at: Timestamp,
-    /// When it was withdrawn.
+    /// When it was revoked. `None` if it was not.
     pub revoked_at: Option<Timestamp>,
-    /// Over the dates, so that nobody revives a key by writing to the table.
+    /// The MAC over the other fields, so that a write to the table cannot revive a key.
     pub mac: Vec<u8>,
 }
 
 impl SigningKeyRow {
-    /// What the row is called when it is refused.
+    /// The table and the row, for error messages.
     #[must_use]
     pub fn name(&self) -> String {
         format!("the table signing_key: the key `{}`", self.kid)
     }
 
-    /// What the row says. Nothing where no broker writes such a row.
+    /// The record in the row, without a check of the MAC. `None` if no broker writes such a row.
     #[must_use]
     pub fn claimed(&self) -> Option<SigningKeyRecord> {
         Some(SigningKeyRecord {
@@ -69,8 +67,8 @@ impl SigningKeyRow {
     }
 }
 
-/// A digest over all keys of a purpose as they are. A change of them that was planned upon one set of
-/// rows is recorded only upon the same.
+/// A digest over all keys of a purpose in their present state. A change of keys is recorded only if
+/// the rows still have the digest on which it was planned.
 #[must_use]
 pub fn keys_basis(rows: &[SigningKeyRow], purpose: &str) -> [u8; 32] {
     let of_purpose = rows.iter().filter(|row| row.purpose == purpose);
@@ -92,7 +90,7 @@ impl Store {
         Ok(read_current!(self, db => sqlx::query_as(SIGNING_KEYS).fetch_all(db).await?))
     }
 
-    /// Every signing key with its record, oldest first. A row that no broker wrote stops the ledger.
+    /// Every signing key with its record, oldest first. A forged row stops the ledger.
     pub async fn verified_signing_keys(
         &self,
     ) -> Result<Vec<(SigningKeyRow, SigningKeyRecord)>, StoreError> {
@@ -104,9 +102,9 @@ impl Store {
         rows.into_iter().map(verified).collect()
     }
 
-    /// Replaces a key's envelope by one sealed with a newer sealing key, if its row is still the one
-    /// with the MAC `old`: what was changed meanwhile has new dates, which these do not fit. Whether it
-    /// was replaced.
+    /// Replaces a key's envelope by one that is sealed with a newer sealing key, if the row still
+    /// has the MAC `old`. A row that changed meanwhile has other dates, to which the new MAC does
+    /// not apply. Returns whether the row was replaced.
     pub async fn reseal_key(
         &self,
         kid: &str,
@@ -114,8 +112,9 @@ impl Store {
         sealed: &[u8],
         mac: &[u8],
     ) -> Result<bool, StoreError> {
-        // Under the ledger's lock: a change of keys that was planned upon this row is recorded before,
-        // and is found by its MAC, or comes after, and finds another one. SQLite has one writer.
+        // Takes the ledger's lock. A concurrent change of keys is recorded either before, and this
+        // update then finds another MAC, or after, and that change then finds another MAC. SQLite
+        // has one writer.
         let sql = match self {
             Self::Postgres(_) => {
                 "/* reseal_key */ UPDATE signing_key SET sealed = $3, mac = $4 \
@@ -140,8 +139,9 @@ impl Store {
         Ok(replaced == 1)
     }
 
-    /// Replaces the MAC `old` of a cutoff's row by one made with a newer key. A row that has another
-    /// by now, because the cutoff was lifted meanwhile, is left alone. Whether it was replaced.
+    /// Replaces the MAC `old` of a cutoff's row by one under a newer sealing key. Leaves a row
+    /// alone that has another MAC by now, because the cutoff was lifted. Returns whether it was
+    /// replaced.
     pub async fn remac_cutoff(
         &self,
         id: CutoffId,
@@ -198,7 +198,7 @@ impl Store {
         Ok(replaced == 1)
     }
 
-    /// The same for a workload's key.
+    /// The same for a workload key.
     pub async fn remac_workload_key(
         &self,
         old: &WorkloadKeyRow,

@@ -1,16 +1,15 @@
-//! The read lease: the proof that the server which this process reads from is the primary.
+//! The read lease: the proof that the server from which this process reads is the primary.
 //!
-//! About once a second a connection of its own makes one synchronous commit that writes nothing but
+//! About once a second a dedicated connection makes one synchronous commit that writes nothing but
 //! a record of the write-ahead log. When the server acknowledges it, the server's synchronous
-//! standby was still following it at some moment after the commit was asked for, so no standby had
-//! been promoted by then, and everything that was acknowledged before is visible there.
+//! standby was still following the server at some moment after the commit was sent. So no standby
+//! had been promoted by then, and every earlier acknowledged commit is visible on the server.
 //!
-//! Where the standby is gone COMMIT waits, and the lease lapses. That is intended: alone, a primary
-//! cannot tell a dead standby from one that was promoted. A comparison with the shared checkpoint
-//! does not take the commit's place, because a replica on the new primary may be unable to publish
-//! there; such a comparison only tells how many leaves must be shown. A commit that was answered with
-//! a warning does not either: its wait for the standby may have been cancelled
-//! ([`super::acknowledged`]).
+//! When the standby is gone, COMMIT waits and the lease expires. That is intended: a primary alone
+//! cannot tell a dead standby from a promoted one. A comparison with the shared checkpoint does not
+//! replace the commit, because a replica on the new primary may be unable to publish there; it only
+//! tells how many leaves the server must show. A commit that was answered with a warning does not
+//! count either: its wait for the standby may have been cancelled ([`super::acknowledged`]).
 
 use std::time::Duration;
 
@@ -23,10 +22,10 @@ use super::fence::{Fence, Shown};
 use super::postgres::Postgres;
 use crate::clock::{BootInstant, Timestamp};
 
-/// The first half of the advisory lock's key. The second is a number of this process.
+/// The first half of the advisory lock's key. The second half is a number of this process.
 const LOCK: i32 = 7_413;
 
-/// How long a connection may take.
+/// How long a connection attempt may take.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Renews the lease of one process.
@@ -34,7 +33,7 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
 pub struct ReadLease {
     postgres: Postgres,
     bound: Duration,
-    /// Tells this process's commit from those of others.
+    /// The second half of the advisory lock's key; it differs between processes.
     number: i32,
     connection: Option<WatchedConnection>,
 }
@@ -49,23 +48,24 @@ impl ReadLease {
         }
     }
 
-    /// How often it is to be renewed.
+    /// The interval between two renewals.
     #[must_use]
     pub fn interval(&self) -> Duration {
         (self.bound / 5).min(Duration::from_secs(1))
     }
 
-    /// Asks for one commit and notes that it was acknowledged.
+    /// Makes one commit and records its acknowledgement.
     ///
-    /// A commit that waits for its standby is given up after the lease's own time, and its connection
-    /// with it. The server still holds that commit and its advisory lock, so that later ones on the
-    /// same server neither wait nor prove anything, and at most one connection is held up there.
+    /// A commit that waits for its standby is abandoned after the lease's duration, and its
+    /// connection is dropped. The server still holds that commit and its advisory lock. So later
+    /// commits on the same server neither wait nor prove anything, and at most one connection hangs
+    /// there.
     pub async fn renew(&mut self) -> Result<(), StoreError> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.connect().await?,
         };
-        // Before the question is sent: the answer is at least as new.
+        // Taken before the commit is sent: the acknowledgement is at least as recent.
         let asked = BootInstant::now();
         let known = self.postgres.fence().known();
         let number = self.number;
@@ -82,7 +82,8 @@ impl ReadLease {
             return Err(StoreError::NotPrimary(why));
         }
         if !acknowledged {
-            // The next one looks where the address leads by then.
+            // The connection is dropped: the next renewal connects to the server at the address by
+            // then.
             return Err(StoreError::NotPrimary(
                 "an earlier commit still waits to be acknowledged; its synchronous standby may be \
                  gone"
@@ -104,11 +105,11 @@ impl ReadLease {
     }
 }
 
-/// One commit: what the server shows, and whether there was something to commit.
+/// One commit: the state that the server shows, and whether there was a commit to acknowledge.
 async fn commit(connection: &mut PgConnection, number: i32) -> Result<(Shown, bool), StoreError> {
     type Row = (bool, Timestamp, Option<i64>, bool);
-    // All rows are fetched, so that the server's last word on the implicit transaction is read: it
-    // comes after the commit.
+    // `fetch_all` reads to the end of the answer, which comes after the implicit transaction's
+    // commit.
     let rows: Vec<Row> = sqlx::query_as(
         "/* read_lease */ SELECT pg_is_in_recovery(), pg_postmaster_start_time(), \
          (SELECT size FROM ledger_head ORDER BY size DESC LIMIT 1), \

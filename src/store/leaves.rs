@@ -1,4 +1,4 @@
-//! The ledger, for reading: leaves, tiles, decisions.
+//! Reads of the ledger: leaves, tiles, decisions.
 
 use tracing::error;
 
@@ -9,47 +9,44 @@ use crate::domain::leaf::{Leaf, LeafError, Opening};
 use crate::ids::DecisionId;
 use crate::merkle::{Hash, leaf_hash};
 
-/// A leaf that was read. Its body is gone once it was pruned; its hash stays.
+/// A leaf that was read. The body is `None` once it was pruned; the hash stays.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct StoredLeaf {
-    /// Its place.
     pub index: u64,
-    /// Its hash.
     pub hash: Hash,
-    /// Its bytes.
+    /// The leaf in its stored format.
     pub body: Option<Vec<u8>>,
-    /// The identity whose own it is.
+    /// The identity that the leaf belongs to. `None` if it belongs to no workload.
     pub subject: Option<String>,
-    /// When it was decided.
+    /// The time of the decision.
     pub at: Timestamp,
 }
 
-/// What a leaf's commitments commit to, as far as it has not been deleted.
+/// The openings of a leaf's commitments; `None` where they were deleted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it all")]
 pub struct Openings {
-    /// The evaluation's input.
     pub input: Option<Opening>,
-    /// The purpose.
     pub purpose: Option<Opening>,
 }
 
-/// A decision's leaf with what opens its input, as far as neither was pruned.
+/// A decision's leaf with the opening of its input. Either is `None` where it was pruned.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct DecisionRow {
-    /// Its place.
     pub index: u64,
-    /// Its hash.
     pub hash: Hash,
-    /// When it was decided.
+    /// The time of the decision.
     pub at: Timestamp,
-    /// Its bytes.
+    /// The leaf in its stored format.
     pub body: Option<Vec<u8>>,
-    /// The evaluation's input.
+    /// The opening of the commitment to the input.
     pub input: Option<Opening>,
 }
 
 impl Store {
-    /// When the newest leaf was decided.
+    /// The time of the newest leaf.
     pub async fn newest_leaf_at(&self) -> Result<Option<Timestamp>, StoreError> {
         let row: Option<(Timestamp,)> = read!(self, db => {
             sqlx::query_as("/* newest_leaf_at */ SELECT at FROM leaf ORDER BY idx DESC LIMIT 1")
@@ -59,7 +56,8 @@ impl Store {
         Ok(row.map(|(at,)| at))
     }
 
-    /// Up to which end of evidence its use may have been deleted since a time was last accepted.
+    /// The largest expiry of evidence whose use may have been deleted, since a time was last
+    /// accepted.
     pub async fn forgotten(&self) -> Result<Option<Timestamp>, StoreError> {
         let row: Option<(Option<Timestamp>,)> = read!(self, db => {
             sqlx::query_as("/* forgotten */ SELECT forgotten FROM store_meta")
@@ -69,7 +67,7 @@ impl Store {
         Ok(row.and_then(|(until,)| until))
     }
 
-    /// Leaf hashes of `[from, from + count)`, as many as there are.
+    /// The leaf hashes of `[from, from + count)`, as many as exist.
     pub async fn leaf_hashes(&self, from: u64, count: u64) -> Result<Vec<Hash>, StoreError> {
         let rows: Vec<(Vec<u8>,)> = read!(self, db => {
             sqlx::query_as("/* leaf_hashes */ SELECT hash FROM leaf WHERE idx >= $1 AND idx < $2 ORDER BY idx")
@@ -83,7 +81,7 @@ impl Store {
             .collect()
     }
 
-    /// A complete tile's 256 hashes.
+    /// The 256 hashes of a complete tile.
     pub async fn tile(&self, level: u8, index: u64) -> Result<Option<Vec<Hash>>, StoreError> {
         let row: Option<(Vec<u8>,)> = read!(self, db => {
             sqlx::query_as("/* tile */ SELECT hashes FROM tile WHERE level = $1 AND idx = $2")
@@ -101,7 +99,7 @@ impl Store {
         .transpose()
     }
 
-    /// The roots of complete tiles `[from, from + count)` of a level, as many as there are.
+    /// The roots of the complete tiles `[from, from + count)` of a level, as many as exist.
     pub async fn tile_roots(
         &self,
         level: u8,
@@ -130,9 +128,9 @@ impl Store {
         Ok(leaves.pop())
     }
 
-    /// Leaves of `[from, from + count)`, as many as there are. The range is said of bodies, too: from
-    /// the equality of two columns PostgreSQL does not conclude that they have the same range, and
-    /// would open and lock every partition of bodies.
+    /// The leaves of `[from, from + count)`, as many as exist. The statement repeats the range for
+    /// the bodies: PostgreSQL does not derive it from the join on the index, and would open and
+    /// lock every partition of bodies.
     pub async fn leaves(&self, from: u64, count: u64) -> Result<Vec<StoredLeaf>, StoreError> {
         type Row = (i64, Vec<u8>, Option<Vec<u8>>, Option<String>, Timestamp);
         let rows: Vec<Row> = read!(self, db => {
@@ -150,7 +148,8 @@ impl Store {
         rows.into_iter().map(stored).collect()
     }
 
-    /// The acts among the leaves of `[from, to)`, which are no decisions, `count` of them at most.
+    /// The acts among the leaves of `[from, to)`, that is, the leaves that record no decision; at
+    /// most `count`.
     pub async fn acts(
         &self,
         from: u64,
@@ -175,7 +174,7 @@ impl Store {
         rows.into_iter().map(stored).collect()
     }
 
-    /// Where a decision's leaf is.
+    /// The index of a decision's leaf.
     pub async fn decision_index(&self, id: DecisionId) -> Result<Option<u64>, StoreError> {
         let row: Option<(i64,)> = read!(self, db => {
             sqlx::query_as("/* decision_index */ SELECT idx FROM leaf WHERE decision_id = $1")
@@ -186,8 +185,8 @@ impl Store {
         row.map(|(index,)| unsigned("leaf", index)).transpose()
     }
 
-    /// The decisions among the leaves of `[from, to)`, with what opens their inputs, `count` of them
-    /// at most.
+    /// The decisions among the leaves of `[from, to)`, with the openings of their inputs; at most
+    /// `count`.
     pub async fn decisions(
         &self,
         from: u64,
@@ -195,7 +194,7 @@ impl Store {
         count: u32,
     ) -> Result<Vec<DecisionRow>, StoreError> {
         type Part = Option<Vec<u8>>;
-        // Where the last one is, first, so that the range of bodies is known.
+        // Finds the last one first, so that the range of bodies is known.
         let (last,): (Option<i64>,) = read!(self, db => {
             sqlx::query_as(
                 "/* decisions_end */ SELECT max(idx) FROM (SELECT idx FROM leaf \
@@ -241,7 +240,7 @@ impl Store {
             .collect()
     }
 
-    /// What the commitments of a leaf commit to.
+    /// The openings of a leaf's commitments.
     pub async fn openings(&self, index: u64) -> Result<Openings, StoreError> {
         type Part = Option<Vec<u8>>;
         let row: Option<(Part, Part, Part, Part)> = read!(self, db => {
@@ -263,12 +262,12 @@ impl Store {
     }
 }
 
-/// The oldest body that was not pruned. It is read before the schema is brought up to date.
+/// The oldest body that was not pruned. It is read before the schema is migrated.
 pub(super) const OLDEST_BODY: &str =
     "/* leaf_format */ SELECT body FROM leaf_body ORDER BY idx LIMIT 1";
 
-/// Refuses a log whose leaves have another format than this build writes. A body that is no leaf at
-/// all is left to its readers.
+/// Refuses a log whose leaves have another format than this build writes. A body that is not a leaf
+/// is accepted here; its readers refuse it.
 pub(super) fn check_leaf_format(oldest: Option<(Vec<u8>,)>) -> Result<(), StoreError> {
     let Some((body,)) = oldest else {
         return Ok(());
@@ -303,7 +302,7 @@ fn stored(
     })
 }
 
-/// A leaf's body, if it is the one that was hashed. What was changed since is given to no reader.
+/// A leaf's body, if it has the hash of the leaf. A body that was changed is never returned.
 fn genuine(index: u64, hash: &Hash, body: Option<Vec<u8>>) -> Result<Option<Vec<u8>>, StoreError> {
     match body {
         Some(body) if leaf_hash(&body) != *hash => {

@@ -1,4 +1,4 @@
-//! What a store is: marked `dev` or `production` at birth, for one log, for ever.
+//! The identity of a store: its mode (`dev` or `production`) and its log, fixed when it is made.
 
 use sqlx::FromRow;
 
@@ -7,12 +7,12 @@ use super::postgres::BROKER;
 use super::{Store, StoreError, on_pool, read, read_current, write};
 use crate::clock::Timestamp;
 
-/// What the store is for.
+/// The use that a store was made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub enum StoreMode {
-    /// For trying out. Never serves production.
+    /// Development. Never serves production.
     Dev,
-    /// For work.
     Production,
 }
 
@@ -31,12 +31,12 @@ struct MetaRow {
     origin: String,
 }
 
-/// Which log a store's own takes the place of, as it is kept.
+/// The log that this store's log succeeds, as its row has it.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct SealedSuccession {
     /// A [`crate::domain::succession::Succession`] in JSON.
     pub document: String,
-    /// Protects it.
+    /// The MAC over the document.
     pub mac: Vec<u8>,
 }
 
@@ -45,16 +45,17 @@ pub struct SealedSuccession {
 pub struct BootstrapToken {
     /// When it was first seen configured, on any replica.
     pub first_seen: Timestamp,
-    /// The latest time that was known then: of the clock, the newest entry and the horizon.
+    /// The latest time that was known at `first_seen`: of the clock, the newest leaf and the
+    /// horizon.
     pub log_time: Timestamp,
-    /// Whether it was ended: its day had passed, or an administrator accepted an earlier time.
+    /// Whether it was ended, because its day had passed or an admin accepted an earlier time.
     pub ended: bool,
-    /// Whether another one was first seen after it.
+    /// Whether another token was first seen after it.
     pub replaced: bool,
 }
 
 impl Store {
-    /// Marks an empty store, or checks that it was marked for this very use.
+    /// Marks an empty store, or checks that the store was marked for this mode and origin.
     pub async fn claim(
         &self,
         mode: StoreMode,
@@ -96,8 +97,8 @@ impl Store {
         Ok(())
     }
 
-    /// Notes in an empty store which log its own will take the place of. The answer is whether that
-    /// is now what the store says; it is not where it holds leaves, or another word.
+    /// Records in an empty store which log its log succeeds. Returns whether the store says so now;
+    /// it does not if it holds leaves, or already names another succession.
     pub async fn put_succession(&self, sealed: &SealedSuccession) -> Result<bool, StoreError> {
         write!(self, db => {
             sqlx::query(
@@ -114,7 +115,7 @@ impl Store {
         Ok(known.is_some_and(|known| known.document == sealed.document))
     }
 
-    /// Which log this store's takes the place of.
+    /// The log that this store's log succeeds. `None` if it succeeds none.
     pub async fn succession(&self) -> Result<Option<SealedSuccession>, StoreError> {
         let row: Option<SealedSuccession> = read!(self, db => {
             sqlx::query_as("/* succession */ SELECT document, mac FROM succession")
@@ -124,7 +125,7 @@ impl Store {
         Ok(row)
     }
 
-    /// Says anew which log is succeeded, if it is still said by the row with the MAC `old`.
+    /// Replaces the succession, if its row still has the MAC `old`.
     pub async fn update_succession(
         &self,
         old: &[u8],
@@ -143,8 +144,8 @@ impl Store {
         Ok(())
     }
 
-    /// Protects the word on which log is succeeded with a newer key, if its row is still the one with
-    /// the MAC `old`. Whether it was replaced.
+    /// Replaces the MAC `old` of the succession by one under a newer sealing key. Returns whether
+    /// it was replaced.
     pub async fn remac_succession(&self, old: &[u8], new: &[u8]) -> Result<bool, StoreError> {
         let replaced = write!(self, db => {
             sqlx::query("/* remac_succession */ UPDATE succession SET mac = $2 WHERE mac = $1")
@@ -157,7 +158,7 @@ impl Store {
         Ok(replaced == 1)
     }
 
-    /// Where the replicas last kept a checkpoint together.
+    /// Where the replicas last kept the shared checkpoint.
     pub async fn shared_place(&self) -> Result<Option<String>, StoreError> {
         let row: Option<(Option<String>,)> = read!(self, db => {
             sqlx::query_as("/* shared_place */ SELECT shared_place FROM store_meta")
@@ -167,7 +168,7 @@ impl Store {
         Ok(row.and_then(|(place,)| place))
     }
 
-    /// Notes where the replicas keep a checkpoint together.
+    /// Records where the replicas keep the shared checkpoint.
     pub async fn put_shared_place(&self, place: &str) -> Result<(), StoreError> {
         write!(self, db => {
             sqlx::query(
@@ -181,8 +182,8 @@ impl Store {
         Ok(())
     }
 
-    /// Notes that a bootstrap token is configured, at `now` by the clock and at `log_time` by the
-    /// latest time that is known. One that was seen before keeps its first times.
+    /// Records that a bootstrap token is configured, at `now` by the clock and at `log_time` by the
+    /// latest known time. A token that was seen before keeps its first times.
     pub async fn see_bootstrap(
         &self,
         digest: &[u8; 32],
@@ -203,7 +204,8 @@ impl Store {
         Ok(())
     }
 
-    /// Ends, for good, the bootstrap tokens that were first seen up to one time or after another.
+    /// Ends, for good, the bootstrap tokens that were first seen until `up_to` or later than
+    /// `after`.
     pub async fn end_bootstrap_tokens(
         &self,
         up_to: Timestamp,
@@ -254,8 +256,8 @@ impl Store {
             .collect()
     }
 
-    /// The horizon: the instant that whatever deletes for good takes for the present. None in a store
-    /// that was not claimed.
+    /// The horizon: the instant that every permanent deletion uses as the present. `None` in a
+    /// store that was not marked.
     pub async fn horizon(&self) -> Result<Option<Timestamp>, StoreError> {
         let row: Option<(Timestamp,)> = read!(self, db => {
             sqlx::query_as("/* horizon */ SELECT horizon FROM store_meta")
@@ -265,7 +267,7 @@ impl Store {
         Ok(row.map(|(horizon,)| horizon))
     }
 
-    /// Moves the horizon on, if it still is where it was. The answer is whether it was.
+    /// Moves the horizon from `from` to `to`. Returns false if it was no longer at `from`.
     pub async fn advance_horizon(
         &self,
         from: Timestamp,
@@ -282,8 +284,8 @@ impl Store {
         Ok(moved == 1)
     }
 
-    /// How many connections brokers have to this database now; nothing is known of SQLite's, whose
-    /// directory one process has to itself.
+    /// How many connections brokers have to this database now. Zero on SQLite, whose directory only
+    /// one process can use.
     pub async fn connected_brokers(&self) -> Result<u64, StoreError> {
         let Self::Postgres(postgres) = self else {
             return Ok(0);
@@ -300,7 +302,7 @@ impl Store {
         Ok(count.unsigned_abs())
     }
 
-    /// The store's own clock, where it has one.
+    /// The database's clock. `None` on SQLite.
     pub async fn clock(&self) -> Result<Option<Timestamp>, StoreError> {
         match self {
             Self::Postgres(postgres) => postgres.clock().await.map(Some),

@@ -1,23 +1,22 @@
-//! Where everything is kept: PostgreSQL for production with any number of replicas, SQLite for one
-//! process with nothing to set up.
+//! The store: PostgreSQL for production with any number of replicas, SQLite for one process without
+//! any setup.
 //!
-//! [`Store`] is an enum with one method a question; each method has its SQL beside it, in one text
-//! where both databases read it alike and in two where they do not. One conformance suite runs
-//! every method on both. [`postgres`] and [`sqlite`] hold what is truly different: pools,
-//! connections and settings.
+//! [`Store`] is an enum with one method per question. Each method contains its SQL: one text where
+//! both databases can run it, otherwise two. One conformance suite runs every method on both.
+//! [`postgres`] and [`sqlite`] hold only the differences: pools, connections and settings.
 //!
-//! What makes leaves is written by [`append`] and by nothing else, in the ledger's own
-//! transaction. The other writers here touch what is no act: heartbeats, the sweeper's notes,
-//! pruning, generations that nobody has activated yet.
+//! Only [`append`] writes leaves and the rows that depend on them, in the ledger's own transaction.
+//! The other writers here change rows that record no act: heartbeats, the sweeper's times, pruning,
+//! generations that are not active yet.
 //!
-//! The store returns facts. Whether something is valid is judged by [`crate::domain::validity`]; where
-//! a statement has to judge many rows, its condition is a fragment of `validity_sql`.
+//! The store returns facts. [`crate::domain::validity`] judges whether something is valid; where a
+//! statement has to judge many rows, its condition is a fragment of `validity_sql`.
 //!
-//! Every statement of PostgreSQL's pool runs on a connection whose server was held against what this
-//! process knows to be committed ([`fence`]), and rows that decide validity are given only under a
-//! lease besides ([`lease`]).
+//! Every statement of PostgreSQL's pool runs on a connection whose server was checked against the
+//! commits that this process knows ([`fence`]). Rows that decide validity are returned only under a
+//! lease ([`lease`]).
 //!
-//! SQL never says `now()`: time is a parameter.
+//! SQL never calls `now()`: time is a parameter.
 
 pub mod acknowledged;
 pub mod admins;
@@ -56,10 +55,9 @@ use self::sqlite::Sqlite;
 
 /// The store.
 #[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the names say it all")]
 pub enum Store {
-    /// PostgreSQL.
     Postgres(Postgres),
-    /// SQLite.
     Sqlite(Sqlite),
 }
 
@@ -79,7 +77,7 @@ macro_rules! on_pool {
     }};
 }
 
-/// Runs the same statement on whichever database it is, for reading.
+/// Runs one statement that both databases understand, for reading.
 macro_rules! read {
     ($store:expr, $db:ident => $body:expr) => {
         $crate::store::read!($store, finish, $db => $body)
@@ -98,15 +96,15 @@ macro_rules! read {
 }
 
 /// The same for rows that decide whether something is valid: sessions, tasks, cutoffs, roles, keys,
-/// the active generation. They are given only while the server that was asked is known to be the
-/// primary ([`fence`]). A test holds every statement over these tables to it.
+/// the active generation. They are returned only while the server is known to be the primary
+/// ([`fence`]). A test checks that every statement over these tables uses this macro.
 macro_rules! read_current {
     ($store:expr, $db:ident => $body:expr) => {
         $crate::store::read!($store, finish_current, $db => $body)
     };
 }
 
-/// The same, for writing: SQLite has one writer.
+/// The same for writing; SQLite has one writer.
 macro_rules! write {
     ($store:expr, $db:ident => $body:expr) => {
         match $store {
@@ -126,10 +124,10 @@ pub(crate) use {on_pool, read, read_current, write};
 /// Why the store did not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// It could not be reached, was too slow, or refused to serve. Trying again may help.
+    /// The database could not be reached, was too slow, or refused to serve. Trying again may help.
     #[error("the store is unavailable")]
     Unavailable(#[source] sqlx::Error),
-    /// It refused what it was given. Trying again does not help.
+    /// The database refused the statement or its values. Trying again does not help.
     #[error("the store refused a statement")]
     Refused(#[source] sqlx::Error),
     /// The database's server is not known to be the primary. Trying again may help.
@@ -138,20 +136,20 @@ pub enum StoreError {
     /// A row was not written by a broker of this log.
     #[error("{0}")]
     Forged(String),
-    /// A row holds what we never wrote.
+    /// A row holds a value that no broker writes.
     #[error("the store holds an unreadable {0}")]
     Corrupt(&'static str),
-    /// The store is not fit for this process; the text says why and what to do.
+    /// The store is not fit for this process; the text says why and how to correct it.
     #[error("{0}")]
     Unfit(String),
 }
 
-/// The tables of the log: rows of theirs are inserted under the lock, and never changed.
+/// The tables of the log: their rows are inserted under the lock and never changed.
 const LOG_TABLES: [&str; 5] = ["leaf", "leaf_body", "tile", "ledger_head", "activation"];
 
 impl StoreError {
-    /// What the database says of a row of the log that could not be inserted because one with its key
-    /// is there.
+    /// The database's message if the error is that a row of the log could not be inserted because
+    /// another row has its key.
     #[must_use]
     pub fn occupied(&self) -> Option<String> {
         let Self::Refused(sqlx::Error::Database(error)) = self else {
@@ -162,7 +160,7 @@ impl StoreError {
         }
         let told = error.message();
         let table = match error.table() {
-            // Bodies are in partitions.
+            // Bodies are stored in partitions.
             Some(table) if table.starts_with("leaf_body_") => "leaf_body",
             Some(table) => table,
             // `UNIQUE constraint failed: leaf.idx`
@@ -196,8 +194,9 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
-/// Whether an error is about the statement's content: SQLSTATE classes 22 (data) and 23
-/// (integrity), 42 (ours to mend); in SQLite, constraints, types and sizes.
+/// Whether an error is about the statement or its values: SQLSTATE classes 22 (data), 23
+/// (integrity) and 42 (a wrong statement); in SQLite a wrong statement, constraints, types and
+/// sizes.
 fn is_refusal(error: &dyn sqlx::error::DatabaseError) -> bool {
     let code = error.code().unwrap_or_default();
     if error
@@ -208,7 +207,8 @@ fn is_refusal(error: &dyn sqlx::error::DatabaseError) -> bool {
             .iter()
             .any(|class| code.starts_with(class));
     }
-    // The low byte is SQLite's primary result code: TOOBIG 18, CONSTRAINT 19, MISMATCH 20, RANGE 25.
+    // SQLite's primary result code is the low byte: TOOBIG 18, CONSTRAINT 19, MISMATCH 20, RANGE
+    // 25.
     let primary = code.parse::<u32>().unwrap_or(0) & 0xff;
     matches!(primary, 1 | 18 | 19 | 20 | 25)
 }
@@ -223,8 +223,8 @@ impl Store {
         }
     }
 
-    /// Cuts SQLite's write-ahead log off where it has grown and nothing reads from it. The answer is its
-    /// size in bytes; `None` on PostgreSQL, whose log is its own.
+    /// Truncates SQLite's write-ahead log if it has grown and no connection reads from it. Returns
+    /// its size in bytes; `None` on PostgreSQL, which manages its own.
     pub async fn bound_log(&self) -> Result<Option<u64>, StoreError> {
         match self {
             Self::Postgres(_) => Ok(None),
@@ -232,7 +232,7 @@ impl Store {
         }
     }
 
-    /// Why nothing may be issued: the write-ahead log is beyond its limit.
+    /// The reason not to issue anything, if the write-ahead log has reached its limit.
     #[must_use]
     pub fn overfull(&self) -> Option<String> {
         match self {
@@ -241,26 +241,26 @@ impl Store {
         }
     }
 
-    /// So many leaves are known to be committed: a server that shows fewer is not asked any more.
+    /// Records that this many leaves are committed: a server that shows fewer is not read any more.
     pub fn note_committed(&self, size: u64) {
         if let Self::Postgres(postgres) = self {
             postgres.fence().raise(size);
         }
     }
 
-    /// Leaves that are known to be committed.
+    /// The number of leaves that are known to be committed.
     #[must_use]
     pub fn known_committed(&self) -> u64 {
         match self {
             Self::Postgres(postgres) => postgres.fence().known(),
-            // One process, to which its own file shows all.
+            // One process reads its own file, which cannot lag.
             Self::Sqlite(_) => 0,
         }
     }
 
-    /// From now on, rows that decide validity are given only within `bound` of a commit that their
-    /// server acknowledged. The first one is made here; keep renewing what is returned. SQLite has one
-    /// process, whose own file cannot be behind it.
+    /// From now on, rows that decide validity are returned only within `bound` of a commit that
+    /// their server acknowledged. Makes the first such commit; the caller must keep renewing the
+    /// returned lease. `None` on SQLite, where one process reads its own file.
     pub async fn hold_read_lease(
         &self,
         bound: Duration,
@@ -275,7 +275,7 @@ impl Store {
         Ok(Some(lease))
     }
 
-    /// Whether rows that decide validity are given now.
+    /// Whether rows that decide validity can be read now.
     pub fn check_read_lease(&self) -> Result<(), StoreError> {
         match self {
             Self::Postgres(postgres) => postgres.fence().check_lease(None),
@@ -283,7 +283,7 @@ impl Store {
         }
     }
 
-    /// How old what is read may be at most.
+    /// The largest age of a row that is read now.
     #[must_use]
     pub fn read_lease_age(&self) -> Duration {
         match self {
@@ -292,7 +292,7 @@ impl Store {
         }
     }
 
-    /// Closes every connection; in SQLite also folds the write-ahead log into the file.
+    /// Closes every connection; SQLite also moves the write-ahead log into the database file.
     pub async fn close(&self) {
         match self {
             Self::Postgres(postgres) => postgres.close().await,
@@ -305,7 +305,7 @@ impl Store {
 mod tests {
     use std::path::Path;
 
-    /// Tables of which a row decides whether something is valid.
+    /// Tables whose rows decide whether something is valid.
     const VALIDITY: [&str; 8] = [
         "session",
         "task",
@@ -327,12 +327,12 @@ mod tests {
             .any(|pair| ["FROM", "JOIN"].contains(&pair[0]) && VALIDITY.contains(&pair[1]))
     }
 
-    /// Whether a macro of the file makes the statement, over a table that decides.
+    /// Whether a macro of the file builds the statement, over one of these tables.
     fn is_made(statement: &str) -> bool {
         statement.contains("select_") || statement.contains("newest!")
     }
 
-    /// What stands between `open` and the parenthesis that closes it.
+    /// The texts between `open` and its closing parenthesis.
     fn invocations<'a>(source: &'a str, open: &str) -> Vec<&'a str> {
         let mut found = Vec::new();
         let mut rest = source;
@@ -359,7 +359,8 @@ mod tests {
         for file in std::fs::read_dir(directory).unwrap() {
             let path = file.unwrap().path();
             if path.is_dir() || path.file_name().is_some_and(|name| name == "mod.rs") {
-                // The ledger's own connection, under the lock; and the macros themselves.
+                // The ledger's own connection reads under the lock; this file holds the macros
+                // themselves.
                 continue;
             }
             let source = std::fs::read_to_string(&path).unwrap();
@@ -368,7 +369,7 @@ mod tests {
                     let changes = statement.contains("UPDATE ") || statement.contains("INSERT ");
                     assert!(
                         changes || !decides(statement) && !is_made(statement),
-                        "{}: read_current! is for this: {statement}",
+                        "{}: use read_current! for this statement: {statement}",
                         path.display()
                     );
                 }
@@ -377,7 +378,7 @@ mod tests {
                 current += usize::from(decides(statement) || is_made(statement));
             }
         }
-        // The search itself finds what there is.
+        // The search does find such statements.
         assert!(current >= 20, "{current}");
     }
 }

@@ -20,24 +20,25 @@ use super::fence::{Fence, Shown, ends_connection};
 use super::leaves::{OLDEST_BODY, check_leaf_format};
 use crate::clock::Timestamp;
 
-/// The migrations, in the binary.
+/// The migrations, compiled into the binary.
 pub static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
-/// How much the pool may take, and how long anything may last.
+/// The size of the pool, and the timeouts.
 #[derive(Clone, Copy, Debug)]
 pub struct PostgresSettings {
-    /// What the database knows the connections by. Brokers are called [`BROKER`].
+    /// The name of the connections in `pg_stat_activity`. Brokers use [`BROKER`].
     pub name: &'static str,
-    /// Connections at once, for everything but the ledger.
+    /// The largest number of simultaneous connections, not counting those of ledger and lease.
     pub max_connections: u32,
-    /// How long a request may wait for one.
+    /// How long a request may wait for a connection.
     pub acquire_timeout_seconds: u64,
     /// How long a statement may run.
     pub statement_timeout_seconds: u64,
     /// How long the ledger's transaction may idle while it holds the lock that all replicas wait
-    /// for: a frozen replica loses it after this, and so stops nobody for longer.
+    /// for. A frozen replica loses the lock after this time, so it does not stop the others for
+    /// longer.
     pub append_timeout_seconds: u64,
-    /// Whether a standby will do, for looking into a store without serving from it.
+    /// Whether to accept a standby, for tools that only read a store.
     pub standby_will_do: bool,
 }
 
@@ -54,15 +55,15 @@ impl Default for PostgresSettings {
     }
 }
 
-/// What to do about whatever stands between the broker and the server and does not pass on what the
-/// broker asks of its connections.
+/// The remedy when a pooler stands between the broker and the server and does not pass on the
+/// connection options.
 const CONNECT_DIRECTLY: &str = "the broker sets its timeouts and synchronous_commit as options of its \
     connections, and keeps connections of its own for locks, so it needs a server that takes them: \
     let TASKPASS_DATABASE_URL name the primary itself (the direct, unpooled endpoint of a managed \
     database), not a pooler such as PgBouncer or RDS Proxy";
 
-/// The error of a connection that could not be made, with cause and remedy where the other side did
-/// not take the options of the connection. Each pooler refuses them in its own words.
+/// Converts the error of a failed connection. If the server or a pooler refused the connection
+/// options, the result names cause and remedy; each pooler words that refusal in its own way.
 pub(super) fn refused_options(error: sqlx::Error) -> StoreError {
     let told = error.as_database_error().and_then(|database| {
         let (code, message) = (database.code()?, database.message());
@@ -78,14 +79,14 @@ pub(super) fn refused_options(error: sqlx::Error) -> StoreError {
     match told {
         None => error.into(),
         Some(told) => StoreError::Unfit(format!(
-            "what answers at the database's address refuses the broker's connection options: {told}; \
+            "the server at the database's address refuses the broker's connection options: {told}; \
              {CONNECT_DIRECTLY}"
         )),
     }
 }
 
-/// Refuses a pooler that takes the options of a connection and drops them: nothing would bound a
-/// statement, and a commit might be answered before it is on disk.
+/// Refuses a pooler that accepts the connection options and drops them: statements would have no
+/// timeout, and a commit might be answered before it is on disk.
 async fn check_options(pool: &PgPool, statement_timeout: &str) -> Result<(), StoreError> {
     let (effective,): (String,) = sqlx::query_as(
         "/* check_options */ SELECT setting FROM pg_catalog.pg_settings \
@@ -97,19 +98,19 @@ async fn check_options(pool: &PgPool, statement_timeout: &str) -> Result<(), Sto
         return Ok(());
     }
     Err(StoreError::Unfit(format!(
-        "what answers at the database's address drops the broker's connection options: \
+        "the server at the database's address drops the broker's connection options: \
          statement_timeout is {effective} ms and not {statement_timeout} ms; {CONNECT_DIRECTLY}"
     )))
 }
 
-/// What brokers are called as the database's clients.
+/// The name of brokers in `pg_stat_activity`.
 pub const BROKER: &str = "taskpass";
 
 fn millis(seconds: u64) -> String {
     seconds.saturating_mul(1_000).to_string()
 }
 
-/// A pool of connections to PostgreSQL. Statements get them by [`Self::acquire`] and in no other way.
+/// A pool of connections to PostgreSQL. Statements get them only through [`Self::acquire`].
 #[derive(Clone, Debug)]
 pub struct Postgres {
     pool: PgPool,
@@ -120,7 +121,7 @@ pub struct Postgres {
     row_guard: RowGuard,
 }
 
-/// How each kind of connection is made.
+/// The options of each kind of connection.
 #[derive(Debug)]
 struct Options {
     ledger: PgConnectOptions,
@@ -128,12 +129,12 @@ struct Options {
     pooled: PgConnectOptions,
 }
 
-/// A connection of the pool whose server was held against the fence. It goes back into the pool when
-/// it is dropped.
+/// A connection of the pool whose server passed the fence's check. It returns to the pool when it
+/// is dropped.
 #[derive(Debug)]
 pub(super) struct Fenced {
     connection: PoolConnection<sqlx::Postgres>,
-    /// Since when its server runs.
+    /// The start time of its server.
     since: Timestamp,
     fence: Arc<Fence>,
 }
@@ -144,13 +145,13 @@ impl Fenced {
         &mut self.connection
     }
 
-    /// What a statement on it came to. After an error that ends the connection, neither it nor those
-    /// that were made before are used again.
+    /// Takes the result of a statement. After an error that ends the connection, neither it nor any
+    /// older connection is used again.
     pub(super) fn finish<T>(mut self, outcome: Result<T, sqlx::Error>) -> Result<T, StoreError> {
         self.keep(outcome)
     }
 
-    /// The same for rows that decide validity, which are given only under the read lease.
+    /// The same for rows that decide validity, which are returned only under the read lease.
     pub(super) fn finish_current<T>(
         mut self,
         outcome: Result<T, sqlx::Error>,
@@ -158,8 +159,8 @@ impl Fenced {
         self.keep_current(outcome)
     }
 
-    /// As [`Self::finish_current`], where another statement follows on the connection. Its server has
-    /// at least as many leaves then.
+    /// As [`Self::finish_current`], for a connection on which another statement follows. Its server
+    /// then has at least as many leaves.
     pub(super) fn keep_current<T>(
         &mut self,
         outcome: Result<T, sqlx::Error>,
@@ -180,7 +181,7 @@ impl Fenced {
     }
 }
 
-/// What a connection's server shows.
+/// The state of a connection's server.
 async fn look(connection: &mut PgConnection) -> Result<Shown, sqlx::Error> {
     let (in_recovery, since, size): (bool, Timestamp, Option<i64>) = sqlx::query_as(
         "/* fence */ SELECT pg_is_in_recovery(), pg_postmaster_start_time(), \
@@ -188,7 +189,7 @@ async fn look(connection: &mut PgConnection) -> Result<Shown, sqlx::Error> {
     )
     .fetch_one(connection)
     .await?;
-    // One that is negative, which none is, is less than any that is known.
+    // A negative size, which no broker writes, counts as an empty log.
     let size = unsigned("head", size.unwrap_or(0)).unwrap_or(0);
     Ok(Shown {
         size,
@@ -201,8 +202,8 @@ impl Options {
     fn read(url: &SecretString, settings: &PostgresSettings) -> Result<Self, StoreError> {
         let statement = millis(settings.statement_timeout_seconds);
         let idle = millis(settings.append_timeout_seconds);
-        // Twice as long as a frozen replica keeps it, so that the one behind it gets through at its
-        // first try.
+        // Twice the time for which a frozen replica keeps the lock, so that the next replica gets
+        // the lock at its first try.
         let lock = millis(settings.append_timeout_seconds.saturating_mul(2));
         let base = PgConnectOptions::from_str(url.expose_secret())
             .map_err(|_| {
@@ -219,16 +220,17 @@ impl Options {
             ("lock_timeout", lock.as_str()),
             ("idle_in_transaction_session_timeout", idle.as_str()),
             ("default_transaction_isolation", "read committed"),
-            // A permit is released upon this commit: it has to be on disk, whatever the default.
+            // The broker releases a permit after this commit, so it must be on disk, whatever the
+            // default.
             ("synchronous_commit", "on"),
-            // Whatever the role's default: that a commit was not acknowledged is told by a warning.
+            // Whatever the role's default: only a warning tells that a commit was not acknowledged.
             ("client_min_messages", "warning"),
-            // Its two statements are long, and every lookup in them is by an index: planning them
-            // anew for each batch would cost more than running them.
+            // Both statements are long, and every lookup in them uses an index: planning them for
+            // each batch would cost more than running them.
             ("plan_cache_mode", "force_generic_plan"),
-            // Those plans, and the ones that foreign keys are checked by, are made at the first batch,
-            // perhaps on empty tables, and stay until a table is analysed. They must be the plans of
-            // large tables from the beginning.
+            // The first batch makes these plans, and the plans of foreign key checks, perhaps on
+            // empty tables. They stay until a table is analysed, so they must be the plans of large
+            // tables from the start.
             ("enable_seqscan", "off"),
             ("enable_hashjoin", "off"),
             ("enable_mergejoin", "off"),
@@ -238,7 +240,7 @@ impl Options {
             ("statement_timeout", statement.as_str()),
             ("lock_timeout", "2000"),
             ("idle_in_transaction_session_timeout", "5000"),
-            // Compiling takes longer than any of its statements.
+            // JIT compilation takes longer than any of the pool's statements.
             ("jit", "off"),
         ]);
         let lease = pooled.clone().options([
@@ -266,7 +268,7 @@ impl Postgres {
             .max_connections(settings.max_connections)
             .acquire_timeout(Duration::from_secs(settings.acquire_timeout_seconds))
             .idle_timeout(Duration::from_mins(5))
-            // [`Self::acquire`] asks more of each connection than whether it still answers.
+            // [`Self::acquire`] checks more than whether the connection still answers.
             .test_before_acquire(false)
             .before_acquire(move |_, connection| {
                 let admitted = admitting.admits(connection.age);
@@ -290,8 +292,8 @@ impl Postgres {
         &self.row_guard
     }
 
-    /// A connection whose server shows all that is known to be committed, and is no standby. It is
-    /// awaited in front of every statement, so the future is kept small.
+    /// A connection whose server shows every commit that is known, and is not a standby. Every
+    /// statement awaits this, so the future is boxed to keep the callers' futures small.
     pub(super) fn acquire(&self) -> BoxFuture<'_, Result<Fenced, StoreError>> {
         Box::pin(self.try_acquire())
     }
@@ -300,11 +302,11 @@ impl Postgres {
         if let Some(refusal) = self.fence.recent_refusal() {
             return Err(refusal);
         }
-        // What is known by now is what the request rests on, or more.
+        // Read first: the request rests on at most this many leaves.
         let known = self.fence.known();
         let mut refused = None;
-        // The first may be an old one. Whatever is wrong with that retires all like it, and the next
-        // is new.
+        // The first connection may be an old one. Any failure retires all old connections, so the
+        // next one is new.
         for _ in 0..2 {
             let mut connection = self.pool.acquire().await?;
             let shown = match look(&mut connection).await {
@@ -336,19 +338,19 @@ impl Postgres {
         Err(refused.unwrap_or(StoreError::Unavailable(sqlx::Error::PoolTimedOut)))
     }
 
-    /// What all connections are held against.
+    /// The fence that all connections are checked against.
     pub(super) fn fence(&self) -> &Arc<Fence> {
         &self.fence
     }
 
-    /// How the connection of the read lease is made.
+    /// The options of the read lease's connection.
     pub(super) fn lease_options(&self) -> PgConnectOptions {
         self.options.load().lease.clone()
     }
 
-    /// Makes connections by this URL from now on, where it names the same database with another user
-    /// or password. Those that there are go on. False where it names another database, which only a
-    /// start may turn to.
+    /// Uses this URL for new connections, if it names the same database with another user or
+    /// password. Existing connections stay. Returns false if it names another database, for which
+    /// the broker must be restarted.
     pub fn take_over_url(&self, url: &SecretString) -> Result<bool, StoreError> {
         let newer = Options::read(url, &self.settings)?;
         let place = |options: &PgConnectOptions| {
@@ -365,8 +367,8 @@ impl Postgres {
         Ok(true)
     }
 
-    /// A new connection with the ledger's short timeouts. The connections of the pool are retired:
-    /// the new one may lead to another server than they do.
+    /// A new connection with the ledger's short timeouts. Retires the connections of the pool: the
+    /// new one may lead to another server.
     pub async fn ledger_connection(&self) -> Result<WatchedConnection, StoreError> {
         let options = self.options.load().ledger.clone();
         let connecting = WatchedConnection::connect(&options);
@@ -396,8 +398,8 @@ impl Postgres {
             .map_err(|error| StoreError::Unfit(format!("migration failed: {error}")))
     }
 
-    /// Whether the schema is one that this binary can work with: it has all that we use, and has
-    /// taken nothing away that we use.
+    /// Checks that this binary can work with the schema: the schema has everything that the binary
+    /// uses, and removed nothing that it uses.
     pub async fn check_schema(&self) -> Result<(), StoreError> {
         self.check_leaf_format().await?;
         let (applied,): (Option<i64>,) = sqlx::query_as(
@@ -415,8 +417,8 @@ impl Postgres {
         fits(applied.unwrap_or(0), oldest_binary, known.unwrap_or(0))
     }
 
-    /// Refuses a log of another leaf format, before anything is done with its schema. What the role
-    /// may not read is left to the checks that follow.
+    /// Refuses a log of another leaf format before anything changes its schema. If the role may not
+    /// read the table, the later checks report that.
     async fn check_leaf_format(&self) -> Result<(), StoreError> {
         let (made,): (bool,) =
             sqlx::query_as("/* leaf_format */ SELECT to_regclass('leaf_body') IS NOT NULL")
@@ -433,7 +435,7 @@ impl Postgres {
         }
     }
 
-    /// The database's clock, to be compared with ours.
+    /// The database's clock.
     pub async fn clock(&self) -> Result<Timestamp, StoreError> {
         let mut connection = self.acquire().await?;
         let at = sqlx::query_as("/* clock */ SELECT clock_timestamp()")
@@ -452,7 +454,7 @@ impl Postgres {
                 "a role's name is 1 to 63 of a-z, 0-9 and `_`".into(),
             ));
         }
-        // An identifier cannot be a parameter; `format` in the database quotes it.
+        // An identifier cannot be a parameter; a function in the database quotes it.
         sqlx::query("/* confine_serving */ SELECT taskpass_confine_serving($1)")
             .bind(role)
             .execute(&self.pool)
@@ -465,17 +467,17 @@ impl Postgres {
         Ok(())
     }
 
-    /// Whether a role, or else the one that is connected, is confined to what serving needs. It must not
-    /// be able to become an owner, or a superuser, by `SET ROLE` either: an owner can change every row.
-    /// And it must not make objects of its own beside ours: with a temporary table or function it could
-    /// stand in for ours.
+    /// Checks that a role, or the connected one, has only the rights that serving needs. It must
+    /// not be able to become an owner or a superuser by `SET ROLE`: an owner can change every row.
+    /// And it must not be able to create objects: a temporary table or function of its own could
+    /// stand in for one of the broker's.
     pub async fn check_confined(&self, role: Option<&str>) -> Result<(), StoreError> {
         self.check_no_owner(role).await?;
         self.check_no_creator(role).await
     }
 
-    /// `pg_has_role(…, 'MEMBER')` holds for membership of every kind, inherited or not, and for the role
-    /// itself; of a superuser for all roles.
+    /// `pg_has_role(…, 'MEMBER')` is true for every kind of membership, inherited or not, for the
+    /// role itself, and for a superuser with every role.
     async fn check_no_owner(&self, role: Option<&str>) -> Result<(), StoreError> {
         let found: Option<(String, String, String)> = sqlx::query_as(
             "/* check_no_owner */ SELECT r.rolname::text, o.rolname::text, o.what \
@@ -507,12 +509,12 @@ impl Postgres {
             return Ok(());
         };
         let how = if role == owner {
-            format!("the role `{role}` {what}, and with that it can change every row")
+            format!("the role `{role}` {what}, so it can change every row")
         } else {
             format!(
-                "the role `{role}` may become `{owner}` by SET ROLE, which {what}, and so change every \
-                 row; if it is a member of that role, run this as its administrator: REVOKE \
-                 \"{owner}\" FROM \"{role}\""
+                "the role `{role}` may become `{owner}` by SET ROLE, which {what}, so it can \
+                 change every row; if it is a member of that role, run this as its administrator: \
+                 REVOKE \"{owner}\" FROM \"{role}\""
             )
         };
         Err(StoreError::Unfit(format!(
@@ -551,7 +553,7 @@ impl Postgres {
             format!("objects in the schema `{schema}`")
         };
         Err(StoreError::Unfit(format!(
-            "the role `{role}` may make {right}, and with them change what the ledger rests on; run \
+            "the role `{role}` may create {right}, which could stand in for the ledger's own; run \
              this as the owner: {statement}; or serve with a role that neither owns the database nor \
              is a superuser, made by `taskpass migrate --grant-to ROLE`"
         )))
@@ -562,12 +564,12 @@ impl Postgres {
     }
 }
 
-/// The oldest schema that has all that this binary uses. Raise it with the first statement that
-/// needs a newer one.
+/// The oldest schema that has everything that this binary uses. Raise it with the first statement
+/// that needs a newer one.
 const OLDEST_SCHEMA: i64 = 3;
 
-/// Compares a schema and the oldest binary that it serves with this binary, which knows migrations
-/// up to `known`.
+/// Compares the schema's version and the oldest binary that it supports with this binary, which
+/// knows migrations up to `known`.
 pub(super) fn fits(applied: i64, oldest_binary: i64, known: i64) -> Result<(), StoreError> {
     if applied < OLDEST_SCHEMA {
         return Err(StoreError::Unfit(format!(
@@ -577,7 +579,7 @@ pub(super) fn fits(applied: i64, oldest_binary: i64, known: i64) -> Result<(), S
     }
     if known < oldest_binary {
         return Err(StoreError::Unfit(format!(
-            "the schema has version {applied} and serves binaries that know version \
+            "the schema has version {applied} and supports binaries that know version \
              {oldest_binary}, this one knows up to {known}; run a newer binary"
         )));
     }
@@ -586,7 +588,7 @@ pub(super) fn fits(applied: i64, oldest_binary: i64, known: i64) -> Result<(), S
 
 fn unmigrated() -> StoreError {
     StoreError::Unfit(
-        "the database has no schema of ours; run `taskpass migrate` with the owner's role".into(),
+        "the database has no Taskpass schema; run `taskpass migrate` with the owner's role".into(),
     )
 }
 

@@ -1,5 +1,6 @@
-//! Forgetting what nothing needs any more. Each statement takes a bounded bite and says how much
-//! it took, so that the sweeper can go on while there is work and nobody waits for it.
+//! Pruning: deletes rows that are no longer needed. Each statement deletes a bounded number of rows
+//! and returns that number, so that the sweeper can continue while there is work, and other writers
+//! wait only briefly.
 
 use super::codec::{signed, unsigned};
 use super::validity_sql::blocks;
@@ -24,8 +25,8 @@ macro_rules! prune {
 }
 
 impl Store {
-    /// One-time ids that ran out before `now`. What is about to be forgotten is noted first: evidence
-    /// that runs out no later is refused from then on, since nobody knows whether it was used.
+    /// One-time ids that expired before `now`. Records the bound first: evidence that expires no
+    /// later is refused from then on, since its use can no longer be ruled out.
     pub async fn prune_one_time(&self, now: Timestamp, limit: u32) -> Result<u64, StoreError> {
         write!(self, db => {
             sqlx::query(
@@ -49,7 +50,7 @@ impl Store {
         ))
     }
 
-    /// Idempotency keys that may be used anew.
+    /// Idempotency keys whose use has expired.
     pub async fn prune_retries(&self, now: Timestamp, limit: u32) -> Result<u64, StoreError> {
         Ok(prune!(
             self,
@@ -62,7 +63,7 @@ impl Store {
         ))
     }
 
-    /// Delegation tokens that nobody can use.
+    /// Delegation tokens that have expired.
     pub async fn prune_delegations(&self, now: Timestamp, limit: u32) -> Result<u64, StoreError> {
         Ok(prune!(
             self,
@@ -75,8 +76,8 @@ impl Store {
         ))
     }
 
-    /// Sessions that were over before `before` and that no other was derived from. One that a back
-    /// end has yet to confirm is kept, however old.
+    /// Sessions that expired before `before` and from which no other was derived. A session whose
+    /// end a back end has yet to confirm is kept, however old.
     pub async fn prune_sessions(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
         Ok(prune!(
             self,
@@ -90,7 +91,7 @@ impl Store {
         ))
     }
 
-    /// Sessions that no back end needs to deny since `before`.
+    /// Sessions that no back end had to deny at or after `before`.
     pub async fn prune_denied(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
         Ok(prune!(
             self,
@@ -103,7 +104,7 @@ impl Store {
         ))
     }
 
-    /// Tasks that were over before `before`, without sessions, delegations or descendants.
+    /// Ended tasks with a deadline before `before`, without sessions, delegations or child tasks.
     pub async fn prune_tasks(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
         Ok(prune!(
             self,
@@ -119,8 +120,8 @@ impl Store {
         ))
     }
 
-    /// Cutoffs that can kill nothing and block nothing any more: committed before `before`, which
-    /// is further back than any credential's life, and not blocking at `now`.
+    /// Cutoffs that can no longer end or block anything: committed before `before`, which is
+    /// further back than any credential's life, and not blocking at `now`.
     pub async fn prune_cutoffs(
         &self,
         before: Timestamp,
@@ -143,8 +144,9 @@ impl Store {
         }))
     }
 
-    /// The purposes and inputs of leaves that were decided before `before`, the oldest first. Only as many
-    /// are looked at as may go: that most of what is kept is young must cost nothing.
+    /// The openings of leaves that were decided before `before`, the oldest first. Reads only as
+    /// many rows as it may delete, so that the young rows, which are most of the table, cost
+    /// nothing.
     pub async fn prune_openings(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
         let pruned = write!(self, db => {
             sqlx::query(
@@ -165,8 +167,8 @@ impl Store {
         Ok(pruned)
     }
 
-    /// The same among those from `from` on: what a leaf that is dated ahead would otherwise keep. How
-    /// many went, and where to go on; at the end, nowhere.
+    /// The same for leaves from `from` on; without it, a leaf that is dated ahead would keep the
+    /// openings behind it. Returns how many were deleted and where to continue; `None` at the end.
     pub async fn patrol_openings(
         &self,
         before: Timestamp,
@@ -205,10 +207,10 @@ impl Store {
         Ok((pruned, Some(unsigned("leaf", last)?.saturating_add(1))))
     }
 
-    /// The bytes of leaves that were written before `before`, oldest first, and never of one behind a
-    /// younger one: leaves are not dated in the order of the log to the moment, and what is left of
-    /// it has to be its end. On PostgreSQL whole partitions go, once the last of their 2^24 leaves
-    /// is that old, and seven days after the database saw the log beyond it.
+    /// The bodies of leaves that were written before `before`, oldest first, and never one behind a
+    /// younger body: the dates of leaves do not follow the log's order exactly, and the bodies that
+    /// remain must be the end of the log. On PostgreSQL whole partitions are dropped, once the last
+    /// of their 2^24 leaves is that old, and seven days after the database saw the log beyond them.
     pub async fn prune_bodies(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
         match self {
             Self::Postgres(postgres) => {
@@ -236,8 +238,8 @@ impl Store {
         }
     }
 
-    /// Heads of trees smaller than `below`, the smallest first; the newest is always kept, and on
-    /// PostgreSQL those that were the newest within the last day or came since.
+    /// Heads of trees smaller than `below`, the smallest first. The newest head is always kept, and
+    /// on PostgreSQL also those that were the newest within the last day or came since.
     pub async fn prune_heads(&self, below: u64, limit: u32) -> Result<u64, StoreError> {
         match self {
             Self::Postgres(postgres) => {
@@ -264,9 +266,9 @@ impl Store {
         }
     }
 
-    /// Forgets what somebody wrote: a leaf's purpose or reason with the salt of its commitment, and
-    /// its copy in a cutoff's row. What was decided upon stays, and so does the row that keeps
-    /// somebody out. Whether there was something.
+    /// Deletes the free text of an act: a leaf's purpose or reason with the salt of its commitment,
+    /// and its copy in a cutoff's row. The decision stays, and a cutoff keeps blocking. Returns
+    /// whether there was such a text.
     pub async fn forget_purpose(&self, index: u64) -> Result<bool, StoreError> {
         let opened = write!(self, db => {
             sqlx::query(
@@ -294,16 +296,16 @@ impl Store {
         Ok(forgotten)
     }
 
-    /// What somebody wrote was deleted: see [`Self::scrub`].
+    /// Records that free text was deleted: see [`Self::scrub`].
     fn note_deletion(&self) {
         if let Self::Sqlite(sqlite) = self {
             sqlite.note_deletion();
         }
     }
 
-    /// Has the store let go of the bytes of what was deleted, as far as that is ours: of SQLite's
-    /// write-ahead log, which otherwise keeps old pages until something is written over them.
-    /// Whether they are gone; while somebody reads they cannot go yet.
+    /// Removes the bytes of deleted text from SQLite's write-ahead log, which otherwise keeps old
+    /// pages until it is overwritten. Returns whether they are gone; a connection that still reads
+    /// prevents it. PostgreSQL manages its own log.
     pub async fn scrub(&self) -> Result<bool, StoreError> {
         match self {
             Self::Postgres(_) => Ok(true),
@@ -311,7 +313,8 @@ impl Store {
         }
     }
 
-    /// Makes room for leaves up to `size`, and some way beyond: tables for bodies, on PostgreSQL.
+    /// Creates the tables for the bodies of leaves up to `size` and some beyond; on PostgreSQL
+    /// only.
     pub async fn ensure_partitions(&self, size: u64) -> Result<(), StoreError> {
         const AHEAD: u64 = 2 * 1_048_576;
         if let Self::Postgres(postgres) = self {

@@ -1,22 +1,22 @@
-//! What each replica says of its own configuration.
+//! The configuration that each replica reports.
 
 use super::{Store, StoreError, read, write};
 use crate::clock::Timestamp;
 use crate::domain::endpoint::EndpointsDigest;
 
-/// A replica, as it last described itself.
+/// The last report of a replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplicaRow {
-    /// The name in its leases.
+    /// The replica's name, as in its leases.
     pub name: String,
     /// The digest of its endpoints.
     pub endpoints: EndpointsDigest,
-    /// When it wrote this, by its own clock.
+    /// The time of the report, by the replica's own clock.
     pub seen_at: Timestamp,
 }
 
 impl Store {
-    /// Writes what a replica says of itself.
+    /// Writes a replica's report.
     pub async fn put_replica(&self, row: &ReplicaRow) -> Result<(), StoreError> {
         write!(self, db => {
             sqlx::query(
@@ -33,7 +33,7 @@ impl Store {
         Ok(())
     }
 
-    /// The replicas that described themselves between two instants, by name.
+    /// The replicas whose last report is between two instants, by name.
     pub async fn replicas(
         &self,
         from: Timestamp,
@@ -59,7 +59,7 @@ impl Store {
         Ok(rows.collect())
     }
 
-    /// Forgets the replicas that did not describe themselves between two instants.
+    /// Deletes the replicas whose last report is not between two instants.
     pub async fn forget_replicas(
         &self,
         from: Timestamp,

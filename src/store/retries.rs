@@ -1,4 +1,4 @@
-//! What `Idempotency-Key`s were used for.
+//! The recorded uses of `Idempotency-Key`s.
 
 use super::append::RetryFacts;
 use super::codec::digest;
@@ -7,7 +7,7 @@ use crate::clock::Timestamp;
 use crate::ids::{SessionId, TaskId};
 
 impl Store {
-    /// The use of a key that is on record. Whether the key may be used anew is for [`RetryFacts::stands`].
+    /// The recorded use of a key. [`RetryFacts::stands`] says whether it still binds the key.
     pub async fn retry(&self, key: &[u8; 32]) -> Result<Option<RetryFacts>, StoreError> {
         let row: Option<(Vec<u8>, SessionId, TaskId, i64, Timestamp)> = read!(self, db => {
             sqlx::query_as(

@@ -1,5 +1,5 @@
-//! Sessions: reading them with everything that decides whether they are valid, and the leases of
-//! unfinished mints and unconfirmed endings. Nothing here says whether one is valid.
+//! Sessions: reads of them with everything that decides whether they are valid, and the leases of
+//! unfinished mints and unconfirmed ends. This module does not judge validity.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -23,20 +23,20 @@ use crate::domain::validity::{SessionView, ValidityFacts};
 use crate::domain::workload::KeyBinding;
 use crate::ids::{DecisionId, SessionId, TaskId};
 
-/// Which sessions a listing shows.
+/// The sessions that a listing shows.
 #[derive(Clone, Debug, Default)]
 pub struct SessionFilter {
     /// Only of this workload.
     pub workload: Option<String>,
-    /// Only under this very task.
+    /// Only under exactly this task.
     pub task: Option<TaskId>,
     /// Only on this resource.
     pub resource: Option<String>,
-    /// Only those that could still be good: not ended on record, not expired at this instant.
+    /// Only those that could be valid: not ended on record, and not expired at this instant.
     pub live_at: Option<Timestamp>,
-    /// Only before this one: the cursor.
+    /// Only those with a smaller id: the cursor.
     pub before: Option<SessionId>,
-    /// At most so many.
+    /// The largest number of sessions to return.
     pub limit: u32,
 }
 
@@ -83,8 +83,8 @@ macro_rules! select_session {
     };
 }
 
-/// `dead`: the sessions that a cutoff ends (`ValidityFacts::is_ended_by`). Every condition is static
-/// text. [`bind_matching`] binds the first eight parameters.
+/// `dead`: the sessions that a cutoff ends (`ValidityFacts::is_ended_by`). Every condition is
+/// static text. [`bind_matching`] binds the first eight parameters.
 macro_rules! matching {
     ($($rest:tt)*) => {
         concat!(
@@ -106,9 +106,9 @@ macro_rules! matching {
     };
 }
 
-/// Sessions that are active at their back ends, under tasks and everything below them, or among
-/// sessions and everything that was derived from them. `$tasks` and `$sessions` say which, and `$3` is
-/// the present instant.
+/// The sessions that are active at their back ends and are either under the given tasks and their
+/// descendants, or among the given sessions and those derived from them. `$tasks` and `$sessions`
+/// select them, and `$3` is the present instant.
 macro_rules! external_under {
     ($tasks:literal, $sessions:literal) => {
         concat!(
@@ -132,8 +132,8 @@ macro_rules! external_under {
     };
 }
 
-/// The first sessions under the task `$1`, at most `$limit`, as `shown`, and those that they were
-/// derived from; and every task above any of them.
+/// `shown`: the first sessions under the task `$1`, at most `$limit`; `kin`: these and the sessions
+/// that they were derived from; `above`: every task above any of them.
 macro_rules! under {
     ($limit:literal) => {
         concat!(
@@ -155,7 +155,7 @@ macro_rules! under {
     };
 }
 
-/// The rows of [`under`]: each session once for each task above it, as [`UnderRow`].
+/// The rows of [`under`]: each session once per task above it, as [`UnderRow`].
 macro_rules! select_under {
     () => {
         concat!(
@@ -170,7 +170,7 @@ macro_rules! select_under {
 
 pub(super) use {select_session, select_under, under};
 
-/// A session under a task, or one that such a session was derived from, with one of the tasks above.
+/// A session under a task, or a session that one was derived from, with one of the tasks above it.
 #[derive(FromRow)]
 pub(super) struct UnderRow {
     #[sqlx(flatten)]
@@ -180,8 +180,8 @@ pub(super) struct UnderRow {
     is_shown: bool,
 }
 
-/// The sessions that are shown in these rows, oldest first, with everything that decides about them.
-/// `cutoffs` has those with leaves after the oldest of them.
+/// The sessions that are shown in these rows, oldest first, with everything that decides about
+/// them. `cutoffs` are those with leaves after the oldest of them.
 pub(super) fn views_under(
     rows: Vec<UnderRow>,
     cutoffs: Vec<Cutoff>,
@@ -222,15 +222,15 @@ macro_rules! bind_matching {
     };
 }
 
-/// A selector, as [`matching`] compares with the columns.
+/// The columns that [`matching`] compares with a selector.
 struct SelectorColumns {
     kind: &'static str,
     value: String,
     task: Option<TaskId>,
     generation: Option<Vec<u8>>,
     issued_after: Option<Timestamp>,
-    /// A policy's id as it stands in the JSON list of a session's policies. SQL finds it by `replace`,
-    /// which both databases compare byte by byte; SQLite's LIKE ignores the case of letters.
+    /// A policy's id as it appears in the JSON list of a session's policies. SQL finds it by
+    /// `replace`, which both databases compare byte by byte; SQLite's LIKE ignores case.
     policy: String,
 }
 
@@ -252,7 +252,7 @@ impl SelectorColumns {
                 columns.generation = Some(digest.as_bytes().to_vec());
             }
             Selector::IssuedAfter(at) => columns.issued_after = Some(*at),
-            // These are compared as text.
+            // The statement compares these as text.
             Selector::Workload(_)
             | Selector::Resource(_)
             | Selector::Attestor(_)
@@ -320,7 +320,7 @@ impl TryFrom<SessionRow> for Session {
 }
 
 impl Store {
-    /// One session's record, without what decides whether it is valid.
+    /// One session's record, without the facts that decide whether it is valid.
     pub async fn session(&self, id: SessionId) -> Result<Option<Session>, StoreError> {
         let row: Option<SessionRow> = read_current!(self, db => {
             sqlx::query_as(select_session!("/* session */ WHERE id = $1"))
@@ -331,10 +331,10 @@ impl Store {
         row.map(Session::try_from).transpose()
     }
 
-    /// One session with everything that decides whether it is valid, from the primary store.
+    /// One session with everything that decides whether it is valid, from the primary.
     ///
-    /// The parts are read one after the other, not in one snapshot. Each of them can only go from
-    /// alive to dead, so an answer "valid" was true at every moment since the first read.
+    /// The parts are read one after the other, not in one snapshot. Each of them can only change
+    /// from valid to ended, so an answer "valid" was true at every moment since the first read.
     pub async fn session_view(&self, id: SessionId) -> Result<Option<SessionView>, StoreError> {
         let Some(session) = self.session(id).await? else {
             return Ok(None);
@@ -397,8 +397,8 @@ impl Store {
         views_under(rows, cutoffs)
     }
 
-    /// Adds to each session what decides whether it is valid: three statements, however many
-    /// sessions there are.
+    /// Adds the facts that decide whether each session is valid: three statements, independent of
+    /// the number of sessions.
     async fn session_views(&self, sessions: Vec<Session>) -> Result<Vec<SessionView>, StoreError> {
         self.check_trusted()?;
         if sessions.is_empty() {
@@ -463,8 +463,9 @@ impl Store {
             .collect()
     }
 
-    /// How many sessions a cutoff at `index`, committed at `at`, ends (`ValidityFacts::is_ended_by`), and
-    /// how many of them are, with the cutoff, over for everybody at `now`.
+    /// Returns two counts: how many sessions a cutoff at `index`, committed at `at`, ends
+    /// (`ValidityFacts::is_ended_by`), and how many of these no resource accepts any more at `now`,
+    /// given the cutoff.
     pub async fn count_matching(
         &self,
         selector: &Selector,
@@ -485,8 +486,8 @@ impl Store {
         Ok((unsigned("count", matched)?, unsigned("count", over)?))
     }
 
-    /// The first of them by id, at most `limit`, with everything that decides about them: four
-    /// statements, however many there are.
+    /// The first of these sessions by id, at most `limit`, with everything that decides about them:
+    /// four statements, independent of the number of sessions.
     pub async fn list_matching(
         &self,
         selector: &Selector,
@@ -512,8 +513,8 @@ impl Store {
         self.session_views(sessions).await
     }
 
-    /// A mint has been finished: `minting → active`, if it is still the mint of this holder and
-    /// its lease has not run out. The answer is whether it was.
+    /// Activates a session whose mint is finished (`minting → active`), if the holder's lease has
+    /// not expired. Returns whether it was activated.
     pub async fn settle_mint(
         &self,
         id: SessionId,
@@ -539,7 +540,7 @@ impl Store {
         Ok(settled == 1)
     }
 
-    /// Sessions whose mint was never finished and whose lease is over.
+    /// Sessions whose mint is unfinished and whose lease has expired.
     pub async fn unfinished_mints(
         &self,
         now: Timestamp,
@@ -558,9 +559,10 @@ impl Store {
         rows.into_iter().map(Session::try_from).collect()
     }
 
-    /// Endings that no back end has confirmed and that are due for another try, each put off to
-    /// `retry_at` so that replicas do not try the same one at once. With them, the tries so far. What
-    /// may still be made under a lease waits for the end of that: before, there is nothing to end.
+    /// Unconfirmed ends that are due for another try, with the number of tries so far. Each is put
+    /// off to `retry_at`, so that two replicas do not try the same one at once. An end whose mint
+    /// may still be finished under a lease waits until that lease expires: before, there is nothing
+    /// to end.
     pub async fn claim_unconfirmed(
         &self,
         now: Timestamp,
@@ -601,7 +603,7 @@ impl Store {
         Ok(out)
     }
 
-    /// Sets when an unconfirmed ending is tried again.
+    /// Sets when an unconfirmed end is tried again.
     pub async fn put_off_ending(
         &self,
         id: SessionId,
@@ -617,8 +619,8 @@ impl Store {
         Ok(())
     }
 
-    /// The sessions with leaves from `from` on and before `to` whose servers poll status lists and
-    /// that have not expired at `now`, with everything that decides about them.
+    /// The sessions with leaves in `[from, to)` whose servers poll status lists and that have not
+    /// expired at `now`, with everything that decides about them.
     pub async fn listed(
         &self,
         from: u64,
@@ -645,17 +647,17 @@ impl Store {
         self.session_views(sessions).await
     }
 
-    /// Live sessions of external minters that are on record `active`, those first that expire first,
-    /// with everything that decides about them: some may be over by a task's end, a cutoff or an
-    /// ancestor, which is the sweeper's work after a mass revocation. `after` is the expiry and the id
-    /// of the last one that was read.
+    /// Unexpired sessions of external minters that are recorded as `active`, ordered by expiry,
+    /// with everything that decides about them. Some may have ended by their task's end, a cutoff
+    /// or an ancestor; the sweeper ends these after a mass revocation. `after` is the expiry and
+    /// the id of the last session that was read.
     pub async fn active_external(
         &self,
         now: Timestamp,
         after: Option<(Timestamp, SessionId)>,
         limit: u32,
     ) -> Result<Vec<SessionView>, StoreError> {
-        // What expires at this instant has expired, whatever its id.
+        // A session that expires at this instant has expired, whatever its id.
         let (expiry, id) = after.unwrap_or((now, SessionId::from(Uuid::max())));
         let rows: Vec<SessionRow> = read_current!(self, db => {
             sqlx::query_as(ACTIVE_EXTERNAL)
@@ -672,8 +674,8 @@ impl Store {
         self.session_views(sessions).await
     }
 
-    /// The same sessions, but only those under these tasks and what is part of them, and among these
-    /// sessions and what was derived from them.
+    /// The same sessions, restricted to those under these tasks and their descendants, and to these
+    /// sessions and those derived from them.
     pub async fn external_under(
         &self,
         tasks: &[TaskId],

@@ -20,19 +20,19 @@ use super::postgres::fits;
 use super::sqlite_log::WriteAheadLog;
 use crate::files::{FileError, PrivateDirectory};
 
-/// The migrations, in the binary.
+/// The migrations, compiled into the binary.
 pub static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
-/// The file in the data directory that holds everything.
+/// The database file in the data directory.
 pub const FILE: &str = "taskpass.sqlite";
 
-/// The file that a process locks for as long as it uses the directory.
+/// The file that a process locks while it uses the directory.
 const LOCK: &str = "lock";
 
-/// What SQLite appends to the name of [`FILE`]. It gives these files the mode of that one.
+/// The endings that SQLite appends to [`FILE`]. It gives these files the mode of the database file.
 const ENDINGS: [&str; 3] = ["-wal", "-shm", "-journal"];
 
-/// How long a statement waits for another connection's lock; `empty_log` has it in words.
+/// How long a statement waits for another connection's lock; `empty_log` repeats the number.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A SQLite file with one writer and several readers.
@@ -40,36 +40,36 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Sqlite {
     writer: SqlitePool,
     readers: SqlitePool,
-    /// Whether the write-ahead log may hold what was deleted. A process before this one may not have
-    /// come to emptying it.
+    /// Whether the write-ahead log may hold deleted text. It starts as true: an earlier process may
+    /// not have emptied the log.
     unscrubbed: Arc<AtomicBool>,
     log: Arc<WriteAheadLog>,
     row_guard: RowGuard,
-    /// Held until the store is closed: a second process would be a second writer.
+    /// Held until the store is closed, because a second process would be a second writer.
     lock: Arc<File>,
 }
 
 impl Sqlite {
-    /// Opens the store in `directory`, makes it if there is none, and brings its schema up to date.
-    /// Beside the one connection that writes there are so many that read.
+    /// Opens the store in `directory`, creates it if there is none, and migrates its schema.
+    /// `readers` is the number of connections that only read.
     pub async fn open(directory: &Path, readers: u32) -> Result<Self, StoreError> {
         let private = PrivateDirectory::open_or_make(directory, true).map_err(unfit)?;
         let lock = lock(&private, directory)?;
         check_files(&private).map_err(unfit)?;
-        // Made here and not by SQLite, which would make it readable to others.
+        // Created here, because SQLite would make it readable to other users.
         private.make_file(FILE).map_err(unfit)?;
         let options = options(directory)
             .synchronous(SqliteSynchronous::Full)
-            // What is deleted is gone from the file: a person's text must not stay in pages that are
-            // free. The write-ahead log is seen to by `empty_log`.
+            // SQLite overwrites deleted text, so that free pages do not keep it. `empty_log` does
+            // so for the write-ahead log.
             .pragma("secure_delete", "on");
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
             .acquire_timeout(Duration::from_secs(5))
             .idle_timeout(None)
             .max_lifetime(None)
-            // A batch of the ledger that was dropped half-way leaves its transaction open; whoever
-            // is next must not find itself inside. Without one this is an error of no interest.
+            // A dropped batch of the ledger leaves its transaction open, and the next user of the
+            // connection must not continue it. Without a transaction, ROLLBACK fails harmlessly.
             .after_release(|connection, _| {
                 Box::pin(async move {
                     drop(connection.execute("ROLLBACK").await);
@@ -126,8 +126,9 @@ impl Sqlite {
         }
     }
 
-    /// Makes the checks of [`Self::open`] on the directory and its files, and makes, opens and locks
-    /// none of these files. Returns the directory, or `None` if it is missing and can be made.
+    /// Makes the checks of [`Self::open`] on the directory and its files without creating, opening
+    /// or locking these files. Returns the directory, or `None` if it is missing and can be
+    /// created.
     pub fn check_directory(directory: &Path) -> Result<Option<PrivateDirectory>, FileError> {
         let Some(private) = PrivateDirectory::open_or_check(directory)? else {
             return Ok(None);
@@ -140,8 +141,8 @@ impl Sqlite {
         Ok(Some(private))
     }
 
-    /// Opens the store in `directory` to be read and not changed, its schema included. Nothing where
-    /// there is none.
+    /// Opens the store in `directory` read-only; does not migrate its schema. `None` if there is no
+    /// store.
     pub async fn open_to_read(directory: &Path, readers: u32) -> Result<Option<Self>, StoreError> {
         if !directory.join(FILE).exists() {
             return Ok(None);
@@ -201,7 +202,7 @@ impl Sqlite {
         &self.readers
     }
 
-    /// The size of the write-ahead log from which on nothing is issued.
+    /// Sets the size of the write-ahead log in bytes from which on nothing is issued.
     pub fn limit_log(&self, bytes: u64) {
         self.log.set_limit(bytes);
     }
@@ -210,8 +211,8 @@ impl Sqlite {
         &self.log
     }
 
-    /// Cuts the write-ahead log off where it has grown and nothing reads from it, and says so where it
-    /// cannot be. The answer is its size in bytes.
+    /// Truncates the write-ahead log if it has grown and no connection reads from it, and warns if
+    /// that fails. Returns its size in bytes.
     pub(super) async fn bound_log(&self) -> Result<u64, StoreError> {
         let mut bytes = self.log.measure();
         if self.log.is_due(Instant::now()) {
@@ -230,14 +231,15 @@ impl Sqlite {
         Ok(bytes)
     }
 
-    /// What somebody wrote was deleted.
+    /// Records that free text was deleted.
     pub(super) fn note_deletion(&self) {
         self.unscrubbed.store(true, Ordering::SeqCst);
     }
 
-    /// Folds the write-ahead log into the file and cuts it off: whatever was overwritten or deleted
-    /// stays in it otherwise, for as long as nothing longer is written. Nothing is to be done when
-    /// nothing was deleted since the last time. Whether it is done; a long reader keeps it from being.
+    /// Moves the write-ahead log into the database file and truncates it: it otherwise keeps
+    /// overwritten and deleted pages until it grows beyond them. Does nothing if no text was
+    /// deleted since the last time. Returns whether it is done; a connection that still reads
+    /// prevents it.
     pub(super) async fn empty_log(&self) -> Result<bool, StoreError> {
         let mut writer = self.writer.acquire().await?;
         if !self.unscrubbed.load(Ordering::SeqCst) {
@@ -245,14 +247,14 @@ impl Sqlite {
         }
         let emptied = Self::truncate(&mut writer).await?;
         if emptied {
-            // With the writer at hand: what was noted meanwhile was deleted before.
+            // No deletion can be in progress, since this function holds the writer.
             self.unscrubbed.store(false, Ordering::SeqCst);
         }
         Ok(emptied)
     }
 
     async fn truncate(writer: &mut SqliteConnection) -> Result<bool, StoreError> {
-        // All writers wait for this one: it may not wait for a reader as long as they may for it.
+        // All writers wait for this statement, so it waits for readers only briefly.
         writer.execute("PRAGMA busy_timeout = 100").await?;
         let emptied: Result<(i64, i64, i64), sqlx::Error> =
             sqlx::query_as("/* empty_log */ PRAGMA wal_checkpoint(TRUNCATE)")
@@ -266,7 +268,8 @@ impl Sqlite {
     pub(super) async fn close(&self) {
         self.readers.close().await;
         self.writer.close().await;
-        // If this fails the lock goes with the last clone, at the latest with the process.
+        // If this fails, the lock is released with the last clone, at the latest when the process
+        // ends.
         drop(self.lock.unlock());
     }
 }
@@ -280,7 +283,7 @@ fn options(directory: &Path) -> SqliteConnectOptions {
         .disable_statement_logging()
 }
 
-/// Refuses a log of another leaf format, before anything is done with its schema.
+/// Refuses a log of another leaf format before anything changes its schema.
 async fn check_format(pool: &SqlitePool) -> Result<(), StoreError> {
     let (made,): (bool,) = sqlx::query_as(
         "/* leaf_format */ SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'leaf_body')",
@@ -306,7 +309,7 @@ fn unfit(error: impl std::fmt::Display) -> StoreError {
     StoreError::Unfit(error.to_string())
 }
 
-/// Refuses a database that other users can get at. True if the database is there.
+/// Refuses a database that other users can access. Returns whether the database file exists.
 fn check_files(directory: &PrivateDirectory) -> Result<bool, FileError> {
     let is_there = directory.check_file(FILE)?;
     for ending in ENDINGS {

@@ -1,9 +1,10 @@
 //! The size of SQLite's write-ahead log.
 //!
-//! The log grows while a connection reads an old snapshot, since nothing behind that snapshot may be
-//! overwritten, and SQLite gives none of it back before the database is closed. The broker's own reads
-//! are short; a backup or a person with SQLite's shell may read for long. So the log is cut off as soon
-//! as nothing is read from it, and beyond a limit the broker issues nothing until it could be.
+//! The log grows while a connection reads an old snapshot, because nothing after that snapshot may
+//! be overwritten, and SQLite does not shrink it before the database is closed. The broker's own
+//! reads are short; a backup or a person with SQLite's shell may read for long. So the broker
+//! truncates the log as soon as nothing reads from it, and issues nothing while it is beyond a
+//! limit.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use crate::domain::limits::{CUT_WAL_BYTES, LARGE_WAL_BYTES};
 
-/// How often that is told.
+/// The interval between two warnings about the size.
 const TELL_EVERY: Duration = Duration::from_mins(1);
 
-/// How long after a try that a reader was in the way of the next one is made: writers wait for each.
+/// The pause after a truncation that a reader prevented; writers wait for each try.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// The write-ahead log of one database.
@@ -49,15 +50,15 @@ impl WriteAheadLog {
         self.limit.store(bytes, Ordering::SeqCst);
     }
 
-    /// Looks at the file. The answer is its size in bytes.
+    /// Reads the size of the file, in bytes.
     pub(super) fn measure(&self) -> u64 {
-        // There is none before the first write.
+        // The file does not exist before the first write.
         let bytes = std::fs::metadata(&self.path).map_or(0, |file| file.len());
         self.bytes.store(bytes, Ordering::SeqCst);
         bytes
     }
 
-    /// Whether it is to be cut off now.
+    /// Whether to truncate the log now.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         let limit = self.limit.load(Ordering::SeqCst);
         if self.bytes.load(Ordering::SeqCst) < CUT_WAL_BYTES.min(limit) {
@@ -67,12 +68,12 @@ impl WriteAheadLog {
         tried.is_none_or(|tried| now.duration_since(tried) >= PAUSE)
     }
 
-    /// A try to cut it off is over.
+    /// Records a try to truncate it.
     pub(super) fn note_try(&self, now: Instant, emptied: bool) {
         self.state().tried = (!emptied).then_some(now);
     }
 
-    /// The size and the file, if it is large and that was not told a short while ago.
+    /// The size and the path, if the log is large and no warning was given in the last minute.
     pub(super) fn untold(&self, now: Instant) -> Option<(u64, &Path)> {
         let bytes = self.bytes.load(Ordering::SeqCst);
         let limit = self.limit.load(Ordering::SeqCst);
@@ -88,7 +89,7 @@ impl WriteAheadLog {
         Some((bytes, &self.path))
     }
 
-    /// Why nothing may be issued, while it is beyond its limit.
+    /// The reason not to issue anything, if the log has reached its limit.
     pub(super) fn overfull(&self) -> Option<String> {
         let bytes = self.bytes.load(Ordering::SeqCst);
         let limit = self.limit.load(Ordering::SeqCst);

@@ -1,5 +1,5 @@
-//! Tasks: reading them with everything above them, and what the sweeper has to look at.
-//! [`super::heartbeat`] keeps them alive. Nothing here says whether one is open.
+//! Tasks: reads of them with all their ancestors, and the tasks that the sweeper has to check.
+//! [`super::heartbeat`] records heartbeats. This module does not judge whether a task is open.
 
 use std::collections::HashMap;
 
@@ -13,16 +13,16 @@ use crate::domain::task::{Task, TaskChain, TaskLife, TaskState};
 use crate::domain::validity::TaskLink;
 use crate::ids::TaskId;
 
-/// Which tasks a listing shows.
+/// The tasks that a listing shows.
 #[derive(Clone, Debug, Default)]
 pub struct TaskFilter {
     /// Only in this recorded state.
     pub state: Option<TaskState>,
     /// Only of this owner.
     pub owner: Option<String>,
-    /// Only before this one: the cursor.
+    /// Only those with a smaller id: the cursor.
     pub before: Option<TaskId>,
-    /// At most so many.
+    /// The largest number of tasks to return.
     pub limit: u32,
 }
 
@@ -74,7 +74,7 @@ macro_rules! link_columns {
     };
 }
 
-/// `chain`: the tasks that `$tasks` names, and every task above them.
+/// `chain`: the tasks that `$tasks` names, and all their ancestors.
 macro_rules! task_chains {
     ($tasks:literal) => {
         concat!(
@@ -130,14 +130,14 @@ impl TryFrom<TaskRow> for Task {
 
 /// A delegation token's row.
 #[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Delegation {
-    /// The parent task.
+    /// The task that becomes the parent.
     pub task: TaskId,
-    /// The identity that may use it.
+    /// The identity that may use the token.
     pub child: String,
-    /// Credentials that go with it.
+    /// The number of credentials that the child task may get.
     pub sessions: u32,
-    /// Until when.
     pub expires_at: Timestamp,
 }
 
@@ -167,7 +167,7 @@ impl Store {
         rows.into_iter().map(Task::try_from).collect()
     }
 
-    /// Whether an identity owns a task, one above it or one below it.
+    /// Whether an identity owns a task, an ancestor or a descendant of it.
     pub async fn owns_part_of(&self, owner: &str, task: TaskId) -> Result<bool, StoreError> {
         let (owns,): (bool,) = read_current!(self, db => {
             sqlx::query_as(
@@ -187,7 +187,7 @@ impl Store {
         Ok(owns)
     }
 
-    /// The chains of these tasks, each from itself up to its root. Unknown tasks have none.
+    /// The chains of these tasks, each from the task up to its root. Unknown tasks are left out.
     pub async fn task_chains(
         &self,
         ids: &[TaskId],
@@ -198,7 +198,7 @@ impl Store {
         Ok(known.map(|id| (*id, chain(id))).collect())
     }
 
-    /// These tasks and every task above them.
+    /// These tasks and all their ancestors.
     pub(super) async fn task_links(
         &self,
         ids: &[TaskId],
@@ -222,9 +222,9 @@ impl Store {
         rows.into_iter().map(LinkRow::link).collect()
     }
 
-    /// Open tasks whose time to be looked at has come, for one sweeper at a time: on PostgreSQL
-    /// rows that another replica is looking at are skipped. Each is put off to `retry_at`, so that
-    /// one that cannot be ended now is looked at again and holds up no other.
+    /// Open tasks that are due for a check by the sweeper. On PostgreSQL, rows that another replica
+    /// has locked are skipped. Each is put off to `retry_at`, so that a task that cannot be ended
+    /// now is checked again and does not hold up others.
     pub async fn claim_due_tasks(
         &self,
         now: Timestamp,
@@ -266,7 +266,7 @@ impl Store {
         Ok(tasks)
     }
 
-    /// Sets when the sweeper looks at a task again.
+    /// Sets when the sweeper next checks a task.
     pub async fn put_off_check(&self, id: TaskId, check_at: Timestamp) -> Result<(), StoreError> {
         write!(self, db => {
             sqlx::query("/* put_off_check */ UPDATE task SET check_at = $2 WHERE id = $1 AND state = 'open'")
@@ -303,7 +303,7 @@ impl Store {
     }
 }
 
-/// What decides about a task, and the task that it is part of.
+/// The facts that decide about a task, and its parent.
 #[derive(Clone, FromRow)]
 pub(super) struct LinkRow {
     link_id: TaskId,
@@ -338,7 +338,7 @@ impl LinkRow {
     }
 }
 
-/// Ids as a JSON list of hex texts, which SQLite can unfold.
+/// Ids as a JSON list of hex texts, which SQLite can expand into rows.
 pub(super) fn json_ids(ids: impl Iterator<Item = Uuid>) -> String {
     let list: Vec<String> = ids.map(|id| id.simple().to_string()).collect();
     serde_json::Value::from(list).to_string()

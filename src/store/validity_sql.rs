@@ -1,9 +1,9 @@
-//! The SQL that judges. Where a statement filters or counts more rows than can be read, it is made of
-//! these fragments. Each mirrors one function of [`crate::domain::validity`], or one of
-//! [`Cutoff`](crate::domain::cutoff::Cutoff), and its comment names it. `tests/it/validity.rs` holds
-//! the statements equal to these functions on both databases.
+//! SQL fragments that judge validity, for statements that filter or count more rows than can be
+//! read. Each mirrors one function of [`crate::domain::validity`], or one of
+//! [`Cutoff`](crate::domain::cutoff::Cutoff), and its comment names it. `tests/it/validity.rs`
+//! checks on both databases that the statements agree with these functions.
 //!
-//! `$of` is empty or a table's alias with its point, `$at` and `$now` are parameters.
+//! `$of` is empty or a table's alias with a dot; `$at` and `$now` are parameters.
 
 /// `!SessionLife::is_expired`.
 macro_rules! unexpired {
@@ -57,7 +57,8 @@ macro_rules! task_lived {
     };
 }
 
-/// `TaskLife::state_at` is `Open`. `$silent_at` is the end of the silence that it may keep.
+/// `TaskLife::state_at` is `Open`. `$silent_at` is the end of the time without a heartbeat that the
+/// task is allowed.
 macro_rules! task_open {
     ($silent_at:literal, $now:literal) => {
         concat!(
@@ -90,8 +91,8 @@ macro_rules! chain_open {
     };
 }
 
-/// `Selector::matches`. The parameters are those of `SelectorColumns`: `$3` the kind, `$5` the value,
-/// `$6` the generation, `$7` the policy, `$8` the time. `selected_tasks` gives the tasks of `tree`.
+/// `Selector::matches`. The parameters are those of `SelectorColumns`: `$3` the kind, `$5` the
+/// value, `$6` the generation, `$7` the policy, `$8` the time. `selected_tasks` provides `tree`.
 macro_rules! selected {
     () => {
         "CASE $3 WHEN 'all' THEN 1 = 1 WHEN 'workload' THEN workload = $5 \
@@ -103,8 +104,8 @@ macro_rules! selected {
     };
 }
 
-/// The tasks by which `Selector::matches` matches a session: the task of the selector, or those that
-/// were opened later than its time, with all that is part of them. `$4` is the task.
+/// The tasks by which `Selector::matches` matches a session: the selector's task, or the tasks that
+/// were opened after the selector's time, each with its descendants. `$4` is the task.
 macro_rules! selected_tasks {
     () => {
         "tree AS ( \
@@ -114,8 +115,8 @@ macro_rules! selected_tasks {
     };
 }
 
-/// `SessionLife::is_cut_off_everywhere`. `$elapsed` is the number of whole seconds since the cutoff was
-/// committed, and negative before.
+/// `SessionLife::is_cut_off_everywhere`. `$elapsed` is the number of whole seconds since the cutoff
+/// was committed; negative before it.
 macro_rules! cut_off_everywhere {
     ($now:literal, $elapsed:literal) => {
         concat!(
@@ -130,14 +131,15 @@ macro_rules! cut_off_everywhere {
     };
 }
 
-/// `Session::is_in_status_lists`. The condition of the index `session_listed`, word for word.
+/// `Session::is_in_status_lists`. It must equal the condition of the index `session_listed`, so
+/// that SQLite and PostgreSQL use that index.
 macro_rules! polled {
     () => {
         "in_status_lists"
     };
 }
 
-/// `Session::is_active_at_back_end`. The condition of the index `session_external`, word for word.
+/// `Session::is_active_at_back_end`. It must equal the condition of the index `session_external`.
 macro_rules! active_at_back_end {
     () => {
         "state = 'active' AND class = 'bounded' AND NOT is_local"

@@ -1,32 +1,31 @@
-//! Registered workload keys. Rows are only added: the newest of a key says whether it is registered,
-//! and one that was removed cannot be put back from an older row.
+//! Registered workload keys. Rows are only added: the newest row of a key says whether it is
+//! registered, so a removed key cannot be restored from an older row.
 
 use super::codec::unsigned;
 use super::{Store, StoreError, read_current};
 use crate::crypto::digest::{Mac, MacError};
 
-/// The purpose under which rows of workload keys are protected.
+/// The purpose under which the MAC of a workload key is computed.
 const KEY_MAC: &str = "workload_key";
 
-/// Whether a key is registered, by the newest row, with the MAC that protects it.
+/// The newest row of a key, with the MAC that protects it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct WorkloadKeyRow {
-    /// The attestor.
     pub attestor: String,
-    /// The workload's name.
     pub workload: String,
     /// The key's thumbprint (RFC 7638).
     pub thumbprint: String,
-    /// The public key as a JWK; none where it was removed.
+    /// The public key as a JWK. `None` where the key was removed.
     pub jwk: Option<String>,
-    /// The leaf that says so.
+    /// The index of the leaf that records the change.
     pub index: u64,
-    /// Over all of these.
+    /// The MAC over the other fields.
     pub mac: Vec<u8>,
 }
 
 impl WorkloadKeyRow {
-    /// The same with its MAC.
+    /// Sets the MAC.
     #[must_use]
     pub fn seal(mut self, mac: &Mac) -> Self {
         self.mac = self.with_fields(|fields| mac.tag(KEY_MAC, fields));
@@ -38,7 +37,7 @@ impl WorkloadKeyRow {
         self.with_fields(|fields| mac.verify(KEY_MAC, fields, &self.mac))
     }
 
-    /// What to call the row.
+    /// The table and the row, for error messages.
     #[must_use]
     pub fn name(&self) -> String {
         format!(
@@ -116,8 +115,8 @@ impl Store {
         self.registered(rows)
     }
 
-    /// The newest row of every key, at most `limit`, those of removed ones included. Their MACs are
-    /// not checked.
+    /// The newest row of each key, at most `limit`, including removed keys. Does not check the
+    /// MACs.
     pub async fn all_workload_keys(&self, limit: u32) -> Result<Vec<WorkloadKeyRow>, StoreError> {
         let rows: Vec<Columns> = read_current!(self, db => {
             sqlx::query_as(newest!(

@@ -1,28 +1,28 @@
-//! The workers that finish what is over: silent and late tasks, mints that nobody finished,
-//! endings that no back end has confirmed, rows that nothing needs.
+//! The workers that finish ended and expired tasks and sessions: silent and late tasks, unfinished
+//! mints, ends that no back end has confirmed, rows that are no longer needed.
 //!
-//! Nothing waits for them. Whether a credential is valid is judged at use, so a sweeper that is
-//! late, or dead, is an accounting delay and never a hole. Each worker is idempotent and takes a
-//! bounded bite of what is due; any number of replicas run them at once, and on PostgreSQL skip
-//! what another holds. They are woken by a signal, when something has just ended, and by a timer,
-//! for what nobody signals. What may take long has a loop of its own, so that nothing else waits for
-//! it: pruning, and lists at back ends.
+//! No request depends on them. The validity of a credential is judged at use, so a late or dead
+//! sweeper only delays the records and permits nothing. Each worker is idempotent and handles a
+//! bounded number of rows at once; any number of replicas run the workers concurrently, and on
+//! PostgreSQL each skips rows that another replica has locked. A signal wakes them when a session
+//! or task has just ended, and a timer otherwise. The slow workers, pruning and lists at back ends,
+//! have loops of their own, so that no other worker waits for them.
 //!
 //! | worker | finds | does |
 //! |---|---|---|
-//! | `health` | whether the store answers, and whether our clock can be relied on | shows it in readiness; by a clock in doubt no other worker but `generation_sync` and `partitions` does anything |
-//! | `horizon` | how far the horizon may be | moves it on: what deletes for good goes by it |
-//! | `task_expiry` | open tasks whose `check_at` has come | ends them if they are over, or were opened by a clock that was ahead; else puts the check off to when they could be |
-//! | `unfinished_mints` | `minting` sessions whose lease is over | hands them to `endings` |
+//! | `health` | whether the store answers, and whether the clock can be relied on | shows it in readiness; while the clock is in doubt, no worker but `generation_sync` and `partitions` does anything |
+//! | `horizon` | how far the horizon may be | advances it; every permanent deletion uses it |
+//! | `task_expiry` | open tasks whose `check_at` has come | ends those that have expired, or were opened by a fast clock; else sets the next check |
+//! | `unfinished_mints` | `minting` sessions whose lease has expired | hands them to `endings` |
 //! | `orphaned_sessions` | external sessions that a task, cutoff or ancestor ended | hands them to `endings` |
-//! | `endings` | `ending` sessions that are due for a try | asks the back end to end them, records its word |
-//! | `deny_lists` | lists of denied sessions at back ends that are due | brings them to what our records say |
-//! | `omitted_denials` | denials beyond the budget | one leaf a window and identity |
-//! | `partitions` | whether there are tables for the leaves to come | makes them, on PostgreSQL |
+//! | `endings` | `ending` sessions that are due for a try | asks the back end to end them, records its answer |
+//! | `deny_lists` | deny lists at back ends that are due | reconciles them with the records |
+//! | `omitted_denials` | denials beyond the budget | records one leaf per window and identity |
+//! | `partitions` | whether there are tables for the next leaves | creates them, on PostgreSQL |
 //! | `prune` | rows past their retention | deletes them, children before parents |
-//! | `keys` | signing keys that are due | makes the next, loads what other replicas made |
+//! | `keys` | signing keys that are due | creates the next, loads those of other replicas |
 //! | `replicas` | replicas with other endpoints | shows them in readiness |
-//! | `generation_sync` | another active generation | compiles and takes it over |
+//! | `generation_sync` | another active generation | compiles it and uses it |
 
 mod orphans;
 pub mod prune;
@@ -45,42 +45,42 @@ use crate::ledger::entry::{ConfirmEnd, DenialsOmitted, EndSession, Entry};
 use crate::metrics::{Ended, Metrics, RevocationLag};
 use crate::mint::EndOutcome;
 
-/// Rows that one worker takes at once: large enough that the round trip does not count, small
-/// enough that no statement is slow.
+/// How many rows one worker takes at once: enough to make the round trip cheap, few enough to keep
+/// every statement fast.
 const BITE: u32 = 200;
 
-/// How often the workers look when nobody wakes them.
+/// How often the workers run without a signal.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// The least time between two rounds, however often they are woken: each costs some statements, and
-/// whatever ended meanwhile is found by the next one together.
+/// The least time between two rounds, however many signals come: each round costs some statements,
+/// and finds everything that ended since the last one.
 const LEAST_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long a claimed row is left alone by other replicas.
+/// How long other replicas leave a claimed row alone.
 const CLAIM_SECONDS: u64 = 30;
 
-/// The longest pause between two tries to end a credential. There is no last try: it ends when the
-/// back end confirms it, or when it expires.
+/// The longest pause between two tries to end a credential. The tries only stop when the back end
+/// confirms the end, or when the credential expires.
 const MAX_BACKOFF_SECONDS: u64 = 60;
 
-/// How often rows are pruned while none are left over.
+/// How often rows are pruned while no backlog is left.
 const PRUNE_INTERVAL: Duration = Duration::from_mins(1);
 
-/// The pause between two rounds of pruning while there is more.
+/// The pause between two rounds of pruning while there is a backlog.
 const BREATH: Duration = Duration::from_millis(100);
 
-/// How often tables are made for the leaves to come: each time for many times as many as can come
-/// until the next.
+/// How often tables for the next leaves are created: each time for many times the number of leaves
+/// that can come before the next time.
 const PARTITIONS_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How often a replica describes itself to the others.
+/// How often a replica reports its configuration to the others.
 const REPLICAS_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long that may take: its commit waits for a synchronous standby that may be gone, and the check
-/// of the replica's health runs in the same loop.
+/// How long the report may take: its commit waits for a synchronous standby that may be gone, and
+/// the health check runs in the same loop.
 const REPLICAS_PATIENCE: Duration = Duration::from_secs(2);
 
-/// The names of all workers in figures.
+/// The names of all workers, as labels of metrics.
 const WORKERS: [&str; 14] = [
     "deny_lists",
     "endings",
@@ -98,7 +98,7 @@ const WORKERS: [&str; 14] = [
     "wal",
 ];
 
-/// Begins the figures of all workers at zero.
+/// Creates the metrics of all workers with the value zero.
 pub fn begin(metrics: &Metrics) {
     for worker in WORKERS {
         metrics.sweeper_begins(worker);
@@ -117,7 +117,7 @@ pub async fn run(broker: Arc<Broker>, stop: CancellationToken) -> Result<(), Inf
             () = tokio::time::sleep(INTERVAL) => {}
         }
         if partitions_made.is_none_or(|at| at.elapsed() >= PARTITIONS_INTERVAL) {
-            // By any clock: it depends on the size of the log alone.
+            // Runs also while the clock is in doubt: it only depends on the size of the log.
             let ensured = broker
                 .core
                 .store()
@@ -145,7 +145,8 @@ pub async fn run(broker: Arc<Broker>, stop: CancellationToken) -> Result<(), Inf
     }
 }
 
-/// Prunes until `stop`: a backlog keeps it busy for long, and nothing else may wait for that.
+/// Prunes until `stop`, in a loop of its own: a backlog takes long, and no other worker may wait
+/// for it.
 pub async fn run_pruning(broker: Arc<Broker>, stop: CancellationToken) -> Result<(), Infallible> {
     let mut pruner = Pruner::new(stop.clone());
     let mut pause = INTERVAL;
@@ -163,7 +164,8 @@ pub async fn run_pruning(broker: Arc<Broker>, stop: CancellationToken) -> Result
     }
 }
 
-/// A round of pruning by what the active generation says. Whether there is more.
+/// Runs a round of pruning with the retention of the active generation. Returns whether there is
+/// more.
 async fn prune_as_told(broker: &Broker, pruner: &mut Pruner) -> bool {
     let retention = broker
         .core
@@ -182,7 +184,7 @@ async fn prune_as_told(broker: &Broker, pruner: &mut Pruner) -> bool {
             report(broker, "prune", failed.map(|()| rows));
             more
         }
-        // Nothing says yet how long anything is kept, and readiness says so.
+        // No retention is configured yet, which readiness reports.
         Err(BrokerError::NoGeneration) => false,
         Err(error) => {
             report(broker, "prune", Err(error));
@@ -191,8 +193,8 @@ async fn prune_as_told(broker: &Broker, pruner: &mut Pruner) -> bool {
     }
 }
 
-/// Sees to lists at back ends until `stop`: apart from the rest, which must not wait for somebody
-/// else's time-outs.
+/// Reconciles lists at back ends until `stop`, in a loop of its own: no other worker may wait for a
+/// back end's time-outs.
 pub async fn run_deny_lists(
     broker: Arc<Broker>,
     stop: CancellationToken,
@@ -213,7 +215,7 @@ pub async fn run_deny_lists(
     }
 }
 
-/// One round of everything but pruning, at `now`. Tests call it with a clock of their own.
+/// Runs one round of every worker but pruning, at `now`. Tests call it with their own clock.
 pub async fn sweep(broker: &Arc<Broker>, now: Timestamp) {
     round(broker, now).await;
     report(
@@ -234,8 +236,8 @@ async fn round(broker: &Arc<Broker>, now: Timestamp) {
         "generation_sync",
         broker.generations.follow().await.map(|()| 0),
     );
-    // Everything else is over, due or of no use any more by the time that it is, and what one
-    // replica ends or deletes is gone for all.
+    // All other workers expire, end or delete by the clock, for every replica. They must not run by
+    // a wrong clock.
     if !broker.core.goes_by_the_right_clock() {
         return;
     }
@@ -254,7 +256,7 @@ async fn round(broker: &Arc<Broker>, now: Timestamp) {
     );
 }
 
-/// Keeps the write-ahead log of an embedded store short, by any clock.
+/// Keeps the write-ahead log of an embedded store short; runs also while the clock is in doubt.
 async fn bound_log(broker: &Broker) -> Result<u64, BrokerError> {
     if let Some(bytes) = broker.core.store().bound_log().await? {
         broker.core.metrics().sqlite_wal(bytes);
@@ -262,7 +264,7 @@ async fn bound_log(broker: &Broker) -> Result<u64, BrokerError> {
     Ok(0)
 }
 
-/// Moves the horizon on, and ends a bootstrap token whose day has passed.
+/// Advances the horizon, and ends a bootstrap token whose day has passed.
 async fn horizon(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> {
     broker.core.horizon().await?;
     broker.access.end_bootstrap_token(now).await?;
@@ -281,7 +283,7 @@ fn report(broker: &Broker, worker: &'static str, result: Result<u64, BrokerError
     }
 }
 
-/// Ends tasks that are over, and looks again at the others when they could be.
+/// Ends tasks that have expired, and schedules the next check of the others.
 pub async fn task_expiry(broker: &Arc<Broker>, now: Timestamp) -> Result<u64, BrokerError> {
     let retry_at = now.plus_seconds(CLAIM_SECONDS);
     let over_by = broker.core.tasks_over_by(now);
@@ -309,7 +311,8 @@ pub async fn task_expiry(broker: &Arc<Broker>, now: Timestamp) -> Result<u64, Br
             if let Some(end) = end {
                 ended += u64::from(broker.tasks.sweep_task(&task, end).await?);
             } else {
-                // Later than now: it may be over by the clock already, and not yet by the horizon.
+                // Later than now: the task may have expired by the clock, and not yet by the
+                // horizon.
                 let check_at = task.life().expires_at().max(now.plus_seconds(1));
                 broker.core.store().put_off_check(task.id, check_at).await?;
             }
@@ -320,7 +323,8 @@ pub async fn task_expiry(broker: &Arc<Broker>, now: Timestamp) -> Result<u64, Br
     }
 }
 
-/// Mints that nobody finished: the credential may exist, so it is ended under the name we chose.
+/// Ends sessions of unfinished mints: the credential may exist, so it is ended under the name that
+/// the broker chose for it.
 pub async fn unfinished_mints(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> {
     let mut found = 0;
     for session in broker.core.store().unfinished_mints(now, BITE).await? {
@@ -348,7 +352,7 @@ async fn begin_ending(
     Ok(())
 }
 
-/// Asks back ends to end what is `ending`, and records what they say.
+/// Asks back ends to end sessions in the state `ending`, and records their answers.
 pub async fn endings(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> {
     let retry_at = now.plus_seconds(CLAIM_SECONDS);
     let horizon = broker.core.horizon().await?;
@@ -359,8 +363,8 @@ pub async fn endings(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError
         .claim_unconfirmed(now, retry_at, BITE)
         .await?
     {
-        // Past its expiry it is over for everybody; that is as good as the back end's word.
-        // By the horizon: a back end goes by its own clock, and nothing looks at it again.
+        // An expired session has ended everywhere, so no confirmation is needed. Judged by the
+        // horizon, because the back end uses its own clock, and the session is not checked again.
         let outcome = if horizon >= session.expires_at {
             EndOutcome::Confirmed
         } else if now >= session.expires_at {
@@ -372,7 +376,7 @@ pub async fn endings(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError
                 .end_external(&session)
                 .await
                 .unwrap_or_else(|error| {
-                    warn!(session = %session.id, %error, "its ending is tried again");
+                    warn!(session = %session.id, %error, "ending it failed; it is tried again");
                     EndOutcome::Pending
                 })
         };
@@ -421,7 +425,7 @@ async fn confirm(broker: &Broker, session: &Session, now: Timestamp) -> Result<(
     Ok(())
 }
 
-/// Doubles from a second up to a minute, and never gives up.
+/// Doubles from one second up to a minute, without end.
 fn backoff_seconds(attempts: u32) -> u64 {
     1_u64
         .checked_shl(attempts.min(16))
@@ -429,7 +433,7 @@ fn backoff_seconds(attempts: u32) -> u64 {
         .min(MAX_BACKOFF_SECONDS)
 }
 
-/// One leaf for all denials of a window that had none of their own.
+/// Records one leaf per identity for the denials of a window that had no leaves.
 pub async fn omitted_denials(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> {
     let omitted = broker.issuance.denials().take_omitted(now);
     let told = u64::try_from(omitted.len()).unwrap_or(u64::MAX);

@@ -1,11 +1,11 @@
-//! The worker `orphaned_sessions`: external sessions that something other than their own record ended, a task's
-//! end, a cutoff or the end of a session that they were derived from.
+//! The worker `orphaned_sessions`: finds external sessions that ended by a task's end, a cutoff or
+//! the end of a session that they were derived from, and not by their own record.
 //!
-//! All of these are acts with leaves of their own. So the worker reads the acts of the log since it
-//! last looked, and searches only under what they ended. Where none ended anything, that is one look
-//! at the newest head, or at the few leaves since. All live external sessions are searched at a
-//! start, after a cutoff, and now and then, for a session whose mint was finished by a process that
-//! died before it could judge it again.
+//! Each of these causes is an act with a leaf. So the worker reads the acts since its last round,
+//! and searches only under the tasks and sessions that they ended. If no act ended anything, a
+//! round reads the newest head and the few leaves since. All live external sessions are searched at
+//! the start, after a cutoff, and from time to time, because a process may have died after it
+//! finished a mint and before it judged the session again.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -19,25 +19,25 @@ use crate::domain::validity::SessionView;
 use crate::ids::{SessionId, TaskId};
 use crate::store::leaves::StoredLeaf;
 
-/// With more leaves than this since the last look, all sessions are searched instead.
+/// With more leaves than this since the last round, all sessions are searched instead.
 const MAX_LEAVES: u64 = 10_000;
 
-/// Acts that are read at once, and things whose sessions are searched at once.
+/// How many acts are read at once, and how many tasks or sessions are searched at once.
 const ACTS: u32 = 256;
 
-/// What acts ended, by themselves.
+/// The tasks and sessions that acts ended directly.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Ended {
     tasks: BTreeSet<TaskId>,
     sessions: BTreeSet<SessionId>,
 }
 
-/// External sessions that are over by something other than their own record.
+/// Begins to end the external sessions that ended by another cause than their own record.
 pub(super) async fn orphaned_sessions(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> {
     let search = broker.revocation.orphan_search();
     let from = search.heed_from();
     let began = Instant::now();
-    // Read before anything else: what comes later is heeded the next time.
+    // Read first: the next round covers later acts.
     let head = broker.core.ledger().head().await?;
     let size = head.map_or(0, |head| head.size);
     let ended = match from.filter(|from| size.saturating_sub(*from) <= MAX_LEAVES) {
@@ -55,7 +55,8 @@ pub(super) async fn orphaned_sessions(broker: &Broker, now: Timestamp) -> Result
     }
 }
 
-/// What the acts of the leaves `[from, to)` ended; nothing where that can be anything.
+/// The tasks and sessions that the acts of the leaves `[from, to)` ended. `None` if an act may have
+/// ended any session.
 async fn ended_by_acts(broker: &Broker, from: u64, to: u64) -> Result<Option<Ended>, BrokerError> {
     let mut ended = Ended::default();
     let mut next = from;
@@ -73,7 +74,8 @@ async fn ended_by_acts(broker: &Broker, from: u64, to: u64) -> Result<Option<End
 }
 
 impl Ended {
-    /// Notes what an act ended. Whether that is certain things alone.
+    /// Adds the task or session that an act ended. Returns false if the act may have ended any
+    /// session.
     fn heed(&mut self, act: &StoredLeaf) -> bool {
         let leaf = act.body.as_deref().map(Leaf::from_bytes);
         let Some(Ok(leaf)) = leaf else {
@@ -93,7 +95,7 @@ impl Ended {
     }
 }
 
-/// Those under what was ended.
+/// Begins to end the sessions under the given tasks and sessions.
 async fn under(broker: &Broker, ended: &Ended, now: Timestamp) -> Result<u64, BrokerError> {
     let mut found = 0;
     let tasks: Vec<TaskId> = ended.tasks.iter().copied().collect();
@@ -113,7 +115,7 @@ async fn under(broker: &Broker, ended: &Ended, now: Timestamp) -> Result<u64, Br
     Ok(found)
 }
 
-/// Those among all that are live.
+/// Begins to end such sessions among all live ones.
 async fn all(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> {
     let mut found = 0;
     let mut after = None;

@@ -1,4 +1,5 @@
-//! Pruning: what nothing needs any more, children before parents, in bounded bites.
+//! Pruning: deletes rows that are no longer needed, children before parents, a bounded number at
+//! once.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -10,43 +11,43 @@ use crate::clock::Timestamp;
 use crate::domain::generation::Retention;
 use crate::domain::limits::{MAX_DEADLINE_SECONDS, MAX_TTL_SECONDS, ONE_TIME_KEPT_SECONDS};
 
-/// Rows that one statement deletes at most.
+/// The largest number of rows that one statement deletes.
 const BITE: u32 = 1_000;
 
-/// Statements of one kind in a round: a table with a backlog keeps the others no longer than this,
-/// and whoever else writes comes in between.
+/// The largest number of statements of one kind in a round, so that a backlog in one table does not
+/// delay the others, and other writers get their turn.
 const BITES: u32 = 10;
 
-/// How long a statement that failed is left alone. What it waits for may cost others something each
-/// time: on PostgreSQL no body is appended while a table of them waits to be dropped.
+/// The pause after a statement that failed. Its locks may delay others at each try: on PostgreSQL
+/// no body is appended while the drop of a table of bodies waits.
 const REST: Duration = Duration::from_mins(1);
 
-/// Heads that are kept beside the newest: long enough to find the outcome of the commit of any batch.
+/// How many earlier heads are kept: enough to find the outcome of the commit of any batch.
 const KEPT_HEADS: u64 = 1_000_000;
 
-/// What a round came to.
+/// The result of a round.
 #[derive(Debug)]
 pub struct Pruned {
-    /// Rows that went.
+    /// The number of deleted rows.
     pub rows: u64,
-    /// Whether there may be more that can go now.
+    /// Whether more rows may be deletable now.
     pub more: bool,
-    /// The first thing that could not go; it keeps nothing else.
+    /// The first error; it does not stop the other deletions.
     pub failed: Result<(), BrokerError>,
 }
 
-/// Prunes round by round.
+/// Prunes in rounds.
 #[derive(Debug)]
 pub struct Pruner {
     stop: CancellationToken,
-    /// What failed, and when.
+    /// The statements that failed, and when.
     resting: BTreeMap<&'static str, Instant>,
-    /// From which opening on it looks for old ones behind young ones.
+    /// The leaf from which the next patrol of the openings continues.
     patrol: u64,
 }
 
 impl Pruner {
-    /// One that ends its round early at `stop`, after the statement that is under way.
+    /// A pruner that ends its round early at `stop`, after the current statement.
     #[must_use]
     pub fn new(stop: CancellationToken) -> Self {
         Self {
@@ -56,17 +57,17 @@ impl Pruner {
         }
     }
 
-    /// Deletes what is past its time, up to [`BITES`] bites of each kind. `now` is the horizon
-    /// (`Core::horizon`), never the clock: what is deleted is gone for good.
+    /// Deletes rows past their retention, at most [`BITES`] statements of each kind. `now` is the
+    /// horizon (`Core::horizon`), never the clock, because a deletion cannot be undone.
     pub async fn round(&mut self, broker: &Broker, retention: Retention, now: Timestamp) -> Pruned {
         let store = broker.core.store();
         let ago = |days: u32| now.minus_seconds(u64::from(days) * 86_400);
         let over = ago(retention.sessions_days);
         let opened = ago(retention.openings_days);
         let written = ago(retention.bodies_days);
-        // A cutoff is needed for as long as anything could live that it kills.
+        // A cutoff is kept as long as any session or task that it ends could be valid.
         let cutoff = now.minus_seconds(MAX_TTL_SECONDS + MAX_DEADLINE_SECONDS);
-        // A clock that is wrong may take for fresh what we would refuse already.
+        // A slow clock may accept evidence that a correct one would refuse as expired.
         let forgotten = now.minus_seconds(ONE_TIME_KEPT_SECONDS);
         let heads = broker.core.ledger().basis().saturating_sub(KEPT_HEADS);
         let mut pruned = Pruned {
@@ -74,8 +75,8 @@ impl Pruner {
             more: false,
             failed: Ok(()),
         };
-        // Sessions before their tasks, derived ones before what they were derived from, children
-        // before parents: each statement leaves alone what something still points at.
+        // Sessions before their tasks, derived sessions before their parents, children before
+        // parents: no statement deletes a row that another row refers to.
         macro_rules! some_of {
             ($statement:ident($($argument:expr),+)) => {
                 for bite in 1..=BITES {
@@ -83,13 +84,14 @@ impl Pruner {
                         break;
                     }
                     match store.$statement($($argument,)+ BITE).await {
-                        // Until nothing is left: what a bite took may have been all that kept another.
+                        // Repeats until nothing is deleted: each deletion may make further rows
+                        // deletable.
                         Ok(0) => break,
                         Ok(rows) => {
                             pruned.rows += rows;
                             pruned.more |= bite == BITES;
                         }
-                        // One that cannot go now must not keep the others.
+                        // A deletion that fails must not prevent the others.
                         Err(error) => self.failed(stringify!($statement), error, &mut pruned),
                     }
                 }
@@ -110,9 +112,9 @@ impl Pruner {
         pruned
     }
 
-    /// Walks through all openings, a little each round. The oldest are where the log begins, but for
-    /// what was dated ahead by a clock that was wrong: behind a bite full of that, text would stay
-    /// until that time had come.
+    /// Walks through all openings, some in each round. The oldest openings are at the beginning of
+    /// the log, except those that a fast clock dated ahead: a full page of these would hide the old
+    /// ones behind them until that time has come.
     async fn patrol(&mut self, broker: &Broker, before: Timestamp, pruned: &mut Pruned) {
         for _ in 0..BITES {
             if self.rests("patrol_openings") {
@@ -136,7 +138,7 @@ impl Pruner {
     }
 
     async fn scrub(&mut self, broker: &Broker, pruned: &mut Pruned) {
-        // While somebody reads the log it stays, until the next round.
+        // While a connection reads the log, the deletion waits for the next round.
         if !self.rests("scrub")
             && let Err(error) = broker.core.store().scrub().await
         {
@@ -144,7 +146,7 @@ impl Pruner {
         }
     }
 
-    /// Whether a statement is not to be tried now.
+    /// Whether to skip a statement now.
     fn rests(&self, statement: &str) -> bool {
         let failed = self.resting.get(statement);
         self.stop.is_cancelled() || failed.is_some_and(|at| at.elapsed() < REST)
@@ -163,7 +165,7 @@ impl Pruner {
     }
 }
 
-/// One round by itself.
+/// Runs a single round.
 pub async fn prune(
     broker: &Broker,
     retention: Retention,

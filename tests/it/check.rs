@@ -444,7 +444,7 @@ const UNFIT_STATE: &[(&str, &str, &str, &str)] = &[
         "echo x > checkpoint; chmod 0600 checkpoint;",
         "",
         "",
-        "`ledger.checkpoint_file`: checkpoint: not a checkpoint of ours",
+        "`ledger.checkpoint_file`: checkpoint: not a checkpoint of this broker",
     ),
     (
         "echo x > data;",

@@ -115,13 +115,13 @@ async fn a_body_is_framed_coded_and_typed_in_one_way() {
             format!("{plain}{form}"),
             "grant_type=x",
             400,
-            "stands there twice",
+            "is given twice",
         ),
         (
             format!("{plain}Content-Type: application/json\r\n"),
             "grant_type=x",
             400,
-            "stands there twice",
+            "is given twice",
         ),
     ] {
         let (told, text) = sent(&replica, &posted(&headers, body));

@@ -143,7 +143,7 @@ async fn a_replica_whose_clock_is_ahead_deletes_and_ends_nothing() {
             .health
             .unready()
             .unwrap()
-            .starts_with("clock: our clock and the database's")
+            .starts_with("clock: this replica's clock and the database's")
     );
     let closed = ahead
         .broker

@@ -1,14 +1,14 @@
-//! The headers of answers, and the proof that any request may carry.
+//! The headers of answers, and the DPoP proof that any request may carry.
 
 use utoipa::openapi::header::Header;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::Type;
 use utoipa::openapi::{Components, Object, Ref, RefOr, Required, Response};
 
-/// The parameter `DPoP`, as components name it.
+/// The name of the parameter `DPoP` in the components.
 const PROOF: &str = "DPoP";
 
-/// The headers of answers: their names, and what they say.
+/// The headers of answers: names and descriptions.
 const HEADERS: [(&str, &str); 12] = [
     (
         "x-request-id",
@@ -20,38 +20,38 @@ const HEADERS: [(&str, &str); 12] = [
     ),
     (
         "Cache-Control",
-        "`no-store`, or how long the answer may be kept.",
+        "`no-store`, or how long the answer may be cached.",
     ),
     (
         "WWW-Authenticate",
-        "How to come again (RFC 6750 §3, RFC 9449 §7.1).",
+        "How to authenticate the next request (RFC 6750 §3, RFC 9449 §7.1).",
     ),
     (
         "DPoP-Nonce",
-        "The nonce for the next proof, where this broker demands one (RFC 9449 §8.2).",
+        "The nonce for the next proof, if this broker requires one (RFC 9449 §8.2).",
     ),
-    ("Retry-After", "After how many seconds to come again."),
+    ("Retry-After", "The seconds to wait before another try."),
     (
         "RateLimit",
-        "The limit that was exceeded, and when it opens again.",
+        "The limit that was exceeded, and when it resets.",
     ),
     ("RateLimit-Policy", "The limit's quota and window."),
-    ("Location", "Where what was made is shown."),
+    ("Location", "The URL of the created resource."),
     ("Link", "`rel=\"next\"`: the next page (RFC 8288)."),
     (
         "Accept-Encoding",
-        "The codings of a body that are undone: `identity`.",
+        "The accepted content codings of a body: `identity`.",
     ),
     ("Pragma", "`no-cache` (RFC 6749 §5.1)."),
 ];
 
-/// Listings that are paged.
+/// The listings that have pages.
 const PAGED: [&str; 2] = ["/v1/sessions", "/v1/tasks"];
 
-/// What answers 201 with the place of what it made.
+/// The operations whose answer has a `Location`.
 const PLACED: [&str; 2] = ["/v1/credentials", "/v1/tasks"];
 
-/// Adds what operations refer to.
+/// Adds the headers and the parameter that operations refer to.
 pub(super) fn complete(components: &mut Components) {
     for (name, text) in HEADERS {
         let mut header = Header::new(Object::with_type(Type::String));
@@ -63,8 +63,8 @@ pub(super) fn complete(components: &mut Components) {
         .parameter_in(ParameterIn::Header)
         .required(Required::False)
         .description(Some(
-            "A proof that the caller holds a key (RFC 9449): what is granted is bound to it. With \
-             `Authorization: DPoP` it is demanded.",
+            "A proof that the caller holds a key (RFC 9449); the credential is bound to that key. \
+             Required with `Authorization: DPoP`.",
         ))
         .schema(Some(Object::with_type(Type::String)))
         .build();
@@ -73,12 +73,12 @@ pub(super) fn complete(components: &mut Components) {
         .insert(PROOF.to_owned(), RefOr::T(proof));
 }
 
-/// The parameter by which a request proves a key.
+/// A reference to the `DPoP` parameter.
 pub(super) fn proof() -> RefOr<Parameter> {
     RefOr::Ref(Ref::new(format!("#/components/parameters/{PROOF}")))
 }
 
-/// Names the headers of an answer.
+/// Adds the headers of an answer.
 pub(super) fn describe(path: &str, status: &str, response: &mut Response) {
     let oauth = super::super::oauth::is_served_at(path);
     let again = matches!(status, "202" | "409" | "429" | "503");
@@ -87,7 +87,7 @@ pub(super) fn describe(path: &str, status: &str, response: &mut Response) {
         ("traceparent", true),
         ("Cache-Control", true),
         ("WWW-Authenticate", status == "401"),
-        // Whoever sends a proof gets the nonce for the next.
+        // A request with a proof gets the nonce for the next one.
         ("DPoP-Nonce", true),
         ("Retry-After", again),
         ("RateLimit", status == "429"),

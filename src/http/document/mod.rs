@@ -1,10 +1,8 @@
-//! The description of the interface: what the handlers say of themselves, and what holds for all of
-//! them, said once.
+//! The OpenAPI description: the handlers' own parts, and the parts that apply to all of them.
 //!
-//! A handler declares what is particular to it. That every request may be limited or time out, that
-//! whatever asks who calls may answer 401, that a body has a size and a media type, and what a
-//! problem looks like on the wire follows from the layers and extractors, and is added here, so that
-//! no handler can forget it.
+//! A handler declares only its own answers. The layers and extractors imply the others: any request
+//! may be limited or time out, an authenticated one may be answered with 401, a body has a size and
+//! a media type, and a problem has one form. They are added here, so that no handler can omit them.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -29,10 +27,10 @@ const PROBLEM: &str = "application/problem+json";
 const PROBLEM_SCHEMA: &str = "#/components/schemas/ProblemBody";
 const OAUTH_SCHEMA: &str = "#/components/schemas/OAuthErrorBody";
 
-/// Paths that are for everybody.
+/// Paths that need no authentication.
 const OPEN: &[&str] = &["/livez", "/readyz", "/openapi.json"];
 
-/// Whether a path is for everybody.
+/// Whether a path needs no authentication.
 fn is_open(path: &str) -> bool {
     OPEN.contains(&path) || path.contains("/.well-known/") || path.starts_with("/status/")
 }
@@ -46,10 +44,10 @@ const MAYBE_OPEN: &[&str] = &[
     "/v1/ledger/consistency",
 ];
 
-/// Endpoints of OAuth's that may be asked with `private_key_jwt`, in the form, or with nothing else.
+/// OAuth endpoints that accept `private_key_jwt` in the form, or no authentication.
 const BY_FORM: &[&str] = &["/oauth2/token", "/oauth2/introspect", "/oauth2/revoke"];
 
-/// What the owner's handle may do in place of an attestation.
+/// Acts on a task for which its handle replaces an attestation.
 const BY_HANDLE: &[&str] = &["/heartbeat", "/complete", "/abort", "/delegations"];
 
 static SERVED: LazyLock<Bytes> = LazyLock::new(|| {
@@ -58,15 +56,15 @@ static SERVED: LazyLock<Bytes> = LazyLock::new(|| {
         .into()
 });
 
-/// This description.
+/// The OpenAPI description of this interface.
 #[utoipa::path(get, path = "/openapi.json", responses((status = 200, body = Object)))]
 pub(super) async fn openapi_json() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], SERVED.clone())
 }
 
-/// Adds what holds for all.
+/// Adds the parts that apply to all operations.
 pub(super) fn complete(document: &mut OpenApi) {
-    // A version of the interface, not of the build: it changes when the wire does.
+    // A version of the interface, not of the build: it changes with the wire format.
     "1".clone_into(&mut document.info.version);
     let components = document.components.get_or_insert_with(Components::new);
     for (name, scheme) in schemes() {
@@ -86,9 +84,7 @@ fn schemes() -> [(&'static str, SecurityScheme); 3] {
     let bearer = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
         .bearer_format("JWT")
-        .description(Some(
-            "The caller's attestation, or an administrator's token",
-        ))
+        .description(Some("The caller's attestation, or an admin's token"))
         .build();
     let authorization = |text: &str| {
         SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::with_description(
@@ -100,7 +96,7 @@ fn schemes() -> [(&'static str, SecurityScheme); 3] {
         ("attestation", SecurityScheme::Http(bearer)),
         (
             "bound_attestation",
-            authorization("`DPoP <JWT>`, with a proof in the header `DPoP` (RFC 9449)"),
+            authorization("`DPoP <JWT>`, with a proof in the `DPoP` header (RFC 9449)"),
         ),
         (
             "handle",
@@ -120,7 +116,7 @@ fn name_problem_types(components: &mut Components) {
     }
 }
 
-/// The object with this property, which may be one part of several.
+/// The object with this property; it may be one part of an `allOf`.
 fn object_with<'a>(schema: &'a mut Schema, property: &str) -> Option<&'a mut Object> {
     match schema {
         Schema::Object(object) => object.properties.contains_key(property).then_some(object),
@@ -139,14 +135,14 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
 }
 
 fn describe(path: &str, operation: &mut Operation) {
-    // Handlers of different nouns share their verbs; in the document a name stands alone.
+    // Handlers of different nouns share their verbs, but an operation's id must be unique.
     let noun = path
         .strip_prefix("/v1/")
         .and_then(|rest| rest.split('/').next());
     if let (Some(noun), Some(verb)) = (noun, &mut operation.operation_id) {
         *verb = format!("{noun}_{verb}");
     }
-    // A caller that says who it is may do so wrongly, and may prove a key.
+    // An authenticated request may fail authentication, and may carry a proof.
     let asks = !is_open(path);
     operation.security = Some(security(path));
 
@@ -174,7 +170,7 @@ fn describe(path: &str, operation: &mut Operation) {
         // The head of any request may be refused.
         (400, true),
         (401, asks),
-        // A revocation may block whoever asks, and policy refuse it.
+        // A revocation may block the caller, or policy may refuse it.
         (403, asks && path != "/oauth2/token"),
         (404, named),
         (408, body),
@@ -200,7 +196,7 @@ fn describe(path: &str, operation: &mut Operation) {
 fn security(path: &str) -> Vec<SecurityRequirement> {
     let scheme = |name: &str| SecurityRequirement::new(name, Vec::<String>::new());
     if is_open(path) {
-        // Empty, which says that it is open; absent would say nothing.
+        // An empty list declares the operation public; an absent one declares nothing.
         return Vec::new();
     }
     let mut all = vec![scheme("attestation"), scheme("bound_attestation")];
@@ -235,7 +231,7 @@ fn add(responses: &mut BTreeMap<String, RefOr<Response>>, status: u16, oauth: bo
         .insert(media_type.to_owned(), reference(schema));
 }
 
-/// A problem has its own media type, and a status is described.
+/// Gives a problem its media type, and a status its description.
 fn finish(status: &str, response: &mut Response) {
     let is_problem = |content: &RefOr<Content>| {
         let RefOr::T(content) = content else {

@@ -1,4 +1,4 @@
-//! What the handlers' types do not say of themselves: the forms of values that they take as text or as
+//! Details that the handlers' types do not have: the forms of values that they take as text or as
 //! any object, with the lengths and numbers of [`crate::domain::limits`].
 
 #[cfg(test)]
@@ -16,13 +16,13 @@ use crate::domain::limits::{
     MIN_HEARTBEAT_SECONDS,
 };
 
-/// An id.
+/// The form of an id.
 const UUID: &str = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$";
 
-/// A generation's digest.
+/// The form of a generation's digest.
 const DIGEST: &str = "^sha256:[0-9a-f]{64}$";
 
-/// The printable ASCII of identities.
+/// The printable ASCII characters of identities.
 const PRINTABLE: &str = "^[!-~]+$";
 
 fn id() -> Value {
@@ -37,7 +37,7 @@ fn reference(name: &str) -> Value {
     json!({"$ref": format!("#/components/schemas/{name}")})
 }
 
-/// Schemas that no type gives.
+/// Schemas that no Rust type provides.
 #[expect(clippy::too_many_lines, reason = "a list, one schema after the other")]
 fn schemas() -> [(&'static str, Value); 8] {
     let texts = |most: usize| {
@@ -117,15 +117,15 @@ fn schemas() -> [(&'static str, Value); 8] {
         (
             "AuthorizationDetail",
             json!({
-                "description": "What is asked on a resource (RFC 9396). A list that is left out means \
-                                all that the resource registers.",
+                "description": "The rights that are requested on a resource (RFC 9396). An absent \
+                                list stands for everything that the resource registers.",
                 "oneOf": DetailType::ALL.map(detail),
             }),
         ),
         (
             "Selector",
             json!({
-                "description": "What is to be cut off.",
+                "description": "The sessions and requests to cut off.",
                 "oneOf": [
                     exactly("workload", with(text(), identity())),
                     exactly("task", with(text(), id())),
@@ -152,7 +152,7 @@ fn schemas() -> [(&'static str, Value); 8] {
         (
             "Credential",
             json!({
-                "description": "The secret.",
+                "description": "The secret; its members depend on its `type`.",
                 "oneOf": MinterKind::ALL.map(credential),
             }),
         ),
@@ -160,9 +160,9 @@ fn schemas() -> [(&'static str, Value); 8] {
             "Revocability",
             json!({
                 "type": "object",
-                "description": "What a revocation of the credential achieves: how soon a new use is \
-                                refused, whether what it has opened goes on, and which party ends it \
-                                at its expiry if the broker is gone.",
+                "description": "The effect of a revocation of the credential: how soon a new use \
+                                is refused, whether sessions that it opened continue, and which \
+                                party ends it at its expiry if the broker is gone.",
                 "required": ["class", "open_sessions", "expires_by"],
                 "properties": {
                     "class": {"type": "string", "enum": ["immediate", "bounded", "expiry_only"]},
@@ -194,7 +194,7 @@ fn schemas() -> [(&'static str, Value); 8] {
             "Observed",
             json!({
                 "type": "object",
-                "description": "What policies that merely observe would have made of it.",
+                "description": "The outcome under the policies that only observe.",
                 "required": ["policies", "outcome_if_enforced"],
                 "properties": {
                     "policies": {"type": "array", "items": {"type": "object"}},
@@ -210,7 +210,7 @@ fn schemas() -> [(&'static str, Value); 8] {
     ]
 }
 
-/// What members of the handlers' types are, beyond what the types say.
+/// Keywords of the members of handlers' types, beyond those of the types.
 fn members() -> Vec<(&'static str, &'static str, Value)> {
     let between = |least: u64, most: u64| json!({"minimum": least, "maximum": most});
     let purpose = || json!({"maxLength": MAX_PURPOSE_BYTES});
@@ -278,7 +278,7 @@ fn members() -> Vec<(&'static str, &'static str, Value)> {
     ]
 }
 
-/// What parameters are, by the end of the path and their name.
+/// Keywords of parameters, by path and name.
 fn parameters() -> Vec<(&'static str, &'static str, Value)> {
     let task_states = ["open", "completed", "aborted", "expired"];
     let session_states = ["minting", "active", "ending", "ended"];
@@ -310,9 +310,9 @@ fn page(most: u32) -> Value {
     json!({"minimum": 1, "maximum": most, "default": DEFAULT_PAGE})
 }
 
-/// A schema with these keywords in place of its own of the same names.
+/// Adds keywords to a schema; they replace those of the same name.
 fn with(mut schema: Value, more: Value) -> Value {
-    // What is elsewhere, or one of several, is not also what it was.
+    // A reference or a choice replaces every other keyword but the description.
     let replaces = ["$ref", "oneOf"]
         .iter()
         .any(|name| more.get(name).is_some());
@@ -329,7 +329,8 @@ fn with(mut schema: Value, more: Value) -> Value {
     schema
 }
 
-/// The same of a schema of the description. What cannot be read back is left as it was: a test sees it.
+/// The same for a schema of the description. A result that cannot be parsed leaves it unchanged,
+/// which a test detects.
 fn refine(schema: &mut RefOr<Schema>, more: &Value) {
     let refined = serde_json::to_value(&*schema).map(|own| with(own, more.clone()));
     if let Ok(Ok(refined)) = refined.map(serde_json::from_value) {
@@ -337,7 +338,7 @@ fn refine(schema: &mut RefOr<Schema>, more: &Value) {
     }
 }
 
-/// Adds the schemas, and what they say of members.
+/// Adds the schemas and the keywords of members.
 pub(super) fn complete(components: &mut Components) {
     for (name, schema) in schemas() {
         if let Ok(schema) = serde_json::from_value(schema) {
@@ -355,7 +356,7 @@ pub(super) fn complete(components: &mut Components) {
     }
 }
 
-/// Refines the schema of a parameter.
+/// Adds the keywords of a parameter.
 pub(super) fn refine_parameter(path: &str, name: &str, schema: &mut RefOr<Schema>) {
     for (of, known, more) in parameters() {
         if known == name && (of.is_empty() || of == path) {

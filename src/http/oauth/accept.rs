@@ -1,19 +1,20 @@
-//! What a request accepts (RFC 9110 §12.5.1).
+//! The media types that a request accepts (RFC 9110 §12.5.1).
 
 use axum::http::{HeaderMap, header};
 
-/// How a media type is accepted.
+/// How well a media type is accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Acceptance {
-    /// In thousandths: 0 is not acceptable.
+    /// The weight in thousandths; 0 is not acceptable.
     pub(super) weight: u16,
-    /// How closely it is named: 0 by no range, 1 by `*/*`, 2 by its type, 3 by itself.
+    /// The specificity of the matching range: 0 for none, 1 for `*/*`, 2 for the type, 3 for an
+    /// exact match.
     pub(super) closeness: u8,
 }
 
 impl Acceptance {
-    /// How the request accepts this media type. The closest range counts; without `Accept` all is
-    /// accepted.
+    /// How well the request accepts this media type. The most specific range counts; without
+    /// `Accept` every type is accepted.
     pub(super) fn of(headers: &HeaderMap, media_type: &str) -> Self {
         if !headers.contains_key(header::ACCEPT) {
             return Self {
@@ -30,7 +31,8 @@ impl Acceptance {
             .unwrap_or_default()
     }
 
-    /// What one range says of a media type; `None` where it says nothing, or cannot be read.
+    /// The result of one range for a media type. `None` if the range does not match or is
+    /// malformed.
     fn by(range: &str, media_type: &str) -> Option<Self> {
         let mut parts = range.split(';').map(str::trim);
         let range = parts.next()?;
@@ -54,7 +56,7 @@ impl Acceptance {
     }
 }
 
-/// A weight (RFC 9110 §12.4.2): at most 1, with at most three digits behind the point.
+/// A weight (RFC 9110 §12.4.2): at most 1, with at most three decimals.
 fn thousandths(text: &str) -> Option<u16> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     if fraction.len() > 3 || !fraction.bytes().all(|b| b.is_ascii_digit()) {
@@ -92,7 +94,7 @@ mod tests {
             ("application/json", 0),
             ("text/plainer", 0),
             ("", 0),
-            // A weight that is none: the range says nothing.
+            // A malformed weight: the range is ignored.
             ("text/plain;q=1.5", 0),
             ("text/plain;q=-1", 0),
             ("text/plain;q=0.0001", 0),

@@ -10,7 +10,7 @@ use crate::http::evidence::Presented;
 
 const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
-/// The assertion of a form that has one.
+/// The assertion of a form, if it has one.
 pub(super) fn assertion(form: &Form) -> Result<Option<SecretString>, OAuthError> {
     let kind = form.get("client_assertion_type");
     let Some(assertion) = form.get("client_assertion") else {
@@ -21,7 +21,7 @@ pub(super) fn assertion(form: &Form) -> Result<Option<SecretString>, OAuthError>
     };
     if kind != Some(JWT_BEARER) {
         return Err(OAuthError::invalid_client(
-            "client_assertion_type is the URN of jwt-bearer",
+            "client_assertion_type has to be the URN of jwt-bearer",
         ));
     }
     if let Some(named) = form.get("client_id") {
@@ -35,7 +35,7 @@ pub(super) fn assertion(form: &Form) -> Result<Option<SecretString>, OAuthError>
     Ok(Some(SecretString::from(assertion)))
 }
 
-/// What a request of a protected endpoint authenticates with: a token in `Authorization`, or an
+/// The credentials of a request to a protected endpoint: a token in `Authorization`, or an
 /// assertion in the form.
 pub(super) fn authentication(
     presented: Presented,

@@ -1,4 +1,4 @@
-//! RFC 6749's errors.
+//! The errors of RFC 6749.
 
 use std::borrow::Cow;
 
@@ -15,33 +15,33 @@ use crate::domain::decision::Observed;
 use crate::http::challenge::Fault;
 use crate::http::problem::Told;
 
-/// What a caller is told that a revocation blocks.
+/// The description for a caller that a revocation blocks.
 pub(super) const BLOCKED: &str = "a revocation blocks this caller";
 
-/// An error, as RFC 6749 §5.2 writes it.
+/// An error in the form of RFC 6749 §5.2.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct OAuthErrorBody {
     /// A code of RFC 6749.
     error: &'static str,
-    /// What is wrong, for people.
+    /// A description of the error, for people.
     #[schema(value_type = String)]
     error_description: Cow<'static, str>,
-    /// Which condition of the caller's own token failed, where that may be told.
+    /// Which check of the caller's own token failed; absent if that may not be revealed.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
-    /// The claim or the header parameter that it is about.
+    /// The claim or header parameter of that check.
     #[serde(skip_serializing_if = "Option::is_none")]
     claim: Option<String>,
-    /// The decision that refused, where policy was asked.
+    /// The decision that refused; absent if policy was not evaluated.
     #[serde(skip_serializing_if = "Option::is_none")]
     decision_id: Option<String>,
-    /// What policies that merely observe would have made of it.
+    /// The outcome under the policies that only observe.
     #[schema(value_type = Option<Object>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     observed: Option<Box<Observed>>,
 }
 
-/// How a request at OAuth's endpoints authenticates.
+/// How a request to an OAuth endpoint authenticates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
     /// By a token in `Authorization`.
@@ -56,14 +56,14 @@ pub(super) struct OAuthError {
     pub(super) status: StatusCode,
     pub(super) error: &'static str,
     pub(super) description: Cow<'static, str>,
-    /// Which condition of the caller's evidence failed, where that may be told.
+    /// Which check of the caller's evidence failed, if that may be revealed.
     pub(super) refused: Option<Box<AttestError>>,
     pub(super) retry_seconds: Option<u64>,
-    /// The decision that refused, where there was one.
+    /// The decision that refused, if there was one.
     pub(super) decision_id: Option<String>,
-    /// What policies that merely observe would have made of it.
+    /// The outcome under the policies that only observe.
     pub(super) observed: Option<Box<Observed>>,
-    /// What the challenge of a 401 says.
+    /// The fault that the challenge of a 401 names.
     pub(super) fault: Option<Fault>,
 }
 
@@ -101,14 +101,14 @@ impl OAuthError {
         }
     }
 
-    /// Evidence that was refused, with as much of the reason as its caller may learn.
+    /// Refused evidence, with the part of the reason that the caller may learn.
     pub(super) fn refused_evidence(
         status: StatusCode,
         error: &'static str,
         refused: Option<&AttestError>,
     ) -> Self {
         let description = match refused {
-            None => "present a fresh attestation that is meant for this broker".into(),
+            None => "present a fresh attestation for this broker".into(),
             Some(refused) => describe(refused),
         };
         Self {
@@ -117,8 +117,8 @@ impl OAuthError {
         }
     }
 
-    /// Evidence that was refused where it authenticates the request (RFC 7662 §2.3, RFC 7009 §2.2.1):
-    /// the error of RFC 6749 for a client, of RFC 6750 for a bearer of a token, of RFC 9449 for a proof.
+    /// Evidence that authenticates the request and was refused (RFC 7662 §2.3, RFC 7009 §2.2.1):
+    /// the error of RFC 6749 for a client, of RFC 6750 for a bearer token, of RFC 9449 for a proof.
     fn unauthenticated(error: &AttestError, told: Option<&AttestError>, way: Way) -> Self {
         let fault = Fault::of(error);
         let code = match (fault, way) {
@@ -135,8 +135,8 @@ impl OAuthError {
         }
     }
 
-    /// The same without a challenge, where no scheme of `Authorization` is taken: a 401 has to name one
-    /// (RFC 9110 §15.5.2).
+    /// The same without a challenge, for endpoints that accept no scheme of `Authorization`. A 401
+    /// would have to name a scheme (RFC 9110 §15.5.2), so it becomes a 400.
     pub(super) fn without_challenge(self) -> Self {
         let status = if self.status == StatusCode::UNAUTHORIZED {
             StatusCode::BAD_REQUEST
@@ -178,7 +178,7 @@ impl OAuthError {
                 Self::unauthenticated(&refused, Some(&refused), way)
             }
             BrokerError::AttestationUnavailable(failure) => unavailable(
-                "what vouches for the attestation cannot be read now; come again with it",
+                "the attestation cannot be verified now; try again with it",
                 failure.error.retry_seconds(),
             ),
             BrokerError::Blocked(_) => Self::new(StatusCode::FORBIDDEN, "access_denied", BLOCKED),
@@ -192,7 +192,7 @@ impl OAuthError {
             ),
             BrokerError::Superseded | BrokerError::Overloaded | BrokerError::FailClosed(_) => {
                 unavailable(
-                    "something cannot be relied on; try again with a fresh attestation",
+                    "a dependency of the broker is unavailable; try again with a fresh attestation",
                     Some(1),
                 )
             }
@@ -200,7 +200,7 @@ impl OAuthError {
             BrokerError::Forbidden(_) => Self::new(
                 StatusCode::FORBIDDEN,
                 "insufficient_scope",
-                "policy does not give you this",
+                "policy does not permit this",
             ),
             BrokerError::NotFound(_)
             | BrokerError::LastAdmin
@@ -220,7 +220,7 @@ impl OAuthError {
         }
     }
 
-    /// What a layer before the endpoint refuses.
+    /// A refusal of a layer before the endpoint.
     pub(super) fn of_layer(status: StatusCode, told: &Told) -> Self {
         let error = match status {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
@@ -233,13 +233,13 @@ impl OAuthError {
     }
 }
 
-/// What is told of refused evidence.
+/// The description of refused evidence.
 fn describe(refused: &AttestError) -> Cow<'static, str> {
     plain(&format!("the attestation is refused: {refused}")).into()
 }
 
-/// A description without what RFC 6749 §5.2 does not allow in one: quotes, backslashes, and all that is
-/// not ASCII.
+/// A description with only the characters that RFC 6749 §5.2 allows: no quotes, no backslashes, and
+/// nothing beyond ASCII.
 fn plain(text: &str) -> String {
     let allowed = |c: char| matches!(c, ' '..='!' | '#'..='[' | ']'..='~');
     let shown = text.chars().map(|c| if allowed(c) { c } else { '?' });

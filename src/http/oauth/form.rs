@@ -1,4 +1,4 @@
-//! The forms of OAuth's endpoints.
+//! The forms of OAuth endpoints.
 
 use std::collections::BTreeMap;
 
@@ -12,13 +12,13 @@ use crate::http::json::{body, is_media_type};
 use crate::http::params::in_one_spelling;
 use crate::http::problem::Problem;
 
-/// A form whose parameters stand once.
+/// A form without repeated parameters.
 #[derive(Debug)]
 pub(super) struct Form(BTreeMap<String, String>);
 
 impl Form {
-    /// Reads a request's body. No parameter may be there twice, and one without a value is not there
-    /// (RFC 6749 §3.2); those that are not understood are ignored.
+    /// Reads a request's body. Repeated parameters are refused; a parameter without a value counts
+    /// as absent (RFC 6749 §3.2); unknown parameters are ignored.
     pub(super) async fn read(request: Request, state: &AppState) -> Result<Self, OAuthError> {
         if !is_media_type(request.headers(), "application/x-www-form-urlencoded") {
             return Err(OAuthError {
@@ -39,14 +39,14 @@ impl Form {
             if value.contains('\0') {
                 return Err(OAuthError::invalid_request("a parameter holds U+0000"));
             }
-            // Both can name several targets, and each would have its rights.
+            // Both parameters can name several targets, and the token would get the rights of each.
             let target = name == "resource" || name == "audience";
             if parameters
                 .insert(name.into_owned(), value.into_owned())
                 .is_some()
             {
                 return Err(if target {
-                    OAuthError::bad("invalid_target", "name one target, once")
+                    OAuthError::bad("invalid_target", "name one target only")
                 } else {
                     OAuthError::invalid_request("a parameter is repeated")
                 });
@@ -61,7 +61,7 @@ impl Form {
         self.0.get(name).map(String::as_str)
     }
 
-    /// A parameter that there has to be.
+    /// A parameter that the endpoint requires.
     pub(super) fn required(&self, name: &'static str) -> Result<&str, OAuthError> {
         self.get(name).ok_or(match name {
             "token" => OAuthError::invalid_request("token is missing"),
@@ -71,7 +71,7 @@ impl Form {
         })
     }
 
-    /// A whole number.
+    /// A parameter as a whole number.
     pub(super) fn number(&self, name: &str) -> Result<Option<u64>, OAuthError> {
         let wrong = || OAuthError::invalid_request("a parameter is not a whole number");
         let read = |text| in_one_spelling(text).ok_or_else(wrong);

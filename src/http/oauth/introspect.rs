@@ -1,4 +1,4 @@
-//! `/oauth2/introspect` (RFC 7662), also as a signed statement (RFC 9701).
+//! `/oauth2/introspect` (RFC 7662), also with a signed answer (RFC 9701).
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -28,19 +28,19 @@ const STATEMENT: &str = "application/token-introspection+jwt";
     reason = "describes the form; it is read by hand, to refuse repeated parameters"
 )]
 pub struct IntrospectForm {
-    /// The token.
+    /// The token to introspect.
     token: String,
-    /// Ignored.
+    /// Ignored, as RFC 7662 permits.
     token_type_hint: Option<String>,
-    /// With `private_key_jwt` in place of `Authorization`: the URN of `jwt-bearer`.
+    /// With `private_key_jwt` instead of `Authorization`: the URN of `jwt-bearer`.
     client_assertion_type: Option<String>,
-    /// With it: the assertion.
+    /// The assertion of `private_key_jwt`.
     client_assertion: Option<String>,
-    /// With it, if at all: its subject.
+    /// Optional with an assertion: its subject.
     client_id: Option<String>,
 }
 
-/// Says whether a token is good now (RFC 7662), to a verifier of its resource or an admin.
+/// Says whether a token is valid now (RFC 7662), to a verifier of its resource or an admin.
 #[utoipa::path(
     post,
     path = "/oauth2/introspect",
@@ -58,7 +58,7 @@ pub(in crate::http) async fn introspect(
     }
 }
 
-/// Whether the answer is wanted as a signed statement: it is preferred, or named beside JSON.
+/// Whether the caller prefers a signed answer, or names it explicitly with equal weight.
 fn wants_statement(headers: &HeaderMap) -> bool {
     let signed = Acceptance::of(headers, STATEMENT);
     let plain = Acceptance::of(headers, "application/json");

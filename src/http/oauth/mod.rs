@@ -1,5 +1,5 @@
-//! What OAuth clients and resource servers expect: tokens, introspection, revocation, metadata, keys.
-//! Errors here are RFC 6749's.
+//! The OAuth endpoints: tokens, introspection, revocation, metadata, keys. Errors here are those of
+//! RFC 6749.
 
 mod accept;
 mod client;
@@ -24,13 +24,13 @@ use crate::attest::{dpop, key};
 use crate::config::ClientCertificates;
 use crate::crypto::jwk::Algorithm;
 
-/// Whether an endpoint of OAuth's is at this path: its errors are RFC 6749's.
+/// Whether the path is an OAuth endpoint, whose errors are those of RFC 6749.
 pub(super) fn is_served_at(path: &str) -> bool {
     path.starts_with("/oauth2/")
 }
 
-/// Answers in OAuth's form what the layers before its endpoints refuse: the limit by address, the
-/// timeout, a method that is not served.
+/// Converts refusals of the layers before an OAuth endpoint to OAuth's form: the limit by address,
+/// the timeout, an unsupported method.
 pub(super) async fn answer_in_form(request: Request, next: Next) -> Response {
     let served = is_served_at(request.uri().path());
     let response = next.run(request).await;
@@ -56,8 +56,8 @@ fn describes_body(name: &header::HeaderName) -> bool {
     [header::CONTENT_TYPE, header::CONTENT_LENGTH].contains(name)
 }
 
-/// How a caller may authenticate at the endpoints that it has to authenticate at: with
-/// `private_key_jwt`, and with an access token of ours or an attestation, as RFC 8414 §2 names these.
+/// The authentication methods of the protected endpoints: `private_key_jwt`, and an access token of
+/// this broker or an attestation, under the names of RFC 8414 §2.
 const PROTECTED_BY: [&str; 3] = ["private_key_jwt", "Bearer", "DPoP"];
 
 fn names(algorithms: &[Algorithm]) -> Vec<&'static str> {
@@ -66,7 +66,7 @@ fn names(algorithms: &[Algorithm]) -> Vec<&'static str> {
 
 fn metadata(state: &AppState) -> Value {
     let issuer = state.broker.core.issuer();
-    // OpenID Connect Discovery wants RS256 named, whatever there is; no ID token is issued here.
+    // OpenID Connect Discovery requires RS256 in this list; the broker issues no ID tokens.
     let mut algorithms = state.broker.keys.signing_algorithms();
     if !algorithms.contains(&"RS256") {
         algorithms.push("RS256");
@@ -78,7 +78,7 @@ fn metadata(state: &AppState) -> Value {
         "introspection_endpoint_auth_methods_supported": PROTECTED_BY,
         "introspection_endpoint_auth_signing_alg_values_supported": names(&key::ALGORITHMS),
         "introspection_signing_alg_values_supported": state.broker.keys.signing_algorithms(),
-        // A role of AWS is asked for at `/v1/credentials` alone.
+        // AWS roles can only be requested at `/v1/credentials`.
         "authorization_details_types_supported": ["api"],
         "dpop_signing_alg_values_supported": names(&dpop::ALGORITHMS),
         // Required by RFC 8414; there is no authorization endpoint.
@@ -111,7 +111,7 @@ pub(super) async fn authorization_server(State(state): State<AppState>) -> Respo
     cacheable(&state, metadata(&state))
 }
 
-/// The same as OpenID Connect discovery, by which many clients find keys.
+/// The same as OpenID Connect discovery, which many clients use to find keys.
 #[utoipa::path(get, path = "/.well-known/openid-configuration", responses((status = 200, body = Object)))]
 pub(super) async fn openid_configuration(State(state): State<AppState>) -> Response {
     cacheable(&state, metadata(&state))

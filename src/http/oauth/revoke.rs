@@ -20,19 +20,19 @@ use crate::http::evidence::Presented;
     reason = "describes the form; it is read by hand, to refuse repeated parameters"
 )]
 pub struct RevokeForm {
-    /// The token.
+    /// The token to revoke.
     token: String,
-    /// Ignored.
+    /// Ignored, as RFC 7009 permits.
     token_type_hint: Option<String>,
-    /// With `private_key_jwt` in place of `Authorization`: the URN of `jwt-bearer`.
+    /// With `private_key_jwt` instead of `Authorization`: the URN of `jwt-bearer`.
     client_assertion_type: Option<String>,
-    /// With it: the assertion.
+    /// The assertion of `private_key_jwt`.
     client_assertion: Option<String>,
-    /// With it, if at all: its subject.
+    /// Optional with an assertion: its subject.
     client_id: Option<String>,
 }
 
-/// Ends a token's session, for its workload or an admin. A token that is none is as good as revoked.
+/// Ends a token's session, for its workload or an admin. An unknown token counts as revoked.
 #[utoipa::path(
     post,
     path = "/oauth2/revoke",
@@ -67,7 +67,7 @@ async fn try_revoke(
         Ok(()) => Ok(()),
         Err(BrokerError::NotFound(_)) => Err(OAuthError::bad(
             "unauthorized_client",
-            "the token is not one of yours",
+            "the token belongs to another client",
         )),
         Err(error) => Err(OAuthError::of(error, way)),
     }

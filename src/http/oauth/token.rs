@@ -1,9 +1,9 @@
-//! `/oauth2/token`: the same request as `POST /v1/credentials`, as OAuth clients write it.
+//! `/oauth2/token`: the request of `POST /v1/credentials` in the form of OAuth clients.
 //!
-//! Two grants. Token exchange (RFC 8693): the subject token is the workload's attestation, which is
-//! its client authentication too. Client credentials with `private_key_jwt` (RFC 7523bis), for
-//! workloads with a registered key. The target is one registered resource, named by its audience
-//! (RFC 8707) or by its name; the rights are `authorization_details` (RFC 9396) or a `scope`.
+//! Two grants. Token exchange (RFC 8693): the subject token is the workload's attestation, which
+//! also authenticates the client. Client credentials with `private_key_jwt` (RFC 7523bis), for
+//! workloads with a registered key. The target is one registered resource, by its audience (RFC
+//! 8707) or by its name; the rights are `authorization_details` (RFC 9396) or a `scope`.
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -35,13 +35,13 @@ use crate::mint::Credential;
 
 const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const CLIENT_CREDENTIALS: &str = "client_credentials";
-/// What every token of ours is (RFC 8693 §3).
+/// The type of every access token of this broker (RFC 8693 §3).
 pub(crate) const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
-/// What it is too, for a client that asked for this.
+/// The same token's type for a client that requested a JWT.
 pub(crate) const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
 const ID_TOKEN: &str = "urn:ietf:params:oauth:token-type:id_token";
 
-/// The grants, as the metadata names them.
+/// The grant types for the metadata.
 pub(super) const GRANT_TYPES: [&str; 2] = [EXCHANGE, CLIENT_CREDENTIALS];
 
 /// The form of a token request.
@@ -53,39 +53,39 @@ pub(super) const GRANT_TYPES: [&str; 2] = [EXCHANGE, CLIENT_CREDENTIALS];
 pub struct TokenForm {
     /// Token exchange (RFC 8693) or `client_credentials`.
     grant_type: String,
-    /// For an exchange: the workload's attestation.
+    /// For token exchange: the workload's attestation.
     subject_token: Option<String>,
-    /// For an exchange: the URN of `jwt` or `id_token`.
+    /// For token exchange: the URN of `jwt` or `id_token`.
     subject_token_type: Option<String>,
-    /// For an exchange: the URN of `access_token` or `jwt`, or nothing.
+    /// For token exchange: the URN of `access_token` or `jwt`, or nothing.
     requested_token_type: Option<String>,
     /// For client credentials: the URN of `jwt-bearer`.
     client_assertion_type: Option<String>,
     /// For client credentials: the assertion.
     client_assertion: Option<String>,
-    /// For client credentials, if at all: the subject of the assertion.
+    /// Optional for client credentials: the subject of the assertion.
     client_id: Option<String>,
     /// The audience of the resource.
     resource: Option<String>,
-    /// The name of the resource, in place of `resource`.
+    /// The name of the resource, instead of `resource`.
     audience: Option<String>,
-    /// What is asked (RFC 9396), as JSON.
+    /// The requested rights (RFC 9396), as JSON.
     authorization_details: Option<String>,
-    /// In place of `authorization_details`: actions, everywhere that the resource serves.
+    /// Instead of `authorization_details`: actions, at every location of the resource.
     scope: Option<String>,
-    /// The wanted life.
+    /// The requested lifetime in seconds.
     ttl_seconds: Option<u64>,
-    /// An open task, to be joined.
+    /// The id of an open task to join.
     task: Option<String>,
-    /// Its handle.
+    /// The handle of that task.
     task_handle: Option<String>,
     /// The type of a new task.
     task_type: Option<String>,
-    /// What it is for, in words.
+    /// The purpose of the new task, in free text.
     task_purpose: Option<String>,
-    /// Its deadline.
+    /// Seconds until the new task expires.
     task_deadline_seconds: Option<u64>,
-    /// Its longest silence.
+    /// The longest time between two heartbeats of the new task, in seconds.
     task_heartbeat_seconds: Option<u64>,
 }
 
@@ -104,7 +104,7 @@ pub struct TokenBody {
     task_handle: Option<String>,
     session_id: String,
     decision_id: String,
-    /// What policies that merely observe would have made of it.
+    /// The outcome under the policies that only observe.
     #[schema(value_type = Option<Object>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     observed: Option<Box<Observed>>,
@@ -150,13 +150,13 @@ async fn try_token(
     let form = Form::read(request, state).await?;
     if basic && form.get("client_assertion").is_none() {
         return Err(OAuthError::invalid_client(
-            "a client secret is not taken: authenticate with private_key_jwt, or exchange an \
+            "client secrets are not accepted: authenticate with private_key_jwt, or exchange an \
              attestation",
         ));
     }
     if presented.is_by_header() {
         return Err(OAuthError::invalid_request(
-            "authenticate in one way: in the form",
+            "authenticate in the form only, without Authorization",
         ));
     }
     let form = &form;
@@ -192,7 +192,8 @@ async fn try_grant(
     answer(issued, issued_type(form))
 }
 
-/// What a token is called: as it was asked for. An access token of ours is a JWT (RFC 8693 §3).
+/// The token type of the answer, as it was requested. An access token of this broker is a JWT (RFC
+/// 8693 §3).
 fn issued_type(form: &Form) -> &'static str {
     match form.get("requested_token_type") {
         Some(JWT) => JWT,
@@ -200,7 +201,7 @@ fn issued_type(form: &Form) -> &'static str {
     }
 }
 
-/// How the workload proves itself.
+/// How the workload authenticates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum GrantType {
     Exchange,
@@ -214,7 +215,7 @@ impl GrantType {
             CLIENT_CREDENTIALS => Ok(Self::ClientCredentials),
             _ => Err(OAuthError::bad(
                 "unsupported_grant_type",
-                "token exchange and client_credentials are served",
+                "use token exchange or client_credentials",
             )),
         }
     }
@@ -228,27 +229,28 @@ impl GrantType {
 }
 
 fn exchanged(form: &Form) -> Result<SecretString, OAuthError> {
-    // An empty one is refused as any that is no attestation, and noted like it.
+    // An empty token is refused and logged like any other invalid attestation.
     let token = form.get("subject_token").unwrap_or_default();
     if ![JWT, ID_TOKEN].contains(&form.required("subject_token_type")?) {
         return Err(OAuthError::invalid_request(
-            "subject_token_type is that of jwt or id_token",
+            "subject_token_type has to be the URN of jwt or id_token",
         ));
     }
     if let Some(wanted) = form.get("requested_token_type")
         && ![ACCESS_TOKEN, JWT].contains(&wanted)
     {
         return Err(OAuthError::invalid_request(
-            "requested_token_type is that of access_token or jwt",
+            "requested_token_type has to be the URN of access_token or jwt",
         ));
     }
-    // Nothing ties the two tokens to each other: on whose behalf is said by tasks and delegation.
+    // Nothing ties the two tokens to each other; delegation is expressed by tasks and delegation
+    // tokens.
     if form.get("actor_token").is_some() || form.get("actor_token_type").is_some() {
-        return Err(OAuthError::invalid_request("actor_token is not taken"));
+        return Err(OAuthError::invalid_request("actor_token is not supported"));
     }
     if form.get("client_assertion").is_some() || form.get("client_secret").is_some() {
         return Err(OAuthError::invalid_request(
-            "the subject token alone says who asks",
+            "the subject token alone authenticates the client",
         ));
     }
     Ok(SecretString::from(token))
@@ -266,7 +268,7 @@ fn asserted(form: &Form) -> Result<SecretString, OAuthError> {
     Ok(assertion)
 }
 
-/// The one target. Whether it exists is told after the caller was attested, and not before.
+/// The one target. Whether it exists is revealed only to an attested caller.
 fn target(form: &Form) -> Result<ResourceSelector, OAuthError> {
     match (form.get("resource"), form.get("audience")) {
         (Some(uri), None) => Ok(ResourceSelector::TokenAudience(uri.to_owned())),
@@ -283,13 +285,17 @@ fn rights(form: &Form) -> Result<Grant, OAuthError> {
         (Some(details), None) => {
             let code = "invalid_authorization_details";
             let read = strict_json::value(details.as_bytes());
-            let read =
-                read.map_err(|_| OAuthError::bad(code, "it is not JSON, or not unambiguous"));
+            let read = read.map_err(|_| {
+                OAuthError::bad(code, "it is not valid JSON, or has repeated members")
+            });
             (read?, code)
         }
         (None, Some(scope)) => {
             let actions = words(scope).ok_or_else(|| {
-                OAuthError::bad("invalid_scope", "words, with one space between two of them")
+                OAuthError::bad(
+                    "invalid_scope",
+                    "scope has to be words with one space between them",
+                )
             })?;
             (
                 json!([{"type": "api", "actions": actions}]),
@@ -298,18 +304,18 @@ fn rights(form: &Form) -> Result<Grant, OAuthError> {
         }
         (Some(_), Some(_)) => {
             return Err(OAuthError::invalid_request(
-                "say what is asked by scope or by authorization_details",
+                "use either scope or authorization_details, not both",
             ));
         }
         (None, None) => {
             return Err(OAuthError::bad(
                 "invalid_scope",
-                "scope or authorization_details is needed",
+                "scope or authorization_details is required",
             ));
         }
     };
     strict_json::typed(value)
-        .map_err(|_| OAuthError::bad(code, "it is not of a known type and form"))
+        .map_err(|_| OAuthError::bad(code, "it does not have a known type and form"))
 }
 
 /// The words of a scope (RFC 6749 §3.3).
@@ -321,8 +327,11 @@ fn words(scope: &str) -> Option<Vec<&str>> {
 }
 
 fn task(form: &Form) -> Result<TaskSelector, OAuthError> {
-    let wrong =
-        || OAuthError::invalid_request("either task with task_handle, or task_type for a new task");
+    let wrong = || {
+        OAuthError::invalid_request(
+            "give either task with task_handle, or task_type for a new task",
+        )
+    };
     let new = [
         "task_type",
         "task_purpose",
@@ -351,7 +360,9 @@ fn task(form: &Form) -> Result<TaskSelector, OAuthError> {
                     })
                 })?;
             let positive = |name| match form.number(name)? {
-                Some(0) => Err(OAuthError::invalid_request("a time is at least 1 second")),
+                Some(0) => Err(OAuthError::invalid_request(
+                    "a time has to be at least 1 second",
+                )),
                 number => Ok(number),
             };
             Ok(TaskSelector::Open(NewTask {
@@ -366,9 +377,9 @@ fn task(form: &Form) -> Result<TaskSelector, OAuthError> {
     }
 }
 
-/// What stands in the way, in the standards' words: RFC 8693 wants `invalid_request` where the
-/// subject token is no good or policy does not accept it, RFC 9449 §5 `invalid_dpop_proof`, RFC 8707
-/// and 9396 have words of their own.
+/// The refusal with the codes of the standards. RFC 8693 requires `invalid_request` if the subject
+/// token is invalid or policy does not accept it, RFC 9449 §5 requires `invalid_dpop_proof`, and
+/// RFCs 8707 and 9396 define codes of their own.
 fn refusal(error: BrokerError, grant_type: GrantType, by_scope: bool) -> OAuthError {
     match error {
         BrokerError::Denied(denied) => denial(&denied, by_scope),
@@ -392,7 +403,7 @@ fn refusal(error: BrokerError, grant_type: GrantType, by_scope: bool) -> OAuthEr
     }
 }
 
-/// Whether the token was refused, and not the proof beside it.
+/// Whether the token was refused, and not the proof that came with it.
 fn is_of_token(error: &AttestError) -> bool {
     !matches!(error, AttestError::BadProof(_) | AttestError::NonceWanted)
 }
@@ -406,21 +417,27 @@ fn denial(denied: &Denied, by_scope: bool) -> OAuthError {
     let (error, description) = match denied.refusal.code {
         RefusalCode::UnknownResource | RefusalCode::ResourceNotForTask => (
             "invalid_target",
-            "no such target: a role in AWS is asked for at /v1/credentials",
+            "unknown target; request AWS roles at /v1/credentials",
         ),
         RefusalCode::UnknownAction
         | RefusalCode::UnknownLocation
         | RefusalCode::TooManyRights
         | RefusalCode::ExceedsParent
-        | RefusalCode::NotPermitted => (rights, "policy does not permit what is asked"),
-        RefusalCode::ApprovalRequired => ("access_denied", "a person has to approve first"),
-        RefusalCode::Blocked => ("access_denied", "a revocation blocks this"),
+        | RefusalCode::NotPermitted => (rights, "policy does not permit the requested rights"),
+        RefusalCode::ApprovalRequired => (
+            "access_denied",
+            "the request needs the approval of a person",
+        ),
+        RefusalCode::Blocked => ("access_denied", "a revocation blocks this request"),
         RefusalCode::UnknownTaskType
         | RefusalCode::TtlTooLong
         | RefusalCode::DeadlineTooLong
         | RefusalCode::HeartbeatRequired
         | RefusalCode::TooDeep
-        | RefusalCode::TaskEnded => ("invalid_request", "the task or the life is not to be had"),
+        | RefusalCode::TaskEnded => (
+            "invalid_request",
+            "the requested task or lifetime is not possible",
+        ),
         _ => ("access_denied", "policy does not permit this"),
     };
     OAuthError {
@@ -442,7 +459,7 @@ fn answer(issued: Issued, issued_token_type: &'static str) -> Result<TokenBody, 
     };
     let session = &issued.session;
     Ok(TokenBody {
-        // The other place where an access token is put on the wire.
+        // The other place where an access token is written to an answer.
         access_token: access_token.expose_secret().to_owned(),
         issued_token_type,
         token_type,

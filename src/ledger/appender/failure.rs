@@ -1,4 +1,4 @@
-//! The failure of a batch, and what it says about the entries in it.
+//! The failure of a batch, and the conclusions for its entries.
 
 use std::time::Duration;
 
@@ -6,19 +6,19 @@ use crate::store::StoreError;
 
 /// Why a batch failed.
 pub(super) enum Failure {
-    /// The store refused the content of an entry: halving the batch finds out which.
+    /// The store refused the content of an entry: halving the batch finds the entry.
     Content(StoreError),
-    /// The store was not there; nothing was committed.
+    /// The store did not answer; nothing was committed.
     Unavailable(StoreError),
-    /// It is not known whether the batch was committed.
+    /// The outcome of the commit is unknown.
     Unknown,
     /// The ledger stops for good.
     Fatal(String),
 }
 
-/// Nothing was committed.
-pub(super) fn too_slow(what: &str, patience: Duration) -> Failure {
-    let error = std::io::Error::other(format!("{what} took more than {patience:?}"));
+/// A time-out before anything was committed.
+pub(super) fn too_slow(step: &str, patience: Duration) -> Failure {
+    let error = std::io::Error::other(format!("{step} took more than {patience:?}"));
     Failure::Unavailable(StoreError::Unavailable(sqlx::Error::Io(error)))
 }
 
@@ -32,19 +32,19 @@ pub(super) fn failure(error: StoreError) -> Failure {
     }
 }
 
-/// The failure of a write. A row that is there already, under the lock, was written by something
-/// other than a broker of this log.
+/// The failure of a write. Under the lock, a row that exists already was not written by a broker of
+/// this log.
 pub(super) fn unwritten(error: StoreError) -> Failure {
     match error.occupied() {
         Some(row) => Failure::Fatal(format!(
-            "a row of the log that this batch was to write is there already, so it was not written by \
-             a broker of this log: {row}; nothing is issued until it is known who wrote it"
+            "a row of the log that this batch was to write exists already, so no broker of this \
+             log wrote it: {row}; nothing is issued; find out who wrote it"
         )),
         None => failure(error),
     }
 }
 
-/// The same where nothing of a batch was given to the store yet: no entry is to blame.
+/// The same for a failure before the store received any row of the batch: no entry is the cause.
 pub(super) fn unanswered(error: StoreError) -> Failure {
     match failure(error) {
         Failure::Content(error) => Failure::Unavailable(error),

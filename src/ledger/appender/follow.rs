@@ -1,5 +1,5 @@
-//! Following the log that the store shows: its head, the leaves of other replicas, the cutoffs, the
-//! activation. Nothing is believed that no broker of this log wrote.
+//! Follows the log in the store: its head, the leaves of other replicas, the cutoffs, the
+//! activation. Accepts only rows that a broker of this log wrote.
 
 use std::sync::Arc;
 
@@ -16,13 +16,13 @@ use crate::store::generations::SealedActivation;
 use crate::store::heads::{Head, SealedHead};
 
 impl Appender {
-    /// A head's row, if a broker of this log wrote it.
+    /// The head of a row, if a broker of this log wrote the row.
     pub(super) fn open_head(&self, sealed: Option<&SealedHead>) -> Result<Option<Head>, Failure> {
         let head = sealed.map(|sealed| self.heads.open(sealed)).transpose();
         head.map_err(|why| Failure::Fatal(why.to_string()))
     }
 
-    /// The generation that decides, if a broker activated it.
+    /// The active generation, if a broker of this log activated it.
     pub(super) fn open_activation(
         &self,
         sealed: Option<&SealedActivation>,
@@ -30,8 +30,8 @@ impl Appender {
         let open = |sealed: &SealedActivation| {
             sealed.open(&self.parts.mac).map_err(|why| {
                 Failure::Fatal(format!(
-                    "the table activation: the activation of {} by leaf {} was not written by a broker \
-                     of this log: {why}; nothing is issued until it is known who wrote it",
+                    "the table activation: the activation of {} by leaf {} was not written by a \
+                     broker of this log: {why}; nothing is issued; find out who wrote it",
                     sealed.claimed(),
                     sealed.index()
                 ))
@@ -40,7 +40,7 @@ impl Appender {
         sealed.map(open).transpose()
     }
 
-    /// The edge of the tree that the store shows, if it is this replica's tree grown.
+    /// The edge of the store's tree, if that tree continues this replica's tree.
     pub(super) fn follow(&self, head: Option<Head>, hashes: &[Hash]) -> Result<Edge, Failure> {
         let mut edge = self.edge.clone();
         drop(edge.append(hashes));
@@ -51,7 +51,7 @@ impl Appender {
         self.follow_to(edge, head.unwrap_or(empty))
     }
 
-    /// An edge that was read, if it comes to the head that a broker wrote.
+    /// The edge after the leaves were read, if it has the size and root of the head.
     fn follow_to(&self, edge: Edge, head: Head) -> Result<Edge, Failure> {
         if edge.size() == head.size && edge.root() == head.root {
             return Ok(edge);
@@ -63,7 +63,7 @@ impl Appender {
         Err(Failure::Fatal(guard::rewound(ours, head)))
     }
 
-    /// Reads what other replicas appended up to a head, outside the lock.
+    /// Reads, outside the lock, the leaves of other replicas up to a head.
     pub(super) async fn catch_up(&mut self, head: Head) -> Result<(), Failure> {
         let mut edge = self.edge.clone();
         while edge.size() < head.size {
@@ -87,8 +87,8 @@ impl Appender {
         Ok(())
     }
 
-    /// The cutoffs as they are with what changed, if anything did. They are taken over once the
-    /// transaction that read them is acknowledged.
+    /// This replica's cutoffs with the changes applied; `None` if nothing changed. The caller takes
+    /// them over once the transaction that read them is acknowledged.
     pub(super) fn learn_cutoffs(
         &self,
         changed: Vec<SealedCutoff>,
@@ -113,7 +113,7 @@ impl Appender {
         }
     }
 
-    /// Takes in the cutoffs of a batch of this replica, once it is committed.
+    /// Takes over the cutoffs of this replica's own batch, once it is committed.
     pub(super) fn take_own_cutoffs(&mut self, own: Cutoffs) {
         if own.is_empty() {
             return;

@@ -1,4 +1,4 @@
-//! The worker that turns the queue into batches, and batches into commits.
+//! The worker that gathers the queue into batches and commits them.
 
 mod failure;
 mod follow;
@@ -29,10 +29,10 @@ use crate::merkle::{BatchProver, Edge, Receipt};
 use crate::store::append::{LedgerConnection, Server};
 use crate::store::heads::{Head, HeadSeal};
 
-/// How long a new connection may take, and the check of the server that it leads to.
+/// How long a new connection and the check of its server may take.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long after a failed batch the use of evidence is recorded again, if nothing else is appended.
+/// The pause after a failed batch before unrecorded evidence is recorded, if nothing is appended.
 const UNRECORDED_PAUSE: Duration = Duration::from_secs(2);
 
 /// The ledger's worker: run it as one tracked task.
@@ -41,9 +41,9 @@ pub struct Appender {
     queue: mpsc::Receiver<Queued>,
     shared: Arc<Shared>,
     connection: Option<LedgerConnection>,
-    /// The server that was checked against what the replicas keep together.
+    /// The server that was last checked against the shared checkpoint.
     checked: Option<Server>,
-    /// Whether COMMIT was sent and its outcome is not known.
+    /// Whether COMMIT was sent and its outcome is unknown.
     in_doubt: bool,
     edge: Edge,
     cutoffs: Cutoffs,
@@ -51,7 +51,7 @@ pub struct Appender {
     heads: HeadSeal,
 }
 
-/// A batch that is durable, before the callers are told.
+/// A durable batch whose callers have no answer yet.
 struct Committed {
     settled: Vec<Result<Outcome<SettledLeaf>, AppendError>>,
     prover: Option<BatchProver>,
@@ -81,7 +81,7 @@ impl Appender {
         }
     }
 
-    /// Commits batches until `stop`, and then what is queued.
+    /// Commits batches until `stop`, and then the rest of the queue.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Infallible> {
         let shared = Arc::clone(&self.shared);
         loop {
@@ -118,7 +118,7 @@ impl Appender {
         if unrecorded > 0 {
             warn!(
                 unrecorded,
-                "the use of evidence could not be recorded, and is forgotten with this process"
+                "the use of evidence could not be recorded and is lost as this process ends"
             );
         }
         info!(size = self.edge.size(), "the ledger is drained");
@@ -158,8 +158,8 @@ impl Appender {
         }
     }
 
-    /// Commits a batch, behind evidence whose use could not be recorded before, and halves it as long
-    /// as the store refuses its content.
+    /// Commits a batch, after the evidence whose use could not be recorded before. Halves the batch
+    /// as long as the store refuses its content.
     async fn process(&mut self, mut batch: Vec<Queued>) {
         batch.splice(0..0, self.unrecorded());
         if !batch.is_empty() {
@@ -193,7 +193,8 @@ impl Appender {
                     error!(error = %refused, cause = ?std::error::Error::source(&refused).map(ToString::to_string), "the store refused a ledger entry");
                     for queued in &batch {
                         let Prepared { request, leaf } = &queued.prepared;
-                        // It only uses evidence up: no other entry could do that instead.
+                        // No other entry can record the use of this evidence, so it is refused for
+                        // good.
                         if leaf.is_none() {
                             self.shared.unrecorded.keep_for_good(&request.one_time.ids);
                         }
@@ -214,7 +215,7 @@ impl Appender {
                 }
                 Err(Failure::Unknown) => {
                     self.set_status(LedgerStatus::Failing("a commit is in doubt".into()));
-                    error!("it is not known whether a ledger batch was committed");
+                    error!("the outcome of the commit of a ledger batch is unknown");
                     self.keep_evidence(&batch);
                     answer_all(batch, &AppendError::Unknown);
                 }
@@ -227,7 +228,7 @@ impl Appender {
         }
     }
 
-    /// Signs the new head and tells those who wait.
+    /// Signs the new head and answers the callers.
     async fn release(&mut self, batch: Vec<Queued>, committed: Committed) {
         let Committed {
             settled,
@@ -267,14 +268,15 @@ impl Appender {
             }
         };
         for (queued, settled) in batch.into_iter().zip(settled) {
-            // A decision is worth nothing without its receipt. An act stands: told that it failed, an
-            // admin would think that the revocation did not happen.
+            // Without its receipt a decision is useless, so it fails. An act stays recorded: an
+            // error would make the admin believe that the revocation had no effect.
             let decides = queued.prepared.request.entry.kind().decision().is_some();
             if unsigned && decides {
                 queued.tell(Err(AppendError::Unsigned));
                 continue;
             }
-            // Evidence without a caller: the clock went back meanwhile, so its use is dated anew.
+            // Evidence without a caller, dated before the clock was set back: keep it, to be dated
+            // again.
             if queued.answer.is_none() && matches!(settled, Ok(Outcome::Stale)) {
                 self.keep_evidence(std::slice::from_ref(&queued));
             }
@@ -284,13 +286,13 @@ impl Appender {
                     Ok(recorded(leaf, at, receipt))
                 })
             });
-            // For a caller that has gone, the request's own task ends what it released.
+            // If the caller is gone, the task of its request ends the credential.
             queued.tell(appended);
         }
     }
 
-    /// Signs what others appended and this replica only followed: an idle one must not show the
-    /// world yesterday's head.
+    /// Signs leaves that other replicas appended and this replica only followed, so that an idle
+    /// replica does not serve an outdated checkpoint.
     async fn publish_others(&mut self) {
         let latest = self.shared.latest.borrow().as_ref().map(|it| it.head.size);
         let head = Head {
@@ -312,7 +314,7 @@ impl Appender {
         )));
     }
 
-    /// Signs a head's checkpoint and shows it to the world.
+    /// Signs a head's checkpoint and publishes it.
     async fn publish(&mut self, head: Head) -> Result<Arc<str>, AppendError> {
         let signed = sign(&self.parts, head).await?;
         let checkpoint = Arc::clone(&signed.checkpoint);

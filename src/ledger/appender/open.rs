@@ -1,4 +1,4 @@
-//! The beginning of a log, and the opening of one that the store holds.
+//! The creation of a log, and the opening of a log in the store.
 
 use std::sync::Arc;
 
@@ -21,8 +21,8 @@ use crate::store::heads::SealedHead;
 use crate::store::{Store, StoreError};
 
 impl Ledger {
-    /// Begins the log of an empty store with its first entry. Where another replica was first,
-    /// nothing is written. Nothing is signed either: only then it is known by whose key.
+    /// Creates the log of an empty store with its first entry. Does nothing if another replica
+    /// created it first. Signs nothing: the log's key is known only afterwards.
     pub async fn begin(
         parts: LedgerParts,
         guard: Guard,
@@ -52,8 +52,8 @@ impl Ledger {
         }
     }
 
-    /// Opens the log as the store holds it, and checks it against the last checkpoint that was
-    /// kept outside the store.
+    /// Opens the log in the store, and checks it against the last checkpoint that was kept outside
+    /// the store.
     pub async fn open(parts: LedgerParts, guard: Guard) -> Result<(Self, Appender), AppendError> {
         let unavailable = |error| AppendError::Unavailable(Arc::new(error));
         let clock = ClockWatch::new(Arc::clone(&parts.clock));
@@ -63,7 +63,7 @@ impl Ledger {
         let head = head
             .transpose()
             .map_err(|why| AppendError::Stopped(why.to_string()))?;
-        // The pool must lead to a server that has as much.
+        // The pool must lead to a server that has at least this many leaves.
         parts.store.note_committed(head.map_or(0, |head| head.size));
         let edge = proofs::edge_at(&parts.store, head)
             .await
@@ -76,7 +76,7 @@ impl Ledger {
             Some(head) => Some(sign(&parts, head).await?),
             None => None,
         };
-        // A start can wait: one that does not know the last checkpoint would be no guard.
+        // The start waits: without the shared checkpoint it could not detect a rewound store.
         let shared = guard.check_shared(signed.as_ref(), Through::Pool).await;
         shared.map_err(|error| AppendError::Stopped(error.to_string()))?;
         let (sender, receiver, bytes) = queue();
@@ -95,8 +95,8 @@ impl Ledger {
     }
 }
 
-/// The newest head's row, which is signed and published: so not before a commit that came after it is
-/// acknowledged.
+/// The row of the newest head. It will be signed and published, so it is returned only after a
+/// later commit is acknowledged.
 async fn confirmed_head(store: &Store) -> Result<Option<SealedHead>, StoreError> {
     let confirming = async { store.ledger_connection().await?.confirmed_head().await };
     let confirmed = tokio::time::timeout(CONNECT_PATIENCE, confirming).await;

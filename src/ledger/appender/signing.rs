@@ -5,8 +5,8 @@ use crate::ledger::{AppendError, LedgerParts, Signed};
 use crate::merkle::{Checkpoint, note_signature_line, sign_note};
 use crate::store::heads::Head;
 
-/// Signs a head with the keys of the log, the current one and those that it took the place of. Never
-/// with more than readers look at, whatever the store says: a note that they refuse would be none.
+/// Signs a head with the log's keys: the current key and earlier ones that still sign. Uses at most
+/// [`MAX_LEDGER_KEYS`], because readers refuse a note with more signatures.
 pub(in crate::ledger) async fn sign(
     parts: &LedgerParts,
     head: Head,

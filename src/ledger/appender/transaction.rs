@@ -19,22 +19,21 @@ use crate::store::StoreError;
 use crate::store::append::{LedgerConnection, MAX_HASHES, Server, View, Writes};
 use crate::store::heads::{ForeignHead, Head};
 
-/// For how long the outcome of a COMMIT is asked for whose answer was lost. The lock's owner may be
-/// frozen for a few seconds; after this the waiting callers are told that the outcome is unknown.
+/// How long to ask for the outcome of a COMMIT whose answer was lost. The holder of the lock may be
+/// frozen for a few seconds. After this time the callers learn that the outcome is unknown.
 const COMMIT_OUTCOME_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// How often an append that finds itself on another server than the one that was checked has that one
-/// checked.
+/// How often one append may find another server on its connection and have that server checked.
 const SERVERS: u32 = 3;
 
-/// How long a batch may take before those behind it are told that the store is too slow.
+/// How long a batch may take before the entries after it fail because the store is too slow.
 const BATCH_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How often a batch is tried again after a deadlock, a lost lock or a broken connection.
+/// How often a batch is tried in all, after a deadlock, a lost lock or a broken connection.
 const TRIES: u32 = 2;
 
 impl Appender {
-    /// Commits a batch, and tries again where nothing was committed.
+    /// Commits a batch, and tries again if nothing was committed.
     pub(super) async fn commit(&mut self, prepared: &[&Prepared]) -> Result<Committed, Failure> {
         let began = Instant::now();
         let mut tries = 0;
@@ -54,8 +53,8 @@ impl Appender {
     async fn attempt(&mut self, prepared: &[&Prepared]) -> Result<Committed, Failure> {
         self.in_doubt = false;
         for _ in 0..SERVERS {
-            // The connection is put back only after a success; after anything else it is dropped,
-            // and its transaction with it.
+            // The connection is put back only after a success. Otherwise it is dropped, which rolls
+            // the transaction back.
             let connection = match self.connection.take() {
                 Some(connection) => connection,
                 None => self.connect_checked().await?,
@@ -65,19 +64,19 @@ impl Appender {
                 Ok(Ok(Some(committed))) => return Ok(committed),
                 Ok(Ok(None)) => {}
                 Ok(Err(failure)) => return Err(failure),
-                // Only its id can tell whether it was committed.
+                // Only the batch id can tell whether it was committed.
                 Err(_) if self.in_doubt => return Err(Failure::Unknown),
                 Err(_) => return Err(too_slow("a ledger batch", BATCH_PATIENCE)),
             }
         }
         Err(Failure::Unavailable(StoreError::Unfit(
-            "the connection to the database leads to one server after the other: is there a pooler in \
-             between? The broker has to connect to the database itself"
+            "the connection to the database keeps leading to other servers; connect the broker to \
+             the database itself, without a pooler"
                 .into(),
         )))
     }
 
-    /// Commits a batch, unless the connection leads elsewhere than to the server that was checked.
+    /// Commits a batch. `None` if the connection leads to another server than the checked one.
     async fn try_commit(
         &mut self,
         mut connection: LedgerConnection,
@@ -87,7 +86,7 @@ impl Appender {
         let known = self.parts.store.known_committed();
         let mut view = connection.enter(&needs).await.map_err(failure)?;
         if self.checked.is_some() && view.server != self.checked {
-            // Without a word from the connection: something stands in between.
+            // The connection reported no break, so a pooler stands in between.
             warn!("the connection to the database leads to another server than before");
             return Ok(None);
         }
@@ -95,10 +94,10 @@ impl Appender {
         let size = head.map_or(0, |head| head.size);
         let missing = size.saturating_sub(self.edge.size());
         if let Some(head) = head.filter(|_| missing > MAX_HASHES as u64) {
-            // So far behind that reading all of it would hold everybody up. It is believed only once it
-            // is confirmed.
+            // The replica lags so far that reading all leaves under the lock would delay every
+            // replica. The head is followed only after it is confirmed.
             connection.confirm().await.map_err(unanswered)?;
-            // The pool must lead to a server that has as many, or catching up would never end.
+            // The pool must lead to a server with as many leaves, or catching up would never end.
             self.parts.store.note_committed(size);
             self.catch_up(head).await?;
             return Box::pin(self.try_commit(connection, prepared)).await;
@@ -110,8 +109,8 @@ impl Appender {
         }
         let edge = self.follow(head, &view.hashes)?;
         if edge.size() < known {
-            // Others append on another server. A new connection may lead there, and is compared with
-            // what the replicas keep together.
+            // Other replicas append on another server. A new connection may lead there, and is
+            // checked against the shared checkpoint.
             let shown = edge.size();
             warn!(
                 known,
@@ -168,7 +167,7 @@ impl Appender {
         } else {
             self.keep(connection);
         }
-        // The commit was acknowledged, and with it what was read before.
+        // The commit was acknowledged, and with it every row that was read before.
         self.take_cutoffs(learned, size);
         self.move_to(next);
         self.see_dates(&writes, &own_cutoffs);
@@ -180,8 +179,8 @@ impl Appender {
         }))
     }
 
-    /// Ends a transaction that wrote nothing. What others appended is shown and signed upon it alone, so
-    /// it is confirmed.
+    /// Ends a transaction that wrote nothing. If it read leaves or cutoffs of other replicas, they
+    /// will be signed and shown, so a commit confirms them first.
     async fn end_unwritten(
         &mut self,
         mut connection: LedgerConnection,
@@ -199,7 +198,8 @@ impl Appender {
         Ok(())
     }
 
-    /// Judges the clock by what was read under the lock: no leaf is dated by one that is wrong.
+    /// Judges the clock by values that were read under the lock, so that no leaf is dated by a
+    /// wrong clock.
     fn judge_clock(&self, view: &View, cutoffs: &Cutoffs) -> Reading {
         let clock = &self.shared.clock;
         let metrics = &self.parts.metrics;
@@ -218,7 +218,7 @@ impl Appender {
         reading
     }
 
-    /// Notes the times of the leaves that were committed.
+    /// Records the times of the leaves that were committed.
     fn see_dates(&self, writes: &Writes, own_cutoffs: &Cutoffs) {
         let clock = &self.shared.clock;
         if let Some(newest) = writes.leaves.last() {
@@ -226,7 +226,7 @@ impl Appender {
         }
         if let Some((index, accepted)) = own_cutoffs.newest_acceptance() {
             clock.see_acceptance(index, accepted);
-            // The acceptance covers the evidence that was forgotten further ahead.
+            // The acceptance covers the evidence that a fast clock deleted.
             clock.see_forgotten(None);
         }
     }
@@ -235,8 +235,8 @@ impl Appender {
         self.connection = connection.is_own().then_some(connection);
     }
 
-    /// A new connection to the database may lead to another server than the last one: to a standby
-    /// that took over before it had received all. What the replicas keep together tells.
+    /// Connects, and checks the server against the shared checkpoint: it may be another one than
+    /// before, such as a standby that was promoted before it had received every leaf.
     async fn connect_checked(&mut self) -> Result<LedgerConnection, Failure> {
         let connected = tokio::time::timeout(CONNECT_PATIENCE, self.try_connect());
         let (connection, checked) = connected
@@ -264,7 +264,7 @@ impl Appender {
         })?;
         let server = match server {
             Some(server) => server,
-            // There was nothing to compare; from now on it leads to this server or to none.
+            // No checkpoint was there to compare; from now on only this server is accepted.
             None => connection.look().await.map_err(unanswered)?.server,
         };
         Ok((connection, Some(server)))
@@ -274,10 +274,10 @@ impl Appender {
         self.parts.store.ledger_connection().await.map_err(failure)
     }
 
-    /// Whether a batch was committed, asked on new connections until one can tell.
+    /// Whether a batch was committed. Asks on new connections until one answers.
     async fn resolve_commit_outcome(&self, writes: &Writes) -> Result<bool, Failure> {
         let Some(head) = &writes.head else {
-            // Only evidence was used up; without a head there is nothing to find it by.
+            // Without leaves there is no head to find the batch by.
             return Err(Failure::Unknown);
         };
         let deadline = Instant::now() + COMMIT_OUTCOME_TIMEOUT;
@@ -286,7 +286,7 @@ impl Appender {
                 let mut connection = self.connect().await.ok()?;
                 connection.committed(head).await.ok()
             };
-            // It does not answer while the head's own standby is gone.
+            // The question itself waits while the server's standby is gone.
             let left = deadline.saturating_duration_since(Instant::now());
             if let Ok(Some(committed)) = tokio::time::timeout(left, asking).await {
                 return Ok(committed);
@@ -299,7 +299,7 @@ impl Appender {
     fn move_to(&mut self, edge: Edge) {
         let size = edge.size();
         self.edge = edge;
-        // Before anybody is told: whatever they then read has it.
+        // Raised before the callers are answered, so that their next read sees the leaves.
         self.parts.store.note_committed(size);
         self.shared
             .size
@@ -313,7 +313,7 @@ fn advance(edge: &mut Edge, prover: &BatchProver) -> Result<Vec<Tile>, Failure> 
         .map_err(|error| Failure::Fatal(error.to_string()))
 }
 
-/// Settles the entries of a batch in their order. Evidence whose use waits to be recorded is refused.
+/// Settles the entries of a batch in order. Refuses evidence whose use is yet to be recorded.
 fn settle_all(
     settling: &mut Batch<'_>,
     prepared: &[&Prepared],

@@ -1,10 +1,11 @@
-//! The settling of a batch, under the lock and without a single read.
+//! Settles a batch under the lock, without reading from the store.
 //!
-//! Given the rows that [`LedgerConnection::enter`](crate::store::append::LedgerConnection::enter)
-//! read, every entry is settled in turn: recorded as decided, recorded as refused because a fact that
-//! it depends on changed, or not recorded at all. Each entry sees the changes of the ones before it.
-//! What holds for every kind of entry is here: the clock, the evidence, the caller, the row of the
-//! leaf. The rest is the kind's own ([`EntryKind`](super::entry::EntryKind)).
+//! Each entry is settled against the rows that
+//! [`LedgerConnection::enter`](crate::store::append::LedgerConnection::enter) read: recorded as
+//! decided, recorded as refused because a fact that it depends on changed, or not recorded. Each
+//! entry sees the changes of the entries before it. This module has the rules for every kind of
+//! entry: the clock, the evidence, the caller, the row of the leaf.
+//! [`EntryKind`](super::entry::EntryKind) has the rules of each kind.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use crate::domain::workload::OneTime;
 use crate::merkle::Hash;
 use crate::store::append::{LeafRow, Needs, View, Writes};
 
-/// A request with its leaf serialised and hashed, before it was queued.
+/// A request whose leaf was serialised and hashed before it was queued.
 #[derive(Clone, Debug)]
 pub(super) struct Prepared {
     pub(super) request: Request,
@@ -29,13 +30,13 @@ pub(super) struct Prepared {
     pub(super) leaf: Option<(Arc<[u8]>, Hash)>,
 }
 
-/// The leaf of an entry, at its place in the log.
+/// The leaf of an entry, with its index in the log.
 #[derive(Clone, Debug)]
 pub(super) struct SettledLeaf {
     pub(super) index: u64,
     pub(super) body: Arc<[u8]>,
     pub(super) hash: Hash,
-    /// The session as it was recorded.
+    /// The session in its recorded form.
     pub(super) session: Option<Box<SessionPlan>>,
 }
 
@@ -57,7 +58,7 @@ pub(super) fn needs(batch: &[&Prepared], hashes_from: u64, cutoffs_from: u64) ->
     needs
 }
 
-/// Settles a batch.
+/// Settles a batch entry by entry.
 pub(super) struct Batch<'a> {
     origin: &'a str,
     state: LockedState<'a>,
@@ -82,12 +83,13 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// The rows to be written, and the cutoffs among them. The tiles and the head are the appender's.
+    /// The rows to be written, and the cutoffs among them. The appender adds the tiles and the
+    /// head.
     pub(super) fn into_parts(self) -> (Writes, Cutoffs) {
         self.state.into_parts()
     }
 
-    /// Settles one entry. An error is the fault of the entry and fails it alone.
+    /// Settles one entry. An error is caused by this entry and fails it alone.
     pub(super) fn settle(
         &mut self,
         prepared: &Prepared,
@@ -105,7 +107,7 @@ impl<'a> Batch<'a> {
         if !self.state.premises_hold(premises) {
             return Ok(Outcome::Superseded);
         }
-        // It was dated while the clock was ahead, which it no longer is.
+        // The entry was dated by a clock that was ahead and has been corrected.
         if is_behind(self.state.now(), prepared.request.at) {
             return Ok(Outcome::Stale);
         }
@@ -127,7 +129,7 @@ impl<'a> Batch<'a> {
             .iter()
             .find_map(|once| match self.used.get(&once.key) {
                 None => self.may_be_forgotten(once).then_some(Outcome::Forgotten),
-                // Bound evidence may come again, with the same binding.
+                // Bound evidence may be used again with the same binding.
                 Some(Some(binding)) => {
                     let differs = once.binding.is_none_or(|own| own.as_slice() != binding);
                     (once.must_be_new || differs).then_some(Outcome::Replayed(once.key))
@@ -136,8 +138,8 @@ impl<'a> Batch<'a> {
             })
     }
 
-    /// Whether the use of evidence may have been recorded and deleted again. Deletions by a clock that
-    /// was ahead, before a time was accepted, count for what was issued before that acceptance.
+    /// Whether the use of evidence may have been recorded and then deleted. Deletions by a fast
+    /// clock before an accepted time count for evidence that was issued before that time.
     fn may_be_forgotten(&self, once: &OneTime) -> bool {
         let reaches = |until: Option<Timestamp>| until >= Some(once.expires_at);
         let accepted = self.state.newest_acceptance();
@@ -188,7 +190,7 @@ impl<'a> Batch<'a> {
 }
 
 fn no_leaf() -> AppendError {
-    AppendError::Unwritable("it has no event".into())
+    AppendError::Unwritable("the entry has no event".into())
 }
 
 #[cfg(test)]

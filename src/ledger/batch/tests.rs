@@ -140,7 +140,7 @@ fn a_permit_behind_a_cutoff_in_one_batch_is_stopped_by_it() {
 #[test]
 fn a_permit_behind_a_lift_in_one_batch_is_let_in_by_it() {
     let generation = GenerationDigest::new([1; 32]);
-    // Its index is 0: a permit with the basis 10 was decided behind it.
+    // The cutoff has the index 0, so a permit with the basis 10 was decided after it.
     let standing = cutoff(Block::UntilLifted);
     let mut known = Cutoffs::default();
     known.add(standing.clone());
@@ -161,7 +161,7 @@ fn a_permit_that_is_overtaken_leaves_a_refusal_that_names_its_task() {
     let (mac, at) = (mac(), (10, Some(generation)));
     let mut batch = Batch::new("o", right(), at, View::default(), &known, &mac);
     let Outcome::Refused(leaf, refusal) = batch.settle(&permit(generation)).unwrap() else {
-        panic!("it is recorded as a refusal");
+        panic!("the permit must be recorded as a refusal");
     };
     assert_eq!(refusal.code, RefusalCode::Blocked);
     let leaf: Leaf = serde_json::from_slice(&leaf.body).unwrap();
@@ -172,5 +172,8 @@ fn a_permit_that_is_overtaken_leaves_a_refusal_that_names_its_task() {
     assert_eq!(decision.task, Some(TaskId::from(Uuid::from_u128(3))));
     assert_eq!(decision.session, None);
     let (writes, _) = batch.into_parts();
-    assert!(writes.tasks.is_empty(), "the task is not opened");
+    assert!(
+        writes.tasks.is_empty(),
+        "a refused permit must not open its task"
+    );
 }

@@ -1,4 +1,4 @@
-//! The acceptance of the time that the clock shows, by an admin, while the clock is in doubt.
+//! The acceptance of the clock's time by an admin, while the clock is in doubt.
 
 use std::time::Duration;
 
@@ -15,20 +15,20 @@ use crate::ledger::locked::LockedState;
 use crate::ledger::outcome::{AppendError, Outcome};
 use crate::store::append::ActWrite;
 
-/// The acceptance of a time by an admin. It cuts off every permit that is dated later.
+/// The acceptance of a time by an admin. It cuts off every permit with a later date.
 #[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct AcceptTime {
-    /// The cutoff of the permits that are dated later.
+    /// The id of the cutoff of permits with a later date.
     pub id: CutoffId,
-    /// When the newest leaf was decided, as the leaf says itself.
+    /// The time in the newest leaf.
     pub recorded: Timestamp,
-    /// The time that is accepted.
     pub accepted: Timestamp,
-    /// The reason in the admin's words, kept with the cutoff.
+    /// The reason in the admin's words, stored with the cutoff.
     pub text: String,
-    /// The commitment to the reason, and the text that opens it.
+    /// The commitment to the reason, and its opening.
     pub reason: (Commitment, Opening),
-    /// The admin.
+    /// The admin who accepted the time.
     pub by: String,
 }
 
@@ -62,7 +62,8 @@ impl EntryKind for AcceptTime {
         true
     }
 
-    /// A block that would be over by the doubted clock still counts if the newest leaf is within it.
+    /// A block that would have expired by the doubted clock still counts if the newest leaf is
+    /// within it.
     fn blocked(&self, by: &RequestCaller, state: &LockedState<'_>) -> Option<Blocked> {
         let times = std::iter::once(state.now()).chain(state.newest_at());
         let obstacle = state.obstacle(by, times)?;
@@ -92,8 +93,8 @@ impl EntryKind for AcceptTime {
 }
 
 impl AcceptTime {
-    /// The cutoff of the permits that are dated later. It is kept for as long as any of them could
-    /// live.
+    /// The cutoff of permits with a later date. It blocks for as long as any of them could be
+    /// valid.
     fn cutoff(&self, index: u64, newest: Timestamp) -> Cutoff {
         let lives = MAX_DEADLINE_SECONDS + MAX_TTL_SECONDS + ONE_TIME_KEPT_SECONDS;
         Cutoff {

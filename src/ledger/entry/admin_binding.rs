@@ -1,4 +1,4 @@
-//! A role, given to an identity or taken from it.
+//! A role, given to an identity or removed from it.
 
 use super::{Draft, EntryKind};
 use crate::domain::leaf::Event;
@@ -8,13 +8,13 @@ use crate::ledger::outcome::{AppendError, Outcome};
 use crate::store::admins::AdminBinding;
 use crate::store::append::ActWrite;
 
-/// A role, given or taken.
+/// A role, given or removed.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the other names say it all")]
 pub struct AdminBindingChange {
     pub identity: Identity,
     pub role: String,
-    /// Whether the role is given; `false` takes it.
+    /// Whether the role is given; `false` removes it.
     pub bound: bool,
     /// The actor recorded in the ledger.
     pub by: String,

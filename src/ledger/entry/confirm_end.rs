@@ -1,4 +1,4 @@
-//! The answer of a back end about the ending of a session.
+//! A back end's answer about the end of a session.
 
 use super::{Draft, EntryKind};
 use crate::domain::leaf::Event;
@@ -9,14 +9,15 @@ use crate::ledger::locked::LockedState;
 use crate::ledger::outcome::{AppendError, Outcome};
 use crate::store::append::Needs;
 
-/// The answer of a back end about an ending.
+/// A back end's answer about the end of a session.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the other names say it all")]
 pub struct ConfirmEnd {
     pub session: SessionId,
     /// Why the session ended.
     pub reason: EndReason,
-    /// Whether the back end confirmed the ending; if not, the credential runs until it expires.
+    /// Whether the back end confirmed the end; if not, the credential is valid there until it
+    /// expires.
     pub confirmed: bool,
     /// The holder of the session.
     pub owner: Identity,

@@ -23,7 +23,7 @@ impl EntryKind for Consume {
         true
     }
 
-    /// Evidence that is used up by a wrong clock is only refused too early.
+    /// A wrong clock can only refuse the evidence too early.
     fn goes_by_any_clock(&self) -> bool {
         true
     }

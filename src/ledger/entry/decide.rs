@@ -1,8 +1,8 @@
-//! A decision on a request for a credential or a task, with the rows of what it permits.
+//! A decision on a request for a credential or a task, with the rows of a permit.
 //!
-//! Every decision is a permit of a credential, a permit of a task without one, or a refusal. A permit
-//! is recorded only if every fact that it depends on still holds under the lock; otherwise the
-//! decision is recorded as a refusal, or made again.
+//! Every decision is a permit of a credential, a permit of a task without one, or a refusal. A
+//! permit is recorded only if every fact that it depends on is still true under the lock; otherwise
+//! the decision is recorded as a refusal, or made again.
 
 use super::permit::{CredentialPlan, OpenPlan, Overtaken, PermitPlan, SessionPlan, TaskPermit};
 use super::{Blocked, Draft, EntryKind, Openings, RequestCaller};
@@ -32,11 +32,11 @@ pub struct Decide {
     pub attestor: String,
     /// The generation that decided.
     pub generation: GenerationDigest,
-    /// The outcome that policies would have had that merely observe.
+    /// The outcome under the policies that only observe.
     pub observed: Option<Box<Observed>>,
-    /// The commitment to the evaluation's input, and the bytes that open it.
+    /// The commitment to the evaluation's input, and its opening.
     pub input: (Commitment, Opening),
-    /// The commitment to the purpose, and the text that opens it.
+    /// The commitment to the purpose, and its opening.
     pub purpose: Option<(Commitment, Opening)>,
     pub decided: Decided,
 }
@@ -49,7 +49,7 @@ pub enum Decided {
     Refuse(Box<RefusalRecord>),
 }
 
-/// A refusal on record.
+/// A recorded refusal.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the other names say it all")]
 pub struct RefusalRecord {
@@ -60,7 +60,7 @@ pub struct RefusalRecord {
     pub task: Option<(TaskId, Vec<TaskId>)>,
 }
 
-/// The refusal of a decision whose caller is blocked. It says no more than that.
+/// The refusal of a blocked caller, which may learn nothing more.
 #[must_use]
 pub(crate) fn blocked_caller() -> Refusal {
     Refusal::new(RefusalCode::Blocked, "a revocation blocks this caller")
@@ -117,7 +117,7 @@ impl EntryKind for Decide {
         let is_blocked = state.is_blocked(&self.identity, &self.attestor);
         match &self.decided {
             Decided::Refuse(record) => {
-                // A blocked caller learns that it is blocked, and nothing of what policy said.
+                // A blocked caller learns that it is blocked, and no result of policy.
                 if is_blocked && record.refusal.code != RefusalCode::Blocked {
                     return Ok(Outcome::Stale);
                 }
@@ -125,7 +125,7 @@ impl EntryKind for Decide {
             }
             Decided::Permit(plan) => {
                 if is_blocked {
-                    // The leaf would tell which policies observe: decided again, the request is
+                    // The leaf would reveal which policies observe. Decided again, the request is
                     // refused before policy.
                     if self.observed.is_some() {
                         return Ok(Outcome::Stale);
@@ -270,13 +270,13 @@ impl Decide {
         {
             return Err(Overtaken::Refused(Refusal::new(
                 RefusalCode::Blocked,
-                "a revocation blocks the task, or one that it is part of",
+                "a revocation blocks the task or one of its ancestors",
             )));
         }
         plan.check(state)
     }
 
-    /// The permit as cutoffs match it.
+    /// The permit in the form that cutoffs match.
     fn cutoff_target(&self, plan: &PermitPlan) -> CutoffTarget {
         let (task, parents) = plan.task_path();
         let session = plan.session();

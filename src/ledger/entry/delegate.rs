@@ -1,4 +1,4 @@
-//! A delegation token: a parent task lets one child in.
+//! A delegation token: a parent task admits one child.
 
 use super::{Draft, EntryKind};
 use crate::clock::Timestamp;
@@ -15,11 +15,11 @@ use crate::store::append::{ActWrite, Needs};
 pub struct Delegate {
     /// SHA-256 of the token.
     pub digest: [u8; 32],
-    /// The parent task.
+    /// The parent task of the child.
     pub task: TaskId,
     /// The identity that may open the child.
     pub child: Identity,
-    /// The number of credentials that go with it.
+    /// The number of credentials that the child may get.
     pub sessions: u32,
     pub expires_at: Timestamp,
     /// The owner of the parent task.

@@ -17,8 +17,8 @@ pub struct EndSession {
     /// `Ended`, or `Ending` where a back end has yet to confirm.
     pub state: SessionState,
     pub reason: EndReason,
-    /// Whether the back end refused for certain to make it. Then its task gets the credential back
-    /// that the session took of its budget.
+    /// Whether the back end certainly did not create the credential. If so, the credential returns
+    /// to the task's budget.
     pub never_made: bool,
     /// The actor recorded in the ledger: an identity, or `sweeper`, `broker`.
     pub by: String,

@@ -14,9 +14,9 @@ use crate::store::keys::SigningKeyRow;
 pub struct Genesis {
     /// The verifier key of the log's checkpoints.
     pub vkey: String,
-    /// The row of that key: the key is kept if, and only if, the log begins with it.
+    /// The row of that key. It is stored only if this entry becomes the first leaf.
     pub row: SigningKeyRow,
-    /// The log that this one takes the place of.
+    /// The log that this one succeeds.
     pub succeeds: Option<Succession>,
 }
 

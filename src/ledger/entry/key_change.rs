@@ -10,15 +10,15 @@ use crate::ledger::outcome::{AppendError, Outcome};
 use crate::store::append::{ActWrite, Needs};
 use crate::store::keys::{SigningKeyRow, keys_basis};
 
-/// A change of the signing keys of one purpose: recorded whole, and only if the keys are still those
-/// upon which it was planned.
+/// A change of the signing keys of one purpose. It is recorded as a whole, and only if the keys
+/// have not changed since it was planned.
 #[derive(Clone, Debug)]
 pub struct KeyChange {
-    /// The key that the leaf is about, new or with new dates.
+    /// The key of the leaf: new, or with new dates.
     pub row: SigningKeyRow,
-    /// Other keys that get an end by it.
+    /// Other keys that this change gives an end.
     pub retired: Vec<SigningKeyRow>,
-    /// [`keys_basis`] of the keys upon which it was planned.
+    /// The [`keys_basis`] of the keys when the change was planned.
     pub basis: [u8; 32],
     /// `added`, `revoked` or `retired`.
     pub change: &'static str,
@@ -82,7 +82,7 @@ impl KeyChange {
     }
 }
 
-/// Whether exactly one ledger key has no end: the log has one to go on with, and one only.
+/// Whether exactly one ledger key has no end, so that the log has one current key.
 fn has_one_ledger_key(rows: &[SigningKeyRow]) -> bool {
     let endless = rows.iter().filter(|row| {
         row.purpose == KeyPurpose::Ledger.as_str()

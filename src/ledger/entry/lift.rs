@@ -11,7 +11,7 @@ use crate::store::append::ActWrite;
 /// The lifting of a cutoff.
 #[derive(Clone, Debug)]
 pub struct Lift {
-    /// The cutoff as it is before; `lifted_index` is set when the lifting is appended.
+    /// The cutoff before the lift; `lifted_index` is set when the lift is appended.
     pub cutoff: Cutoff,
     /// The actor recorded in the ledger.
     pub by: String,
@@ -33,7 +33,7 @@ impl EntryKind for Lift {
         false
     }
 
-    /// An admin that the cutoff itself blocks may lift it where it may block every admin.
+    /// An admin whom the cutoff itself blocks may lift it, if it could block every admin.
     fn blocked(&self, by: &RequestCaller, state: &LockedState<'_>) -> Option<Blocked> {
         let obstacle = state.obstacle(by, [state.now()])?;
         if obstacle.allows_lifting(&self.cutoff.selector) {

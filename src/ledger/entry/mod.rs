@@ -1,10 +1,10 @@
-//! The entries that can be appended: one file a kind.
+//! The entries that can be appended: one file per kind.
 //!
-//! An entry says what it records and which facts must still hold when it is recorded. It is
-//! serialised before it is queued, so that no time is spent on that under the lock. Each kind
-//! implements [`EntryKind`]: its event, the rows that it needs under the lock, how it is settled
-//! against them, and the rows that it writes. A new kind is a file here, a variant of [`Entry`] and a
-//! line in [`Entry::kind`].
+//! An entry holds the event to record and the facts that must still be true when it is recorded. It
+//! is serialised before it is queued, to keep the time under the lock short. Each kind implements
+//! [`EntryKind`]: its event, the rows that it reads under the lock, the check against them, and the
+//! rows that it writes. A new kind is a file here, a variant of [`Entry`] and a line in
+//! [`Entry::kind`].
 
 mod accept_time;
 mod activate;
@@ -57,20 +57,19 @@ use crate::ids::DecisionId;
 use crate::merkle::{Hash, leaf_hash};
 use crate::store::append::Needs;
 
-/// Something to be appended.
+/// An entry to be appended.
 #[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub enum Entry {
     /// A decision on a request for a credential or a task.
     Decide(Box<Decide>),
     /// The end of a task.
     EndTask(EndTask),
-    /// A delegation token.
     Delegate(Delegate),
     /// The end of one session.
     EndSession(EndSession),
-    /// The answer of a back end about an ending.
+    /// A back end's answer about the end of a session.
     ConfirmEnd(ConfirmEnd),
-    /// A new cutoff.
     Cutoff(Box<NewCutoff>),
     /// The lifting of a cutoff.
     Lift(Box<Lift>),
@@ -84,18 +83,18 @@ pub enum Entry {
     Resealed(Resealed),
     /// A workload key, added or removed.
     WorkloadKey(WorkloadKeyChange),
-    /// A role, given or taken.
+    /// A role, given or removed.
     AdminBinding(AdminBindingChange),
     /// The number of denials that have no leaf of their own.
     DenialsOmitted(DenialsOmitted),
     /// The first leaf of the log.
     Genesis(Box<Genesis>),
-    /// No leaf: evidence that a reading call uses up, and the caller to be judged.
+    /// No leaf: a call that only reads uses evidence up, and its caller is judged.
     Consume,
 }
 
 impl Entry {
-    /// The entry as its kind: the only match on the kinds in the ledger.
+    /// The entry as its kind: the ledger's only match on the kinds.
     pub(super) fn kind(&self) -> &dyn EntryKind {
         match self {
             Self::Decide(entry) => &**entry,
@@ -118,8 +117,7 @@ impl Entry {
     }
 }
 
-/// The questions that the ledger asks of each kind of entry. The answers that a kind may leave out are
-/// the strict ones.
+/// The ledger's questions to each kind of entry. The default answers are the strict ones.
 pub(super) trait EntryKind {
     /// The event to be recorded; `None` for an entry that only uses evidence up.
     fn event(&self) -> Option<Event>;
@@ -127,16 +125,16 @@ pub(super) trait EntryKind {
     /// The identity that may read the leaf as its own.
     fn subject(&self) -> Option<&Identity>;
 
-    /// Whether the entry is refused while the store is larger than its limit. An entry that ends or
-    /// revokes something never is.
+    /// Whether the entry is refused while the store exceeds its size limit. An entry that ends or
+    /// revokes something is never refused.
     fn needs_free_space(&self) -> bool;
 
-    /// The decision that the leaf records. A decision is worth nothing without its receipt.
+    /// The decision that the leaf records. A decision is useless without its receipt.
     fn decision(&self) -> Option<DecisionId> {
         None
     }
 
-    /// The texts that open the commitments of the leaf.
+    /// The openings of the leaf's commitments.
     fn openings(&self) -> Openings<'_> {
         Openings::default()
     }
@@ -146,7 +144,7 @@ pub(super) trait EntryKind {
         false
     }
 
-    /// Adds the rows that settling depends on.
+    /// Adds the rows that the settling reads.
     fn need(&self, _needs: &mut Needs) {}
 
     /// The refusal of a caller that a cutoff blocks.
@@ -155,16 +153,17 @@ pub(super) trait EntryKind {
         Some(obstacle.blocked(by))
     }
 
-    /// Checks the entry against the state under the lock, and changes that state where it is recorded.
-    /// An error is the fault of this entry and fails it alone; then the state is unchanged.
+    /// Checks the entry against the state under the lock, and applies its changes to that state if
+    /// it is recorded. An error is caused by this entry and fails it alone; the state is then
+    /// unchanged.
     fn settle(&self, state: &mut LockedState<'_>) -> Result<Outcome<Draft>, AppendError>;
 }
 
-/// The texts that open the commitments of a leaf.
+/// The openings of a leaf's commitments.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Openings<'e> {
     pub(super) input: Option<&'e Opening>,
-    /// Opens the commitment to the purpose of a task, or to the reason of an act.
+    /// Opens the commitment to a task's purpose or an act's reason.
     pub(super) purpose: Option<&'e Opening>,
 }
 
@@ -173,17 +172,17 @@ pub(super) struct Openings<'e> {
 pub(super) enum Draft {
     /// The leaf that was serialised before the entry was queued, and the session that it permits.
     Prepared(Option<Box<SessionPlan>>),
-    /// Another leaf: the refusal of a permit that was queued.
+    /// A different leaf: the refusal of the queued permit.
     Refusal(Box<Event>),
 }
 
 impl Outcome<Draft> {
-    /// The leaf of an act is recorded as it was serialised.
+    /// Records the leaf of an act as it was serialised.
     fn recorded() -> Self {
         Self::Recorded(Draft::Prepared(None))
     }
 
-    /// The leaf of an act is recorded if the act changed anything.
+    /// Records the leaf of an act if the act changed anything.
     fn recorded_if(changed: bool) -> Self {
         if changed {
             Self::recorded()
@@ -193,18 +192,18 @@ impl Outcome<Draft> {
     }
 }
 
-/// An entry with what it uses up and when it was made: what is queued.
+/// An entry in the queue, with the evidence that it uses up and its time.
 #[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Request {
-    /// The entry to be appended.
     pub entry: Entry,
-    /// The evidence that it uses up, and the caller that it is judged by.
+    /// The evidence that the entry uses up, and its caller.
     pub one_time: OneTimeUse,
-    /// When it was decided.
+    /// The time of the decision.
     pub at: Timestamp,
 }
 
-/// The bytes and the hash of the leaf of an event.
+/// The bytes and the hash of an event's leaf.
 pub(super) fn leaf_of(
     origin: &str,
     at: Timestamp,

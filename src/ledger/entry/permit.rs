@@ -1,5 +1,5 @@
-//! The rows of a permit: a credential under a new or an open task, or a new task alone. They are
-//! checked against the state under the lock, and brought about there.
+//! The rows of a permit: a credential under a new or an open task, or only a new task. They are
+//! checked against the state under the lock, and then added to it.
 
 use std::sync::Arc;
 
@@ -48,53 +48,53 @@ pub struct TaskPermit {
 pub enum TaskPlan {
     /// The permit opens the task.
     Open(OpenPlan),
-    /// The task is open.
+    /// The task is open already.
     Join(JoinPlan),
 }
 
 /// A task to be opened.
 #[derive(Clone, Debug)]
 pub struct OpenPlan {
-    /// Its record; `leaf_index` is set when it is appended.
+    /// The task's record; `leaf_index` is set when the permit is appended.
     pub task: Box<Task>,
-    /// The tasks that it is part of, nearest first.
+    /// The task's ancestors, nearest first.
     pub parents: Vec<TaskId>,
     /// The number of tasks of this type that its owner may have open at once.
     pub max_open: u32,
-    /// The share of its parent's budget that it takes.
+    /// The share that the task takes of its parent's budget. `None` for a root task.
     pub parent: Option<ParentPlan>,
 }
 
-/// An open task to be worked under.
+/// An open task under which the credential is issued.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the other names say it all")]
 pub struct JoinPlan {
     pub task: TaskId,
-    /// The tasks that it is part of, nearest first.
+    /// The task's ancestors, nearest first.
     pub parents: Vec<TaskId>,
-    /// The digest of the handle that replaces the old one, on a retry.
+    /// The digest of the handle that replaces the old one on a retry.
     pub new_handle: Option<[u8; 32]>,
 }
 
-/// The share of a parent's budget that opening a child takes.
+/// The share that a new child takes of its parent's budget.
 #[derive(Clone, Copy, Debug)]
 pub struct ParentPlan {
-    /// The parent.
+    /// The parent task of the child.
     pub task: TaskId,
-    /// The number of credentials taken from its budget.
+    /// The number of credentials taken from the parent's budget.
     pub sessions: u32,
 }
 
 /// The session of a permit.
 #[derive(Clone, Debug)]
 pub struct SessionPlan {
-    /// Its record; `leaf_index` is set when it is appended.
+    /// The session's record; `leaf_index` is set when the permit is appended.
     pub session: Session,
-    /// The resource, as it is registered.
+    /// The resource in its registered form.
     pub resource: Arc<Resource>,
-    /// The identities on whose behalf it is, nearest first.
+    /// The identities on whose behalf the credential is issued, nearest first.
     pub delegators: Vec<Identity>,
-    /// The lease of a mint that happens elsewhere.
+    /// The lease of a mint at a back end. `None` for the broker's own tokens.
     pub lease: Option<MintLease>,
     /// The issuer's part of a token of the broker's own; `None` for other credentials.
     pub token: Option<TokenPlan>,
@@ -103,9 +103,9 @@ pub struct SessionPlan {
 /// The issuer's part of a token of the broker's own.
 #[derive(Clone, Debug)]
 pub struct TokenPlan {
-    /// The `iss`.
+    /// The `iss` claim of the token.
     pub issuer: String,
-    /// The first status list of this log, if the token is in one.
+    /// The first status list of this log, if the token is in a status list.
     pub first_status_list: Option<u64>,
 }
 
@@ -116,13 +116,13 @@ pub struct RetryPlan {
     pub key: [u8; 32],
     /// SHA-256 of the request's body.
     pub fingerprint: [u8; 32],
-    /// When the key may be used anew.
+    /// From this instant on the key may be used for another request.
     pub expires_at: Timestamp,
-    /// The earlier use, if this is a retry: it must not have changed.
+    /// The earlier use, if this is a retry. It must not have changed.
     pub replaces: Option<RetryFacts>,
 }
 
-/// A fact that a permit depends on and that no longer holds.
+/// A fact that a permit depends on and that is no longer true.
 pub(super) enum Overtaken {
     /// The decision is to be made again.
     Stale,
@@ -181,7 +181,7 @@ impl PermitPlan {
         }
     }
 
-    /// The open task that the permit depends on: the one that is joined, or the parent of a new one.
+    /// The open task that the permit depends on: the joined one, or the parent of a new one.
     pub(super) fn under(&self) -> Option<TaskId> {
         match self {
             Self::Credential(plan) => match &plan.task {
@@ -200,7 +200,7 @@ impl PermitPlan {
         }
     }
 
-    /// Whether the task, its budget and the sessions that the permit depends on are still good.
+    /// Whether the task, its budget and the sessions that the permit depends on are still valid.
     pub(super) fn check(&self, state: &LockedState<'_>) -> Result<(), Overtaken> {
         match self {
             Self::Credential(plan) => plan.check(state),
@@ -208,8 +208,8 @@ impl PermitPlan {
         }
     }
 
-    /// Brings about the rows of the permit, so that later entries see them. Returns the session as it
-    /// is recorded.
+    /// Adds the rows of the permit to the state, so that later entries see them. Returns the
+    /// session in its recorded form.
     pub(super) fn apply(&self, state: &mut LockedState<'_>) -> Option<Box<SessionPlan>> {
         match self {
             Self::Credential(plan) => Some(Box::new(plan.apply(state))),
@@ -243,7 +243,7 @@ impl CredentialPlan {
     fn check_session(&self, state: &LockedState<'_>) -> Result<(), Overtaken> {
         let session = &self.session.session;
         if session.life().is_expired(state.now()) {
-            // It waited in the queue for longer than it was to live.
+            // The request waited in the queue beyond the credential's expiry.
             return Err(Overtaken::Stale);
         }
         let mut next = session.parent;
@@ -252,7 +252,7 @@ impl CredentialPlan {
             let Some(facts) = known.filter(|facts| facts.life().stands(state.now())) else {
                 return Err(Overtaken::Refused(Refusal::new(
                     RefusalCode::ExceedsParent,
-                    "the parent task's credential that covers this is over",
+                    "the credential of the parent task that covers this has ended",
                 )));
             };
             next = facts.parent;
@@ -290,7 +290,7 @@ impl CredentialPlan {
 }
 
 impl TaskPlan {
-    /// The task.
+    /// The id of the task.
     #[must_use]
     pub fn id(&self) -> TaskId {
         match self {
@@ -299,7 +299,7 @@ impl TaskPlan {
         }
     }
 
-    /// The tasks that it is part of, nearest first.
+    /// The task's ancestors, nearest first.
     #[must_use]
     pub fn parents(&self) -> &[TaskId] {
         match self {
@@ -385,7 +385,7 @@ impl OpenPlan {
 }
 
 impl RetryPlan {
-    /// Whether the key got no other session in between.
+    /// Whether the key is still bound to the same session.
     pub(super) fn check(&self, state: &LockedState<'_>) -> Result<(), Overtaken> {
         let known = state.retry(&self.key);
         match known.filter(|facts| facts.stands(state.now())) {
@@ -396,7 +396,7 @@ impl RetryPlan {
         }
     }
 
-    /// Ends the session that the retry replaces, and keeps the use of the key.
+    /// Ends the session that the retry replaces, and records the use of the key.
     fn apply(&self, state: &mut LockedState<'_>, session: &Session) {
         let replaced = self.replaces.as_ref();
         if let Some(facts) = replaced {
@@ -417,14 +417,14 @@ fn check_budget(state: &LockedState<'_>, task: TaskId, sessions: u32) -> Result<
     if !state.chain_is_open(task) {
         return Err(Refusal::new(
             RefusalCode::TaskEnded,
-            "the task, or one that it is part of, is over",
+            "the task or one of its ancestors has ended",
         ));
     }
     let left = state.task(task).map_or(0, |facts| facts.sessions_left);
     if left < sessions {
         return Err(Refusal::new(
             RefusalCode::TaskBudget,
-            format!("{sessions} credentials wanted, {left} left for this task"),
+            format!("{sessions} credentials requested, {left} left for this task"),
         ));
     }
     Ok(())

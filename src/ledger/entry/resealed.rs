@@ -11,7 +11,7 @@ use crate::ledger::outcome::{AppendError, Outcome};
 pub struct Resealed {
     /// The number of renewed rows.
     pub rows: u64,
-    /// The admin.
+    /// The admin who ordered it.
     pub by: String,
 }
 

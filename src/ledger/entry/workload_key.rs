@@ -13,9 +13,7 @@ use crate::store::workload_keys::WorkloadKeyRow;
 #[expect(missing_docs, reason = "the other names say it all")]
 pub struct WorkloadKeyChange {
     pub attestor: String,
-    /// The workload's name.
     pub workload: String,
-    /// The key's thumbprint.
     pub thumbprint: String,
     /// The key; `None` removes it.
     pub jwk: Option<String>,

@@ -1,5 +1,5 @@
-//! Requests to S3 are signed one by one (AWS Signature Version 4), with credentials that are found
-//! where AWS's own tools find them.
+//! Signs requests to S3 (AWS Signature Version 4), with credentials from the sources that AWS's own
+//! tools use.
 
 use std::time::{Duration, SystemTime};
 
@@ -30,9 +30,9 @@ impl Signer {
         }
     }
 
-    /// Signs all of a request: method, path, headers and body.
+    /// Signs a whole request: method, path, headers and body.
     pub(super) async fn sign(&self, request: &mut Request) -> Result<(), String> {
-        // The provider keeps them for as long as they are good.
+        // The provider caches the credentials until they expire.
         let credentials = self.credentials.provide_credentials();
         let credentials = tokio::time::timeout(PATIENCE, credentials)
             .await
@@ -57,10 +57,10 @@ impl Signer {
     ) -> Result<Vec<(String, String)>, String> {
         let unsigned = |error: &dyn std::fmt::Display| format!("a request to S3: {error}");
         let identity = credentials.into();
-        // S3 compares it with its own clock.
+        // S3 compares the time with its own clock.
         let seconds = u64::try_from(SystemClock.now().seconds()).unwrap_or_default();
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        // S3 takes paths as they come, and wants the body's digest.
+        // S3 does not normalise paths, and requires the digest of the body.
         let mut settings = SigningSettings::default();
         settings.percent_encoding_mode = PercentEncodingMode::Single;
         settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;

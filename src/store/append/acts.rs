@@ -15,54 +15,51 @@ use crate::store::generations::SealedActivation;
 use crate::store::keys::SigningKeyRow;
 use crate::store::workload_keys::WorkloadKeyRow;
 
-/// A rare act's row.
+/// The row of a rare act.
 #[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub enum ActWrite {
-    /// A delegation token, by its digest.
+    /// A delegation token, stored by its digest.
     Delegation {
         /// SHA-256 of the token.
         digest: [u8; 32],
-        /// The parent task.
+        /// The task that becomes the parent.
         task: TaskId,
-        /// Who may use it.
+        /// The identity that may use the token.
         child: String,
-        /// Credentials that go with it.
+        /// The number of credentials that the child task may get.
         sessions: u32,
-        /// Until when.
         expires_at: Timestamp,
     },
-    /// A cutoff.
     Cutoff(Box<SealedCutoff>),
-    /// A lifted cutoff: the row with its new state.
+    /// A lifted cutoff: its row with the new state.
     Lift(Box<SealedCutoff>),
-    /// An accepted time: the cutoff of what is dated later, and what follows for rows that a clock
-    /// dated ahead.
+    /// An accepted time: the cutoff of everything dated later, and the corrections of rows that a
+    /// fast clock dated ahead.
     TimeAccepted {
-        /// The cutoff.
         cutoff: Box<SealedCutoff>,
-        /// The time.
+        /// The time that the admin accepted.
         accepted: Timestamp,
     },
     /// A generation that decides from this leaf on.
     Activation {
-        /// Its leaf, its generation and its MAC.
+        /// The leaf, the generation's digest and the MAC.
         sealed: SealedActivation,
-        /// The generation's document, if it is not kept already.
+        /// The generation's document; inserted only if it is not stored yet.
         document: Arc<[u8]>,
-        /// The admin, or the start, that activated it.
+        /// The admin who activated it, or the name of the start that did.
         by: String,
-        /// When it was committed.
         at: Timestamp,
     },
-    /// A new signing key, or one with new dates.
+    /// A new signing key, or a key with new dates.
     SigningKey(Box<SigningKeyRow>),
-    /// A workload key, registered or removed.
+    /// A workload key that was registered or removed.
     WorkloadKey(Box<WorkloadKeyRow>),
-    /// A role of an identity, given or taken.
+    /// A role that was given to or removed from an identity.
     AdminBinding(Box<AdminBinding>),
 }
 
-/// The row of a cutoff, the same on both databases.
+/// Inserts the row of a cutoff, on either database.
 macro_rules! insert_cutoff {
     ($connection:expr, $sealed:expr) => {{
         let sealed = $sealed;
@@ -91,22 +88,23 @@ macro_rules! insert_cutoff {
     }};
 }
 
-/// What follows from an accepted time, `$1`, for rows that a clock dated ahead.
+/// Corrects rows that a fast clock dated ahead, after an admin accepted the time `$1`.
 const TIME_ACCEPTED: [&str; 5] = [
     "/* accept_time */ UPDATE store_meta SET horizon = $1 WHERE horizon > $1",
-    // From here on it counts for evidence that was issued before.
+    // From here on the bound counts for evidence that was issued before the accepted time.
     "/* accept_time */ UPDATE store_meta SET forgotten = NULL, \
      forgotten_accepted = CASE WHEN forgotten_accepted > forgotten THEN forgotten_accepted \
      ELSE forgotten END WHERE forgotten > $1",
     "/* accept_time */ UPDATE bootstrap_token SET ended = true WHERE first_seen > $1",
-    // The sweeper ends those that were opened later, and puts off the others.
+    // The sweeper ends the tasks that were opened later, and puts off the others.
     "/* accept_time */ UPDATE task SET check_at = $1, \
      heard_at = CASE WHEN heard_at > $1 THEN $1 ELSE heard_at END \
      WHERE state = 'open' AND (opened_at > $1 OR heard_at > $1 OR check_at > deadline)",
     "/* accept_time */ UPDATE deny_place SET due_at = $1 WHERE due_at > $1",
 ];
 
-/// The same for what nothing sets further ahead than to `$2`: nothing waits until that time comes.
+/// The same for times that are never more than `$2` ahead, so that nothing waits for a time far
+/// ahead.
 const LEASES_ACCEPTED: [&str; 4] = [
     "/* accept_time */ UPDATE session SET retry_at = $1 WHERE state = 'ending' AND retry_at > $2",
     "/* accept_time */ UPDATE session SET lease_until = $1 \
@@ -115,10 +113,10 @@ const LEASES_ACCEPTED: [&str; 4] = [
     "/* accept_time */ UPDATE delegation SET expires_at = $1 WHERE expires_at > $2",
 ];
 
-/// Longer than any lease of ours, any pause between two tries, and the life of a delegation.
+/// Seconds; longer than any lease, any pause between two tries, and the life of a delegation.
 const LEASES_SECONDS: u64 = 600;
 
-/// The statement of one rare act, the same on both databases.
+/// Writes the row of one rare act, on either database.
 macro_rules! write_act {
     ($connection:expr, $act:expr) => {
         match $act {

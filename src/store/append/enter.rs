@@ -1,4 +1,4 @@
-//! Reading under the lock all that a batch depends on.
+//! Reads, under the lock, everything that a batch depends on.
 
 use std::time::Instant;
 
@@ -101,7 +101,7 @@ LEFT JOIN (SELECT size, root, batch_id, mac,
 LEFT JOIN (SELECT idx, digest, mac FROM activation ORDER BY idx DESC LIMIT 1)
     AS decides ON true";
 
-/// Times as microseconds, so that nothing is lost on the way through JSON.
+/// Times are microseconds, so that JSON loses no precision.
 #[derive(Deserialize)]
 struct TaskJson {
     id: Uuid,
@@ -151,7 +151,7 @@ pub(super) async fn postgres(
 ) -> Result<View, StoreError> {
     connection.execute(POSTGRES_LOCK).await?;
     let keys = |keys: &[[u8; 32]]| keys.iter().map(|key| key.to_vec()).collect::<Vec<_>>();
-    // After the lock is ours: waiting for it must not widen what the clocks are compared by.
+    // Taken after the lock was obtained: the wait for it must not widen the clock comparison.
     let asked = Instant::now();
     let row = sqlx::query(POSTGRES_ENTER)
         .bind(signed(needs.hashes_from))
@@ -263,7 +263,7 @@ fn server(row: &sqlx::postgres::PgRow) -> Result<Server, StoreError> {
     })
 }
 
-/// What does not depend on what a batch needs.
+/// The values that every batch reads.
 #[derive(FromRow)]
 struct Facts {
     newest_at: Option<Timestamp>,
@@ -479,7 +479,7 @@ fn json<T: for<'de> Deserialize<'de>>(
     serde_json::from_str(&text).map_err(|_| StoreError::Corrupt(column))
 }
 
-/// The newest head's columns of a row that is there for an empty log, too.
+/// Reads the columns of the newest head. The row exists for an empty log, too, with NULLs.
 fn head(row: &sqlx::postgres::PgRow) -> Result<Option<SealedHead>, StoreError> {
     if row.try_get::<Option<i64>, _>("size")?.is_none() {
         return Ok(None);
@@ -517,7 +517,7 @@ fn task_facts(row: TaskJson) -> Result<(TaskId, TaskFacts), StoreError> {
             .map(|seconds| unsigned("task", seconds))
             .transpose()?,
         heard_at: Timestamp::from_micros(row.heard),
-        // An append asks whether it is over, not since when.
+        // An append asks whether the task ended, and not when.
         ended_at: None,
     };
     let facts = TaskFacts {

@@ -1,14 +1,15 @@
-//! The ledger's transaction: the only statements that write leaves and what hangs on them.
+//! The ledger's transaction: the only statements that write leaves and the rows that depend on
+//! them.
 //!
-//! It is three steps, each one statement on PostgreSQL: [`LedgerConnection::enter`] takes the lock
-//! and reads everything that the batch depends on, [`LedgerConnection::write`] writes what was
-//! decided upon it, [`LedgerConnection::commit`] makes it durable. The lock is taken in a statement
-//! of its own, before the one that reads: at READ COMMITTED a statement sees what was committed
-//! when it began, and it must begin after the lock is ours. So two round trips lie between the
-//! lock's answer and COMMIT. Acts that are rare (a cutoff, a key, an activation) add one each.
+//! It has three steps, each one statement on PostgreSQL. [`LedgerConnection::enter`] takes the lock
+//! and reads everything that the batch depends on. [`LedgerConnection::write`] writes the outcome.
+//! [`LedgerConnection::commit`] makes it durable. A statement of its own takes the lock before the
+//! statement that reads: at READ COMMITTED a statement sees the rows that were committed when it
+//! began, so it must begin after the lock was obtained. Two round trips therefore lie between the
+//! lock's answer and COMMIT. Each rare act (a cutoff, a key, an activation) adds one.
 //!
-//! Everything that is read here is written only under the same lock, so what was read stays true
-//! until COMMIT.
+//! Every value that is read here is written only under the same lock, so it stays true until
+//! COMMIT.
 
 mod acts;
 mod enter;
@@ -35,50 +36,48 @@ use crate::domain::workload::{Identity, OneTime};
 use crate::ids::{DecisionId, SessionId, TaskId};
 use crate::merkle::{Hash, Tile};
 
-/// What a batch has to read once it has the lock.
+/// The rows that a batch has to read once it has the lock.
 #[derive(Clone, Debug, Default)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Needs {
-    /// Leaf hashes from here on: what other replicas appended since this one looked.
+    /// The first leaf hash to read: the hashes from here on were appended by other replicas.
     pub hashes_from: u64,
-    /// Cutoffs that changed at or after this leaf.
+    /// The first leaf index at which a change of a cutoff is read.
     pub cutoffs_from: u64,
-    /// One-time ids, to see which were used.
+    /// One-time ids, to find those that were used.
     pub one_time: Vec<[u8; 32]>,
-    /// Tasks, to be read with everything that they are part of.
+    /// Tasks, read with all their ancestors.
     pub tasks: Vec<TaskId>,
-    /// Sessions, to be read with everything that they were derived from.
+    /// Sessions, read with all sessions that they were derived from.
     pub sessions: Vec<SessionId>,
-    /// Idempotency keys.
     pub retries: Vec<[u8; 32]>,
-    /// Owners and task types whose open tasks are to be counted, up to a limit each.
+    /// Owner, task type and limit: the open tasks of each pair are counted up to the limit.
     pub open_tasks: Vec<(String, String, u32)>,
-    /// Whether the signing keys are to be read.
     pub signing_keys: bool,
-    /// The present instant.
     pub now: Option<Timestamp>,
 }
 
-/// What decides about a task in an append.
+/// The facts about a task that an append judges by.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct TaskFacts {
-    /// Whether it is alive.
+    /// The facts that say whether the task is open.
     pub life: TaskLife,
-    /// The task that it is part of.
+    /// The parent task. `None` for a root task.
     pub parent: Option<TaskId>,
-    /// Its place in the chain.
+    /// The number of ancestors.
     pub depth: u8,
-    /// Credentials that may still be issued under it.
+    /// The number of credentials that may still be issued under the task.
     pub sessions_left: u32,
-    /// Its owner.
     pub owner: Identity,
-    /// The attestor that verified its owner.
+    /// The attestor that verified the owner.
     pub attestor: String,
-    /// The leaf that opened it.
+    /// The index of the leaf that opened the task.
     pub leaf_index: u64,
 }
 
 impl TaskFacts {
-    /// Its link in a chain.
+    /// The task's link in a chain.
     #[must_use]
     pub fn link(&self) -> TaskLink {
         TaskLink {
@@ -88,24 +87,23 @@ impl TaskFacts {
     }
 }
 
-/// What decides about a session in an append.
+/// The facts about a session that an append judges by.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct SessionFacts {
-    /// Its state on record.
+    /// The state on record; it may lag behind the clock and the cutoffs.
     pub state: SessionState,
-    /// When it is over in any case.
     pub expires_at: Timestamp,
-    /// Its leaf.
+    /// The index of the leaf that permitted the session.
     pub leaf_index: u64,
-    /// The session that it was derived from.
+    /// The session that it was derived from. `None` for a root session.
     pub parent: Option<SessionId>,
-    /// Its task.
     pub task: TaskId,
 }
 
 impl SessionFacts {
-    /// Its record's part in the rule of [`crate::domain::validity`]. An append asks whether the session
-    /// stands, and not since when it does not.
+    /// The session's part in the rule of [`crate::domain::validity`]. An append asks whether the
+    /// session is valid, and not since when it is not.
     #[must_use]
     pub fn life(&self) -> SessionLife {
         SessionLife {
@@ -119,114 +117,115 @@ impl SessionFacts {
     }
 }
 
-/// What an `Idempotency-Key` was used for.
+/// The recorded use of an `Idempotency-Key`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetryFacts {
     /// SHA-256 of the request's body.
     pub fingerprint: [u8; 32],
-    /// The newest session that it got.
+    /// The newest session that was issued for the key.
     pub session: SessionId,
-    /// The task of all of them.
+    /// The task of all these sessions.
     pub task: TaskId,
-    /// How often it superseded one.
+    /// How often a session of this key superseded an earlier one.
     pub supersedes: u32,
-    /// When the key may be used anew.
+    /// From this instant on the key may be used for another request.
     pub expires_at: Timestamp,
 }
 
 impl RetryFacts {
-    /// Whether the key still means what it was used for; otherwise it may be used anew.
+    /// Whether the key is still bound to its recorded use; otherwise it may be used again.
     #[must_use]
     pub fn stands(&self, now: Timestamp) -> bool {
         self.expires_at > now
     }
 }
 
-/// Which server process a connection leads to, and since when that server runs. It changes on a
-/// connection only where a pooler stands in between.
+/// The server process that a connection leads to, and the start time of that server. It changes on
+/// one connection only if a pooler stands in between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Server {
     process: i32,
     since: Timestamp,
 }
 
-/// What a new connection shows.
+/// The head and the server that a new connection leads to.
 #[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Look {
-    /// The newest head's row; none in an empty log.
+    /// The row of the newest head. `None` in an empty log.
     pub head: Option<SealedHead>,
-    /// Who says so.
     pub server: Server,
 }
 
-/// What was read under the lock.
+/// The values that were read under the lock.
 #[derive(Clone, Debug, Default)]
 pub struct View {
-    /// Who says all this; nothing is known of SQLite, which has no servers.
+    /// `None` on SQLite, which has no servers.
     pub server: Option<Server>,
-    /// The newest head's row; none in an empty log.
+    /// The row of the newest head. `None` in an empty log.
     pub head: Option<SealedHead>,
-    /// The newest activation's row.
+    /// The row of the newest activation.
     pub activation: Option<SealedActivation>,
-    /// The database's clock, and the instant at which it was asked; SQLite has no clock of its own.
+    /// The database's clock, and the instant at which it was read. `None` on SQLite, which has no
+    /// clock of its own.
     pub clock: Option<(Instant, Timestamp)>,
-    /// When the newest leaf was decided.
+    /// The time of the newest leaf.
     pub newest_at: Option<Timestamp>,
-    /// One-time ids that ran out up to this instant may have been forgotten.
+    /// One-time ids that expired up to this instant may have been deleted.
     pub forgotten: Option<Timestamp>,
-    /// The leaf of the newest change of a role binding, or of the newest removal of a registered key.
+    /// The index of the leaf of the newest change of a role binding, or of the newest removal of a
+    /// workload key.
     pub newest_binding: Option<u64>,
-    /// The same for ids that were forgotten by a clock that was ahead, before a time was accepted.
+    /// The same as `forgotten`, for ids that a fast clock deleted before an admin accepted a time.
     pub forgotten_accepted: Option<Timestamp>,
     /// Leaf hashes from [`Needs::hashes_from`] on, at most [`MAX_HASHES`].
     pub hashes: Vec<Hash>,
     /// One-time ids that were used, with their bindings.
     pub used: HashMap<[u8; 32], Option<Vec<u8>>>,
-    /// Tasks, the ones they are part of included.
+    /// The needed tasks and their ancestors.
     pub tasks: HashMap<TaskId, TaskFacts>,
-    /// Sessions, the ones they were derived from included.
+    /// The needed sessions and the sessions that they were derived from.
     pub sessions: HashMap<SessionId, SessionFacts>,
-    /// Changed cutoffs, oldest change first.
+    /// Changed cutoffs, the oldest change first.
     pub cutoffs: Vec<SealedCutoff>,
-    /// Idempotency keys that are known.
+    /// Idempotency keys that are on record.
     pub retries: HashMap<[u8; 32], RetryFacts>,
-    /// Open tasks by owner and type.
+    /// The number of open tasks by owner and type.
     pub open_tasks: HashMap<(String, String), u32>,
-    /// The signing keys, if they were asked for.
+    /// The signing keys; empty unless [`Needs::signing_keys`] is set.
     pub signing_keys: Vec<SigningKeyRow>,
 }
 
-/// Leaf hashes that one `enter` reads at most. A replica that is further behind catches up
+/// The largest number of leaf hashes that one `enter` reads. A replica that lags by more catches up
 /// outside the lock.
 pub const MAX_HASHES: usize = 8_192;
 
-/// A leaf to be written.
+/// The row of a leaf to write.
 #[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct LeafRow {
-    /// Its place.
     pub index: u64,
-    /// Its hash.
     pub hash: Hash,
-    /// Its bytes.
+    /// The leaf in its stored format.
     pub body: Vec<u8>,
-    /// The decision that it records.
+    /// The decision that the leaf records. `None` for an act.
     pub decision: Option<DecisionId>,
-    /// The identity whose own it is.
+    /// The identity that the leaf belongs to. `None` if it belongs to no workload.
     pub subject: Option<String>,
-    /// When it was decided.
+    /// The time of the decision.
     pub at: Timestamp,
-    /// What its commitments commit to.
+    /// The opening of the commitment to the input.
     pub input: Option<Opening>,
-    /// What the commitment to the purpose commits to.
+    /// The opening of the commitment to the purpose.
     pub purpose: Option<Opening>,
 }
 
 /// A change of a task.
 #[derive(Clone, Debug, Default)]
 pub struct TaskChange {
-    /// Its end: the state, when, and the leaf that says so.
+    /// The final state, its time, and the index of the leaf that records it.
     pub end: Option<(TaskState, Timestamp, u64)>,
-    /// Credentials taken from its budget, less those given back.
+    /// The number of credentials taken from the budget, less those given back.
     pub sessions_taken: i64,
     /// The digest of a new handle.
     pub handle: Option<[u8; 32]>,
@@ -234,68 +233,63 @@ pub struct TaskChange {
 
 /// The end of a session.
 #[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct SessionEnd {
     /// `Ended`, or `Ending` where a back end has yet to confirm.
     pub state: SessionState,
-    /// Why.
     pub reason: EndReason,
-    /// When.
     pub at: Timestamp,
 }
 
 /// The lease of an unfinished mint.
 #[derive(Clone, Debug)]
 pub struct MintLease {
-    /// When it may be taken for dead.
+    /// From this instant on the sweeper may end the session.
     pub until: Timestamp,
-    /// The replica that holds it.
+    /// The replica that holds the lease.
     pub holder: String,
 }
 
-/// What a batch writes.
+/// The rows that a batch writes.
 #[derive(Clone, Debug, Default)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Writes {
-    /// Leaves, in order.
+    /// Leaves, in the order of the log.
     pub leaves: Vec<LeafRow>,
     /// Tiles that these leaves complete.
     pub tiles: Vec<Tile>,
-    /// The next head.
     pub head: Option<SealedHead>,
-    /// One-time ids that are used up.
+    /// One-time ids that the batch uses.
     pub one_time: Vec<OneTime>,
-    /// New tasks.
     pub tasks: Vec<Task>,
-    /// Changed tasks.
     pub task_changes: BTreeMap<TaskId, TaskChange>,
     /// New sessions, with the lease of those that a back end has yet to mint.
     pub sessions: Vec<(Session, Option<MintLease>)>,
-    /// Ended sessions.
     pub session_ends: BTreeMap<SessionId, SessionEnd>,
-    /// Idempotency keys and what they got.
+    /// Idempotency keys with their new uses.
     pub retries: HashMap<[u8; 32], RetryFacts>,
-    /// The rare acts.
     pub acts: Vec<ActWrite>,
 }
 
 impl Writes {
-    /// Whether there is nothing to write at all.
+    /// Whether there is nothing to write.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.leaves.is_empty() && self.one_time.is_empty()
     }
 }
 
-/// The connection of one replica's ledger.
+/// The connection on which one replica's ledger appends.
 #[derive(Debug)]
 pub enum LedgerConnection {
-    /// A PostgreSQL connection of its own.
+    /// A dedicated PostgreSQL connection.
     Postgres(Box<WatchedConnection>),
     /// SQLite's one writer, taken from its pool for each batch.
     Sqlite(sqlx::pool::PoolConnection<sqlx::Sqlite>),
 }
 
 impl Store {
-    /// A connection for the ledger's batches. After any error it must be dropped, not used again.
+    /// A connection for the ledger's batches. The caller must drop it after any error.
     pub async fn ledger_connection(&self) -> Result<LedgerConnection, StoreError> {
         Ok(match self {
             Self::Postgres(postgres) => {
@@ -307,13 +301,14 @@ impl Store {
 }
 
 impl LedgerConnection {
-    /// Whether the connection may be kept between batches. SQLite's one writer is for everybody.
+    /// Whether the connection may be kept between batches. SQLite's one writer is shared with all
+    /// other writes.
     #[must_use]
     pub fn is_own(&self) -> bool {
         matches!(self, Self::Postgres(_))
     }
 
-    /// What the connection shows, and who says so. SQLite's shows what its store shows.
+    /// The head and the server that the connection leads to. Fails on SQLite, which has no servers.
     pub async fn look(&mut self) -> Result<Look, StoreError> {
         match self {
             Self::Postgres(connection) => enter::look(connection).await,
@@ -321,7 +316,7 @@ impl LedgerConnection {
         }
     }
 
-    /// Begins the transaction, takes the lock, and reads what the batch depends on.
+    /// Begins the transaction, takes the lock, and reads the rows that the batch depends on.
     pub async fn enter(&mut self, needs: &Needs) -> Result<View, StoreError> {
         match self {
             Self::Postgres(connection) => enter::postgres(connection, needs).await,
@@ -329,7 +324,7 @@ impl LedgerConnection {
         }
     }
 
-    /// Writes what was decided.
+    /// Writes the outcome of the batch.
     pub async fn write(&mut self, writes: &Writes) -> Result<(), StoreError> {
         match self {
             Self::Postgres(connection) => {
@@ -348,7 +343,7 @@ impl LedgerConnection {
         Ok(())
     }
 
-    /// Makes it durable. After an error it is not known whether it is: ask [`Self::committed`] on a
+    /// Commits the transaction. After an error the outcome is unknown: ask [`Self::committed`] on a
     /// new connection.
     pub async fn commit(&mut self) -> Result<(), StoreError> {
         match self {
@@ -360,10 +355,10 @@ impl LedgerConnection {
         }
     }
 
-    /// Ends a transaction that wrote nothing by a commit that the server acknowledges: all that was
-    /// read in it is then on its synchronous standby, too. A row can be read that is not: after a
-    /// crash the server shows what it wrote before any standby had it, and so it does when a wait for
-    /// the standby was cancelled. What SQLite shows is durable.
+    /// Ends a transaction that wrote nothing with a commit that the server acknowledges. Every row
+    /// that the transaction read is then on the synchronous standby, too. Without this commit it
+    /// may not be: after a crash, or after a cancelled wait for the standby, the server also shows
+    /// rows that no standby has. Rows that SQLite shows are durable.
     pub async fn confirm(&mut self) -> Result<(), StoreError> {
         let Self::Postgres(connection) = self else {
             return self.rollback().await;
@@ -374,7 +369,7 @@ impl LedgerConnection {
         connection.commit().await
     }
 
-    /// The newest head's row, once a commit that came after it was acknowledged.
+    /// The row of the newest head, after a later commit was acknowledged.
     pub async fn confirmed_head(&mut self) -> Result<Option<SealedHead>, StoreError> {
         let row: Option<HeadRow> = match self {
             Self::Postgres(connection) => {
@@ -394,7 +389,7 @@ impl LedgerConnection {
         row.map(SealedHead::try_from).transpose()
     }
 
-    /// Undoes the transaction: the connection can be used again.
+    /// Rolls the transaction back; the connection can be used again.
     pub async fn rollback(&mut self) -> Result<(), StoreError> {
         match self {
             Self::Postgres(connection) => {
@@ -408,8 +403,8 @@ impl LedgerConnection {
     }
 
     /// Whether the batch that ends with this head was committed. Takes the lock first, so that a
-    /// COMMIT that is still on its way has arrived, or never will. That it was is answered only once it
-    /// is confirmed ([`Self::confirm`]).
+    /// COMMIT that was still on its way has either arrived or never will. Answers true only after
+    /// [`Self::confirm`].
     pub async fn committed(&mut self, head: &SealedHead) -> Result<bool, StoreError> {
         const SQL: &str = "/* committed */ SELECT EXISTS \
              (SELECT 1 FROM ledger_head WHERE batch_id = $1 AND mac = $2)";
@@ -444,7 +439,7 @@ impl LedgerConnection {
 const POSTGRES_LOCK: &str =
     "BEGIN; /* ledger_lock */ SELECT id FROM ledger_lock WHERE id = 1 FOR UPDATE";
 
-/// Collects one column of a batch.
+/// Collects one column of a batch's rows.
 fn column<T, U>(rows: &[T], value: impl Fn(&T) -> U) -> Vec<U> {
     rows.iter().map(value).collect()
 }

@@ -1,4 +1,4 @@
-//! Writing what a batch decided.
+//! Writes the outcome of a batch.
 
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::SqliteConnection;
@@ -428,12 +428,12 @@ fn tile_bytes(tile: &Tile) -> Vec<u8> {
         .collect()
 }
 
-/// A grant as JSON; the types it is made of always serialise.
+/// The grant as JSON. Its types always serialise.
 fn details_text(session: &Session) -> String {
     serde_json::to_string(&session.grant).unwrap_or_default()
 }
 
-/// Policies' ids as a JSON list.
+/// The ids of the policies as a JSON list.
 fn policies_text(session: &Session) -> String {
     serde_json::to_string(&session.policies).unwrap_or_default()
 }

@@ -54,7 +54,7 @@ async fn a_receiver_that_fails_in_every_way_slows_nobody_and_gets_everything_wit
     replica.process.terminate();
     let log = replica.process.stderr();
     assert!(
-        log.contains("it answered 307") && log.contains("did not answer in time"),
+        log.contains("the receiver answered 307") && log.contains("did not answer in time"),
         "{log}"
     );
     let event = format!("\"event\":\"{}\"", all[0].id());
@@ -111,7 +111,7 @@ async fn a_receiver_that_is_gone_is_told_nothing_until_it_is_registered_anew() {
     granted(&fleet, &replica).await;
     assert_eq!(receiver.deliveries().len(), 2);
     let log = |replica: &Replica| replica.process.stderr();
-    assert!(log(&replica).contains("it answered 410 and is told nothing more"));
+    assert!(log(&replica).contains("the sink answered 410 and gets nothing more"));
     let restart = async |replica: &mut Replica, change: &str| {
         replica.process.terminate();
         let file = replica.process.dir().join("taskpass.toml");
