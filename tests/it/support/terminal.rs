@@ -5,8 +5,8 @@ use serde_json::Value;
 use super::moto::python_program;
 use super::process::Launch;
 
-/// A person at a terminal: runs a program at a new one, does what it is told, and prints all that
-/// appeared there and how the program ended.
+/// Python program that runs a program at a new terminal, performs the user's steps, and prints the
+/// terminal's output and the program's exit code.
 const PERSON: &str = r#"
 import json, os, pty, re, select, signal, sys, time
 steps = json.loads(sys.argv[1])
@@ -56,8 +56,8 @@ print(seen)
 print("exit=%d" % status)
 "#;
 
-/// Runs `program` at a new terminal, where a user does `steps`: pairs of a kind and a value. Standard
-/// output has the text that appeared at the terminal, and after `exit=` the program's exit code.
+/// Runs `program` at a new terminal, where a user does `steps`: pairs of a kind and a value.
+/// Standard output has the terminal's text, and after `exit=` the program's exit code.
 pub fn launch(program: &[String], steps: &Value) -> Launch {
     let person = ["person.py".to_owned(), steps.to_string()];
     Launch::program(python_program("python"), person.iter().chain(program))
