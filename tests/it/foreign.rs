@@ -73,10 +73,10 @@ async fn clients_of_javascript_pass_untouched() {
             "rights in detail are granted as asked",
             "a registered key authenticates its client",
             "a token is bound to the key of its DPoP proof",
-            "introspection says what is good until it is revoked",
-            "what is wrong with an exchange has the name of its standard",
-            "what is wrong with a proof is said to be the proof",
-            "who is not the client is told so",
+            "introspection reports a token as active until it is revoked",
+            "errors of an exchange have the codes of the standards",
+            "an invalid proof is reported as such",
+            "a failed client authentication is reported as such",
         ]
     );
 }
@@ -106,13 +106,13 @@ async fn resource_servers_of_javascript_refuse_a_bound_token_without_its_key() {
         seen(&ended),
         [
             "a bound token is served with a proof by its key",
-            "presented as a bearer's it is refused, with its proof or without",
+            "as a bearer token it is refused, with or without its proof",
             "a proof by another key, for another URL, method or token, is refused",
-            "a token that is not bound is refused where a proof is demanded",
-            "a token is served with the certificate that it is bound to",
+            "an unbound token is refused where a proof is required",
+            "a bound token is served with its certificate",
             "without that certificate, or with another, it is refused",
-            "a token that is not bound to a certificate is refused where one is demanded",
-            "a server that cannot look at certificates refuses a token bound to one",
+            "a token without a certificate binding is refused where one is required",
+            "a server that does not support certificates refuses a token bound to one",
             "introspection names the same binding",
         ]
     );
@@ -132,8 +132,8 @@ async fn a_client_of_python_passes_untouched() {
             "discovery finds the endpoints",
             "an attestation is exchanged for a token that verifies by the published keys",
             "a registered key authenticates its client",
-            "introspection says what is good until it is revoked",
-            "what is wrong has the name of its standard",
+            "introspection reports a token as active until it is revoked",
+            "errors have the codes of the standards",
         ]
     );
 }
