@@ -45,7 +45,7 @@ on_both_stores! {
     async fn a_session_that_has_expired_or_lives_longer_than_asked_is_not_passed_on(kind: Kind) {
         let answers: [(&str, Change); 5] = [
             ("an expiry in the past", |body| expiring(&body, "2001-01-01T00:00:00Z")),
-            ("an expiry beyond what was asked", |body| expiring(&body, "2100-01-01T00:00:00Z")),
+            ("an expiry after the requested one", |body| expiring(&body, "2100-01-01T00:00:00Z")),
             ("a secret of two megabytes", |body| body.replace("made-for-", &huge())),
             ("a token of two megabytes", |body| body.replace("token-of-", &huge())),
             ("a key id of two megabytes", |body| body.replace("ASIAEXAMPLE", &huge())),

@@ -57,7 +57,7 @@ async fn every_function_that_runs_as_its_owner_looks_in_pg_temp_last_and_is_lent
             settings.iter().any(|it| it == wanted),
             "{name}: {settings:?}"
         );
-        assert!(!for_all, "{name} is everybody's to run");
+        assert!(!for_all, "every role may run {name}");
     }
     let ours: Vec<String> = sqlx::query_scalar(
         "SELECT p.proname::text FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace \

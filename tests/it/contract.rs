@@ -193,16 +193,16 @@ async fn each_route_and_each_method_is_described_and_nothing_else() {
         for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
             let named = method.parse().unwrap();
             let answer = send(replica.client.request(named, &sample)).await;
-            let what = format!("{method} {path}: {}", answer.text());
+            let context = format!("{method} {path}: {}", answer.text());
             let routed = answer.status != 405 && !answer.text().contains("no such resource");
-            assert_eq!(routed, described.contains(method), "{what}");
+            assert_eq!(routed, described.contains(method), "{context}");
             if !routed {
                 if described.contains("GET") {
                     described.insert("HEAD".to_owned());
                 }
                 let allowed = answer.header("allow").unwrap_or_default().split(',');
                 let allowed: BTreeSet<_> = allowed.map(|one| one.trim().to_owned()).collect();
-                assert_eq!(allowed, described, "{what}");
+                assert_eq!(allowed, described, "{context}");
             }
         }
     }
@@ -228,49 +228,49 @@ async fn the_description_is_whole() {
         .unwrap();
     for (path, methods) in document["paths"].as_object().unwrap() {
         for (method, operation) in methods.as_object().unwrap() {
-            let what = format!("{method} {path}");
-            assert!(operation["summary"].is_string(), "{what} has a summary");
+            let called = format!("{method} {path}");
+            assert!(operation["summary"].is_string(), "{called} has a summary");
             for requirement in operation["security"].as_array().unwrap_or(&Vec::new()) {
                 for scheme in requirement.as_object().unwrap().keys() {
-                    assert!(schemes.contains_key(scheme), "{what}: {scheme}");
+                    assert!(schemes.contains_key(scheme), "{called}: {scheme}");
                 }
             }
             let responses = operation["responses"].as_object().unwrap();
             assert!(
                 responses.contains_key("429"),
-                "{what} must document its rate limit"
+                "{called} must document its rate limit"
             );
             assert!(
                 responses.contains_key("503"),
-                "{what} must document its timeout"
+                "{called} must document its timeout"
             );
             // Only public paths may declare no security.
             let open = operation["security"] == json!([]);
             let public = path.contains("/.well-known/")
                 || path.starts_with("/status/")
                 || ["/livez", "/readyz", "/openapi.json"].contains(&path.as_str());
-            assert_eq!(open, public, "{what}: {}", operation["security"]);
+            assert_eq!(open, public, "{called}: {}", operation["security"]);
             assert_eq!(
                 responses.contains_key("401"),
                 !open,
-                "{what} must declare that it authenticates callers"
+                "{called} must declare that it authenticates callers"
             );
             for parameter in operation["parameters"].as_array().unwrap_or(&Vec::new()) {
                 if let Some(name) = parameter["name"].as_str() {
                     let in_path = path.contains(&format!("{{{name}}}"));
-                    assert_eq!(parameter["in"] == "path", in_path, "{what}: {name}");
+                    assert_eq!(parameter["in"] == "path", in_path, "{called}: {name}");
                 }
             }
             for (status, response) in responses {
                 let headers = &response["headers"];
-                assert!(headers["x-request-id"].is_object(), "{what}: {status}");
+                assert!(headers["x-request-id"].is_object(), "{called}: {status}");
                 let challenged = headers["WWW-Authenticate"].is_object();
-                assert_eq!(challenged, status == "401", "{what}: {status}");
-                assert!(headers["DPoP-Nonce"].is_object(), "{what}: {status}");
+                assert_eq!(challenged, status == "401", "{called}: {status}");
+                assert!(headers["DPoP-Nonce"].is_object(), "{called}: {status}");
             }
             if operation["requestBody"].is_object() {
                 for status in ["400", "413", "415"] {
-                    assert!(responses.contains_key(status), "{what}: {status}");
+                    assert!(responses.contains_key(status), "{called}: {status}");
                 }
             }
             for (status, response) in responses {
@@ -281,7 +281,7 @@ async fn the_description_is_whole() {
                     } else {
                         "application/problem+json"
                     };
-                    assert!(content.contains_key(media_type), "{what}: {status}");
+                    assert!(content.contains_key(media_type), "{called}: {status}");
                 }
             }
         }

@@ -248,11 +248,11 @@ async fn boto3_lists_s3_by_a_profile_that_names_the_command() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_an_admin_ended_is_neither_given_out_nor_renewed() {
-    for what in ["task", "session"] {
+    for subject in ["task", "session"] {
         let (world, sts) = World::scripted().await;
         printed(&world.call(&[]));
         let session = world.sessions().await.remove(0);
-        if what == "task" {
+        if subject == "task" {
             world.revoke(json!({"task": session["task_id"]})).await;
         } else {
             let path = format!("/v1/sessions/{}/revoke", session["id"].as_str().unwrap());
@@ -269,7 +269,7 @@ async fn what_an_admin_ended_is_neither_given_out_nor_renewed() {
         assert_eq!(
             sts.asked().await.len(),
             1,
-            "{what}: the session was not renewed"
+            "{subject}: the session was not renewed"
         );
         // A new task starts only after an explicit request.
         let ended = world.call(&["--end"]);

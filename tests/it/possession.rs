@@ -29,7 +29,6 @@ enum Token {
     Plain,
     /// An attestation that its issuer bound to the caller's key.
     Bound,
-    /// The bootstrap token.
     Admin,
 }
 

@@ -601,9 +601,9 @@ async fn on_sqlite_what_was_deleted_is_in_nofile_even_when_a_reader_had_held_the
     let place = sqlite().await;
     let (store, directory) = (&place.store, place.file.as_ref().unwrap().dir());
     let Store::Sqlite(sqlite) = store else {
-        unreachable!("it is")
+        unreachable!("the store is SQLite")
     };
-    let canary = b"what nobody is to find again";
+    let canary = b"a deleted text for the search";
     let found = || {
         let files = std::fs::read_dir(directory).unwrap();
         let mut bytes = files.map(|file| std::fs::read(file.unwrap().path()).unwrap());

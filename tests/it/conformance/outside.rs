@@ -56,7 +56,7 @@ cases! {
             store.note_denied(&place, holder, present, at(now)).await.unwrap()
         };
         assert_eq!(note("a", &[session_id(1)], 19).await, 0);
-        assert_eq!(written(1).await, None, "only the lease's holder may record what it read");
+        assert_eq!(written(1).await, None, "only the lease's holder may record a read");
         store.claim_deny_places("a", at(19), at(900), 5).await.unwrap();
         assert_eq!(note("a", &[session_id(1), session_id(77)], 20).await, 1);
         assert_eq!(note("a", &[session_id(1), session_id(2)], 30).await, 1);

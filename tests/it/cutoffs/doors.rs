@@ -44,9 +44,7 @@ const LOG: &[&str] = &["leaf", "leaf_body", "leaf_opening", "tile", "ledger_head
 /// The form of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Told {
-    /// The problem `blocked`.
     Problem,
-    /// A recorded decision.
     Decision,
     /// An OAuth error, with this status.
     OAuth(u16),

@@ -43,7 +43,6 @@ pub struct Fleet {
     pub issuer: Issuer,
     database: Option<TestDatabase>,
     pub admin: String,
-    /// The sealing key.
     pub sealing_key: String,
     policies: String,
     /// Additional settings of `[server]`.
@@ -58,7 +57,6 @@ pub struct Fleet {
     exports: String,
     /// Additional tables of the configuration.
     tables: String,
-    /// Additional environment variables.
     environment: Vec<(&'static str, String)>,
     /// Rate limits: requests a second and burst of an identity, then of an address.
     limits: [u32; 4],
@@ -87,7 +85,6 @@ pub const DATABASE_FILE: &str = "database-url";
 
 /// TLS settings of the replicas.
 pub struct Tls {
-    /// The server's certificate.
     pub server: Identity,
     /// Additional settings of `[server.tls]`.
     settings: String,

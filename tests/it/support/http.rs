@@ -252,7 +252,6 @@ pub struct SlowOutcome {
     pub sent: usize,
     /// Time until the server answered or closed the connection; `None` if it did neither.
     pub ended_after: Option<Duration>,
-    /// The received bytes.
     pub answer: Vec<u8>,
 }
 

@@ -27,7 +27,6 @@ pub const TOKEN_SECONDS: i64 = 300;
 /// The issuer's answer to a request for one of its documents.
 #[derive(Clone, Debug)]
 pub enum Behaviour {
-    /// The right document.
     Good,
     /// Accepts the request and never answers.
     Hang,
@@ -67,7 +66,7 @@ struct Shared {
     address: SocketAddr,
     /// The URL at which it listens.
     base: String,
-    /// The issuer's identifier.
+    /// The identifier in `iss`, whose host name does not resolve.
     url: String,
     keys: Mutex<Keys>,
     discovery: Mutex<Behaviour>,

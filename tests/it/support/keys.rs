@@ -15,15 +15,10 @@ const TEST_ONLY_RSA_KEY: &str = include_str!("test_only_rsa_key.pem");
 /// A signature algorithm of JOSE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
-    /// ECDSA with P-256 and SHA-256.
     Es256,
-    /// ECDSA with P-384 and SHA-384.
     Es384,
-    /// RSASSA-PKCS1-v1_5 with SHA-256.
     Rs256,
-    /// RSASSA-PSS with SHA-256.
     Ps256,
-    /// Ed25519.
     EdDsa,
 }
 

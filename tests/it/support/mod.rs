@@ -142,14 +142,14 @@ pub fn block_on<T: Send>(work: impl AsyncFnOnce() -> T + Send) -> T {
     })
 }
 
-/// Checks `condition` every 10 ms until it holds. Fails after `deadline`, with `what` in the
+/// Checks `condition` every 10 ms until it holds. Fails after `deadline`, with `expected` in the
 /// message.
-pub fn wait_until(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool) {
+pub fn wait_until(expected: &str, deadline: Duration, mut condition: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !condition() {
         assert!(
             begin.elapsed() < deadline,
-            "not within {deadline:?}: {what}"
+            "not within {deadline:?}: {expected}"
         );
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -157,7 +157,7 @@ pub fn wait_until(what: &str, deadline: Duration, mut condition: impl FnMut() ->
 
 /// Like [`wait_until`], without blocking the runtime of an async test.
 pub async fn until<F: Future<Output = bool>>(
-    what: &str,
+    expected: &str,
     deadline: Duration,
     mut condition: impl FnMut() -> F,
 ) {
@@ -165,7 +165,7 @@ pub async fn until<F: Future<Output = bool>>(
     while !condition().await {
         assert!(
             begin.elapsed() < deadline,
-            "not within {deadline:?}: {what}"
+            "not within {deadline:?}: {expected}"
         );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

@@ -15,7 +15,6 @@ use super::server::Server;
 /// The server's behaviour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manner {
-    /// Follows RFC 9110.
     Good,
     /// Accepts requests and never answers.
     Hang,

@@ -200,7 +200,7 @@ impl Ended {
 
 #[derive(Clone, Copy, Debug)]
 pub enum Signal {
-    /// Freezes the process.
+    /// Freezes the process (SIGSTOP).
     Stop,
     /// Continues a frozen process.
     Cont,

@@ -22,7 +22,6 @@ use super::postgres::TestDatabase;
 /// The fault that applies to all traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Everything passes.
     Pass,
     /// New connections are closed at once; open ones continue. See [`Proxy::cut`].
     Refuse,

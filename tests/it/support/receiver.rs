@@ -27,7 +27,7 @@ pub enum Reply {
     Flood,
     /// Closes the connection without an answer.
     Cut,
-    /// 204 after this pause.
+    /// Answers 204 after this pause.
     Slow(Duration),
 }
 

@@ -21,9 +21,7 @@ pub struct Pair {
     owner: Owner,
     dir: PathBuf,
     password: String,
-    /// The primary's port.
     port: u16,
-    /// The standby's port.
     standby_port: u16,
     /// Keeps the servers running.
     _user: File,

@@ -23,32 +23,32 @@ def read(seconds):
         except OSError:
             return False
     return True
-def until(condition, what):
+def until(condition, kind):
     deadline = time.monotonic() + 50
     while not condition():
         if not read(0.05) or time.monotonic() > deadline:
-            sys.exit("no %s in: %s" % (what, seen))
+            sys.exit("no %s in: %s" % (kind, seen))
 def state():
     command = re.findall(r"up (\d+)", seen)[-1]
     return open("/proc/%s/stat" % command).read().rsplit(") ", 1)[1][0]
 read_from = 0
-for what, value in steps:
-    if what == "wait":
+for kind, value in steps:
+    if kind == "wait":
         until(lambda: value in seen[read_from:], value)
         read_from += seen[read_from:].index(value) + len(value)
-    elif what == "type":
+    elif kind == "type":
         os.write(terminal, value.encode())
-    elif what == "signal":
+    elif kind == "signal":
         os.kill(pid, getattr(signal, "SIG" + value))
-    elif what == "file":
+    elif kind == "file":
         open(value, "w").close()
-    elif what == "state":
+    elif kind == "state":
         until(lambda: state() in value, "state " + value)
-    elif what == "holder":
+    elif kind == "holder":
         # The process group in the foreground: the shell's own, which was started here, or a job's.
         until(lambda: (os.tcgetpgrp(terminal) == pid) == (value == "bash"), "holder " + value)
     else:
-        sys.exit("no such step: " + what)
+        sys.exit("no such step: " + kind)
 while read(60):
     pass
 status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -29,7 +29,7 @@ pub enum Manner {
     Redirect,
     /// 200 with a body without an end.
     Flood,
-    /// 200 with this body.
+    /// Answers 200 with this body.
     Say(&'static str),
     /// Signs another checkpoint's text.
     SignOther,
