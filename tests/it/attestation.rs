@@ -39,7 +39,7 @@ repo_id = {{ type = "string", immutable = true }}
 }
 
 async fn begin(kind: Kind) -> (Fleet, Replica) {
-    Fleet::believing(kind, attestor, "").await
+    Fleet::with_attestors(kind, attestor, "").await
 }
 
 fn good(over: &Value) -> Value {
@@ -249,7 +249,7 @@ async fn ask(replica: &Replica, token: &str) -> Answer {
 }
 
 /// An answer without the headers that differ for every request.
-fn face(answer: &Answer) -> (u16, Vec<(String, String)>, String) {
+fn without_own_headers(answer: &Answer) -> (u16, Vec<(String, String)>, String) {
     let own = ["x-request-id", "traceparent", "date", "dpop-nonce"];
     let headers = answer.headers.iter();
     let headers = headers.filter(|(name, _)| !own.contains(&name.as_str()));
@@ -330,30 +330,30 @@ on_both_stores! {
     async fn tokens_without_a_valid_signature_get_one_answer_to_the_byte(fleet, replica) {
         // Make the broker fetch the keys first, so that no answer depends on a fetch.
         ask(replica, &fleet.token()).await.expect(201);
-        let mut faces = Vec::new();
+        let mut answers = Vec::new();
         for bad in unsigned(fleet) {
-            faces.push(face(&ask(replica, &bad.token).await));
+            answers.push(without_own_headers(&ask(replica, &bad.token).await));
         }
         for junk in ["x", "tph_guess", "tpa_guess", "..", &"x".repeat(20_000)] {
-            faces.push(face(&ask(replica, junk).await));
+            answers.push(without_own_headers(&ask(replica, junk).await));
         }
-        for other in &faces {
-            assert_eq!(other, &faces[0]);
+        for other in &answers {
+            assert_eq!(other, &answers[0]);
         }
         // Only the challenge depends on the scheme of the request.
         let request = || replica.client.request(Method::POST, "/v1/credentials").json(&body());
         let twice = request().bearer_auth(fleet.token()).header("authorization", "Bearer x");
         // The broker ignores a DPoP proof that accompanies an invalid token.
         let proven = request().header("authorization", "DPoP x").header("dpop", "y");
-        let without_challenge = |mut face: (u16, Vec<(String, String)>, String)| {
-            face.1.retain(|(name, _)| name != "www-authenticate");
-            face
+        let without_challenge = |mut answer: (u16, Vec<(String, String)>, String)| {
+            answer.1.retain(|(name, _)| name != "www-authenticate");
+            answer
         };
-        let first = without_challenge(faces[0].clone());
+        let first = without_challenge(answers[0].clone());
         for other in [request(), request().header("authorization", "Basic eDp5"), twice, proven] {
-            assert_eq!(without_challenge(face(&send(other).await)), first);
+            assert_eq!(without_challenge(without_own_headers(&send(other).await)), first);
         }
-        assert_eq!(faces[0].0, 401);
+        assert_eq!(answers[0].0, 401);
     }
 
     async fn an_issuer_that_is_away_is_a_503_at_every_door_and_uses_nothing_up(fleet, replica) {

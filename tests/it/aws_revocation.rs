@@ -170,8 +170,8 @@ pub struct Iam {
     reads: usize,
     /// The error code of a refusal; `None` while IAM works.
     refusing: Option<&'static str>,
-    /// Number of sessions that fit into a document in addition to the role's other policies; `None` for no
-    /// limit.
+    /// Number of sessions that fit into a document in addition to the role's other policies; `None`
+    /// for no limit.
     most: Option<usize>,
     /// IAM acknowledges a write without storing the document.
     forgetting: bool,
@@ -983,7 +983,7 @@ async fn nothing_is_issued_at_a_role_that_has_no_room_for_its_list_on_postgresql
 
 /// A session that an admin revoked by id keeps its priority, however often the sweeper schedules it
 /// again.
-async fn an_admins_word_waits_first(kind: Kind) {
+async fn admin_revocations_go_first(kind: Kind) {
     let aws = Aws::start().await;
     let rig = rig(kind, &aws.server.uri(), 4).await;
     let all = issued(&rig, 7).await;
@@ -1039,12 +1039,12 @@ async fn forget(rig: &Rig, sessions: &[Issued]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_admins_revocation_by_id_goes_first_when_room_comes_free_on_sqlite() {
-    an_admins_word_waits_first(Kind::Sqlite).await;
+    admin_revocations_go_first(Kind::Sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_admins_revocation_by_id_goes_first_when_room_comes_free_on_postgresql() {
-    an_admins_word_waits_first(Kind::Postgres).await;
+    admin_revocations_go_first(Kind::Postgres).await;
 }
 
 /// Entries that replicas import from IAM and entries that they request meanwhile together never

@@ -419,8 +419,8 @@ fn whatever_a_start_refuses_the_check_shows_and_nothing_is_made() {
     }
 }
 
-/// State that a start cannot use: the commands that prepare it, a text of the good configuration, its
-/// replacement, and a part of the error message.
+/// State that a start cannot use: the commands that prepare it, a text of the good configuration,
+/// its replacement, and a part of the error message.
 const UNFIT_STATE: &[(&str, &str, &str, &str)] = &[
     (
         "",

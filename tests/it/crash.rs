@@ -32,7 +32,7 @@ async fn the_fate_of_a_commit_whose_answer_is_lost_is_read_not_guessed() {
     let first = replica.ask(&fleet.token()).await.expect(201);
     replica.proxy.arm_for(BATCH, 0, At::Answer, Fault::Cut);
     let granted = replica.ask(&fleet.token()).await.expect(201);
-    assert_eq!(replica.proxy.sprung(), 1, "the answer was lost");
+    assert_eq!(replica.proxy.caught(), 1, "the answer was lost");
     verify(&fleet, &replica, &granted).await;
     assert!(fleet.is_good(&replica, &granted).await);
     assert_eq!(fleet.sessions(), 2, "one session for each grant");
@@ -46,7 +46,7 @@ async fn killed_before_or_after_its_commit_it_leaves_nothing_halfway() {
         let first = replica.ask(&fleet.token()).await.expect(201);
         replica.proxy.arm_for(BATCH, 0, at, Fault::Hold);
         let asking = asking(&fleet, &replica);
-        replica.proxy.wait_sprung(1);
+        replica.proxy.wait_caught(1);
         replica.process.kill();
         replica.proxy.cut();
         assert!(
@@ -68,7 +68,7 @@ async fn a_replica_frozen_inside_a_batch_stops_the_others_for_seconds_only() {
     let first = frozen.ask(&fleet.token()).await.expect(201);
     frozen.proxy.arm_for(BATCH, 0, At::Request, Fault::Hold);
     let asking = asking(&fleet, &frozen);
-    frozen.proxy.wait_sprung(1);
+    frozen.proxy.wait_caught(1);
     frozen.process.signal(Signal::Stop);
     let began = Instant::now();
     let granted = until_granted(&fleet, &other).await;
@@ -176,7 +176,7 @@ async fn what_nobody_waits_for_any_more_is_dead() {
     let (fleet, replica) = Fleet::start().await;
     replica.proxy.arm_for(BATCH, 0, At::Request, Fault::Hold);
     let asking = asking(&fleet, &replica);
-    until("it is held", SOON, async || replica.proxy.sprung() == 1).await;
+    until("it is held", SOON, async || replica.proxy.caught() == 1).await;
     // The client gives up and closes its connection.
     asking.abort();
     assert!(asking.await.unwrap_err().is_cancelled());

@@ -26,7 +26,7 @@ struct World {
 impl World {
     async fn with(aws: &str) -> Self {
         let (fleet, replica) =
-            Fleet::believing(Kind::Sqlite, |_| aws_bucket(aws), BUCKET_POLICY).await;
+            Fleet::with_attestors(Kind::Sqlite, |_| aws_bucket(aws), BUCKET_POLICY).await;
         Self {
             fleet,
             replica,

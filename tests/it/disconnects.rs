@@ -73,14 +73,14 @@ async fn whoever_hangs_up_at_any_step_leaves_nothing_alive_and_may_come_again() 
 
     for (n, (marker, at)) in STEPS.into_iter().enumerate() {
         let seen = fleet.sessions();
-        let caught = replica.proxy.sprung() + 1;
+        let caught = replica.proxy.caught() + 1;
         match marker {
             Some(marker) => replica.proxy.arm_statement(marker, at, Fault::Hold),
             None => replica.proxy.arm_for(BATCH, 0, at, Fault::Hold),
         }
         let key = format!("step-{n}");
         let client = send(&replica, &fleet.token(), &key);
-        replica.proxy.wait_sprung(caught);
+        replica.proxy.wait_caught(caught);
         assert_eq!(hang_up(client), None, "{marker:?} {at:?}");
         replica.proxy.release();
         until_dead(&fleet, seen).await;
@@ -112,7 +112,7 @@ async fn whoever_hangs_up_in_the_queue_does_not_disturb_who_is_before_it() {
     let first = replica.ask(&fleet.token()).await.expect(201);
     replica.proxy.arm_for(BATCH, 0, At::Request, Fault::Hold);
     let patient = send(&replica, &fleet.token(), "patient");
-    replica.proxy.wait_sprung(1);
+    replica.proxy.wait_caught(1);
     let hasty = send(&replica, &fleet.token(), "hasty");
     until("it is queued", SOON, async || {
         let metrics = replica.client.get("/metrics").await.text();

@@ -273,7 +273,7 @@ impl World {
 
     /// Makes the call so that it ends with this variant.
     #[expect(clippy::too_many_lines, reason = "a table")]
-    async fn leave(
+    async fn call_ending_as(
         &self,
         variant: &str,
         call: &str,
@@ -296,7 +296,7 @@ impl World {
                 };
                 let admin = self.rig.admin();
                 let blocked = broker.revoke_many(&admin, block).await.unwrap();
-                let left = Box::pin(self.leave("Forbidden", call, evidence)).await;
+                let left = Box::pin(self.call_ending_as("Forbidden", call, evidence)).await;
                 let id = blocked.cutoff.unwrap().id;
                 broker.lift(&admin, id).await.unwrap();
                 left
@@ -628,7 +628,7 @@ on_both_stores! {
                 world.rig.issuer.add_key(Algorithm::Es256);
             }
             let token = world.token();
-            let left = world.leave(expected, call, bearer(&token)).await;
+            let left = world.call_ending_as(expected, call, bearer(&token)).await;
             world.back_end.fail(Fault::None);
             let error = left.expect_err(call);
             assert_eq!(variant(&error), *expected, "{call}: {error}");

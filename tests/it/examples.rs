@@ -74,7 +74,7 @@ async fn broker(example: &str, aws: &str) -> (Fleet, Replica) {
         let aws = (!aws.is_empty()).then(|| aws_endpoint(aws));
         format!("{config}\n{keys}{}", aws.unwrap_or_default())
     };
-    Fleet::believing(Kind::Sqlite, more, &policy).await
+    Fleet::with_attestors(Kind::Sqlite, more, &policy).await
 }
 
 /// The newest session, with its workload and the reason of its end.

@@ -49,7 +49,7 @@ name = "workload"
         bucket = aws_bucket(aws),
     );
     let policies = format!("{NIGHTLY_POLICY}{BUCKET_POLICY}");
-    Fleet::believing(Kind::Sqlite, |_| more.clone(), &policies).await
+    Fleet::with_attestors(Kind::Sqlite, |_| more.clone(), &policies).await
 }
 
 /// `taskpass exec` with an attestation in a file, running `script`.

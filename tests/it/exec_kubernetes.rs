@@ -123,7 +123,7 @@ struct World {
 impl World {
     async fn new() -> Self {
         install_crypto_provider();
-        let (fleet, replica) = Fleet::believing(Kind::Sqlite, attestor, POLICY).await;
+        let (fleet, replica) = Fleet::with_attestors(Kind::Sqlite, attestor, POLICY).await;
         let own = token(&fleet, "https://kubernetes.default.svc");
         let api = Arc::new(Api {
             fleet,

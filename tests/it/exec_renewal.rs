@@ -14,7 +14,7 @@ use crate::support::rig::{BUCKET_ARGUMENTS, BUCKET_POLICY, Kind, aws_bucket};
 use crate::support::sts::{Sts, expiration, form, granted};
 
 async fn start(sts: &str) -> (Fleet, Replica) {
-    Fleet::believing(Kind::Sqlite, |_| aws_bucket(sts), BUCKET_POLICY).await
+    Fleet::with_attestors(Kind::Sqlite, |_| aws_bucket(sts), BUCKET_POLICY).await
 }
 
 /// An STS whose sessions last `seconds`, and which delays every session after the first by `delay`.

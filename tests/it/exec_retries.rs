@@ -139,7 +139,7 @@ async fn a_broker_that_fails_for_a_moment_is_asked_again_with_the_same_key() {
 async fn a_session_of_aws_whose_answer_was_lost_is_ended_and_another_is_taken() {
     let sts = Sts::granting().await;
     let (fleet, replica) =
-        Fleet::believing(Kind::Sqlite, |_| aws_bucket(&sts.url()), BUCKET_POLICY).await;
+        Fleet::with_attestors(Kind::Sqlite, |_| aws_bucket(&sts.url()), BUCKET_POLICY).await;
     let fleet = std::sync::Arc::new(fleet);
     let tokens = tokens(&fleet).await;
     let broker = Balancer::before(&[replica.address], &[Fault::LoseAnswer]);

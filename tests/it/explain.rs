@@ -246,7 +246,7 @@ fork = {{ type = "bool" }}
             issuer = issuer.url()
         )
     };
-    Fleet::believing(kind, attestors, CI).await
+    Fleet::with_attestors(kind, attestors, CI).await
 }
 
 pub fn ci_token(fleet: &Fleet, env: &str, fork: bool) -> String {

@@ -20,7 +20,7 @@ const STALE: Duration = Duration::from_secs(2);
 const LEASE: u64 = 2;
 
 /// Whether a replica says that a credential is active; `None` if it does not answer the question.
-async fn says(fleet: &Fleet, replica: &Replica, granted: &Value) -> Option<bool> {
+async fn reported_active(fleet: &Fleet, replica: &Replica, granted: &Value) -> Option<bool> {
     let answer = introspect(fleet, replica, granted).await?;
     match answer.status {
         200 => Some(answer.json()["active"] == true),
@@ -78,7 +78,7 @@ async fn assert_noticed(fleet: &Fleet, replicas: &[&Replica], granted: &Value, r
     while revoked.elapsed() < 3 * STALE || noticed.contains(&false) {
         for (replica, noticed) in replicas.iter().zip(&mut noticed) {
             let begun = revoked.elapsed();
-            match says(fleet, replica, granted).await {
+            match reported_active(fleet, replica, granted).await {
                 Some(true) => assert!(
                     begun < STALE,
                     "{begun:?} after the revocation was answered, {} calls it good",
@@ -100,7 +100,7 @@ async fn granted(fleet: &Fleet, replicas: &[&Replica]) -> Value {
     let granted = replicas[0].ask(&fleet.token()).await.expect(201);
     for replica in replicas {
         until("every replica calls it active", SOON, async || {
-            says(fleet, replica, &granted).await == Some(true)
+            reported_active(fleet, replica, &granted).await == Some(true)
         })
         .await;
     }
@@ -199,10 +199,10 @@ async fn the_old_primary_back_as_a_standby_is_asked_nothing() {
     })
     .await;
     // The standby has all of the primary's data, but the replica must not read from it.
-    assert_eq!(says(&fleet, &other, &granted).await, None);
+    assert_eq!(reported_active(&fleet, &other, &granted).await, None);
     let revoked = revoke_all(&fleet, &a).await;
     while revoked.elapsed() < 2 * STALE {
-        assert_eq!(says(&fleet, &other, &granted).await, None);
+        assert_eq!(reported_active(&fleet, &other, &granted).await, None);
         assert_ne!(other.ask(&fleet.token()).await.status, 201);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -226,7 +226,7 @@ async fn without_its_standby_a_primary_is_read_for_no_longer_than_the_lease() {
     // Collect several refusals: one alone could be a passing fault.
     while refused < 20 {
         let begun = gone.elapsed();
-        match says(&fleet, &a, &granted).await {
+        match reported_active(&fleet, &a, &granted).await {
             // The credential is active. After the lease's end, no replica may say so.
             Some(true) => assert!(begun <= Duration::from_secs(LEASE), "{begun:?}"),
             Some(false) => panic!("the credential was never revoked"),
@@ -243,13 +243,13 @@ async fn without_its_standby_a_primary_is_read_for_no_longer_than_the_lease() {
 
     pair.restart_standby();
     until("the replica reads again", 2 * SOON, async || {
-        says(&fleet, &a, &granted).await == Some(true)
+        reported_active(&fleet, &a, &granted).await == Some(true)
     })
     .await;
 }
 
 /// The size in the shared checkpoint.
-fn kept_together(place: &tempfile::TempDir) -> u64 {
+fn shared_size(place: &tempfile::TempDir) -> u64 {
     let note = std::fs::read_to_string(place.path().join("place")).unwrap();
     note.lines().nth(1).unwrap().parse().unwrap()
 }
@@ -261,24 +261,24 @@ async fn without_standby(place: &tempfile::TempDir) -> (Pair, Fleet, Replica, Va
     let granted = granted(&fleet, &[&replica]).await;
     let size = granted["receipt"]["tree_size"].as_u64().unwrap();
     until("its leaf is published", SOON, async || {
-        kept_together(place) >= size
+        shared_size(place) >= size
     })
     .await;
     pair.stop_standby();
-    let size = kept_together(place);
+    let size = shared_size(place);
     (pair, fleet, replica, granted, size)
 }
 
 /// Restarts the standby and waits until the replica grants and publishes again.
 async fn serves_again(pair: &Pair, fleet: &Fleet, replica: &Replica, place: &tempfile::TempDir) {
     pair.restart_standby();
-    let size = kept_together(place);
+    let size = shared_size(place);
     until("the replica grants again", 3 * SOON, async || {
         replica.ask(&fleet.token()).await.status == 201
     })
     .await;
     until("the new leaf is published", SOON, async || {
-        kept_together(place) > size
+        shared_size(place) > size
     })
     .await;
 }
@@ -301,7 +301,7 @@ async fn a_commit_that_only_a_crash_made_visible_is_neither_released_nor_publish
     // The leaf is not released by a later append or at a start either.
     let later = replica.ask(&fleet.token()).await;
     assert_eq!(later.status, 503, "{}", later.text());
-    assert_eq!(kept_together(&place), size);
+    assert_eq!(shared_size(&place), size);
     serves_again(&pair, &fleet, &replica, &place).await;
     // The evidence of the lost request is used up.
     assert_eq!(replica.ask(&token).await.status, 401);
@@ -318,7 +318,7 @@ async fn a_cancelled_wait_for_the_standby_is_no_acknowledgement() {
         let asking = replica.ask(&token);
         let saying = async {
             let begun = begin.elapsed();
-            match says(&fleet, &replica, &granted).await {
+            match reported_active(&fleet, &replica, &granted).await {
                 Some(true) => assert!(begun <= Duration::from_secs(LEASE), "{begun:?}"),
                 Some(false) => panic!("the credential was never revoked"),
                 None => refused += 1,
@@ -343,6 +343,6 @@ async fn a_cancelled_wait_for_the_standby_is_no_acknowledgement() {
             "{cancelled} cancelled, {refused} refused"
         );
     }
-    assert_eq!(kept_together(&place), size);
+    assert_eq!(shared_size(&place), size);
     serves_again(&pair, &fleet, &replica, &place).await;
 }

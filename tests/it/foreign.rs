@@ -243,7 +243,7 @@ permit (principal == Workload::provider::"provider:agent%3Areports", action == A
 @id("provider-read") @description("reads") @max_ttl("600")
 permit (principal == Workload::provider::"provider:agent%3Areports", action == Action::"orders:read", resource);
 "#;
-    let (_fleet, replica) = Fleet::believing(Kind::Sqlite, |_| attestor.clone(), policy).await;
+    let (_fleet, replica) = Fleet::with_attestors(Kind::Sqlite, |_| attestor.clone(), policy).await;
     let token = provider.token("agent:reports", AUDIENCE).await;
     let granted = replica.ask(&token).await.expect(201);
     assert_eq!(granted["session"]["workload"], "provider:agent%3Areports");

@@ -38,7 +38,7 @@ async fn records(rig: &Rig, purpose: KeyPurpose) -> Vec<SigningKeyRecord> {
 }
 
 /// Asserts that the log has exactly one key without an end, and that it is the current key.
-async fn one_goes_on(rig: &Rig) {
+async fn assert_one_endless_key(rig: &Rig) {
     let ledger = records(rig, KeyPurpose::Ledger).await;
     let endless: Vec<_> = ledger
         .iter()
@@ -51,7 +51,7 @@ async fn one_goes_on(rig: &Rig) {
 }
 
 /// Advances the clock day by day, and makes the keys that are due.
-async fn pass(rig: &Rig, days: u64) {
+async fn advance_days(rig: &Rig, days: u64) {
     for _ in 0..days {
         rig.clock.advance(DAY);
         rig.broker.follow_keys(rig.now()).await.unwrap();
@@ -59,8 +59,8 @@ async fn pass(rig: &Rig, days: u64) {
 }
 
 /// Asserts that the log still works a month later, also on a replica that starts then.
-async fn goes_on_after_a_month(rig: &mut Rig) {
-    pass(rig, 31).await;
+async fn assert_works_after_a_month(rig: &mut Rig) {
+    advance_days(rig, 31).await;
     assert_eq!(
         rig.broker.ledger().keys().len(),
         1,
@@ -73,7 +73,7 @@ async fn goes_on_after_a_month(rig: &mut Rig) {
     rig.issue("agent:reports", ask(&["orders:read"]))
         .await
         .unwrap();
-    one_goes_on(rig).await;
+    assert_one_endless_key(rig).await;
 }
 
 /// Rotates the log's key `count` times at once, with these brokers in turn. Returns the number of
@@ -197,8 +197,8 @@ on_both_stores! {
             let after = records(&rig, KeyPurpose::Ledger).await.len();
             assert_eq!(after - before, made);
             assert_eq!(made, count.min(MAX_LEDGER_KEYS - 1), "as many keys as may be published");
-            one_goes_on(&rig).await;
-            goes_on_after_a_month(&mut rig).await;
+            assert_one_endless_key(&rig).await;
+            assert_works_after_a_month(&mut rig).await;
         }
     }
 
@@ -216,7 +216,7 @@ on_both_stores! {
         let note = Note::parse(issued.receipt.checkpoint.as_bytes()).unwrap();
         assert_eq!(note.signatures().len(), MAX_LEDGER_KEYS);
         rig.restart().await.unwrap();
-        goes_on_after_a_month(&mut rig).await;
+        assert_works_after_a_month(&mut rig).await;
         rig.broker.rotate_ledger_key(&rig.admin()).await.unwrap();
         // The number of keys that sign access tokens is limited too.
         let mut made = 0;
@@ -284,15 +284,15 @@ on_both_stores! {
         // Two rotations at once once left such rows: every key has an end.
         end_all_ledger_keys(&rig).await;
         rig.broker.follow_keys(rig.now()).await.unwrap();
-        one_goes_on(&rig).await;
-        pass(&rig, 28).await;
+        assert_one_endless_key(&rig).await;
+        advance_days(&rig, 28).await;
         end_all_ledger_keys(&rig).await;
         rig.stop().await;
         rig.clock.advance(31 * DAY);
         // By its dates no key may sign. The newest key signs nevertheless, and the broker makes
         // another key without an end.
         rig.restart().await.unwrap();
-        one_goes_on(&rig).await;
+        assert_one_endless_key(&rig).await;
         rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
         assert_eq!(rig.broker.unready(), None);
     }
@@ -306,7 +306,7 @@ on_both_stores! {
         let note = Note::parse(issued.receipt.checkpoint.as_bytes()).unwrap();
         assert_eq!(note.signatures().len(), MAX_LEDGER_KEYS);
         assert_eq!(rig.broker.ledger().status(), LedgerStatus::Serving);
-        one_goes_on(&rig).await;
+        assert_one_endless_key(&rig).await;
     }
 
     async fn an_act_that_is_recorded_and_not_signed_is_not_told_as_nothing_done(rig: Rig) {
@@ -343,9 +343,9 @@ async fn ledger_rotations_on_two_replicas_at_the_same_time_do_not_retire_each_ot
         let other = rig.replica().await;
         let made = rotate_at_once(&rig, &[&rig.broker, &other.broker], count).await;
         assert_eq!(made, count.min(MAX_LEDGER_KEYS - 1));
-        one_goes_on(&rig).await;
+        assert_one_endless_key(&rig).await;
         stop(other).await;
-        goes_on_after_a_month(&mut rig).await;
+        assert_works_after_a_month(&mut rig).await;
     }
 }
 

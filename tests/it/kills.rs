@@ -71,7 +71,7 @@ fn exchange(replica: &Replica, bytes: Vec<u8>, limit: u64) -> JoinHandle<(Vec<u8
 /// the answer.
 fn kill_at(fleet: &Fleet, replica: &mut Replica, step: Step, key: &str, token: &str) -> Vec<u8> {
     let request = replica.raw_request(token, key, "");
-    let caught = replica.proxy.sprung() + 1;
+    let caught = replica.proxy.caught() + 1;
     let before = fleet.sessions();
     match step {
         Step::Statement(marker, at) => replica.proxy.arm_statement(marker, at, Fault::Hold),
@@ -95,7 +95,7 @@ fn kill_at(fleet: &Fleet, replica: &mut Replica, step: Step, key: &str, token: &
         }
         _ => {
             let sending = exchange(replica, request, u64::MAX);
-            replica.proxy.wait_sprung(caught);
+            replica.proxy.wait_caught(caught);
             replica.process.kill();
             sending.join().unwrap().0
         }
@@ -258,7 +258,7 @@ async fn killed_while_it_ends_something_it_has_ended_all_of_it_or_none() {
         .flat_map(|all| steps.map(|step| (all, step)))
     {
         let granted = replica.ask(&fleet.token()).await.expect(201);
-        let caught = replica.proxy.sprung() + 1;
+        let caught = replica.proxy.caught() + 1;
         match step {
             Step::Statement(marker, at) => replica.proxy.arm_statement(marker, at, Fault::Hold),
             Step::Commit(at) => replica.proxy.arm_for(BATCH, 0, at, Fault::Hold),
@@ -273,7 +273,7 @@ async fn killed_while_it_ends_something_it_has_ended_all_of_it_or_none() {
         };
         let killed = async {
             until("it is held", SOON, async || {
-                replica.proxy.sprung() >= caught
+                replica.proxy.caught() >= caught
             })
             .await;
             replica.process.signal(Signal::Kill);

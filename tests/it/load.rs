@@ -136,7 +136,7 @@ impl Load<'_> {
     }
 
     /// Waits until so many requests and uses have begun and ended in the current phase.
-    async fn go_on(&self, count: usize) {
+    async fn wait_for_calls(&self, count: usize) {
         let phase = self.phase();
         until("enough requests and uses have ended", SOON, async || {
             self.asked_within(phase) >= count && self.used_within(phase) >= count
@@ -195,13 +195,13 @@ async fn revoke_all_under_load_ends_everything_at_every_replica_and_holds_until_
         used: Mutex::default(),
     };
     let admin = async {
-        load.go_on(CALLS).await;
+        load.wait_for_calls(CALLS).await;
         load.enter(CUT - 1);
         let order = json!({"selector": {"all": true}, "block_seconds": "until_lifted",
             "reason": "drill"});
         insist(&fleet, &one, "/v1/revocations", &order).await;
         load.enter(CUT);
-        load.go_on(CALLS).await;
+        load.wait_for_calls(CALLS).await;
         load.enter(LIFTED - 1);
         let cut = cutoffs(&fleet).await;
         let mut lifted = Value::Null;
@@ -211,7 +211,7 @@ async fn revoke_all_under_load_ends_everything_at_every_replica_and_holds_until_
             lifted = insist(&fleet, &two, &lift, &json!({})).await;
         }
         load.enter(LIFTED);
-        load.go_on(CALLS).await;
+        load.wait_for_calls(CALLS).await;
         load.stop.store(true, Ordering::SeqCst);
         let cut_at = u64::try_from(cut[0].1).unwrap();
         (cut_at, lifted["lifted_index"].as_u64().unwrap())

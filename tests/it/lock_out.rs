@@ -47,7 +47,7 @@ permit (principal in Role::"operator", action == Action::"activateGeneration",
 "#;
 
 async fn begin(kind: Kind) -> (Fleet, Replica) {
-    Fleet::believing(kind, |_| String::new(), ADMIN).await
+    Fleet::with_attestors(kind, |_| String::new(), ADMIN).await
 }
 
 /// An attestation of the admin.
@@ -230,7 +230,7 @@ async fn an_admin_by_a_key_file_acts_without_any_identity_provider() {
         base64url(&point[1..33]),
         base64url(&point[33..65]),
     );
-    let (fleet, replica) = Fleet::believing(Kind::Sqlite, |_| keys.clone(), ADMIN).await;
+    let (fleet, replica) = Fleet::with_attestors(Kind::Sqlite, |_| keys.clone(), ADMIN).await;
     bind(&fleet, &replica, "operator:oncall").await;
     fleet.issuer.go_down();
     let assert = || {
@@ -276,7 +276,8 @@ async fn an_admin_by_a_key_file_acts_without_any_identity_provider() {
 async fn the_last_admin_who_could_activate_keeps_its_key() {
     let keys = "[[attestors]]\nkind = \"key\"\nname = \"operator\"\n";
     let policies = format!("{ADMIN}{REGISTRAR}");
-    let (fleet, replica) = Fleet::believing(Kind::Sqlite, |_| keys.to_owned(), &policies).await;
+    let (fleet, replica) =
+        Fleet::with_attestors(Kind::Sqlite, |_| keys.to_owned(), &policies).await;
     let (first, second) = (
         Key::generate(Algorithm::Es256),
         Key::generate(Algorithm::Es256),

@@ -427,7 +427,7 @@ async fn a_registered_key_authenticates_its_client() {
          jwk = {{ kty = \"EC\", crv = \"P-256\", x = {x}, y = {y}, kid = \"{kid}\" }} }}]\n",
         kid = key.kid,
     );
-    let (fleet, replica) = Fleet::believing(Kind::Sqlite, |_| attestor.clone(), POLICY).await;
+    let (fleet, replica) = Fleet::with_attestors(Kind::Sqlite, |_| attestor.clone(), POLICY).await;
     let assertion = |change: Value| {
         let now = unix_seconds();
         let mut header = key.header();

@@ -60,7 +60,7 @@ name = "trial"
 max_deadline_seconds = 3600
 resources = ["demo-api"]
 "#;
-    Fleet::believing(kind, |_| tables.to_owned(), &policies()).await
+    Fleet::with_attestors(kind, |_| tables.to_owned(), &policies()).await
 }
 
 async fn ask(fleet: &Fleet, replica: &Replica, action: &str, status: u16) -> Value {

@@ -56,7 +56,7 @@ async fn exchange(fleet: &Fleet, replica: &Replica, locations: &[&str]) -> Answe
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rule_about_a_part_holds_at_both_doors_for_who_asks_for_the_whole() {
-    let (fleet, replica) = Fleet::believing(Kind::Sqlite, |_| String::new(), PAYROLL).await;
+    let (fleet, replica) = Fleet::with_attestors(Kind::Sqlite, |_| String::new(), PAYROLL).await;
     for (locations, granted) in [
         (&["https://orders.example/v1/payroll/42"][..], false),
         (&["https://orders.example/v1/payroll"], false),
@@ -334,7 +334,7 @@ fn a_permit_by_equality_alone_is_listed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_starts_with_a_thousand_places_and_decides_by_them() {
     let policies = policy(&places(1_000));
-    let (fleet, replica) = Fleet::believing(Kind::Sqlite, |_| String::new(), &policies).await;
+    let (fleet, replica) = Fleet::with_attestors(Kind::Sqlite, |_| String::new(), &policies).await;
     let orders = || {
         fleet
             .issuer

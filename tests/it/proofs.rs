@@ -72,7 +72,7 @@ run = {{ type = "string", immutable = true, hidden = true }}
         policies("workload", "nightly"),
         REGISTRAR.to_owned(),
     ];
-    Fleet::believing(kind, attestors, &policies.concat()).await
+    Fleet::with_attestors(kind, attestors, &policies.concat()).await
 }
 
 fn token(fleet: &Fleet, audience: &str) -> String {

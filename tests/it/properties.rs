@@ -711,7 +711,7 @@ impl World {
 
     /// Checks that each credential has its leaf, that the log is consistent, and that the store
     /// holds no secret.
-    async fn account(mut self) -> Checked {
+    async fn check_leaves_and_secrets(mut self) -> Checked {
         let (broker, store) = (&self.rig.broker, self.rig.broker.store());
         let keys: Vec<_> = broker
             .ledger()
@@ -800,7 +800,7 @@ fn histories(kind: Kind) {
                 world.take(step).await?;
                 world.compare().await?;
             }
-            world.account().await
+            world.check_leaves_and_secrets().await
         });
         runtime.shutdown_timeout(Duration::from_secs(2));
         checked

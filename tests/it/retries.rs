@@ -114,7 +114,7 @@ permit (principal == Workload::plain::"plain:agent", action == Action::"openTask
 @id("plain-read") @description("reads") @max_ttl("600")
 permit (principal == Workload::plain::"plain:agent", action == Action::"orders:read", resource);
 "#;
-    Fleet::believing(kind, attestor, policy).await
+    Fleet::with_attestors(kind, attestor, policy).await
 }
 
 async fn proof(replica: &Replica, key: &Key) -> String {

@@ -215,7 +215,7 @@ async fn an_answer_that_was_long_under_way_is_no_wrong_clock() {
     replica
         .proxy
         .arm_statement("/* clock */", At::Answer, Fault::Hold);
-    replica.proxy.wait_sprung(1);
+    replica.proxy.wait_caught(1);
     // Longer than the clocks may differ.
     tokio::time::sleep(Duration::from_millis(1_300)).await;
     // The broker compares the clocks again after this comparison.
@@ -223,7 +223,7 @@ async fn an_answer_that_was_long_under_way_is_no_wrong_clock() {
         .proxy
         .arm_statement("/* clock */", At::Request, Fault::Hold);
     replica.proxy.release();
-    replica.proxy.wait_sprung(2);
+    replica.proxy.wait_caught(2);
     assert_eq!(replica.client.get("/readyz").await.status, 200);
     assert!(told(&replica).await < 0.5);
     replica.proxy.release();

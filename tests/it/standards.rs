@@ -29,7 +29,8 @@ impl World {
              jwk = {{ kty = \"EC\", crv = \"P-256\", x = {x}, y = {y}, kid = \"{}\" }} }}]\n",
             key.kid,
         );
-        let (fleet, replica) = Fleet::believing(Kind::Sqlite, |_| attestor.clone(), POLICY).await;
+        let (fleet, replica) =
+            Fleet::with_attestors(Kind::Sqlite, |_| attestor.clone(), POLICY).await;
         Self {
             fleet,
             replica,

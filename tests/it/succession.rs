@@ -563,7 +563,7 @@ async fn after_a_loss_a_new_log_begins_and_nothing_from_before_counts() {
     world.published_by(&new).await;
     new.process.terminate();
 
-    assert_the_old_one_is_over(&world, &late);
+    assert_old_log_has_ended(&world, &late);
 }
 
 /// In a new store the token's day would begin again, so a holder of the old token could use it.
@@ -582,7 +582,7 @@ fn assert_an_old_bootstrap_token_is_refused(world: &World) {
     std::fs::write(&config, good).unwrap();
 }
 
-fn assert_the_old_one_is_over(world: &World, late: &Value) {
+fn assert_old_log_has_ended(world: &World, late: &Value) {
     // The shared checkpoint stops a broker on the old log, even one that lost its own checkpoint.
     std::fs::remove_file(world.path("checkpoint")).unwrap();
     let refused = world.serve(OLD).run();

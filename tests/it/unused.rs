@@ -43,7 +43,7 @@ name = "trial"
 max_deadline_seconds = 3600
 resources = ["files-api"]
 "#;
-    Fleet::believing(kind, |_| tables.to_owned(), POLICIES).await
+    Fleet::with_attestors(kind, |_| tables.to_owned(), POLICIES).await
 }
 
 async fn ask(fleet: &Fleet, replica: &Replica, action: &str, location: &str, status: u16) {

@@ -149,7 +149,8 @@ impl World {
              bundle = \"bundles\"\n[endpoints.bundles]\n\
              url = \"http://{bundles_at}/bundle\"\nuse = [\"keys\"]\n"
         );
-        let (fleet, replica) = Fleet::believing(Kind::Sqlite, |_| attestor.clone(), POLICY).await;
+        let (fleet, replica) =
+            Fleet::with_attestors(Kind::Sqlite, |_| attestor.clone(), POLICY).await;
         Self {
             api,
             directory,

@@ -37,12 +37,12 @@ cases! {
         let count = Needs { open_tasks: vec![(owner.0.clone(), owner.1.clone(), 2)], now: Some(at(1)), ..Needs::default() };
         assert_eq!(seen(store, count).await.open_tasks[&owner], 2, "the count stops at the limit");
 
-        assert!(hear(store, task_id(2), at(59)).await);
-        assert!(hear(store, task_id(2), at(20)).await, "an older heartbeat changes nothing");
+        assert!(heartbeat_accepted(store, task_id(2), at(59)).await);
+        assert!(heartbeat_accepted(store, task_id(2), at(20)).await, "an older heartbeat changes nothing");
         assert_eq!(store.task(task_id(2)).await.unwrap().unwrap().heard_at, at(59));
-        assert!(!hear(store, task_id(2), at(119)).await, "the heartbeat timeout has passed");
-        assert!(!hear(store, task_id(1), at(1_000)).await, "past its deadline");
-        assert!(!hear(store, task_id(9), at(1)).await);
+        assert!(!heartbeat_accepted(store, task_id(2), at(119)).await, "the heartbeat timeout has passed");
+        assert!(!heartbeat_accepted(store, task_id(1), at(1_000)).await, "past its deadline");
+        assert!(!heartbeat_accepted(store, task_id(9), at(1)).await);
 
         let due = page(store.claim_due_tasks(at(60), at(70), 5).await.unwrap());
         assert_eq!(due, [task_id(2)], "due when the heartbeat timeout ends");
@@ -57,7 +57,7 @@ cases! {
         let ended = store.task(task_id(1)).await.unwrap().unwrap();
         assert_eq!((ended.state, ended.ended_at, ended.sessions_left), (TaskState::Completed, Some(at(7)), 3));
         assert_eq!(ended.handle_digest, [8; 32]);
-        assert!(!hear(store, task_id(1), at(8)).await, "an ended task stays ended");
+        assert!(!heartbeat_accepted(store, task_id(1), at(8)).await, "an ended task stays ended");
     }
 
     ["task_view" "heartbeat"]

@@ -364,7 +364,7 @@ fn acts(acts: Vec<ActWrite>) -> Writes {
 }
 
 /// Whether the store accepts the heartbeat.
-async fn hear(store: &Store, task: TaskId, now: Timestamp) -> bool {
+async fn heartbeat_accepted(store: &Store, task: TaskId, now: Timestamp) -> bool {
     let Some(held) = store.hold_task(task, now).await.unwrap() else {
         return false;
     };

@@ -134,7 +134,7 @@ impl World {
     async fn new(kind: Kind) -> Self {
         let mut rig = Rig::with(kind, &policies(), vec![], vec![]).await;
         let keys = json!({"kind": "key", "name": "keys"});
-        let generation = serde_json::to_value(rig.believe(keys).await).unwrap();
+        let generation = serde_json::to_value(rig.add_attestor(keys).await).unwrap();
         // A second admin, so that no binding is the last one.
         let admin = rig.admin();
         let child = super::identity("agent:child");

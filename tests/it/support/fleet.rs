@@ -254,7 +254,7 @@ impl Fleet {
     }
 
     /// One replica on this kind of store with additional attestors and policies.
-    pub async fn believing(
+    pub async fn with_attestors(
         kind: Kind,
         attestors: impl Fn(&Issuer) -> String,
         policies: &str,

@@ -15,13 +15,13 @@
 //! - [`tiles`]: a tiled log over HTTP, which can misbehave.
 //! - [`server`]: runs the HTTP servers of this module.
 //! - [`tls`]: certificates and handshakes.
-//! - [`node`], [`judge`], [`nginx`]: third-party software: programs for Node.js, an evaluator of IAM
-//!   policies, a proxy.
+//! - [`node`], [`judge`], [`nginx`]: third-party software: programs for Node.js, an evaluator of
+//!   IAM policies, a proxy.
 //! - [`canary`]: searches for secrets that must not be stored.
 //!
-//! Everything works in plain and in async tests: servers, proxies and set-up run on threads of their
-//! own. Functions named `wait_…` block their thread. An async test that runs parts of the product in
-//! its own runtime uses [`until`] instead.
+//! Everything works in plain and in async tests: servers, proxies and set-up run on threads of
+//! their own. Functions named `wait_…` block their thread. An async test that runs parts of the
+//! product in its own runtime uses [`until`] instead.
 
 #![allow(
     dead_code,

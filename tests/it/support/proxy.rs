@@ -72,7 +72,7 @@ struct State {
     closed: bool,
     trap: Option<Trap>,
     held: bool,
-    sprung: u64,
+    caught: u64,
     commits: u64,
     connections: u64,
     /// While recording, the statements that clients executed, each with its connection.
@@ -113,7 +113,7 @@ impl Proxy {
                 closed: false,
                 trap: None,
                 held: false,
-                sprung: 0,
+                caught: 0,
                 commits: 0,
                 connections: 0,
                 executed: None,
@@ -194,14 +194,14 @@ impl Proxy {
     }
 
     /// Number of messages that traps have caught.
-    pub fn sprung(&self) -> u64 {
-        self.shared.lock().sprung
+    pub fn caught(&self) -> u64 {
+        self.shared.lock().caught
     }
 
-    /// Waits until traps have caught `count` messages. Blocks its thread; see [`Self::sprung`].
-    pub fn wait_sprung(&self, count: u64) {
+    /// Waits until traps have caught `count` messages. Blocks its thread; see [`Self::caught`].
+    pub fn wait_caught(&self, count: u64) {
         super::wait_until("the trap catches a message", SOON, || {
-            self.sprung() >= count
+            self.caught() >= count
         });
     }
 
@@ -284,7 +284,7 @@ impl Shared {
     }
 
     /// Waits while the mode holds this direction back.
-    fn weather(&self, id: u64, stalls: Mode) {
+    fn wait_for_mode(&self, id: u64, stalls: Mode) {
         let state = self.lock();
         let state = self
             .changed
@@ -301,9 +301,9 @@ impl Shared {
     }
 
     /// Applies the trap's fault to a connection. Returns whether the message may be passed on.
-    fn spring(&self, id: u64, fault: Fault) -> bool {
+    fn apply(&self, id: u64, fault: Fault) -> bool {
         let mut state = self.lock();
-        state.sprung += 1;
+        state.caught += 1;
         match fault {
             Fault::Cut => {
                 drop(state);
@@ -393,7 +393,7 @@ impl Direction {
 
     /// Passes on the end of a stream, subject to the mode like any message.
     fn finish(&self, stalls: Mode) {
-        self.shared.weather(self.id, stalls);
+        self.shared.wait_for_mode(self.id, stalls);
         self.shared.close(self.id);
     }
 
@@ -403,18 +403,18 @@ impl Direction {
             let packet = read_packet(client, &[])?;
             // A request for TLS or GSSAPI encryption.
             if let Some([0x04, 0xd2, 0x16, 0x2f | 0x30]) = packet.get(4..8) {
-                self.shared.weather(self.id, Mode::StallToClient);
+                self.shared.wait_for_mode(self.id, Mode::StallToClient);
                 client.write_all(b"N")?;
                 continue;
             }
-            self.shared.weather(self.id, Mode::StallToServer);
+            self.shared.wait_for_mode(self.id, Mode::StallToServer);
             server.write_all(&packet)?;
             break;
         }
         let mut session = Session::default();
         while self.shared.is_open(self.id) {
             let message = read_message(client)?;
-            self.shared.weather(self.id, Mode::StallToServer);
+            self.shared.wait_for_mode(self.id, Mode::StallToServer);
             let known = session.statements.len();
             let commits = session.is_commit(&message);
             if let Some(executed) = session.executed.take()
@@ -439,7 +439,7 @@ impl Direction {
                 }
             }
             if let Some((At::Request, fault)) = caught
-                && !self.shared.spring(self.id, fault)
+                && !self.shared.apply(self.id, fault)
             {
                 return Ok(());
             }
@@ -452,17 +452,17 @@ impl Direction {
         while self.shared.is_open(self.id) {
             let message = read_message(server)?;
             let next = self.link.lock().unwrap().on_next.take();
-            if next.is_some_and(|fault| !self.shared.spring(self.id, fault)) {
+            if next.is_some_and(|fault| !self.shared.apply(self.id, fault)) {
                 return Ok(());
             }
             if message[0] == b'C' && &message[5..] == b"COMMIT\0" {
                 self.shared.lock().commits += 1;
                 let fault = self.link.lock().unwrap().on_answer.take();
-                if fault.is_some_and(|fault| !self.shared.spring(self.id, fault)) {
+                if fault.is_some_and(|fault| !self.shared.apply(self.id, fault)) {
                     return Ok(());
                 }
             }
-            self.shared.weather(self.id, Mode::StallToClient);
+            self.shared.wait_for_mode(self.id, Mode::StallToClient);
             client.write_all(&message)?;
         }
         Ok(())
@@ -644,7 +644,7 @@ mod tests {
         assert_eq!(large.len(), 3_000_000);
         assert_eq!(rows(&database).await, [1]);
         assert_eq!(
-            (proxy.connections(), proxy.commits(), proxy.sprung()),
+            (proxy.connections(), proxy.commits(), proxy.caught()),
             (1, 1, 0)
         );
     }
@@ -656,7 +656,7 @@ mod tests {
         proxy.arm(At::Answer, Fault::Cut);
         insert(&mut client, 1, "").await.unwrap_err();
         assert_eq!(rows(&database).await, [1]);
-        assert_eq!((proxy.sprung(), proxy.commits()), (1, 1));
+        assert_eq!((proxy.caught(), proxy.commits()), (1, 1));
 
         // Only that connection is affected; the next one works.
         let mut next = through(&proxy, &database).await;
@@ -695,7 +695,7 @@ mod tests {
         proxy.arm(At::Request, Fault::Cut);
         insert(&mut client, 1, "").await.unwrap_err();
         assert_eq!(rows(&database).await, Vec::<i32>::new());
-        assert_eq!((proxy.sprung(), proxy.commits()), (1, 0));
+        assert_eq!((proxy.caught(), proxy.commits()), (1, 0));
     }
 
     #[tokio::test]
@@ -717,8 +717,8 @@ mod tests {
             let mut client = through(&proxy, &database).await;
             proxy.arm(at, Fault::Hold);
             let inserting = tokio::spawn(async move { insert(&mut client, x, "").await });
-            let wanted = proxy.sprung() + 1;
-            super::super::until("it is held", SOON, async || proxy.sprung() == wanted).await;
+            let wanted = proxy.caught() + 1;
+            super::super::until("it is held", SOON, async || proxy.caught() == wanted).await;
             assert_eq!(rows(&database).await.len(), visible);
             assert!(!inserting.is_finished());
             proxy.release();
@@ -743,7 +743,7 @@ mod tests {
         proxy.arm_statement("the_one", At::Answer, Fault::Hold);
         let sql = "/* the_one */ INSERT INTO t VALUES (3)";
         let inserting = tokio::spawn(async move { client.execute(sql).await.map(drop) });
-        super::super::until("it is held", SOON, async || proxy.sprung() == 3).await;
+        super::super::until("it is held", SOON, async || proxy.caught() == 3).await;
         assert_eq!(rows(&database).await, [3, 10, 20]);
         assert!(!inserting.is_finished());
         proxy.release();

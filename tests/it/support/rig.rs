@@ -183,7 +183,7 @@ impl Rig {
     }
 
     /// Activates the rig's files with one more attestor. Returns the generation.
-    pub async fn believe(&mut self, attestor: Value) -> Generation {
+    pub async fn add_attestor(&mut self, attestor: Value) -> Generation {
         self.config
             .attestors
             .push(serde_json::from_value(attestor).unwrap());
