@@ -139,7 +139,7 @@ on_both_stores! {
             panic!("{over:?}");
         };
         assert_eq!(denied.refusal.code, RefusalCode::TaskBudget);
-        assert_eq!(tasks(&rig).await, [TaskState::Open], "it was open before, and stays so");
+        assert_eq!(tasks(&rig).await, [TaskState::Open], "the task stays open");
     }
 
     async fn a_mint_of_unknown_outcome_spends_the_tasks_budget(kind: Kind) {

@@ -554,7 +554,7 @@ mod by_the_command_line {
             let granted = replica.ask(&fleet.token()).await.expect(201);
             // Less than the bootstrap token's day, so that the token stays valid.
             date_ahead(fleet, replica, 2 * HOUR).await;
-            until("it is closed", SOON, async || replica.client.get("/readyz").await.status == 503).await;
+            until("the replica is not ready", SOON, async || replica.client.get("/readyz").await.status == 503).await;
             let unready = replica.client.get("/readyz").await;
             assert!(unready.text().contains("before the newest ledger entry"), "{}", unready.text());
             assert_problem(&replica.ask(&fleet.token()).await, 503, "fail-closed");
@@ -564,7 +564,7 @@ mod by_the_command_line {
             let done = accept_time(fleet, replica, &["--reason", "the clock was two hours ahead"]);
             assert_eq!(done.code(), Some(0), "{}{}", done.stdout, done.stderr);
             assert!(done.stdout.contains("is accepted after"), "{}", done.stdout);
-            until("it is open", SOON, async || replica.client.get("/readyz").await.status == 200).await;
+            until("the replica is ready", SOON, async || replica.client.get("/readyz").await.status == 200).await;
             // The session's row has the right times, so the session stays valid.
             assert!(fleet.is_good(replica, &granted).await);
             replica.ask(&fleet.token()).await.expect(201);
@@ -601,7 +601,7 @@ mod by_the_command_line {
             &["--reason", "the clock was ahead", "--json"],
         );
         assert_eq!(done.code(), Some(0), "{}{}", done.stdout, done.stderr);
-        until("it is open", SOON, async || {
+        until("the replica is ready", SOON, async || {
             replica.client.get("/readyz").await.status == 200
         })
         .await;

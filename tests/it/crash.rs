@@ -116,7 +116,7 @@ async fn without_its_store_it_is_closed_and_then_it_opens_again() {
     replica.proxy.cut();
     let answer = replica.ask(&fleet.token()).await;
     assert_problem(&answer, 503, "fail-closed");
-    until("it is unready", SOON, async || {
+    until("the replica is not ready", SOON, async || {
         replica.client.get("/readyz").await.status == 503
     })
     .await;
@@ -176,7 +176,10 @@ async fn what_nobody_waits_for_any_more_is_dead() {
     let (fleet, replica) = Fleet::start().await;
     replica.proxy.arm_for(BATCH, 0, At::Request, Fault::Hold);
     let asking = asking(&fleet, &replica);
-    until("it is held", SOON, async || replica.proxy.caught() == 1).await;
+    until("the batch is held", SOON, async || {
+        replica.proxy.caught() == 1
+    })
+    .await;
     // The client gives up and closes its connection.
     asking.abort();
     assert!(asking.await.unwrap_err().is_cancelled());

@@ -114,7 +114,7 @@ async fn whoever_hangs_up_in_the_queue_does_not_disturb_who_is_before_it() {
     let patient = send(&replica, &fleet.token(), "patient");
     replica.proxy.wait_caught(1);
     let hasty = send(&replica, &fleet.token(), "hasty");
-    until("it is queued", SOON, async || {
+    until("the request is queued", SOON, async || {
         let metrics = replica.client.get("/metrics").await.text();
         metrics
             .lines()

@@ -208,7 +208,7 @@ async fn the_old_primary_back_as_a_standby_is_asked_nothing() {
     }
     other.proxy.lead_to(pair.standby_address());
     assert_noticed(&fleet, &[&a, &other], &granted, revoked).await;
-    until("it serves again", SOON, async || {
+    until("the replica serves again", SOON, async || {
         other.ask(&fleet.token()).await.status == 201
     })
     .await;

@@ -225,7 +225,7 @@ async fn a_store_that_does_not_answer_is_waited_for_no_longer_than_the_limit() {
             assert_eq!(answer.header("retry-after"), Some("1"));
         }
         replica.proxy.set(Mode::Pass);
-        until("it serves again", SOON, async || {
+        until("the replica serves again", SOON, async || {
             let ready = replica.client.get("/readyz").await.status == 200;
             ready && fleet.is_good(&replica, &first).await
         })

@@ -165,7 +165,11 @@ async fn a_forged_head_over_a_key_of_somebody_elses_is_neither_followed_nor_sign
     let named = [named[0].as_str(), named[1].as_str(), "ledger_head"];
     all_stopped(&rig, &idle, size, &named).await;
     stop(idle).await;
-    let told = rig.restart().await.expect_err("it starts").to_string();
+    let told = rig
+        .restart()
+        .await
+        .expect_err("the broker must not start")
+        .to_string();
     assert!(named.iter().all(|named| told.contains(named)), "{told}");
     writer.gone().await;
 }

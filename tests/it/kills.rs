@@ -272,7 +272,7 @@ async fn killed_while_it_ends_something_it_has_ended_all_of_it_or_none() {
             }
         };
         let killed = async {
-            until("it is held", SOON, async || {
+            until("the statement is held", SOON, async || {
                 replica.proxy.caught() >= caught
             })
             .await;

@@ -629,7 +629,7 @@ async fn a_store_that_was_set_back_stops_the_broker() {
     let told = rig
         .restart()
         .await
-        .expect_err("it starts on a store that lost entries")
+        .expect_err("the broker must not start on a store that lost entries")
         .to_string();
     assert!(told.contains("rewound") && told.contains("size"), "{told}");
 }

@@ -79,7 +79,7 @@ async fn a_warning_has_the_request_where_nothing_less_is_logged() {
     let (_fleet, replica) = broker("warn,taskpass=warn").await;
     let refused = replica.ask("junk").await;
     let id = refused.header("x-request-id").unwrap();
-    until("it is logged", SOON, async || {
+    until("the refusal is logged", SOON, async || {
         let lines = lines(&replica);
         let mut warnings = lines.iter().filter(|line| line["level"] == "WARN");
         warnings.any(|line| is_of(line, id) && line["spans"][0]["client"] == "127.0.0.1")

@@ -328,7 +328,10 @@ async fn a_webhook_is_signed_with_its_new_secret_without_a_restart() {
     );
     let (fleet, replica) = Fleet::with_secret_files(Kind::Sqlite, &sinks, "").await;
     replica.ask(&fleet.token()).await.expect(201);
-    until("it is told", SOON, async || !receiver.taken().is_empty()).await;
+    until("an event is delivered", SOON, async || {
+        !receiver.taken().is_empty()
+    })
+    .await;
     assert!(receiver.taken().iter().all(|one| one.verifies(SINK_SECRET)));
     let newer = "whsec_bmV3ZXItc2VjcmV0LW9mLXRoZS1yZWNlaXZlcg==";
     write(&replica, "sink.secret", newer);

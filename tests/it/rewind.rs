@@ -81,7 +81,11 @@ async fn a_restored_backup_does_not_start_though_its_own_memory_was_lost_too() {
     assert!(last.size > before);
     rig.stop().await;
     restore(&rig, &backup);
-    let told = rig.restart().await.expect_err("it forgot").to_string();
+    let told = rig
+        .restart()
+        .await
+        .expect_err("the broker must not start")
+        .to_string();
     for named in [
         format!("had size {} root {}", last.size, last.root),
         format!("shows size {before} root"),
@@ -173,7 +177,7 @@ async fn after_a_lossy_failover(shared: bool) -> Result<(), BrokerError> {
     }
     if shared {
         let LedgerStatus::Stopped(told) = idle.broker.ledger().status() else {
-            panic!("it goes on");
+            panic!("the ledger must stop");
         };
         assert!(told.contains(&format!("shows size {lost_from}")), "{told}");
         let had = format!("had size {}", rig.broker.ledger().basis());
@@ -353,7 +357,11 @@ async fn a_place_that_does_not_answer_well_stops_a_start_and_no_work() {
     rig.stop().await;
     for manner in unwell.into_iter().chain([Manner::WeakTag]) {
         object.set(manner);
-        let told = rig.restart().await.expect_err("it starts").to_string();
+        let told = rig
+            .restart()
+            .await
+            .expect_err("the broker must not start")
+            .to_string();
         assert!(told.contains("shared checkpoint"), "{manner:?}: {told}");
         assert!(!told.contains("Bearer"), "{told}");
     }
@@ -365,7 +373,11 @@ async fn a_place_that_does_not_answer_well_stops_a_start_and_no_work() {
     let unsigned = unsigned.rsplit_once("\n\n").unwrap().0;
     for wrong in ["", "garbage", &foreign, unsigned] {
         object.force(Some(wrong));
-        let told = rig.restart().await.expect_err("it starts").to_string();
+        let told = rig
+            .restart()
+            .await
+            .expect_err("the broker must not start")
+            .to_string();
         assert!(told.contains("not a checkpoint of the log"), "{told}");
         // The error names both trees, as far as the note states them.
         let size = size_of(&note);
@@ -394,7 +406,11 @@ async fn a_store_that_heeds_no_condition_is_found_out_before_anything_depends_on
                 rig.stop().await;
             }
             object.set(manner);
-            let told = rig.reopen().await.expect_err("it starts").to_string();
+            let told = rig
+                .reopen()
+                .await
+                .expect_err("the broker must not start")
+                .to_string();
             assert!(told.contains("If-Match"), "{manner:?}: {told}");
         }
     }
@@ -409,7 +425,7 @@ async fn a_store_that_ceases_to_heed_a_condition_is_found_out_by_the_first_chang
     object.set(Manner::HalfCareless);
     drop(rig.broker.follow_generation().await);
     issue(&rig).await;
-    until("it stops", SOON, async || {
+    until("the ledger stops", SOON, async || {
         matches!(rig.broker.ledger().status(), LedgerStatus::Stopped(_))
     })
     .await;
@@ -436,12 +452,20 @@ async fn a_place_that_is_gone_is_not_taken_for_an_empty_one() {
     std::fs::remove_file(&kept).unwrap();
     let elsewhere = rig.directory().join("elsewhere");
     std::fs::rename(&share, &elsewhere).unwrap();
-    let told = rig.restart().await.expect_err("it starts").to_string();
+    let told = rig
+        .restart()
+        .await
+        .expect_err("the broker must not start")
+        .to_string();
     assert!(told.contains("shared checkpoint"), "{told}");
     assert!(told.contains(share.to_str().unwrap()), "{told}");
     // An empty directory is mounted instead.
     std::fs::create_dir(&share).unwrap();
-    let told = rig.restart().await.expect_err("it starts").to_string();
+    let told = rig
+        .restart()
+        .await
+        .expect_err("the broker must not start")
+        .to_string();
     assert!(told.contains("was kept there and is gone"), "{told}");
     // A copy of the checkpoint serves as well as the lost file.
     write_private(&place, &note);
@@ -456,7 +480,11 @@ async fn a_new_place_has_a_checkpoint_before_the_first_commit_or_there_is_no_sta
     rig.share_checkpoint(&format!("url = \"{}\"", object.url()));
     // A missing bucket or a wrong route gives the same answer as an empty one.
     object.set(Manner::Status(404));
-    let told = rig.reopen().await.expect_err("it starts").to_string();
+    let told = rig
+        .reopen()
+        .await
+        .expect_err("the broker must not start")
+        .to_string();
     assert!(told.contains("shared checkpoint"), "{told}");
     object.set(Manner::Good);
     rig.reopen().await.unwrap();
@@ -480,7 +508,7 @@ async fn a_place_that_went_down_with_the_old_server_lets_nobody_go_on() {
         LedgerStatus::Failing(_)
     ));
     object.force(Some(&note));
-    until("it goes on", SOON, async || {
+    until("the ledger continues", SOON, async || {
         let asked = rig.issue("agent:reports", ask(&["orders:read"])).await;
         asked.is_ok()
     })
@@ -551,7 +579,7 @@ async fn the_connection_on_which_a_log_began_leads_to_its_server_or_to_none() {
     let asked = rig.issue("agent:reports", ask(&["orders:read"])).await;
     assert!(matches!(asked, Err(BrokerError::FailClosed(_))));
     object.set(Manner::Good);
-    until("it goes on", SOON, async || {
+    until("the ledger continues", SOON, async || {
         let asked = rig.issue("agent:reports", ask(&["orders:read"])).await;
         asked.is_ok()
     })
@@ -577,7 +605,7 @@ async fn a_pooler_that_leads_elsewhere_is_noticed_and_the_place_is_asked_again()
         "the broker must not continue on an unchecked server"
     );
     object.set(Manner::Good);
-    until("it goes on", SOON, async || {
+    until("the ledger continues", SOON, async || {
         let asked = rig.issue("agent:reports", ask(&["orders:read"])).await;
         asked.is_ok()
     })

@@ -54,7 +54,7 @@ on_both_stores! {
     async fn a_sealing_key_that_was_removed_too_early_is_named_and_can_be_put_back(mut rig: Rig) {
         let (old, new) = (first_key(&rig), new_key());
         rig.seal_with(&[&new]);
-        let told = reopen(&mut rig).await.expect_err("it starts").to_string();
+        let told = reopen(&mut rig).await.expect_err("the broker must not start").to_string();
         for named in ["the table signing_key", "no sealing key", "TASKPASS_SEALING_KEYS"] {
             assert!(told.contains(named), "{named}: {told}");
         }

@@ -180,7 +180,7 @@ async fn a_replica_whose_clock_is_ahead_deletes_and_ends_nothing() {
     let stop = CancellationToken::new();
     let sweeping = tokio::spawn(sweep::run(Arc::clone(&ahead.broker), stop.clone()));
     let pruning = tokio::spawn(sweep::run_pruning(Arc::clone(&ahead.broker), stop.clone()));
-    until("it has swept", SOON, async || {
+    until("the sweeper has run", SOON, async || {
         let metrics = ahead.broker.metrics().render();
         let failed = "taskpass_sweeps_total{worker=\"health\",result=\"failed\"} ";
         let mut lines = metrics.lines();

@@ -21,7 +21,7 @@ async fn after_a_failover_to_a_standby_that_lagged_nothing_is_granted_until_a_ne
 
     pair.fail_over();
     let readiness = async || old.client.get("/readyz").await.text();
-    until("it has noticed", SOON, async || {
+    until("the broker has noticed the loss", SOON, async || {
         let asked = old.ask(&world.token("agent:a", 0)).await;
         assert_ne!(asked.status, 201, "{}", asked.text());
         readiness().await.contains("rewound or forked")

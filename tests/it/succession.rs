@@ -298,7 +298,10 @@ resources = ["orders-api"]
             .get_as(&broker.admin, "/v1/ledger/checkpoint")
             .await;
         let size: u64 = checkpoint.text().lines().nth(1).unwrap().parse().unwrap();
-        until("it is published", SOON, async || self.published().1 >= size).await;
+        until("the checkpoint is published", SOON, async || {
+            self.published().1 >= size
+        })
+        .await;
         size
     }
 
@@ -447,7 +450,7 @@ async fn block(world: &World, broker: &Broker, workload: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[expect(clippy::too_many_lines, reason = "one story")]
+#[expect(clippy::too_many_lines, reason = "one sequence of steps")]
 async fn after_a_loss_a_new_log_begins_and_nothing_from_before_counts() {
     let world = World::new(false);
     let mut old = world.start(OLD);
@@ -945,7 +948,7 @@ async fn what_permits_is_carried_over_only_when_somebody_says_so() {
         world.admin(&old, "/v1/admins", bound).await;
         block(&world, &old, "dev:thief").await;
         let standby = database.copy();
-        until("it is back", SOON, async || {
+        until("the broker works again", SOON, async || {
             old.ask(&world.token("agent:a", 0)).await.status == 201
         })
         .await;

@@ -719,15 +719,15 @@ fn a_head_that_could_not_be_kept_is_kept_as_soon_as_it_can_be() {
         of.filter(|line| line["warnings"].to_string().contains("NOT KEPT"))
             .count()
     };
-    wait_until("it warns", SOON, || {
+    wait_until("the monitor warns", SOON, || {
         told("grown") == 1 && told("unchanged") > 1
     });
     scene.server.set(Manner::Status("checkpoint", 503));
-    wait_until("it warns", SOON, || told("unreachable") > 0);
+    wait_until("the monitor warns", SOON, || told("unreachable") > 0);
     scene.server.set(Manner::Good);
     assert_eq!(fs::read_to_string(away.join("state")).unwrap(), known);
     fs::rename(&away, &directory).unwrap();
-    wait_until("it is kept", SOON, || {
+    wait_until("the checkpoint is stored", SOON, || {
         fs::read_to_string(&state).unwrap() == note
     });
     process.kill();
@@ -750,7 +750,7 @@ fn what_another_watch_has_kept_is_not_taken_back() {
         write_private(&scene.state(), there.as_bytes());
         scene.show(&all[..size]);
         scene.server.set(Manner::Good);
-        wait_until("it warns", SOON, || {
+        wait_until("the monitor warns", SOON, || {
             let last = lines(&process).pop().unwrap();
             last["size"] == size && last["warnings"].to_string().contains("NOT KEPT")
         });

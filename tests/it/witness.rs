@@ -90,7 +90,7 @@ async fn a_witnessed_receipt_shows_offline_that_a_decision_was_logged_before_its
     assert!(early.stderr.contains("that a witness signed"), "{early:?}");
     let plain = cli(&fleet, &replica, &["ledger", "receipt", &index]);
     assert_eq!(plain.code(), Some(0), "{plain:?}");
-    wait_until("it is refused", SOON, || {
+    wait_until("the witness refuses the log", SOON, || {
         let process = &replica.process;
         format!("{}{}", process.stdout(), process.stderr()).contains("does not know this log (404)")
     });

@@ -122,11 +122,11 @@ async fn a_large_write_ahead_log_is_measured_and_told_and_recovers_by_itself() {
     let unready = replica.client.get("/readyz").await;
     assert_problem(&unready, 503, "unready");
     let told = "the write-ahead log grows: a process reads an old state of the database; end it";
-    until("it is told", SOON, async || {
+    until("the broker logs the cause", SOON, async || {
         replica.process.stderr().contains(told)
     })
     .await;
-    until("it is measured", SOON, async || {
+    until("the metric shows the size", SOON, async || {
         let metrics = replica.client.get("/metrics").await.text();
         let name = "taskpass_sqlite_wal_bytes ";
         let bytes = metrics.lines().find_map(|line| line.strip_prefix(name));
@@ -138,7 +138,7 @@ async fn a_large_write_ahead_log_is_measured_and_told_and_recovers_by_itself() {
         size(&log_of(directory)) < MIB
     })
     .await;
-    until("it is ready", SOON, async || {
+    until("the broker is ready", SOON, async || {
         replica.client.get("/readyz").await.status == 200
     })
     .await;

@@ -23,7 +23,7 @@ cases! {
         }
         // The store catches up. The ledger's own connection could read it all the while.
         seed(store, Writes { leaves: vec![leaf(2)], head: Some(sealed(3, 2)), ..Writes::default() }).await;
-        until("it is asked again", SOON, async || store.head(&head_seal()).await.is_ok_and(|it| it == Some(head(3)))).await;
+        until("the store can be read again", SOON, async || store.head(&head_seal()).await.is_ok_and(|it| it == Some(head(3)))).await;
         assert_eq!(store.task(task_id(1)).await.unwrap(), None);
     }
 

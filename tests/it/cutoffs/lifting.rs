@@ -131,7 +131,7 @@ on_both_stores! {
             ask_joining(&before, &["orders:read"]),
             wrong_handle,
         ] {
-            let Err(BrokerError::Denied(denied)) = rig.issue(WORKLOAD, request).await else { panic!("it is blocked") };
+            let Err(BrokerError::Denied(denied)) = rig.issue(WORKLOAD, request).await else { panic!("the workload should be blocked") };
             assert_eq!(denied.refusal.code.as_str(), "blocked");
             assert_eq!(denied.refusal.detail, "a revocation blocks this caller");
             assert!(denied.refusal.allowed.is_none() && denied.observed.is_none());

@@ -383,7 +383,7 @@ async fn export_from(rig: &Rig, sinks: &str, path: &Path, entries: usize) -> Vec
     events
 }
 
-#[expect(clippy::too_many_lines, reason = "one story")]
+#[expect(clippy::too_many_lines, reason = "one sequence of steps")]
 async fn pruned_bodies_are_told_by_their_hashes(kind: Kind) {
     let rig = Rig::new(kind).await;
     let purposeful = || {
@@ -557,7 +557,7 @@ async fn a_sink_can_begin_with_what_comes_next() {
             name: "new".into(),
             origin: "dev.taskpass.local/rig".into(),
         };
-        until("it is registered", SOON, async || {
+        until("the sink is registered", SOON, async || {
             rig.broker
                 .store()
                 .export_cursor(&key)

@@ -45,7 +45,7 @@ async fn registered(rig: &Rig, name: &str) {
         name: name.into(),
         origin: "dev.taskpass.local/rig".into(),
     };
-    until("it is registered", SOON, async || {
+    until("the sink is registered", SOON, async || {
         let cursor = rig.broker.store().export_cursor(&key).await;
         cursor.unwrap().is_some()
     })

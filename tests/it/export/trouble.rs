@@ -127,7 +127,10 @@ async fn a_receiver_that_is_gone_is_told_nothing_until_it_is_registered_anew() {
         replica.process.wait_ready(replica.address);
     };
     restart(&mut replica, "revision = 1").await;
-    until("it remembers", SOON, async || disabled(&replica).await).await;
+    until("the sink is still disabled", SOON, async || {
+        disabled(&replica).await
+    })
+    .await;
     assert_eq!(
         receiver.deliveries().len(),
         2,
@@ -315,7 +318,7 @@ fn standard_output_that_nobody_reads_holds_up_neither_the_broker_nor_its_end() {
         .status();
     assert!(told.unwrap().success());
     let mut ended = None;
-    wait_until("it ends", SOON, || {
+    wait_until("the broker ends", SOON, || {
         ended = child.try_wait().unwrap();
         ended.is_some()
     });

@@ -366,7 +366,7 @@ impl Fleet {
             authority,
         });
         let replica = fleet.launch();
-        super::until("it is ready", SOON, async || {
+        super::until("the replica is ready", SOON, async || {
             let answer = replica.client.try_get("/readyz").await;
             answer.is_ok_and(|answer| answer.status == 200)
         })

@@ -300,7 +300,7 @@ impl Process {
     pub fn signal(&self, signal: Signal) {
         assert!(
             self.status.is_none(),
-            "it has ended, its id may be another's"
+            "the process has ended, so its id may belong to another"
         );
         let status = Command::new("kill")
             .args(["-s", signal.name(), "--"])
@@ -340,14 +340,14 @@ impl Process {
 
     /// Starts it again in the same directory, after it has ended.
     pub fn restart(&mut self) {
-        assert!(self.ended().is_some(), "it still runs");
+        assert!(self.ended().is_some(), "the process is still running");
         self.child = self.launch.start(self.dir.path());
         self.status = None;
     }
 
     /// Starts another launch in the same directory, after it has ended.
     pub fn restart_as(&mut self, launch: Launch) {
-        assert!(self.ended().is_some(), "it still runs");
+        assert!(self.ended().is_some(), "the process is still running");
         launch.write_files(self.dir.path());
         self.launch = launch;
         self.restart();
@@ -452,9 +452,9 @@ mod tests {
             let (_, after_name) = stat.rsplit_once(") ").unwrap();
             after_name.chars().next().unwrap()
         };
-        super::super::wait_until("it is frozen", SOON, || state() == 'T');
+        super::super::wait_until("the process is frozen", SOON, || state() == 'T');
         polite.signal(Signal::Cont);
-        super::super::wait_until("it goes on", SOON, || state() != 'T');
+        super::super::wait_until("the process continues", SOON, || state() != 'T');
         polite.signal(Signal::Stop);
         polite.kill();
         assert_eq!(polite.status.unwrap().signal(), Some(9));

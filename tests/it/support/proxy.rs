@@ -718,7 +718,10 @@ mod tests {
             proxy.arm(at, Fault::Hold);
             let inserting = tokio::spawn(async move { insert(&mut client, x, "").await });
             let wanted = proxy.caught() + 1;
-            super::super::until("it is held", SOON, async || proxy.caught() == wanted).await;
+            super::super::until("the COMMIT is held", SOON, async || {
+                proxy.caught() == wanted
+            })
+            .await;
             assert_eq!(rows(&database).await.len(), visible);
             assert!(!inserting.is_finished());
             proxy.release();
@@ -743,7 +746,7 @@ mod tests {
         proxy.arm_statement("the_one", At::Answer, Fault::Hold);
         let sql = "/* the_one */ INSERT INTO t VALUES (3)";
         let inserting = tokio::spawn(async move { client.execute(sql).await.map(drop) });
-        super::super::until("it is held", SOON, async || proxy.caught() == 3).await;
+        super::super::until("the statement is held", SOON, async || proxy.caught() == 3).await;
         assert_eq!(rows(&database).await, [3, 10, 20]);
         assert!(!inserting.is_finished());
         proxy.release();
@@ -766,7 +769,7 @@ mod tests {
             assert!(timeout(SHORT, &mut inserting).await.is_err(), "{mode:?}");
             // The statement was prepared in the first round, so one message suffices.
             if mode == Mode::StallToClient {
-                super::super::until("it arrived", SOON, async || {
+                super::super::until("the row arrived", SOON, async || {
                     rows(&database).await.contains(&x)
                 })
                 .await;

@@ -730,7 +730,7 @@ pub fn handle(issued: &Issued) -> SecretString {
 
 pub fn access_token(issued: &Issued) -> SecretString {
     let Credential::Jwt { access_token, .. } = &issued.credential else {
-        panic!("it is no token");
+        panic!("the credential is not a token");
     };
     access_token.clone()
 }
