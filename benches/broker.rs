@@ -80,7 +80,10 @@ struct Figures {
 impl Pace {
     /// Computes the pace from all latencies, in microseconds, and the duration of the run.
     fn of(mut latencies_us: Vec<f64>, took: Duration) -> Self {
-        assert!(!latencies_us.is_empty(), "there is no latency to compute a pace from");
+        assert!(
+            !latencies_us.is_empty(),
+            "there is no latency to compute a pace from"
+        );
         latencies_us.sort_unstable_by(f64::total_cmp);
         let count = latencies_us.len();
         let at = |part: f64| latencies_us[((count as f64 * part) as usize).min(count - 1)] / 1e3;

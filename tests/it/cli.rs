@@ -621,16 +621,16 @@ fn a_spoilt_receipt_is_refused_wherever_it_is_spoilt() {
         ),
         ("no checkpoint", spoilt("checkpoint", json!(""))),
     ];
-    for (what, receipt) in cases {
+    for (fault, receipt) in cases {
         let ended = sample.verify(&receipt, &[]);
-        assert_eq!(ended.code(), Some(1), "{what}: {}", ended.stdout);
+        assert_eq!(ended.code(), Some(1), "{fault}: {}", ended.stdout);
         let mut issued = sample.issued();
         issued["receipt"] = receipt;
         let ended = sample.verify(&issued, &["--jwks", "jwks"]);
         assert_eq!(
             ended.code(),
             Some(1),
-            "{what} in an answer: {}",
+            "{fault} in an answer: {}",
             ended.stdout
         );
     }
