@@ -1,15 +1,15 @@
-//! What a grant costs, beside what the database alone would.
+//! Measures the cost of a grant and compares it with the cost of the database writes alone.
 //!
-//! Three figures in one run, at 1, 8 and 64 clients on PostgreSQL: (a) a bare durable insert of one
-//! row and (b) the bare record of a grant (one-time id, task, session, leaf and its body) in a
+//! One run takes three figures, at 1, 8 and 64 clients on PostgreSQL: (a) a bare durable insert of
+//! one row and (b) the bare record of a grant (one-time id, task, session, leaf and its body) in a
 //! transaction of its own, both by `pgbench`; and (c) the broker over HTTP, with attestation,
-//! decision, ledger and signature. Then (c) on SQLite. Absolute times on shared machines mean
-//! little: the ratios within one run are what counts.
+//! decision, ledger and signature. It then repeats (c) on SQLite. Compare only the ratios within
+//! one run: absolute times on shared machines vary too much.
 //!
-//! `make bench` runs it; `--smoke` only sees that everything works, `--seconds N` is for how long
-//! each figure is taken, `--replicas` adds a run over two replicas, `--old-snapshot` one beside a
-//! transaction that keeps its snapshot for at least 30 s, and `--json` prints the same figures for
-//! a program after the tables for people.
+//! `make bench` runs it. `--smoke` only checks that everything works. `--seconds N` sets the
+//! duration of each measurement. `--replicas` adds a run over two replicas. `--old-snapshot` adds a
+//! run during a transaction that keeps its snapshot for at least 30 s. `--json` prints the same
+//! figures as JSON after the tables.
 
 #![allow(
     clippy::disallowed_methods,
@@ -31,7 +31,7 @@
     missing_docs,
     unreachable_pub,
     unused_imports,
-    reason = "a measurement: it prints, and gives up loudly"
+    reason = "a benchmark prints its results and panics on errors"
 )]
 
 #[path = "../tests/it/support/mod.rs"]
@@ -53,10 +53,10 @@ use support::rig::Kind;
 const AGENTS: usize = 200;
 const CLIENTS: [usize; 3] = [1, 8, 64];
 const STAGES: [&str; 6] = ["appraise", "resolve", "admit", "decide", "commit", "mint"];
-/// How long a snapshot is kept: long enough for dead rows to pile up, if anything makes them.
+/// Lifetime of the old snapshot, in seconds: long enough for dead rows to accumulate.
 const OLD_SNAPSHOT_SECONDS: u64 = 30;
 
-/// How fast something went.
+/// Throughput and latencies of one load.
 #[derive(Clone, Copy, Default)]
 struct Pace {
     per_second: f64,
@@ -64,7 +64,7 @@ struct Pace {
     p99_ms: f64,
 }
 
-/// What was measured of one load. Everything but the pace is for one request.
+/// The results of one load. All figures except the pace are per request.
 #[derive(Clone, Default)]
 struct Figures {
     pace: Pace,
@@ -72,15 +72,18 @@ struct Figures {
     generator_cpu_us: f64,
     commits: f64,
     transactions: f64,
-    /// From a stage's begin to its end, waiting included, in the order of [`STAGES`].
+    /// Time in each stage, waiting included, in the order of [`STAGES`].
     stages_us: [f64; STAGES.len()],
     failed: usize,
 }
 
 impl Pace {
-    /// Of so many latencies, in microseconds, that took so long together.
+    /// Computes the pace from all latencies, in microseconds, and the duration of the run.
     fn of(mut latencies_us: Vec<f64>, took: Duration) -> Self {
-        assert!(!latencies_us.is_empty(), "nothing was measured");
+        assert!(
+            !latencies_us.is_empty(),
+            "there is no latency to compute a pace from"
+        );
         latencies_us.sort_unstable_by(f64::total_cmp);
         let count = latencies_us.len();
         let at = |part: f64| latencies_us[((count as f64 * part) as usize).min(count - 1)] / 1e3;
@@ -111,10 +114,10 @@ impl Figures {
     }
 }
 
-/// A load's name, the paces of the bare row and the bare record beside it, and what it came to.
+/// A load's name, the paces of the bare row and the bare record at the same number of clients, and
+/// the broker's figures.
 type Found = (String, Option<(Pace, Pace)>, Figures);
 
-/// What to measure.
 struct Plan {
     seconds: u64,
     replicas: bool,
@@ -164,7 +167,7 @@ async fn measure(plan: &Plan) -> usize {
     let (fleet, replica) = Fleet::for_load(AGENTS, Kind::Postgres).await;
     let mut found = Vec::new();
 
-    // The first requests fetch keys and prepare statements; that is not what is measured.
+    // Warm up: the first requests fetch keys and prepare statements.
     load(&fleet, &[&replica], 8, 1).await;
     println!("| clients | a: bare row /s | b: bare record /s | c: broker /s | c/a | c/b |");
     println!("|---|---|---|---|---|---|");
@@ -227,7 +230,8 @@ async fn measure(plan: &Plan) -> usize {
     found.iter().map(|(_, _, c)| c.failed).sum()
 }
 
-/// The broker's loads, one a line: latency beside the bare record's, and what a request costs.
+/// Prints one line for each load of the broker: latency, the bare record's latency, and the cost of
+/// a request.
 fn print_broker(found: &[Found]) {
     println!(
         "\n| store, clients | /s | p50 ms | p99 ms | b p50 ms | b p99 ms | broker CPU µs | generator CPU µs | durable commits | transactions |"
@@ -274,8 +278,8 @@ INSERT INTO leaf_body (idx, body) SELECT idx, repeat('x', 1100)::bytea FROM l;
 COMMIT;
 ";
 
-/// Runs a script, and reads every transaction's latency from its log: a mean would say nothing
-/// beside a median.
+/// Runs a script and reads the latency of each transaction from pgbench's log, because pgbench
+/// itself reports only a mean and no median.
 fn pgbench(url: &str, script: &str, clients: usize, seconds: u64) -> Pace {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("script.sql");
@@ -305,7 +309,7 @@ fn pgbench(url: &str, script: &str, clients: usize, seconds: u64) -> Pace {
                 .starts_with("pgbench_log")
         })
         .unwrap();
-    // client, number, latency in µs, script, second, microsecond
+    // The columns are: client, number, latency in µs, script, second, microsecond.
     let latencies = std::fs::read_to_string(log)
         .unwrap()
         .lines()
@@ -315,7 +319,7 @@ fn pgbench(url: &str, script: &str, clients: usize, seconds: u64) -> Pace {
 }
 
 async fn load(fleet: &Fleet, replicas: &[&Replica], clients: usize, seconds: u64) -> Figures {
-    // Signed before the clock starts; more than can be used.
+    // Sign the tokens before the clock starts, and more of them than the run can use.
     let wanted = (seconds as usize) * if clients == 1 { 1_500 } else { 6_000 };
     let tokens: Vec<String> = (0..wanted)
         .map(|n| {
@@ -326,7 +330,7 @@ async fn load(fleet: &Fleet, replicas: &[&Replica], clients: usize, seconds: u64
         .collect();
     let tokens = Arc::new(tokens);
     let next = Arc::new(AtomicUsize::new(0));
-    // Made before the clock starts, too: a client sets up TLS, which it then has no use for.
+    // Make the clients before the clock starts: each sets up TLS, which this run does not use.
     let addresses =
         (0..clients).map(|n| format!("http://{}", replicas[n % replicas.len()].address));
     let senders: Vec<Client> = addresses.map(|base| Client::new(&base)).collect();
@@ -384,7 +388,7 @@ async fn load(fleet: &Fleet, replicas: &[&Replica], clients: usize, seconds: u64
     let took = began.elapsed();
     let (broker, own) = (cpu() - broker_before, cpu_us("self") - own_before);
     let requests = latencies.len() as f64;
-    // The statistics of a session that is still open arrive late.
+    // Wait, because PostgreSQL updates the statistics of an open session late.
     tokio::time::sleep(Duration::from_millis(1_200)).await;
     let after = scrape(replicas).await;
     let grown = |name: &str| {
@@ -399,8 +403,8 @@ async fn load(fleet: &Fleet, replicas: &[&Replica], clients: usize, seconds: u64
         pace: Pace::of(latencies, took),
         broker_cpu_us: broker / requests,
         generator_cpu_us: own / requests,
-        // Each batch of the ledger is one durable commit. What else the database counts as a
-        // transaction are single reads, which wait for no disk.
+        // Each batch of the ledger is one durable commit. The other transactions that the database
+        // counts are single reads, which do not wait for the disk.
         commits: grown("taskpass_ledger_batch_entries_count") / requests,
         transactions: (transactions(fleet).await - transactions_before) / requests,
         stages_us: STAGES.map(stage),
@@ -423,7 +427,7 @@ async fn transactions(fleet: &Fleet) -> f64 {
     count as f64
 }
 
-/// Every metric, summed over the replicas.
+/// The sum of every metric over the replicas.
 async fn scrape(replicas: &[&Replica]) -> BTreeMap<String, f64> {
     let mut all = BTreeMap::new();
     for replica in replicas {
@@ -439,7 +443,7 @@ async fn scrape(replicas: &[&Replica]) -> BTreeMap<String, f64> {
     all
 }
 
-/// User and system time of a process so far.
+/// User and system time of a process so far, in microseconds.
 fn cpu_us(pid: &str) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let after_name = stat.rsplit(')').next().unwrap();

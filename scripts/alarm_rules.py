@@ -1,4 +1,4 @@
-"""Holds the alarms against the page that documents them, and against their tests."""
+"""Compares the alarms with the page that documents them, and with their tests."""
 
 import re
 import sys
@@ -34,12 +34,12 @@ def main() -> int:
     for name in rules.keys() - fires:
         faults.append(f"{name}: no test shows that it fires")
     for name in rules.keys() - silent:
-        faults.append(f"{name}: no test shows that it is silent before")
+        faults.append(f"{name}: no test shows that it is silent before its event")
 
     for fault in faults:
         print(f"alarms: {fault}", file=sys.stderr)
     if not faults:
-        print(f"alarms: {len(rules)} are documented, fire, and are silent before", file=sys.stderr)
+        print(f"alarms: all {len(rules)} are documented and tested", file=sys.stderr)
     return 1 if faults else 0
 
 

@@ -1,4 +1,4 @@
-"""What docker-compose.yml and the Dockerfile must hold beyond being valid."""
+"""Checks rules for docker-compose.yml and the Dockerfile that go beyond validity."""
 
 import re
 import sys
@@ -8,7 +8,7 @@ from ruamel.yaml import YAML
 
 SECRET_DIR = "/run/secrets/"
 DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
-# What the operator builds from the Dockerfile beside it, and no registry has.
+# The image that the operator builds from the Dockerfile; no registry has it.
 BUILT_HERE = "taskpass:local"
 faults: list[str] = []
 
@@ -22,11 +22,11 @@ def check_service(name: str, service: dict, compose: dict) -> None:
     services = compose["services"]
     require(service.get("read_only") is True, f"{name}: the root file system must be read-only")
     require(service.get("cap_drop") == ["ALL"], f"{name}: every capability must be dropped")
-    require(not service.get("cap_add"), f"{name}: no capability may come back")
+    require(not service.get("cap_add"), f"{name}: no capability may be added")
     require("no-new-privileges:true" in service.get("security_opt", []), f"{name}: no-new-privileges is missing")
-    require(not service.get("privileged"), f"{name}: privileged")
+    require(not service.get("privileged"), f"{name}: must not be privileged")
     for space in ("network_mode", "pid", "ipc"):
-        require(service.get(space) != "host", f"{name}: {space} is the host's")
+        require(service.get(space) != "host", f"{name}: {space} must not be the host's")
     user = str(service.get("user", ""))
     require(re.fullmatch(r"[1-9]\d*:[1-9]\d*", user), f"{name}: user must be numbers and not root, is {user!r}")
     image = re.sub(r"\$\{[^}]*:-([^}]*)\}", r"\1", service.get("image", ""))
@@ -43,7 +43,7 @@ def check_service(name: str, service: dict, compose: dict) -> None:
         require(secret in compose["secrets"], f"{name}: secret {secret} is not declared")
     for key, value in service.get("environment", {}).items():
         if str(value).startswith(SECRET_DIR):
-            require(str(value).removeprefix(SECRET_DIR) in mine, f"{name}: {key} names a secret that is not given")
+            require(str(value).removeprefix(SECRET_DIR) in mine, f"{name}: {key} names a secret that the service does not have")
         secretive = re.search(r"PASSWORD|SECRET|SEALING|DATABASE_URL|TOKEN", key)
         require(not secretive or key.endswith("_FILE"), f"{name}: {key} must come as a file")
     for volume in service.get("volumes", []):
@@ -55,7 +55,7 @@ def check_service(name: str, service: dict, compose: dict) -> None:
     for network in service.get("networks", []):
         require(network in compose["networks"], f"{name}: network {network} is not declared")
     for other, how in service.get("depends_on", {}).items():
-        require(other in services, f"{name}: depends on {other}, which is not there")
+        require(other in services, f"{name}: depends on {other}, which does not exist")
         if how.get("condition") == "service_healthy" and other in services:
             require("test" in services[other].get("healthcheck", {}), f"{name}: waits for {other}, which has no health check")
 
@@ -71,11 +71,11 @@ def check_compose(path: Path) -> None:
         "broker: must wait until the migration is done",
     )
     require("owner_database_url" not in broker["secrets"], "broker: must not hold the owner's role")
-    require("sealing_keys" not in migrate["secrets"], "migrate: has no use for the sealing keys")
+    require("sealing_keys" not in migrate["secrets"], "migrate: must not hold the sealing keys")
     used = {s for service in services.values() for s in service.get("secrets", [])}
     for secret in compose["secrets"]:
-        require(secret in used, f"secret {secret} is used by nobody")
-    require(compose["networks"]["data"].get("internal") is True, "the database's network must have no way out")
+        require(secret in used, f"no service uses the secret {secret}")
+    require(compose["networks"]["data"].get("internal") is True, "the database's network must be internal")
 
 
 def check_dockerfile(path: Path) -> None:
@@ -88,7 +88,7 @@ def check_dockerfile(path: Path) -> None:
     require(last > 0, "Dockerfile: build and runtime must be separate stages")
     require(re.fullmatch(r"[1-9]\d*:[1-9]\d*", final.get("USER", [""])[-1]), "Dockerfile: USER must be numbers and not root")
     require("RUN" not in final, "Dockerfile: the runtime stage has no shell to RUN anything with")
-    require("HEALTHCHECK" in final, "Dockerfile: no HEALTHCHECK")
+    require("HEALTHCHECK" in final, "Dockerfile: HEALTHCHECK is missing")
     for word in ("ENTRYPOINT", "CMD"):
         require(final.get(word, [""])[0].startswith("["), f"Dockerfile: {word} must be in exec form")
     for line in lines:
@@ -97,8 +97,8 @@ def check_dockerfile(path: Path) -> None:
             require(DIGEST.search(image), f"Dockerfile: {image} needs its digest: a tag can be moved")
         if line[0] == "COPY" and "--from=" not in line[1]:
             for source in line[1].split()[:-1]:
-                require(source.startswith("--") or (path.parent / source).exists(), f"Dockerfile: {source} is not there")
-    require("syntax=" not in text, "Dockerfile: a frontend by tag decides how the image is built")
+                require(source.startswith("--") or (path.parent / source).exists(), f"Dockerfile: {source} does not exist")
+    require("syntax=" not in text, "Dockerfile: remove syntax=: its tag can be moved to another frontend")
     require(not re.search(r"^(ARG|ENV)\b.*(PASSWORD|SECRET|TOKEN|SEALING)", text, re.MULTILINE), "Dockerfile: a secret in a layer")
 
 

@@ -1,13 +1,13 @@
 # shellcheck shell=bash
-# What the scripts share. Sourced, never run.
+# Shared functions and paths of the scripts. Sourced, never run.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-# Tools of the project's own live here, out of git. A machine that keeps many
-# clones can point them all at one directory.
+# The directory of the project's own tools, which git ignores. Several clones on
+# one machine can share it.
 tools=${TASKPASS_TOOLS:-$root/.tools}
 # shellcheck disable=SC2034 # read by the scripts that source this
 venv=$tools/venv
-# An environment of its own for what needs other versions of the same packages.
+# A second environment, for packages that need other versions of the same packages.
 # shellcheck disable=SC2034
 description=$tools/description
 # shellcheck disable=SC2034

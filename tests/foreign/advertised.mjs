@@ -1,6 +1,6 @@
-// OAuth by what the metadata advertises, with openid-client and with oauth4webapi: every endpoint, in
-// every way that it names. The file `given` says where the broker is and what the client holds; each line
-// of the output is a row of the table in docs/standards.md: library, flow, result.
+// OAuth as the metadata advertises it, with openid-client and with oauth4webapi: every endpoint, with
+// every advertised method. The file `given` holds the broker's address and the client's credentials.
+// Each line of the output is a row of the table in docs/standards.md: library, flow, result.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
@@ -12,7 +12,7 @@ const EXCHANGE = 'urn:ietf:params:oauth:grant-type:token-exchange';
 const JWT = 'urn:ietf:params:oauth:token-type:jwt';
 const insecure = { [oauth.allowInsecureRequests]: true };
 
-// Each attestation is good once.
+// Each attestation can be used only once.
 const attestation = () => given.attestations.shift();
 const asked = { resource: given.audience, scope: 'orders:read', task_type: 'job' };
 const exchange = () => ({ ...asked, subject_token: attestation(), subject_token_type: JWT });
@@ -29,7 +29,7 @@ async function imported(pem) {
 
 const key = await imported(given.key);
 const pair = await client.randomDPoPKeyPair('ES256');
-// RFC 7523bis types the assertion; both have an option for what they put in the header.
+// RFC 7523bis requires a type in the assertion's header; both libraries have an option for it.
 const typed = (symbol) => ({ [symbol]: (header) => { header.typ = 'client-authentication+jwt'; } });
 
 {
@@ -87,7 +87,7 @@ const typed = (symbol) => ({ [symbol]: (header) => { header.typ = 'client-authen
     client.tokenRevocation(await configured(by.Bearer), exchanged.access_token));
   await row(library, 'revocation, `private_key_jwt`', 'revoked', async () =>
     client.tokenRevocation(named, own.access_token));
-  await row(library, 'what was revoked', '`active: false`', async () => {
+  await row(library, 'introspection after revocation', '`active: false`', async () => {
     const admin = await configured((_as, _client, _body, headers) =>
       headers.set('authorization', `Bearer ${given.admin}`));
     for (const token of [exchanged, own]) {
@@ -136,7 +136,7 @@ const typed = (symbol) => ({ [symbol]: (header) => { header.typ = 'client-authen
         attestation(), 'POST', new URL(as[`${path}_endpoint`]),
         new Headers({ 'content-type': 'application/x-www-form-urlencoded' }),
         new URLSearchParams({ token: 'none' }), { DPoP, ...insecure });
-      // The first answer has the nonce, which the handle keeps.
+      // The first answer has the nonce, which the handle remembers.
       const answer = await asked().catch((error) => {
         if (!oauth.isDPoPNonceError(error)) throw error;
         return asked();

@@ -1,6 +1,6 @@
-"""OAuth by what the metadata advertises, with Authlib or with requests-oauthlib, whichever the first
-argument names. The file `given` says where the broker is and what the client holds; each line of the output
-is a row of the table in docs/standards.md: library, flow, result.
+"""OAuth as the metadata advertises it, with Authlib or requests-oauthlib, as the first argument says. The
+file `given` holds the broker's address and the client's credentials. Each line of the output is a row of
+the table in docs/standards.md: library, flow, result.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ library = sys.argv[1]
 
 
 def attestation() -> str:
-    """Each is good once."""
+    """Each attestation can be used only once."""
     return given["attestations"].pop(0)
 
 
@@ -57,7 +57,7 @@ def by_authlib() -> None:
             token_endpoint_auth_method="private_key_jwt",
             revocation_endpoint_auth_method="private_key_jwt",
         )
-        # RFC 7523bis: the issuer is the audience, and the assertion has a type. Its life is short.
+        # RFC 7523bis: the issuer is the audience, and the assertion has a type. It expires soon.
         claims, header = {"exp": int(time.time()) + 60}, {"typ": "client-authentication+jwt"}
         session.register_client_auth_method(PrivateKeyJWT(given["issuer"], claims, header, "ES256"))
         return session
@@ -136,7 +136,7 @@ def by_requests_oauthlib() -> None:
         metadata["introspection_endpoint"], data={"token": granted["access_token"]}
     )
     assert answer.json() == {"active": False}, answer.text
-    row("what was revoked", "`active: false`")
+    row("introspection after revocation", "`active: false`")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-// Resource servers of others, which hold a bound token against what the caller shows: a DPoP proof as
-// oauth4webapi judges it, a TLS client certificate as Node.js saw it and jose read the token. The file
-// `given` says where the broker is and what its clients hold; each thing that was seen to be so is a
-// line of the output, and the first that is not ends the run.
+// Third-party resource servers that compare a bound token with the caller's proof: a DPoP proof with
+// oauth4webapi, or a TLS client certificate with Node.js and jose. The file `given` holds the broker's
+// address and the clients' credentials. Each passed check is a line of the output, and the first failure
+// ends the run.
 
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
@@ -19,7 +19,7 @@ async function check(name, how) {
   console.log(name);
 }
 
-// A request over TLS, with a certificate or without, on a connection of its own.
+// A request over TLS, with or without a certificate, on its own connection.
 const fetchWith = (own) => (url, { method = 'GET', headers, body } = {}) =>
   new Promise((resolve, reject) => {
     const options = {
@@ -53,7 +53,7 @@ const as = (await configured()).serverMetadata();
 const viaTls = { [oauth.customFetch]: fetchWith() };
 const keys = jose.createRemoteJWKSet(new URL(as.jwks_uri), { [jose.customFetch]: fetchWith() });
 
-// What the servers find good; each answers with the claims, or with 401 and why.
+// The servers' checks. Each server answers with the claims, or with 401 and the reason.
 const judges = {
   '/demands-a-proof': (request) =>
     oauth.validateJwtAccessToken(as, request, given.audience, { ...viaTls, requireDPoP: true }),
@@ -102,7 +102,7 @@ async function refused(why, url, options, own) {
 
 const bearer = (token) => ({ headers: { authorization: `Bearer ${token.access_token}` } });
 
-// What a client sends that makes a proof for this request.
+// The request of a client with a proof for it.
 async function proving(token, pair, url, method = 'GET') {
   let sent;
   await oauth.protectedResourceRequest(token.access_token, method, url, undefined, null, {
@@ -132,7 +132,7 @@ await check('a bound token is served with a proof by its key', async () => {
   }
 });
 
-await check('presented as a bearer\'s it is refused, with its proof or without', async () => {
+await check('as a bearer token it is refused, with or without its proof', async () => {
   for (const url of [demanding, taking]) {
     await refused(/no DPoP HTTP Header/, url, bearer(byProof));
     const sent = await proving(byProof, pair, url);
@@ -153,7 +153,7 @@ await check('a proof by another key, for another URL, method or token, is refuse
   await refused(/ath mismatch/, demanding, sent);
 });
 
-await check('a token that is not bound is refused where a proof is demanded', async () => {
+await check('an unbound token is refused where a proof is required', async () => {
   await served(taking, bearer(unbound));
   await refused(/"cnf"/, demanding, bearer(unbound));
   await refused(/"cnf"/, demanding, await proving(unbound, pair, demanding));
@@ -162,7 +162,7 @@ await check('a token that is not bound is refused where a proof is demanded', as
 const [one, two] = given.clients;
 const certain = at('/demands-a-certificate');
 let byCertificate;
-await check('a token is served with the certificate that it is bound to', async () => {
+await check('a bound token is served with its certificate', async () => {
   assert.equal(as.tls_client_certificate_bound_access_tokens, true);
   byCertificate = await granted(one);
   assert.equal(byCertificate.token_type, 'bearer');
@@ -177,14 +177,14 @@ await check('without that certificate, or with another, it is refused', async ()
   await served(certain, bearer(byCertificate), one);
 });
 
-await check('a token that is not bound to a certificate is refused where one is demanded', async () => {
+await check('a token without a certificate binding is refused where one is required', async () => {
   await refused(/another certificate/, certain, bearer(unbound), one);
   await refused(/another certificate/, certain, bearer(byProof), one);
-  // Of both the client had shown both; the proof's key is what the token names.
+  // The client showed a proof and a certificate; the token then names the proof's key.
   await refused(/another certificate/, certain, bearer(await boundTo(pair, one)), one);
 });
 
-await check('a server that cannot look at certificates refuses a token bound to one', async () => {
+await check('a server that does not support certificates refuses a token bound to one', async () => {
   await refused(/unsupported JWT Confirmation method/, taking, bearer(byCertificate), one);
 });
 

@@ -1,10 +1,10 @@
-"""Holds the description of the interface, and the broker that serves it, against each other.
+"""Compares the HTTP description with the broker that serves it.
 
-    description.py BINARY     starts `BINARY dev` and ends it; exit 0 if all holds
+    description.py BINARY     starts `BINARY dev` and ends it; exits 0 if all checks pass
 
-openapi-spec-validator says whether the description is one. Schemathesis makes requests of it, good ones
-and bad ones, and says whether the answers are those that are described. Each request has an attestation
-of its own, for each is good once.
+openapi-spec-validator checks that the description is valid. Schemathesis makes valid and invalid
+requests from it and checks that the answers match it. Each request has its own attestation, because an
+attestation can be used only once.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from pathlib import Path
 
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-# Requests that are made up for each operation, beside those that the limits of its values give.
+# Number of random requests for each operation, in addition to those at the limits of its values.
 EXAMPLES = int(os.environ.get("TASKPASS_DESCRIPTION_EXAMPLES", "12"))
 
-# What is not asked, each for its reason.
+# Checks of Schemathesis that are skipped, each with its reason.
 NOT_CHECKED = {
-    # What is well-formed is refused all the same by policy, by names that are not registered and by what
-    # has been before. Its statuses are checked like all others.
-    "positive_data_acceptance": "400 is also for what no form says",
-    # These two follow links between operations, and there are none.
-    "use_after_free": "nothing is deleted that could be asked for again",
-    "ensure_resource_availability": "nothing is created at a place that the caller chooses",
-    "object_level_authorization": "tests/it looks for what is somebody else's with two callers",
-    # An operation may be asked without `Authorization` where the form or the configuration authenticates.
-    "ignored_auth": "every door is tried without evidence in tests/it/cutoffs and tests/it/attestation",
+    # The broker may refuse a well-formed request because of policy, unregistered names or earlier
+    # requests. The statuses of such answers are still checked.
+    "positive_data_acceptance": "400 also covers rules that the schema cannot express",
+    # These two follow links between operations, and the description has none.
+    "use_after_free": "no deleted object can be requested again",
+    "ensure_resource_availability": "callers do not choose the paths of created objects",
+    "object_level_authorization": "tests/it tests access to other callers' objects with two callers",
+    # Some operations authenticate by the form or the configuration, without `Authorization`.
+    "ignored_auth": "tests/it/cutoffs and tests/it/attestation call every operation without evidence",
 }
 
 NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -88,11 +88,11 @@ def main() -> int:
             ]
             if subprocess.run(run, cwd=directory, env=environment).returncode != 0:
                 failed.append("schemathesis")
-                print("FAILED  the broker answers as it is described")
+                print("FAILED  the broker's answers match the description")
             else:
-                print("ok      the broker answers as it is described")
+                print("ok      the broker's answers match the description")
             for name, why in NOT_CHECKED.items():
-                print(f"        not asked: {name}: {why}")
+                print(f"        skipped: {name}: {why}")
         finally:
             process.terminate()
             process.wait(timeout=30)

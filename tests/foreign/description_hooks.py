@@ -1,6 +1,4 @@
-"""Who asks, in the requests that Schemathesis makes: an administrator, or a workload with an attestation
-that was never used before.
-"""
+"""The caller of Schemathesis's requests: an administrator, or a workload with an unused attestation."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ import schemathesis
 ISSUER, ADMIN = os.environ["TASKPASS_ISSUER"], os.environ["TASKPASS_ADMIN"]
 NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
-# What a workload asks for itself.
+# Paths that a workload calls for itself.
 OF_WORKLOADS = ("/v1/credentials", "/v1/tasks")
 
 
@@ -40,5 +38,5 @@ class Caller:
 
 @schemathesis.hook
 def filter_headers(context, headers):
-    # A proof that is none is refused whatever else is asked; tests/it tries those.
+    # The broker refuses any request with an invalid proof; tests/it covers that.
     return not (headers and "DPoP" in headers)

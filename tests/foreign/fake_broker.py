@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
-"""A broker that makes everything up: it decides nothing and keeps nothing.
+"""A fake broker for testing the third-party verification: it decides and stores nothing.
 
-It exists so that the foreign verification can itself be tested. It answers the
-few requests that verify.py makes, in the shape that the broker answers them, and
-tells the one lie that FAKE_FAULT names.
+It answers the few requests of verify.py in the broker's format, with the one
+fault that FAKE_FAULT names.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ def key_id() -> bytes:
 
 
 def forked(items: list[bytes]) -> list[bytes]:
-    """The same log, its first grant written anew."""
+    """The same log with another first grant."""
     return [items[0], b"another grant", *items[2:]]
 
 

@@ -1,9 +1,9 @@
-// An OpenID provider, oidc-provider as it is published, in which each client is a workload: it gets
-// signed access tokens (RFC 9068) by its client credentials, for the resource it names.
+// An OpenID provider: oidc-provider, unchanged as published. Each client is a workload, which gets
+// signed access tokens (RFC 9068) with its client credentials, for the resource it names.
 //
 //   node issuer.mjs PORT
 //
-// The secret is the tests' own, and worth nothing.
+// The secret is for these tests only and protects nothing.
 
 import { generateKeyPairSync } from 'node:crypto';
 import { Provider } from 'oidc-provider';

@@ -1,10 +1,10 @@
-// Asks iam-simulate what policies allow. Each line of the file `questions` is one question:
+// Evaluates policies with iam-simulate. Each line of the file `questions` is one question:
 //
 //   {"principal", "action", "resource", "account", "context": {…}, "role": [document, …],
 //    "session": document?, "trust": document?}
 //
 // and each line of the output its answer: {"verdict": "Allowed" | "ExplicitlyDenied" |
-// "ImplicitlyDenied"}, or {"error": …} where the question cannot be judged as it was meant.
+// "ImplicitlyDenied"}, or {"error": …} if the question cannot be judged as intended.
 
 import { readFileSync } from 'node:fs';
 import { runSimulation } from '@cloud-copilot/iam-simulate';
@@ -25,7 +25,7 @@ async function judge(question) {
   if (question.trust) simulation.resourcePolicy = question.trust;
   const outcome = await runSimulation(simulation, {});
   if (outcome.resultType === 'error') return { error: outcome.errors };
-  // What was ignored might have changed the answer.
+  // An ignored context key could have changed the verdict.
   const ignored = outcome.result?.ignoredContextKeys ?? [];
   if (ignored.length > 0) return { error: { message: 'ignored context', ignored } };
   return { verdict: outcome.overallResult };

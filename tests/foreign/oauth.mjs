@@ -1,6 +1,6 @@
-// OAuth as openid-client and oauth4webapi speak it, both as they are published. The file `given` says
-// where the broker is and what the client holds; each thing that was seen to be so is a line of the
-// output, and the first that is not ends the run.
+// OAuth with openid-client and oauth4webapi, unchanged as published. The file `given` holds the broker's
+// address and the client's credentials. Each passed check is a line of the output, and the first failure
+// ends the run.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
@@ -17,7 +17,7 @@ async function check(name, how) {
   console.log(name);
 }
 
-// Each attestation is good once.
+// Each attestation can be used only once.
 const attestation = () => given.attestations.shift();
 
 function exchange(more = {}) {
@@ -39,7 +39,7 @@ async function imported(pem) {
   return crypto.subtle.importKey('pkcs8', der, { name: 'ECDSA', namedCurve: 'P-256' }, false, ['sign']);
 }
 
-// rfc7523bis types the assertion; the client has an option for what it puts in the header.
+// RFC 7523bis requires a type in the assertion's header; the client has an option for it.
 const typed = { [client.modifyAssertion]: (header) => { header.typ = 'client-authentication+jwt'; } };
 const bearer = (token) => (_as, _client, _body, headers) => headers.set('authorization', `Bearer ${token}`);
 
@@ -49,7 +49,7 @@ const configured = (authentication, algorithm = 'oauth2') =>
     execute: [client.allowInsecureRequests],
   });
 
-// The standard's error, as the client found it in the answer.
+// Asserts that the client finds this error of the standard in the answer.
 async function refused(how, error, status = 400) {
   await assert.rejects(how, (thrown) => {
     assert.ok(thrown instanceof client.ResponseBodyError, thrown.stack);
@@ -65,7 +65,7 @@ const named = await configured(client.PrivateKeyJwt({ key, kid: given.kid }, typ
 const introspect = async (token) =>
   client.tokenIntrospection(await configured(bearer(given.admin)), token);
 
-// What a resource server of oauth4webapi finds in a token that comes with a request.
+// A resource server with oauth4webapi, which validates the token of a request.
 async function server() {
   const issuer = new URL(given.issuer);
   const found = await oauth.discoveryRequest(issuer, { algorithm: 'oauth2', ...loopback });
@@ -101,7 +101,7 @@ await check('the token verifies by the published keys, for its audience alone', 
   const other = oauth.validateJwtAccessToken(
     as, carrying(`Bearer ${exchanged.access_token}`), 'https://other.example', loopback);
   await assert.rejects(other, /"aud"/);
-  // The first letter of the signature, whose bits all count.
+  // Change the signature's first letter, all of whose bits are significant.
   const at = exchanged.access_token.lastIndexOf('.') + 1;
   const letter = exchanged.access_token[at] === 'A' ? 'B' : 'A';
   const altered = exchanged.access_token.slice(0, at) + letter + exchanged.access_token.slice(at + 1);
@@ -144,14 +144,14 @@ await check('a token is bound to the key of its DPoP proof', async () => {
     await send(oauth.DPoP({ client_id: given.client }, pair));
     const claims = await validated(sent, { requireDPoP: true });
     assert.equal(claims.cnf.jkt, bound.jkt);
-    // As a bearer's, or with another key's proof, it is no good.
+    // It is refused as a bearer token and with another key's proof.
     await assert.rejects(validated(carrying(`Bearer ${granted.access_token}`)));
     await send(oauth.DPoP({ client_id: given.client }, await client.randomDPoPKeyPair('ES256')));
     await assert.rejects(validated(sent, { requireDPoP: true }));
   }
 });
 
-await check('introspection says what is good until it is revoked', async () => {
+await check('introspection reports a token as active until it is revoked', async () => {
   const told = await introspect(exchanged.access_token);
   assert.deepEqual([told.active, told.scope, told.aud], [true, 'orders:read', given.audience]);
   const strangers = await configured(bearer(given.stranger));
@@ -163,7 +163,7 @@ await check('introspection says what is good until it is revoked', async () => {
   assert.equal((await introspect(own.access_token)).active, true);
 });
 
-await check('what is wrong with an exchange has the name of its standard', async () => {
+await check('errors of an exchange have the codes of the standards', async () => {
   const ask = (more, type = EXCHANGE) => () => client.genericGrantRequest(anyone, type, exchange(more));
   await refused(ask({ subject_token: given.for_another }), 'invalid_request');
   await refused(ask({ subject_token: given.used }), 'invalid_request');
@@ -172,14 +172,14 @@ await check('what is wrong with an exchange has the name of its standard', async
   await refused(ask({ resource: 'https://elsewhere.example' }), 'invalid_target');
   await refused(ask({ audience: 'orders-api' }), 'invalid_target');
   await refused(ask({ scope: 'orders:delete' }), 'invalid_scope');
-  // This would have to be approved by a person first.
+  // This request needs a person's approval.
   await refused(ask({ scope: 'orders:write' }), 'access_denied');
   await refused(ask({ scope: undefined, authorization_details: '[{"type":"gcp"}]' }),
     'invalid_authorization_details');
   await refused(ask({}, 'urn:ietf:params:oauth:grant-type:device_code'), 'unsupported_grant_type');
 });
 
-await check('what is wrong with a proof is said to be the proof', async () => {
+await check('an invalid proof is reported as such', async () => {
   const pair = await client.randomDPoPKeyPair('ES256');
   for (const wrong of [
     (header, claims) => { claims.htm = 'GET'; },
@@ -192,7 +192,7 @@ await check('what is wrong with a proof is said to be the proof', async () => {
   }
 });
 
-await check('who is not the client is told so', async () => {
+await check('a failed client authentication is reported as such', async () => {
   const stranger = (await client.randomDPoPKeyPair('ES256')).privateKey;
   const late = { [client.modifyAssertion]: (header, claims) => {
     typed[client.modifyAssertion](header);

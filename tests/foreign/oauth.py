@@ -1,7 +1,7 @@
-"""OAuth as Authlib speaks it, as it is published: tokens, introspection, revocation, errors.
+"""OAuth with Authlib, unchanged as published: tokens, introspection, revocation, errors.
 
-The file `given` says where the broker is and what the client holds; each thing that was seen to be so
-is a line of the output, and the first that is not ends the run.
+The file `given` holds the broker's address and the client's credentials. Each passed check is a line of
+the output, and the first failure ends the run.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def exchange(**more: str) -> dict:
 
 def credentials(key: str, **claims: object) -> dict:
     session = OAuth2Session(given["client"], ECKey.import_key(key), token_endpoint_auth_method="private_key_jwt")
-    # RFC 7523bis: the issuer is the audience, and the assertion has a type. Its life is short.
+    # RFC 7523bis: the issuer is the audience, and the assertion has a type. It expires soon.
     claims = {"exp": int(time.time()) + 60, **claims}
     header = {"typ": "client-authentication+jwt"}
     session.register_client_auth_method(PrivateKeyJWT(given["issuer"], claims, header, "ES256"))
@@ -102,7 +102,7 @@ def main() -> None:
     assert answer.status_code == 200, answer.text
     assert introspect(token) == {"active": False}
     assert introspect(own["access_token"])["active"] is True
-    print("introspection says what is good until it is revoked")
+    print("introspection reports a token as active until it is revoked")
 
     refused("invalid_request", exchange, subject_token=given["for_another"])
     refused("invalid_request", exchange, subject_token=given["used"])
@@ -111,7 +111,7 @@ def main() -> None:
     refused("invalid_client", credentials, ECKey.generate_key("P-256").as_pem(private=True).decode())
     refused("invalid_client", credentials, given["key"], exp=int(time.time()) - 60)
     refused("invalid_client", credentials, given["key"], aud=metadata["token_endpoint"])
-    print("what is wrong has the name of its standard")
+    print("errors have the codes of the standards")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Tests the foreign verification: a truthful answer passes, every lie is found."""
+"""Tests the third-party verification: correct answers pass, and every fault is detected."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FAULTS = [
 
 
 def findings(fault: str) -> tuple[list[str], list[str], str]:
-    """What passed and failed against a broker with one fault, and what was printed."""
+    """The passed and failed checks against a broker with one fault, and the output."""
     verify.passed.clear()
     verify.failed.clear()
     printed = io.StringIO()
@@ -28,13 +28,13 @@ def findings(fault: str) -> tuple[list[str], list[str], str]:
 
 
 def main() -> int:
-    # The made-up broker is a script: it runs in this Python environment.
+    # The fake broker is a script that runs in this Python environment.
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     good = bad = 0
     passed, failed, printed = findings("")
     if failed or len(passed) < 100:
         print(printed)
-        print(f"FAILED  the truth: {len(passed)} passed, {len(failed)} failed")
+        print(f"FAILED  without a fault: {len(passed)} passed, {len(failed)} failed")
         bad += 1
     else:
         good += 1
@@ -44,7 +44,7 @@ def main() -> int:
             good += 1
         else:
             bad += 1
-            print(f"FAILED  not found: {fault}")
+            print(f"FAILED  not detected: {fault}")
     print(f"selftest: {good} passed, {bad} failed")
     return 1 if bad else 0
 

@@ -1,6 +1,6 @@
-"""Verifies, with other people's libraries, what a running broker issues.
+"""Verifies a running broker's output with third-party libraries.
 
-    verify.py BINARY     starts `BINARY dev` and ends it; exit 0 if all holds
+    verify.py BINARY     starts `BINARY dev` and ends it; exits 0 if all checks pass
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import SimpleNamespace
 
-# Plain HTTP is right here and only here: `taskpass dev` is loopback only.
+# Plain HTTP is acceptable only here, because `taskpass dev` listens only on loopback.
 os.environ["AUTHLIB_INSECURE_TRANSPORT"] = "1"
 
 import jwt as pyjwt
@@ -52,10 +52,10 @@ failed: list[str] = []
 
 
 def check(name: str, act: Callable[[], object]) -> object:
-    """Runs one check; what it returns is handed on, None after a failure."""
+    """Runs one check. Returns its result, or None after a failure."""
     try:
         result = act()
-    except Exception as error:  # any failure of any library is the check's failure
+    except Exception as error:  # any exception of a library fails the check
         failed.append(name)
         print(f"FAILED  {name}\n        {type(error).__name__}: {error}")
         return None
@@ -65,7 +65,7 @@ def check(name: str, act: Callable[[], object]) -> object:
 
 
 def refused(name: str, act: Callable[[], object], *errors: type[Exception]) -> None:
-    """One check that `act` is refused, by an error that means refusal."""
+    """Checks that `act` raises one of `errors`, which mean refusal."""
 
     def inner() -> None:
         try:
@@ -120,7 +120,7 @@ def free_port() -> int:
 
 @contextmanager
 def running(binary: str, environment: dict[str, str] | None = None) -> Iterator[dict]:
-    """A development broker on a free port, with data that is gone afterwards."""
+    """A development broker on a free port, whose data are removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="taskpass-foreign-") as scratch:
         command = [
             os.path.abspath(binary), "dev", "--no-story", "--json",
@@ -131,13 +131,13 @@ def running(binary: str, environment: dict[str, str] | None = None) -> Iterator[
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, cwd=scratch,
                 env={**os.environ, **(environment or {})},
             )
-            # A broker that says nothing must not hang the run.
+            # A broker that prints nothing must not block the run.
             watchdog = threading.Timer(START_SECONDS, process.kill)
             watchdog.start()
             try:
                 line = process.stdout.readline()
                 watchdog.cancel()
-                # It may go on writing; a full pipe would stop it.
+                # Keep reading: a full pipe would block the broker.
                 threading.Thread(target=process.stdout.read, daemon=True).start()
                 if not line.startswith(b"{"):
                     log.seek(0)
@@ -154,7 +154,7 @@ def running(binary: str, environment: dict[str, str] | None = None) -> Iterator[
 
 
 def ask(dev: dict, subject: str) -> tuple[int, dict]:
-    """One attestation, one request for a credential."""
+    """Gets an attestation and requests a credential with it."""
     status, attested = call("POST", f"{dev['issuer'].rstrip('/')}/token", {"sub": subject})
     holds(status == 200, f"the development issuer answered {status}: {attested}")
     return call(
@@ -202,8 +202,8 @@ def flipped(data: bytes, at: int = 0) -> bytes:
 
 
 def accepted(metadata) -> None:
-    """Authlib's own judgement of every member. The one exception: a server without grant types has
-    no token endpoint to name, which RFC 8414 foresees for other grants only."""
+    """Validates every member with Authlib. Exception: a server without grant types needs no token
+    endpoint, which Authlib would require."""
     for key in metadata.REGISTRY_KEYS:
         unused = key == "token_endpoint" and metadata.get("grant_types_supported") == []
         if not unused or key in metadata:
@@ -211,7 +211,7 @@ def accepted(metadata) -> None:
 
 
 def discover(url: str) -> dict:
-    """OpenID discovery: the issuer named must be the one it is found under."""
+    """OpenID discovery: the document must name the issuer under which it is found."""
     first = get(f"{url.rstrip('/')}/.well-known/openid-configuration")
     metadata = OpenIDProviderMetadata(get(f"{first['issuer'].rstrip('/')}/.well-known/openid-configuration"))
     holds(metadata["issuer"] == first["issuer"], "the issuer is not the one it was found under")
@@ -279,11 +279,11 @@ def check_token(body: dict, issuer: str, jwks_uri: str) -> None:
         holds(claims["jti"] == session["id"] == claims["sid"], "jti, sid and the session differ")
         holds(claims["task"] == body["task"]["id"] == session["task_id"], "task differs")
         holds(claims["authorization_details"] == session["authorization_details"], "grant differs")
-        holds(claims["exp"] - claims["iat"] <= 300, "lives longer than asked")
+        holds(claims["exp"] - claims["iat"] <= 300, "expires later than requested")
         holds(0 < credential["expires_in"] <= 300, f"expires_in is {credential['expires_in']}")
-        holds(claims["iat"] <= time.time() + 1 < claims["exp"], "is not of now")
+        holds(claims["iat"] <= time.time() + 1 < claims["exp"], "is not valid now")
 
-    check("token: its claims are the answer's", agrees)
+    check("token: its claims match the answer", agrees)
     check(
         "token: dec is the hash of the decision's leaf",
         lambda: holds(b64url_bytes(claims["dec"]) == base64.b64decode(body["receipt"]["leaf_hash"]), "differs"),
@@ -309,7 +309,7 @@ def check_token(body: dict, issuer: str, jwks_uri: str) -> None:
             lambda: by_pyjwt(token, issuer + "/other", keys), *not_valid)
     refused("token: Authlib refuses it for a scope not granted",
             lambda: by_authlib(token, issuer, jwks, scope="orders:write"), *not_valid)
-    # joserfc, under Authlib, takes the time as a parameter.
+    # joserfc, which Authlib uses, takes the time as a parameter.
     refused("token: joserfc refuses it at its expiry",
             lambda: JWTClaimsRegistry(now=claims["exp"], exp={"essential": True}).validate(claims), ExpiredTokenError)
 
@@ -329,14 +329,14 @@ class LogKey:
         self.id = digest[:4]
         key = Ed25519PublicKey.from_public_bytes(typed[1:])
         spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        # Sigstore's own message for a trusted key, and its own key ring.
+        # Sigstore's message type for a trusted key, and its key ring.
         self.ring = Keyring([
             PublicKey(raw_bytes=base64.b64encode(spki), key_details=PublicKeyDetails.PKIX_ED25519)
         ])
 
 
 def verified_checkpoint(text: str, keys: list[LogKey]) -> tuple[str, int, bytes]:
-    """Origin, size and root of a checkpoint that a key of the log has signed."""
+    """The origin, size and root of a checkpoint, after verifying its signature by a key of the log."""
     signed = SignedCheckpoint.from_text(text)
     key = next((key for key in keys if key.name == signed.checkpoint.origin), None)
     holds(key, f"no key for origin {signed.checkpoint.origin}")
@@ -348,15 +348,15 @@ def verified_checkpoint(text: str, keys: list[LogKey]) -> tuple[str, int, bytes]
             return signed.checkpoint.origin, signed.checkpoint.log_size, bytes.fromhex(signed.checkpoint.log_hash)
         except VerificationError as refusal:
             error = refusal
-    raise error or VerificationError("no key fits")
+    raise error or VerificationError("no key matches")
 
 
 def verified_receipt(receipt: dict, keys: list[LogKey]) -> bytes:
-    """The leaf of a receipt that holds, by sigstore's inclusion check."""
+    """The leaf of a receipt, after verifying its inclusion with sigstore."""
     leaf = base64.b64decode(receipt["leaf"], validate=True)
     origin, size, root = verified_checkpoint(receipt["checkpoint"], keys)
-    holds(size == receipt["tree_size"], "the checkpoint is of another size")
-    # Sigstore trusts its log to send an index that is in the tree.
+    holds(size == receipt["tree_size"], "the checkpoint has another size")
+    # Sigstore does not check that the index is in the tree.
     holds(0 <= receipt["index"] < size, "the index is not in the tree")
     proof = SimpleNamespace(
         log_index=receipt["index"],
@@ -366,13 +366,13 @@ def verified_receipt(receipt: dict, keys: list[LogKey]) -> bytes:
     )
     verify_merkle_inclusion(SimpleNamespace(_inner=SimpleNamespace(inclusion_proof=proof, canonicalized_body=leaf)))
     leaf_hash = hashlib.sha256(b"\x00" + leaf).digest()
-    holds(base64.b64decode(receipt["leaf_hash"]) == leaf_hash, "leaf_hash is not the leaf's")
-    holds(json.loads(leaf)["origin"] == origin, "the leaf is of another log")
+    holds(base64.b64decode(receipt["leaf_hash"]) == leaf_hash, "leaf_hash does not match the leaf")
+    holds(json.loads(leaf)["origin"] == origin, "the leaf belongs to another log")
     return leaf
 
 
 def receipt_tampering(receipt: dict) -> Iterator[tuple[str, dict]]:
-    """Receipts that must not verify, each altered in one place."""
+    """Receipts with one alteration each, which must not verify."""
 
     def b64(data: bytes) -> str:
         return base64.b64encode(data).decode()
@@ -408,7 +408,7 @@ def check_receipt(name: str, receipt: dict, keys: list[LogKey], mentions: str) -
                  lambda: verified_receipt(receipt, keys))
     if leaf is None:
         return
-    check(f"{name}: the leaf names what was decided", lambda: holds(mentions in leaf.decode(), f"{mentions} is not in it"))
+    check(f"{name}: the leaf names the decision's subject", lambda: holds(mentions in leaf.decode(), f"{mentions} is not in it"))
     for what, altered in receipt_tampering(receipt):
         refused(f"{name}: refused with {what}", lambda r=altered: verified_receipt(r, keys),
                 VerificationError, AssertionError, ValueError)
@@ -441,9 +441,9 @@ def check_ledger(dev: dict, granted: list[dict], denied: dict) -> None:
         indexes = [receipt["index"] for receipt in receipts]
         holds(len(set(indexes)) == len(indexes), "two leaves at one index")
 
-    check("ledger: one root a size, one leaf an index", all_of_one_log)
+    check("ledger: one root for each size, one leaf for each index", all_of_one_log)
 
-    # The log only grows: what was proven before is still in the latest tree.
+    # The log only grows: leaves proven earlier are still in the latest tree.
     def still_there() -> None:
         receipts = [body["receipt"] for body in [*granted, denied]]
         latest = max(receipts, key=lambda receipt: receipt["tree_size"])
@@ -464,13 +464,13 @@ def verify(dev: dict) -> None:
     if metadata:
         check("discovery: Authlib accepts the authorization server's metadata", lambda: server_metadata(metadata["issuer"]))
 
-    # One alone, then several at once, so that proofs of different shape come up.
+    # One request alone, then several at once, so that the proofs have different shapes.
     def several() -> list[dict]:
         with ThreadPoolExecutor(max_workers=6) as pool:
             return [grant(dev), *pool.map(lambda _: grant(dev), range(6)), grant(dev)]
 
-    granted = check("broker: grants what policy allows", several)
-    denied = check("broker: refuses what it does not, with a receipt", lambda: refusal(dev))
+    granted = check("broker: grants a request that policy permits", several)
+    denied = check("broker: refuses a request that policy does not permit, with a receipt", lambda: refusal(dev))
     if granted and metadata:
         check_token(granted[0], metadata["issuer"], metadata["jwks_uri"])
     if granted and denied:

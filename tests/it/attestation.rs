@@ -1,4 +1,5 @@
-//! Failed attestations, from the outside: what the operator can find out, and what a caller learns.
+//! Failed attestations over HTTP: the operator can find the cause, and the caller learns only as
+//! much as it may.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -38,7 +39,7 @@ repo_id = {{ type = "string", immutable = true }}
 }
 
 async fn begin(kind: Kind) -> (Fleet, Replica) {
-    Fleet::believing(kind, attestor, "").await
+    Fleet::with_attestors(kind, attestor, "").await
 }
 
 fn good(over: &Value) -> Value {
@@ -49,15 +50,14 @@ fn good(over: &Value) -> Value {
     claims
 }
 
-/// A token that must be refused.
 struct Bad {
     token: String,
     attestor: &'static str,
     reason: &'static str,
     claim: Option<&'static str>,
-    /// The condition that the command names; none where it cannot know.
+    /// The condition that `attest check` names as failed; `None` if the command cannot know it.
     explained: Option<&'static str>,
-    /// Whether a known issuer's key signed it.
+    /// Whether a key of a known issuer signed the token.
     signed: bool,
 }
 
@@ -80,7 +80,7 @@ fn signed(fleet: &Fleet) -> Vec<Bad> {
         .token_with(&header, &claims, &fleet.issuer.key());
     vec![
         Bad {
-            // Two attestors have this issuer, and the token is for neither.
+            // Two attestors have this issuer, and the token's audience is neither's.
             attestor: "none",
             ..case(
                 json!({"aud": "https://elsewhere.example"}),
@@ -179,7 +179,7 @@ fn unsigned(fleet: &Fleet) -> Vec<Bad> {
     ]
 }
 
-/// The series of the failures' counter, by attestor and reason.
+/// The counter of failed attestations, by attestor and reason.
 async fn counted(replica: &Replica, admin: &str) -> BTreeMap<(String, String), u64> {
     let text = replica.client.get_as(admin, "/metrics").await.text();
     let prefix = "taskpass_attestation_failures_total{attestor=\"";
@@ -206,7 +206,7 @@ fn lines(replica: &Replica, request_id: &str) -> Vec<Value> {
         .collect()
 }
 
-/// What `taskpass attest check` says of a token.
+/// The exit code and JSON output of `taskpass attest check` for a token.
 fn explain(fleet: &Fleet, replica: &Replica, token: &str) -> (Option<i32>, Value) {
     let config = std::fs::read_to_string(replica.process.dir().join("taskpass.toml")).unwrap();
     let jwks = json!({"keys": [fleet.issuer.key().jwk()]});
@@ -248,8 +248,8 @@ async fn ask(replica: &Replica, token: &str) -> Answer {
         .await
 }
 
-/// An answer without what is the request's own.
-fn face(answer: &Answer) -> (u16, Vec<(String, String)>, String) {
+/// An answer without the headers that differ for every request.
+fn without_own_headers(answer: &Answer) -> (u16, Vec<(String, String)>, String) {
     let own = ["x-request-id", "traceparent", "date", "dpop-nonce"];
     let headers = answer.headers.iter();
     let headers = headers.filter(|(name, _)| !own.contains(&name.as_str()));
@@ -286,7 +286,7 @@ on_both_stores! {
                 .filter(|condition| condition["outcome"] == "fails")
                 .map(|condition| condition["name"].as_str().unwrap().to_owned())
                 .collect();
-            // What no key of the issuer's signed has that fault, too.
+            // A token that no key of the issuer signed fails the signature condition too.
             let unsigned = !signed && told["attestor"].is_string();
             let mut wanted: Vec<&str> = explained.into_iter().collect();
             if unsigned && !wanted.contains(&"signature") {
@@ -295,7 +295,7 @@ on_both_stores! {
             assert_eq!(failed, wanted, "{reason}: {told}");
             assert_eq!(code, Some(1), "{told}");
 
-            // The caller learns the claim of its own token, and never what it should have been.
+            // The caller learns which claim of its token is wrong, and never the expected value.
             if signed {
                 assert_eq!(problem["reason"], reason);
                 assert_eq!(problem["claim"].as_str(), claim, "{problem}");
@@ -320,7 +320,7 @@ on_both_stores! {
         let lines = lines(replica, again.header("x-request-id").unwrap());
         assert_eq!(lines.len(), 1);
         assert_eq!((&lines[0]["reason"], &lines[0]["iss"]), (&json!("replayed"), &json!(fleet.issuer.url())));
-        // Offline the token is good, but for its use, which only the broker knows.
+        // Offline the token passes every condition except "use", which only the broker can check.
         let (code, told) = explain(fleet, replica, &token);
         assert_eq!((code, &told["refused"]), (Some(0), &json!(false)), "{told}");
         let used = told["conditions"].as_array().unwrap().iter().find(|c| c["name"] == "use").unwrap();
@@ -328,32 +328,32 @@ on_both_stores! {
     }
 
     async fn tokens_without_a_valid_signature_get_one_answer_to_the_byte(fleet, replica) {
-        // The keys are known, so that no answer depends on a fetch.
+        // Make the broker fetch the keys first, so that no answer depends on a fetch.
         ask(replica, &fleet.token()).await.expect(201);
-        let mut faces = Vec::new();
+        let mut answers = Vec::new();
         for bad in unsigned(fleet) {
-            faces.push(face(&ask(replica, &bad.token).await));
+            answers.push(without_own_headers(&ask(replica, &bad.token).await));
         }
         for junk in ["x", "tph_guess", "tpa_guess", "..", &"x".repeat(20_000)] {
-            faces.push(face(&ask(replica, junk).await));
+            answers.push(without_own_headers(&ask(replica, junk).await));
         }
-        for other in &faces {
-            assert_eq!(other, &faces[0]);
+        for other in &answers {
+            assert_eq!(other, &answers[0]);
         }
-        // Only the challenge follows the scheme in which the request came.
+        // Only the challenge depends on the scheme of the request.
         let request = || replica.client.request(Method::POST, "/v1/credentials").json(&body());
         let twice = request().bearer_auth(fleet.token()).header("authorization", "Bearer x");
-        // A proof beside junk is not looked at.
+        // The broker ignores a DPoP proof that accompanies an invalid token.
         let proven = request().header("authorization", "DPoP x").header("dpop", "y");
-        let without_challenge = |mut face: (u16, Vec<(String, String)>, String)| {
-            face.1.retain(|(name, _)| name != "www-authenticate");
-            face
+        let without_challenge = |mut answer: (u16, Vec<(String, String)>, String)| {
+            answer.1.retain(|(name, _)| name != "www-authenticate");
+            answer
         };
-        let first = without_challenge(faces[0].clone());
+        let first = without_challenge(answers[0].clone());
         for other in [request(), request().header("authorization", "Basic eDp5"), twice, proven] {
-            assert_eq!(without_challenge(face(&send(other).await)), first);
+            assert_eq!(without_challenge(without_own_headers(&send(other).await)), first);
         }
-        assert_eq!(faces[0].0, 401);
+        assert_eq!(answers[0].0, 401);
     }
 
     async fn an_issuer_that_is_away_is_a_503_at_every_door_and_uses_nothing_up(fleet, replica) {
@@ -406,7 +406,7 @@ on_both_stores! {
             assert!(answer.header("retry-after").is_some(), "{door}");
         }
         fleet.issuer.go_up();
-        // The pause between two fetches is ten seconds.
+        // The broker waits ten seconds between two fetches.
         let granted = std::sync::Mutex::new(None);
         until("the issuer is asked again", SOON + Duration::from_secs(20), async || {
             let answer = ask(replica, &token).await;

@@ -1,6 +1,7 @@
-//! What an auditor with a pinned key can show offline: that a decision was logged, be its key
-//! retired; that it was logged before the credential was used, and by whose clock; that a whole log
-//! is whole. The logs here are made without the product's code, and each is then spoilt in one place.
+//! An auditor with a pinned key verifies offline that a decision was logged (even if the key of
+//! that time is retired), that it was logged before the credential was used and by which clock, and
+//! that a log is complete. The logs here are made without the product's code; each test then
+//! corrupts one part.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,7 +16,7 @@ use crate::support::log::{
 };
 use crate::support::process::{Ended, Launch};
 
-/// 2026-10-24T12:10:00Z.
+/// 2026-10-24T12:10:00Z, in Unix seconds.
 const WITNESSED: u64 = 1_792_843_800;
 const KEY: usize = 2;
 const DENIAL: usize = 3;
@@ -23,10 +24,10 @@ const PERMIT: usize = 4;
 const OLD: usize = 9;
 const NEW: usize = 21;
 
-/// What is done to a file's lines.
+/// A change that corrupts the lines of a log file.
 type Spoil<'a> = &'a dyn Fn(&mut Vec<Value>);
 
-/// A log that has grown, and whose key was replaced on the way.
+/// A log with two sizes, [`OLD`] and [`NEW`], whose log key was replaced in between.
 struct Grown {
     retired: Log,
     current: Log,
@@ -103,7 +104,7 @@ impl Grown {
         })
     }
 
-    /// The receipt as it was handed out, by a key that has since been retired.
+    /// The receipt of the decision, signed with the key that is now retired.
     fn old_receipt(&self) -> Value {
         self.receipt(OLD, &self.retired.sign(&self.text(OLD)))
     }
@@ -114,7 +115,7 @@ impl Grown {
         json!({"from": OLD, "to": NEW, "consistency_proof": hashes})
     }
 
-    /// The credential, good from the decision on.
+    /// The credential, valid from the time of the decision.
     fn token(&self) -> String {
         token(&self.signer, &self.claims())
     }
@@ -125,7 +126,7 @@ impl Grown {
         claims
     }
 
-    /// The exported log; `change` may spoil its lines.
+    /// The exported log, after `change` has edited its lines.
     fn file(&self, change: impl FnOnce(&mut Vec<Value>)) -> String {
         let mut lines = vec![json!({
             "format": "taskpass-log@v1", "checkpoint": self.current.sign(&self.text(NEW))
@@ -136,7 +137,7 @@ impl Grown {
             ),
         );
         change(&mut lines);
-        // As the product writes them: the format first.
+        // The product writes `format` before `checkpoint`.
         let head = format!(
             "{{\"format\":{},\"checkpoint\":{}}}\n",
             lines[0]["format"], lines[0]["checkpoint"]
@@ -162,7 +163,7 @@ impl Grown {
             .file("jwks", json!({"keys": [self.signer.jwk()]}).to_string())
     }
 
-    /// The old checkpoint, signed by the retired key and seen by the witness.
+    /// The old checkpoint, signed by the retired key and cosigned by the witness.
     fn witnessed(&self, time: u64) -> String {
         let text = self.text(OLD);
         self.retired.sign(&text) + &self.witness.cosign(&text, time)
@@ -194,7 +195,7 @@ fn a_retired_keys_receipt_holds_only_through_a_later_checkpoint() {
         &grown.verify(&receipt, &[]),
         "no known key has signed the note",
     );
-    // The later checkpoint alone says nothing about the earlier tree.
+    // The later checkpoint alone proves nothing about the earlier tree.
     fails(
         &grown.verify(&receipt, &["--checkpoint", "newest"]),
         "no known key has signed",
@@ -212,12 +213,12 @@ fn a_retired_keys_receipt_holds_only_through_a_later_checkpoint() {
         "{}",
         ended.stdout
     );
-    // The same head, signed by the pinned key, needs no proof.
+    // The same tree head, signed by the pinned key, needs no consistency proof.
     holds(
         &grown.verify(&receipt, &["--checkpoint", "old"]),
         "logged: yes",
     );
-    // A leaf that the retired key's holder put into a tree of its own.
+    // The holder of the retired key puts the leaf into a tree of its own.
     let mut forged = Grown::new();
     forged.current = Log::new(ORIGIN);
     let forged = forged.old_receipt().to_string();
@@ -233,7 +234,8 @@ fn a_retired_keys_receipt_holds_only_through_a_later_checkpoint() {
 
 #[test]
 fn an_earlier_checkpoint_vouches_for_nothing_that_came_after_it() {
-    // Behind what a pinned key signed, the retired key's holder puts leaves of its own.
+    // The holder of the retired key appends leaves of its own after the tree that the pinned key
+    // signed.
     let mut forged = Grown::new();
     let another = "0198b2a0-0000-7000-8000-00000000ffff";
     let leaf = String::from_utf8(forged.bodies[PERMIT].clone()).unwrap();
@@ -266,7 +268,7 @@ fn an_earlier_checkpoint_vouches_for_nothing_that_came_after_it() {
             assert!(ended.stdout.contains("logged: DOES NOT HOLD: no known key"));
         }
     }
-    // What the pinned key signed of the same size vouches for all of it.
+    // A checkpoint of the same size, signed by the pinned key, covers the whole log.
     holds(
         &forged.verify(&log, &["--checkpoint", "newest"]),
         "it holds only through the later checkpoint",
@@ -293,7 +295,7 @@ fn nothing_is_before_the_use_of_what_was_never_permitted_or_not_then() {
         &used(PERMIT, "2026-10-26T03:33:20.000001Z"),
         "the leaf permits it until 2026-10-26T03:33:20Z",
     );
-    // Nor by what the credential says of itself.
+    // The times in the credential's own claims do not change the verdict.
     let log = grown.file(|_| ());
     let claimed = |used: &str, claims: &Value| {
         let more = [
@@ -344,8 +346,8 @@ fn a_whole_log_itself_names_the_key_of_its_credentials() {
     for more in [&[][..], &["--unchecked-signature"], &["--jwks", "jwks"]] {
         fails(&forged(more), "the credential's signature does not hold");
     }
-    // Where that leaf was pruned, comes too late, or is of a key for something else, it is as with a
-    // receipt.
+    // If that leaf was pruned, comes after the decision, or names a key for another purpose, the
+    // credential's key is not shown, as with a receipt.
     let pruned = grown.file(|lines| {
         for index in 0..=KEY {
             let hash = STANDARD.encode(&grown.leaves[index]);
@@ -378,7 +380,8 @@ fn a_whole_log_itself_names_the_key_of_its_credentials() {
 
 #[test]
 fn a_log_whose_heads_were_not_always_the_brokers_own_does_not_name_the_key_of_its_credentials() {
-    // Somebody who can write to its tables could have put that leaf under the broker's checkpoint.
+    // An attacker with write access to the log's tables could have added that leaf under the
+    // broker's checkpoint.
     let mut grown = Grown::new();
     let genesis = String::from_utf8(grown.bodies[0].clone()).unwrap();
     let genesis = genesis.replace(",\"heads_authenticated\":true", "");
@@ -431,7 +434,8 @@ fn a_credential_of_another_issuer_or_with_another_place_in_the_status_lists_is_r
     for ended in verified(&grown, &|claims| claims["status"] = place(0, 4)) {
         fails(&ended, "by the leaf it must be null");
     }
-    // One that is in a list: of a log that began where another ended.
+    // The session has an entry in a status list; the log continues an earlier log, so its first
+    // list is 16.
     let leaf = String::from_utf8(grown.bodies[PERMIT].clone()).unwrap();
     let leaf = leaf.replacen('{', "{\"first_status_list\":16,", 1);
     grown.bodies[PERMIT] = leaf.into_bytes();
@@ -462,7 +466,8 @@ fn a_witness_shows_that_it_was_logged_before_it_was_used_and_by_whose_clock() {
         "{}",
         ended.stdout
     );
-    // A witness writes a second down, and it was some instant in it.
+    // A witness's time has a resolution of one second: the cosignature may be from any instant in
+    // it.
     for used in [
         "2026-10-24T12:09:59Z",
         "2026-10-24T12:10:00Z",
@@ -470,7 +475,7 @@ fn a_witness_shows_that_it_was_logged_before_it_was_used_and_by_whose_clock() {
     ] {
         fails(&with(used), "which is after the use");
     }
-    // Clocks that say that it was seen, or used, before it was decided show nothing.
+    // A witness time or a use time before the decision proves nothing.
     let early = grown
         .receipt(OLD, &grown.witnessed(1_000_000_000))
         .to_string();
@@ -478,7 +483,7 @@ fn a_witness_shows_that_it_was_logged_before_it_was_used_and_by_whose_clock() {
         let ended = grown.verify(&early, &["--witness", &key, "--used-at", used]);
         fails(&ended, "before its decision");
     }
-    // A clock that is only a little behind contradicts nothing, and shows as little.
+    // A witness clock that is only a little behind is no contradiction, and proves nothing either.
     for behind in [2, 240] {
         let decided = WITNESSED - 600;
         let receipt = grown.receipt(OLD, &grown.witnessed(decided - behind));
@@ -489,13 +494,13 @@ fn a_witness_shows_that_it_was_logged_before_it_was_used_and_by_whose_clock() {
         let untimed = grown.verify(&receipt, &["--witness", &key]);
         holds(&untimed, "logged before use: not shown");
     }
-    // Without the time of the use it is told, and nothing is claimed.
+    // Without the time of the use, the output reports the witness's time and claims nothing.
     let open = grown.verify(&receipt, &["--witness", &key]);
     holds(
         &open,
         "logged before use: not shown: the time of use was not given; logged by 2026-10-24T12:10:01Z",
     );
-    // Whose key is not pinned says nothing.
+    // A witness whose key is not pinned proves nothing.
     let used = ["--checkpoint", "old", "--used-at", "2026-10-24T13:00:00Z"];
     fails(
         &grown.verify(&receipt, &used),
@@ -545,7 +550,7 @@ fn a_published_checkpoint_shows_the_same_by_the_publishers_clock() {
         (late.code(), &verdict["logged_before_use"]["verdict"]),
         (Some(1), &json!("fails"))
     );
-    // A checkpoint from before the leaf shows nothing of it, however early.
+    // A checkpoint from before the leaf proves nothing about the leaf, however early it is.
     let before = grown.current.sign(&grown.text(PERMIT));
     let key = grown.current.vkey();
     let hashes = consistency(PERMIT, &grown.leaves[..OLD]);
@@ -601,7 +606,7 @@ fn a_whole_log_holds_and_finds_the_decision_of_a_credential() {
     let ended = grown.verify(&whole, &all);
     holds(&ended, "decided: permit for dev:agent%3Areports");
     holds(&ended, "logged before use: yes");
-    // Bodies that were pruned are told, and break nothing.
+    // Pruned bodies are reported, and the log still verifies.
     let without = |bodies: std::ops::Range<usize>| {
         grown.file(|lines| {
             for index in bodies {
@@ -615,7 +620,7 @@ fn a_whole_log_holds_and_finds_the_decision_of_a_credential() {
         &grown.verify(&without(0..PERMIT + 1), &["--credential-file", "token"]),
         "or its body was pruned",
     );
-    // What is missing in the middle was left out by somebody.
+    // Pruning removes bodies only from the start, so a body that is missing later was left out.
     for index in [1, PERMIT, NEW - 1] {
         fails(
             &grown.verify(&without(index..index + 1), &[]),
@@ -667,7 +672,7 @@ fn a_log_that_was_cut_reordered_changed_or_forked_does_not_pass() {
         assert!(ended.stdout.contains(why), "{name}: {}", ended.stdout);
         fails(&ended, "FAILED: ");
     }
-    // What was signed, but makes no sense in that order.
+    // The order was signed but contradicts the rules of the log.
     let mut disordered = Grown::new();
     disordered.bodies.swap(PERMIT, PERMIT + 1);
     disordered.leaves.swap(PERMIT, PERMIT + 1);
@@ -676,7 +681,7 @@ fn a_log_that_was_cut_reordered_changed_or_forked_does_not_pass() {
         &disordered.verify(&file, &[]),
         "leaf 4 comes before its session's decision",
     );
-    // What is claimed to be pruned excuses nothing that the log itself shows later.
+    // A body that is missing at the start excuses no contradiction that the log itself shows.
     let pruned = disordered.file(|lines| {
         let hash = STANDARD.encode(&disordered.leaves[0]);
         lines[1] = json!({"index": 0, "hash": hash});
@@ -701,7 +706,7 @@ fn a_log_that_was_cut_reordered_changed_or_forked_does_not_pass() {
         &reopened.verify(&pruned, &[]),
         "leaf 6 belongs to a task that had ended before",
     );
-    // A checkpoint of the same size that somebody else was shown.
+    // Another party was shown a different checkpoint of the log.
     let mut other = Grown::new();
     other.leaves[3] = leaf_hash(b"another");
     let key = grown.current.vkey();
@@ -738,7 +743,7 @@ fn a_log_that_was_cut_with_its_checkpoint_is_refuted_by_a_later_one() {
             "THE LOG WAS CUT: a given checkpoint was signed over 21 leaves",
         );
     }
-    // That of another log, which is pinned as well, says nothing of this one's length.
+    // The checkpoint of another pinned log says nothing about the size of this one.
     let other = Log::new("other.test/log");
     let larger = format!("other.test/log\n99\n{}\n", STANDARD.encode([7; 32]));
     let ended = grown
@@ -747,7 +752,8 @@ fn a_log_that_was_cut_with_its_checkpoint_is_refuted_by_a_later_one() {
         .run();
     fails(&ended, "a checkpoint of the log other.test/log was given");
     assert!(!ended.stdout.contains("WAS CUT"), "{}", ended.stdout);
-    // Of a receipt's tree a later checkpoint says nothing by itself, be the key pinned or not.
+    // A later checkpoint alone says nothing about a receipt's tree, whether its key is pinned or
+    // not.
     let receipt = grown.receipt(OLD, &grown.current.sign(&grown.text(OLD)));
     let receipt = receipt.to_string();
     let unjoined = ["--checkpoint", "newest"];
@@ -821,7 +827,7 @@ fn the_exit_code_is_the_verdict_whoever_has_read_why() {
     let log = grown.file(|_| ());
     for more in ["", "--json"] {
         for (key, code) in [(&grown.current, 0), (&grown.retired, 1)] {
-            // The reader is gone before there is anything to be read.
+            // The reader of the output closes the pipe before the command writes anything.
             let script = format!(
                 "(sleep 0.5; cat file) | {} ledger verify - --key '{}' {more} | exec true; \
                  exit ${{PIPESTATUS[1]}}",
@@ -879,7 +885,7 @@ async fn a_real_log_is_exported_and_verified_and_only_a_reader_gets_it() {
     holds(&ended, "decided: permit for");
     holds(&ended, "1 × permit");
     holds(&ended, "was checked with the key that leaf");
-    // One leaf of it as others' tools take it.
+    // One leaf, as a `tlog-proof` for third-party tools.
     let decision = granted["decision"]["id"].as_str().unwrap();
     let index = granted["receipt"]["index"].to_string();
     let proof = |leaf: &str| {
@@ -922,7 +928,7 @@ async fn a_real_log_is_exported_and_verified_and_only_a_reader_gets_it() {
     }
     let none = proof("4000000");
     assert_eq!((none.code(), none.stdout.as_str()), (Some(1), ""));
-    // Neither the workload, whose decision is in it, nor a stranger.
+    // Neither a workload with a decision in the log nor a stranger may export it.
     let own = Client::new(&url)
         .get_as(&fleet.token(), "/v1/ledger/export")
         .await;

@@ -1,8 +1,8 @@
-//! Sessions of roles in AWS: what is asked of STS, what is released, and what is left when STS
-//! refuses, lies, dawdles or is not there.
+//! Sessions of roles in AWS: the request to STS, the released credential, and the state that
+//! remains when STS refuses, lies, answers late or is unreachable.
 //!
-//! Two stand-ins: moto's server, which keeps roles and sessions and knows who calls, and an STS of
-//! ours that writes down what it was asked and answers as it was told.
+//! Two servers stand in for AWS: moto's server, which keeps roles and sessions and can identify a
+//! caller, and a test STS, which records requests and answers as it is told.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -52,7 +52,7 @@ fn resource(name: &str, mode: &str) -> Value {
     })
 }
 
-/// On SQLite: what is asked of AWS does not depend on the store.
+/// A rig on SQLite: the requests to AWS do not depend on the store.
 pub async fn rig(aws: &str) -> Rig {
     rig_on(Kind::Sqlite, aws).await
 }
@@ -87,7 +87,7 @@ async fn asked(rig: &Rig, detail: Value) -> Result<Issued, BrokerError> {
         .await
 }
 
-/// What became of the last request's session.
+/// The state of the last request's session, and why it ended.
 pub async fn last_session(rig: &Rig) -> Option<(SessionState, Option<EndReason>)> {
     let filter = SessionFilter {
         limit: 100,
@@ -153,7 +153,7 @@ async fn a_permit_becomes_a_session_that_is_named_tagged_and_confined() {
     );
     assert_eq!(
         call["DurationSeconds"], "900",
-        "AWS makes none that is shorter"
+        "AWS's shortest session is 900 s"
     );
     let policy: Value = serde_json::from_str(&call["Policy"]).unwrap();
     assert_eq!(
@@ -164,7 +164,7 @@ async fn a_permit_becomes_a_session_that_is_named_tagged_and_confined() {
     assert_eq!(
         end,
         &json!([session.expires_at]),
-        "its own end is in its policy"
+        "the session policy holds the session's end"
     );
 
     let token = &call["WebIdentityToken"];
@@ -201,7 +201,7 @@ async fn a_permit_becomes_a_session_that_is_named_tagged_and_confined() {
     );
     assert_eq!(tags["principal_tags"]["TaskpassDecision"], json!([leaf]));
     assert_eq!(tags["transitive_tag_keys"].as_array().unwrap().len(), 2);
-    // Nor is it good here, as an attestation or as a credential.
+    // The broker does not accept the token as an attestation or as a credential.
     let introspected = rig
         .broker
         .verification
@@ -233,7 +233,7 @@ async fn nothing_is_asked_of_sts_that_policy_and_registration_do_not_give() {
             "unknown-action",
         ),
         (detail("actions", json!(["s3:*"])), "not-permitted"),
-        // Permitted by `s3:Get*`, forbidden by what it has in common with `s3:GetObjectAcl`.
+        // `s3:Get*` is permitted, but it includes the forbidden `s3:GetObjectAcl`.
         (detail("actions", json!(["s3:Get*"])), "not-permitted"),
         (
             detail("actions", json!(["s3:getobjectacl"])),
@@ -361,7 +361,7 @@ async fn whatever_else_sts_answers_is_taken_for_a_session() {
         let ending = Some((SessionState::Ending, Some(EndReason::Failed)));
         assert_eq!(last_session(&rig).await, ending, "{what}");
     }
-    // Nobody there at all.
+    // STS is unreachable.
     let rig = rig("http://127.0.0.1:9").await;
     assert!(matches!(
         asked(&rig, reading()).await,
@@ -375,7 +375,7 @@ async fn a_refusal_says_nothing_of_an_earlier_try_that_was_lost() {
     let calls = AtomicU32::new(0);
     let sts = Sts::answering(move |_: &wiremock::Request| {
         if calls.fetch_add(1, Ordering::SeqCst) == 0 {
-            // It may have been made before this.
+            // AWS may have made the session before this error.
             return ResponseTemplate::new(500);
         }
         ResponseTemplate::new(400).set_body_raw(refusal_of("AccessDenied"), "text/xml")
@@ -386,7 +386,7 @@ async fn a_refusal_says_nothing_of_an_earlier_try_that_was_lost() {
     assert_eq!(sts.asked().await.len(), 2);
     let ending = Some((SessionState::Ending, Some(EndReason::Failed)));
     assert_eq!(last_session(&rig).await, ending);
-    // Throttling is a definite no, so a refusal after it is one.
+    // Throttling means that AWS made no session, so a refusal after it is definite.
     let calls = AtomicU32::new(0);
     let sts = Sts::answering(move |_: &wiremock::Request| {
         let first = calls.fetch_add(1, Ordering::SeqCst) == 0;
@@ -411,7 +411,7 @@ async fn a_redirect_is_not_followed() {
     assert!(asked(&rig, reading()).await.is_err());
     assert!(
         elsewhere.asked().await.is_empty(),
-        "the token was shown to somebody else"
+        "the token was sent to another server"
     );
 }
 

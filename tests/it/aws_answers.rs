@@ -1,5 +1,5 @@
-//! Answers of AWS that are no session, and refusals of AWS that asking again does not change: what the
-//! caller is told, what is recorded, and what it costs the task.
+//! Invalid answers of AWS, and refusals that a retry does not change: the caller's error, the
+//! ledger's record, and the effect on the task's limit.
 
 use taskpass::broker::BrokerError;
 use taskpass::domain::decision::{Outcome, RefusalCode};
@@ -15,12 +15,12 @@ use crate::support::sts::{Sts, form, granted, refusal_of};
 
 type Change = fn(String) -> String;
 
-/// Two megabytes, as a secret.
+/// Two megabytes of text.
 fn huge() -> String {
     "x".repeat(2 * 1024 * 1024)
 }
 
-/// With another expiry.
+/// The body with another expiry.
 fn expiring(body: &str, at: &str) -> String {
     let (before, rest) = body.split_once("<Expiration>").unwrap();
     let (_, after) = rest.split_once("</Expiration>").unwrap();
@@ -45,7 +45,7 @@ on_both_stores! {
     async fn a_session_that_has_expired_or_lives_longer_than_asked_is_not_passed_on(kind: Kind) {
         let answers: [(&str, Change); 5] = [
             ("an expiry in the past", |body| expiring(&body, "2001-01-01T00:00:00Z")),
-            ("an expiry beyond what was asked", |body| expiring(&body, "2100-01-01T00:00:00Z")),
+            ("an expiry after the requested one", |body| expiring(&body, "2100-01-01T00:00:00Z")),
             ("a secret of two megabytes", |body| body.replace("made-for-", &huge())),
             ("a token of two megabytes", |body| body.replace("token-of-", &huge())),
             ("a key id of two megabytes", |body| body.replace("ASIAEXAMPLE", &huge())),
@@ -55,7 +55,8 @@ on_both_stores! {
             let rig = rig_on(kind, &sts.url()).await;
             let issued = rig.issue("agent:reports", wanting("reports-bucket", reading())).await;
             assert!(matches!(issued, Err(BrokerError::FailClosed(_))), "{answer}: {issued:?}");
-            // AWS may have made it, so it is ended and not called ended.
+            // AWS may have made the session, so the broker ends it and does not record it as ended
+            // yet.
             let ending = Some((SessionState::Ending, Some(EndReason::Failed)));
             assert_eq!(last_session(&rig).await, ending, "{answer}");
         }
@@ -63,7 +64,7 @@ on_both_stores! {
 
     async fn the_first_request_after_an_activation_with_a_role_of_aws_is_served(kind: Kind) {
         let sts = Sts::granting().await;
-        // Nothing but the activation has run.
+        // Only the activation has run.
         let rig = rig_on(kind, &sts.url()).await;
         rig.issue("agent:reports", wanting("reports-bucket", reading())).await.unwrap();
     }
@@ -92,8 +93,8 @@ on_both_stores! {
             let leaf: serde_json::Value = serde_json::from_slice(&denied.receipt.leaf).unwrap();
             assert_eq!(leaf["refusal"], "too-many-rights", "{leaf}");
             assert_eq!(leaf["outcome"], "deny", "{leaf}");
-            assert!(leaf["session"].is_null(), "nothing is recorded as made: {leaf}");
-            // Nobody has the handle of the task that the request opened.
+            assert!(leaf["session"].is_null(), "a session is recorded: {leaf}");
+            // No caller has the handle of the task that the request opened.
             assert_eq!(tasks(&rig).await, [TaskState::Aborted]);
         }
     }
@@ -102,7 +103,7 @@ on_both_stores! {
         let calls = std::sync::atomic::AtomicU32::new(0);
         let sts = Sts::answering(move |request: &wiremock::Request| {
             let call = calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-            // The first and those after the tenth are granted.
+            // The first call and those after the tenth are granted.
             let body = if (1..10).contains(&call) {
                 return ResponseTemplate::new(400).set_body_raw(refusal_of("AccessDenied"), "text/xml");
             } else {
@@ -127,7 +128,8 @@ on_both_stores! {
             assert!(matches!(refused, Err(BrokerError::FailClosed(_))), "{refused:?}");
             assert_eq!(left().await, after_first);
         }
-        // All that the task type allows can still be had.
+        // The refused requests did not count: the remaining sessions of the task type are still
+        // available.
         for used in 1..=after_first {
             rig.issue("agent:reports", joining()).await.unwrap();
             assert_eq!(left().await, after_first - used);
@@ -137,7 +139,7 @@ on_both_stores! {
             panic!("{over:?}");
         };
         assert_eq!(denied.refusal.code, RefusalCode::TaskBudget);
-        assert_eq!(tasks(&rig).await, [TaskState::Open], "it was open before, and stays so");
+        assert_eq!(tasks(&rig).await, [TaskState::Open], "the task stays open");
     }
 
     async fn a_mint_of_unknown_outcome_spends_the_tasks_budget(kind: Kind) {
@@ -147,9 +149,9 @@ on_both_stores! {
         rig.issue("agent:reports", request()).await.unwrap_err();
         let filter = TaskFilter { limit: 1, ..TaskFilter::default() };
         let all = rig.broker.core.store().tasks(&filter).await.unwrap();
-        // `job` allows six.
+        // `job` allows six sessions.
         assert_eq!(all[0].sessions_left, 5);
-        // It may exist, so a retry gets no second one.
+        // The session may exist, so a retry gets no second one.
         let again = rig.issue("agent:reports", request()).await;
         assert!(matches!(again, Err(BrokerError::AlreadyIssued(..))), "{again:?}");
     }
@@ -178,7 +180,7 @@ on_both_stores! {
     async fn a_task_whose_only_credential_was_refused_does_not_stay_open(kind: Kind) {
         let sts = Sts::refusing(400, "AccessDenied").await;
         let rig = rig_on(kind, &sts.url()).await;
-        // `job` allows fifty open tasks a workload.
+        // `job` allows a workload fifty open tasks.
         for _ in 0..51 {
             let request = CredentialRequest {
                 task: TaskSelector::Open(job()),

@@ -1,4 +1,5 @@
-//! What a list of denied sessions goes by: the registration as it is now, and cutoffs that a broker wrote.
+//! The list of denied sessions is built from the current registration and from cutoffs that a
+//! broker wrote.
 
 use serde_json::json;
 use sqlx::Connection as _;
@@ -8,7 +9,7 @@ use taskpass::store::{Store, StoreError};
 use crate::aws_revocation::{Aws, REVOKER, ROLE, activate, issued, pass, revoke_resource, rig};
 use crate::support::rig::{Kind, Rig};
 
-/// Somebody writes into the table that a cutoff is about the whole role.
+/// Changes a cutoff's row, without the broker, so that it covers the whole role.
 async fn forge_blanket_deny(rig: &Rig) {
     let text = "UPDATE cutoff SET deny_policy_target = $1";
     let forged = match rig.broker.core.store() {
@@ -44,7 +45,7 @@ on_both_stores! {
         forge_blanket_deny(&rig).await;
         let read = store.last_blanket_deny(ROLE, since).await;
         assert!(matches!(read, Err(StoreError::Forged(_))), "{read:?}");
-        // Nor does a list say so.
+        // The list does not contain the forged cutoff either.
         pass(&rig, 3).await;
         let document = aws.with(|iam| iam.document.clone()).unwrap_or_default();
         assert!(!document.contains("aws:TokenIssueTime"), "{document}");

@@ -1,8 +1,9 @@
-//! The end of one session of a role before its time: a policy of the role that denies it, written
-//! whole, read back, and put right when somebody else wrote over it.
+//! Ending one session of a role before it expires: the broker writes a policy of the role that
+//! denies the session, writes the document as a whole, reads it back, and repairs it after another
+//! writer changed it.
 //!
-//! IAM is moto's where the story is told once through, and otherwise one of ours that keeps
-//! documents, counts calls and fails as it is told.
+//! One test uses moto's IAM for the whole flow. The others use a test IAM, which keeps documents,
+//! counts calls and fails as it is told.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -89,7 +90,7 @@ pub async fn issued(rig: &Rig, count: usize) -> Vec<Issued> {
     all
 }
 
-/// The sweeper's rounds of so many seconds, one a second.
+/// Advances the clock by so many seconds and runs the sweeper once a second.
 pub async fn pass(rig: &Rig, seconds: u64) {
     for _ in 0..seconds {
         rig.clock.advance(1);
@@ -111,7 +112,7 @@ async fn progress(rig: &Rig, session: SessionId) -> Option<RevocationProgress> {
         .unwrap()
 }
 
-/// Another generation, in which the resource is registered otherwise.
+/// Activates a generation in which the resource's registration is changed.
 pub async fn activate(rig: &Rig, change: impl FnOnce(&mut Value)) {
     let (_, bytes) = rig
         .broker
@@ -134,7 +135,7 @@ pub async fn activate(rig: &Rig, change: impl FnOnce(&mut Value)) {
     activated.unwrap();
 }
 
-/// Whether a session may read, by the role's policies alone.
+/// The question whether the role's policies alone let a session read.
 fn judged(document: &Value, session: SessionId) -> Question {
     Question::new("s3:GetObject", "arn:aws:s3:::reports/x")
         .session_name(&format!("tp-{}", session.uuid().simple()))
@@ -145,7 +146,7 @@ fn user(session: SessionId) -> String {
     format!("*:tp-{}", session.uuid().simple())
 }
 
-/// The sessions that a document names, and its number.
+/// The sessions that a deny document names, and the document's number.
 fn named(document: &str) -> (Vec<String>, u64) {
     let document: Value = serde_json::from_str(document).unwrap();
     let listing = &document["Statement"][0];
@@ -155,12 +156,16 @@ fn named(document: &str) -> (Vec<String>, u64) {
     );
     let users = listing["Condition"]["StringLike"]["aws:userid"].clone();
     let mut users: Vec<String> = serde_json::from_value(users).unwrap();
-    assert_eq!(users.remove(0), "*:tp-", "which is no session's");
+    assert_eq!(
+        users.remove(0),
+        "*:tp-",
+        "the first entry matches no session"
+    );
     let number = listing["Sid"].as_str().unwrap().rsplit_once('G').unwrap().1;
     (users, number.parse().unwrap())
 }
 
-/// An STS that grants, and an IAM that keeps documents.
+/// A test STS that grants, and a test IAM that keeps documents.
 pub struct Aws {
     pub server: MockServer,
     iam: Arc<Mutex<Iam>>,
@@ -170,18 +175,19 @@ pub struct Aws {
 pub struct Iam {
     pub document: Option<String>,
     writes: usize,
-    /// Documents that were refused for their size.
+    /// Number of documents refused for their size.
     too_large: usize,
     reads: usize,
-    /// The code with which it refuses.
+    /// The error code of a refusal; `None` while IAM works.
     refusing: Option<&'static str>,
-    /// Sessions that a document may name: the role has other policies.
+    /// Number of sessions that fit into a document in addition to the role's other policies; `None`
+    /// for no limit.
     most: Option<usize>,
-    /// Documents that are written come to be so many writes later.
+    /// IAM acknowledges a write without storing the document.
     forgetting: bool,
-    /// STS says nothing that can be read, but to the broker itself.
+    /// STS sends unreadable answers, except to the broker itself.
     mute_sts: bool,
-    /// As whom the broker itself came.
+    /// The form of each `AssumeRole` call in which the broker took its own role.
     pub own: Vec<BTreeMap<String, String>>,
 }
 
@@ -277,8 +283,9 @@ impl Aws {
     }
 }
 
-/// A session revoked among many dies alone: its role denies it and no other, and it counts as ended
-/// when what was written has been read back, the bound has passed, and it still stands.
+/// One of several sessions is revoked: the role denies that session and no other. The session
+/// counts as ended once the broker has read the document back, the bound has passed, and the
+/// document is still in place.
 async fn one_of_many(kind: Kind) {
     let moto = Moto::start();
     let iam = moto.iam();
@@ -325,7 +332,7 @@ async fn one_of_many(kind: Kind) {
         assert_eq!(progress(&rig, other).await, None);
     }
 
-    // What the role's policy comes to, said by somebody else.
+    // A judge that is not part of the product evaluates the role's policy.
     let document: Value = serde_json::from_str(&text).unwrap();
     let mut questions = vec![(judged(&document, one), DENIED)];
     for other in [0, 1, 3, 4] {
@@ -333,7 +340,7 @@ async fn one_of_many(kind: Kind) {
     }
     judge::expect(&questions);
 
-    // Once all have expired nobody is on the list.
+    // Once all sessions have expired, the list is empty.
     pass(&rig, TTL).await;
     let request = iam.get_role_policy().role_name("reports");
     let policy = request.policy_name(POLICY).send().await.unwrap();
@@ -363,7 +370,7 @@ async fn the_broker_writes_as_a_role_of_its_own_that_may_do_nothing_else() {
     assert_eq!(aws.named().0.len(), 2);
     let own = aws.with(|iam| iam.own.clone());
     let [call] = &own[..] else {
-        panic!("its session is used again: {own:?}")
+        panic!("the broker reuses its own AWS session: {own:?}")
     };
     assert_eq!(
         (call["RoleArn"].as_str(), call["DurationSeconds"].as_str()),
@@ -397,7 +404,7 @@ async fn a_document_that_was_written_over_is_put_right_and_nothing_counts_meanwh
     rig.revoke(all[1].session.id).await;
     pass(&rig, 3).await;
     assert_eq!(aws.named().1, 2);
-    // A replica that was slow writes what it read long ago.
+    // A slow replica writes an old document that it read long ago.
     aws.with(|iam| iam.document = stale);
     pass(&rig, 65).await;
     let (users, number) = aws.named();
@@ -406,19 +413,19 @@ async fn a_document_that_was_written_over_is_put_right_and_nothing_counts_meanwh
     let second = progress(&rig, all[1].session.id).await.unwrap();
     assert!(
         second.written_at > first.written_at,
-        "its time begins anew: {second:?}"
+        "the bound starts again with the repair: {second:?}"
     );
     pass(&rig, 60).await;
     assert_eq!(
         state(&rig, all[0].session.id).await,
         SessionState::Ended,
-        "it was in every document"
+        "it was named in every document"
     );
     assert_eq!(state(&rig, all[1].session.id).await, SessionState::Ending);
     pass(&rig, 130).await;
     assert_eq!(state(&rig, all[1].session.id).await, SessionState::Ended);
 
-    // So is one that a person changed, be it by a word.
+    // The broker also repairs a document in which a person changed a single word.
     aws.with(|iam| {
         iam.document = iam
             .document
@@ -459,7 +466,7 @@ async fn what_is_not_read_back_is_not_believed() {
     assert_eq!(state(&rig, one).await, SessionState::Ending);
     assert_eq!(progress(&rig, one).await.unwrap().written_at, None);
     let tried = aws.with(|iam| iam.writes);
-    assert!((3..12).contains(&tried), "with pauses: {tried}");
+    assert!((3..12).contains(&tried), "attempts with pauses: {tried}");
     aws.with(|iam| iam.forgetting = false);
     pass(&rig, 200).await;
     assert!(progress(&rig, one).await.unwrap().written_at.is_some());
@@ -533,7 +540,7 @@ async fn completions_take_half_of_the_room_and_issuing_stops_before_it_is_full()
     pass(&rig, 3).await;
     let refused = try_issue(&rig).await.unwrap_err();
     assert!(matches!(refused, BrokerError::Overloaded), "{refused}");
-    // Those that live already can still be revoked, up to the last place.
+    // Live sessions can still be revoked, up to the list's last entry.
     for one in &all[8..12] {
         rig.revoke(one.session.id).await;
     }
@@ -546,7 +553,11 @@ async fn completions_take_half_of_the_room_and_issuing_stops_before_it_is_full()
             left.push(one.session.id);
         }
     }
-    assert_eq!(left.len(), 2, "what overflows is left to its expiry");
+    assert_eq!(
+        left.len(),
+        2,
+        "two sessions do not fit and stay valid until they expire"
+    );
     assert_eq!(state(&rig, left[0]).await, SessionState::Ending);
     pass(&rig, TTL).await;
     assert_eq!(state(&rig, left[0]).await, SessionState::Ended);
@@ -609,18 +620,18 @@ async fn an_admin_has_every_earlier_session_of_a_role_denied_at_once() {
         (made(70, early).with(tag, &early.to_string()), DENIED),
         (made(1, early).with(tag, &early.to_string()), DENIED),
         (made(0, new).with(tag, &new.to_string()), Verdict::Allowed),
-        // Somebody who uses the role without us.
+        // Another principal, without the session tag, uses the same role.
         (made(70, new), Verdict::Allowed),
     ]);
     pass(&rig, BOUND + 70).await;
     for one in &all {
         assert_eq!(state(&rig, one.session.id).await, SessionState::Ended);
     }
-    // One that STS may have made after that instant is denied by name.
+    // STS may have made this session after the cutoff's instant, so the list names it.
     assert!(aws.named().0.contains(&user(late[0].session.id)));
     assert_eq!(state(&rig, late[0].session.id).await, SessionState::Ended);
     assert_eq!(state(&rig, after[0].session.id).await, SessionState::Active);
-    // Its leaf says so, and its MAC covers it.
+    // The cutoff's leaf holds the role's name, and the row's MAC covers it.
     let reread = rig
         .broker
         .revocation
@@ -677,7 +688,7 @@ async fn a_mint_of_unknown_outcome_stays_denied_for_as_long_as_it_could_have_bee
         .await
         .unwrap();
     let one = &sessions[0].session;
-    // Its lease has to be over before anybody can say that it is not being made.
+    // The lease must expire before the broker can assume that no mint is still running.
     pass(&rig, 70).await;
     assert_eq!(aws.named().0, [user(one.id)]);
     rig.clock.advance(TTL);
@@ -686,7 +697,7 @@ async fn a_mint_of_unknown_outcome_stays_denied_for_as_long_as_it_could_have_bee
     assert_eq!(
         aws.named().0,
         [user(one.id)],
-        "it would be dead by its own policy, and is denied all the same"
+        "the session's own policy has expired, and the list still names it"
     );
     rig.clock.advance(900);
     pass(&rig, 3).await;
@@ -717,7 +728,7 @@ async fn replicas_write_one_after_the_other_and_lose_nobody() {
     assert_eq!(
         u64::try_from(writes).unwrap(),
         number,
-        "each write had a number of its own, and the last one stands"
+        "each write has its own number, and the document holds the last one"
     );
     pass(&rig, BOUND + 10).await;
     for one in &all {
@@ -762,7 +773,8 @@ async fn nothing_that_a_workload_does_takes_the_room_that_an_admin_needs() {
     let aws = Aws::start().await;
     let rig = rig(Kind::Sqlite, &aws.server.uri(), 12).await;
     let all = issued(&rig, 10).await;
-    // Its own word, and its silence, count as much as its completing.
+    // Sessions that a workload revokes itself use the same share of the list as those that end by
+    // completion or by a missing heartbeat.
     for one in &all[..8] {
         let own = rig.evidence("agent:reports");
         rig.broker
@@ -780,8 +792,8 @@ async fn nothing_that_a_workload_does_takes_the_room_that_an_admin_needs() {
             left.push(one.session.id);
         }
     }
-    // What is over already, but for want of room lives on at AWS, is denied when an admin says so,
-    // by name or by a cutoff.
+    // A session that has ended here, but lives on at AWS because the list was full, is denied when
+    // an admin revokes it, by id or by a cutoff.
     rig.revoke(left[0]).await;
     pass(&rig, 3).await;
     assert!(aws.named().0.contains(&user(left[0])));
@@ -810,7 +822,7 @@ async fn a_whole_roles_denial_that_was_written_over_counts_from_its_return() {
         .await
         .unwrap();
     pass(&rig, 5).await;
-    // Somebody removes it, and IAM cannot be asked for longer than the bound.
+    // The document is removed, and IAM is unreachable for longer than the bound.
     aws.with(|iam| {
         iam.document = None;
         iam.refusing = Some("ServiceFailure");
@@ -819,7 +831,10 @@ async fn a_whole_roles_denial_that_was_written_over_counts_from_its_return() {
     assert_eq!(state(&rig, all[0].session.id).await, SessionState::Ending);
     aws.with(|iam| iam.refusing = None);
     pass(&rig, BOUND - 10).await;
-    assert!(aws.with(|iam| iam.document.is_some()), "it is back");
+    assert!(
+        aws.with(|iam| iam.document.is_some()),
+        "the document is written again"
+    );
     assert_eq!(state(&rig, all[0].session.id).await, SessionState::Ending);
     pass(&rig, BOUND + 70).await;
     assert_eq!(state(&rig, all[0].session.id).await, SessionState::Ended);
@@ -832,11 +847,11 @@ async fn a_list_that_is_ahead_of_our_records_loses_nobody() {
     let all = issued(&rig, 1).await;
     rig.revoke(all[0].session.id).await;
     pass(&rig, 3).await;
-    // What the store held when it was set back knows nothing of these.
+    // The list names a session that the restored store does not know.
     let stranger = SessionId::from(uuid::Uuid::from_u128(7));
     aws.with(|iam| {
         let own = format!("\"{}\"", user(all[0].session.id));
-        // As a document names them, in order.
+        // A document names the sessions in order.
         let both = format!("\"{}\",{own}", user(stranger));
         let text = iam.document.take().unwrap().replace(&own, &both);
         iam.document = Some(text.replace("G1\"", "G9\""));
@@ -859,7 +874,8 @@ async fn a_role_is_not_denied_as_a_whole_while_a_resource_that_left_it_has_sessi
     leaving["name"] = json!("other-bucket");
     let rig = rig_with(Kind::Sqlite, &aws.server.uri(), vec![bucket(8), leaving]).await;
     issued(&rig, 1).await;
-    // The other one is left alone with a role where these sessions are.
+    // The other resource now has the role to itself, but the first resource's sessions still live
+    // there.
     activate(&rig, |resource| {
         resource["aws"]["role_arn"] = json!("arn:aws:iam::123456789012:role/moved");
     })
@@ -892,7 +908,7 @@ async fn nothing_is_issued_where_it_could_not_be_ended() {
     try_issue(&rig).await.unwrap();
 }
 
-/// The value of a metric, which is there from the start.
+/// The value of a metric; the metric must exist from the start.
 fn metric(rig: &Rig, name: &str) -> u64 {
     let text = rig.broker.core.metrics().render();
     let line = text.lines().find_map(|line| line.strip_prefix(name));
@@ -904,7 +920,7 @@ const LISTED: &str = "taskpass_denied_sessions_total{outcome=\"listed\"}";
 const LEFT: &str = "taskpass_denied_sessions_total{outcome=\"expires_naturally\"}";
 const SHORT: &str = "taskpass_deny_lists_short";
 
-/// A role whose other inline policies leave room for fewer sessions than are registered.
+/// The role's other inline policies leave space for fewer sessions than the registration states.
 async fn a_list_without_room(kind: Kind) {
     let aws = Aws::start().await;
     let rig = rig(kind, &aws.server.uri(), 8).await;
@@ -917,16 +933,21 @@ async fn a_list_without_room(kind: Kind) {
     }
     let all = issued(&rig, 6).await;
     aws.with(|iam| iam.most = Some(2));
-    // Some that are merely over come before the admin's.
+    // Completed tasks' sessions ask for entries before the admin's revocations do.
     for one in &all[..3] {
         rig.end(one, TaskEnd::Complete).await.unwrap();
     }
     for one in &all[3..] {
         rig.revoke(one.session.id).await;
     }
-    assert_eq!(metric(&rig, LISTED), 0, "nothing is written yet");
+    assert_eq!(
+        metric(&rig, LISTED),
+        0,
+        "nothing is written and counted yet"
+    );
     pass(&rig, 2).await;
-    // What fits is written, an admin's first, and only that is counted.
+    // The document names as many sessions as fit, those an admin revoked first, and the metric
+    // counts only those.
     let (users, _) = aws.named();
     assert_eq!(users.len(), 2, "{users:?}");
     let is_named = |one: &&Issued| users.contains(&user(one.session.id));
@@ -934,12 +955,12 @@ async fn a_list_without_room(kind: Kind) {
     assert_eq!(metric(&rig, LISTED), 2);
     assert!(metric(&rig, LEFT) >= 4);
     assert_eq!(metric(&rig, SHORT), 1);
-    // Nothing more is issued there, before anything is decided.
+    // The broker refuses to issue for this role before it decides a request.
     let size = rig.broker.core.ledger().basis();
     let refused = try_issue(&rig).await.unwrap_err();
     assert!(matches!(refused, BrokerError::Overloaded), "{refused}");
     assert_eq!(rig.broker.core.ledger().basis(), size);
-    // The others are said to be left to their expiry, at which they end.
+    // The other sessions are recorded as left to expiry, and they end when they expire.
     let left = all[3..]
         .iter()
         .find(|one| !is_named(one))
@@ -948,7 +969,7 @@ async fn a_list_without_room(kind: Kind) {
         .id;
     assert!(!progress(&rig, left).await.unwrap().listed);
     assert_eq!(state(&rig, left).await, SessionState::Ending);
-    // IAM is not asked again and again meanwhile.
+    // Meanwhile the broker does not send IAM the oversized document again and again.
     let refused = aws.with(|iam| iam.too_large);
     pass(&rig, 120).await;
     assert!(aws.with(|iam| iam.too_large) <= refused + 3);
@@ -956,15 +977,16 @@ async fn a_list_without_room(kind: Kind) {
     assert_eq!(state(&rig, left).await, SessionState::Ended);
     assert!(
         try_issue(&rig).await.is_err(),
-        "the role has no more room than before"
+        "the list's size is still limited"
     );
-    // When the other policies are gone it is found out by a list of the registered size.
+    // When the other policies are removed, the broker finds out by writing a list of the registered
+    // size.
     aws.with(|iam| iam.most = Some(8));
     pass(&rig, 960).await;
     assert_eq!(metric(&rig, SHORT), 0);
     assert!(
         aws.named().0.is_empty(),
-        "names that are no session's do not stay"
+        "names that belong to no session are removed"
     );
     let one = issued(&rig, 1).await;
     rig.revoke(one[0].session.id).await;
@@ -982,30 +1004,32 @@ async fn nothing_is_issued_at_a_role_that_has_no_room_for_its_list_on_postgresql
     a_list_without_room(Kind::Postgres).await;
 }
 
-/// An admin's word by id keeps its rank, however often the sweeper asks again.
-async fn an_admins_word_waits_first(kind: Kind) {
+/// A session that an admin revoked by id keeps its priority, however often the sweeper schedules it
+/// again.
+async fn admin_revocations_go_first(kind: Kind) {
     let aws = Aws::start().await;
     let rig = rig(kind, &aws.server.uri(), 4).await;
     let all = issued(&rig, 7).await;
-    // The list is full of what an admin wanted.
+    // Sessions that an admin revoked fill the list.
     for one in &all[..4] {
         rig.revoke(one.session.id).await;
     }
     rig.end(&all[4], TaskEnd::Complete).await.unwrap();
     pass(&rig, 3).await;
     assert_eq!(aws.named().0.len(), 4);
-    // One that was over before, and one that lives: both by an admin's word now.
+    // The admin revokes one session whose task was completed, and one that is live.
     for one in &all[4..6] {
         rig.revoke(one.session.id).await;
     }
     rig.end(&all[6], TaskEnd::Complete).await.unwrap();
-    // The sweeper asks for each again, by what their own records say.
+    // The sweeper schedules each again, from the sessions' own records.
     pass(&rig, 130).await;
     assert_eq!(aws.named().0.len(), 4);
     for one in &all[4..] {
         assert!(!progress(&rig, one.session.id).await.unwrap().listed);
     }
-    // Room for two comes free: it is theirs, and not what is merely over.
+    // Two entries become free: they go to the admin's two revocations, not to the completed task's
+    // session.
     forget(&rig, &all[..2]).await;
     pass(&rig, 65).await;
     let users = aws.named().0;
@@ -1015,7 +1039,7 @@ async fn an_admins_word_waits_first(kind: Kind) {
     }
 }
 
-/// As if these had expired.
+/// Deletes the entries, as after the sessions' expiry.
 async fn forget(rig: &Rig, sessions: &[Issued]) {
     for one in sessions {
         let id = one.session.id.uuid();
@@ -1038,15 +1062,16 @@ async fn forget(rig: &Rig, sessions: &[Issued]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_admins_revocation_by_id_goes_first_when_room_comes_free_on_sqlite() {
-    an_admins_word_waits_first(Kind::Sqlite).await;
+    admin_revocations_go_first(Kind::Sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_admins_revocation_by_id_goes_first_when_room_comes_free_on_postgresql() {
-    an_admins_word_waits_first(Kind::Postgres).await;
+    admin_revocations_go_first(Kind::Postgres).await;
 }
 
-/// What replicas adopt and what they ask for meanwhile never exceeds the room together.
+/// Entries that replicas import from IAM and entries that they request meanwhile together never
+/// exceed the list's size.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_that_stands_with_more_names_than_registered_loses_none_of_them() {
     for kind in [Kind::Sqlite, Kind::Postgres] {
@@ -1055,7 +1080,7 @@ async fn a_list_that_stands_with_more_names_than_registered_loses_none_of_them()
         let all = issued(&rig, 2).await;
         rig.revoke(all[0].session.id).await;
         pass(&rig, 3).await;
-        // The store was set back, and more entries were registered before.
+        // The store was restored from a backup; the earlier registration allowed more entries.
         let strangers: Vec<String> = (1..=12_u128)
             .map(|n| user(SessionId::from(uuid::Uuid::from_u128(n))))
             .collect();
@@ -1066,13 +1091,16 @@ async fn a_list_that_stands_with_more_names_than_registered_loses_none_of_them()
             let text = text.replace(&own, &format!("{}{own}", more.collect::<String>()));
             iam.document = Some(text.replace("G1\"", "G9\""));
         });
-        // The next write has to name them all.
+        // The next write must name all of them.
         rig.revoke(all[1].session.id).await;
         for _ in 0..70 {
             pass(&rig, 1).await;
             let (users, _) = aws.named();
             for name in strangers.iter().chain([&user(all[0].session.id)]) {
-                assert!(users.contains(name), "it came alive again: {name}");
+                assert!(
+                    users.contains(name),
+                    "a denied session is missing in the list: {name}"
+                );
             }
             assert!(users.len() <= 13, "{users:?}");
         }
@@ -1089,7 +1117,8 @@ async fn what_is_adopted_has_its_room_and_no_list_is_larger_than_registered() {
     let all = issued(&rig, 10).await;
     rig.revoke(all[0].session.id).await;
     pass(&rig, 3).await;
-    // The store was set back: the list names six more than its records do.
+    // The store was restored from a backup: the list names six sessions that the store does not
+    // know.
     let strangers: Vec<String> = (1..=6_u128)
         .map(|n| user(SessionId::from(uuid::Uuid::from_u128(n))))
         .collect();
@@ -1115,7 +1144,10 @@ async fn what_is_adopted_has_its_room_and_no_list_is_larger_than_registered() {
     let users = aws.named().0;
     assert_eq!(users.len(), 8);
     for name in strangers.iter().chain([&user(all[0].session.id)]) {
-        assert!(users.contains(name), "it came alive again: {name}");
+        assert!(
+            users.contains(name),
+            "a denied session is missing in the list: {name}"
+        );
     }
     other.store.close().await;
 }

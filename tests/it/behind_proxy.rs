@@ -1,5 +1,5 @@
-//! Clients behind a real nginx: each is counted and logged under its own address, and none chooses
-//! one.
+//! Clients behind a real nginx: the broker limits and logs each under its own address, and no
+//! client can choose its address.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use crate::support::nginx::Nginx;
 /// Only nginx connects from this address.
 const TRUSTED: &str = "trusted_proxies = [\"127.0.0.1/32\"]";
 
-/// One request a second of an address, and so many at once.
+/// Limits: one request a second for each address, with a burst of 20.
 const LIMITS: [u32; 4] = [100_000, 100_000, 1, 20];
 
 fn client(at: std::net::SocketAddr, from: &str) -> Client {
@@ -20,7 +20,7 @@ fn client(at: std::net::SocketAddr, from: &str) -> Client {
     Client::from_address(&format!("http://{at}"), from)
 }
 
-/// Junk that is asked with, at once, from addresses that the client makes up.
+/// Sends many invalid tokens at once, with forged `X-Forwarded-For` addresses.
 async fn ask_often(
     client: &Client,
     count: usize,
@@ -75,11 +75,11 @@ async fn a_noisy_client_behind_a_proxy_spends_its_own_limit_alone() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_behind_a_proxy_cannot_choose_its_address() {
     let (fleet, replica, nginx) = broker();
-    // What it writes stands before what nginx appends.
+    // A client's own `X-Forwarded-For` value precedes the address that nginx appends.
     let forging = client(nginx.address, "127.0.0.2");
     let forged = |n| Some(format!("203.0.113.{n}"));
     assert!(limited(&ask_often(&forging, 200, forged).await) > 0);
-    // Nor does it spend another's limit, the proxy's own among them.
+    // A forged header does not use up another address's limit, nor the proxy's.
     let another = |n: usize| {
         Some(
             if n.is_multiple_of(2) {
@@ -93,7 +93,7 @@ async fn a_client_behind_a_proxy_cannot_choose_its_address() {
     assert!(limited(&ask_often(&forging, 200, another).await) > 0);
     let other = client(nginx.address, "127.0.0.3");
     served(&fleet, &other).await;
-    // A client that reaches the broker past the proxy is not believed at all.
+    // The broker ignores the header of a client that connects without the proxy.
     let direct = client(replica.address, "127.0.0.5");
     assert!(limited(&ask_often(&direct, 200, forged).await) > 0);
     let logged = replica.process.stderr();

@@ -1,4 +1,5 @@
-//! The bootstrap token: one day, once, whatever is configured afterwards and elsewhere.
+//! The bootstrap token is valid once, for one day, regardless of later configurations and of other
+//! replicas.
 
 use taskpass::broker::access::tokens::{BOOTSTRAP_SECONDS, bootstrap_fault};
 use taskpass::broker::administration::time::{AcceptAsk, Accepted};
@@ -13,8 +14,8 @@ use crate::support::rig::{ADMIN, BOOTSTRAP, Kind, Rig, ask, bearer};
 
 const OTHER: &str = "tpa_another-bootstrap-token";
 
-/// Whether a broker takes this for its bootstrap token. The rig's policies permit it nothing, so
-/// that it is refused either way, but not for the same reason.
+/// Whether a broker accepts this as its bootstrap token. The rig's policies permit the token
+/// nothing, so the broker refuses either way; the error tells the two cases apart.
 async fn is_known(broker: &Broker, token: &str) -> bool {
     let listed = broker
         .verification
@@ -42,7 +43,7 @@ on_both_stores! {
         assert!(!is_known(&rig.broker, BOOTSTRAP).await);
         rig.configure_bootstrap(BOOTSTRAP);
         rig.restart().await.unwrap();
-        assert!(!is_known(&rig.broker, BOOTSTRAP).await, "its day was over");
+        assert!(!is_known(&rig.broker, BOOTSTRAP).await, "its day has passed");
         assert!(!is_known(&rig.broker, OTHER).await, "it is not configured");
     }
 
@@ -53,7 +54,7 @@ on_both_stores! {
             rig.restart().await.unwrap();
             assert_eq!(is_known(&rig.broker, configured).await, good, "{configured}");
         }
-        // To its own day's end, and no longer.
+        // It is valid until the end of its own day.
         rig.clock.advance(86_400 - 121);
         assert!(is_known(&rig.broker, OTHER).await);
         rig.clock.advance(1);
@@ -63,7 +64,7 @@ on_both_stores! {
 
 const HOUR: u64 = 3_600;
 
-/// Starts the broker anew by the clock as it is. What decided decides.
+/// Restarts the broker with the clock as it is, and activates the same generation.
 async fn start(rig: &mut Rig) {
     rig.reopen().await.unwrap();
     rig.broker.generations.follow().await.unwrap();
@@ -93,7 +94,7 @@ on_both_stores! {
         assert!(rig.broker.health.unready().unwrap().starts_with("clock: "));
         let accepted = accept(&rig, BOOTSTRAP).await;
         assert!(matches!(accepted, Err(BrokerError::Attestation(_))), "{accepted:?}");
-        // Nor is it good once an administrator has accepted the time.
+        // It also stays invalid after an administrator has accepted the time.
         accept(&rig, ADMIN).await.unwrap();
         assert!(!is_known(&rig.broker, BOOTSTRAP).await);
         let mallory = "dev:mallory".to_owned().try_into().unwrap();
@@ -144,14 +145,14 @@ fn a_bootstrap_token_is_judged_by_the_latest_time_that_is_known() {
         (seen(0, 0), 0, 0, true),
         (seen(0, 0), day - 1, day - 1, true),
         (seen(0, 0), day, day, false),
-        // The clock went back, and the log knows better.
+        // The clock went back, but the newest ledger entry shows that the day has passed.
         (seen(0, 0), HOUR, day, false),
-        // The log was ahead already when it was first seen.
+        // The log's time was already ahead when the broker first saw the token.
         (seen(HOUR, 10 * day), HOUR, 10 * day, true),
         (seen(HOUR, 10 * day), HOUR + day - 1, 10 * day, true),
         (seen(HOUR, 10 * day), HOUR + day, HOUR + day, false),
         (seen(HOUR, 10 * day), HOUR, 11 * day, false),
-        // It was first seen by a clock that was ahead.
+        // The clock was ahead when the broker first saw the token.
         (seen(10 * day, 10 * day), HOUR, HOUR, false),
     ] {
         let fault = bootstrap_fault(&token, at(now), at(latest));
@@ -178,7 +179,8 @@ async fn two_replicas_with_different_bootstrap_tokens_do_not_renew_each_other() 
     rig.clock.advance(3_600);
     let other = rig.replica_with_bootstrap(OTHER).await;
     assert!(is_known(&other.broker, OTHER).await);
-    // The first one is told so at once, and by no restart of its own it comes back.
+    // The first replica's token becomes invalid at once, and a restart of that replica does not
+    // renew it.
     assert!(!is_known(&rig.broker, BOOTSTRAP).await);
     for _ in 0..2 {
         rig.clock.advance(3_600);

@@ -1,4 +1,4 @@
-//! A leaf that somebody changed in the store: no reader is given it.
+//! Readers do not get a leaf whose body was changed in the store.
 
 use sqlx::{Connection as _, SqliteConnection};
 use taskpass::broker::BrokerError;
@@ -11,7 +11,7 @@ async fn begin(kind: Kind) -> (Kind, Rig) {
     (kind, Rig::new(kind).await)
 }
 
-/// Changes one letter of each body of a leaf that permits.
+/// Changes one letter in the body of each permit's leaf.
 async fn change_permits(kind: Kind, rig: &Rig) {
     let changed = match kind {
         Kind::Sqlite => {
@@ -56,7 +56,7 @@ on_both_stores! {
         }
         let told = rig.broker.administration.decision(&rig.admin(), issued.decision.id, Under::Newest).await;
         assert!(matches!(told, Err(BrokerError::FailClosed(_))), "{told:?}");
-        // The leaves beside it are read, and the log goes on.
+        // The neighbouring leaves stay readable, and the log accepts new entries.
         store.leaf(index - 1).await.unwrap();
         rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
     }

@@ -1,6 +1,6 @@
-//! One check of configuration and policies: what `serve --check` calls good serves, and what it
-//! refuses neither `serve`, nor `policy check`, nor an activation takes. A start that it refuses makes
-//! nothing.
+//! One check of configuration and policies: a configuration that `serve --check` accepts also
+//! serves; one that it refuses is refused by `serve`, by `policy check` and by an activation. A
+//! refused start creates no files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ include!("../fixtures/configuration_faults.rs");
 const SEALING_KEY: &str = "tpk1_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
 const SEALING_KEYS: &str = "TASKPASS_SEALING_KEYS";
 
-/// A configuration that serves, with what the cases change.
+/// A configuration that serves; the cases change parts of it.
 const GOOD: &str = r#"[server]
 issuer = "http://127.0.0.1:8443"
 listen = "127.0.0.1:0"
@@ -84,17 +84,17 @@ const POLICY: &str = r#"
 permit (principal == Workload::ci::"ci:reports", action == Action::"read", resource == Api::"archive");
 "#;
 
-/// What is wrong, and what is said of it.
+/// A faulty configuration, and the words that its error must contain.
 #[derive(Clone)]
 struct Case {
-    /// The kind of [`CheckError`] that it is.
+    /// The expected kind of [`CheckError`].
     kind: &'static str,
     config: String,
     policies: String,
     variables: Vec<(&'static str, String)>,
     files: Vec<(&'static str, String)>,
     says: &'static str,
-    /// Whether it stands in the texts that `policy check` reads, too.
+    /// Whether `policy check`, which reads only these texts, finds the fault too.
     in_texts: bool,
 }
 
@@ -174,7 +174,7 @@ fn cases() -> Vec<Case> {
     let rotation =
         "[keys]\nrotation_seconds = 86400\npublish_lead_seconds = 80000\n[endpoints.idp]";
     vec![
-        // Attestors.
+        // Faults of attestors.
         changed(
             "attestor",
             "https://broker.example/github",
@@ -206,7 +206,7 @@ fn cases() -> Vec<Case> {
             "no owner or tenant is pinned",
         ),
         changed("attestor", "[[resources]]", key, "`oncall`"),
-        // Endpoints and what they name.
+        // Faults of endpoints and of references to them.
         changed(
             "endpoint",
             "discovery = \"idp\"",
@@ -227,7 +227,7 @@ fn cases() -> Vec<Case> {
             in_texts: false,
             ..good()
         },
-        // Keys.
+        // Faults of keys.
         sealed_with(&SEALING_KEY[..20], "sealing key 1 has 11 bytes, not 32"),
         sealed_with("tpk1_AAEC+w==", "sealing key 1 is not base64url"),
         sealed_with("secret", "sealing key 1 does not begin with `tpk1_`"),
@@ -247,7 +247,7 @@ fn cases() -> Vec<Case> {
             server.key_pem,
             "[server.tls] cannot serve",
         ),
-        // Who may ask about tokens.
+        // Faults of verifiers.
         changed(
             "verifier",
             "\"ci:orders\"",
@@ -266,7 +266,7 @@ fn cases() -> Vec<Case> {
             "",
             "nobody may introspect its tokens",
         ),
-        // Another name for the same tokens.
+        // Two resources that accept the same tokens.
         changed(
             "overlap",
             "audience = \"https://archive.example\"\nactions = [\"read\"]\n\
@@ -283,7 +283,7 @@ fn cases() -> Vec<Case> {
              locations = [\"https://other.example\", \"https://orders.example\"]",
             "the action `read`",
         ),
-        // Places and approvals that would not mean what they seem to.
+        // Locations and approvals that look valid but would have another effect.
         changed(
             "configuration",
             "[\"https://orders.example/v1\"]",
@@ -297,7 +297,7 @@ fn cases() -> Vec<Case> {
              resource == Api::\"orders\");",
             "@approval(\"no\")",
         ),
-        // Policies.
+        // Faults of policies.
         with_policy("policy", "permit (principal", "fleet.cedar:"),
         with_policy(
             "late",
@@ -343,7 +343,7 @@ impl Case {
         process
     }
 
-    /// The kind of what this process's files and this environment have.
+    /// The kind of the first error in this process's files and environment.
     fn kind_in(&self, directory: &Path) -> &'static str {
         let own = |(name, value): &(&str, String)| ((*name).to_owned(), value.clone());
         let variables: BTreeMap<String, String> = self.variables.iter().map(own).collect();
@@ -366,13 +366,13 @@ fn entries(directory: &Path) -> BTreeSet<String> {
 
 #[test]
 fn whatever_a_start_refuses_the_check_shows_and_nothing_is_made() {
-    // A new kind of refusal is named here by its type. It needs a case, or a reason to have none.
+    // Every kind of refusal must be listed here or have a case; each exception has a reason.
     let not_offline: &[&str] = &[
-        // Only a broker knows who is bound: `lock_out`.
+        // Only a broker knows which admins are bound: see `lock_out`.
         "lock_out",
-        // A panic of the check itself.
+        // The check itself panicked.
         "unchecked",
-        // Needs files and directories of a start: it has a test of its own below.
+        // Needs files and directories of a start: it has its own test below.
         "state",
     ];
     let kinds = CheckError::KINDS.iter().chain(Unfit::KINDS).copied();
@@ -419,8 +419,8 @@ fn whatever_a_start_refuses_the_check_shows_and_nothing_is_made() {
     }
 }
 
-/// State that a start cannot use: the commands that prepare it, a text of the good configuration, its
-/// replacement, and a part of the error message.
+/// State that a start cannot use: the commands that prepare it, a text of the good configuration,
+/// its replacement, and a part of the error message.
 const UNFIT_STATE: &[(&str, &str, &str, &str)] = &[
     (
         "",
@@ -555,7 +555,7 @@ fn what_the_check_calls_good_serves_from_any_directory() {
         !entries(checked.dir()).contains("data"),
         "a check makes nothing"
     );
-    // The relative paths are the configuration's, wherever the process runs.
+    // Relative paths resolve against the configuration's directory, not the process's.
     let config = checked.dir().join("taskpass.toml").display().to_string();
     let elsewhere = |arguments: &[&str]| {
         let launch = Launch::taskpass([arguments, &["--config", &config]].concat());
@@ -567,7 +567,7 @@ fn what_the_check_calls_good_serves_from_any_directory() {
     }
     let mut serving = elsewhere(&["serve"]).spawn();
     serving.wait_for_output("\"serving\"");
-    // A new configuration is checked beside the broker that it is for.
+    // A new configuration can be checked while the broker for it is running.
     let beside = elsewhere(&["serve", "--check"]).run();
     assert_eq!(beside.code(), Some(0), "{}", beside.stderr);
     assert!(serving.terminate().success(), "{}", serving.stderr());

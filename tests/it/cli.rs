@@ -1,6 +1,6 @@
-//! The command line, as far as it works without a broker: help, exit codes, policies, completions,
-//! and above all receipts. These are made here, tree, signatures and all, without the product's
-//! code; each is then spoilt in one place, and must be refused for it.
+//! The command line without a broker: help, exit codes, policies, completions, and above all
+//! receipts. The tests make the receipts, tree and signatures included, without the product's code.
+//! Each test then corrupts one part and expects a refusal.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -89,7 +89,7 @@ fn fails(ended: &Ended, why: &str) {
     assert!(out.ends_with("does not hold\n"), "{out}");
 }
 
-// ---- what holds -------------------------------------------------------------------------------
+// ---- valid receipts ---------------------------------------------------------------------------
 
 #[test]
 fn a_receipt_holds_and_says_no_more_than_it_shows() {
@@ -124,7 +124,7 @@ fn a_receipt_holds_for_its_credential_and_the_issuers_key() {
 #[test]
 fn a_credential_whose_signature_nobody_checked_is_no_pass() {
     let sample = Sample::new();
-    // Whoever has the receipt can write the claims.
+    // Any holder of the receipt can write these claims, so an unsigned copy proves nothing.
     let forger = Key::generate(Algorithm::Es256);
     let header = json!({"alg": "ES256", "typ": "at+jwt", "kid": sample.signer.kid});
     let forged = sign_jwt(&header, &claims(&sample.receipt), &forger);
@@ -155,7 +155,7 @@ fn a_credential_whose_signature_nobody_checked_is_no_pass() {
         &sample.verify(&answer, &["--jwks", "jwks"]),
         "signature does not hold",
     );
-    // Only who says so is content with claims.
+    // Claims alone suffice only with `--unchecked-signature`.
     let out = holds(&sample.verify(&answer, &["--unchecked-signature"]));
     assert!(
         out.contains("signature was not checked, as requested"),
@@ -165,7 +165,7 @@ fn a_credential_whose_signature_nobody_checked_is_no_pass() {
     assert_eq!(sample.verify(&answer, &both).code(), Some(2));
 }
 
-/// The answer holds, and does not any more with another value there.
+/// The answer verifies, and fails once the value at `pointer` is replaced.
 fn differs(sample: &Sample, answer: &Value, more: &[&str], pointer: &str, value: Value) {
     holds(&sample.verify(answer, more));
     let mut other = answer.clone();
@@ -173,7 +173,7 @@ fn differs(sample: &Sample, answer: &Value, more: &[&str], pointer: &str, value:
     fails(&sample.verify(&other, more), "");
 }
 
-/// The answer holds, and does not any more with this member in what stands there.
+/// The answer verifies, and fails once the object at `parent` gains this member.
 fn gains(sample: &Sample, answer: &Value, more: &[&str], parent: &str, name: &str, value: Value) {
     holds(&sample.verify(answer, more));
     let mut other = answer.clone();
@@ -186,7 +186,7 @@ fn gains(sample: &Sample, answer: &Value, more: &[&str], parent: &str, name: &st
 fn every_answer_with_a_receipt_is_known_by_its_shape() {
     let sample = Sample::new();
     let jwks = ["--jwks", "jwks"];
-    // Of the token endpoint.
+    // An answer of the token endpoint.
     let token = json!({
         "access_token": sample.token, "token_type": "Bearer", "expires_in": LIFE,
         "scope": "orders:read", "authorization_details": details(), "task": TASK,
@@ -208,7 +208,7 @@ fn every_answer_with_a_receipt_is_known_by_its_shape() {
     ] {
         differs(&sample, &token, &jwks, pointer, value);
     }
-    // Of a task that was opened by itself.
+    // An answer that opened a task without a credential.
     let generation = format!("sha256:{}", "a".repeat(64));
     let leaf = json!({
         "v": 2, "origin": ORIGIN, "at": "2026-10-24T12:00:00Z", "event": "task_opened",
@@ -258,7 +258,7 @@ fn every_answer_with_a_receipt_is_known_by_its_shape() {
     ] {
         gains(&sample, &opened, &[], "", name, value);
     }
-    // Nothing is held less against the leaf for that it stands there, too.
+    // The same contradictions with the leaf fail when the answer contains the leaf itself.
     opened["leaf"] = leaf;
     for (pointer, value) in [
         ("/task/id", json!(SESSION)),
@@ -334,7 +334,7 @@ fn what_an_answer_gains_is_held_against_its_leaf() {
     ] {
         gains(&sample, &issued, &jwks, parent, name, value);
     }
-    // What a minter makes may be shorter than what was decided.
+    // A minter may shorten a credential, so a shorter lifetime than the decision's is valid.
     issued["credential"]["expires_in"] = json!(LIFE - 1);
     issued["credential"]["expiration"] = json!("2026-10-26T03:33:20Z");
     for (name, value) in [
@@ -366,7 +366,7 @@ fn what_an_answer_gains_is_held_against_its_leaf() {
     ] {
         gains(&sample, &refused, &[], "", name, value);
     }
-    // An answer that was made to look like a receipt, and one like a decision that is shown.
+    // An answer that is disguised as a receipt, or as the broker's view of a decision.
     for part in [
         "credential",
         "access_token",
@@ -386,7 +386,7 @@ fn what_an_answer_gains_is_held_against_its_leaf() {
 fn what_stands_beside_a_receipt_is_held_against_its_leaf_wherever_it_stands() {
     let sample = Sample::new();
     let jwks = ["--jwks", "jwks"];
-    // Of a decision that is shown, be it a permit or not.
+    // The broker's view of a decision, permit or refusal.
     for leaf in [permit(&sample.signer.kid), denial()] {
         let shown = json!({"receipt": receipt(&sample.log, &leaf), "leaf": leaf});
         let out = holds(&sample.verify(&shown, &[]));
@@ -402,7 +402,7 @@ fn what_stands_beside_a_receipt_is_held_against_its_leaf_wherever_it_stands() {
     }
     let shown = json!({"receipt": receipt(&sample.log, &denial()), "leaf": permit("k")});
     fails(&sample.verify(&shown, &[]), "the answer's leaf is");
-    // What does not belong there is held against the leaf all the same.
+    // Members that do not belong in this kind of answer are still compared with the leaf.
     let observed = json!({"policies": [], "outcome_if_enforced": "permit"});
     let shown = json!({"receipt": receipt(&sample.log, &denial()), "leaf": denial()});
     for (name, part) in [
@@ -417,7 +417,7 @@ fn what_stands_beside_a_receipt_is_held_against_its_leaf_wherever_it_stands() {
     let mut more = sample.issued();
     more["decision"]["observed"] = observed;
     fails(&sample.verify(&more, &jwks), "observed");
-    // Of a refusal.
+    // An answer that refuses.
     let refused = json!({
         "type": "urn:taskpass:problem:denied", "status": 403, "code": "not-permitted",
         "decision": {"id": DECISION, "outcome": "deny"},
@@ -467,7 +467,7 @@ fn a_credential_in_an_answer_is_looked_at_or_it_is_told_that_it_was_not() {
         &sample.verify(&with(aws.clone(), &role), &jwks),
         "there is none",
     );
-    // Not in the place of a JWT, nor what is no text.
+    // A credential of another kind in place of a JWT, and one that is not an object.
     let leaf = permit(&sample.signer.kid);
     fails(
         &sample.verify(&with(aws, &leaf), &[]),
@@ -486,7 +486,7 @@ fn a_credential_in_an_answer_is_looked_at_or_it_is_told_that_it_was_not() {
             "credential is not an object",
         );
     }
-    // What stands twice is not chosen from, however deep it stands.
+    // A duplicate member is refused at any depth.
     let good = sample.issued().to_string();
     let twice = |what: &str| good.replacen(what, &format!("{what}\"x\",{what}"), 1);
     for member in ["\"access_token\":", "\"id\":", "\"leaf_hash\":"] {
@@ -561,7 +561,7 @@ fn the_result_is_json_for_programs() {
     assert_eq!(verdict["problems"].as_array().unwrap().len(), 1);
 }
 
-// ---- what does not ----------------------------------------------------------------------------
+// ---- corrupted receipts -----------------------------------------------------------------------
 
 #[test]
 fn a_spoilt_receipt_is_refused_wherever_it_is_spoilt() {
@@ -628,16 +628,16 @@ fn a_spoilt_receipt_is_refused_wherever_it_is_spoilt() {
         ),
         ("no checkpoint", spoilt("checkpoint", json!(""))),
     ];
-    for (what, receipt) in cases {
+    for (fault, receipt) in cases {
         let ended = sample.verify(&receipt, &[]);
-        assert_eq!(ended.code(), Some(1), "{what}: {}", ended.stdout);
+        assert_eq!(ended.code(), Some(1), "{fault}: {}", ended.stdout);
         let mut issued = sample.issued();
         issued["receipt"] = receipt;
         let ended = sample.verify(&issued, &["--jwks", "jwks"]);
         assert_eq!(
             ended.code(),
             Some(1),
-            "{what} in an answer: {}",
+            "{fault} in an answer: {}",
             ended.stdout
         );
     }
@@ -646,11 +646,11 @@ fn a_spoilt_receipt_is_refused_wherever_it_is_spoilt() {
 #[test]
 fn another_logs_signature_or_origin_is_refused() {
     let sample = Sample::new();
-    // The same name, another key.
+    // The log's name is right, and the key is another.
     let forger = Log::new(ORIGIN);
     let forged = receipt(&forger, &permit(&sample.signer.kid));
     assert_eq!(sample.verify(&forged, &[]).code(), Some(1));
-    // The log's own signature under another origin, and a leaf that was meant for another log.
+    // The log's own key signed another origin, and a leaf names another log.
     let elsewhere = receipt_in(&sample.log, "other.test/log", &permit(&sample.signer.kid));
     assert_eq!(sample.verify(&elsewhere, &[]).code(), Some(1));
     let mut leaf = permit(&sample.signer.kid);
@@ -748,7 +748,7 @@ fn a_credential_of_another_type_or_key_is_refused() {
         let given = ["--credential", &token, "--unchecked-signature"];
         fails(&sample.verify(&sample.receipt, &given), "");
     }
-    // The right key's name on another's signature: found as soon as there are keys to look with.
+    // The header names the right key, but another key signed: found as soon as keys are given.
     let header = json!({"alg": "ES256", "typ": "at+jwt", "kid": sample.signer.kid});
     let forged = sign_jwt(&header, &claims, &forger);
     fails(
@@ -788,7 +788,7 @@ fn an_answer_that_says_other_than_its_leaf_is_refused() {
         let ended = sample.verify(&issued, &jwks);
         assert_eq!(ended.code(), Some(1), "{pointer}: {}", ended.stdout);
     }
-    // A permit's receipt in what says that it is a refusal.
+    // A permit's receipt inside an answer that claims a refusal.
     let refusal = json!({
         "type": "urn:taskpass:problem:denied", "status": 403,
         "decision": {"id": DECISION}, "receipt": sample.receipt,
@@ -941,7 +941,7 @@ fn the_help_says_which_commands_there_are() {
     ");
 }
 
-/// Every command without commands of its own.
+/// Every command that has no subcommands.
 fn commands() -> Vec<String> {
     fn collect(command: &clap::Command, path: &str, found: &mut Vec<String>) {
         if !command.has_subcommands() {
@@ -957,7 +957,7 @@ fn commands() -> Vec<String> {
     found
 }
 
-/// The error of a command that was run with `--json`.
+/// The error of a command that ran with `--json`.
 #[track_caller]
 fn told_as_json(text: &str) -> Value {
     let mut told: Value = serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"));
@@ -986,7 +986,7 @@ fn every_command_takes_json_and_tells_a_misuse_in_it() {
     let misused = taskpass(&["exec", "--no-such-option", "--", "true", "--json"]);
     assert!(
         misused.stdout.is_empty(),
-        "that flag is the command's: {misused:?}"
+        "the flag after `--` belongs to the child command: {misused:?}"
     );
 }
 
@@ -1003,7 +1003,7 @@ fn what_cannot_be_reached_is_told_as_json() {
         (&error["kind"], &error["exit_code"]),
         (&json!("unestablished"), &json!(3))
     );
-    // The standard output of `exec` is its command's.
+    // The standard output of `exec` belongs to its child command.
     let asked = [
         "exec",
         "--resource",
@@ -1229,7 +1229,7 @@ fn the_trust_policy_of_a_role_is_printed_and_one_that_trusts_too_many_is_told() 
             "{}",
             judged.stderr
         );
-        // Somebody else may come in, too.
+        // The trust policy may let another principal assume the role as well.
         let root = "arn:aws:iam::123456789012:root";
         let mut policy: Value = serde_json::from_str(&printed.stdout).unwrap();
         let other =

@@ -1,4 +1,4 @@
-//! Client commands that reach a broker over TLS: which authorities they believe.
+//! Client commands that connect to a broker over TLS: the certificate authorities that they trust.
 
 use std::fs;
 

@@ -1,5 +1,6 @@
-//! A clock that was wrong: a month or an hour ahead, before a start, at a start, in a running broker.
-//! Nothing is lost, nothing is accepted twice, and the right clock goes on.
+//! The clock is wrong: a month or an hour ahead, before a start, at a start, or in a running
+//! broker. The broker loses nothing, accepts nothing twice, and works again once the clock is
+//! right.
 
 use std::sync::Arc;
 
@@ -31,7 +32,7 @@ use crate::support::{SOON, until};
 const HOUR: u64 = 3_600;
 const MONTH: u64 = 31 * 86_400;
 
-/// How long the clock is wrong.
+/// Duration of the wrong time, in seconds.
 const WRONG_SECONDS: u64 = 75;
 
 const RETENTION: Retention = Retention {
@@ -44,7 +45,7 @@ async fn begin(kind: Kind) -> Rig {
     Rig::new(kind).await
 }
 
-/// What every worker does, a second at a time for as long as the clock is wrong.
+/// Runs every worker once a second for as long as the clock is wrong.
 async fn work(rig: &Rig) {
     let mut pruner = Pruner::new(CancellationToken::new());
     for _ in 0..WRONG_SECONDS {
@@ -56,7 +57,7 @@ async fn work(rig: &Rig) {
     }
 }
 
-/// Starts the broker anew by the clock as it is. What decided decides.
+/// Restarts the broker with the clock as it is, and activates the same generation.
 async fn start(rig: &mut Rig) {
     rig.reopen().await.unwrap();
     rig.broker.generations.follow().await.unwrap();
@@ -74,7 +75,7 @@ async fn count(rig: &Rig, sql: &'static str) -> i64 {
     count
 }
 
-/// The rows that nothing may forget.
+/// The counts of rows that a wrong clock must not delete.
 async fn kept(rig: &Rig) -> [i64; 6] {
     [
         count(rig, "SELECT count(*) FROM one_time").await,
@@ -118,11 +119,11 @@ fn assert_closed<T>(result: Result<T, BrokerError>) {
             assert!(why.contains("the clock is in doubt"), "{why}");
         }
         Err(other) => panic!("{other}"),
-        Ok(_) => panic!("it was done by a clock in doubt"),
+        Ok(_) => panic!("the broker accepted the request while its clock was in doubt"),
     }
 }
 
-/// Nobody gets in at any door, and nothing is recorded.
+/// The broker refuses every request, and its workers record nothing.
 async fn assert_all_closed(rig: &Rig, given: &Issued) {
     let before = (size(rig).await, kept(rig).await);
     assert!(rig.broker.health.unready().unwrap().starts_with("clock: "));
@@ -177,11 +178,11 @@ fn assert_use_forgotten<T>(result: Result<T, BrokerError>) {
             );
         }
         Err(other) => panic!("{other}"),
-        Ok(_) => panic!("its use was forgotten, and it was accepted"),
+        Ok(_) => panic!("the broker accepted evidence whose use it no longer remembers"),
     }
 }
 
-/// A credential of a new task that lives for an hour, and the attestation that it was got with.
+/// A credential of a new task that lives for an hour, and the attestation of its request.
 async fn issued(rig: &Rig) -> (Issued, String) {
     let token = rig.token("agent:reports", json!({}));
     let asked = rig
@@ -218,11 +219,11 @@ on_both_stores! {
         start(&mut rig).await;
         assert_eq!(rig.broker.health.unready(), Some("keys: no key may sign now for `archive-api`".into()));
         work(&rig).await;
-        // By that clock it is time for another key: that is all that was recorded.
+        // By that clock the next signing key is due; nothing else was recorded.
         let [.., sealed] = kept(&rig).await;
         assert!(sealed > before[5], "another key was made");
 
-        // It starts, and stays closed until an admin has said that the clock is right.
+        // The broker starts, and refuses requests until an admin accepts the clock's time.
         rig.clock.set(right.plus_seconds(WRONG_SECONDS));
         start(&mut rig).await;
         assert_all_closed(&rig, &alive).await;
@@ -232,7 +233,7 @@ on_both_stores! {
         assert_eq!(accepted.accepted, rig.now());
         assert_eq!(rig.broker.health.unready(), None);
         let after = kept(&rig).await;
-        // The opening of the admin's reason is one more.
+        // The admin's reason adds one row of openings.
         assert_eq!(after[..3], before[..3]);
         assert_eq!(rig.broker.keys.published_jwks(), keys, "the right clock's keys");
         assert!(rig.is_good(&alive).await);
@@ -240,7 +241,7 @@ on_both_stores! {
         assert!(is_replayed(&rig, &token).await);
         rig.heartbeat(&alive).await.unwrap();
         issued(&rig).await;
-        // For good: the next start is in no doubt.
+        // The acceptance is permanent: the next start is in no doubt.
         start(&mut rig).await;
         assert_eq!(rig.broker.health.unready(), None);
         issued(&rig).await;
@@ -256,8 +257,9 @@ on_both_stores! {
         accept(&rig).await.unwrap();
         assert!(!rig.is_good(&early).await);
         let known = rig.broker.verification.list_sessions(&bearer(BOOTSTRAP), SessionFilter::default()).await;
-        assert!(matches!(known, Err(BrokerError::Attestation(_))), "its day would come a month later");
-        // The key that was made ahead signs nothing before its time; the next one after its lead.
+        assert!(matches!(known, Err(BrokerError::Attestation(_))), "its day starts a month later");
+        // The key made by the fast clock signs nothing before its time. The next key signs after
+        // its lead.
         assert!(rig.broker.health.unready().unwrap().starts_with("keys: no key may sign"));
         sweep::sweep(&rig.broker, rig.now()).await;
         rig.clock.advance(rig.broker.keys.jwks_cache_seconds());
@@ -282,7 +284,7 @@ on_both_stores! {
         assert!(is_replayed(&rig, &token).await);
         assert!(rig.is_good(&alive).await);
 
-        // Its expiry is more than an hour away, and it is over.
+        // The session has ended although its expiry is more than an hour away.
         assert!(ahead.session.expires_at > rig.now().plus_seconds(HOUR));
         assert!(!rig.is_good(&ahead).await);
         let joined = rig.issue("agent:reports", ask_joining(&ahead, &["orders:read"])).await;
@@ -290,13 +292,13 @@ on_both_stores! {
         let child = crate::support::rig::child_of(ahead.task.id, &delegated);
         let child = crate::support::rig::ask_in(child, &["orders:read"]);
         let child = rig.issue("agent:child", child).await;
-        assert!(child.is_err(), "under a task that is over");
+        assert!(child.is_err(), "its parent task has ended");
         sweep::sweep(&rig.broker, rig.now()).await;
         let task = rig.broker.core.store().task(ahead.task.id).await.unwrap().unwrap();
         assert_eq!(task.state, TaskState::Aborted);
         let open = rig.broker.core.store().task(alive.task.id).await.unwrap().unwrap();
         assert_eq!(open.state, TaskState::Open);
-        // Nor does it come alive when its time has come.
+        // The session also stays ended when the clock reaches the time of its issue.
         rig.clock.set(ahead.session.issued_at.plus_seconds(1));
         start(&mut rig).await;
         assert!(!rig.is_good(&ahead).await);
@@ -321,7 +323,8 @@ on_both_stores! {
         let opened = store.openings(accepted.index).await.unwrap();
         assert_eq!(opened.purpose.unwrap().bytes, b"the battery was dead");
         assert!(store.horizon().await.unwrap().unwrap() <= right);
-        // It blocks nothing, so nobody can lift it and bring back what it ended.
+        // The cutoff blocks nothing, so it cannot be lifted, which would restore the sessions it
+        // ended.
         let lifted = rig.broker.revocation.lift(&rig.admin(), accepted.id).await;
         assert!(matches!(lifted, Err(BrokerError::Invalid { .. })), "{lifted:?}");
         let shown = rig.broker.revocation.revocation(&rig.admin(), accepted.id).await.unwrap();
@@ -344,14 +347,14 @@ on_both_stores! {
             }
         }
         assert_eq!(size(&rig).await, before + 1);
-        assert_eq!(rig.broker.core.clock_doubt(), None, "the present is what it shows");
+        assert_eq!(rig.broker.core.clock_doubt(), None, "the accepted time is the present");
         issued(&rig).await;
     }
 
     async fn a_wiped_key_is_a_removed_key_and_the_broker_starts_and_makes_another(mut rig: Rig) {
         let first = rig.now();
         let sealed = "SELECT count(*) FROM signing_key WHERE length(sealed) = 0";
-        // Long enough for the first key to be erased by the right clock.
+        // Enough days for the right clock to erase the first key.
         for _ in 0..200 {
             rig.clock.advance(86_400);
             rig.broker.keys.follow(rig.now()).await.unwrap();
@@ -361,7 +364,7 @@ on_both_stores! {
         }
         assert!(count(&rig, sealed).await > 0);
         rig.clock.set(first.plus_seconds(10));
-        // By its dates the erased one signs now.
+        // By its dates, the erased key would sign now.
         start(&mut rig).await;
         accept(&rig).await.unwrap();
         sweep::sweep(&rig.broker, rig.now()).await;
@@ -375,7 +378,7 @@ on_both_stores! {
     async fn evidence_whose_use_was_forgotten_is_not_accepted_again(rig: Rig) {
         let (_, token) = issued(&rig).await;
         let unused = rig.token("agent:reports", json!({}));
-        // By a clock that was ahead, say, or by a change of the row.
+        // Forget the uses, as a clock that was ahead or a change of the row would.
         let forgotten = rig.broker.core.store().prune_one_time(rig.now().plus_seconds(MONTH), 1_000).await;
         assert!(forgotten.unwrap() > 0);
         drop(rig.broker.health.check_health().await);
@@ -387,7 +390,7 @@ on_both_stores! {
         for before in [&token, &unused] {
             assert_use_forgotten(rig.broker.issuance.issue(bearer(before), ask(&["orders:read"])).await);
         }
-        // What was issued later was not among it.
+        // Evidence issued after the acceptance is accepted.
         rig.clock.advance(1);
         issued(&rig).await;
     }
@@ -397,7 +400,7 @@ on_both_stores! {
         let early = rig.token("agent:reports", json!({}));
         rig.clock.set(right.plus_seconds(MONTH));
         start(&mut rig).await;
-        // Whatever comes of it, the evidence is used up.
+        // The request uses up the evidence, whatever its result.
         let ahead = rig.token("agent:reports", json!({}));
         drop(rig.broker.issuance.issue(bearer(&ahead), ask(&["orders:read"])).await);
         let later = rig.now().plus_seconds(HOUR);
@@ -443,7 +446,7 @@ on_both_stores! {
         let refused = attempt().await;
         assert!(matches!(refused, Err(BrokerError::Blocked(_))), "{refused:?}");
         accept(&rig).await.unwrap();
-        // A block that was over by the newest entry, too, is over.
+        // A block that had expired by the newest entry's time no longer applies.
         rig.clock.set(rig.now().plus_seconds(HOUR));
         attempt().await.unwrap();
     }
@@ -470,7 +473,7 @@ on_both_stores! {
         let forbidden = attempt(&stranger).await;
         assert!(matches!(forbidden, Err(BrokerError::Forbidden("acceptTime"))), "{forbidden:?}");
         attempt(&other).await.unwrap();
-        // All three are used up.
+        // All three attempts used up their evidence.
         for token in [&used, &stranger, &other] {
             assert!(is_replayed(&rig, token).await);
         }
@@ -480,7 +483,7 @@ on_both_stores! {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_accepted_time_opens_every_replica_whose_clock_shows_it() {
     let rig = Rig::new(Kind::Postgres).await;
-    // Two machines with clocks of their own.
+    // A second machine with its own clock.
     let clock = taskpass::clock::ManualClock::new(rig.now());
     let other = rig
         .replica_by(Arc::clone(&clock) as taskpass::clock::SharedClock)
@@ -495,8 +498,13 @@ async fn an_accepted_time_opens_every_replica_whose_clock_shows_it() {
     assert!(ready(&rig.broker).await.is_some() && ready(&other.broker).await.is_some());
     accept(&rig).await.unwrap();
     assert_eq!(ready(&rig.broker).await, None);
-    assert_eq!(ready(&other.broker).await, None, "it shows the same");
-    // One that is set back alone is alone in doubt, and another's acceptance does not help it.
+    assert_eq!(
+        ready(&other.broker).await,
+        None,
+        "its clock shows the accepted time"
+    );
+    // A replica whose clock alone is set back is alone in doubt; another replica's acceptance does
+    // not resolve it.
     clock.set(ahead.minus_seconds(HOUR));
     assert!(ready(&other.broker).await.is_some());
     let (issued, _) = issued(&rig).await;
@@ -510,11 +518,14 @@ async fn an_accepted_time_opens_every_replica_whose_clock_shows_it() {
     clock.set(ahead.plus_seconds(HOUR));
     assert!(
         ready(&other.broker).await.is_some(),
-        "by its own word it was another hour"
+        "the acceptance was of another time than this clock's"
     );
     accept_at(&other.broker).await;
     assert_eq!(ready(&other.broker).await, None);
-    assert!(!is_good(&other.broker, &issued).await, "over by now");
+    assert!(
+        !is_good(&other.broker, &issued).await,
+        "the session has expired"
+    );
 }
 
 async fn accept_at(broker: &Broker) {
@@ -530,7 +541,7 @@ async fn accept_at(broker: &Broker) {
         .unwrap();
 }
 
-/// Dates the newest entry ahead, as a clock that was wrong would have.
+/// Adds an offset to the newest entry's time, as a fast clock would have.
 async fn date_ahead(fleet: &Fleet, replica: &Replica, seconds: u64) {
     let newest = "WHERE idx = (SELECT max(idx) FROM leaf)";
     if let Some(database) = fleet.maybe_database() {
@@ -566,9 +577,9 @@ mod by_the_command_line {
     on_both_stores! {
         async fn a_broker_behind_its_newest_entry_is_closed_until_an_admin_accepts_its_time(fleet, replica) {
             let granted = replica.ask(&fleet.token()).await.expect(201);
-            // Less than the bootstrap token's day, or that would be over.
+            // Less than the bootstrap token's day, so that the token stays valid.
             date_ahead(fleet, replica, 2 * HOUR).await;
-            until("it is closed", SOON, async || replica.client.get("/readyz").await.status == 503).await;
+            until("the replica is not ready", SOON, async || replica.client.get("/readyz").await.status == 503).await;
             let unready = replica.client.get("/readyz").await;
             assert!(unready.text().contains("before the newest ledger entry"), "{}", unready.text());
             assert_problem(&replica.ask(&fleet.token()).await, 503, "fail-closed");
@@ -578,14 +589,14 @@ mod by_the_command_line {
             let done = accept_time(fleet, replica, &["--reason", "the clock was two hours ahead"]);
             assert_eq!(done.code(), Some(0), "{}{}", done.stdout, done.stderr);
             assert!(done.stdout.contains("is accepted after"), "{}", done.stdout);
-            until("it is open", SOON, async || replica.client.get("/readyz").await.status == 200).await;
-            // Its row is dated right, so it lives on.
+            until("the replica is ready", SOON, async || replica.client.get("/readyz").await.status == 200).await;
+            // The session's row has the right times, so the session stays valid.
             assert!(fleet.is_good(replica, &granted).await);
             replica.ask(&fleet.token()).await.expect(201);
             let again = accept_time(fleet, replica, &["--reason", "again"]);
             assert_eq!(again.code(), Some(2), "{}", again.stderr);
             assert!(again.stderr.contains("nothing to accept"), "{}", again.stderr);
-            // The whole log is sound, the acceptance in it.
+            // The whole log verifies, including the acceptance.
             let (_, leaves) = whole_log(fleet, replica).await;
             let accepted = leaves.iter().filter(|leaf| leaf.windows(13).any(|part| part == b"time_accepted"));
             assert_eq!(accepted.count(), 1);
@@ -615,7 +626,7 @@ mod by_the_command_line {
             &["--reason", "the clock was ahead", "--json"],
         );
         assert_eq!(done.code(), Some(0), "{}{}", done.stdout, done.stderr);
-        until("it is open", SOON, async || {
+        until("the replica is ready", SOON, async || {
             replica.client.get("/readyz").await.status == 200
         })
         .await;

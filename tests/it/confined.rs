@@ -1,5 +1,6 @@
-//! What the serving role could make of the functions that the owner lends it, if it may make objects
-//! of its own: nothing, and it does not serve.
+//! The serving role may call functions that run with the owner's rights. If it could create objects
+//! of its own it might misuse them: these tests show that the functions resist this, and that the
+//! broker then refuses to serve.
 
 use secrecy::SecretString;
 use sqlx::{AssertSqlSafe, PgConnection};
@@ -23,7 +24,7 @@ async fn owner(database: &TestDatabase) -> Postgres {
         .unwrap()
 }
 
-/// A role of a test's own, which goes with it.
+/// A role for one test, dropped at its end.
 async fn role(database: &TestDatabase, admin: &mut PgConnection) -> String {
     let role = format!("confined_{}", database.name().to_lowercase());
     run(admin, &format!("CREATE ROLE {role}")).await.unwrap();
@@ -56,7 +57,7 @@ async fn every_function_that_runs_as_its_owner_looks_in_pg_temp_last_and_is_lent
             settings.iter().any(|it| it == wanted),
             "{name}: {settings:?}"
         );
-        assert!(!for_all, "{name} is everybody's to run");
+        assert!(!for_all, "every role may run {name}");
     }
     let ours: Vec<String> = sqlx::query_scalar(
         "SELECT p.proname::text FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace \
@@ -75,7 +76,7 @@ async fn a_temporary_view_in_the_place_of_a_table_does_not_make_the_serving_role
     let owner = owner(&database).await;
     let role = role(&database, &mut admin).await;
     owner.grant_serving(&role).await.unwrap();
-    // As on a database where everybody may make temporary objects.
+    // Like a database that lets every role create temporary objects.
     let lax = format!("GRANT TEMPORARY ON DATABASE {} TO {role}", database.name());
     run(&mut admin, &lax).await.unwrap();
     let attack = format!(
@@ -95,8 +96,8 @@ async fn a_temporary_view_in_the_place_of_a_table_does_not_make_the_serving_role
     .fetch_one(&mut admin)
     .await
     .unwrap();
-    assert!(!taken, "its function ran as the owner");
-    assert!(made, "its own table stood in for a partition");
+    assert!(!taken, "the role's function ran with the owner's rights");
+    assert!(made, "the role's temporary table replaced a partition");
     gone(&mut admin, &role).await;
 }
 
@@ -121,17 +122,17 @@ async fn a_leaf_row_of_old_does_not_make_the_newest_partition_go() {
     gone(&mut admin, &role).await;
 }
 
-/// A head far beyond the log, and the last leaf of the partition that is being written, dated of old.
+/// A head far beyond the log, and the last leaf of the partition in use, with an old date.
 const FORGED: &str = "INSERT INTO ledger_head (size, root, batch_id, mac) VALUES \
      (1099511627776, decode(repeat('00', 32), 'hex'), gen_random_uuid(), '\\x00'); \
      INSERT INTO leaf (idx, hash, at) VALUES \
      (16777215, decode(repeat('00', 32), 'hex'), 'epoch')";
 
-/// Both functions that delete, asked for all.
+/// Calls of both functions that delete, with the widest arguments.
 const PRUNE_ALL: &str = "SELECT ledger_prune_bodies('infinity'); \
      SELECT ledger_prune_heads(9223372036854775807, 1000000)";
 
-/// Whether the first partition is there, and all heads, the smallest first.
+/// Whether the first partition exists, and the sizes of all heads, smallest first.
 async fn kept(admin: &mut PgConnection) -> (bool, Vec<i64>) {
     sqlx::query_as(
         "SELECT to_regclass('public.leaf_body_0') IS NOT NULL, \
@@ -142,7 +143,7 @@ async fn kept(admin: &mut PgConnection) -> (bool, Vec<i64>) {
     .unwrap()
 }
 
-/// A log of seven leaves, as far as its heads tell.
+/// A log whose heads say that it has seven leaves.
 async fn begin_log(admin: &mut PgConnection) {
     let heads = "INSERT INTO ledger_head (size, root, batch_id, mac) \
          SELECT n, decode(repeat('00', 32), 'hex'), gen_random_uuid(), '\\x01' \
@@ -162,7 +163,7 @@ async fn a_forged_head_makes_neither_the_partition_that_is_written_nor_the_newes
     run(&mut admin, &attack).await.unwrap();
     let all = (true, vec![3, 7, 1_099_511_627_776]);
     assert_eq!(kept(&mut admin).await, all);
-    // Nor while less than a day, and less than a week, has passed.
+    // They also delete nothing before a day, or a week, has passed.
     let later = "UPDATE ledger_seen SET at = at - interval '23 hours', transaction = 0";
     run(&mut admin, later).await.unwrap();
     let again = format!("SET ROLE {role}; {PRUNE_ALL}; RESET ROLE");
@@ -173,7 +174,7 @@ async fn a_forged_head_makes_neither_the_partition_that_is_written_nor_the_newes
     let bodies = format!("SET ROLE {role}; SELECT ledger_prune_bodies('infinity'); RESET ROLE");
     run(&mut admin, &bodies).await.unwrap();
     assert_eq!(kept(&mut admin).await, all);
-    // Once the owner has deleted it, it is as if it had not been seen.
+    // After the owner deletes the forged rows, they have no effect.
     let clean = "DELETE FROM ledger_head WHERE size > 7; DELETE FROM leaf WHERE idx > 7; \
                  UPDATE ledger_seen SET at = at - interval '9 days'";
     run(&mut admin, clean).await.unwrap();
@@ -187,7 +188,8 @@ async fn what_a_transaction_saw_itself_deletes_nothing_however_long_it_lasts() {
     let database = fresh_database();
     let mut admin = database.connect().await;
     begin_log(&mut admin).await;
-    // No other session sees the forged head meanwhile; eight days pass.
+    // In a single transaction, where no other session sees the forged head, eight days seem to
+    // pass.
     let attack = format!(
         "BEGIN; {FORGED}; {PRUNE_ALL}; UPDATE ledger_seen SET at = at - interval '8 days'; \
          SAVEPOINT s; {PRUNE_ALL}; COMMIT"
@@ -216,14 +218,14 @@ async fn a_role_that_may_make_objects_of_its_own_is_not_granted_what_serving_nee
     let mut admin = database.connect().await;
     let owner = owner(&database).await;
     let (role, name) = (role(&database, &mut admin).await, database.name());
-    // What migrate can take away itself it takes away.
+    // `migrate` itself removes the rights that it can remove.
     let lax = format!(
         "GRANT TEMPORARY ON DATABASE {name} TO PUBLIC; GRANT CREATE ON SCHEMA public TO PUBLIC"
     );
     run(&mut admin, &lax).await.unwrap();
     owner.grant_serving(&role).await.unwrap();
     owner.check_confined(Some(&role)).await.unwrap();
-    // By way of another role it cannot.
+    // It cannot remove rights that the role has through another role.
     let other = format!("{role}_other");
     for (right, statement) in [
         (
@@ -289,7 +291,7 @@ async fn a_role_that_may_become_an_owner_by_set_role_is_not_confined() {
             "may write to every table",
         ),
     ] {
-        // What the other owns is not the role's as long as it does not become the other.
+        // Objects of the other role do not count while the serving role cannot become that role.
         let member = format!(
             "CREATE ROLE {other}; {own}; ALTER ROLE {role} NOINHERIT; GRANT {other} TO {role}"
         );
@@ -313,7 +315,7 @@ async fn a_role_that_may_become_an_owner_by_set_role_is_not_confined() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn serve_refuses_a_role_that_may_make_objects_of_its_own() {
     let (fleet, replica) = Fleet::start().await;
-    // The owner, here even a superuser.
+    // The broker connects as the owner, here even as a superuser.
     let told = Launch::taskpass(["serve", "--config", "taskpass.toml"])
         .config(fleet.config(crate::support::free_address()))
         .file("policies/fleet.cedar", fleet.policies_text().to_owned())

@@ -1,5 +1,5 @@
-//! Those who open connections and say nothing, or speak a byte at a time: they are cut off in time,
-//! and until then they take nothing from those who speak.
+//! Clients that open connections and send nothing, or send a byte at a time: the broker closes
+//! these connections in time, and until then they do not slow down other clients.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,13 +13,14 @@ use crate::support::http::{
 };
 use crate::support::{SOON, until};
 
-/// As many as a replica is to bear.
+/// Number of connections that a replica must support.
 const TEN_THOUSAND: usize = 10_000;
 
-/// Files that are open beside; where the system permits fewer than both, it is fewer connections.
+/// Number of other open files. If the system's limit is below the sum, the test opens fewer
+/// connections.
 const OTHER_FILES: usize = 1_000;
 
-/// How many of these connections the server has not closed.
+/// Number of these connections that the server has not closed.
 fn still_open(idle: &[TcpStream]) -> usize {
     let open = |mut stream: &TcpStream| {
         stream.set_nonblocking(true).unwrap();
@@ -28,7 +29,7 @@ fn still_open(idle: &[TcpStream]) -> usize {
     idle.iter().filter(|stream| open(stream)).count()
 }
 
-/// Asks on a connection of its own, and uses what it gets.
+/// Requests a credential on a connection of its own, and uses it.
 async fn is_served(fleet: &Fleet, replica: &Replica) {
     let client = Client::new(&format!("http://{}", replica.address));
     let granted = client
@@ -40,9 +41,9 @@ async fn is_served(fleet: &Fleet, replica: &Replica) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_open_connections_do_not_stop_the_service() {
     let count = TEN_THOUSAND.min(most_open_files() - OTHER_FILES);
-    // Before the broker is started: it inherits the limit.
+    // Before the broker starts, because it inherits the limit.
     allow_open_files(count + OTHER_FILES);
-    // They are to stay open until the end of the test.
+    // The timeouts keep the connections open until the end of the test.
     let (fleet, replica) = Fleet::start_with(
         "finish_seconds = 60\nrequest_timeout_seconds = 60\nheader_timeout_seconds = 60\n\
              max_connections_per_address = 12000",
@@ -59,7 +60,11 @@ async fn ten_thousand_open_connections_do_not_stop_the_service() {
         "{:?}",
         began.elapsed()
     );
-    assert_eq!(still_open(&idle), count, "all that time");
+    assert_eq!(
+        still_open(&idle),
+        count,
+        "every idle connection stayed open"
+    );
     drop(idle);
     is_served(&fleet, &replica).await;
 }
@@ -69,19 +74,22 @@ async fn one_connection_too_many_is_closed_and_its_place_is_free_again_in_time()
     let (fleet, replica) =
         Fleet::start_with("max_connections = 8\nheader_timeout_seconds = 1").await;
     let idle = open_sockets(replica.address, 20);
-    // Those beyond the bound are closed unheard, and the silent ones when their time is over.
-    until("there is room again", SOON, async || still_open(&idle) == 0).await;
+    // The broker closes connections above the limit at once, and silent ones after the timeout.
+    until("the silent connections are closed", SOON, async || {
+        still_open(&idle) == 0
+    })
+    .await;
     is_served(&fleet, &replica).await;
 }
 
-/// Whether a request on this connection is answered; it stays open.
+/// Whether a request on this connection is answered. The connection stays open.
 fn answers(mut stream: &TcpStream) -> bool {
     stream.set_read_timeout(Some(SOON)).unwrap();
     let asked = stream.write_all(b"GET /livez HTTP/1.1\r\nHost: broker\r\n\r\n");
     asked.is_ok() && stream.read(&mut [0; 12]).is_ok_and(|read| read > 0)
 }
 
-/// A connection from another address of this machine.
+/// A connection from 127.0.0.2, another address of this machine.
 async fn from_elsewhere(server: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
@@ -94,13 +102,13 @@ async fn from_elsewhere(server: SocketAddr) -> TcpStream {
 async fn an_address_that_keeps_its_connections_open_gets_no_more_of_them() {
     let (fleet, replica) = Fleet::start_with("max_connections_per_address = 6").await;
     let held = open_sockets(replica.address, 20);
-    // Those that were used are not timed out. The test's own client has some of the six.
+    // Used connections do not time out. The test's own client holds some of the six.
     let used = held.iter().filter(|stream| answers(stream)).count();
     assert!((1..=6).contains(&used), "{used} of 20");
     assert!(!answers(&open_sockets(replica.address, 1)[0]));
     assert!(answers(&from_elsewhere(replica.address).await));
     drop(held);
-    until("their places are free again", SOON, async || {
+    until("the address may open connections again", SOON, async || {
         answers(&open_sockets(replica.address, 1)[0])
     })
     .await;
@@ -119,7 +127,7 @@ async fn whoever_speaks_a_byte_at_a_time_is_cut_off_and_delays_nobody() {
         + 4;
     let address = replica.address;
     let pause = Duration::from_millis(100);
-    // A hundred dribble their heads, and a hundred their bodies.
+    // A hundred clients send their heads slowly, and a hundred their bodies.
     let slow: Vec<_> = (0..200)
         .map(|n| {
             let (at_once, slowly) = request.split_at(if n % 2 == 0 { 0 } else { head });
@@ -137,7 +145,7 @@ async fn whoever_speaks_a_byte_at_a_time_is_cut_off_and_delays_nobody() {
             began.elapsed()
         );
     }
-    // Each of them would take a minute and more to its end.
+    // At that speed each request would take more than a minute.
     assert!(
         began.elapsed() < Duration::from_secs(30),
         "{:?}",
@@ -145,7 +153,10 @@ async fn whoever_speaks_a_byte_at_a_time_is_cut_off_and_delays_nobody() {
     );
     for thread in slow {
         let outcome = thread.join().unwrap();
-        assert!(outcome.ended_after.is_some(), "it was cut off");
+        assert!(
+            outcome.ended_after.is_some(),
+            "the broker closed the connection"
+        );
         let status = raw_status(&outcome.answer);
         assert!(matches!(status, None | Some(408 | 503)), "{status:?}");
     }
@@ -155,8 +166,8 @@ async fn whoever_speaks_a_byte_at_a_time_is_cut_off_and_delays_nobody() {
     );
 }
 
-/// Asks for more and more on one connection and reads nothing, until the other end has had enough.
-/// Says whether it was.
+/// Sends requests on one connection and never reads, until the server closes it. Returns whether
+/// the server did so within `patience`.
 fn ask_and_never_read(address: SocketAddr, patience: Duration) -> bool {
     let mut stream = TcpStream::connect_timeout(&address, SOON).unwrap();
     stream
@@ -167,7 +178,7 @@ fn ask_and_never_read(address: SocketAddr, patience: Duration) -> bool {
     while began.elapsed() < patience {
         match stream.write(request.repeat(50).as_bytes()) {
             Ok(_) => {}
-            // Nobody takes what is written: the server waits for this end to read.
+            // The server's buffer is full: it waits for this client to read.
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
             Err(_) => return true,
         }
@@ -185,21 +196,24 @@ async fn a_client_that_pipelines_and_never_reads_is_cut_off() {
         .collect();
     is_served(&fleet, &replica).await;
     for thread in unread {
-        assert!(thread.join().unwrap(), "it was not cut off");
+        assert!(
+            thread.join().unwrap(),
+            "the broker did not close the connection"
+        );
     }
     is_served(&fleet, &replica).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_pipeline_and_never_read_do_not_delay_a_stop() {
-    // Without the limit the stop would take all of it.
+    // Without the limit for unread answers, the stop would take 600 s.
     let (_fleet, mut replica) =
         Fleet::start_with("header_timeout_seconds = 2\nfinish_seconds = 600").await;
     let address = replica.address;
     for _ in 0..4 {
         std::thread::spawn(move || ask_and_never_read(address, SOON));
     }
-    // Until the buffers on the way are full.
+    // Wait until the buffers between client and server are full.
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(replica.process.terminate().code(), Some(0));
 }

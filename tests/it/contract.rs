@@ -1,4 +1,4 @@
-//! What every answer over HTTP keeps to, whoever asks and whatever was wrong, alike on both stores.
+//! Rules that every HTTP answer follows, for every caller and every error, on both stores.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -81,7 +81,7 @@ on_both_stores! {
             assert_oauth_error(&answer, 400, "invalid_request");
             assert_no_store(&answer);
         }
-        // Two credentials in one request: neither is believed.
+        // Two credentials in one request: the broker accepts neither.
         let twice = introspect(fleet, replica, "token=a").header("authorization", "Bearer x");
         assert_oauth_error(&send(twice).await, 401, "invalid_client");
         let one_unknown = send(introspect(fleet, replica, "token=a.b.c&unknown=1")).await;
@@ -89,10 +89,12 @@ on_both_stores! {
     }
 
     async fn a_large_body_is_read_only_for_whoever_may_send_it(fleet, replica) {
-        // Above the ordinary limit, below that of a generation: only the caller is in question.
+        // The body is above the ordinary limit and below that of a generation, so only the caller's
+        // rights decide.
         let large = json!({"policies": "x".repeat(100_000)});
         let length = large.to_string().len();
-        // Whoever may not send it is refused before a byte of it has come.
+        // Without the right to activate, the request is refused before any byte of the body
+        // arrives.
         let refused = |authorization: String| {
             let head = format!(
                 "POST /v1/generations HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n\
@@ -144,7 +146,7 @@ on_both_stores! {
             let time = json!({"time": "2030-01-01T00:00:00Z", "reason": text});
             ask(&fleet.admin, "/v1/ledger/accept-time", time, "/reason").await;
         }
-        // Other scripts and line feeds are text.
+        // Text in other scripts and line feeds are accepted.
         let mut credential = body();
         credential["task"]["purpose"] = "report\n\u{645}\u{631}\u{62d}\u{628}\u{627}".into();
         replica.client.post_json(&fleet.token(), "/v1/credentials", &credential).await.expect(201);
@@ -161,7 +163,7 @@ on_both_stores! {
         }
         let wrong_method = replica.client.get("/v1/credentials").await;
         assert_eq!(wrong_method.headers["allow"], "POST");
-        // The caller's own name for its request is not ours.
+        // The broker ignores the caller's `X-Request-Id`.
         let named = replica.client.request(reqwest::Method::GET, "/livez").header("x-request-id", "mine");
         assert_ne!(send(named).await.headers["x-request-id"], "mine");
         let fresh = admin_get(fleet, replica, "/v1/sessions").await;
@@ -191,16 +193,16 @@ async fn each_route_and_each_method_is_described_and_nothing_else() {
         for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
             let named = method.parse().unwrap();
             let answer = send(replica.client.request(named, &sample)).await;
-            let what = format!("{method} {path}: {}", answer.text());
+            let context = format!("{method} {path}: {}", answer.text());
             let routed = answer.status != 405 && !answer.text().contains("no such resource");
-            assert_eq!(routed, described.contains(method), "{what}");
+            assert_eq!(routed, described.contains(method), "{context}");
             if !routed {
                 if described.contains("GET") {
                     described.insert("HEAD".to_owned());
                 }
                 let allowed = answer.header("allow").unwrap_or_default().split(',');
                 let allowed: BTreeSet<_> = allowed.map(|one| one.trim().to_owned()).collect();
-                assert_eq!(allowed, described, "{what}");
+                assert_eq!(allowed, described, "{context}");
             }
         }
     }
@@ -226,43 +228,49 @@ async fn the_description_is_whole() {
         .unwrap();
     for (path, methods) in document["paths"].as_object().unwrap() {
         for (method, operation) in methods.as_object().unwrap() {
-            let what = format!("{method} {path}");
-            assert!(operation["summary"].is_string(), "{what} is described");
+            let called = format!("{method} {path}");
+            assert!(operation["summary"].is_string(), "{called} has a summary");
             for requirement in operation["security"].as_array().unwrap_or(&Vec::new()) {
                 for scheme in requirement.as_object().unwrap().keys() {
-                    assert!(schemes.contains_key(scheme), "{what}: {scheme}");
+                    assert!(schemes.contains_key(scheme), "{called}: {scheme}");
                 }
             }
             let responses = operation["responses"].as_object().unwrap();
-            assert!(responses.contains_key("429"), "{what} may be limited");
-            assert!(responses.contains_key("503"), "{what} may time out");
-            // What is open says so, and nothing else is.
+            assert!(
+                responses.contains_key("429"),
+                "{called} must document its rate limit"
+            );
+            assert!(
+                responses.contains_key("503"),
+                "{called} must document its timeout"
+            );
+            // Only public paths may declare no security.
             let open = operation["security"] == json!([]);
             let public = path.contains("/.well-known/")
                 || path.starts_with("/status/")
                 || ["/livez", "/readyz", "/openapi.json"].contains(&path.as_str());
-            assert_eq!(open, public, "{what}: {}", operation["security"]);
+            assert_eq!(open, public, "{called}: {}", operation["security"]);
             assert_eq!(
                 responses.contains_key("401"),
                 !open,
-                "{what} asks who calls"
+                "{called} must declare that it authenticates callers"
             );
             for parameter in operation["parameters"].as_array().unwrap_or(&Vec::new()) {
                 if let Some(name) = parameter["name"].as_str() {
                     let in_path = path.contains(&format!("{{{name}}}"));
-                    assert_eq!(parameter["in"] == "path", in_path, "{what}: {name}");
+                    assert_eq!(parameter["in"] == "path", in_path, "{called}: {name}");
                 }
             }
             for (status, response) in responses {
                 let headers = &response["headers"];
-                assert!(headers["x-request-id"].is_object(), "{what}: {status}");
+                assert!(headers["x-request-id"].is_object(), "{called}: {status}");
                 let challenged = headers["WWW-Authenticate"].is_object();
-                assert_eq!(challenged, status == "401", "{what}: {status}");
-                assert!(headers["DPoP-Nonce"].is_object(), "{what}: {status}");
+                assert_eq!(challenged, status == "401", "{called}: {status}");
+                assert!(headers["DPoP-Nonce"].is_object(), "{called}: {status}");
             }
             if operation["requestBody"].is_object() {
                 for status in ["400", "413", "415"] {
-                    assert!(responses.contains_key(status), "{what}: {status}");
+                    assert!(responses.contains_key(status), "{called}: {status}");
                 }
             }
             for (status, response) in responses {
@@ -273,14 +281,18 @@ async fn the_description_is_whole() {
                     } else {
                         "application/problem+json"
                     };
-                    assert!(content.contains_key(media_type), "{what}: {status}");
+                    assert!(content.contains_key(media_type), "{called}: {status}");
                 }
             }
         }
     }
-    // What clients are made of does not change unseen: `make openapi` writes it anew.
+    // Generated clients depend on the description, so a change must be visible: `make openapi`
+    // rewrites the file.
     let kept: Value = serde_json::from_str(include_str!("../../docs/openapi.json")).unwrap();
-    assert!(document == kept, "docs/openapi.json is not what is served");
+    assert!(
+        document == kept,
+        "docs/openapi.json differs from the description that the broker serves"
+    );
     for path in [
         "/openapi.json",
         "/ledger/{path}",

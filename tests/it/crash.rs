@@ -10,10 +10,10 @@ use crate::support::process::Signal;
 use crate::support::proxy::{At, Fault, Mode};
 use crate::support::{SOON, until, wait_until};
 
-/// The statement that every batch of the ledger writes with.
+/// Label of the statement with which the ledger writes every batch.
 const BATCH: &str = "ledger_write";
 
-/// Asks in the background, and tells how it ended.
+/// Sends a request in the background and returns its result.
 fn asking(fleet: &Fleet, replica: &Replica) -> tokio::task::JoinHandle<reqwest::Result<Answer>> {
     let client = Client::new(&format!("http://{}", replica.address));
     let token = fleet.token();
@@ -32,10 +32,10 @@ async fn the_fate_of_a_commit_whose_answer_is_lost_is_read_not_guessed() {
     let first = replica.ask(&fleet.token()).await.expect(201);
     replica.proxy.arm_for(BATCH, 0, At::Answer, Fault::Cut);
     let granted = replica.ask(&fleet.token()).await.expect(201);
-    assert_eq!(replica.proxy.sprung(), 1, "the answer was lost");
+    assert_eq!(replica.proxy.caught(), 1, "the answer was lost");
     verify(&fleet, &replica, &granted).await;
     assert!(fleet.is_good(&replica, &granted).await);
-    assert_eq!(fleet.sessions(), 2, "one session a grant, no more");
+    assert_eq!(fleet.sessions(), 2, "one session for each grant");
     assert_sound(&fleet, &replica, &first).await;
 }
 
@@ -46,10 +46,13 @@ async fn killed_before_or_after_its_commit_it_leaves_nothing_halfway() {
         let first = replica.ask(&fleet.token()).await.expect(201);
         replica.proxy.arm_for(BATCH, 0, at, Fault::Hold);
         let asking = asking(&fleet, &replica);
-        replica.proxy.wait_sprung(1);
+        replica.proxy.wait_caught(1);
         replica.process.kill();
         replica.proxy.cut();
-        assert!(asking.await.unwrap().is_err(), "nobody was there to answer");
+        assert!(
+            asking.await.unwrap().is_err(),
+            "the broker was killed before it answered"
+        );
         replica.proxy.set(Mode::Pass);
         replica.process.restart();
         replica.process.wait_ready(replica.address);
@@ -65,11 +68,11 @@ async fn a_replica_frozen_inside_a_batch_stops_the_others_for_seconds_only() {
     let first = frozen.ask(&fleet.token()).await.expect(201);
     frozen.proxy.arm_for(BATCH, 0, At::Request, Fault::Hold);
     let asking = asking(&fleet, &frozen);
-    frozen.proxy.wait_sprung(1);
+    frozen.proxy.wait_caught(1);
     frozen.process.signal(Signal::Stop);
     let began = Instant::now();
     let granted = until_granted(&fleet, &other).await;
-    // The lock is free after 2 s; the rest is for a busy machine.
+    // The database frees the lock after 2 s; the rest is a margin for a busy machine.
     assert!(
         began.elapsed() < Duration::from_secs(20),
         "{:?}",
@@ -78,8 +81,8 @@ async fn a_replica_frozen_inside_a_batch_stops_the_others_for_seconds_only() {
     let others = verify(&fleet, &other, &granted).await;
     frozen.process.signal(Signal::Cont);
     frozen.proxy.release();
-    // What it was about to commit is lost with its lock. If it still answers with a grant, that was
-    // decided and committed anew, after the other's.
+    // The woken replica's batch failed with its lock. If the replica still grants, it decided and
+    // committed again, after the other replica's entry.
     let answer = asking.await.unwrap().unwrap();
     if answer.status == 201 {
         let own = verify(&fleet, &other, &answer.json()).await;
@@ -101,7 +104,7 @@ async fn until_granted(fleet: &Fleet, replica: &Replica) -> Value {
             return answer.json();
         }
     }
-    panic!("the other replica never granted");
+    panic!("the other replica did not grant in time");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -113,16 +116,18 @@ async fn without_its_store_it_is_closed_and_then_it_opens_again() {
     replica.proxy.cut();
     let answer = replica.ask(&fleet.token()).await;
     assert_problem(&answer, 503, "fail-closed");
-    until("it is unready", SOON, async || {
+    until("the replica is not ready", SOON, async || {
         replica.client.get("/readyz").await.status == 503
     })
     .await;
     replica.proxy.set(Mode::Pass);
-    until("it is ready again, without any traffic", SOON, async || {
-        replica.client.get("/readyz").await.status == 200
-    })
+    until(
+        "the replica becomes ready again without traffic",
+        SOON,
+        async || replica.client.get("/readyz").await.status == 200,
+    )
     .await;
-    assert_eq!(fleet.sessions(), before, "nothing half-alive");
+    assert_eq!(fleet.sessions(), before, "no session may remain");
     assert_sound(&fleet, &replica, &first).await;
 }
 
@@ -130,7 +135,7 @@ async fn without_its_store_it_is_closed_and_then_it_opens_again() {
 async fn a_poisoned_request_in_a_batch_fails_alone() {
     let (fleet, replica) = Fleet::start().await;
     let first = replica.ask(&fleet.token()).await.expect(201);
-    // A store that refuses one row, for a reason that nobody could see before.
+    // The store refuses one row for a reason that the broker cannot check beforehand.
     crate::support::block_on(async || {
         let pool = fleet.database().pool().await;
         sqlx::raw_sql(
@@ -171,12 +176,15 @@ async fn what_nobody_waits_for_any_more_is_dead() {
     let (fleet, replica) = Fleet::start().await;
     replica.proxy.arm_for(BATCH, 0, At::Request, Fault::Hold);
     let asking = asking(&fleet, &replica);
-    until("it is held", SOON, async || replica.proxy.sprung() == 1).await;
-    // It gives up, and hangs up.
+    until("the batch is held", SOON, async || {
+        replica.proxy.caught() == 1
+    })
+    .await;
+    // The client gives up and closes its connection.
     asking.abort();
     assert!(asking.await.unwrap_err().is_cancelled());
     replica.proxy.release();
-    until("its session is on record and dead", SOON, async || {
+    until("the session is recorded and has ended", SOON, async || {
         let listed = replica
             .client
             .get_as(&fleet.admin, "/v1/sessions")
@@ -227,7 +235,7 @@ async fn a_stop_under_load_finishes_what_it_released() {
     assert_eq!(
         i64::try_from(granted).unwrap(),
         alive,
-        "alive is what somebody has"
+        "only sessions whose credential was received are active"
     );
     assert_eq!(fleet.orphans(), (0, 0));
 }

@@ -1,5 +1,5 @@
-//! `taskpass aws credential-process`: calm when it is called often and by many, silent when its
-//! task is over, and careful where it keeps what it got.
+//! `taskpass aws credential-process`: many calls, also at once, share one session; after the end of
+//! its task the command prints no credentials; and the cache is safe from other users.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
@@ -15,18 +15,18 @@ use crate::support::process::{Ended, Launch};
 use crate::support::rig::{BUCKET_POLICY, Kind, aws_bucket};
 use crate::support::sts::Sts;
 
-/// A broker with a role in AWS, and what the calls share.
+/// A broker with a role in AWS, and the directory that the calls share.
 struct World {
     fleet: Fleet,
     replica: Replica,
-    /// Among it is what the calls share, in `taskpass`.
+    /// A runtime directory; its subdirectory `taskpass` holds the cache.
     runtime: TempDir,
 }
 
 impl World {
     async fn with(aws: &str) -> Self {
         let (fleet, replica) =
-            Fleet::believing(Kind::Sqlite, |_| aws_bucket(aws), BUCKET_POLICY).await;
+            Fleet::with_attestors(Kind::Sqlite, |_| aws_bucket(aws), BUCKET_POLICY).await;
         Self {
             fleet,
             replica,
@@ -39,7 +39,7 @@ impl World {
         (Self::with(&sts.url()).await, sts)
     }
 
-    /// The arguments of a call without those about the task.
+    /// The arguments of a call, without those about the task.
     fn arguments(&self) -> Vec<String> {
         let url = format!("http://{}", self.replica.address);
         let token = self.token().display().to_string();
@@ -58,12 +58,12 @@ impl World {
         arguments.map(str::to_owned).to_vec()
     }
 
-    /// The file with the attestation.
+    /// The path of the file with the attestation.
     fn token(&self) -> PathBuf {
         self.runtime.path().join("token")
     }
 
-    /// Replaces the attestation, as a whole.
+    /// Replaces the attestation file atomically.
     fn put_token(&self, token: &str) {
         let new = self.runtime.path().join("token.new");
         fs::write(&new, token).unwrap();
@@ -79,7 +79,7 @@ impl World {
             .env("XDG_RUNTIME_DIR", self.runtime.path())
     }
 
-    /// A call with a fresh attestation.
+    /// Runs a call with a fresh attestation.
     fn call(&self, options: &[&str]) -> Ended {
         let options = [&["--task-type", "listing"], options].concat();
         self.call_with(&options, self.fleet.token()).run()
@@ -99,7 +99,7 @@ impl World {
         self.runtime.path().join("taskpass")
     }
 
-    /// The one file of what is kept.
+    /// The path of the cache's only file.
     fn kept(&self) -> PathBuf {
         let files: Vec<PathBuf> = fs::read_dir(self.cache())
             .unwrap()
@@ -112,7 +112,7 @@ impl World {
         file.clone()
     }
 
-    /// Changes what is kept, as if time had passed.
+    /// Changes the cached session, to simulate that time has passed.
     fn change(&self, change: impl FnOnce(&mut Value)) {
         let path = self.kept();
         let mut kept: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
@@ -131,7 +131,7 @@ impl World {
     }
 }
 
-/// What was printed, which must be what AWS's SDKs read.
+/// The printed output, which must be in the format that AWS's SDKs read.
 fn printed(ended: &Ended) -> Value {
     assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
     let printed: Value = serde_json::from_str(&ended.stdout).unwrap();
@@ -201,7 +201,7 @@ async fn ten_calls_at_once_and_one_after_them_share_one_session() {
     assert_eq!(seen[0]["SecretAccessKey"], format!("made-for-tp-{name}"));
     assert_eq!(seen[0]["Expiration"], session["expires_at"]);
 
-    // What they share is theirs alone.
+    // Only the user has access to the cache.
     assert_eq!((mode(&world.cache()), mode(&world.kept())), (0o700, 0o600));
     let names: Vec<_> = fs::read_dir(world.cache()).unwrap().collect();
     assert_eq!(names.len(), 2, "a file and its lock: {names:?}");
@@ -240,7 +240,7 @@ async fn boto3_lists_s3_by_a_profile_that_names_the_command() {
     assert_eq!(ran.code(), Some(0), "{}", ran.stderr);
     assert_eq!(ran.stdout.matches("made-here").count(), 3, "{}", ran.stdout);
     let sessions = world.sessions().await;
-    assert_eq!(sessions.len(), 1, "it asks before each use, and has one");
+    assert_eq!(sessions.len(), 1, "one session serves all uses");
     let name = sessions[0]["id"].as_str().unwrap().replace('-', "");
     let arn = format!("assumed-role/reports/tp-{name}");
     assert!(ran.stdout.contains(&arn), "{}", ran.stdout);
@@ -248,11 +248,11 @@ async fn boto3_lists_s3_by_a_profile_that_names_the_command() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_an_admin_ended_is_neither_given_out_nor_renewed() {
-    for what in ["task", "session"] {
+    for subject in ["task", "session"] {
         let (world, sts) = World::scripted().await;
         printed(&world.call(&[]));
         let session = world.sessions().await.remove(0);
-        if what == "task" {
+        if subject == "task" {
             world.revoke(json!({"task": session["task_id"]})).await;
         } else {
             let path = format!("/v1/sessions/{}/revoke", session["id"].as_str().unwrap());
@@ -266,8 +266,12 @@ async fn what_an_admin_ended_is_neither_given_out_nor_renewed() {
         }
         let kept = fs::read_to_string(world.kept()).unwrap();
         assert!(!kept.contains("made-for"), "{kept}");
-        assert_eq!(sts.asked().await.len(), 1, "{what}: it was not renewed");
-        // Who begins something new says so.
+        assert_eq!(
+            sts.asked().await.len(),
+            1,
+            "{subject}: the session was not renewed"
+        );
+        // A new task starts only after an explicit request.
         let ended = world.call(&["--end"]);
         assert_eq!((ended.code(), ended.stdout.as_str()), (Some(0), ""));
         printed(&world.call(&[]));
@@ -290,7 +294,7 @@ async fn little_left_is_another_session_of_the_same_task_and_nothing_follows_its
     assert_eq!(sessions.len(), 2);
     assert_eq!(sessions[0]["task_id"], sessions[1]["task_id"]);
 
-    // The deadline has passed, whatever the broker says of it.
+    // The deadline has passed here, whether or not the broker has ended the task.
     world.change(|held| held["deadline"] = soon(-1));
     for _ in 0..2 {
         refused(&world.call(&[]), 1, "the task has ended: expired");
@@ -301,7 +305,7 @@ async fn little_left_is_another_session_of_the_same_task_and_nothing_follows_its
     assert_ne!(
         world.sessions().await[0]["task_id"],
         sessions[0]["task_id"],
-        "who said so gets another task"
+        "`--reopen` opens another task"
     );
 }
 
@@ -316,13 +320,13 @@ async fn a_renewal_that_fails_is_said_and_not_tried_again_at_once() {
         held["taken_at"] = soon(-500);
         held["expires_at"] = soon(60);
     });
-    // The attestation was used up by the first call, so there can be no other session.
+    // The first call used up the attestation, so the renewal must fail.
     let again = call();
     assert_eq!(printed(&again), first);
     assert!(again.stderr.contains("not renewed"), "{}", again.stderr);
     let quiet = call();
     assert_eq!(printed(&quiet), first);
-    assert_eq!(quiet.stderr, "", "it was not tried again at once");
+    assert_eq!(quiet.stderr, "", "the renewal is not tried again at once");
     world.change(|held| held["expires_at"] = soon(-1));
     refused(&call(), 3, "the session has ended");
     assert_eq!(sts.asked().await.len(), 1);
@@ -410,10 +414,10 @@ async fn who_is_done_says_so_and_the_task_is_completed() {
     let session = world.sessions().await.remove(0);
     assert_eq!(session["end_reason"], "completed");
     let names: Vec<_> = fs::read_dir(world.cache()).unwrap().collect();
-    assert_eq!(names.len(), 1, "the lock alone: {names:?}");
+    assert_eq!(names.len(), 1, "only the lock file is left: {names:?}");
 }
 
-/// Enough pages of a load balancer for every try of a call.
+/// Enough error pages of a load balancer for every attempt of a call.
 fn pages(status: &str) -> Vec<Fault> {
     vec![Fault::page(status); 50]
 }
@@ -437,7 +441,7 @@ async fn a_page_of_a_load_balancer_neither_ends_the_task_nor_counts_as_its_end()
     between.set_faults(&[]);
     assert_eq!(world.sessions().await[0]["state"], "active");
 
-    // The deadline has passed here, and not at the broker.
+    // The deadline has passed by the local clock, but not at the broker.
     world.change(|held| held["deadline"] = soon(-1));
     refused(&world.call(&[]), 1, "the task has ended: expired");
     between.set_faults(&pages("403 Forbidden"));
@@ -454,7 +458,7 @@ async fn an_end_that_finds_nothing_to_end_says_so_and_fails() {
     let (world, _sts) = World::scripted().await;
     refused(&world.call(&["--end"]), 1, "no cached task");
     printed(&world.call(&[]));
-    // Other arguments are another job.
+    // Other arguments identify another task.
     refused(&world.call(&["--ttl", "300", "--end"]), 1, "no cached task");
     assert_eq!(world.sessions().await[0]["state"], "active");
     assert_eq!(world.call(&["--end"]).code(), Some(0));
@@ -491,7 +495,7 @@ async fn one_token_file_is_one_job_however_its_name_is_spelt() {
         assert_eq!(printed(&call.run()), first, "{}", spelling.display());
     }
     assert_eq!(sts.asked().await.len(), 1);
-    // Kubernetes exchanges what the name points to.
+    // Kubernetes replaces the file behind the name.
     let rotated = runtime.join("..2026");
     fs::create_dir(&rotated).unwrap();
     fs::write(rotated.join("token"), world.fleet.token()).unwrap();
@@ -561,7 +565,7 @@ async fn a_directory_or_file_that_others_could_have_made_is_not_used() {
     refused(&world.call(&[]), 2, says);
     fs::remove_file(&cache).unwrap();
 
-    // A directory of somebody else's; only root can make one.
+    // A directory that belongs to another user; only root can create one.
     let theirs = world.runtime.path().join("theirs");
     fs::create_dir(&theirs).unwrap();
     open_to(0o700, &theirs);
@@ -570,7 +574,7 @@ async fn a_directory_or_file_that_others_could_have_made_is_not_used() {
         Err(_) => "/etc",
     };
     refused(&world.call(&["--cache-dir", named]), 2, says);
-    assert!(sts.asked().await.is_empty(), "nothing was asked for");
+    assert!(sts.asked().await.is_empty(), "no session was requested");
 
     printed(&world.call(&[]));
     let kept = world.kept();

@@ -1,4 +1,5 @@
-//! Development mode, as a process: what it plays, on either store, and whom it turns away.
+//! Development mode as a process: its demonstration, on both stores, and the requests that it
+//! refuses.
 
 use base64::Engine as _;
 use serde_json::{Value, json};
@@ -8,7 +9,8 @@ use crate::support::postgres::empty_database;
 use crate::support::process::{Launch, Process};
 use crate::support::random_bytes;
 
-/// A broker in development mode, its story played, and what it said of itself.
+/// Starts a broker in development mode and returns it with the description it prints after its
+/// demonstration.
 fn start(more: &[&str]) -> (Process, Value) {
     let common = ["dev", "--listen", "127.0.0.1:0", "--json"];
     let arguments = common.iter().chain(more).map(|word| (*word).to_owned());

@@ -1,5 +1,5 @@
-//! Clients that hang up at each step of a request: the work goes on, and the credential that nobody
-//! waits for any more is ended at once.
+//! Clients that hang up at each step of a request: the work goes on, and the broker ends at once a
+//! credential that no client received.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -15,10 +15,10 @@ use crate::support::proxy::{At, Fault};
 use crate::support::rig::{Kind, Rig, ask};
 use crate::support::{SOON, until};
 
-/// The statement that every batch of the ledger writes with.
+/// Label of the statement with which the ledger writes every batch.
 const BATCH: &str = "ledger_write";
 
-/// The steps at which a client hangs up, by the comment of a statement; without one it is COMMIT.
+/// The steps at which a client hangs up, by the comment of a statement; `None` is COMMIT.
 const STEPS: [(Option<&str>, At); 9] = [
     (Some("/* retry */"), At::Request),
     (Some("/* roles_of */"), At::Answer),
@@ -31,7 +31,7 @@ const STEPS: [(Option<&str>, At); 9] = [
     (None, At::Answer),
 ];
 
-/// Hangs up, and waits until the server has seen it. What it said to that.
+/// Hangs up, and waits until the server notices. Returns the status of its answer, if it sent one.
 fn hang_up(mut client: TcpStream) -> Option<u16> {
     client.shutdown(Shutdown::Write).unwrap();
     let mut rest = Vec::new();
@@ -46,9 +46,9 @@ fn send(replica: &Replica, token: &str, key: &str) -> TcpStream {
     client
 }
 
-/// Waits until one more session is on record, and dead.
+/// Waits until one more session is recorded and has ended.
 async fn until_dead(fleet: &Fleet, seen: i64) {
-    until("its session is on record and dead", SOON, async || {
+    until("the session is recorded and has ended", SOON, async || {
         let sessions = fleet.sessions_after(seen).await;
         assert!(sessions.len() <= 1, "{sessions:?}");
         let dead = |(state, reason, _): &(String, Option<String>, _)| {
@@ -64,7 +64,7 @@ async fn whoever_hangs_up_at_any_step_leaves_nothing_alive_and_may_come_again() 
     let (fleet, replica) = Fleet::start().await;
     let first = replica.ask(&fleet.token()).await.expect(201);
 
-    // Before all of it was said: as if it had never been.
+    // The client hangs up before the end of its request, which then has no effect.
     let token = fleet.token();
     let answer = hang_up(replica.half_a_request(&token, "half"));
     assert_eq!(answer, Some(400), "half a body is no JSON");
@@ -73,21 +73,24 @@ async fn whoever_hangs_up_at_any_step_leaves_nothing_alive_and_may_come_again() 
 
     for (n, (marker, at)) in STEPS.into_iter().enumerate() {
         let seen = fleet.sessions();
-        let caught = replica.proxy.sprung() + 1;
+        let caught = replica.proxy.caught() + 1;
         match marker {
             Some(marker) => replica.proxy.arm_statement(marker, at, Fault::Hold),
             None => replica.proxy.arm_for(BATCH, 0, at, Fault::Hold),
         }
         let key = format!("step-{n}");
         let client = send(&replica, &fleet.token(), &key);
-        replica.proxy.wait_sprung(caught);
+        replica.proxy.wait_caught(caught);
         assert_eq!(hang_up(client), None, "{marker:?} {at:?}");
         replica.proxy.release();
         until_dead(&fleet, seen).await;
         let granted = replica.ask_again(&fleet.token(), &key).await.expect(201);
         let sessions = fleet.sessions_after(seen).await;
         assert_eq!(sessions.len(), 2, "{marker:?} {at:?}: {sessions:?}");
-        assert_eq!(sessions[0].2, sessions[1].2, "a retry has the same task");
+        assert_eq!(
+            sessions[0].2, sessions[1].2,
+            "a retry belongs to the same task"
+        );
         released.push(granted);
     }
     for granted in &released {
@@ -98,7 +101,7 @@ async fn whoever_hangs_up_at_any_step_leaves_nothing_alive_and_may_come_again() 
     assert_eq!(
         active.count(),
         released.len() + 1,
-        "alive is what somebody has"
+        "only sessions whose credential was received are active"
     );
     assert_sound(&fleet, &replica, &first).await;
 }
@@ -109,9 +112,9 @@ async fn whoever_hangs_up_in_the_queue_does_not_disturb_who_is_before_it() {
     let first = replica.ask(&fleet.token()).await.expect(201);
     replica.proxy.arm_for(BATCH, 0, At::Request, Fault::Hold);
     let patient = send(&replica, &fleet.token(), "patient");
-    replica.proxy.wait_sprung(1);
+    replica.proxy.wait_caught(1);
     let hasty = send(&replica, &fleet.token(), "hasty");
-    until("it is queued", SOON, async || {
+    until("the request is queued", SOON, async || {
         let metrics = replica.client.get("/metrics").await.text();
         metrics
             .lines()
@@ -130,7 +133,7 @@ async fn whoever_hangs_up_in_the_queue_does_not_disturb_who_is_before_it() {
     assert_sound(&fleet, &replica, &first).await;
 }
 
-/// Notes that it was woken.
+/// Records that it was woken.
 struct Woken(AtomicBool);
 
 impl Wake for Woken {
@@ -148,10 +151,13 @@ async fn a_credential_that_is_on_its_way_when_its_caller_goes_is_ended_too() {
         let waker = Waker::from(Arc::clone(&woken));
         let mut context = Context::from_waker(&waker);
         assert!(matches!(issuing.as_mut().poll(&mut context), Poll::Pending));
-        // It is woken when the credential is there to be taken; but nobody takes it.
-        until("it is there", SOON, async || woken.0.load(Ordering::SeqCst)).await;
+        // The future is woken when the credential is ready, and is dropped without being polled.
+        until("the credential is ready", SOON, async || {
+            woken.0.load(Ordering::SeqCst)
+        })
+        .await;
         drop(issuing);
-        until("it is dead", SOON, async || {
+        until("the session has ended", SOON, async || {
             let filter = taskpass::store::sessions::SessionFilter {
                 limit: 10,
                 ..Default::default()

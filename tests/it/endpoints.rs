@@ -1,4 +1,5 @@
-//! What a generation may make the broker do with its own secrets and its own network: nothing.
+//! A generation cannot make the broker send its own secrets anywhere or reach addresses of its
+//! network.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use crate::support::process::Launch;
 use crate::support::rig::Kind;
 use crate::support::{SOON, until};
 
-/// A server that counts who comes, and answers nobody.
+/// A server that counts its connections and never answers.
 struct Trap {
     address: SocketAddr,
     visits: Arc<AtomicUsize>,
@@ -42,7 +43,7 @@ impl Trap {
     }
 }
 
-/// A JWT-SVID that nobody signed whom anybody knows.
+/// A JWT-SVID signed with a key that no issuer publishes.
 fn junk_svid() -> String {
     let key = Key::generate(Algorithm::Es256);
     let header = json!({"alg": "ES256", "kid": "junk", "typ": "JWT"});
@@ -110,7 +111,7 @@ on_both_stores! {
         };
         let port = trap.address.port();
         let attacks: Vec<(Value, &str)> = vec![
-            // A place in the generation itself: it does not load.
+            // A URL in the generation itself: the generation does not load.
             (added("attestors", spiffe(place.clone())), "attestors"),
             (
                 added("attestors", spiffe(json!(trap.url()))),
@@ -145,7 +146,7 @@ on_both_stores! {
                 ),
                 "an endpoint's name",
             ),
-            // The replica's endpoints themselves.
+            // A generation that lists the replica's endpoints.
             (
                 {
                     let mut generation = good.clone();
@@ -154,7 +155,7 @@ on_both_stores! {
                 },
                 "endpoints",
             ),
-            // Names that this replica does not have, or has for something else.
+            // Endpoints that this replica does not have, or has for another use.
             (
                 added("attestors", spiffe(json!("nowhere"))),
                 "[endpoints.nowhere]",
@@ -191,7 +192,7 @@ on_both_stores! {
                 ),
                 "/resources/1/aws/mode",
             ),
-            // Hosts within identifiers.
+            // Host names hidden in other values.
             (
                 added(
                     "resources",
@@ -265,8 +266,8 @@ async fn metadata_of_an_issuer_does_not_lead_into_the_hosts_network() {
     }
 }
 
-/// The environment of a pod that may exchange its token for AWS credentials, and whose STS is said to
-/// be at `sts`.
+/// The environment of a pod that may exchange its token for AWS credentials. It names `sts` as the
+/// URL of STS.
 fn pod(sts: &str) -> Vec<(&'static str, String)> {
     let token = std::env::temp_dir().join("taskpass-test-pod-token");
     std::fs::write(&token, "the-token-of-the-host").unwrap();
@@ -274,7 +275,7 @@ fn pod(sts: &str) -> Vec<(&'static str, String)> {
         ("AWS_WEB_IDENTITY_TOKEN_FILE", token.display().to_string()),
         ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/host".into()),
         ("AWS_ENDPOINT_URL_STS", sts.to_owned()),
-        // No other source is asked.
+        // Disable the other sources of credentials.
         ("AWS_EC2_METADATA_DISABLED", "true".into()),
     ]
 }
@@ -365,11 +366,11 @@ async fn a_replica_without_an_endpoint_that_a_generation_names_is_unready_and_sa
         answer.status == 503 && answer.text().contains("`spire`")
     })
     .await;
-    // It refuses; it does not go on by what decided before.
+    // The replica refuses requests; it does not continue with the earlier generation.
     assert_eq!(bare.ask(&fleet.token()).await.status, 503);
     full.ask(&fleet.token()).await.expect(201);
 
-    // Readiness names the replica whose endpoints are others, and what they are.
+    // Readiness names the replica with other endpoints, and the endpoints.
     let ready = async || full.client.get("/readyz").await.expect(200);
     until("the difference is seen", SOON, async || {
         ready().await["other_endpoints"][0].is_object()
@@ -383,7 +384,7 @@ async fn a_replica_without_an_endpoint_that_a_generation_names_is_unready_and_sa
         "{metrics}"
     );
 
-    // The leaf of the activation says what the names meant where it was activated.
+    // The activation's leaf records the meaning of the endpoints' names at the activating replica.
     let (_, leaves) = whole_log(&fleet, &full).await;
     let leaves = leaves
         .iter()
@@ -395,7 +396,7 @@ async fn a_replica_without_an_endpoint_that_a_generation_names_is_unready_and_sa
     assert_eq!(activated["endpoints"], ready["endpoints"]);
 }
 
-/// A sealing key for checks that seal nothing.
+/// A sealing key for checks, which seal nothing.
 const SEALING_KEY: &str = "tpk1_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
 
 #[test]
@@ -432,7 +433,7 @@ fn what_would_be_unfit_here_is_told_before_it_is_activated() {
     }
 }
 
-/// The driver's own variables count where the URL says nothing.
+/// The database driver also reads its own environment variables, for parts that the URL leaves out.
 #[test]
 fn a_database_that_the_environment_names_has_to_prove_itself() {
     let text = Fleet::embedded_config().replace(

@@ -1,5 +1,5 @@
-//! Evidence is used up on every way out of a call once it was verified: whatever the call came to,
-//! and whether or not its caller waited for that.
+//! After its verification, evidence is used up whatever the result of the call is, and whether or
+//! not the caller waits for it.
 
 use std::future::{poll_fn, ready};
 use std::pin::pin;
@@ -37,8 +37,9 @@ use crate::support::rig::{
     ADMIN, Kind, POLICIES, Rig, ask, ask_joining, bearer, handle, job, refusal, with_key,
 };
 
-/// Lists the variants of an error once, for the match that the compiler checks and for the tests:
-/// a new variant does not compile here, and then fails the test until it has a case.
+/// Lists the variants of an error once, for the match that the compiler checks and for the tests. A
+/// new variant does not compile until it is listed here, and then fails the test until it has a
+/// case.
 macro_rules! variants {
     ($($name:ident: $pattern:pat),+ $(,)?) => {
         const VARIANTS: &[&str] = &[$(stringify!($name)),+];
@@ -78,12 +79,12 @@ variants! {
     FailClosed: BrokerError::FailClosed(_),
 }
 
-/// Evidence that was never verified cannot be used up: the same may be shown again.
+/// Errors before the verification of evidence, which leave it usable.
 const UNVERIFIED: &[&str] = &["AttestationUnavailable"];
 
 const UNKNOWN: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
-/// A back end that fails as told.
+/// A back end that fails as a test tells it.
 struct BackEnd {
     fault: Mutex<Fault>,
     waiting: Semaphore,
@@ -133,7 +134,7 @@ impl Minter for BackEnd {
     }
 
     fn fits(&self, _: &Resource, _: &Grant) -> Result<(), String> {
-        assert!(self.fault() != Fault::Panics, "as told");
+        assert!(self.fault() != Fault::Panics, "the test asked for a panic");
         Ok(())
     }
 
@@ -177,9 +178,9 @@ permit (principal in Role::"keys", action == Action::"revokeMany", resource == B
 struct World {
     rig: Rig,
     back_end: Arc<BackEnd>,
-    /// Open, of `agent:reports`.
+    /// A credential of `agent:reports` whose task is open.
     open: Issued,
-    /// The same, over.
+    /// A credential of `agent:reports` whose task has ended.
     over: Issued,
 }
 
@@ -224,7 +225,7 @@ impl World {
         self.rig.token("agent:reports", json!({}))
     }
 
-    /// Every way out that is known: the variant of the error, which call, and how that ends.
+    /// Every tested exit: the variant of the error, and the call that returns it.
     const EXITS: &[(&'static str, &'static str)] = &[
         ("Attestation", "issue"),
         ("AttestationUnavailable", "issue"),
@@ -265,14 +266,14 @@ impl World {
         ("Unfit", "activate"),
         ("Overloaded", "issue"),
         ("FailClosed", "issue"),
-        // These change what decides, so they come last.
+        // These change the generation, so they come last.
         ("UsedUp", "issue"),
         ("OwnerWithdrawn", "heartbeat"),
     ];
 
-    /// Makes a call that ends so.
+    /// Makes the call so that it ends with this variant.
     #[expect(clippy::too_many_lines, reason = "a table")]
-    async fn leave(
+    async fn call_ending_as(
         &self,
         variant: &str,
         call: &str,
@@ -296,7 +297,7 @@ impl World {
                 };
                 let admin = self.rig.admin();
                 let blocked = broker.revocation.revoke_many(&admin, block).await.unwrap();
-                let left = Box::pin(self.leave("Forbidden", call, evidence)).await;
+                let left = Box::pin(self.call_ending_as("Forbidden", call, evidence)).await;
                 let id = blocked.cutoff.unwrap().id;
                 broker.revocation.lift(&admin, id).await.unwrap();
                 left
@@ -309,7 +310,8 @@ impl World {
                 issue(spoilt, ask(&["orders:read"])).await
             }
             ("AttestationUnavailable", _) => {
-                // After the pause between two fetches, so that the new key is looked for.
+                // Wait longer than the pause between two fetches, so that the broker looks for the
+                // new key.
                 self.rig.issuer.go_down();
                 self.rig.clock.advance(11);
                 let asked = issue(evidence, ask(&["orders:read"])).await;
@@ -332,7 +334,7 @@ impl World {
                     next["attestors"][0]["identity"] = json!("sub:{sub}");
                 })
                 .await;
-                // Only a handle gets here, so what is used up is the proof beside it.
+                // Only a call with a handle can fail this way, so the used evidence is its proof.
                 let evidence = self.proof();
                 let beat = async || {
                     let authority = TaskAuthority::Handle(handle(&opened), evidence.clone());
@@ -343,7 +345,7 @@ impl World {
                         .map(drop)
                 };
                 let first = beat().await;
-                // By a handle it is the proof that was used before, and is told so.
+                // For a call with a handle, the reused proof fails the attestation.
                 let again = beat().await;
                 assert!(
                     matches!(again, Err(BrokerError::Attestation(_))),
@@ -579,7 +581,8 @@ impl World {
                     .rotate_ledger_key(&evidence)
                     .await
                     .map(drop);
-                // No generation is activated while nobody bound could activate the next one.
+                // The broker activates no generation unless a bound admin could activate the next
+                // one.
                 self.bind("agent%3Areports", "keys", false).await;
                 rotated
             }
@@ -595,7 +598,7 @@ impl World {
         }
     }
 
-    /// Evidence that is a proof alone.
+    /// Evidence that consists of a DPoP proof only.
     fn proof(&self) -> Evidence {
         let url = "https://broker.example/v1/tasks/x/heartbeat";
         let key = Key::generate(Algorithm::Es256);
@@ -627,7 +630,7 @@ impl World {
             .await;
     }
 
-    /// Changes what decides.
+    /// Activates a changed generation.
     async fn decide_by(&self, change: impl FnOnce(&mut serde_json::Value)) {
         let admin = self.rig.admin();
         let (_, bytes) = self
@@ -649,7 +652,7 @@ impl World {
         activated.unwrap().unwrap();
     }
 
-    /// How many entries were appended so far, those without a leaf included.
+    /// Number of entries appended so far, including those without a leaf.
     fn appended(&self) -> u64 {
         let text = self.rig.broker.core.metrics().render();
         let sum = "taskpass_ledger_batch_entries_sum ";
@@ -657,7 +660,7 @@ impl World {
         line.unwrap().trim_end_matches(".0").parse().unwrap()
     }
 
-    /// Whether evidence gets what it would have got if it had never been shown.
+    /// Whether the broker refuses the evidence as used.
     async fn is_spent(&self, token: &str) -> bool {
         let again = self
             .rig
@@ -672,7 +675,7 @@ impl World {
     }
 }
 
-/// Polls `story` until it is done or was not ready so many times, and then drops it.
+/// Polls `story` until it completes, or drops it after it was pending `pauses` times.
 async fn drop_after<T>(pauses: usize, story: impl Future<Output = T>) -> Option<T> {
     let mut story = pin!(story);
     let mut left = pauses;
@@ -692,20 +695,20 @@ async fn drop_after<T>(pauses: usize, story: impl Future<Output = T>) -> Option<
 
 on_both_stores! {
     async fn evidence_is_used_up_on_every_way_out(world: World) {
-        // A call whose premises changed is judged anew, or told that the broker is closed. Without a
-        // generation no evidence is verified.
+        // `Superseded` is retried inside the broker, and without a generation the broker verifies
+        // no evidence.
         let tried = VARIANTS.iter().filter(|own| !["Superseded", "NoGeneration"].contains(own));
         for variant in tried {
             let known = World::EXITS.iter().any(|(known, _)| known == variant);
-            assert!(known, "no way out is tried that ends as {variant}");
+            assert!(known, "no call is tested that ends as {variant}");
         }
         for (expected, call) in World::EXITS {
             if *expected == "AttestationUnavailable" {
-                // A key that nobody has seen makes the broker ask for keys again.
+                // An unknown key makes the broker fetch the issuer's keys again.
                 world.rig.issuer.add_key(Algorithm::Es256);
             }
             let token = world.token();
-            let left = world.leave(expected, call, bearer(&token)).await;
+            let left = world.call_ending_as(expected, call, bearer(&token)).await;
             world.back_end.fail(Fault::None);
             let error = left.expect_err(call);
             assert_eq!(variant(&error), *expected, "{call}: {error}");
@@ -737,7 +740,8 @@ on_both_stores! {
     }
 
     async fn evidence_is_used_up_by_a_caller_that_goes_away(world: World) {
-        // The issuer's keys are known by now, so evidence is verified before the first pause.
+        // The broker knows the issuer's keys by now, so it verifies the evidence before the first
+        // pause.
         let broker = &world.rig.broker;
         for pauses in 1..=8 {
             for call in ["revoke", "end", "delegate", "bind", "read"] {
@@ -788,7 +792,7 @@ on_both_stores! {
     }
 }
 
-/// Over HTTP, where the body is read between the two looks at the evidence.
+/// Over HTTP, where the broker reads the body between two checks of the evidence.
 async fn activation(kind: Kind) {
     let (fleet, replica): (Fleet, Replica) = Fleet::on(kind).await;
     let token = fleet.token();
@@ -811,7 +815,7 @@ async fn evidence_is_used_up_by_a_refused_activation_on_postgresql() {
     activation(Kind::Postgres).await;
 }
 
-/// Doors that look at no evidence, or not at one in a header.
+/// Operations that take no evidence, or none in a header.
 const OPEN: &[&str] = &[
     "/livez",
     "/readyz",
@@ -823,7 +827,7 @@ const OPEN: &[&str] = &[
     "/federation/",
 ];
 
-/// Every operation of the interface, as it describes itself: so that a new one is tried too.
+/// Calls every operation of the HTTP description, so that a new operation is tested too.
 async fn every_door(kind: Kind) {
     let (fleet, replica): (Fleet, Replica) = Fleet::on(kind).await;
     let client = &replica.client;
@@ -855,7 +859,7 @@ async fn every_door(kind: Kind) {
                 (path, _) => request.json(&body_for(path, &method)),
             };
             let answer = send(request).await;
-            // Nothing is verified before a request is well-formed.
+            // The broker verifies no evidence before a request is well-formed.
             assert_ne!(answer.status, 400, "{method} {path}: {}", answer.text());
             assert_ne!(answer.status, 401, "{method} {path}: {}", answer.text());
             let again = client.post_json(&token, "/v1/credentials", &body()).await;
@@ -870,7 +874,7 @@ async fn every_door(kind: Kind) {
     assert!(tried > 30, "{tried}");
 }
 
-/// A well-formed body for a door that wants one.
+/// A well-formed body for an operation that takes one.
 fn body_for(path: &str, method: &reqwest::Method) -> serde_json::Value {
     let key = Key::generate(Algorithm::Es256);
     match (path, method.as_str()) {
@@ -903,7 +907,7 @@ async fn evidence_is_used_up_at_every_door_on_postgresql() {
 const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
 
-/// One target that is there, one in AWS, and others that are not, as OAuth names them.
+/// One existing target, one in AWS, and unknown ones, in the forms of OAuth.
 const TARGETS: [(&str, &str); 6] = [
     ("audience", "orders-api"),
     ("audience", "role"),
@@ -945,7 +949,7 @@ on_both_stores! {
         }
         assert!(faces.iter().all(|face| *face == faces[0]), "{faces:?}");
         assert_eq!(malformed(&world) - before, faces.len() as u64, "each is counted");
-        // An attested caller is told, and its attestation is used up.
+        // An attested caller learns the reason, and its attestation is used up.
         for target in TARGETS {
             let token = world.token();
             let answer = exchange(&client, &token, target).await;
@@ -957,7 +961,7 @@ on_both_stores! {
                 assert_oauth_error(&again, 400, "invalid_request");
             }
         }
-        // A blocked one is told only that.
+        // A blocked caller learns only that it is blocked.
         let cut = json!({"selector": {"workload": "dev:agent%3Areports"}, "reason": "x", "block_seconds": "until_lifted"});
         client.post_json(ADMIN, "/v1/revocations", &cut).await.expect(200);
         let mut faces = Vec::new();

@@ -1,4 +1,4 @@
-//! For how long evidence is kept as used, where it says that it is good for a year.
+//! How long the broker remembers the use of a token whose `exp` is a year ahead.
 
 use serde_json::json;
 use taskpass::broker::BrokerError;
@@ -21,10 +21,10 @@ on_both_stores! {
         assert!(matches!(present().await, Err(BrokerError::Replayed)));
         let store = rig.broker.core.store();
         let kept_until = rig.now().plus_seconds(MAX_EVIDENCE_SECONDS);
-        // While it could be of an age to be believed, it is kept.
+        // The use is kept while the token's age is still acceptable.
         assert_eq!(store.prune_one_time(rig.now().plus_seconds(86_400), 100).await.unwrap(), 0);
         assert!(matches!(present().await, Err(BrokerError::Replayed)));
-        // Afterwards it is refused for its age, whether or not its use is remembered.
+        // Later the token is refused for its age, whether or not its use is still stored.
         rig.clock.advance(MAX_EVIDENCE_SECONDS + ONE_TIME_KEPT_SECONDS);
         assert!(matches!(present().await, Err(BrokerError::Attestation(_))));
         assert!(store.prune_one_time(kept_until.plus_seconds(1), 100).await.unwrap() >= 1);

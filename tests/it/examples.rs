@@ -1,5 +1,5 @@
-//! What lies in `examples/`, run as far as it can be here: against a real broker with the example's
-//! configuration and policies, with stand-ins for the platform.
+//! Runs the contents of `examples/` against a real broker with the example's configuration and
+//! policies. Other servers stand in for the platforms.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,10 +16,10 @@ use crate::support::moto::{Moto, python_program};
 use crate::support::process::{Ended, Launch};
 use crate::support::rig::{Kind, aws_endpoint};
 
-/// The audience that all the examples name.
+/// The audience in all examples.
 const AUDIENCE: &str = "https://broker.example";
 
-/// What every broker's configuration begins with.
+/// The common start of every broker's configuration.
 const BROKER: &str = "[server]\nissuer = \"https://broker.example\"\nlisten = \"127.0.0.1:7070\"\n\
     [server.tls]\nterminated_upstream = true\n\
     [store]\nkind = \"sqlite\"\n[store.sqlite]\ndata_dir = \"data\"\n\
@@ -36,7 +36,7 @@ fn text(name: &str) -> String {
     std::fs::read_to_string(path(name)).unwrap()
 }
 
-/// The documents of a YAML file.
+/// The documents of a YAML file, as JSON.
 fn yaml(name: &str) -> Vec<Value> {
     let program = "import json, sys; from ruamel.yaml import YAML\n\
                    print(json.dumps(list(YAML(typ='safe').load_all(open(sys.argv[1])))))";
@@ -46,20 +46,20 @@ fn yaml(name: &str) -> Vec<Value> {
     serde_json::from_str(&read.stdout).unwrap()
 }
 
-/// A broker that is configured as the example says, but has the keys of the example's issuer from the
-/// issuer of these tests, and finds AWS at `aws`.
+/// A broker with the example's configuration, except that this test's issuer supplies the issuer's
+/// keys, and AWS is at `aws`.
 async fn broker(example: &str, aws: &str) -> (Fleet, Replica) {
     let config = text(&format!("{example}/broker.toml"));
     let policy = text(&format!("{example}/policy.cedar"));
     let more = |issuer: &Issuer| {
-        // GitHub and GitLab sign with RS256, and nothing else is believed of them.
+        // GitHub and GitLab sign with RS256, and their presets accept only that.
         issuer.add_key(Algorithm::Rs256);
         let mut config: toml::Table = config.parse().unwrap();
         config["attestors"][0]
             .as_table_mut()
             .unwrap()
             .insert("keys_from".into(), "stand-in".into());
-        // The broker of the tests has the sample API already.
+        // The test broker already has the sample API.
         let resources = config["resources"].as_array_mut().unwrap();
         resources.retain(|resource| resource["name"].as_str() != Some("orders-api"));
         for resource in resources.iter_mut() {
@@ -74,16 +74,16 @@ async fn broker(example: &str, aws: &str) -> (Fleet, Replica) {
         let aws = (!aws.is_empty()).then(|| aws_endpoint(aws));
         format!("{config}\n{keys}{}", aws.unwrap_or_default())
     };
-    Fleet::believing(Kind::Sqlite, more, &policy).await
+    Fleet::with_attestors(Kind::Sqlite, more, &policy).await
 }
 
-/// The newest session: whose it was, and how it ended.
+/// The newest session, with its workload and the reason of its end.
 async fn newest(fleet: &Fleet, replica: &Replica) -> Value {
     let listed = replica.client.get_as(&fleet.admin, "/v1/sessions").await;
     listed.expect(200)["sessions"][0].clone()
 }
 
-/// A launch that finds `taskpass` and `aws` as the example does, by their names.
+/// A launch whose `PATH` contains `taskpass` and `aws`, as the example expects.
 fn job(script: &str, replica: &Replica) -> Launch {
     let binary = Path::new(env!("CARGO_BIN_EXE_taskpass"));
     let folders = [binary, &python_program("python")]
@@ -99,7 +99,7 @@ fn ran(ended: &Ended, says: &str) {
     assert!(ended.stdout.contains(says), "{}", ended.stdout);
 }
 
-/// Examples are copied side by side into one directory of policies.
+/// Users copy the examples into one directory of policies, so ids must not collide.
 #[test]
 fn no_two_examples_share_the_id_of_a_policy() {
     let mut seen = std::collections::BTreeMap::new();
@@ -147,15 +147,15 @@ fn configurations_and_policies_load_and_files_for_pipelines_are_valid() {
     }
 }
 
-/// The job's step that runs the action, as GitHub would: each input in the variable that the action
-/// gives it, its script as it stands.
+/// The script and the variables of the step that runs the action, as GitHub would pass them: each
+/// input in the variable that the action gives it.
 fn action(inputs: &Value) -> (String, Vec<(String, String)>) {
     let action = yaml("github/run-with-taskpass/action.yml").remove(0);
     let step = &action["runs"]["steps"][0];
     let script = step["run"].as_str().unwrap().to_owned();
     assert!(
         !script.contains("${{"),
-        "an input in a script can be a script"
+        "an input inside the script would allow script injection"
     );
     let variables = step["env"].as_object().unwrap().iter();
     let variables = variables.map(|(name, value)| {
@@ -185,13 +185,15 @@ fn github_claims() -> Value {
     })
 }
 
-/// What `make demo-pipeline` shows.
-#[expect(clippy::print_stdout, reason = "people watch it")]
+/// Runs `make demo-pipeline`'s demonstration.
+#[expect(clippy::print_stdout, reason = "the demonstration prints its steps")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn demo_a_pipelines_token_becomes_an_s3_listing_and_then_nothing() {
     let moto = Moto::start();
     let (fleet, replica) = broker("github", &moto.url()).await;
-    println!("\n1. A broker that believes GitHub's tokens of one owner, and a stand-in for AWS.");
+    println!(
+        "\n1. A broker that accepts GitHub's tokens of one owner, and a server in place of AWS."
+    );
 
     let token = fleet.issuer.token(github_claims());
     let github = MockServer::start().await;
@@ -202,10 +204,10 @@ async fn demo_a_pipelines_token_becomes_an_s3_listing_and_then_nothing() {
         .mount(&github)
         .await;
 
-    // The workflow's own step, with what is this machine's put in its place.
+    // Run the workflow's own step, adapted to this machine.
     let workflow = yaml("github/.github/workflows/release.yml").remove(0);
     let steps = workflow["jobs"]["list"]["steps"].as_array().unwrap();
-    // A tag of somebody else's action can be moved.
+    // Third-party actions must be pinned by commit, because their tags can be moved.
     let used = steps.iter().filter_map(|step| step["uses"].as_str());
     for action in used.filter(|action| !action.starts_with("./")) {
         let commit = action.rsplit_once('@').map(|(_, commit)| commit).unwrap();
@@ -216,10 +218,11 @@ async fn demo_a_pipelines_token_becomes_an_s3_listing_and_then_nothing() {
     let mut inputs = step.unwrap()["with"].clone();
     assert_eq!(inputs["url"], AUDIENCE);
     inputs["url"] = json!(format!("http://{}", replica.address));
-    // Its own command, and before it who that is and something to list.
+    // Run the step's own command, after commands that print the identity and create a bucket to
+    // list.
     let command = inputs["run"].as_str().unwrap();
     assert_eq!(command, "aws s3 ls");
-    // `exec` leaves its command no variable that names an endpoint.
+    // `exec` removes variables that name an endpoint from the command's environment.
     let aws = format!("aws --endpoint-url {}", moto.url());
     let command = command.replacen("aws", &aws, 1);
     inputs["run"] = json!(format!(
@@ -230,7 +233,8 @@ async fn demo_a_pipelines_token_becomes_an_s3_listing_and_then_nothing() {
     let run = |inputs: &Value| {
         let (script, variables) = action(inputs);
         let mut launch = job(&script, &replica)
-            // The broker goes by another name in the token than where it listens here.
+            // The token's audience is the broker's public name, which differs from the address it
+            // listens on.
             .env("TASKPASS_AUDIENCE", AUDIENCE)
             .env(
                 "ACTIONS_ID_TOKEN_REQUEST_URL",
@@ -260,13 +264,13 @@ async fn demo_a_pipelines_token_becomes_an_s3_listing_and_then_nothing() {
         session["state"], session["end_reason"]
     );
 
-    // GitHub's stand-in gives the same token again.
+    // GitHub's stand-in returns the same token again.
     let again = run(&inputs);
     assert_eq!((again.code(), again.stdout.as_str()), (Some(1), ""));
     assert!(again.stderr.contains("attestation"), "{}", again.stderr);
     println!("4. The same token a second time: refused.");
 
-    // And a token of another event is not what policy permits.
+    // Policy does not permit a token of another event.
     let mut claims = github_claims();
     claims["event_name"] = json!("schedule");
     github.reset().await;
@@ -278,7 +282,7 @@ async fn demo_a_pipelines_token_becomes_an_s3_listing_and_then_nothing() {
     let denied = run(&inputs);
     assert_eq!((denied.code(), denied.stdout.as_str()), (Some(1), ""));
     assert!(denied.stderr.contains("not-permitted"), "{}", denied.stderr);
-    println!("5. A run that nobody pushed for: denied by policy.\n");
+    println!("5. A run that no push started: denied by policy.\n");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -318,7 +322,7 @@ async fn the_gitlab_job_runs_its_script_with_the_token_in_its_variable() {
     assert_eq!((other.code(), other.stdout.as_str()), (Some(1), ""));
 }
 
-/// Says what it was given.
+/// Prints whether it received a credential and no attestation.
 const REPORT: &str = "#!/bin/sh\n\
     test -n \"$TASKPASS_ACCESS_TOKEN\" -a -z \"${TASKPASS_TOKEN:-}${TASKPASS_TOKEN_FILE:-}\" && \
     echo a credential and no attestation\n";
@@ -339,7 +343,7 @@ async fn the_kubernetes_job_runs_its_command_with_the_projected_token_and_holds_
     assert_eq!(security["allowPrivilegeEscalation"], false);
     assert_eq!(security["readOnlyRootFilesystem"], true);
     assert_eq!(security["capabilities"], json!({"drop": ["ALL"]}));
-    // The token's place, its volume and its audience belong together.
+    // The token's path, its volume and its audience must match.
     let token = &pod["volumes"][0]["projected"]["sources"][0]["serviceAccountToken"];
     assert_eq!(token["audience"], AUDIENCE);
     let mount = &container["volumeMounts"][0];
@@ -408,7 +412,7 @@ async fn the_python_agent_does_its_task_is_denied_and_is_ended() {
         .respond_with(page(Some(format!("{}/?page=2", orders.uri()))))
         .mount(&orders)
         .await;
-    // A work that never ends.
+    // Work that never ends, because each page names a next one.
     let endless = page(Some(format!("{}/?page=again", orders.uri())));
     Mock::given(query_param("page", "again"))
         .respond_with(endless.set_delay(Duration::from_millis(50)))
@@ -447,9 +451,11 @@ async fn the_python_agent_does_its_task_is_denied_and_is_ended() {
 
     let mut working = agent("again", &[]).spawn();
     let before = asked.len();
-    crate::support::until("it is at work", crate::support::SOON, async || {
-        orders.received_requests().await.unwrap().len() > before
-    })
+    crate::support::until(
+        "the agent has started its work",
+        crate::support::SOON,
+        async || orders.received_requests().await.unwrap().len() > before,
+    )
     .await;
     let selector = json!({"task": tasks().await[0]["id"]});
     let body = json!({"selector": selector, "reason": "test"});

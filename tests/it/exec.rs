@@ -1,4 +1,4 @@
-//! `taskpass exec`: a command has a credential for as long as it runs, and nothing is left of it.
+//! `taskpass exec`: a command has a credential for as long as it runs, and its task ends with it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -29,7 +29,7 @@ async fn start() -> (Fleet, Replica) {
     start_with("http://127.0.0.1:9", &json!({})).await
 }
 
-/// A broker with a role in AWS, found at `aws`, and a workload whose key is `jwk`.
+/// A broker whose AWS endpoint is `aws`, with a role, and a workload with the key `jwk`.
 async fn start_with(aws: &str, jwk: &Value) -> (Fleet, Replica) {
     let keys = match jwk.as_object() {
         Some(jwk) if !jwk.is_empty() => format!(
@@ -49,7 +49,7 @@ name = "workload"
         bucket = aws_bucket(aws),
     );
     let policies = format!("{NIGHTLY_POLICY}{BUCKET_POLICY}");
-    Fleet::believing(Kind::Sqlite, |_| more.clone(), &policies).await
+    Fleet::with_attestors(Kind::Sqlite, |_| more.clone(), &policies).await
 }
 
 /// `taskpass exec` with an attestation in a file, running `script`.
@@ -80,7 +80,7 @@ fn exec_as(
     Launch::taskpass(parts.concat()).file("token", fleet.token())
 }
 
-/// The sessions there are, newest first.
+/// All sessions, newest first.
 async fn sessions(fleet: &Fleet, replica: &Replica) -> Vec<Value> {
     let listed = replica
         .client
@@ -110,7 +110,7 @@ fn spawned(launch: Launch, says: &str) -> Process {
 async fn a_command_has_a_credential_while_it_runs_and_its_exit_code_is_ours() {
     let (fleet, replica) = start().await;
     let script = "echo token=$TASKPASS_ACCESS_TOKEN; echo other=$TASKPASS_TOKEN; read line";
-    // Standard input closes at once, so it ends at once; what it saw is printed.
+    // Standard input is closed, so `read` returns and the script ends at once.
     let ran = exec(&fleet, &replica, &[], script)
         .env("TASKPASS_TOKEN", "hidden")
         .run();
@@ -160,7 +160,7 @@ async fn a_command_has_a_credential_while_it_runs_and_its_exit_code_is_ours() {
     assert_eq!(
         newest(&fleet, &replica).await.0,
         "ended",
-        "nothing is left of what did not start"
+        "a command that did not start leaves no active session"
     );
 }
 
@@ -227,12 +227,12 @@ async fn a_killed_exec_loses_its_session_within_its_heartbeat() {
     let (fleet, replica) = start().await;
     let options = ["--heartbeat", "3"];
     let mut process = spawned(exec(&fleet, &replica, &options, "echo up; sleep 30"), "up");
-    // It is kept alive for longer than its silence.
+    // The session lives longer than its heartbeat timeout, because `exec` sends heartbeats.
     std::thread::sleep(Duration::from_secs(4));
     assert_eq!(newest(&fleet, &replica).await.0, "active");
     process.kill();
     let killed = unix_seconds();
-    until("the session is over", SOON, async || {
+    until("the session has ended", SOON, async || {
         newest(&fleet, &replica).await.0 == "ended"
     })
     .await;
@@ -370,7 +370,8 @@ async fn a_registered_key_signs_for_itself() {
     assert_eq!(nonsense.code(), Some(2), "{}", nonsense.stderr);
 }
 
-/// Runs `script` with a role's session by each delivery, and holds it to have been that session.
+/// Runs `script` with a session of the role, by each way of delivery, and checks that it used that
+/// session.
 async fn listing_by_every_delivery(moto: &Moto, script: &str, files: &[(&str, &str)]) {
     let (fleet, replica) = start_with(&moto.url(), &json!({})).await;
     for how in ["env", "file", "endpoint"] {
@@ -393,7 +394,7 @@ async fn listing_by_every_delivery(moto: &Moto, script: &str, files: &[(&str, &s
         let name = format!("assumed-role/reports/tp-{}", id.replace('-', ""));
         assert!(
             ran.stdout.contains(&name),
-            "{how}: it was the session: {}",
+            "{how}: the command used the session: {}",
             ran.stdout
         );
         assert_ne!(session["state"], "active", "{how}");
@@ -433,7 +434,7 @@ async fn the_cli_of_aws_lists_by_every_delivery() {
     listing_by_every_delivery(&moto, &script, &[]).await;
 }
 
-/// What of the environment could lead AWS's tools elsewhere, or have attestations made.
+/// Variables that could lead AWS's tools to other credentials or endpoints, or obtain attestations.
 const AMBIENT: [&str; 19] = [
     "AWS_ACCESS_KEY",
     "AWS_SECRET_KEY",
@@ -460,7 +461,7 @@ const AMBIENT: [&str; 19] = [
 async fn no_ambient_credential_or_endpoint_of_aws_is_left_to_the_command() {
     let sts = Sts::granting().await;
     let (fleet, replica) = start_with(&sts.url(), &json!({})).await;
-    // The default profile is a login of the machine's owner, at an endpoint of its own.
+    // The default profile holds a login of the machine's owner and another endpoint.
     let config = "[default]\nendpoint_url = http://127.0.0.1:9\naws_access_key_id = AKIAOTHER\n\
                   aws_secret_access_key = other\nregion = eu-west-1\n";
     let program = "import boto3, os\n\
@@ -495,7 +496,8 @@ async fn no_ambient_credential_or_endpoint_of_aws_is_left_to_the_command() {
     }
 }
 
-/// Asks the endpoint again and again on one connection, and says what it is told when that changes.
+/// Python program that requests credentials from the endpoint again and again on one connection,
+/// and prints each change of the answer.
 const ASKER: &str = r#"
 import http.client, json, os, signal, time, urllib.parse
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -539,7 +541,7 @@ async fn an_endpoint_gives_one_session_however_often_it_is_asked_and_none_after_
         .post_json(&fleet.admin, "/v1/revocations", &revocation)
         .await;
     assert!(revoked.status < 300, "{}", revoked.text());
-    // It does not let itself be told to stop, and still gets nothing more.
+    // The command ignores SIGTERM, but receives no credentials after the end.
     process.wait_for_output("over");
     assert!(!process.stdout().contains("over 200"));
     assert_eq!(process.wait(SOON).code(), Some(1));

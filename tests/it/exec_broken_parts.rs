@@ -1,5 +1,5 @@
-//! `taskpass exec` where a part of its surroundings is broken: standard error, a load balancer before
-//! the broker, the clock, or the directory of the delivered file. The broker is a stub.
+//! `taskpass exec` where a part of its environment is broken: standard error, a load balancer in
+//! front of the broker, the clock, or the directory of the delivered file. A stub plays the broker.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -15,14 +15,14 @@ use crate::support::process::Launch;
 
 /// The answers of a stub of the broker. The last of each list is repeated.
 struct Answers {
-    /// The lives of the credentials in seconds.
+    /// Lifetimes of the credentials, in seconds.
     lives: Vec<i64>,
     beats: Vec<ResponseTemplate>,
     ends: Vec<ResponseTemplate>,
 }
 
 impl Answers {
-    /// A broker that keeps the task open until it is ended.
+    /// Answers of a broker that keeps the task open until it is ended.
     fn with_lives(lives: &[i64]) -> Self {
         Self {
             lives: lives.to_vec(),
@@ -31,8 +31,8 @@ impl Answers {
         }
     }
 
-    /// Starts the stub. It is also the platform's endpoint for tokens, so that there is always a fresh
-    /// attestation.
+    /// Starts the stub. It also serves as the platform's token endpoint, so that every request has
+    /// a fresh attestation.
     async fn start(self) -> MockServer {
         let server = MockServer::start().await;
         let counts = [const { AtomicUsize::new(0) }; 3];
@@ -81,7 +81,7 @@ fn task(state: &str) -> ResponseTemplate {
     ResponseTemplate::new(200).set_body_json(json!({"task": {"state": state}, "sessions": []}))
 }
 
-/// The answer of a load balancer.
+/// An error page of a load balancer.
 fn page(status: u16) -> ResponseTemplate {
     ResponseTemplate::new(status).set_body_raw("<html>no</html>", "text/html")
 }
@@ -109,7 +109,7 @@ async fn a_lost_task_ends_the_command_with_its_grace_and_fails_though_stderr_is_
         ..Answers::with_lives(&[600])
     };
     let server = answers.start().await;
-    // The shell itself writes on its standard error when a program is ended by a signal.
+    // The shell itself writes to standard error when a signal ends a child, so redirect it.
     let script = "exec 2>/dev/null; trap 'sleep 1; echo ended >told; exit 5' TERM; \
                   while :; do sleep 0.05; done";
     let launch = exec(&server, &["--heartbeat", "30"], script);
@@ -180,7 +180,7 @@ async fn a_first_credential_that_is_over_on_arrival_is_refused_with_the_cause() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_renewed_file_that_could_not_be_written_is_written_later() {
     let server = Answers::with_lives(&[6, 600]).start().await;
-    // Nothing can be written to a directory that has another name.
+    // After the rename, the file's directory does not exist, so writing fails.
     let script = "chmod 700 tmp; mv tmp gone; \
                   until grep -q 'was not delivered' stderr.log; do sleep 0.05; done; \
                   mv gone tmp; \

@@ -1,7 +1,8 @@
-//! `taskpass exec` in a pod: a token for each task from the API server, or the projected one.
+//! `taskpass exec` in a pod: it requests a token for each task from the API server, or uses the
+//! projected one.
 //!
-//! The API server is a stand-in of the test's own, over TLS, which refuses what the real one would
-//! refuse of a `TokenRequest`.
+//! The test plays the API server, over TLS. It refuses the `TokenRequest`s that the real server
+//! would refuse.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -62,13 +63,13 @@ fn token(fleet: &Fleet, audience: &str) -> String {
     }))
 }
 
-/// What the API server knows.
+/// The state of the API server.
 struct Api {
     fleet: Fleet,
     /// The pod's token for the API server itself.
     own: String,
     permits: AtomicBool,
-    /// The status of the next answer, if it is to fail.
+    /// The status of the next answer; `None` for a successful one.
     fails: Mutex<Option<u16>>,
     asked: Mutex<Vec<Value>>,
 }
@@ -122,7 +123,7 @@ struct World {
 impl World {
     async fn new() -> Self {
         install_crypto_provider();
-        let (fleet, replica) = Fleet::believing(Kind::Sqlite, attestor, POLICY).await;
+        let (fleet, replica) = Fleet::with_attestors(Kind::Sqlite, attestor, POLICY).await;
         let own = token(&fleet, "https://kubernetes.default.svc");
         let api = Arc::new(Api {
             fleet,
@@ -151,7 +152,7 @@ impl World {
         }
     }
 
-    /// A pod whose only tokens are these.
+    /// Runs `exec` in a pod that has only these tokens.
     fn exec(&self, own: &str, authority: &str) -> Ended {
         let options = ["--audience", AUDIENCE, "--retry-seconds", "1"];
         self.replica
@@ -183,7 +184,7 @@ async fn each_exec_of_a_pod_has_a_token_of_its_own_from_the_api_server() {
         assert_eq!(
             request["spec"]["audiences"],
             json!([AUDIENCE]),
-            "for the broker alone"
+            "the token's only audience is the broker"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! `taskpass exec` when a credential ends before the command does.
+//! `taskpass exec` when a credential expires before the command ends.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -14,10 +14,10 @@ use crate::support::rig::{BUCKET_ARGUMENTS, BUCKET_POLICY, Kind, aws_bucket};
 use crate::support::sts::{Sts, expiration, form, granted};
 
 async fn start(sts: &str) -> (Fleet, Replica) {
-    Fleet::believing(Kind::Sqlite, |_| aws_bucket(sts), BUCKET_POLICY).await
+    Fleet::with_attestors(Kind::Sqlite, |_| aws_bucket(sts), BUCKET_POLICY).await
 }
 
-/// An STS whose sessions last `seconds`, and which takes `delay` for each but the first.
+/// An STS whose sessions last `seconds`, and which delays every session after the first by `delay`.
 async fn sts(seconds: i64, delay: Duration) -> Sts {
     let asked = AtomicUsize::new(0);
     Sts::answering(move |request: &wiremock::Request| {
@@ -37,11 +37,11 @@ async fn sts(seconds: i64, delay: Duration) -> Sts {
     .await
 }
 
-/// `taskpass exec`, with an attestation that can be had again and again, running a program of Python.
+/// `taskpass exec` running a Python program, with an attestation file that can be replaced.
 fn exec(fleet: &Fleet, replica: &Replica, options: &[&str], program: &str) -> Launch {
     let url = format!("http://{}", replica.address);
     let python = python_program("python").display().to_string();
-    // The file with the attestation is replaced as Kubernetes does it, by the command itself.
+    // The command itself replaces the attestation file, by a rename like Kubernetes.
     let parts = [
         &["exec", "--url", &url, "--token-file", "token"][..],
         options,
@@ -56,7 +56,8 @@ fn exec(fleet: &Fleet, replica: &Replica, options: &[&str], program: &str) -> La
         )
 }
 
-/// Looks at the file again and again; says the end of each token and when it was seen first.
+/// Python program that reads the file repeatedly and prints each token's expiry and the time at
+/// which it first saw the token.
 const READER: &str = r#"
 import base64, json, time
 path = os.environ["TASKPASS_ACCESS_TOKEN_FILE"]
@@ -93,10 +94,10 @@ async fn a_token_in_a_file_is_renewed_before_it_ends_and_within_a_second() {
     assert!(!ran.stdout.contains("over"), "{}", ran.stdout);
     assert!(
         second[0] < first[1],
-        "before the first ended: {}",
+        "the second token came after the first expired: {}",
         ran.stdout
     );
-    // Issued in a second that `iat` names, and in the file within another.
+    // `iat` has a resolution of one second, and the file changes within another second.
     let late = second[2] - second[0];
     assert!(late < 3.0, "{late} s: {}", ran.stdout);
     assert!(ran.stdout.contains("mode 600"), "{}", ran.stdout);
@@ -127,8 +128,9 @@ print("another" if key() != first else "the same")
     );
 }
 
-/// Twenty threads ask the endpoint, each on connections of its own, until all have had two sessions.
-/// Says the longest time that an answer took, and every answer that was none.
+/// Python program with twenty threads that request credentials from the endpoint, each on its own
+/// connections, until all have received two sessions. Prints the longest time of an answer, and
+/// every failed answer.
 const CROWD: &str = r#"
 import json, threading, time, urllib.request
 url = os.environ["AWS_CONTAINER_CREDENTIALS_FULL_URI"]
@@ -181,10 +183,10 @@ async fn an_endpoint_answers_at_once_while_it_renews_behind() {
         "{slowest} s: {}",
         ran.stdout
     );
-    assert_eq!(sts.asked().await.len(), 2, "one renewal for all of them");
+    assert_eq!(sts.asked().await.len(), 2, "one renewal serves all threads");
 }
 
-/// Opens a hundred connections before it asks on any of them.
+/// Python program that opens a hundred connections before it sends a request on any of them.
 const HUNDRED: &str = r#"
 import socket, urllib.parse
 url = urllib.parse.urlsplit(os.environ["AWS_CONTAINER_CREDENTIALS_FULL_URI"])
@@ -218,8 +220,8 @@ async fn more_connections_to_the_endpoint_than_it_serves_at_once_wait_and_are_no
     );
 }
 
-/// Opens more connections than the process at the endpoint may have files open, and sends nothing on
-/// them. Prints how many stay open, then asks for the credential.
+/// Python program that opens more connections than the endpoint's process may have open files, and
+/// sends nothing on them. Prints whether only few stay open, then requests the credential.
 const IDLE: &str = r#"
 import resource, socket, time, urllib.parse, urllib.request
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -299,6 +301,6 @@ async fn a_credential_that_cannot_be_renewed_is_announced_before_it_ends() {
     assert_eq!(
         sessions.as_array().unwrap().len(),
         2,
-        "none was asked for in vain"
+        "a credential that cannot be renewed is not requested again"
     );
 }

@@ -1,4 +1,4 @@
-//! `taskpass exec` where the broker or the issuer of a pipeline's tokens fails for a moment.
+//! `taskpass exec` where the broker, or the issuer of a pipeline's tokens, fails briefly.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ use crate::support::{SOON, until};
 
 const CREDENTIALS: &str = "/v1/credentials";
 
-/// A job of GitHub whose endpoint for tokens is at `tokens`.
+/// A job of GitHub whose token endpoint is at `tokens`.
 fn job(tokens: &str, broker: &str, options: &[&str], command: &[&str]) -> Launch {
     let fixed = ["exec", "--url", broker, "--audience", AUDIENCE];
     let rights: &[&str] = if options.contains(&"--resource") {
@@ -34,7 +34,7 @@ fn job(tokens: &str, broker: &str, options: &[&str], command: &[&str]) -> Launch
         .env("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "job-secret")
 }
 
-/// An endpoint for tokens that gives fresh ones, and is over for a moment at every seventh request.
+/// A token endpoint that returns fresh tokens, and fails at every seventh request.
 async fn tokens(fleet: &std::sync::Arc<Fleet>) -> MockServer {
     let server = MockServer::start().await;
     let fleet = std::sync::Arc::clone(fleet);
@@ -80,7 +80,7 @@ async fn an_issuer_of_tokens_that_fails_for_a_moment_is_asked_again() {
     let spoilt = Balancer::before(&[*tokens.address()], &faults);
     ran(&job(&spoilt.url(), &broker, &[], &["echo", "ran"]).run());
 
-    // What will fail again is told at once, with its cause.
+    // A permanent error is reported at once, with its cause.
     let refusal = "HTTP/1.1 403 Forbidden\r\ncontent-length: 44\r\nconnection: close\r\n\r\n\
                    {\"message\":\"id-token: write is not granted\"}";
     let spoilt = Balancer::before(&[*tokens.address()], &[Fault::Answer(refusal.into())]);
@@ -119,9 +119,13 @@ async fn a_broker_that_fails_for_a_moment_is_asked_again_with_the_same_key() {
     assert_eq!(keys.len(), 3, "{keys:?}");
     assert_eq!(keys.iter().collect::<BTreeSet<_>>().len(), 1, "{keys:?}");
     let shown = broker.seen(CREDENTIALS, "authorization");
-    assert_eq!(shown.iter().collect::<BTreeSet<_>>().len(), 3, "fresh ones");
+    assert_eq!(
+        shown.iter().collect::<BTreeSet<_>>().len(),
+        3,
+        "each attempt has a fresh token"
+    );
 
-    // The lost one was superseded; the other ended with the task.
+    // The session of the lost answer was superseded; the other ended with the task.
     let sessions = sessions(&fleet, &replica).await;
     let mut reasons: Vec<&str> = sessions
         .iter()
@@ -135,7 +139,7 @@ async fn a_broker_that_fails_for_a_moment_is_asked_again_with_the_same_key() {
 async fn a_session_of_aws_whose_answer_was_lost_is_ended_and_another_is_taken() {
     let sts = Sts::granting().await;
     let (fleet, replica) =
-        Fleet::believing(Kind::Sqlite, |_| aws_bucket(&sts.url()), BUCKET_POLICY).await;
+        Fleet::with_attestors(Kind::Sqlite, |_| aws_bucket(&sts.url()), BUCKET_POLICY).await;
     let fleet = std::sync::Arc::new(fleet);
     let tokens = tokens(&fleet).await;
     let broker = Balancer::before(&[replica.address], &[Fault::LoseAnswer]);
@@ -191,7 +195,7 @@ async fn an_attestation_from_standard_input_or_a_pipe_is_kept_for_the_next_try()
     }
 }
 
-/// How many jobs run while replicas are rolled, and how many at once.
+/// Number of jobs that run while replicas are replaced one after the other.
 const JOBS: usize = 200;
 const AT_ONCE: usize = 16;
 
@@ -243,5 +247,5 @@ async fn no_job_fails_while_two_replicas_are_rolled() {
             .await;
         active.expect(200)["sessions"].as_array().unwrap().len()
     };
-    until("every session is over", SOON, async || alive().await == 0).await;
+    until("every session has ended", SOON, async || alive().await == 0).await;
 }

@@ -1,5 +1,5 @@
-//! `taskpass exec` between the one who sends signals and the command: as a container's first process,
-//! as a job of a shell, and without a terminal.
+//! `taskpass exec` passes signals on to its command: as a container's first process, as a job of a
+//! shell, and without a terminal.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -14,7 +14,8 @@ use crate::support::moto::python_program;
 use crate::support::process::{Launch, Process, Signal};
 use crate::support::{SOON, terminal, wait_until};
 
-/// A command that says which signals it gets, and ends with 7 when there is a file `stop`.
+/// Python program that prints every signal it receives, and exits with 7 once the file `stop`
+/// exists.
 const COUNTER: &str = r#"
 import os, signal, sys, time
 def tell(number, frame):
@@ -56,7 +57,7 @@ fn words(words: &[String]) -> String {
     quoted.collect::<Vec<_>>().join(" ")
 }
 
-/// A program at a terminal, and a person who does this.
+/// Runs a program at a terminal, with a person who performs these steps, and returns the output.
 fn at_a_terminal(fleet: &Fleet, program: &[String], steps: &Value) -> String {
     let ran = terminal::launch(program, steps)
         .file("count.py", COUNTER)
@@ -68,7 +69,8 @@ fn at_a_terminal(fleet: &Fleet, program: &[String], steps: &Value) -> String {
 }
 
 fn without_terminal(fleet: &Fleet, program: &[String]) -> Launch {
-    // In a session, and so in a process group, of its own. The tests may run with signals ignored.
+    // `setsid` gives the program its own session and process group. `env --default-signal` resets
+    // signals that the test's own process may ignore.
     let mut arguments = vec!["env".to_owned(), "--default-signal".to_owned()];
     arguments.extend_from_slice(program);
     Launch::program("setsid", arguments)
@@ -98,7 +100,7 @@ async fn an_interrupt_typed_at_a_terminal_reaches_the_command_once() {
     let (fleet, replica) = Fleet::embedded();
     let python = python();
     let command = exec(&replica, &["--", &python, "count.py"]);
-    // After the second signal, a second copy of the first would have come too.
+    // A duplicate of the first signal would arrive before the second signal.
     let steps = json!([
         ["wait", "up"],
         ["type", "\u{3}"],
@@ -122,7 +124,7 @@ async fn a_command_that_reads_the_terminal_gets_it_and_gives_it_back() {
     let (fleet, replica) = Fleet::embedded();
     let script = format!("read line; echo said:$line; exec {} count.py", python());
     let command = words(&exec(&replica, &["--", "sh", "-c", &script]));
-    // The shell has no job control: its commands are in its own process group.
+    // This shell has no job control, so its commands are in its own process group.
     let shell = format!("{command}; echo code:$?; read line; echo after:$line");
     let program = ["sh", "-c", &shell].map(str::to_owned);
     let steps = json!([
@@ -151,7 +153,7 @@ async fn a_job_of_a_shell_is_stopped_continued_and_interrupted_with_its_command(
         let shell = ["bash", "--norc", "--noprofile", "-i"].map(str::to_owned);
         let steps = json!([
             ["type", format!("{command}\n")],
-            // For the command that reads first.
+            // Input for the command that reads first.
             ["type", "\n"],
             ["wait", "up "],
             ["state", "SR"],
@@ -194,7 +196,7 @@ async fn without_a_terminal_each_signal_reaches_the_command_once_however_it_is_s
     process.wait_for_output("up");
     process.signal(Signal::Int);
     process.wait_for_output("got SIGINT");
-    // As a runner does that signals all of a job.
+    // Signal the whole group, as a CI runner does.
     signal_group(&process, "TERM");
     process.wait_for_output("got SIGTERM");
     process.signal(Signal::Hup);
@@ -221,7 +223,7 @@ fn is_alive(pid: &str) -> bool {
     Path::new("/proc").join(pid).exists()
 }
 
-/// The number that is printed after `word`.
+/// The rest of the line that begins with `word`.
 fn number(text: &str, word: &str) -> String {
     let mut lines = text.lines().filter_map(|line| line.strip_prefix(word));
     lines.next().unwrap().trim().to_owned()
@@ -230,7 +232,8 @@ fn number(text: &str, word: &str) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_task_ends_after_every_process_of_the_commands_group() {
     let (fleet, replica) = Fleet::embedded();
-    // It needs two seconds to end when it is told to, which its parent does not wait for.
+    // The background process needs two seconds to end after SIGTERM, and its parent does not wait
+    // for it.
     let script = "sh -c 'trap \"sleep 2; date +%s >bye; exit\" TERM; echo left $$; \
                   while :; do sleep 0.05; done' & \
                   until test -s told; do grep left stdout.log >told; done; exit 3";
@@ -259,7 +262,7 @@ async fn what_does_not_end_when_it_is_told_to_is_killed_after_the_grace() {
     assert_eq!(process.wait(SOON).code(), Some(0), "{}", process.stderr());
     assert!(!is_alive(&number(&process.stdout(), "left ")));
 
-    // The same of a command whose task is over.
+    // The same for a command whose task has ended.
     let options = ["--grace", "1", "--heartbeat", "3", "--", "sh", "-c", deaf];
     let mut process = without_terminal(&fleet, &exec(&replica, &options)).spawn();
     process.wait_for_output("left");
@@ -301,7 +304,7 @@ fn as_first_process(fleet: &Fleet, command: &[String]) -> Launch {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn as_the_first_process_of_a_container_it_passes_signals_on_and_reaps_orphans() {
     let (fleet, replica) = Fleet::embedded();
-    // Their parent is gone before they are.
+    // The parents of these processes end first.
     let orphans = "test $PPID = 1 || exit 9; \
                    for n in 1 2 3 4 5 6 7 8; do sh -c 'sleep 0.1 & setsid sleep 0.1 &'; done; sleep 0.3; \
                    while grep -q '^State:.Z' /proc/[0-9]*/status 2>/dev/null; do sleep 0.05; done; exit 4";
@@ -323,7 +326,7 @@ async fn as_the_first_process_of_a_container_it_passes_signals_on_and_reaps_orph
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signal_ends_it_while_it_waits_for_the_broker() {
     let (fleet, _replica) = Fleet::embedded();
-    // It accepts connections and says nothing.
+    // The server accepts connections and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let command = exec_at(silent.local_addr().unwrap(), &["--", "echo", "ran"]);
     let mut process = without_terminal(&fleet, &command).spawn();
@@ -336,7 +339,7 @@ async fn a_signal_ends_it_while_it_waits_for_the_broker() {
 /// Waits until the process has a handler for SIGTERM.
 fn wait_until_it_listens(process: &Process) {
     let status = format!("/proc/{}/status", process.pid());
-    wait_until("it listens to signals", SOON, || {
+    wait_until("the process handles SIGTERM", SOON, || {
         let text = std::fs::read_to_string(&status).unwrap_or_default();
         let caught = text.lines().find_map(|line| line.strip_prefix("SigCgt:"));
         let caught = caught.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
@@ -349,7 +352,7 @@ fn wait_until_it_listens(process: &Process) {
 async fn a_signal_ends_it_while_it_reads_its_attestation() {
     let (fleet, replica) = Fleet::embedded();
     let url = format!("http://{}", replica.address);
-    // A pipe without a writer, and standard input that does not end.
+    // A pipe without a writer, and a standard input that does not end.
     for (file, input) in [("pipe", "</dev/null"), ("-", "<>pipe")] {
         let script = format!("mkfifo pipe; exec \"$0\" \"$@\" {input}");
         let mut command = vec!["sh", "-c", &script, env!("CARGO_BIN_EXE_taskpass"), "exec"];
@@ -359,7 +362,7 @@ async fn a_signal_ends_it_while_it_reads_its_attestation() {
         let command: Vec<String> = command.into_iter().map(str::to_owned).collect();
         let mut process = without_terminal(&fleet, &command).spawn();
         wait_until_it_listens(&process);
-        // It reads by then; a signal before that would end it too.
+        // Give the process time to start reading; an earlier signal would end it too.
         std::thread::sleep(Duration::from_millis(300));
         process.signal(Signal::Term);
         assert_eq!(process.wait(SOON).code(), Some(143), "{}", process.stderr());
@@ -371,7 +374,7 @@ async fn a_signal_ends_it_while_it_reads_its_attestation() {
 async fn signals_that_were_ignored_at_the_start_stay_ignored() {
     let (fleet, replica) = Fleet::embedded();
     let script = "echo up $$; until test -e stop; do sleep 0.05; done; exit 7";
-    // As `nohup` does, and `sh` for its background jobs.
+    // `nohup` ignores signals in this way, and so does `sh` for its background jobs.
     let ignoring = ["env", "--ignore-signal=HUP", "--ignore-signal=INT"];
     let mut command: Vec<String> = ignoring.map(str::to_owned).to_vec();
     command.extend(exec(&replica, &["--", "sh", "-c", script]));

@@ -1,6 +1,6 @@
-//! `policy explain`: recorded decisions, made again by the generation and from the input that made
-//! them. Thousands in this process, of every kind; some by the real binary over HTTP, on both
-//! stores, and everything that may have been changed in between.
+//! `policy explain`: evaluates recorded decisions again, from the recorded generation and input.
+//! One test repeats thousands of decisions of every kind in this process; others run the real
+//! binary over HTTP, on both stores, with every part of a record changed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ when { context.ttl_seconds > 90 };
 forbid (principal, action == Action::"openTask", resource) when { context.task.depth > 2 };
 "#;
 
-/// Requests that come out in every way, by their number.
+/// Request number `n`; together the requests have every kind of outcome.
 fn request(n: usize) -> (String, CredentialRequest) {
     let subject = [
         "agent:reports",
@@ -63,7 +63,7 @@ fn request(n: usize) -> (String, CredentialRequest) {
     if n.is_multiple_of(31) {
         request.resource = ["archive-api", "no-such-api"][n % 2].into();
     }
-    // Each from an identity of its own, where it may be: budgets are not what is tried here.
+    // Use many identities, because this test is not about limits.
     let subject = if n % 4 == 3 {
         format!("{subject}-{}", n % 97)
     } else {
@@ -72,7 +72,7 @@ fn request(n: usize) -> (String, CredentialRequest) {
     (subject, request)
 }
 
-/// Everything that is on record.
+/// Every record of a decision.
 pub async fn records(rig: &Rig) -> Vec<Record> {
     let (mut all, mut from) = (Vec::new(), 0);
     loop {
@@ -119,7 +119,7 @@ async fn thousands_of_recorded_decisions_come_out_again_byte_for_byte() {
                 rig.end(issued, TaskEnd::Complete).await.unwrap();
             }
             if n.is_multiple_of(50) {
-                // One opens a task alone.
+                // This request opens a task without a credential.
                 drop(
                     rig.broker
                         .tasks
@@ -173,7 +173,7 @@ async fn thousands_of_recorded_decisions_come_out_again_byte_for_byte() {
     }
 }
 
-/// Parents, children, retries and what is refused only when it is to be recorded.
+/// Parents, children, retries, and requests that are refused only when they are recorded.
 async fn families(rig: &Rig) {
     let parent = rig
         .issue("agent:orders", ask(&["orders:read"]))
@@ -191,15 +191,18 @@ async fn families(rig: &Rig) {
         rig.issue("agent:orders", retried.clone()).await.unwrap();
         rig.clock.advance(5);
     }
-    // Six credentials are all that a job has: of eight at once, some are refused by the log.
+    // A job may have six credentials. Of eight requests at once, the ledger refuses some.
     let family = rig
         .issue("agent:reports", ask(&["orders:read"]))
         .await
         .unwrap();
     let joins = (0..8).map(|_| rig.issue("agent:reports", ask_joining(&family, &["orders:read"])));
     let joined = join_all(joins).await;
-    assert!(joined.iter().any(Result::is_err), "of a budget of six");
-    // Of a caller that is cut off policy is not asked; of a resource it is.
+    assert!(
+        joined.iter().any(Result::is_err),
+        "eight requests exceed the limit of six"
+    );
+    // A block of the caller refuses before policy is evaluated; a block of the resource, after it.
     let caller = Selector::Workload("dev:agent%3Areports".to_owned().try_into().unwrap());
     let resource = Selector::Resource("orders-api".into());
     for (selector, who) in [(caller, "agent:reports"), (resource, "agent:orders")] {
@@ -258,7 +261,7 @@ fork = {{ type = "bool" }}
             issuer = issuer.url()
         )
     };
-    Fleet::believing(kind, attestors, CI).await
+    Fleet::with_attestors(kind, attestors, CI).await
 }
 
 pub fn ci_token(fleet: &Fleet, env: &str, fork: bool) -> String {
@@ -267,7 +270,7 @@ pub fn ci_token(fleet: &Fleet, env: &str, fork: bool) -> String {
     }))
 }
 
-/// Asks, and says which decision it became.
+/// Sends a request and returns the id of its decision.
 pub async fn decide(replica: &Replica, token: &str, body: &Value) -> String {
     let answer = replica
         .client
@@ -284,13 +287,13 @@ fn explain(replica: &Replica, token: &str, decision: &str, more: &[&str]) -> End
         .run()
 }
 
-/// What a command said as JSON, having ended well.
+/// The JSON output of a command that must succeed.
 fn told(ended: &Ended) -> Value {
     assert_eq!(ended.code(), Some(0), "{}{}", ended.stdout, ended.stderr);
     serde_json::from_str(&ended.stdout).unwrap()
 }
 
-/// Changes the store behind the broker's back.
+/// Changes the store without the broker.
 async fn tamper(fleet: &Fleet, replica: &Replica, sql: &'static str) {
     let changed = if let Some(database) = fleet.maybe_database() {
         let mut connection = database.connect().await;
@@ -322,7 +325,8 @@ on_both_stores! {
         let changes = why["explanation"]["changes"].to_string();
         assert!(changes.contains("principal.claims.fork") && changes.contains("anything else"), "{changes}");
 
-        // Another environment: the nearest permit, the condition that does not hold, the change.
+        // The request is from another environment. The output names the nearest permit, the
+        // condition that does not hold, and the change that would permit the request.
         let refused = decide(replica, &ci_token(fleet, "stage", false), &body()).await;
         let why = told(&explain(replica, &fleet.admin, &refused, &["--json"]));
         assert_eq!((&why["outcome"], &why["refusal"]), (&json!("deny"), &json!("not-permitted")));
@@ -338,13 +342,13 @@ on_both_stores! {
             assert!(text.contains(says), "{says}: {text}");
         }
 
-        // A forbid in the way.
+        // A forbid applies.
         let refused = decide(replica, &ci_token(fleet, "prod", true), &body()).await;
         let why = told(&explain(replica, &fleet.admin, &refused, &["--json"]));
         assert_eq!(why["explanation"]["refused"][0]["forbidden_by"][0]["policy"], "no-forks", "{why}");
         assert_eq!(why["explanation"]["changes"][0]["fact"], "principal.claims.fork");
 
-        // Two facts are wrong: no single change helps, and that is said.
+        // Two facts are wrong: no single change helps, and the output says so.
         let refused = decide(replica, &ci_token(fleet, "stage", true), &body()).await;
         let text = explain(replica, &fleet.admin, &refused, &[]).stdout;
         assert!(text.contains("No single change was found"), "{text}");
@@ -357,7 +361,7 @@ on_both_stores! {
         let active = replica.client.get_as(&fleet.admin, "/v1/generations/active").await.expect(200);
         let mut next = active["generation"].clone();
         let text = next["policies"][0]["text"].as_str().unwrap();
-        // The other way around, and further down in the file.
+        // The new policy is the opposite, and it moved to another line of the file.
         let text = format!("// A new heading.\n{}", text.replace("env == \"prod\"", "env == \"stage\""));
         next["policies"][0]["text"] = text.clone().into();
         let activated = replica.client.post_json(&fleet.admin, "/v1/generations", &next).await.expect(201);
@@ -429,7 +433,7 @@ on_both_stores! {
             assert_eq!(nobody.status, 401, "{path}");
         }
         let ended = explain(replica, &fleet.token(), &decision, &[]);
-        // That somebody is told nothing is no verdict on the decision.
+        // A missing record is an error and no verdict about the decision.
         assert_eq!(ended.code(), Some(3), "{}", ended.stdout);
         assert!(ended.stdout.is_empty() && ended.stderr.contains("not-found"), "{}", ended.stderr);
         let unknown = "0198b2a0-0000-7000-8000-000000000001";
@@ -469,7 +473,8 @@ on_both_stores! {
     }
 }
 
-/// A rig that refused a request, permitted one, and refused one without asking policy, in that order.
+/// A rig with three decisions, in this order: a refusal by policy, a permit, and a refusal before
+/// policy was evaluated.
 async fn three_decisions() -> Rig {
     let rig = Rig::new(Kind::Sqlite).await;
     drop(rig.issue("agent:reports", ask(&["orders:write"])).await);
@@ -499,7 +504,7 @@ async fn a_record_with_any_part_changed_is_no_record() {
                 .is_some()
         );
     }
-    // A refusal before policy says twice why, once in the leaf and once under its commitment.
+    // A refusal before policy records its reason twice: in the leaf, and in the committed input.
     let bytes = STANDARD.decode(never.leaf.as_ref().unwrap()).unwrap();
     let leaf = String::from_utf8(bytes).unwrap();
     let other = leaf.replace("unknown-resource", "unknown-action");
@@ -516,7 +521,7 @@ async fn a_record_with_any_part_changed_is_no_record() {
         Recorded::open(never).unwrap().asked(),
         &Asked::Never(RefusalCode::UnknownResource)
     );
-    // What belongs to another decision opens nothing here.
+    // Parts of another decision's record do not match this leaf's commitments.
     let swapped = Record {
         salt: refused.salt.clone(),
         input: refused.input.clone(),

@@ -1,6 +1,7 @@
-//! Failovers of the database under replicas of the real binary: two PostgreSQL servers that both take
-//! writes, the old primary back as a standby, the standby gone. What matters is what is said of a
-//! credential that was revoked: no replica may call it good for more than two seconds.
+//! Database failovers under replicas of the real binary: two PostgreSQL servers that both accept
+//! writes, an old primary that returns as a standby, and a primary without its standby. The tests
+//! check the answers about a revoked credential: no replica may call it active for more than two
+//! seconds.
 
 use std::time::{Duration, Instant};
 
@@ -12,14 +13,14 @@ use crate::support::http::{Answer, try_send};
 use crate::support::standby::Pair;
 use crate::support::{SOON, until};
 
-/// For how long an answer may be of before the revocation.
+/// Maximum age of an answer from before the revocation.
 const STALE: Duration = Duration::from_secs(2);
 
 /// The read lease of these replicas, in seconds.
 const LEASE: u64 = 2;
 
-/// Whether a replica says that a credential is good; nothing where it says neither.
-async fn says(fleet: &Fleet, replica: &Replica, granted: &Value) -> Option<bool> {
+/// Whether a replica says that a credential is active; `None` if it does not answer the question.
+async fn reported_active(fleet: &Fleet, replica: &Replica, granted: &Value) -> Option<bool> {
     let answer = introspect(fleet, replica, granted).await?;
     match answer.status {
         200 => Some(answer.json()["active"] == true),
@@ -41,8 +42,8 @@ async fn introspect(fleet: &Fleet, replica: &Replica, granted: &Value) -> Option
     try_send(request).await.ok()
 }
 
-/// Revokes everything at a replica, however often it has to be asked, and says when it was answered.
-/// The answer itself calls nothing alive.
+/// Revokes everything at a replica, with retries. Returns the time of the answer, which must not
+/// call any session active.
 async fn revoke_all(fleet: &Fleet, replica: &Replica) -> Instant {
     let begin = Instant::now();
     loop {
@@ -62,19 +63,22 @@ async fn revoke_all(fleet: &Fleet, replica: &Replica) -> Instant {
             }
             return answered;
         }
-        assert!(begin.elapsed() < 2 * SOON, "nothing was revoked");
+        assert!(
+            begin.elapsed() < 2 * SOON,
+            "the revocation did not succeed in time"
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
-/// Polls replicas until each has said that the credential is not good, for as long as an old answer
-/// could come at least: none may be one of before for too long.
+/// Polls the replicas until each has said that the credential is not active, and at least for as
+/// long as an old answer may be allowed. No answer may be too old.
 async fn assert_noticed(fleet: &Fleet, replicas: &[&Replica], granted: &Value, revoked: Instant) {
     let mut noticed = vec![false; replicas.len()];
     while revoked.elapsed() < 3 * STALE || noticed.contains(&false) {
         for (replica, noticed) in replicas.iter().zip(&mut noticed) {
             let begun = revoked.elapsed();
-            match says(fleet, replica, granted).await {
+            match reported_active(fleet, replica, granted).await {
                 Some(true) => assert!(
                     begun < STALE,
                     "{begun:?} after the revocation was answered, {} calls it good",
@@ -95,15 +99,15 @@ async fn assert_noticed(fleet: &Fleet, replicas: &[&Replica], granted: &Value, r
 async fn granted(fleet: &Fleet, replicas: &[&Replica]) -> Value {
     let granted = replicas[0].ask(&fleet.token()).await.expect(201);
     for replica in replicas {
-        until("it is good everywhere", SOON, async || {
-            says(fleet, replica, &granted).await == Some(true)
+        until("every replica calls it active", SOON, async || {
+            reported_active(fleet, replica, &granted).await == Some(true)
         })
         .await;
     }
     granted
 }
 
-/// The tables of replicas that keep a checkpoint together, or do not.
+/// The configuration tables of replicas with or without a shared checkpoint.
 fn tables(place: Option<&tempfile::TempDir>) -> String {
     let shared = place.map_or_else(String::new, |directory| {
         let file = directory.path().join("place");
@@ -115,7 +119,7 @@ fn tables(place: Option<&tempfile::TempDir>) -> String {
     format!("[store.postgres]\nread_lease_seconds = {LEASE}\n{shared}")
 }
 
-/// Whether a replica says why it is not ready, in these words.
+/// Whether a replica is not ready, for a reason that contains these words.
 async fn is_unready_for(replica: &Replica, words: &str) -> bool {
     let answer = replica.client.try_get("/readyz").await;
     answer.is_ok_and(|answer| answer.status == 503 && answer.text().contains(words))
@@ -123,7 +127,7 @@ async fn is_unready_for(replica: &Replica, words: &str) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_on_a_second_primary_calls_nothing_good_that_was_revoked() {
-    // The old primary goes on taking writes by itself, so that its commits tell nothing.
+    // The old primary commits without a standby, so its commits do not show that it was replaced.
     let pair = Pair::start();
     let place = tempfile::tempdir().unwrap();
     let (fleet, a) = Fleet::start_on(pair.database(), &tables(Some(&place))).await;
@@ -134,23 +138,27 @@ async fn a_replica_on_a_second_primary_calls_nothing_good_that_was_revoked() {
     for replica in [&a, &idle] {
         replica.proxy.lead_to(pair.standby_address());
     }
-    // One loses its connections, and the idle one keeps all of its own.
+    // One replica loses its connections. The idle one keeps all of its own, to the old primary.
     a.proxy.cut();
     let revoked = revoke_all(&fleet, &a).await;
     assert_noticed(&fleet, &[&a, &idle], &granted, revoked).await;
-    // Nor does it append where the others do not: it goes on with the log of the new primary.
+    // The idle replica does not append to the old primary either: it continues with the new
+    // primary's log.
     let begin = Instant::now();
     let earlier = loop {
         let answer = idle.ask(&fleet.token()).await;
         if answer.status == 201 {
             break answer.json();
         }
-        assert!(begin.elapsed() < 2 * SOON, "it grants nothing any more");
+        assert!(
+            begin.elapsed() < 2 * SOON,
+            "the replica grants nothing for too long"
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
     let receipt = &earlier["receipt"];
     let path = format!("/v1/ledger/entries/{}", receipt["index"]);
-    until("the other has the same leaf", SOON, async || {
+    until("the other replica has the same leaf", SOON, async || {
         let entry = a.client.get_as(&fleet.admin, &path).await;
         entry.status == 200 && entry.json()["leaf"] == receipt["leaf"]
     })
@@ -159,8 +167,8 @@ async fn a_replica_on_a_second_primary_calls_nothing_good_that_was_revoked() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pool_that_stays_on_the_old_primary_is_not_asked_when_the_ledger_has_moved() {
-    // Commits on the old primary wait for ever, and reads there are answered as before. There is no
-    // shared checkpoint that could tell.
+    // Commits on the old primary wait for ever, and reads there still work. There is no shared
+    // checkpoint that could show the difference.
     let pair = Pair::start_synchronous();
     let (fleet, a) = Fleet::start_on(pair.database(), &tables(None)).await;
     let idle = fleet.replica();
@@ -184,23 +192,23 @@ async fn the_old_primary_back_as_a_standby_is_asked_nothing() {
     pair.promote();
     a.proxy.lead_to(pair.standby_address());
     a.proxy.cut();
-    // The other's address stays where it was, and a standby comes to be there.
+    // The idle replica's connections keep their address, where a standby is now.
     pair.return_primary();
-    until("it is not ready", SOON, async || {
+    until("the replica is not ready", SOON, async || {
         is_unready_for(&other, "in recovery").await
     })
     .await;
-    // It has all that the primary has, and is not asked nevertheless.
-    assert_eq!(says(&fleet, &other, &granted).await, None);
+    // The standby has all of the primary's data, but the replica must not read from it.
+    assert_eq!(reported_active(&fleet, &other, &granted).await, None);
     let revoked = revoke_all(&fleet, &a).await;
     while revoked.elapsed() < 2 * STALE {
-        assert_eq!(says(&fleet, &other, &granted).await, None);
+        assert_eq!(reported_active(&fleet, &other, &granted).await, None);
         assert_ne!(other.ask(&fleet.token()).await.status, 201);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     other.proxy.lead_to(pair.standby_address());
     assert_noticed(&fleet, &[&a, &other], &granted, revoked).await;
-    until("it serves again", SOON, async || {
+    until("the replica serves again", SOON, async || {
         other.ask(&fleet.token()).await.status == 201
     })
     .await;
@@ -215,62 +223,62 @@ async fn without_its_standby_a_primary_is_read_for_no_longer_than_the_lease() {
     pair.stop_standby();
     let gone = Instant::now();
     let mut refused = 0;
-    // Some answers more than the one that could be a passing fault.
+    // Collect several refusals: one alone could be a passing fault.
     while refused < 20 {
         let begun = gone.elapsed();
-        match says(&fleet, &a, &granted).await {
-            // It is; and whether it still is, nobody can say once the lease is over.
+        match reported_active(&fleet, &a, &granted).await {
+            // The credential is active. After the lease's end, no replica may say so.
             Some(true) => assert!(begun <= Duration::from_secs(LEASE), "{begun:?}"),
-            Some(false) => panic!("it was never revoked"),
+            Some(false) => panic!("the credential was never revoked"),
             None => refused += 1,
         }
-        assert!(begun < 2 * SOON, "it was answered all the while");
+        assert!(begun < 2 * SOON, "the replica answered for too long");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    // Which of them it names first depends on whether the ledger tried to append meanwhile.
-    until("it is not ready", SOON, async || {
+    // The reason depends on whether the ledger tried to append meanwhile.
+    until("the replica is not ready", SOON, async || {
         is_unready_for(&a, "synchronous commit").await || is_unready_for(&a, "ledger").await
     })
     .await;
 
     pair.restart_standby();
-    until("it is read again", 2 * SOON, async || {
-        says(&fleet, &a, &granted).await == Some(true)
+    until("the replica reads again", 2 * SOON, async || {
+        reported_active(&fleet, &a, &granted).await == Some(true)
     })
     .await;
 }
 
-/// The leaves of the checkpoint that the replicas keep together.
-fn kept_together(place: &tempfile::TempDir) -> u64 {
+/// The size in the shared checkpoint.
+fn shared_size(place: &tempfile::TempDir) -> u64 {
     let note = std::fs::read_to_string(place.path().join("place")).unwrap();
     note.lines().nth(1).unwrap().parse().unwrap()
 }
 
-/// A synchronous pair with a replica that published all that it appended, and then no standby.
+/// A synchronous pair and a replica that has published all of its log. The standby is then stopped.
 async fn without_standby(place: &tempfile::TempDir) -> (Pair, Fleet, Replica, Value, u64) {
     let pair = Pair::start_synchronous();
     let (fleet, replica) = Fleet::start_on(pair.database(), &tables(Some(place))).await;
     let granted = granted(&fleet, &[&replica]).await;
     let size = granted["receipt"]["tree_size"].as_u64().unwrap();
     until("its leaf is published", SOON, async || {
-        kept_together(place) >= size
+        shared_size(place) >= size
     })
     .await;
     pair.stop_standby();
-    let size = kept_together(place);
+    let size = shared_size(place);
     (pair, fleet, replica, granted, size)
 }
 
-/// The standby is back, and so is the service.
+/// Restarts the standby and waits until the replica grants and publishes again.
 async fn serves_again(pair: &Pair, fleet: &Fleet, replica: &Replica, place: &tempfile::TempDir) {
     pair.restart_standby();
-    let size = kept_together(place);
-    until("it grants again", 3 * SOON, async || {
+    let size = shared_size(place);
+    until("the replica grants again", 3 * SOON, async || {
         replica.ask(&fleet.token()).await.status == 201
     })
     .await;
-    until("what it appends is published", SOON, async || {
-        kept_together(place) > size
+    until("the new leaf is published", SOON, async || {
+        shared_size(place) > size
     })
     .await;
 }
@@ -290,12 +298,12 @@ async fn a_commit_that_only_a_crash_made_visible_is_neither_released_nor_publish
     };
     let (answer, ()) = tokio::join!(asking, crashing);
     assert_eq!(answer.status, 503, "{}", answer.text());
-    // Nor when it is read by a later append, or at a start.
+    // The leaf is not released by a later append or at a start either.
     let later = replica.ask(&fleet.token()).await;
     assert_eq!(later.status, 503, "{}", later.text());
-    assert_eq!(kept_together(&place), size);
+    assert_eq!(shared_size(&place), size);
     serves_again(&pair, &fleet, &replica, &place).await;
-    // Its evidence is used up.
+    // The evidence of the lost request is used up.
     assert_eq!(replica.ask(&token).await.status, 401);
 }
 
@@ -310,9 +318,9 @@ async fn a_cancelled_wait_for_the_standby_is_no_acknowledgement() {
         let asking = replica.ask(&token);
         let saying = async {
             let begun = begin.elapsed();
-            match says(&fleet, &replica, &granted).await {
+            match reported_active(&fleet, &replica, &granted).await {
                 Some(true) => assert!(begun <= Duration::from_secs(LEASE), "{begun:?}"),
-                Some(false) => panic!("it was never revoked"),
+                Some(false) => panic!("the credential was never revoked"),
                 None => refused += 1,
             }
         };
@@ -323,7 +331,7 @@ async fn a_cancelled_wait_for_the_standby_is_no_acknowledgement() {
             }
         };
         let asked = async {
-            // Without an answer within that time nothing was released either.
+            // A request without an answer within this time has released nothing either.
             tokio::time::timeout(Duration::from_secs(2), asking).await
         };
         let (asked, (), ()) = tokio::join!(asked, saying, cancelling);
@@ -335,6 +343,6 @@ async fn a_cancelled_wait_for_the_standby_is_no_acknowledgement() {
             "{cancelled} cancelled, {refused} refused"
         );
     }
-    assert_eq!(kept_together(&place), size);
+    assert_eq!(shared_size(&place), size);
     serves_again(&pair, &fleet, &replica, &place).await;
 }

@@ -1,5 +1,6 @@
-//! A store that is down, full, slow or locked, and more waiting than the broker takes: 503 within
-//! the stated limits, nothing released, nothing half-alive, and all well again without a restart.
+//! A store that is down, full, slow or locked, and more requests than the broker's queue accepts.
+//! The broker answers 503 within the stated limits, releases nothing, leaves nothing half done, and
+//! recovers without a restart.
 
 use std::time::{Duration, Instant};
 
@@ -26,13 +27,14 @@ use crate::support::proxy::Mode;
 use crate::support::rig::{self, Kind, Rig};
 use crate::support::{SOON, until};
 
-/// How long any request waits at most: the default of `request_timeout_seconds`.
+/// Maximum duration of any request: the default of `request_timeout_seconds`.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// A request's limit for tests that want to see it.
+/// A shorter time limit, for tests that wait for it.
 const HASTY: &str = "request_timeout_seconds = 2\nheader_timeout_seconds = 2";
 
-/// What every door answers that needs the store: all at once, each within the limit.
+/// Calls every operation that needs the store, all at once. Returns the answers, each of which must
+/// come within the limit.
 async fn ask_everywhere(fleet: &Fleet, replica: &Replica, granted: &Value) -> Vec<Answer> {
     let client = &replica.client;
     let token = granted["credential"]["access_token"].as_str().unwrap();
@@ -60,7 +62,7 @@ async fn ask_everywhere(fleet: &Fleet, replica: &Replica, granted: &Value) -> Ve
     ];
     let began = Instant::now();
     let answers = futures_util::future::join_all(requests.map(send)).await;
-    // A moment more for the way back on a busy machine.
+    // Twice the limit, because a busy machine delays the answers.
     assert!(began.elapsed() < 2 * PATIENCE, "{:?}", began.elapsed());
     answers
 }
@@ -86,20 +88,23 @@ async fn a_store_that_is_down_closes_every_door_and_ends_nothing() {
     let answers = ask_everywhere(&fleet, &replica, &first).await;
     let (introspection, others) = answers.split_last().unwrap();
     others.iter().for_each(assert_closed);
-    // Whoever must know whether a token is good is told neither yes nor no.
+    // If the broker cannot know whether a token is active, it says neither yes nor no.
     assert_eq!(introspection.status, 503, "{}", introspection.text());
     until_ready(&replica, 503).await;
 
     replica.proxy.set(Mode::Pass);
     until_ready(&replica, 200).await;
-    assert!(fleet.is_good(&replica, &first).await, "nothing was ended");
-    assert_eq!(fleet.sessions(), 1, "nothing was released");
+    assert!(
+        fleet.is_good(&replica, &first).await,
+        "no session may have ended"
+    );
+    assert_eq!(fleet.sessions(), 1, "no other session may exist");
     assert_sound(&fleet, &replica, &first).await;
     assert_eq!(replica.process.terminate().code(), Some(0));
     assert_eq!(fleet.alive().await, 2);
 }
 
-/// Lets every new leaf fail as on a disk that is full, or lets them be again.
+/// Makes every insert of a leaf fail as on a full disk, or removes that fault.
 async fn fill(fleet: &Fleet, full: bool) {
     let mut direct = fleet.database().connect().await;
     let sql = if full {
@@ -122,14 +127,14 @@ async fn a_full_disk_stops_what_must_be_recorded_and_nothing_else() {
     let answers = ask_everywhere(&fleet, &replica, &first).await;
     let (introspection, others) = answers.split_last().unwrap();
     others.iter().for_each(assert_closed);
-    // No end was recorded, and no end is claimed.
+    // No end was recorded, so the broker reports none.
     assert_eq!(introspection.expect(200)["active"], true);
     until_ready(&replica, 503).await;
     assert_eq!(fleet.sessions(), 1);
 
     fill(&fleet, false).await;
     until_ready(&replica, 200).await;
-    // What was not recorded used up the evidence even so.
+    // The evidence of a request that could not be recorded is used up as well.
     let again = replica.ask(&token).await;
     assert_eq!(
         assert_problem(&again, 401, "attestation-failed")["reason"],
@@ -160,7 +165,7 @@ async fn a_full_sqlite_file_closes_the_broker_until_there_is_room() {
             .unwrap();
         set.0
     };
-    // It takes no more than are in use, and some of those may have room.
+    // SQLite's limit is never below the pages in use, and some of those have free space.
     pages(1).await;
     let mut granted = 0;
     let refused = loop {
@@ -168,11 +173,11 @@ async fn a_full_sqlite_file_closes_the_broker_until_there_is_room() {
             Ok(_) => granted += 1,
             Err(refused) => break refused,
         }
-        assert!(granted < 500, "it is never full");
+        assert!(granted < 500, "the file never became full");
     };
     assert!(matches!(refused, BrokerError::FailClosed(_)), "{refused}");
     assert!(rig.broker.health.unready().unwrap().starts_with("ledger: "));
-    // What is good is good still: reading takes no room.
+    // Active credentials stay active: reading needs no space.
     assert!(rig.is_good(&first).await);
     let sessions = async || {
         let count: (i64,) = sqlx::query_as("SELECT count(*) FROM session")
@@ -185,7 +190,7 @@ async fn a_full_sqlite_file_closes_the_broker_until_there_is_room() {
 
     pages(1_000_000).await;
     rig.broker.health.check_health().await.unwrap();
-    assert_eq!(rig.broker.health.unready(), None, "well again, by itself");
+    assert_eq!(rig.broker.health.unready(), None, "the broker recovers by itself");
     let again = rig
         .issue("agent:reports", rig::ask(&["orders:read"]))
         .await
@@ -198,12 +203,12 @@ async fn a_full_sqlite_file_closes_the_broker_until_there_is_room() {
 async fn a_store_that_does_not_answer_is_waited_for_no_longer_than_the_limit() {
     let (fleet, mut replica) = Fleet::start_with(HASTY).await;
     let first = replica.ask(&fleet.token()).await.expect(201);
-    // Slow is served.
+    // A slow store still serves requests.
     replica.proxy.set(Mode::Delay(Duration::from_millis(20)));
     let mut slow = replica.ask(&fleet.token()).await;
     let begin = Instant::now();
     while slow.status == 503 && begin.elapsed() < SOON {
-        // On a busy machine it may be too slow, and is sent away.
+        // On a busy machine the request may time out.
         slow = replica.ask(&fleet.token()).await;
     }
     assert!(fleet.is_good(&replica, &slow.expect(201)).await);
@@ -220,20 +225,20 @@ async fn a_store_that_does_not_answer_is_waited_for_no_longer_than_the_limit() {
             assert_eq!(answer.header("retry-after"), Some("1"));
         }
         replica.proxy.set(Mode::Pass);
-        until("it serves again", SOON, async || {
+        until("the replica serves again", SOON, async || {
             let ready = replica.client.get("/readyz").await.status == 200;
             ready && fleet.is_good(&replica, &first).await
         })
         .await;
     }
     assert_sound(&fleet, &replica, &first).await;
-    // What was begun for those who were sent away is finished now, and dead.
+    // The broker finishes the work of requests that timed out, and ends their sessions.
     assert_eq!(replica.process.terminate().code(), Some(0));
     assert_eq!(fleet.alive().await, 3);
     assert_eq!(fleet.orphans(), (0, 0));
 }
 
-/// A refusal on record whose input alone weighs so much.
+/// A recorded refusal whose input alone has so many bytes.
 async fn heavy(rig: &Rig, bytes: usize) -> Request {
     let opening = Opening {
         salt: [0; 16],
@@ -263,12 +268,13 @@ async fn heavy(rig: &Rig, bytes: usize) -> Request {
     }
 }
 
-/// Waits until a batch of the rig's broker waits for the ledger's lock, which another has.
+/// Waits until a batch of the rig's broker waits for the ledger's lock, which another connection
+/// holds.
 async fn until_a_batch_waits(rig: &Rig) {
     let waits = "SELECT count(*) FROM pg_stat_activity \
                  WHERE datname = current_database() AND wait_event_type = 'Lock'";
     let pool = rig.database().pool().await;
-    until("its batch waits for the lock", SOON, async || {
+    until("the batch waits for the lock", SOON, async || {
         let (waiting,): (i64,) = sqlx::query_as(waits).fetch_one(&pool).await.unwrap();
         waiting == 1
     })
@@ -283,7 +289,7 @@ async fn more_than_the_queue_takes_is_turned_away_at_once() {
         .issue("agent:reports", rig::ask(&["orders:read"]))
         .await
         .unwrap();
-    // Somebody else has the ledger's lock, as a replica that is slow would.
+    // Another connection holds the ledger's lock, like a slow replica.
     let mut other = rig.database().connect().await;
     let mut lock = other.begin().await.unwrap();
     lock.execute("SELECT id FROM ledger_lock WHERE id = 1 FOR UPDATE")
@@ -293,7 +299,7 @@ async fn more_than_the_queue_takes_is_turned_away_at_once() {
     let mut waits = ledger.append(consume(&rig, 0)).boxed();
     assert!((&mut waits).now_or_never().is_none());
     until_a_batch_waits(&rig).await;
-    // What waits behind it has almost all the room that there is.
+    // The next entry takes almost all of the queue's bytes.
     let mut full = ledger
         .append(heavy(&rig, MAX_QUEUE_BYTES - 2_048).await)
         .boxed();
@@ -303,8 +309,12 @@ async fn more_than_the_queue_takes_is_turned_away_at_once() {
     let turned_away = client.post_json(&token, "/v1/credentials", &body()).await;
     assert_problem(&turned_away, 503, "overloaded");
     assert_eq!(turned_away.header("retry-after"), Some("1"));
-    // At once: before those that were there got an answer. What needs no append is served.
-    assert!((&mut waits).now_or_never().is_none(), "it waited for them");
+    // The refusal came before the queued requests were answered. Requests that append nothing are
+    // served.
+    assert!(
+        (&mut waits).now_or_never().is_none(),
+        "the refusal waited for the queue"
+    );
     assert!(rig.is_good(&first).await);
 
     lock.rollback().await.unwrap();
@@ -312,9 +322,9 @@ async fn more_than_the_queue_takes_is_turned_away_at_once() {
     assert!(matches!(waited, Ok(Appended::Unchanged)), "{waited:?}");
     assert!(
         matches!(queued, Ok(Appended::Recorded(_))),
-        "what was queued is served"
+        "the queued request is served"
     );
-    // The evidence of what was turned away was used up.
+    // The refused request's evidence is used up.
     let again = client.post_json(&token, "/v1/credentials", &body()).await;
     assert_eq!(
         assert_problem(&again, 401, "attestation-failed")["reason"],
@@ -325,7 +335,7 @@ async fn more_than_the_queue_takes_is_turned_away_at_once() {
     granted.expect(201);
 }
 
-/// An entry that only uses up a one-time id; it is no leaf, and weighs next to nothing.
+/// An entry that only uses up a one-time id; it adds no leaf and counts almost no bytes.
 fn consume(rig: &Rig, n: usize) -> Request {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&n.to_be_bytes());
@@ -351,7 +361,7 @@ async fn so_many_entries_wait_and_no_more() {
     lock.execute("SELECT id FROM ledger_lock WHERE id = 1 FOR UPDATE")
         .await
         .unwrap();
-    // A batch is in flight once it waits for the lock; it holds one entry, the others queue.
+    // The first batch waits for the lock with one entry, so all others queue.
     let ledger = rig.broker.core.ledger();
     let mut asks: FuturesUnordered<_> = FuturesUnordered::new();
     asks.push(ledger.append(consume(&rig, 0)).boxed());
@@ -364,19 +374,19 @@ async fn so_many_entries_wait_and_no_more() {
     }
     assert!(asks.next().now_or_never().is_none(), "all of them wait");
     let refused = ledger.append(heavy(&rig, 1).await).now_or_never();
-    assert!(overloaded(&refused), "at once: {refused:?}");
-    // What only uses evidence up has room of its own.
+    assert!(overloaded(&refused), "refused at once: {refused:?}");
+    // Entries that only use up evidence have a queue limit of their own.
     let most = MAX_QUEUE_ENTRIES + MAX_QUEUE_CONSUMPTIONS;
     for n in MAX_QUEUE_ENTRIES + 1..=most {
         asks.push(ledger.append(consume(&rig, n)).boxed());
     }
     assert!(asks.next().now_or_never().is_none(), "all of them wait");
-    // What is turned away is kept, as much as there is room for.
+    // The broker remembers the evidence of refused requests, up to a limit.
     let mut refused = consume(&rig, most + 1);
     let ids = (most + 1..=most + MAX_UNRECORDED_EVIDENCE).map(|n| consume(&rig, n).one_time.ids[0]);
     refused.one_time.ids = ids.collect();
     let refused = ledger.append(refused).now_or_never();
-    assert!(overloaded(&refused), "at once: {refused:?}");
+    assert!(overloaded(&refused), "refused at once: {refused:?}");
     let evidence = rig.evidence("agent:reports");
     let ask = || rig::ask(&["orders:read"]);
     let refused = rig.broker.issuance.issue(evidence.clone(), ask()).await;
@@ -388,20 +398,21 @@ async fn so_many_entries_wait_and_no_more() {
     while let Some(appended) = asks.next().await {
         assert!(matches!(appended, Ok(Appended::Unchanged)), "{appended:?}");
     }
-    // What was recorded is used up, and so is what was turned away.
+    // Evidence is used up whether its entry was recorded or refused.
     for n in [most, most + 1, most + MAX_UNRECORDED_EVIDENCE] {
         let again = ledger.append(consume(&rig, n)).await;
         assert!(matches!(again, Ok(Appended::Replayed(_))), "{again:?}");
     }
-    // Once there is room again calls are looked at, the one that was not looked at before too.
-    until("there is room", SOON, async || {
+    // Once the queue has space, the broker accepts evidence again, including evidence that it
+    // refused unread.
+    until("the queue has space", SOON, async || {
         ledger.check_evidence_room().is_ok()
     })
     .await;
     rig.broker.issuance.issue(evidence, ask()).await.unwrap();
 }
 
-/// Lets the store take nothing more, or lets it again.
+/// Makes every insert of a one-time id fail, or removes that fault.
 async fn close_store(rig: &Rig, closed: bool) {
     match rig.broker.core.store() {
         Store::Postgres(_) => {
@@ -431,7 +442,7 @@ on_both_stores! {
     async fn evidence_that_met_a_store_that_could_not_be_written_is_used_up(rig: Rig) {
         rig.issue("agent:reports", rig::ask(&["orders:read"])).await.unwrap();
         close_store(&rig, true).await;
-        // A file on SQLite takes as much as its last pages have room for.
+        // The last pages of SQLite's file have free space, so several requests may succeed.
         let mut granted = 0;
         let issuing = loop {
             let evidence = rig.evidence("agent:reports");
@@ -440,7 +451,7 @@ on_both_stores! {
                 Err(BrokerError::FailClosed(_)) => break evidence,
                 Err(other) => panic!("{other}"),
             }
-            assert!(granted < 500, "it is never full");
+            assert!(granted < 500, "the file never became full");
         };
         let mut reading = Vec::new();
         for _ in 0..200 {
@@ -465,7 +476,7 @@ on_both_stores! {
         }
         rig.issue("agent:reports", rig::ask(&["orders:read"])).await.unwrap();
         assert_eq!(rig.broker.health.unready(), None);
-        // And on another, since it was written meanwhile.
+        // And on another replica, because the uses were written meanwhile.
         if matches!(rig.broker.core.store(), Store::Postgres(_)) {
             let other = rig.replica().await;
             for evidence in reading.iter().chain([&issuing]) {
@@ -484,12 +495,12 @@ on_both_stores! {
                 break evidence;
             }
             granted += 1;
-            assert!(granted < 500, "it is never full");
+            assert!(granted < 500, "the file never became full");
         };
         let before = rig.rows().await["one_time"].len();
         close_store(&rig, false).await;
-        // Nobody calls, and nothing looks at the broker's health.
-        until("it is recorded", SOON, async || rig.broker.health.unready().is_none()).await;
+        // No request comes in, and no health check runs.
+        until("the evidence is recorded", SOON, async || rig.broker.health.unready().is_none()).await;
         assert!(rig.rows().await["one_time"].len() > before);
         let again = rig.broker.issuance.issue(refused, rig::ask(&["orders:read"])).await;
         assert!(matches!(again, Err(BrokerError::Replayed)), "{again:?}");

@@ -1,5 +1,5 @@
-//! The shipped alarms and the shipped dashboard, held against `/metrics` of the real binary: each
-//! series that they name is there, before anything has happened.
+//! Compares the shipped alarms and dashboard with `/metrics` of the real binary: every series that
+//! they name must exist from the start.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,17 +12,17 @@ use crate::support::{SOON, until};
 const RULES: &str = include_str!("../../deploy/prometheus/rules.yml");
 const DASHBOARD: &str = include_str!("../../deploy/grafana/taskpass.json");
 
-/// What Prometheus itself adds to a series, and the bound of a histogram's bucket.
+/// Labels that Prometheus adds to a series, and the label of a histogram's buckets.
 const ADDED: [&str; 3] = ["instance", "job", "le"];
 
-/// A part of an expression that chooses series.
+/// A selector of series in an expression.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Chosen {
     name: String,
     matchers: Vec<(String, String, String)>,
 }
 
-/// The series that an expression chooses, and the labels by which it groups.
+/// The selectors of an expression, and the labels by which it groups.
 fn read(expression: &str) -> (Vec<Chosen>, BTreeSet<String>) {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let mut chosen = Vec::new();
@@ -58,7 +58,7 @@ fn read(expression: &str) -> (Vec<Chosen>, BTreeSet<String>) {
     (chosen, groups)
 }
 
-/// The series of an exposition: each name with the labels of each of its series.
+/// The series in the exposition format: each name with the labels of its series.
 fn series(exposition: &str) -> BTreeMap<String, Vec<BTreeMap<String, String>>> {
     let mut all: BTreeMap<String, Vec<_>> = BTreeMap::new();
     for line in exposition.lines().filter(|line| !line.starts_with('#')) {
@@ -101,7 +101,7 @@ fn expressions_of_rules() -> Vec<String> {
     all
 }
 
-/// Why a series that an expression names is not there.
+/// Why a series that an expression names does not exist; `None` if it exists.
 fn missing(
     chosen: &Chosen,
     groups: &BTreeSet<String>,
@@ -135,7 +135,7 @@ fn missing(
     unknown.map(|label| format!("it has no label {label}, by which it is grouped"))
 }
 
-/// A resource whose policies may merely observe.
+/// A resource whose policies may be in observe mode.
 const LOW_RISK: &str = r#"
 [[resources]]
 name = "demo-api"
@@ -148,7 +148,7 @@ verification = "introspection"
 risk = "low"
 "#;
 
-/// A replica with everything that figures are about: TLS, a sink, a witness, an observed policy.
+/// A replica with every feature that has metrics: TLS, a sink, a witness, an observed policy.
 async fn broker(witness: &Witness) -> (Fleet, Replica) {
     let sink = "[[export]]\nname = \"siem\"\nto = \"file\"\nformat = \"ocsf\"\npath = \"events\"\n";
     let day = taskpass::clock::Clock::now(&taskpass::clock::SystemClock).plus_seconds(90 * 86_400);
@@ -166,8 +166,8 @@ async fn every_series_that_an_alarm_or_the_dashboard_names_is_there_from_the_sta
     let witness = Witness::start("witness.example/w", Manner::Status(404));
     let (fleet, replica) = broker(&witness).await;
     let exposition = async || replica.client.get_as(&fleet.admin, "/metrics").await.text();
-    // What is measured once a second is there after the first time.
-    until("everything was measured", SOON, async || {
+    // Some metrics appear only after the first measurement, one second after the start.
+    until("every metric was measured", SOON, async || {
         let text = exposition().await;
         text.contains("taskpass_export_lag_seconds{")
             && text.contains("taskpass_http_requests_total{")
@@ -181,7 +181,7 @@ async fn every_series_that_an_alarm_or_the_dashboard_names_is_there_from_the_sta
     for expression in all {
         let (chosen, groups) = read(&expression);
         assert!(!chosen.is_empty(), "{expression}");
-        // An alarm that joins two figures groups by what either has.
+        // An expression with two metrics may group by labels of either.
         let alone = chosen.len() == 1;
         for one in &chosen {
             let groups = if alone {
@@ -203,7 +203,7 @@ async fn the_first_event_of_a_series_is_a_rise() {
     let (fleet, replica) = broker(&witness).await;
     let known = async || series(&replica.client.get_as(&fleet.admin, "/metrics").await.text());
     let before = known().await;
-    // A denial, a failed attestation, a revocation.
+    // A denial, a failed attestation and a revocation.
     let mut greedy = body();
     greedy["ttl_seconds"] = 601.into();
     let ask = async |token: &str, body: &Value| {
@@ -218,7 +218,7 @@ async fn the_first_event_of_a_series_is_a_rise() {
         .post_json(&fleet.admin, "/v1/revocations", &kill);
     killed.await.expect(200);
     let after = known().await;
-    // Of these the labels are not known before: status codes.
+    // The status codes of this metric are not known in advance.
     let open = ["taskpass_http_requests_total"];
     let is_counted = |name: &str| {
         let endings = ["_total", "_count", "_sum", "_bucket"];

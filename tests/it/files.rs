@@ -1,4 +1,4 @@
-//! The files of a broker are closed to other users of its machine, however it is started.
+//! Other users of the machine cannot access a broker's files, however it is started.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
@@ -57,7 +57,7 @@ fn sealing_key() -> String {
     format!("tpk1_{}", URL_SAFE_NO_PAD.encode(random_bytes(32)))
 }
 
-/// A small broker, however it is started.
+/// Adds the files of a small broker to a launch.
 pub fn broker(launch: Launch) -> Launch {
     launch
         .config(CONFIG)
@@ -65,7 +65,7 @@ pub fn broker(launch: Launch) -> Launch {
         .env("TASKPASS_SEALING_KEYS", sealing_key())
 }
 
-/// A broker that is started where new files are open to every user.
+/// A broker started with a umask under which every user can read and write new files.
 fn careless(sealing_key: &str) -> Launch {
     let program = env!("CARGO_BIN_EXE_taskpass");
     let script = format!("umask 0; exec {program} serve --config taskpass.toml");
@@ -104,7 +104,7 @@ fn no_file_of_a_broker_is_open_to_other_users_whatever_the_umask_says() {
         assert_eq!(mode(&file), 0o600, "{}", file.display());
     }
     process.terminate();
-    // The directory of the checkpoint was missing, and was made.
+    // The checkpoint's directory did not exist, and the broker created it.
     let state = directory.join("state");
     assert_eq!(mode(&state), 0o700);
     assert_eq!(mode(&state.join("checkpoint")), 0o600);
@@ -138,7 +138,7 @@ fn what_other_users_can_get_at_is_refused_with_the_command_that_mends_it() {
         refused(&again().run(), path, &remedy);
         open_to(path, fine);
     }
-    // Links that another user could have planted, and what they lead to stays as it is.
+    // Links that another user could have created. The broker must not change their targets.
     let victim = directory.join("victim");
     for planted in ["taskpass.sqlite-wal", "taskpass.sqlite-shm", "lock"] {
         let planted = data.join(planted);
@@ -159,8 +159,8 @@ fn what_other_users_can_get_at_is_refused_with_the_command_that_mends_it() {
     process.terminate();
 }
 
-/// Whether a broker starts whose configuration has `setting` in place of the usual one, and whose
-/// directory `above` has this mode.
+/// Starts a broker whose configuration has `setting` in place of `usual`, and whose directory
+/// `above` has this mode. Returns an error if it refuses.
 fn starts_below(usual: &str, setting: &str, mode: u32) -> Result<(), (Ended, PathBuf)> {
     let key = sealing_key();
     let launch = || {
@@ -201,7 +201,7 @@ fn a_database_or_checkpoint_that_others_can_exchange_is_not_served() {
             let remedy = format!("chmod go-w {}", above.display());
             refused(&ended, &above, &remedy);
         }
-        // Where only its owner can rename a file, or where others can only read.
+        // With the sticky bit only the owner can rename a file, and with 0755 others can only read.
         for mode in [0o1777, 0o755] {
             starts_below(usual, setting, mode).unwrap();
         }

@@ -1,12 +1,12 @@
-//! First starts: several replicas at the same time on a database that none has used before. One of
-//! them begins the log, and the others go by its key.
+//! Several replicas start at the same time on a new database. One of them begins the log, and the
+//! others accept its key.
 
 use crate::support::fleet::{Fleet, verify, vkeys};
 
-/// Replicas that start at once.
+/// Number of replicas that start together.
 const REPLICAS: usize = 3;
 
-/// How often that is tried: who is first differs.
+/// Number of rounds, because a different replica may be first in each.
 const ROUNDS: usize = 3;
 
 async fn all_come_up(tables: impl Fn() -> String) {

@@ -1,5 +1,5 @@
-//! Other people's code, unchanged, against the real binary: OAuth clients of other languages, and an
-//! OpenID provider as the issuer of attestations. What they do is in `tests/foreign`.
+//! Third-party software, unchanged, against the real binary: OAuth clients in other languages, and
+//! an OpenID provider as the issuer of attestations. Their programs are in `tests/foreign`.
 
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ permit (principal == Workload::workload::"workload:nightly", action == Action::"
 permit (principal == Workload::workload::"workload:nightly", action == Action::"orders:read", resource);
 "#;
 
-/// A broker that knows a client's key, and what that client is given.
+/// A broker that knows a client's key, and the parameters for that client.
 async fn broker_and_client() -> (Fleet, Replica, Value) {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
     let point = key.public_key_raw();
@@ -73,10 +73,10 @@ async fn clients_of_javascript_pass_untouched() {
             "rights in detail are granted as asked",
             "a registered key authenticates its client",
             "a token is bound to the key of its DPoP proof",
-            "introspection says what is good until it is revoked",
-            "what is wrong with an exchange has the name of its standard",
-            "what is wrong with a proof is said to be the proof",
-            "who is not the client is told so",
+            "introspection reports a token as active until it is revoked",
+            "errors of an exchange have the codes of the standards",
+            "an invalid proof is reported as such",
+            "a failed client authentication is reported as such",
         ]
     );
 }
@@ -106,13 +106,13 @@ async fn resource_servers_of_javascript_refuse_a_bound_token_without_its_key() {
         seen(&ended),
         [
             "a bound token is served with a proof by its key",
-            "presented as a bearer's it is refused, with its proof or without",
+            "as a bearer token it is refused, with or without its proof",
             "a proof by another key, for another URL, method or token, is refused",
-            "a token that is not bound is refused where a proof is demanded",
-            "a token is served with the certificate that it is bound to",
+            "an unbound token is refused where a proof is required",
+            "a bound token is served with its certificate",
             "without that certificate, or with another, it is refused",
-            "a token that is not bound to a certificate is refused where one is demanded",
-            "a server that cannot look at certificates refuses a token bound to one",
+            "a token without a certificate binding is refused where one is required",
+            "a server that does not support certificates refuses a token bound to one",
             "introspection names the same binding",
         ]
     );
@@ -132,13 +132,13 @@ async fn a_client_of_python_passes_untouched() {
             "discovery finds the endpoints",
             "an attestation is exchanged for a token that verifies by the published keys",
             "a registered key authenticates its client",
-            "introspection says what is good until it is revoked",
-            "what is wrong has the name of its standard",
+            "introspection reports a token as active until it is revoked",
+            "errors have the codes of the standards",
         ]
     );
 }
 
-/// The rows of the table in `docs/standards.md` that are about these libraries.
+/// The rows about these libraries in the table of `docs/standards.md`.
 fn rows(libraries: &[&str]) -> Vec<String> {
     let document = include_str!("../../docs/standards.md");
     let rows = document.lines().filter_map(|line| line.strip_prefix("| "));
@@ -176,12 +176,12 @@ async fn stock_clients_of_python_run_by_what_the_metadata_advertises() {
     }
 }
 
-/// oidc-provider, which gives tokens to those who are registered in `tests/foreign/issuer.mjs`.
+/// oidc-provider, which issues tokens to the clients registered in `tests/foreign/issuer.mjs`.
 struct Provider {
     _process: Process,
-    /// What it calls itself.
+    /// The issuer's identifier, as in its tokens.
     issuer: String,
-    /// Where it is found.
+    /// The URL at which it listens.
     url: String,
 }
 
@@ -243,17 +243,17 @@ permit (principal == Workload::provider::"provider:agent%3Areports", action == A
 @id("provider-read") @description("reads") @max_ttl("600")
 permit (principal == Workload::provider::"provider:agent%3Areports", action == Action::"orders:read", resource);
 "#;
-    let (_fleet, replica) = Fleet::believing(Kind::Sqlite, |_| attestor.clone(), policy).await;
+    let (_fleet, replica) = Fleet::with_attestors(Kind::Sqlite, |_| attestor.clone(), policy).await;
     let token = provider.token("agent:reports", AUDIENCE).await;
     let granted = replica.ask(&token).await.expect(201);
     assert_eq!(granted["session"]["workload"], "provider:agent%3Areports");
     let (_, claims) = peek(granted["credential"]["access_token"].as_str().unwrap());
     assert_eq!(claims["client_id"], "provider:agent%3Areports");
 
-    // Somebody else whom the issuer knows, and nobody permits anything.
+    // The issuer knows this client too, but no policy permits it anything.
     let other = provider.token("agent:nobody", AUDIENCE).await;
     assert_eq!(replica.ask(&other).await.status, 403);
-    // The same token again, one for somebody else's server, and one of another issuer.
+    // The same token again, a token for another server, and a token of another issuer.
     let elsewhere = provider.token("agent:reports", "https://elsewhere.example");
     let stranger = Provider::start();
     let strangers = stranger.token("agent:reports", AUDIENCE);
@@ -265,11 +265,12 @@ permit (principal == Workload::provider::"provider:agent%3Areports", action == A
         let refused = replica.ask(&bad).await;
         assert_eq!(refused.status, 401, "{}", refused.text());
     }
-    // None of these used up what they were made of.
+    // None of these refusals used up the fresh token.
     replica.ask(&fresh).await.expect(201);
 }
 
-/// A token with other claims, without a signature, with a wrong one, and as another kind of token.
+/// Copies of the token with other claims, without a signature, with a wrong signature, and with
+/// another type.
 fn altered(token: &str) -> Vec<String> {
     let parts: Vec<&str> = token.split('.').collect();
     let (header, claims) = peek(token);

@@ -1,5 +1,5 @@
-//! Rows that somebody with the serving role's rights writes into the tables of the log: no replica
-//! follows, extends or signs them.
+//! Rows that an attacker with the serving role's rights writes into the tables of the log: no
+//! replica accepts, extends or signs them.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::support::postgres::AGE_HEADS;
 use crate::support::rig::{Kind, Rig, access_token, ask, is_good};
 use crate::support::{SOON, until};
 
-/// A connection with the serving role's rights and no others.
+/// A connection with exactly the serving role's rights.
 struct Writer {
     role: String,
     connection: PgConnection,
@@ -68,7 +68,7 @@ impl Writer {
             .unwrap();
     }
 
-    /// Inserts a head over these leaves, with the MAC of the newest one.
+    /// Inserts a head over these leaves, with the MAC of the newest head.
     async fn head(&mut self, hashes: &[Hash]) -> Edge {
         let mut edge = Edge::empty();
         drop(edge.append(hashes));
@@ -97,7 +97,7 @@ async fn run(connection: &mut PgConnection, sql: &str) {
     ran.await.unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 
-/// What a leaf of this log says.
+/// The body of a leaf of this log with this event.
 fn body(rig: &Rig, event: &Value) -> Vec<u8> {
     let mut leaf = json!({"v": 2, "origin": rig.broker.core.ledger().origin(), "at": rig.now()});
     let members = event.as_object().unwrap().clone();
@@ -105,7 +105,7 @@ fn body(rig: &Rig, event: &Value) -> Vec<u8> {
     serde_json::to_vec(&leaf).unwrap()
 }
 
-/// Two replicas on PostgreSQL that granted something.
+/// Two replicas on PostgreSQL, with one grant.
 async fn two() -> (Rig, Assembled) {
     let rig = Rig::new(Kind::Postgres).await;
     let idle = rig.replica().await;
@@ -119,7 +119,8 @@ async fn stop(other: Assembled) {
     other.shutdown.drain_then_stop(Duration::ZERO, SOON).await;
 }
 
-/// The broker looks at its store, as it does each second, and has stopped for good. Why.
+/// Runs the broker's regular check of its store, after which the ledger must have stopped. Returns
+/// the reason.
 async fn stopped(broker: &Broker) -> String {
     drop(broker.health.check_health().await);
     match broker.core.ledger().status() {
@@ -128,7 +129,7 @@ async fn stopped(broker: &Broker) -> String {
     }
 }
 
-/// Every replica has stopped, issues nothing and signed nothing beyond `size`.
+/// Asserts that every replica has stopped, issues nothing and has signed nothing beyond `size`.
 async fn all_stopped(rig: &Rig, idle: &Assembled, size: u64, named: &[&str]) {
     for broker in [&rig.broker, &idle.broker] {
         let why = stopped(broker).await;
@@ -166,7 +167,11 @@ async fn a_forged_head_over_a_key_of_somebody_elses_is_neither_followed_nor_sign
     let named = [named[0].as_str(), named[1].as_str(), "ledger_head"];
     all_stopped(&rig, &idle, size, &named).await;
     stop(idle).await;
-    let told = rig.restart().await.expect_err("it starts").to_string();
+    let told = rig
+        .restart()
+        .await
+        .expect_err("the broker must not start")
+        .to_string();
     assert!(named.iter().all(|named| told.contains(named)), "{told}");
     writer.gone().await;
 }
@@ -189,7 +194,7 @@ async fn a_leaf_behind_the_newest_head_stops_every_replica_whatever_it_says() {
         writer.leaf(index, &body(&rig, &event)).await;
         let named = format!("leaf {index} is behind the newest head (size {size})");
         all_stopped(&rig, &idle, size, &[&named]).await;
-        // Whoever may read the whole log is not shown it as one of its leaves.
+        // A reader of the log does not get the forged leaf either.
         let (admin, index) = (rig.admin(), u64::try_from(index).unwrap());
         assert!(
             rig.broker
@@ -236,7 +241,8 @@ async fn a_leaf_inserted_while_a_batch_is_written_is_not_taken_for_the_brokers()
         &rig,
         &json!({"event": "cutoff_lifted", "id": "0197a000-0000-7000-8000-000000000001", "by": "x"}),
     );
-    // Not visible before it is committed, and the broker's own insert of that leaf waits for it.
+    // The leaf is invisible until its commit, and the broker's insert of the same index waits for
+    // it.
     writer.run("BEGIN").await;
     writer.leaf(usize::try_from(size).unwrap(), &leaf).await;
     let evidence = rig.evidence("agent:reports");
@@ -298,7 +304,7 @@ async fn an_older_head_that_is_put_in_again_changes_nothing() {
 async fn a_forged_activation_takes_no_replica_back_to_an_older_generation() {
     let (rig, idle) = two().await;
     let mut writer = Writer::on(&rig).await;
-    // The same generation, with a MAC that was good for the leaf that activated it.
+    // The earlier generation, with a MAC that was valid for its own activation.
     writer
         .run(
             "INSERT INTO activation (idx, digest, actor, at, mac) \
@@ -330,7 +336,7 @@ async fn a_cutoff_that_was_edited_is_not_believed_at_use_and_stops_every_replica
         .await
         .unwrap();
     assert!(!is_good(&idle.broker, &issued).await);
-    // The serving role may not; an owner may, and has no sealing key.
+    // The serving role may not change cutoffs. An owner may, but has no sealing key.
     let mut owner = rig.database().connect().await;
     run(
         &mut owner,
@@ -397,7 +403,7 @@ async fn a_role_that_was_taken_is_not_put_back_from_its_older_row() {
     writer.gone().await;
 }
 
-/// What the serving role may write into the table of signing keys.
+/// Changes that the serving role can make to the table of signing keys.
 const FORGED_KEYS: [&str; 3] = [
     "INSERT INTO signing_key SELECT 'junk', purpose, algorithm, sealed, created_at, published_at, \
      active_from, retire_at, remove_at, revoked_at, mac FROM signing_key LIMIT 1",
@@ -411,7 +417,7 @@ async fn a_forged_signing_key_stops_every_replica() {
         let (rig, idle) = two().await;
         let mut writer = Writer::on(&rig).await;
         writer.run(forged).await;
-        // The one follows the keys, as it does each second; the other looks at its store.
+        // One replica follows the keys, as it does every second. The other checks its store.
         assert!(rig.broker.keys.follow(rig.now()).await.is_err());
         let size = rig.broker.core.ledger().basis();
         all_stopped(&rig, &idle, size, &["the table signing_key", "not written"]).await;
@@ -438,7 +444,7 @@ async fn a_forged_signing_key_keeps_no_key_from_being_cut_off() {
         let kid = signing.unwrap().record.kid.clone();
         let mut writer = Writer::on(&rig).await;
         writer.run(forged).await;
-        // It fails at the rows, and that comes after the cutoff.
+        // The revocation fails when it reads the rows, which is after its cutoff was committed.
         let revoked = rig
             .broker
             .signing_keys

@@ -1,5 +1,5 @@
-//! What somebody wrote, deleted before its time: the text is gone, what proves and what was decided
-//! upon is not.
+//! Deleting free text before its retention ends: the text is gone; proofs, and the facts that
+//! decisions used, remain.
 
 use std::path::Path;
 
@@ -32,7 +32,7 @@ fn good(ended: &Ended) -> &str {
     &ended.stdout
 }
 
-/// A permit with a purpose: the whole answer.
+/// Requests a credential with a purpose, and returns the whole answer.
 async fn granted(fleet: &Fleet, replica: &Replica) -> Value {
     let mut request = body();
     request["task"]["purpose"] = PURPOSE.into();
@@ -43,7 +43,7 @@ async fn granted(fleet: &Fleet, replica: &Replica) -> Value {
     asked.await.expect(201)
 }
 
-/// The id of a cutoff that blocks, with a reason.
+/// Commits a cutoff with a block and a reason, and returns its id.
 async fn cut_off(fleet: &Fleet, replica: &Replica) -> String {
     let body = json!({"selector": {"workload": "dev:agent%3Agone"}, "reason": REASON, "allow_unknown": true});
     let cut = replica
@@ -64,7 +64,7 @@ async fn forget(fleet: &Fleet, replica: &Replica, id: &str) -> u16 {
     forgotten(replica, &fleet.admin, id).await.status
 }
 
-/// Whether a text is in some row, or on SQLite in some byte that the broker keeps.
+/// Whether the text is in any row or, on SQLite, in any byte of the broker's files.
 async fn is_kept(fleet: &Fleet, replica: &Replica, text: &str) -> bool {
     if let Some(database) = fleet.maybe_database() {
         let sql = "SELECT (SELECT count(*) FROM leaf_opening WHERE position($1 in purpose) > 0) \
@@ -98,7 +98,7 @@ on_both_stores! {
         let told = command(replica, &fleet.admin, &["ledger", "forget", id]);
         assert_eq!(good(&told), format!("the text written for {id} is deleted; its entry stays\n"));
         assert!(!is_kept(fleet, replica, PURPOSE).await);
-        // Again, it is as it was.
+        // Deleting again changes nothing.
         assert_eq!(forget(fleet, replica, id).await, 204);
 
         let why = command(replica, &fleet.admin, &["policy", "explain", id, "--json"]);
@@ -126,7 +126,7 @@ on_both_stores! {
         let path = format!("/v1/revocations/{id}");
         let shown = replica.client.get_as(&fleet.admin, &path).await.expect(200);
         assert_eq!((&shown["lifted"], shown["blocked_until"].is_string()), (&json!(false), true), "{shown}");
-        // Its row is genuine still: nothing is closed by it.
+        // The changed row still has a valid MAC, so the broker keeps serving.
         let (other, asked) = (fleet.token(), body());
         replica.client.post_json(&other, "/v1/credentials", &asked).await.expect(201);
         let (lift, nothing) = (format!("{path}/lift"), json!({}));

@@ -1,5 +1,6 @@
-//! Requests that two readers could take for two things, as bytes over TCP: hosts, the framing and the
-//! coding of bodies, ids in other spellings, a body that does not come, one key in forty requests.
+//! Requests that two parsers could read differently, sent as raw bytes: hosts, the framing and
+//! coding of bodies, unusual spellings of ids, a body that does not arrive, one idempotency key in
+//! forty requests.
 
 use serde_json::{Value, json};
 
@@ -33,7 +34,7 @@ async fn a_request_without_host_or_with_two_is_refused() {
         let hosts = hosts.collect::<Vec<_>>().concat();
         let request = format!("GET /livez HTTP/{version}\r\n{hosts}Connection: close\r\n\r\n");
         let (told, text) = sent(&replica, &request);
-        // What was asked in HTTP/1.0 is answered in it.
+        // A request in HTTP/1.0 is answered in HTTP/1.0.
         let told = told.or_else(|| text.strip_prefix("HTTP/1.0 ")?.get(..3)?.parse().ok());
         assert_eq!(told, Some(status), "{request:?}: {text}");
     }
@@ -66,7 +67,7 @@ async fn a_target_in_absolute_form_meets_the_guard_of_development() {
     }
 }
 
-/// A request for a token, with these headers, and a body that is framed by them.
+/// A request for a token with these headers and this body.
 fn posted(headers: &str, body: &str) -> String {
     format!(
         "POST /oauth2/token HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n{headers}\r\n{body}"
@@ -251,7 +252,7 @@ async fn forty_with_one_key(kind: Kind) {
             status => panic!("{status}: {}", answer.text()),
         }
     }
-    // One and at most three that supersede it; only after these is no more to be had.
+    // One grant and at most three that supersede it; 409 may come only after all four.
     assert!((1..=4).contains(&granted.len()), "{}", granted.len());
     assert!(ended_for.is_empty() || granted.len() == 4, "{ended_for:?}");
     let mut good = Vec::new();

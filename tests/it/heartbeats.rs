@@ -1,4 +1,4 @@
-//! What a heartbeat costs: three statements at most, all that is sent to the database included.
+//! The cost of a heartbeat: at most three statements, counting everything sent to the database.
 
 use std::collections::BTreeMap;
 
@@ -23,10 +23,10 @@ use crate::support::postgres::fresh_database;
 use crate::support::proxy::Proxy;
 use crate::support::sqlite::fresh_sqlite;
 
-/// Heartbeats in a row.
+/// Number of heartbeats in a row.
 const BEATS: usize = 5;
 
-/// The name that a statement has in its comment.
+/// The label in a statement's comment.
 fn label(sql: &str) -> &str {
     let comment = sql.split_once("/* ").map(|(_, rest)| rest);
     let named = comment.and_then(|rest| rest.split_once(" */"));
@@ -72,7 +72,7 @@ async fn a_heartbeat_by_handle_is_two_statements_behind_one_check_of_the_server(
         let same = recorded.iter().filter(|(_, sql)| label(sql) == wanted);
         same.count()
     };
-    assert_eq!(count("task_view"), BEATS, "read once");
+    assert_eq!(count("task_view"), BEATS, "one read for each heartbeat");
     for other in [
         "task",
         "task_chains",
@@ -82,7 +82,7 @@ async fn a_heartbeat_by_handle_is_two_statements_behind_one_check_of_the_server(
     ] {
         assert_eq!(count(other), 0, "{other}");
     }
-    // The ledger may have had an entry of its own meanwhile.
+    // The ledger may append entries of its own meanwhile.
     assert!(count("ledger_lock") < BEATS, "no append for each");
 }
 
@@ -148,7 +148,7 @@ async fn nothing_else_is_sent_to_postgresql() {
     store.close().await;
 }
 
-/// How many different statements a pool's one connection has run so far.
+/// Number of different statements that a pool's only connection has run so far.
 async fn statements(pool: &SqlitePool) -> usize {
     let connection = pool.acquire().await.unwrap();
     connection.cached_statements_size()
@@ -162,7 +162,8 @@ async fn sqlite_runs_three_statements() {
     let Store::Sqlite(sqlite) = &store else {
         unreachable!()
     };
-    // What a pool does when it takes a connection back is counted with the first.
+    // Let the pool run the statements with which it takes a connection back, so that they are not
+    // counted.
     statements(sqlite.writer()).await;
     let before = [
         statements(sqlite.readers()).await,

@@ -1,5 +1,5 @@
-//! What other processes of the machine can read of ours: a command under `exec`, and programs of the
-//! same user beside a broker or a client.
+//! Secrets that other processes of the machine could read: from the parent of a command under
+//! `exec`, and from a broker or client that runs as the same user.
 
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
@@ -13,7 +13,8 @@ use crate::support::issuer::AUDIENCE;
 use crate::support::process::{Ended, Launch};
 use crate::support::{SOON, wait_until};
 
-/// Prints what a command can find of its parent, its own descriptors included.
+/// Shell script that prints the parts of its parent that it can read, including inherited
+/// descriptors.
 const SEARCH: &str = r#"
 echo ran
 tr '\0' '\n' </proc/$PPID/environ && echo environment-read
@@ -25,15 +26,16 @@ echo own:
 env
 "#;
 
-/// A user of the machine without rights of its own.
+/// The id of a user and group without rights.
 const UNPRIVILEGED: &str = "65534";
 
 fn is_root() -> bool {
-    // The owner of what this process shows of itself.
+    // `/proc/self` belongs to the user of this process.
     std::fs::metadata("/proc/self").unwrap().uid() == 0
 }
 
-/// A program as an unprivileged user, where the tests may choose; otherwise as theirs.
+/// Runs a program as an unprivileged user if the tests run as root, and otherwise as the tests'
+/// user.
 fn unprivileged(command: &[&str]) -> Launch {
     let switch = [
         "setpriv",
@@ -66,7 +68,7 @@ fn exec<'a>(url: &'a str, script: &'a str) -> Vec<&'a str> {
     [&broker[..], &ORDERS_ARGUMENTS, &command].concat()
 }
 
-/// In a job of a platform, with credentials of the machine's beside.
+/// The environment of a job on a platform, with other credentials of the machine.
 fn job(launch: Launch, github: &MockServer) -> Launch {
     launch
         .env(
@@ -107,7 +109,7 @@ async fn a_command_under_exec_finds_no_token_in_its_parent() {
     let ran = job(Launch::taskpass(exec(&url, SEARCH)), &github).run();
     finds_no_secret(&ran);
     if is_root() {
-        // Root may read what the system shows of any process: there is nothing in it.
+        // Root may read any process's environment, but it contains no secret.
         assert!(ran.stdout.contains("environment-read"), "{}", ran.stdout);
     }
 }
@@ -123,7 +125,7 @@ async fn a_command_of_an_unprivileged_user_reads_neither_environment_nor_memory_
     for read in ["environment-read", "memory-map-read"] {
         assert!(!ran.stdout.contains(read), "{}", ran.stdout);
     }
-    // The same search finds them where the parent does not hide.
+    // Control: the same search finds the secrets of a parent that does not protect itself.
     let control = format!("sh -c '{}'; true", SEARCH.replace('\'', r"'\''"));
     let control = job(unprivileged(&["sh", "-c", &control]), &github).run();
     for read in ["environment-read", "memory-map-read", "job-secret"] {
@@ -152,7 +154,7 @@ fn is_readable(pid: u32) -> bool {
 
 #[test]
 fn what_a_broker_and_a_client_hold_is_closed_to_programs_of_the_same_user() {
-    // A server that takes requests and never answers.
+    // A server that accepts requests and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", silent.local_addr().unwrap());
     let program = env!("CARGO_BIN_EXE_taskpass");
@@ -184,9 +186,9 @@ fn what_a_broker_and_a_client_hold_is_closed_to_programs_of_the_same_user() {
         &["aws", "credential-process", "--cache-dir", &cached],
     ] {
         let process = token_in(command).spawn();
-        // It has begun, and holds its token, when it is here.
+        // Once the client has connected, it has started and holds its token.
         let mut taken = None;
-        wait_until("it asks", SOON, || {
+        wait_until("the client connects", SOON, || {
             taken = silent.accept().ok();
             taken.is_some()
         });
@@ -194,9 +196,12 @@ fn what_a_broker_and_a_client_hold_is_closed_to_programs_of_the_same_user() {
     }
     let mut control = unprivileged(&["sh", "-c", "echo up; exec sleep 60"]).spawn();
     control.wait_for_output("up");
-    assert!(is_readable(control.pid()), "another program is not closed");
+    assert!(
+        is_readable(control.pid()),
+        "the environment of an unprotected program is readable"
+    );
 
-    // A broker in a directory of that user's.
+    // A broker in a directory of that user.
     let script = format!(
         "chown -R {UNPRIVILEGED} . && exec setpriv --reuid {UNPRIVILEGED} --regid {UNPRIVILEGED} \
          --clear-groups {program} serve --config taskpass.toml"

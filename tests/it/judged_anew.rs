@@ -1,5 +1,5 @@
-//! A call is judged by what decides when it is recorded: by the generation and by the roles as they
-//! are under the ledger's lock, on every replica.
+//! The broker decides a call again when it records the call, by the generation and the roles that
+//! are active under the ledger's lock, on every replica.
 
 use std::future::ready;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use taskpass::ids::TaskId;
 use crate::support::SOON;
 use crate::support::rig::{Kind, POLICIES, Rig, ask, ask_in, child_of, handle};
 
-/// Admins by their role may do all that these tests try.
+/// Admins may perform every action that these tests try.
 const ADMINS: &str = r#"
 @id("admins") @description("admins administer")
 permit (principal in Role::"admin", action in [Action::"activateGeneration", Action::"manageAdmins",
@@ -27,7 +27,7 @@ permit (principal in Role::"admin", action in [Action::"activateGeneration", Act
 permit (principal in Role::"auditor", action == Action::"listSessions", resource == Broker::"taskpass");
 "#;
 
-/// Admins may activate the next generation, and no more.
+/// Admins may activate the next generation, and nothing else.
 const ACTIVATORS: &str = r#"
 @id("admins") @description("admins activate")
 permit (principal in Role::"admin", action == Action::"activateGeneration", resource == Broker::"taskpass");
@@ -68,7 +68,7 @@ async fn admins(rig: &Rig) -> usize {
     bindings.len()
 }
 
-/// What decides, with these policies for admins.
+/// The active generation with these policies for admins.
 async fn next(rig: &Rig, admins: &str) -> Generation {
     let (_, bytes) = rig
         .broker
@@ -122,7 +122,7 @@ async fn an_admin_whose_right_was_taken_acts_on_no_replica_that_has_not_followed
         .await;
     activated.unwrap().unwrap();
     let size = rig.broker.core.ledger().basis();
-    // Nothing has told the other replica so far.
+    // The other replica has not read the change yet.
     let acts = [
         other
             .broker
@@ -211,7 +211,7 @@ on_both_stores! {
         bind(&rig, "agent:orders", "auditor").await;
         bind(&rig, "agent:child", "admin").await;
         unbind(&rig.broker, rig.evidence("agent:child"), "agent:reports").await.unwrap();
-        // An auditor activates nothing, so it is no successor.
+        // An auditor cannot activate a generation, so its binding does not count.
         bind(&rig, "agent:reports", "admin").await;
         unbind(&rig.broker, rig.admin(), "agent:child").await.unwrap();
         unbind(&rig.broker, rig.admin(), "agent:reports").await.unwrap();
@@ -224,7 +224,7 @@ on_both_stores! {
             let bound = rig.broker.administration.bind_admin(&admin, stranger.clone(), "admin".into(), true);
             let refused = bound.await;
             assert!(matches!(refused, Err(BrokerError::Invalid { pointer: "/workload", .. })), "{stranger}: {refused:?}");
-            // One that was bound while its attestor was there can always be unbound.
+            // An identity that was bound while its attestor existed can always be unbound.
             let unbound = rig.broker.administration.bind_admin(&admin, stranger, "admin".into(), false);
             unbound.await.unwrap();
         }
@@ -236,7 +236,7 @@ on_both_stores! {
             let bound = rig.broker.administration.bind_admin(&admin, identity("agent:child"), typo.into(), true);
             let refused = bound.await.unwrap_err().to_string();
             assert!(refused.contains("policies name: admin, auditor, nobody"), "{refused}");
-            // One that was bound while a policy named it can always be unbound.
+            // A role that was bound while a policy named it can always be unbound.
             let unbound = rig.broker.administration.bind_admin(&admin, identity("agent:child"), typo.into(), false);
             unbound.await.unwrap();
         }

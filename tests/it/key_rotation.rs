@@ -1,4 +1,5 @@
-//! Rotations of the broker's own keys: at the same time, too many, and what earlier versions left.
+//! Rotations of the broker's own keys: several at once, too many, and rows that earlier versions
+//! left.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,8 +42,8 @@ async fn records(rig: &Rig, purpose: KeyPurpose) -> Vec<SigningKeyRecord> {
     records.filter(|record| record.purpose == purpose).collect()
 }
 
-/// The log has exactly one key without an end, and it is the current one.
-async fn one_goes_on(rig: &Rig) {
+/// Asserts that the log has exactly one key without an end, and that it is the current key.
+async fn assert_one_endless_key(rig: &Rig) {
     let ledger = records(rig, KeyPurpose::Ledger).await;
     let endless: Vec<_> = ledger
         .iter()
@@ -54,21 +55,21 @@ async fn one_goes_on(rig: &Rig) {
     assert_eq!(current[0].signer.kid(), endless[0].kid);
 }
 
-/// Days go by, and the broker makes the keys that are due.
-async fn pass(rig: &Rig, days: u64) {
+/// Advances the clock day by day, and makes the keys that are due.
+async fn advance_days(rig: &Rig, days: u64) {
     for _ in 0..days {
         rig.clock.advance(DAY);
         rig.broker.keys.follow(rig.now()).await.unwrap();
     }
 }
 
-/// A month later there is still a log, on a replica that starts then, too.
-async fn goes_on_after_a_month(rig: &mut Rig) {
-    pass(rig, 31).await;
+/// Asserts that the log still works a month later, also on a replica that starts then.
+async fn assert_works_after_a_month(rig: &mut Rig) {
+    advance_days(rig, 31).await;
     assert_eq!(
         rig.broker.core.ledger().keys().len(),
         1,
-        "the retired ones are over"
+        "the retired keys are no longer published"
     );
     rig.issue("agent:reports", ask(&["orders:read"]))
         .await
@@ -77,10 +78,11 @@ async fn goes_on_after_a_month(rig: &mut Rig) {
     rig.issue("agent:reports", ask(&["orders:read"]))
         .await
         .unwrap();
-    one_goes_on(rig).await;
+    assert_one_endless_key(rig).await;
 }
 
-/// So many rotations of the log's key at once, by these brokers in turn. How many were made.
+/// Rotates the log's key `count` times at once, with these brokers in turn. Returns the number of
+/// successful rotations.
 async fn rotate_at_once(rig: &Rig, brokers: &[&Arc<Broker>], count: usize) -> usize {
     let rotations = (0..count).map(|n| {
         let broker = Arc::clone(brokers[n % brokers.len()]);
@@ -107,7 +109,7 @@ fn sealing(rig: &Rig) -> SealingKeys {
     SealingKeys::parse(&[SecretString::from(key)]).unwrap()
 }
 
-/// Writes rows of keys past the broker's rules, as an earlier version could.
+/// Writes rows of keys without the broker's rules, as an earlier version could.
 async fn put_keys(rig: &Rig, rows: Vec<SigningKeyRow>) {
     let acts = rows
         .into_iter()
@@ -122,7 +124,7 @@ async fn put_keys(rig: &Rig, rows: Vec<SigningKeyRow>) {
     connection.commit().await.unwrap();
 }
 
-/// Gives every ledger key an end, a month from now.
+/// Gives every ledger key an end in a month.
 async fn end_all_ledger_keys(rig: &Rig) {
     let sealing = sealing(rig);
     let mac = sealing.mac(rig.broker.core.ledger().origin());
@@ -132,7 +134,7 @@ async fn end_all_ledger_keys(rig: &Rig) {
     for mut record in ledger {
         let row = rows.iter().find(|row| row.kid == record.kid).unwrap();
         let secret = sealing.open(record.seal_context(), &row.sealed).await;
-        // A row's end is never put off.
+        // Never set a row's end later.
         record.retire_at = record.retire_at.min(rig.now().plus_seconds(30 * DAY));
         record.remove_at = record.retire_at;
         let secret = secret.unwrap();
@@ -148,7 +150,7 @@ async fn end_all_ledger_keys(rig: &Rig) {
     put_keys(rig, ended).await;
 }
 
-/// One more ledger key without an end.
+/// Adds a ledger key without an end.
 async fn put_ledger_key(rig: &Rig) {
     let sealing = sealing(rig);
     let mac = sealing.mac(rig.broker.core.ledger().origin());
@@ -164,7 +166,7 @@ async fn put_ledger_key(rig: &Rig) {
     put_keys(rig, vec![made.await.unwrap().into_row()]).await;
 }
 
-/// A key with which nothing can be signed.
+/// A key whose signing fails.
 struct Unable(LedgerKey);
 
 impl Signer for Unable {
@@ -199,9 +201,9 @@ on_both_stores! {
             let made = rotate_at_once(&rig, &[&rig.broker], count).await;
             let after = records(&rig, KeyPurpose::Ledger).await.len();
             assert_eq!(after - before, made);
-            assert_eq!(made, count.min(MAX_LEDGER_KEYS - 1), "as many as may be published");
-            one_goes_on(&rig).await;
-            goes_on_after_a_month(&mut rig).await;
+            assert_eq!(made, count.min(MAX_LEDGER_KEYS - 1), "as many keys as may be published");
+            assert_one_endless_key(&rig).await;
+            assert_works_after_a_month(&mut rig).await;
         }
     }
 
@@ -219,9 +221,9 @@ on_both_stores! {
         let note = Note::parse(issued.receipt.checkpoint.as_bytes()).unwrap();
         assert_eq!(note.signatures().len(), MAX_LEDGER_KEYS);
         rig.restart().await.unwrap();
-        goes_on_after_a_month(&mut rig).await;
+        assert_works_after_a_month(&mut rig).await;
         rig.broker.signing_keys.rotate_ledger_key(&rig.admin()).await.unwrap();
-        // Of the keys that sign access tokens, too, verifiers take no number at once.
+        // The number of keys that sign access tokens is limited too.
         let mut made = 0;
         let refused = loop {
             match rig.broker.signing_keys.rotate_keys(&rig.admin()).await {
@@ -237,11 +239,11 @@ on_both_stores! {
 
     async fn the_revocation_of_the_signing_key_does_not_stop_issuance(rig: Rig) {
         let published = |rig: &Rig| rig.broker.keys.published_jwks()["keys"].as_array().unwrap().len();
-        assert_eq!(published(&rig), 2, "the one that signs and its successor");
+        assert_eq!(published(&rig), 2, "the signing key and its successor");
         let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
         let kid = issued.session.kid.clone();
 
-        // A dry run says what would follow, and touches nothing.
+        // A dry run describes the effects and changes nothing.
         let size = rig.broker.core.ledger().basis();
         let would = rig.broker.signing_keys.revoke_key(&rig.admin(), &kid, true).await.unwrap();
         assert_eq!((would.done, would.signing, would.matched), (false, true, Some(1)));
@@ -255,9 +257,10 @@ on_both_stores! {
         let next = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
         assert_eq!(Some(&next.session.kid), done.successor.as_ref());
         assert!(rig.is_good(&next).await);
-        assert_eq!(published(&rig), 2, "another successor is published at once");
+        assert_eq!(published(&rig), 2, "a new successor is published at once");
 
-        // It is not known to verifiers yet: revoking once more says so, and until when.
+        // Verifiers do not know the new successor yet. Another revocation reports that issuance
+        // would pause, and until when.
         let lead = rig.broker.keys.jwks_cache_seconds();
         let again = rig.broker.signing_keys.revoke_key(&rig.admin(), &next.session.kid, true).await.unwrap();
         assert_eq!((again.signing, &again.successor), (true, &None));
@@ -283,17 +286,18 @@ on_both_stores! {
 
     async fn the_newest_ledger_key_is_kept_and_followed_though_an_earlier_version_gave_it_an_end(mut rig: Rig) {
         rig.broker.signing_keys.rotate_ledger_key(&rig.admin()).await.unwrap();
-        // As two rotations at once left them: each key has an end.
+        // Two rotations at once once left such rows: every key has an end.
         end_all_ledger_keys(&rig).await;
         rig.broker.keys.follow(rig.now()).await.unwrap();
-        one_goes_on(&rig).await;
-        pass(&rig, 28).await;
+        assert_one_endless_key(&rig).await;
+        advance_days(&rig, 28).await;
         end_all_ledger_keys(&rig).await;
         rig.stop().await;
         rig.clock.advance(31 * DAY);
-        // By its dates no key may sign; the newest one does, and another one without an end is made.
+        // By its dates no key may sign. The newest key signs nevertheless, and the broker makes
+        // another key without an end.
         rig.restart().await.unwrap();
-        one_goes_on(&rig).await;
+        assert_one_endless_key(&rig).await;
         rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
         assert_eq!(rig.broker.health.unready(), None);
     }
@@ -307,7 +311,7 @@ on_both_stores! {
         let note = Note::parse(issued.receipt.checkpoint.as_bytes()).unwrap();
         assert_eq!(note.signatures().len(), MAX_LEDGER_KEYS);
         assert_eq!(rig.broker.core.ledger().status(), LedgerStatus::Serving);
-        one_goes_on(&rig).await;
+        assert_one_endless_key(&rig).await;
     }
 
     async fn an_act_that_is_recorded_and_not_signed_is_not_told_as_nothing_done(rig: Rig) {
@@ -324,7 +328,8 @@ on_both_stores! {
         }).await.unwrap();
         assert_eq!(revoked.radius.unwrap().matched, 1);
         assert!(!rig.is_good(&issued).await);
-        // Until it is signed the broker is unready, and a permit without its receipt is not released.
+        // Until the batch is signed the broker is not ready, and it releases no permit without a
+        // receipt.
         let why = rig.broker.health.unready().unwrap();
         assert!(why.contains("could not be signed"), "{why}");
         let refused = rig.issue("agent:reports", ask(&["orders:read"])).await;
@@ -343,9 +348,9 @@ async fn ledger_rotations_on_two_replicas_at_the_same_time_do_not_retire_each_ot
         let other = rig.replica().await;
         let made = rotate_at_once(&rig, &[&rig.broker, &other.broker], count).await;
         assert_eq!(made, count.min(MAX_LEDGER_KEYS - 1));
-        one_goes_on(&rig).await;
+        assert_one_endless_key(&rig).await;
         stop(other).await;
-        goes_on_after_a_month(&mut rig).await;
+        assert_works_after_a_month(&mut rig).await;
     }
 }
 
@@ -361,7 +366,7 @@ async fn a_key_that_is_due_is_made_by_one_of_two_replicas() {
     assert_eq!(
         one.unwrap() + two.unwrap(),
         2,
-        "the next one and its successor"
+        "the next key and its successor"
     );
     let after = records(&rig, KeyPurpose::AccessToken).await;
     assert_eq!(after.len(), before.len() + 2);

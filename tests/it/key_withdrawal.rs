@@ -1,4 +1,4 @@
-//! `taskpass keys revoke`: it says what would stop, asks, and issuance goes on.
+//! `taskpass keys revoke`: it describes the effects, asks for confirmation, and issuance continues.
 
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ async fn begin(kind: Kind) -> Rig {
     Rig::new(kind).await
 }
 
-/// Runs it as the admin of the broker at `server`.
+/// Runs the command as the admin of the broker at `server`.
 fn run_as_admin(launch: Launch, server: &Server) -> Ended {
     let url = format!("http://localhost:{}", server.address.port());
     launch
@@ -25,8 +25,8 @@ fn keys(server: &Server, arguments: &[&str]) -> Ended {
     run_as_admin(launch, server)
 }
 
-/// Runs `taskpass keys revoke` at a terminal, where the user types `answer` to the question. Returns
-/// the text that appeared there, and `exit=` with the exit code.
+/// Runs `taskpass keys revoke` at a terminal, where the user types `answer` to the question.
+/// Returns the output, followed by `exit=` and the exit code.
 fn revoke_at_a_terminal(server: &Server, kid: &str, answer: &str) -> String {
     let program = [env!("CARGO_BIN_EXE_taskpass"), "keys", "revoke", "--", kid];
     let steps = json!([["wait", "Type `yes`:"], ["type", answer]]);
@@ -36,7 +36,7 @@ fn revoke_at_a_terminal(server: &Server, kid: &str, answer: &str) -> String {
     ran.stdout
 }
 
-/// The key that signs access tokens.
+/// The id of the key that signs access tokens.
 fn signing(server: &Server) -> String {
     let listed = keys(server, &["list", "--json"]);
     assert_eq!(listed.code(), Some(0), "{listed:?}");
@@ -54,7 +54,8 @@ on_both_stores! {
         let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
         let kid = signing(&server);
         assert_eq!(kid, issued.session.kid);
-        // Nobody can be asked here, so nothing is done; what would be is told.
+        // Without a terminal there is no confirmation: the command describes the effects and
+        // changes nothing.
         let asked = keys(&server, &["revoke", "--", &kid]);
         assert_eq!(asked.code(), Some(2), "{asked:?}");
         for part in [
@@ -79,7 +80,7 @@ on_both_stores! {
         let next = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
         assert!(rig.is_good(&next).await);
 
-        // The next successor is published, and not for long enough: that is told, too.
+        // The next successor has not been published for long enough, and the output says so.
         let kid = signing(&server);
         let done = keys(&server, &["revoke", "--yes", "--json", "--", &kid]);
         let told: Value = serde_json::from_str(&done.stdout).unwrap();
@@ -91,7 +92,7 @@ on_both_stores! {
         let (server, _) = rig.serve();
         let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
         let kid = signing(&server);
-        // The last answer is the end of the input.
+        // The last answer is end of input.
         for answer in ["no\n", "y\n", "\n", "\u{4}"] {
             let seen = revoke_at_a_terminal(&server, &kid, answer);
             for part in [

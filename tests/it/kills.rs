@@ -1,6 +1,6 @@
-//! The real binary with PostgreSQL, killed at each step of a request that can be told apart from
-//! outside, and started again: what was not committed never was, what was is whole, and the caller
-//! who heard nothing gets through by asking again.
+//! The real binary with PostgreSQL, killed at each step of a request and started again. An
+//! uncommitted request has no effect, a committed one is complete, and the caller whose answer was
+//! lost succeeds with a retry.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -14,25 +14,25 @@ use crate::support::process::{Launch, Signal};
 use crate::support::proxy::{At, Fault};
 use crate::support::{SOON, until, wait_until};
 
-/// The statement that every batch of the ledger writes with.
+/// Label of the statement with which the ledger writes every batch.
 const BATCH: &str = "ledger_write";
 
-/// Where in its request the process is killed.
+/// The step of a request at which the process is killed.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// Half of the body has arrived.
+    /// The broker has received half of the body.
     Body,
-    /// At a statement that holds this comment.
+    /// At a statement with this comment.
     Statement(&'static str, At),
-    /// At the batch's COMMIT; where it is on its way it never arrives.
+    /// At the batch's COMMIT. A COMMIT caught on its way never arrives.
     Commit(At),
-    /// COMMIT is on its way, and arrives though its sender is dead.
+    /// The COMMIT is on its way, and arrives although its sender was killed.
     CommitArrives,
-    /// The first byte of the answer has arrived.
+    /// The client has received the first byte of the answer.
     FirstByte,
 }
 
-/// Every step in order, and whether what was asked is on record after it.
+/// Every step in order, and whether the request is recorded after it.
 const STEPS: [(Step, bool); 14] = [
     (Step::Body, false),
     (Step::Statement("/* retry */", At::Request), false),
@@ -50,14 +50,14 @@ const STEPS: [(Step, bool); 14] = [
     (Step::Commit(At::Answer), true),
 ];
 
-/// Sends bytes and reads what comes back, up to `limit` of them, on a thread of its own. When it
-/// ends the connection is still open.
+/// Sends bytes and reads up to `limit` bytes of the answer, in a thread of its own. Returns the
+/// open connection with the answer.
 fn exchange(replica: &Replica, bytes: Vec<u8>, limit: u64) -> JoinHandle<(Vec<u8>, TcpStream)> {
     let mut stream = replica.connect();
     stream.write_all(&bytes).unwrap();
     std::thread::spawn(move || {
         let mut answer = Vec::new();
-        // A killed process may leave a reset behind.
+        // The killed process may cause a connection reset.
         drop(
             Read::by_ref(&mut stream)
                 .take(limit)
@@ -67,10 +67,11 @@ fn exchange(replica: &Replica, bytes: Vec<u8>, limit: u64) -> JoinHandle<(Vec<u8
     })
 }
 
-/// Kills the process at this step of a request, and starts it again. What came back of an answer.
+/// Kills the process at this step of a request, and starts it again. Returns the received part of
+/// the answer.
 fn kill_at(fleet: &Fleet, replica: &mut Replica, step: Step, key: &str, token: &str) -> Vec<u8> {
     let request = replica.raw_request(token, key, "");
-    let caught = replica.proxy.sprung() + 1;
+    let caught = replica.proxy.caught() + 1;
     let before = fleet.sessions();
     match step {
         Step::Statement(marker, at) => replica.proxy.arm_statement(marker, at, Fault::Hold),
@@ -94,13 +95,13 @@ fn kill_at(fleet: &Fleet, replica: &mut Replica, step: Step, key: &str, token: &
         }
         _ => {
             let sending = exchange(replica, request, u64::MAX);
-            replica.proxy.wait_sprung(caught);
+            replica.proxy.wait_caught(caught);
             replica.process.kill();
             sending.join().unwrap().0
         }
     };
     if matches!(step, Step::CommitArrives) {
-        // At once: the database gives up a transaction that says nothing for 2 s.
+        // Release at once: the database ends a transaction that is idle for 2 s.
         replica.proxy.release();
         wait_until("the COMMIT arrives", SOON, || fleet.sessions() > before);
     }
@@ -110,7 +111,7 @@ fn kill_at(fleet: &Fleet, replica: &mut Replica, step: Step, key: &str, token: &
     answer
 }
 
-/// `taskpass ledger verify`, offline, of a whole answer and the credential in it.
+/// Runs `taskpass ledger verify`, offline, on a whole answer with its credential.
 fn verify_by_command(granted: &Value, vkeys: &[String]) {
     let token = granted["credential"]["access_token"].as_str().unwrap();
     let mut launch = Launch::taskpass(["ledger", "verify", "granted.json"])
@@ -135,12 +136,15 @@ async fn killed_at_any_step_of_a_request_it_is_whole_again_and_the_caller_gets_t
         let seen = fleet.sessions();
         let (token, key) = (fleet.token(), format!("step-{n}"));
         let answer = kill_at(&fleet, &mut replica, step, &key, &token);
-        assert!(answer.is_empty(), "{step:?}: nobody was there to answer");
+        assert!(
+            answer.is_empty(),
+            "{step:?}: the broker was killed before it answered"
+        );
         assert_eq!(fleet.orphans(), (0, 0), "{step:?}");
         let lost = fleet.sessions_after(seen).await;
         assert_eq!(lost.len(), usize::from(committed), "{step:?}: {lost:?}");
 
-        // Whoever asks again gets one credential, and what was lost is dead.
+        // A retry gets one credential, and the lost session has ended.
         let granted = replica.ask_again(&fleet.token(), &key).await.expect(201);
         assert!(fleet.is_good(&replica, &granted).await, "{step:?}");
         let after = fleet.sessions_after(seen).await;
@@ -153,8 +157,8 @@ async fn killed_at_any_step_of_a_request_it_is_whole_again_and_the_caller_gets_t
                 (state.as_str(), reason.as_deref()),
                 ("ended", Some("superseded"))
             );
-            assert_eq!(of, task, "{step:?}: the same task");
-            // What the dead process was told is used up.
+            assert_eq!(of, task, "{step:?}: the retry belongs to the same task");
+            // The attestation sent to the killed process is used up.
             let replayed = replica.ask(&token).await;
             assert_problem(&replayed, 401, "attestation-failed");
         }
@@ -168,7 +172,11 @@ async fn killed_at_any_step_of_a_request_it_is_whole_again_and_the_caller_gets_t
             .all(|(state, ..)| state == "active" || state == "ended")
     );
     let active = stuck.iter().filter(|(state, ..)| state == "active");
-    assert_eq!(active.count(), released.len(), "alive is what somebody has");
+    assert_eq!(
+        active.count(),
+        released.len(),
+        "only sessions whose credential was received are active"
+    );
     let vkeys = vkeys(&fleet, &replica).await;
     for granted in &released {
         assert!(fleet.is_good(&replica, granted).await);
@@ -188,7 +196,7 @@ async fn killed_after_the_answers_first_byte_it_has_released_a_credential_that_i
         "first-byte",
         &fleet.token(),
     );
-    // An answer is one write: the network has the rest of it.
+    // The broker sends an answer in one write, so the rest of it arrives.
     assert_eq!(raw_status(&answer), Some(201));
     let body = answer
         .windows(4)
@@ -209,7 +217,7 @@ async fn killed_after_the_answers_first_byte_it_has_released_a_credential_that_i
     assert_sound(&fleet, &replica, &first).await;
 }
 
-/// Ends the task of a grant by its handle; what the answer was, if any.
+/// Completes the task of a grant by its handle. Returns the status of the answer, if it came.
 async fn complete(replica: &Replica, granted: &Value) -> Option<u16> {
     let handle = granted["task"]["handle"].as_str().unwrap();
     let path = format!(
@@ -224,7 +232,7 @@ async fn complete(replica: &Replica, granted: &Value) -> Option<u16> {
     answer.ok().map(|answer| answer.status)
 }
 
-/// Ends everything; what the answer was, if any.
+/// Revokes everything. Returns the status of the answer, if it came.
 async fn revoke_all(fleet: &Fleet, replica: &Replica) -> Option<u16> {
     let order = json!({"selector": {"all": true}, "block_seconds": 0, "reason": "drill"});
     let client = Client::new(&format!("http://{}", replica.address));
@@ -250,7 +258,7 @@ async fn killed_while_it_ends_something_it_has_ended_all_of_it_or_none() {
         .flat_map(|all| steps.map(|step| (all, step)))
     {
         let granted = replica.ask(&fleet.token()).await.expect(201);
-        let caught = replica.proxy.sprung() + 1;
+        let caught = replica.proxy.caught() + 1;
         match step {
             Step::Statement(marker, at) => replica.proxy.arm_statement(marker, at, Fault::Hold),
             Step::Commit(at) => replica.proxy.arm_for(BATCH, 0, at, Fault::Hold),
@@ -264,14 +272,17 @@ async fn killed_while_it_ends_something_it_has_ended_all_of_it_or_none() {
             }
         };
         let killed = async {
-            until("it is held", SOON, async || {
-                replica.proxy.sprung() >= caught
+            until("the statement is held", SOON, async || {
+                replica.proxy.caught() >= caught
             })
             .await;
             replica.process.signal(Signal::Kill);
         };
         let (answer, ()) = tokio::join!(end(), killed);
-        assert_eq!(answer, None, "{step:?}: nobody was there to answer");
+        assert_eq!(
+            answer, None,
+            "{step:?}: the broker was killed before it answered"
+        );
         replica.process.kill();
         replica.proxy.cut();
         replica.process.restart();
@@ -284,7 +295,7 @@ async fn killed_while_it_ends_something_it_has_ended_all_of_it_or_none() {
         } else {
             complete(&replica, &granted).await
         };
-        assert_eq!(again, Some(200), "{step:?}: it can be done again");
+        assert_eq!(again, Some(200), "{step:?}: the request can be repeated");
         assert!(!fleet.is_good(&replica, &granted).await, "{step:?}");
     }
     assert_sound(&fleet, &replica, &first).await;

@@ -1,4 +1,4 @@
-//! The laws of the design, each tried on both stores by somebody who wants to break it.
+//! The laws of the design, each tested on both stores by attempts to break it.
 
 use std::future::ready;
 use std::sync::Arc;
@@ -55,10 +55,10 @@ on_both_stores! {
         let keys: Vec<_> = rig.broker.core.ledger().keys().iter().map(|key| key.verifier.clone()).collect();
         denied.receipt.verify(&keys).unwrap();
         let text = String::from_utf8(denied.receipt.leaf.clone()).unwrap();
-        assert!(!text.contains("\"slow\""), "a refusal's policies are not its subject's to read: {text}");
+        assert!(!text.contains("\"slow\""), "the refused caller must not see the policies: {text}");
         assert_eq!(refusal(rig.issue("agent:nobody", ask(&["orders:read"])).await), "not-permitted");
         let long = CredentialRequest { ttl_seconds: Some(601), ..ask(&["orders:read"]) };
-        let Err(BrokerError::Denied(denied)) = rig.issue("agent:reports", long).await else { panic!("it is too long") };
+        let Err(BrokerError::Denied(denied)) = rig.issue("agent:reports", long).await else { panic!("the lifetime should be too long") };
         assert_eq!(denied.refusal.allowed.unwrap().max_ttl_seconds, Some(600));
     }
 
@@ -89,7 +89,7 @@ on_both_stores! {
         let status = ended.sessions[0].status;
         assert_eq!((status.state, status.end_reason), (SessionState::Ended, Some(EndReason::Completed)));
         assert!(status.confirmed_at.is_some());
-        // Idempotent, and it stays what it was.
+        // Ending is idempotent, and the first end stays.
         let again = rig.end(&issued, TaskEnd::Abort).await.unwrap();
         assert_eq!(again.task.state, TaskState::Completed);
         assert_eq!(refusal(rig.issue("agent:reports", ask_joining(&issued, &["orders:read"])).await), "task-ended");
@@ -128,12 +128,12 @@ on_both_stores! {
         assert!(rig.is_good(&quiet).await);
         rig.clock.advance(1);
         assert!(!rig.is_good(&quiet).await, "silent");
-        // Too late: what fell silent is not brought back.
+        // A heartbeat after the timeout does not restore the task.
         assert!(matches!(rig.heartbeat(&quiet).await, Err(BrokerError::TaskEnded)));
         assert!(!rig.is_good(&quiet).await);
         sweep::sweep(&rig.broker, rig.now()).await;
         let task = rig.broker.core.store().task(quiet.task.id).await.unwrap().unwrap();
-        assert_eq!(task.state, TaskState::Expired, "the sweeper writes down what was true already");
+        assert_eq!(task.state, TaskState::Expired, "the sweeper records the state that already applied");
     }
 
     async fn a_session_never_outlives_its_tasks_deadline(rig: Rig) {
@@ -149,18 +149,18 @@ on_both_stores! {
         let mut request = ask(&["orders:read"]);
         request.ttl_seconds = Some(300);
         let parent = rig.issue("agent:reports", request).await.unwrap();
-        // Beyond the parent's grant.
+        // A request beyond the parent's grant.
         let lent = rig.delegate(&parent, "agent:child").await.unwrap();
         let beyond = ask_in(child_of(parent.task.id, &lent), &["orders:write"]);
         assert_eq!(refusal(rig.issue("agent:child", beyond).await), "exceeds-parent");
-        // Within: never longer than the parent's.
+        // A request within it; the child never lasts longer than its parent.
         let lent = rig.delegate(&parent, "agent:child").await.unwrap();
         let child = rig.issue("agent:child", ask_in(child_of(parent.task.id, &lent), &["orders:read"])).await.unwrap();
         assert!(child.session.expires_at <= parent.session.expires_at);
         let said = claims(&child);
         assert_eq!(said["sub"], "dev:agent%3Areports");
         assert_eq!(said["act"], json!({"sub": "dev:agent%3Achild"}));
-        // A delegation is for one child, once.
+        // A delegation is for one workload, and can be used once.
         let again = ask_in(child_of(parent.task.id, &lent), &["orders:read"]);
         assert!(matches!(rig.issue("agent:child", again).await, Err(BrokerError::Replayed)));
         let other = rig.delegate(&parent, "agent:child").await.unwrap();
@@ -192,7 +192,7 @@ on_both_stores! {
         assert_eq!(claims(&leaf)["act"], json!({"sub": "dev:agent%3Aorders", "act": {"sub": "dev:agent%3Achild"}}));
         let selector = Selector::Workload(root.session.workload.clone());
         let tried = rig.broker.revocation.revoke_many(&rig.admin(), RevokeAsk { selector: selector.clone(), block: BlockAsk::Default, deny_all_earlier_sessions: false, reason: "x".into(), allow_unknown: false, dry_run: true }).await.unwrap();
-        assert_eq!((tried.radius.unwrap().matched, tried.cutoff.is_none()), (3, true), "a dry run names the whole tree");
+        assert_eq!((tried.radius.unwrap().matched, tried.cutoff.is_none()), (3, true), "a dry run counts the whole tree");
         assert!(rig.is_good(&leaf).await, "and touches nothing");
         let done = rig.broker.revocation.revoke_many(&rig.admin(), RevokeAsk { selector, block: BlockAsk::Default, deny_all_earlier_sessions: false, reason: "x".into(), allow_unknown: false, dry_run: false }).await.unwrap();
         assert_eq!(done.radius.unwrap().matched, 3);
@@ -251,7 +251,7 @@ on_both_stores! {
         assert_eq!(refusal(rig.issue("agent:reports", ask(&["orders:read"])).await), "blocked");
         rig.clock.advance(1);
         let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
-        // Who is cut off and nothing said of how long: an hour.
+        // A block without a stated duration lasts an hour.
         let selector = Selector::Workload(issued.session.workload.clone());
         rig.broker.revocation.revoke_many(&rig.admin(), RevokeAsk { selector, block: BlockAsk::Default, deny_all_earlier_sessions: false, reason: "x".into(), allow_unknown: false, dry_run: false }).await.unwrap();
         rig.clock.advance(3_599);
@@ -280,10 +280,10 @@ on_both_stores! {
         let second = rig.issue("agent:reports", request.clone()).await.unwrap();
         assert_eq!(first.task.id, second.task.id);
         assert_ne!(handle(&first).expose_secret(), handle(&second).expose_secret());
-        assert!(second.session.expires_at <= first.session.expires_at, "never later");
+        assert!(second.session.expires_at <= first.session.expires_at, "a retry never lasts longer");
         assert!(!rig.is_good(&first).await);
         assert!(rig.is_good(&second).await);
-        assert!(rig.heartbeat(&first).await.is_err(), "the old handle is dead");
+        assert!(rig.heartbeat(&first).await.is_err(), "the old handle is invalid");
         rig.heartbeat(&second).await.unwrap();
         for _ in 0..2 {
             rig.issue("agent:reports", request.clone()).await.unwrap();
@@ -311,7 +311,7 @@ on_both_stores! {
         assert!(matches!(rig.issue("agent:orders", theft).await, Err(BrokerError::NotFound("task"))));
         let other_run = bearer(&rig.token("agent:reports", json!({"run": "run-2"})));
         let joined = rig.broker.issuance.issue(other_run, ask_joining(&issued, &["orders:read"])).await;
-        assert!(matches!(joined, Err(BrokerError::NotFound("task"))), "another run, even with the handle");
+        assert!(matches!(joined, Err(BrokerError::NotFound("task"))), "another run of the workload may not join, even with the handle");
         let guess = TaskAuthority::Handle("tph_guess".to_owned().into(), Evidence::default());
         let ended = rig.broker.tasks.end_task(issued.task.id, guess, TaskEnd::Abort).await;
         assert!(matches!(ended, Err(BrokerError::NotFound("task"))));
@@ -350,7 +350,7 @@ on_both_stores! {
         let asks = (0..60).map(|_| rig.issue("agent:reports", ask(&["orders:read"])));
         let results = futures_util::future::join_all(asks).await;
         let granted = results.iter().filter(|result| result.is_ok()).count();
-        assert_eq!(granted, 50, "also within one batch");
+        assert_eq!(granted, 50, "the limit also holds within one batch");
     }
 
     async fn approval_is_a_refusal_of_its_own_kind(rig: Rig) {
@@ -368,11 +368,11 @@ on_both_stores! {
         *text = text.replace("agent%3Areports", "agent%3Asomebody");
         rig.broker.administration.activate(&rig.admin(), ready(Some(next.clone()))).await.unwrap().unwrap();
         assert_eq!(refusal(rig.issue("agent:reports", ask(&["orders:read"])).await), "not-permitted");
-        assert!(rig.is_good(&issued).await, "what was granted stands until it is revoked");
+        assert!(rig.is_good(&issued).await, "an earlier grant stays valid until it is revoked");
         let by_generation = Selector::Generation(issued.session.generation);
         rig.broker.revocation.revoke_many(&rig.admin(), RevokeAsk { selector: by_generation, block: BlockAsk::Default, deny_all_earlier_sessions: false, reason: "x".into(), allow_unknown: false, dry_run: false }).await.unwrap();
         assert!(!rig.is_good(&issued).await);
-        // A bad one never replaces a good one.
+        // An invalid generation does not replace the active one.
         next.policies[0].text.push_str("permit (principal, action, resource);");
         let refused = rig.broker.administration.activate(&rig.admin(), ready(Some(next))).await;
         assert!(matches!(refused, Err(BrokerError::Unfit(_))), "{refused:?}");
@@ -470,7 +470,7 @@ on_both_stores! {
         assert_eq!(sealed().await, 0);
         let next = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
         assert_ne!(next.session.kid, issued.session.kid);
-        // What is left of it can be read, and resealed, like every other row.
+        // The erased key's row can still be read and resealed.
         rig.broker.signing_keys.reseal_keys(&rig.admin()).await.unwrap();
         assert_eq!(rig.broker.keys.follow(rig.now()).await.unwrap(), 0);
         assert!(rig.is_good(&next).await);
@@ -574,7 +574,7 @@ async fn replicas_write_one_log() {
     indexes.sort_unstable();
     indexes.dedup();
     assert_eq!(indexes.len(), 80);
-    // A cutoff of one replica is law to the other at its next append.
+    // Another replica's cutoff applies from this replica's next append on.
     rig.broker
         .revocation
         .revoke_many(
@@ -639,7 +639,7 @@ async fn a_store_that_was_set_back_stops_the_broker() {
     let told = rig
         .restart()
         .await
-        .expect_err("it starts on a store that forgot")
+        .expect_err("the broker must not start on a store that lost entries")
         .to_string();
     assert!(told.contains("rewound") && told.contains("size"), "{told}");
 }
@@ -668,7 +668,7 @@ fn only_the_ledger_makes_permits() {
 async fn a_retry_gets_what_its_disconnected_first_try_lost() {
     let rig = Rig::new(Kind::Sqlite).await;
     let request = with_key(ask(&["orders:read"]), "gone");
-    // The caller goes away before it hears anything.
+    // The caller hangs up before it receives the answer.
     let lost = rig
         .broker
         .issuance
@@ -692,7 +692,7 @@ async fn a_retry_gets_what_its_disconnected_first_try_lost() {
         .await
         .unwrap();
     let alive = under.iter().filter(|view| view.is_valid_at(rig.now()));
-    assert_eq!(alive.count(), 1, "what nobody got is dead");
+    assert_eq!(alive.count(), 1, "the lost session has ended");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -783,7 +783,7 @@ async fn nobody_binds_a_role_to_themselves() {
     let own = bind("agent:orders", "agent:orders").await;
     assert!(
         matches!(own, Err(BrokerError::OwnBinding)),
-        "not even what it has"
+        "not even the rights it already has"
     );
     bind("agent:orders", "agent:reports").await.unwrap();
     bind("agent:reports", "agent:child").await.unwrap();

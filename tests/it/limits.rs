@@ -1,4 +1,4 @@
-//! Too much, over HTTP from the real binary: what is turned away leaves no trace in the log.
+//! Limits, over HTTP from the real binary: a request above a limit leaves no entry in the log.
 
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ async fn tree_size(fleet: &Fleet, replica: &Replica) -> u64 {
     checkpoint.text().lines().nth(1).unwrap().parse().unwrap()
 }
 
-/// A refusal for too many, with the standard headers.
+/// Asserts a refusal by this limit, with the standard headers.
 fn assert_limited(answer: &Answer, policy: &str) {
     assert_problem(answer, 429, "rate-limited");
     let seconds: u64 = answer.header("retry-after").unwrap().parse().unwrap();
@@ -28,7 +28,8 @@ async fn an_identity_that_asks_too_often_waits_and_is_not_recorded() {
     let (fleet, replica) = Fleet::embedded_with_limits([1, 5, 100_000, 100_000]);
     let before = tree_size(&fleet, &replica).await;
     let (mut granted, mut limited) = (0, 0);
-    // At once: a busy machine would stretch them over seconds, and each second permits one more.
+    // Send all at once: a busy machine would spread them over seconds, and every second permits one
+    // more.
     let tokens: Vec<String> = (0..20).map(|_| fleet.token()).collect();
     let asks = tokens.iter().map(|token| replica.ask(token));
     for answer in futures_util::future::join_all(asks).await {
@@ -49,7 +50,7 @@ async fn an_identity_that_asks_too_often_waits_and_is_not_recorded() {
     let answer = replica.ask(&other).await;
     assert_problem(&answer, 403, "denied");
     let grown = tree_size(&fleet, &replica).await - before;
-    assert_eq!(grown, granted + 1, "what was turned away is no leaf");
+    assert_eq!(grown, granted + 1, "a limited request adds no leaf");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -84,7 +85,7 @@ async fn denials_have_a_budget_and_noise_has_none() {
     assert_eq!(
         tree_size(&fleet, &replica).await,
         before,
-        "who proves nothing is no leaf"
+        "a caller without evidence adds no leaf"
     );
 
     let mut denied = 0;
@@ -98,12 +99,12 @@ async fn denials_have_a_budget_and_noise_has_none() {
             break answer;
         }
         denied += 1;
-        assert!(denied < 100, "there is no budget");
+        assert!(denied < 100, "the limit for denials did not apply");
     };
     assert_problem(&spent, 429, "rate-limited");
     assert!(spent.header("retry-after").is_some());
     assert_eq!(tree_size(&fleet, &replica).await, before + denied);
-    // What is permitted is not touched by what was denied.
+    // A permitted request does not count against the limit for denials.
     let granted: Value = replica.ask(&fleet.token()).await.expect(201);
     assert_eq!(granted["decision"]["outcome"], "permit");
 }

@@ -1,5 +1,5 @@
 //! `revoke all` under load: two replicas of the real binary on one PostgreSQL, many clients that
-//! keep asking for credentials and using them, and an admin who ends everything in their midst.
+//! request and use credentials, and an admin who revokes everything in between.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,22 +13,22 @@ use crate::support::fleet::{Fleet, Replica};
 use crate::support::http::assert_problem;
 use crate::support::{SOON, block_on, until};
 
-/// Clients that ask, and as many that use what was granted.
+/// Number of clients that request credentials, and of clients that use them.
 const CLIENTS: usize = 6;
 
-/// Requests, and uses, that begin in each phase at least.
+/// Minimum number of requests, and of uses, that begin in each phase.
 const CALLS: usize = 30;
 
-/// Between two tries.
+/// Pause between two attempts.
 const MOMENT: Duration = Duration::from_millis(20);
 
-/// How far the admin has come. What a request meets is certain only where it began and ended
-/// within one phase of rest.
+/// The admin's phases without a pending order. The result of a request is certain only if it began
+/// and ended in the same one of these.
 const BEFORE: usize = 0;
 const CUT: usize = 2;
 const LIFTED: usize = 4;
 
-/// A request for a credential, as it ended.
+/// The result of a request for a credential.
 struct Asked {
     began: usize,
     ended: usize,
@@ -37,7 +37,7 @@ struct Asked {
     body: Value,
 }
 
-/// A use of a credential at some replica.
+/// The result of a use of a credential at a replica.
 struct Used {
     began: usize,
     ended: usize,
@@ -45,7 +45,7 @@ struct Used {
     active: bool,
 }
 
-/// Clients on both replicas, and what they met.
+/// The clients of both replicas, and their results.
 struct Load<'a> {
     fleet: &'a Fleet,
     replicas: [&'a Replica; 2],
@@ -75,7 +75,7 @@ impl Load<'_> {
         used.iter().filter(|one| one.began == phase).count()
     }
 
-    /// Asks at one replica and the other in turn, until told to stop.
+    /// Requests credentials at the two replicas in turn, until the test stops it.
     async fn ask(&self, client: usize) {
         for n in client.. {
             if self.stop.load(Ordering::SeqCst) {
@@ -86,13 +86,13 @@ impl Load<'_> {
             let answer = self.replicas[n % 2].ask(&token).await;
             let ended = self.phase();
             if answer.status == 503 {
-                // Closed for a moment, as a loaded machine may make it, is no answer.
+                // Ignore a 503: a loaded machine may make the broker fail closed for a moment.
                 tokio::time::sleep(MOMENT).await;
                 continue;
             }
             let body = answer.json();
             if answer.status != 201 {
-                // Nothing but the block may be in the way.
+                // The block must be the only reason of a refusal.
                 assert_problem(&answer, 403, "denied");
                 assert_eq!(body["code"], "blocked", "{body}");
             }
@@ -107,7 +107,7 @@ impl Load<'_> {
         }
     }
 
-    /// Uses what was granted, old and new, at both replicas in turn.
+    /// Uses old and new credentials at both replicas in turn.
     async fn use_tokens(&self, client: usize) {
         for n in client.. {
             if self.stop.load(Ordering::SeqCst) {
@@ -135,18 +135,18 @@ impl Load<'_> {
         }
     }
 
-    /// Waits until so many requests and uses began in the present phase and came to an end.
-    async fn go_on(&self, count: usize) {
+    /// Waits until so many requests and uses have begun and ended in the current phase.
+    async fn wait_for_calls(&self, count: usize) {
         let phase = self.phase();
-        until("the load goes on", SOON, async || {
+        until("enough requests and uses have ended", SOON, async || {
             self.asked_within(phase) >= count && self.used_within(phase) >= count
         })
         .await;
     }
 }
 
-/// An admin's order at a replica, given until it is answered. What was answered with 503 may have
-/// been done all the same.
+/// Sends an admin's order to a replica until it is answered. An order answered with 503 may have
+/// been carried out.
 async fn insist(fleet: &Fleet, replica: &Replica, path: &str, order: &Value) -> Value {
     let begin = Instant::now();
     loop {
@@ -158,14 +158,14 @@ async fn insist(fleet: &Fleet, replica: &Replica, path: &str, order: &Value) -> 
     }
 }
 
-/// Every cutoff, oldest first: its id and its leaf.
+/// Every cutoff, oldest first: its id and the index of its leaf.
 async fn cutoffs(fleet: &Fleet) -> Vec<(CutoffId, i64)> {
     let pool = fleet.database().pool().await;
     let cutoffs = sqlx::query_as("SELECT id, idx FROM cutoff ORDER BY idx");
     cutoffs.fetch_all(&pool).await.unwrap()
 }
 
-/// How many permits stand in the log between two leaves.
+/// Number of permits in the log between two leaves.
 fn permits_between(fleet: &Fleet, from: u64, to: u64) -> i64 {
     block_on(async || {
         let pool = fleet.database().pool().await;
@@ -195,23 +195,23 @@ async fn revoke_all_under_load_ends_everything_at_every_replica_and_holds_until_
         used: Mutex::default(),
     };
     let admin = async {
-        load.go_on(CALLS).await;
+        load.wait_for_calls(CALLS).await;
         load.enter(CUT - 1);
         let order = json!({"selector": {"all": true}, "block_seconds": "until_lifted",
             "reason": "drill"});
         insist(&fleet, &one, "/v1/revocations", &order).await;
         load.enter(CUT);
-        load.go_on(CALLS).await;
+        load.wait_for_calls(CALLS).await;
         load.enter(LIFTED - 1);
         let cut = cutoffs(&fleet).await;
         let mut lifted = Value::Null;
         for (id, _) in &cut {
             let lift = format!("/v1/revocations/{id}/lift");
-            // At the other replica: what one does binds both.
+            // Lift at the other replica: an order applies at both.
             lifted = insist(&fleet, &two, &lift, &json!({})).await;
         }
         load.enter(LIFTED);
-        load.go_on(CALLS).await;
+        load.wait_for_calls(CALLS).await;
         load.stop.store(true, Ordering::SeqCst);
         let cut_at = u64::try_from(cut[0].1).unwrap();
         (cut_at, lifted["lifted_index"].as_u64().unwrap())
@@ -222,13 +222,13 @@ async fn revoke_all_under_load_ends_everything_at_every_replica_and_holds_until_
         join_all((0..CLIENTS).map(|client| load.use_tokens(client))),
     );
 
-    // What was decided: permits before and after, and nothing but refusals in between.
+    // Decisions: permits before the cutoff and after the lift, only refusals in between.
     assert_eq!(permits_between(&fleet, cut_at, lifted_at), 0);
     let asked = std::mem::take(&mut *load.asked.lock().unwrap());
     for one in &asked {
         let inside = cut_at < one.index && one.index < lifted_at;
-        // A caller that a replica found blocked is refused, even where the refusal comes into the log
-        // behind the lift that the replica had not seen yet.
+        // A replica that has not read the lift yet refuses a blocked caller, and that refusal may
+        // be recorded after the lift.
         let judged_before_the_lift = one.index > lifted_at && one.began < LIFTED;
         if !(judged_before_the_lift && one.status == 403) {
             assert_eq!(one.status, if inside { 403 } else { 201 }, "{}", one.body);
@@ -240,17 +240,17 @@ async fn revoke_all_under_load_ends_everything_at_every_replica_and_holds_until_
             assert_eq!(one.status, 403, "{}", one.body);
         }
     }
-    // What could be used: nothing old from the moment that the admin had an answer.
+    // Uses: no credential from before the cutoff works once the admin has received the answer.
     for used in load.used.lock().unwrap().iter() {
         let old = used.index < cut_at;
         if old && used.began >= CUT {
             assert!(!used.active, "leaf {} outlived {cut_at}", used.index);
         }
         if used.ended == BEFORE || !old {
-            assert!(used.active, "leaf {} died of nothing", used.index);
+            assert!(used.active, "leaf {} ended without a reason", used.index);
         }
     }
-    // And so it stays, at either.
+    // The credentials keep that state, at both replicas.
     for replica in [&one, &two] {
         let granted = asked.iter().filter(|one| one.status == 201);
         let looks = granted.map(|one| async move {

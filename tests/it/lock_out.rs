@@ -1,5 +1,5 @@
-//! There is always a way on: a bound identity, or the bootstrap token, can activate the next
-//! generation.
+//! Protection against lock-out: a bound identity, or the bootstrap token, can always activate the
+//! next generation.
 
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde_json::{Value, json};
@@ -47,7 +47,7 @@ permit (principal in Role::"operator", action == Action::"activateGeneration",
 "#;
 
 async fn begin(kind: Kind) -> (Fleet, Replica) {
-    Fleet::believing(kind, |_| String::new(), ADMIN).await
+    Fleet::with_attestors(kind, |_| String::new(), ADMIN).await
 }
 
 /// An attestation of the admin.
@@ -56,7 +56,7 @@ fn alice(fleet: &Fleet) -> String {
     fleet.issuer.token(claims)
 }
 
-/// The generation that decides, with other policies.
+/// The active generation with other policies.
 fn with(good: &Value, policies: &[&str]) -> Value {
     let mut generation = good.clone();
     generation["policies"] = json!([{"name": "fleet.cedar", "text": policies.concat()}]);
@@ -100,18 +100,18 @@ on_both_stores! {
             let refused = check(replica, &alice(fleet), generation).await;
             assert_eq!(refused.status, 400, "{}", refused.text());
         }
-        // The admin still acts, and what was refused changed nothing.
+        // The admin's rights are unchanged, and the refused bundle had no effect.
         let active = replica.client.get_as(&alice(fleet), "/v1/generations/active").await;
         let active = active.expect(200);
         let checked = check(replica, &alice(fleet), &good).await.expect(200);
         assert_eq!((&checked["bound_identities"], &checked["able_to_activate"]), (&json!(1), &json!(1)));
         assert_eq!(checked["generation"], active["digest"]);
-        // A permit that needs a claim is no harm beside one that needs none.
+        // A permit that needs a claim may be added to one that needs none.
         let wider = BY_CLAIM.replace("\"admin\")", "\"by-claim\")");
         let wider = with(&good, &[POLICIES, ADMIN, &wider]);
         activate(replica, &alice(fleet), &wider).await.expect(201);
         activate(replica, &alice(fleet), &good).await.expect(201);
-        // Who may not read generations is told nothing.
+        // A caller without the right to read generations learns nothing.
         let stranger = fleet.token();
         assert_eq!(check(replica, &stranger, &good).await.status, 403);
     }
@@ -128,11 +128,11 @@ on_both_stores! {
         revoked.await.expect(200);
         let checked = check(replica, &alice(fleet), &good).await.expect(200);
         assert_eq!((&checked["bound_identities"], &checked["able_to_activate"]), (&json!(2), &json!(1)));
-        // So the other one is not unbound by an admin, and the one who is kept out counts for nothing.
+        // The blocked admin is no successor, so an admin may not unbind the other one.
         let body = json!({"workload": "dev:alice", "role": "admin"});
         let client = &replica.client;
         let unbind = client.request(reqwest::Method::DELETE, "/v1/admins").bearer_auth(&fleet.admin).json(&body);
-        assert_eq!(send(unbind).await.status, 204, "the bootstrap token may");
+        assert_eq!(send(unbind).await.status, 204, "the bootstrap token may unbind");
         let refused = activate(replica, &fleet.admin, &good).await;
         assert_eq!(refused.status, 400, "{}", refused.text());
     }
@@ -152,12 +152,12 @@ on_both_stores! {
             let refused = revoke(&alice(fleet), "dev:alice", long).await;
             assert_problem(&refused, 409, "last-admin");
         }
-        // Others are blocked by her, and she is once there is another admin.
+        // She may block others, and herself once another admin exists.
         revoke(&alice(fleet), "dev:mallory", forever()).await.expect(200);
         bind(fleet, replica, "dev:bob").await;
         revoke(&alice(fleet), "dev:alice", forever()).await.expect(200);
         assert_problem(&revoke(&alice(fleet), "dev:bob", forever()).await, 403, "blocked");
-        // A block of an hour at most, and the bootstrap token, are let through.
+        // A block of at most an hour is permitted, and so is one by the bootstrap token.
         let claims = json!({"sub": "bob", "run": random_hex(8)});
         revoke(&fleet.issuer.token(claims), "dev:bob", json!(1)).await.expect(200);
         revoke(&fleet.admin, "dev:bob", forever()).await.expect(200);
@@ -166,19 +166,19 @@ on_both_stores! {
     async fn the_bootstrap_token_activates_and_binds_whatever_policies_say(fleet, replica) {
         let good = fleet.generation(replica);
         let bare = with(&good, &[POLICIES]);
-        // While nothing is bound it may activate anything: it can still bind an admin.
+        // With no bound identity it may activate any bundle, because it can still bind an admin.
         activate(replica, &fleet.admin, &bare).await.expect(201);
         let reads = replica.client.get_as(&fleet.admin, "/v1/generations/active").await;
         assert_eq!(reads.status, 403, "no policy permits it anything");
         replica.client.get_as(&fleet.admin, "/v1/admins").await.expect(200);
-        // A role that no policy names would give nothing, so that is told and not bound.
+        // Binding a role that no policy names is refused, because it would give no rights.
         let early = json!({"workload": "dev:alice", "role": "admin"});
         let early = replica.client.post_json(&fleet.admin, "/v1/admins", &early).await;
         assert_eq!(early.status, 400, "{}", early.text());
         assert!(early.text().contains("no policy of the active generation names"), "{}", early.text());
         activate(replica, &fleet.admin, &good).await.expect(201);
         bind(fleet, replica, "dev:alice").await;
-        // Now one is bound who could do nothing next by the bare bundle.
+        // A bound admin could activate nothing under the bare bundle.
         assert_eq!(activate(replica, &fleet.admin, &bare).await.status, 400);
         activate(replica, &fleet.admin, &good).await.expect(201);
         activate(replica, &alice(fleet), &good).await.expect(201);
@@ -208,7 +208,7 @@ async fn before_anything_is_activated_callers_are_told_so_and_what_to_do() {
         "{}",
         told.stderr
     );
-    // The attestation was not read, and is good once there is something to decide by.
+    // The broker has not read the attestation, so it is unused and accepted after the activation.
     let generation = fleet.generation(&replica);
     activate(&replica, &fleet.admin, &generation)
         .await
@@ -219,7 +219,7 @@ async fn before_anything_is_activated_callers_are_told_so_and_what_to_do() {
         .expect(201);
 }
 
-/// The day the identity provider is down.
+/// The identity provider is down.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_admin_by_a_key_file_acts_without_any_identity_provider() {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
@@ -230,7 +230,7 @@ async fn an_admin_by_a_key_file_acts_without_any_identity_provider() {
         base64url(&point[1..33]),
         base64url(&point[33..65]),
     );
-    let (fleet, replica) = Fleet::believing(Kind::Sqlite, |_| keys.clone(), ADMIN).await;
+    let (fleet, replica) = Fleet::with_attestors(Kind::Sqlite, |_| keys.clone(), ADMIN).await;
     bind(&fleet, &replica, "operator:oncall").await;
     fleet.issuer.go_down();
     let assert = || {
@@ -246,7 +246,7 @@ async fn an_admin_by_a_key_file_acts_without_any_identity_provider() {
     activate(&replica, &assert(), &good).await.expect(201);
     let locking = with(&good, &[POLICIES]);
     assert_eq!(activate(&replica, &assert(), &locking).await.status, 400);
-    // Nor is a generation taken in which the admin has no key any more.
+    // A generation that removes the admin's key is refused too.
     let mut keyless = good.clone();
     for attestor in keyless["attestors"].as_array_mut().unwrap() {
         if attestor["name"] == "operator" {
@@ -276,7 +276,8 @@ async fn an_admin_by_a_key_file_acts_without_any_identity_provider() {
 async fn the_last_admin_who_could_activate_keeps_its_key() {
     let keys = "[[attestors]]\nkind = \"key\"\nname = \"operator\"\n";
     let policies = format!("{ADMIN}{REGISTRAR}");
-    let (fleet, replica) = Fleet::believing(Kind::Sqlite, |_| keys.to_owned(), &policies).await;
+    let (fleet, replica) =
+        Fleet::with_attestors(Kind::Sqlite, |_| keys.to_owned(), &policies).await;
     let (first, second) = (
         Key::generate(Algorithm::Es256),
         Key::generate(Algorithm::Es256),
@@ -308,12 +309,12 @@ async fn the_last_admin_who_could_activate_keeps_its_key() {
     assert_eq!(
         removed.status,
         204,
-        "the bootstrap token may: {}",
+        "the bootstrap token may activate: {}",
         removed.text()
     );
 }
 
-/// An assertion of the workload `oncall`.
+/// A client assertion of the workload `oncall`.
 fn assertion(key: &Key) -> String {
     let now = unix_seconds();
     let mut header = key.header();
@@ -358,7 +359,7 @@ async fn policy_check_asks_the_bindings_of_a_broker_and_says_when_it_did_not() {
     assert_eq!(
         run(&locking, &[]).code(),
         Some(0),
-        "offline it cannot be known"
+        "offline the bound identities are unknown"
     );
     let refused = run(&locking, &["--url", &url]);
     assert_eq!(refused.code(), Some(2), "{}", refused.stdout);

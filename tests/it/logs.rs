@@ -1,4 +1,4 @@
-//! What the real binary logs of a request.
+//! The log lines of the real binary about a request.
 
 use serde_json::{Value, json};
 
@@ -24,7 +24,7 @@ async fn broker(filter: &str) -> (Fleet, Replica) {
     Fleet::in_environment(Kind::Sqlite, environment, "", "").await
 }
 
-/// Waits for the last line of a request.
+/// Waits for the last line about a request, and returns all lines about it.
 async fn logged(replica: &Replica, answer: &Answer) -> Vec<Value> {
     let id = answer.header("x-request-id").unwrap().to_owned();
     let of_request = || lines(replica).into_iter().filter(|line| is_of(line, &id));
@@ -68,7 +68,7 @@ async fn every_line_of_a_refused_request_has_its_id_and_the_fields_of_all_spans(
             assert!(line["spans"].as_array().unwrap().len() > 1, "{line}");
         }
     }
-    // Whatever was logged for a request has its id.
+    // Every line about any request has the request's id.
     let of_requests = lines(&replica).into_iter();
     let mut of_requests = of_requests.filter(|line| line["spans"][0]["name"] == "request");
     assert!(of_requests.all(|line| line["spans"][0]["request_id"].is_string()));
@@ -79,7 +79,7 @@ async fn a_warning_has_the_request_where_nothing_less_is_logged() {
     let (_fleet, replica) = broker("warn,taskpass=warn").await;
     let refused = replica.ask("junk").await;
     let id = refused.header("x-request-id").unwrap();
-    until("it is logged", SOON, async || {
+    until("the refusal is logged", SOON, async || {
         let lines = lines(&replica);
         let mut warnings = lines.iter().filter(|line| line["level"] == "WARN");
         warnings.any(|line| is_of(line, id) && line["spans"][0]["client"] == "127.0.0.1")

@@ -1,7 +1,8 @@
-//! Tests that look at Taskpass from outside: through its library's doors, over HTTP, as a process.
+//! Tests of Taskpass from outside: through the public functions of its library, over HTTP, as a
+//! process.
 //!
-//! They are one binary, because each further file in `tests/` would be linked again. What they
-//! stand on is in `support`.
+//! They are one binary, because each further file in `tests/` would be linked separately. Shared
+//! code is in `support`.
 
 #![allow(
     clippy::disallowed_methods,
@@ -17,7 +18,7 @@
     reason = "a test may panic, read the clock and the environment, and exports nothing"
 )]
 
-// First, since the others use its macros.
+// First, because the other modules use its macros.
 #[macro_use]
 mod support;
 

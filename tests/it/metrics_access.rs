@@ -1,4 +1,4 @@
-//! Who may read metrics: each way in which a broker can be reached, with and without credentials.
+//! Access to metrics: each way to reach a broker, with and without credentials.
 
 use reqwest::Method;
 
@@ -12,14 +12,14 @@ fn broker(server: String) -> (Fleet, Replica) {
     Fleet::embedded_with(Box::leak(server.into_boxed_str()))
 }
 
-/// Without credentials nothing is shown, with those of an identity that may all is.
+/// Asserts that the metrics need the credentials of an identity with the right to read them.
 async fn wants_credentials(fleet: &Fleet, replica: &Replica) {
     let refused = replica.client.get(PATH).await;
     assert_eq!(refused.status, 401, "{}", refused.text());
     assert!(!refused.text().contains("taskpass_"), "{}", refused.text());
     let forged = replica.client.get_as("tpa_0000", PATH).await;
     assert_eq!(forged.status, 401);
-    // An identity that may not.
+    // An identity without the right to read metrics.
     let other = replica.client.get_as(&fleet.token(), PATH).await;
     assert_eq!(other.status, 403, "{}", other.text());
     let shown = replica.client.get_as(&fleet.admin, PATH).await;
@@ -70,7 +70,7 @@ async fn a_listener_for_metrics_serves_them_and_nothing_else() {
         let (fleet, replica) = broker(format!(
             "[server.tls]\nterminated_upstream = {proxied}\n[metrics]\nlisten = \"{address}\""
         ));
-        // Where there is one, the callers' listener wants credentials however it is reached.
+        // With a listener for metrics, the callers' listener always requires credentials.
         wants_credentials(&fleet, &replica).await;
         let metrics = Client::new(&format!("http://{address}"));
         let shown = metrics.get(PATH).await;

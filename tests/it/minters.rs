@@ -1,9 +1,9 @@
-//! Mints that happen elsewhere: what becomes of a credential whose back end is slow, unsure, gone,
-//! or finished too late.
+//! Mints at a back end that is slow, fails, does not answer, or answers too late, and the state of
+//! the credential.
 //!
-//! The back end is a double at the minter's seam. It keeps what it made and whether that is alive,
-//! as a cloud would, so each test asks the one question that matters: is there anything alive out
-//! there that is not on record as alive?
+//! A test double implements the minter's interface. Like a cloud, it remembers the credentials it
+//! made and whether each is valid. Every test checks that the back end has no valid credential that
+//! the broker does not record as valid.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -34,21 +34,21 @@ use crate::support::rig::{Kind, POLICIES, Rig, ask, job};
 
 const LEASE_SECONDS: u64 = 20;
 
-/// What the back end does with one mint.
+/// The back end's behaviour for one mint.
 #[derive(Clone, Copy, Debug)]
 enum Mint {
     Make,
     Refuse,
-    /// Makes it, and the answer is lost.
+    /// Makes the credential, but its answer is lost.
     MakeUnheard,
-    /// Waits until it is let through, then makes it.
+    /// Waits for the test's signal, then makes the credential.
     Late,
 }
 
 struct BackEnd {
     mints: Mutex<VecDeque<Mint>>,
     ends: Mutex<VecDeque<EndOutcome>>,
-    /// What was made, and whether it is alive.
+    /// The credentials it made, and whether each is still valid.
     made: Mutex<BTreeMap<SessionId, bool>>,
     asked_to_end: Mutex<Vec<SessionId>>,
     started: Semaphore,
@@ -83,7 +83,7 @@ impl BackEnd {
         self.asked_to_end.lock().unwrap().len()
     }
 
-    /// Until a mint has begun.
+    /// Waits until a mint has begun.
     async fn begun(&self) {
         let begun = tokio::time::timeout(SOON, self.started.acquire()).await;
         begun.unwrap().unwrap().forget();
@@ -185,7 +185,7 @@ async fn view(rig: &Rig, id: SessionId) -> SessionView {
     view.unwrap()
 }
 
-/// The only session there is.
+/// The only session in the store.
 async fn only_session(rig: &Rig) -> SessionView {
     let filter = taskpass::store::sessions::SessionFilter {
         limit: 10,
@@ -221,7 +221,7 @@ on_both_stores! {
 
         rig.end(&issued, TaskEnd::Complete).await.unwrap();
         let status = view(&rig, issued.session.id).await.status_at(rig.now());
-        assert_eq!(status.state, SessionState::Ending, "over for us, not confirmed");
+        assert_eq!(status.state, SessionState::Ending, "ended here, and not confirmed by the back end");
         assert_eq!(status.confirmed_at, None);
 
         for _ in 0..2 {
@@ -239,7 +239,7 @@ on_both_stores! {
         assert_eq!((back_end.alive(), back_end.asked_to_end()), (0, 3));
 
         sweep(&rig).await;
-        assert_eq!(back_end.asked_to_end(), 3, "what is confirmed is not asked again");
+        assert_eq!(back_end.asked_to_end(), 3, "a confirmed end is not requested again");
     }
 
     async fn a_definite_refusal_leaves_nothing_to_end(kind: Kind) {
@@ -258,7 +258,7 @@ on_both_stores! {
         let rig = rig(kind, &back_end).await;
         let lost = rig.issue("agent:orders", reading()).await;
         assert!(matches!(lost, Err(BrokerError::FailClosed(_))));
-        assert_eq!(back_end.alive(), 1, "it exists, and nobody has it");
+        assert_eq!(back_end.alive(), 1, "the credential exists, but no caller received it");
         rig.clock.advance(LEASE_SECONDS + 1);
         sweep(&rig).await;
         let session = only_session(&rig).await.session;
@@ -298,11 +298,11 @@ on_both_stores! {
         });
         back_end.begun().await;
         sweep(&rig).await;
-        assert_eq!(only_session(&rig).await.session.state, SessionState::Minting, "its lease runs");
+        assert_eq!(only_session(&rig).await.session.state, SessionState::Minting, "the mint's lease has not expired");
         rig.clock.advance(LEASE_SECONDS + 1);
         sweep(&rig).await;
         let session = only_session(&rig).await.session;
-        assert_ne!(session.state, SessionState::Minting, "taken for dead");
+        assert_ne!(session.state, SessionState::Minting, "the mint counts as failed after the lease");
 
         back_end.gate.add_permits(1);
         let lost = asking.await.unwrap();
@@ -325,7 +325,7 @@ on_both_stores! {
         let (admin, reason) = (rig.admin(), String::from("drill"));
         let tried = rig.broker.revocation.revoke_many(&admin, RevokeAsk { selector: all(), block: BlockAsk::Default, deny_all_earlier_sessions: false, reason: reason.clone(), allow_unknown: false, dry_run: true });
         assert_eq!(count(&tried.await.unwrap()), Some((3, 0, 3)));
-        assert_eq!(back_end.asked_to_end(), 0, "a dry run touches nothing");
+        assert_eq!(back_end.asked_to_end(), 0, "a dry run ends nothing");
 
         let done = rig.broker.revocation.revoke_many(&admin, RevokeAsk { selector: all(), block: BlockAsk::Default, deny_all_earlier_sessions: false, reason, allow_unknown: false, dry_run: false });
         let done = done.await.unwrap();
@@ -335,7 +335,7 @@ on_both_stores! {
         assert_eq!(back_end.alive(), 0);
         let id = done.cutoff.unwrap().id;
         let progress = rig.broker.revocation.revocation(&admin, id).await.unwrap();
-        assert_eq!(count(&progress), Some((3, 3, 0)), "as of its commit they are three");
+        assert_eq!(count(&progress), Some((3, 3, 0)), "the count is of the time of the commit");
     }
 
     async fn what_cannot_be_ended_is_said_to_live_until_it_expires(kind: Kind) {
@@ -348,7 +348,7 @@ on_both_stores! {
         sweep(&rig).await;
         let status = view(&rig, issued.session.id).await.status_at(rig.now());
         assert_eq!((status.state, status.confirmed_at), (SessionState::Ending, None));
-        assert_eq!(back_end.asked_to_end(), 1, "it was told no, and does not nag");
+        assert_eq!(back_end.asked_to_end(), 1, "a refused end is not requested again");
         rig.clock.advance(120);
         let status = view(&rig, issued.session.id).await.status_at(rig.now());
         assert_eq!(status.state, SessionState::Ended);

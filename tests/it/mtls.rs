@@ -1,5 +1,6 @@
-//! What is issued to a client with a TLS certificate is bound to it (RFC 8705 §3), from the
-//! handshake to the token, the handle and introspection: the real binary, with its own TLS.
+//! Credentials issued to a client with a TLS certificate are bound to it (RFC 8705 §3): the
+//! handshake, the token, the handle and introspection. The tests run the real binary with its own
+//! TLS.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -30,7 +31,7 @@ permit (principal == Workload::bound::"bound:agent", action == Action::"openTask
 permit (principal == Workload::bound::"bound:agent", action == Action::"orders:read", resource);
 "#;
 
-/// An attestor whose tokens may come again with a proof of possession.
+/// An attestor whose tokens may be used again with a proof of possession.
 fn reusable(issuer: &Issuer) -> String {
     format!(
         "[[attestors]]\nkind = \"oidc\"\nname = \"bound\"\nissuer = \"{}\"\naudience = \"{BOUND}\"\n\
@@ -58,7 +59,7 @@ fn joining(granted: &Value) -> Value {
     body
 }
 
-/// One act on a task by its handle.
+/// Performs an action on a task by its handle.
 async fn act(client: &Client, granted: &Value, what: &str) -> Answer {
     let (id, handle) = (&granted["task"]["id"], &granted["task"]["handle"]);
     let path = format!("/v1/tasks/{}/{what}", id.as_str().unwrap());
@@ -73,14 +74,14 @@ fn access_token(granted: &Value) -> &str {
     granted["credential"]["access_token"].as_str().unwrap()
 }
 
-/// What a resource's verifier is told.
+/// The broker's answer to a resource server that introspects a token.
 async fn introspect(fleet: &Fleet, replica: &Replica, token: &str) -> Value {
     let request = replica.client.request(Method::POST, "/oauth2/introspect");
     let request = request.bearer_auth(&fleet.admin).form(&[("token", token)]);
     send(request).await.expect(200)
 }
 
-/// The server ends the connection, with its alert or before that could be read.
+/// Asserts that the server ended the connection, whether or not the client could read its alert.
 #[track_caller]
 fn refused_by_the_server(seen: std::io::Result<String>, what: &str) {
     let error = seen.expect_err(what);
@@ -152,7 +153,7 @@ async fn without_a_certificate_nothing_is_bound_and_nobody_is_turned_away() {
         assert_eq!(peek(token).1.get("cnf"), None);
         assert_eq!(introspect(&fleet, &replica, token).await.get("cnf"), None);
         act(&bare, &granted, "heartbeat").await.expect(200);
-        // Nor is it bound by whoever comes with a certificate later.
+        // A later request with a certificate does not bind it either.
         let own = Identity::client("late");
         let late = client(&fleet, &replica, Some(&own));
         act(&late, &granted, "heartbeat").await.expect(200);
@@ -170,7 +171,7 @@ async fn a_handle_is_good_only_with_the_certificate_that_opened_its_task() {
     let (fleet, replica) = start(BIND).await;
     let own = Identity::client("agent");
     let with_own = client(&fleet, &replica, Some(&own));
-    // Who the certificate names is nothing: another with the same name is another.
+    // The certificate's name does not matter: another certificate with the same name is refused.
     let others = [
         client(&fleet, &replica, None),
         client(&fleet, &replica, Some(&Identity::client("agent"))),
@@ -183,7 +184,7 @@ async fn a_handle_is_good_only_with_the_certificate_that_opened_its_task() {
         let joined = ask(other, &fleet.token(), &joining(&granted)).await;
         assert_problem(&joined, 404, "not-found");
     }
-    // A DPoP key does not stand in for the certificate, with it or without.
+    // A DPoP key does not replace the certificate, with or without the certificate.
     let key = Key::generate(Algorithm::Es256);
     for client in [&with_own, &others[0]] {
         let id = granted["task"]["id"].as_str().unwrap();
@@ -227,7 +228,8 @@ async fn an_attestation_that_may_come_again_comes_with_its_first_certificate() {
         let answer = ask(client, token, &body()).await;
         assert_problem(&answer, 401, "attestation-failed");
     };
-    // Shown without a certificate first, it could become anybody's.
+    // An attestation first used without a certificate is used up, so that no other client can bind
+    // it later.
     let shown = token();
     refused(&bare, &shown).await;
     refused(&own, &shown).await;
@@ -269,7 +271,7 @@ async fn an_attestation_that_is_bound_to_a_certificate_is_good_with_that_one_alo
         let exchanged = other.post_form("/oauth2/token", &form).await;
         assert_eq!(exchanged.status, 400, "{}", exchanged.text());
     }
-    // None of that used it up.
+    // The refused requests did not use up the attestation.
     let granted = ask(&with_own, &token, &body()).await.expect(201);
     let claims = peek(access_token(&granted)).1;
     assert_eq!(claims["cnf"]["x5t#S256"], json!(own.thumbprint()));
@@ -297,7 +299,7 @@ async fn a_dpop_proof_binds_before_the_certificate_and_a_bad_one_is_not_made_up_
     );
     let told = introspect(&fleet, &replica, token).await;
     assert_eq!((&told["token_type"], &told["cnf"]), (&json!("DPoP"), cnf));
-    // The handle is then the proof's, and the certificate alone is not enough.
+    // The handle is bound to the proof's key, so the certificate alone does not suffice.
     assert_problem(&act(&own, &granted, "heartbeat").await, 404, "not-found");
     let refused = with_proof("https://elsewhere.example/v1/credentials").await;
     assert_problem(&refused, 401, "attestation-failed");
@@ -354,7 +356,7 @@ async fn a_certificate_is_refused_in_the_handshake_unless_its_key_is_shown() {
             None,
             Some(own.certified()),
             Some(Identity::large_client(12 * 1024).certified()),
-            // What follows the client's own is not looked at.
+            // The server ignores the certificates after the client's own.
             Some(present(
                 vec![own.der.clone(), b"no certificate".to_vec()],
                 &own,
@@ -363,7 +365,7 @@ async fn a_certificate_is_refused_in_the_handshake_unless_its_key_is_shown() {
             assert_eq!(greet(good).unwrap(), "HTTP/1.1 200 OK");
         }
     }
-    // Of a chain the client's own binds.
+    // With a chain, the client's own certificate binds.
     let mut chain = own;
     chain.pem.push_str(&other.pem);
     let granted = ask(
@@ -391,7 +393,7 @@ async fn each_connection_shows_the_key_itself_and_none_is_resumed() {
             [HandshakeKind::Full; 3]
         );
     }
-    // Which this client would do where it may.
+    // Control: without client certificates, the same client resumes its connections.
     let (fleet, replica) = start("").await;
     for version in [&TLS12, &TLS13] {
         let seen = kinds(&fleet, replica.address, version);
@@ -445,7 +447,7 @@ async fn a_certificate_stands_in_no_log() {
     let log = replica.process.stderr() + &replica.process.stdout();
     assert!(
         log.contains("DEBUG"),
-        "everybody was to say all that is ever logged"
+        "the log level should include every message"
     );
     let decimals = |bytes: &[u8]| {
         let numbers: Vec<String> = bytes.iter().map(ToString::to_string).collect();

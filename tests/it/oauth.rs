@@ -1,4 +1,4 @@
-//! OAuth's endpoints, as others' clients speak to them: tokens for attestations (RFC 8693), client
+//! OAuth's endpoints, used as standard clients use them: tokens for attestations (RFC 8693), client
 //! credentials with a key (RFC 7523), revocation (RFC 7009), and the standards' errors.
 
 use reqwest::Method;
@@ -26,7 +26,7 @@ permit (principal == Workload::workload::"workload:nightly", action == Action::"
 
 pub type Form<'a> = Vec<(&'a str, String)>;
 
-/// An exchange that is good, but for what the test changes.
+/// The form of a valid exchange, which tests change.
 pub fn exchange(fleet: &Fleet) -> Form<'static> {
     vec![
         ("grant_type", EXCHANGE.into()),
@@ -38,7 +38,7 @@ pub fn exchange(fleet: &Fleet) -> Form<'static> {
     ]
 }
 
-/// The same with a parameter set, or, empty, taken away.
+/// The same form with a parameter replaced, or removed if `value` is empty.
 pub fn with<'a>(mut form: Form<'a>, name: &'a str, value: &str) -> Form<'a> {
     form.retain(|(known, _)| *known != name);
     if !value.is_empty() {
@@ -114,7 +114,7 @@ async fn an_attestation_is_exchanged_for_a_token_and_its_task() {
     ));
     assert!(is_active(&fleet, &replica, access_token).await);
 
-    // The task comes back with it, and is joined and ended by its handle.
+    // The answer names the task, which can be joined and ended by its handle.
     let (task, handle) = (
         granted["task"].as_str().unwrap(),
         granted["task_handle"].as_str().unwrap(),
@@ -126,7 +126,10 @@ async fn an_attestation_is_exchanged_for_a_token_and_its_task() {
     ]);
     let joined = token(&replica, &joining).await.expect(200);
     assert_eq!(joined["task"], task);
-    assert!(joined["task_handle"].is_null(), "it is told once");
+    assert!(
+        joined["task_handle"].is_null(),
+        "the handle is returned only once"
+    );
     let complete = format!("/v1/tasks/{task}/complete");
     let authorization = [("authorization", format!("Handle {handle}"))];
     let mut request = replica
@@ -154,7 +157,7 @@ async fn an_attestation_is_exchanged_for_a_token_and_its_task() {
     );
 }
 
-/// Forms that are no good, each with the standards' word for it.
+/// Invalid forms, each with the standard's error code.
 fn bad_forms(fleet: &Fleet, used: Form<'static>) -> Vec<(Form<'static>, &'static str)> {
     let good = || exchange(fleet);
     let stranger = Key::generate(Algorithm::Es256);
@@ -253,13 +256,13 @@ async fn every_refusal_is_the_standards_and_nothing_is_left_of_it() {
         assert_oauth_error(&answer, 400, error);
         assert_no_store(&answer);
     }
-    // A denial names its decision, and not the rule.
+    // A denial names its decision, but not the policy.
     let denied = token(&replica, &with(good(), "scope", "orders:delete"))
         .await
         .json();
     assert!(denied["decision_id"].is_string(), "{denied}");
     assert_eq!(denied.as_object().unwrap().len(), 3);
-    // The attestation is in the form, and nowhere else.
+    // The attestation belongs in the form, and nowhere else.
     let bearer = [("authorization", format!("Bearer {}", fleet.token()))];
     let both = post(&replica, "/oauth2/token", &good(), &bearer).await;
     assert_oauth_error(&both, 400, "invalid_request");
@@ -304,20 +307,24 @@ async fn introspection_is_signed_where_that_is_asked_for() {
     assert!(claims["aud"].is_string(), "{claims}");
     assert!(claims["iat"].as_i64().unwrap() <= unix_seconds());
     for absent in ["sub", "exp", "jti"] {
-        assert_eq!(claims.get(absent), None, "it could pass as a token");
+        assert_eq!(
+            claims.get(absent),
+            None,
+            "the signed answer must not pass as a token"
+        );
     }
-    // It says what the unsigned answer says.
+    // The signed answer has the same content as the unsigned one.
     let plain = ask(&access_token, "application/json").await.expect(200);
     assert_eq!(claims["token_introspection"], plain);
     assert_eq!(plain["active"], true);
-    // It is no token, neither here nor as an attestation.
+    // The signed answer is no token, here or as an attestation.
     assert_eq!(
         ask(&statement, "*/*").await.expect(200),
         json!({"active": false})
     );
     let form = with(exchange(&fleet), "subject_token", &statement);
     assert_oauth_error(&token(&replica, &form).await, 400, "invalid_request");
-    // Of a token that is no good it says that, and nothing else.
+    // About an inactive token it says only that.
     let (_, claims) = peek(&ask("a.b.c", signed).await.text());
     assert_eq!(claims["token_introspection"], json!({"active": false}));
 }
@@ -392,7 +399,11 @@ async fn a_proof_binds_the_token_and_a_bad_one_gets_none() {
         400,
         "two proofs"
     );
-    assert_eq!(ask(&[once]).await.status, 400, "a proof is good once");
+    assert_eq!(
+        ask(&[once]).await.status,
+        400,
+        "a proof can be used only once"
+    );
     assert_eq!(
         sessions(&fleet, &replica).await,
         before,
@@ -400,7 +411,7 @@ async fn a_proof_binds_the_token_and_a_bad_one_gets_none() {
     );
 }
 
-/// The published key that a token names.
+/// The published key with the token's key id.
 fn key_of<'a>(token: &str, jwks: &'a Value) -> &'a Value {
     let (header, _) = peek(token);
     let mut keys = jwks["keys"].as_array().unwrap().iter();
@@ -416,7 +427,7 @@ async fn a_registered_key_authenticates_its_client() {
          jwk = {{ kty = \"EC\", crv = \"P-256\", x = {x}, y = {y}, kid = \"{kid}\" }} }}]\n",
         kid = key.kid,
     );
-    let (fleet, replica) = Fleet::believing(Kind::Sqlite, |_| attestor.clone(), POLICY).await;
+    let (fleet, replica) = Fleet::with_attestors(Kind::Sqlite, |_| attestor.clone(), POLICY).await;
     let assertion = |change: Value| {
         let now = unix_seconds();
         let mut header = key.header();
@@ -453,7 +464,7 @@ async fn a_registered_key_authenticates_its_client() {
         form(assertion(json!({"exp": unix_seconds() + 900}))),
     ] {
         let answer = token(&replica, &bad).await;
-        // A 401 has to name a scheme of `Authorization`, and none is taken here.
+        // A 401 must name a scheme of `Authorization`, and this endpoint accepts none.
         assert_oauth_error(&answer, 400, "invalid_client");
         assert!(answer.header("www-authenticate").is_none());
     }
@@ -495,7 +506,7 @@ async fn a_workload_revokes_its_own_token_and_nobody_elses() {
     assert_eq!((done.status, done.text().as_str()), (200, ""));
     assert_no_store(&done);
     assert!(!is_active(&fleet, &replica, access_token).await);
-    // Again, and what never was a token: as good as revoked.
+    // Revoking again, or revoking an unknown token, succeeds.
     assert_eq!(revoke(fleet.token(), own).await.status, 200);
     assert_eq!(revoke(fleet.token(), "no token").await.status, 200);
 }

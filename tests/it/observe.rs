@@ -1,5 +1,5 @@
-//! Policies that merely observe, at a running broker: what it decides, what it answers, what it
-//! records, what it counts, and what comes of it when the record is decided again.
+//! Policies in observe mode at a running broker: its decisions, answers, records and metrics, and
+//! the result of replaying the records.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -12,7 +12,7 @@ use crate::support::http::send;
 use crate::support::process::{Ended, Launch};
 use crate::support::rig::Kind;
 
-/// A day on which what is tried here still observes, and the first on which it would not.
+/// The last day on which this test's policies still observe, and the day after it.
 fn ahead() -> (String, String) {
     let day = |days: u64| {
         let at = SystemClock.now().plus_seconds(days * 86_400).to_string();
@@ -21,7 +21,7 @@ fn ahead() -> (String, String) {
     (day(90), format!("{}T00:00:00Z", day(91)))
 }
 
-/// Dated.
+/// The policies with that day.
 fn policies() -> String {
     POLICIES.replace("AHEAD", &ahead().0)
 }
@@ -60,7 +60,7 @@ name = "trial"
 max_deadline_seconds = 3600
 resources = ["demo-api"]
 "#;
-    Fleet::believing(kind, |_| tables.to_owned(), &policies()).await
+    Fleet::with_attestors(kind, |_| tables.to_owned(), &policies()).await
 }
 
 async fn ask(fleet: &Fleet, replica: &Replica, action: &str, status: u16) -> Value {
@@ -116,7 +116,8 @@ fn command(fleet: &Fleet, replica: &Replica, arguments: &[&str]) -> (Value, Opti
 async fn observed(kind: Kind) {
     let (fleet, replica) = begin(kind).await;
     let from = ahead().1;
-    // It is said aloud before anybody asks for anything, and what is counted begins at nothing.
+    // The broker reports observing policies before any request, and the counters exist from the
+    // start.
     let metrics = replica.client.get("/metrics").await.text();
     let until: Timestamp = from.parse().unwrap();
     for line in [
@@ -141,7 +142,8 @@ async fn observed(kind: Kind) {
         "outcome_if_enforced": "permit", "ttl_seconds": 300,
     });
 
-    // Granted what would be denied; denied what would be permitted. Each says so, on every door.
+    // One request is granted that the policy would deny, another denied that it would permit. Every
+    // answer says so.
     let granted = ask(&fleet, &replica, "demo:read", 201).await;
     assert_eq!(granted["decision"]["observed"], freeze);
     assert_eq!(
@@ -158,7 +160,7 @@ async fn observed(kind: Kind) {
     let error = exchange(&fleet, &replica, "demo:write", 400).await;
     assert_eq!(error["observed"], write);
 
-    // A day that is long over is a permit like any other, and nothing is observed.
+    // A policy whose observation ended in the past is enforced.
     let old = ask(&fleet, &replica, "demo:list", 201).await;
     assert_eq!(old["decision"].get("observed"), None);
     assert_eq!(leaf(&old).get("observed"), None);
@@ -172,7 +174,7 @@ async fn observed(kind: Kind) {
     }
     assert!(!metrics.contains("demo-old"), "{metrics}");
 
-    // The record alone gives the same leaf again, observation and all.
+    // Replaying the record produces the same leaf, including the observation.
     for (answer, observed) in [(&granted, &freeze), (&denied, &write)] {
         let decision = answer["decision"]["id"].as_str().unwrap();
         let (why, code) = command(&fleet, &replica, &["policy", "explain", decision]);
@@ -186,7 +188,7 @@ async fn observed(kind: Kind) {
         assert_eq!(place["file"], "fleet.cedar");
     }
 
-    // Nothing would change, but for the day on which they are enforced.
+    // A replay changes no decision; it differs only from the enforcement date on.
     let replay = ["policy", "replay", "--since", "1h"];
     let (told, code) = command(&fleet, &replica, &replay);
     assert_eq!(
@@ -244,7 +246,7 @@ async fn a_broker_takes_no_generation_that_observes_where_harm_can_be_done() {
         let refused = answer.expect(400);
         assert!(refused.to_string().contains(says), "{refused}");
     }
-    // The same policies where somebody withdrew that the resource is of low risk.
+    // The same policies after `risk` was removed from the resource.
     let mut bad = good.clone();
     for resource in bad["resources"].as_array_mut().unwrap() {
         resource.as_object_mut().unwrap().remove("risk");
@@ -255,7 +257,7 @@ async fn a_broker_takes_no_generation_that_observes_where_harm_can_be_done() {
         .await;
     let refused = answer.expect(400);
     assert!(refused.to_string().contains("risk = "), "{refused}");
-    // What is good is answered with what of it is not enforced.
+    // The answer to a valid bundle lists the policies that are not enforced.
     let mut next = good.clone();
     next["policies"][0]["text"] = format!("{text}// Another.\n").into();
     let answer = replica
@@ -270,7 +272,7 @@ async fn a_broker_takes_no_generation_that_observes_where_harm_can_be_done() {
             {"policy": "demo-write", "enforced_from": from},
         ])
     );
-    // What decided goes on deciding.
+    // The earlier generation stays active.
     ask(&fleet, &replica, "demo:read", 201).await;
 }
 
@@ -310,7 +312,7 @@ max_deadline_seconds = 3600
 resources = ["demo-api"]
 "#;
 
-/// An offline command beside these policies.
+/// An offline command with these policies.
 fn offline(policies: &str, arguments: &[&str]) -> Ended {
     Launch::taskpass(["policy"].iter().chain(arguments).copied())
         .config(CONFIG)
@@ -338,7 +340,7 @@ forbid (principal, action, resource == Api::"demo-api");"#;
         told["observed_policies"],
         json!([{"policy": "demo-freeze", "enforced_from": from}])
     );
-    // A day so far away that nobody will see it is none.
+    // A date too far in the future is refused.
     let far = offline(&with("9999-12-31"), &["check"]);
     assert_eq!(far.code(), Some(1), "{}", far.stdout);
     assert!(

@@ -1,4 +1,4 @@
-//! What a page in a browser may read: the public documents, and nothing else.
+//! The documents that a web page in a browser may read: the public ones, and no others.
 
 use std::collections::BTreeSet;
 
@@ -30,7 +30,7 @@ async fn asked(replica: &Replica, method: Method, path: &str) -> Answer {
     .await
 }
 
-/// The paths of the interface, each with a value in the place of its parameters.
+/// The paths of the HTTP description, with values for their parameters.
 async fn paths(replica: &Replica) -> Vec<(String, String)> {
     let described = replica.client.get("/openapi.json").await.expect(200);
     let paths = described["paths"].as_object().unwrap().keys();
@@ -79,7 +79,7 @@ async fn pages_read_public_documents_and_no_other_route() {
         }
         let public: BTreeSet<String> = public.iter().map(|path| (*path).to_owned()).collect();
         assert_eq!(readable, public);
-        // Entries are never public.
+        // Entries are never readable by web pages.
         assert!(!is_readable_by_pages(&replica, "/ledger/tile/entries/000.p/1").await);
         let metadata = asked(&replica, Method::GET, ALWAYS[0]).await;
         assert_eq!(metadata.status, 200);

@@ -1,5 +1,5 @@
-//! Rules about a part of what is asked for, and policies that are deep, by the real binary: at both
-//! doors, in `policy check`, in an activation and at a start.
+//! Policies about a part of the requested rights, and policies with deep expressions, with the real
+//! binary: at both issuing endpoints, in `policy check`, in an activation and at a start.
 
 use serde_json::{Value, json};
 
@@ -8,9 +8,9 @@ use crate::support::http::{Answer, assert_oauth_error, assert_problem, send};
 use crate::support::process::{Ended, Launch};
 use crate::support::rig::Kind;
 
-/// The reports may read all orders but those of the payroll, and write nothing there.
+/// The reports may read all orders except those of the payroll, and may not write there.
 const PAYROLL: &str = r#"
-@id("no-payroll") @description("the payroll is nobody's")
+@id("no-payroll") @description("no workload reads the payroll")
 forbid (principal, action == Action::"orders:read", resource == Api::"orders-api")
 when { context.location like "https://orders.example/v1/payroll*" };
 "#;
@@ -27,7 +27,7 @@ async fn ask(fleet: &Fleet, replica: &Replica, locations: &[&str]) -> Answer {
         .await
 }
 
-/// The same at the token endpoint, by scope where no location is named.
+/// The same at the token endpoint; without locations, by scope.
 async fn exchange(fleet: &Fleet, replica: &Replica, locations: &[&str]) -> Answer {
     let mut form = vec![
         (
@@ -56,7 +56,7 @@ async fn exchange(fleet: &Fleet, replica: &Replica, locations: &[&str]) -> Answe
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rule_about_a_part_holds_at_both_doors_for_who_asks_for_the_whole() {
-    let (fleet, replica) = Fleet::believing(Kind::Sqlite, |_| String::new(), PAYROLL).await;
+    let (fleet, replica) = Fleet::with_attestors(Kind::Sqlite, |_| String::new(), PAYROLL).await;
     for (locations, granted) in [
         (&["https://orders.example/v1/payroll/42"][..], false),
         (&["https://orders.example/v1/payroll"], false),
@@ -80,7 +80,7 @@ async fn a_rule_about_a_part_holds_at_both_doors_for_who_asks_for_the_whole() {
         };
         assert_oauth_error(&token, 400, code);
     }
-    // Of several places the rest is offered, and is to be had.
+    // Of several locations, the refusal offers the permitted ones, and a request for them succeeds.
     let both = [
         "https://orders.example/v1/payroll",
         "https://orders.example/v1/orders",
@@ -89,7 +89,8 @@ async fn a_rule_about_a_part_holds_at_both_doors_for_who_asks_for_the_whole() {
     let allowed = &problem["allowed"]["authorization_details"];
     assert_eq!(allowed[0]["locations"], json!([both[1]]), "{problem}");
 
-    // Decided again it is the same, and the forbid is named with the place below which it is.
+    // Explaining the decision gives the same result, and names the forbid and the location to which
+    // it applies.
     let id = problem["decision"]["id"].as_str().unwrap();
     let refused = ask(&fleet, &replica, &[]).await.json();
     let whole = refused["decision"]["id"].as_str().unwrap();
@@ -107,7 +108,7 @@ async fn a_rule_about_a_part_holds_at_both_doors_for_who_asks_for_the_whole() {
     }
 }
 
-/// The objects of `authorization_details` as they are written, at both doors.
+/// Unusual spellings of `authorization_details`, at both endpoints.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rights_that_are_written_oddly_were_read_as_more_than_was_asked() {
     let (fleet, replica) = Fleet::start().await;
@@ -178,7 +179,7 @@ async fn rights_that_are_written_oddly_were_read_as_more_than_was_asked() {
     let good = format!("[{{{read}}}]");
     native(&good).await.expect(201);
     token(&good).await.expect(200);
-    // The task, too, is read by names.
+    // The task must be an object with named members, too.
     let mut positional = body();
     positional["task"] = json!([null, null, "job"]);
     let answer = replica
@@ -191,7 +192,7 @@ async fn rights_that_are_written_oddly_were_read_as_more_than_was_asked() {
 
 // ---------------------------------------------------------------- depth
 
-/// A permit for the reports under `condition`, which has the file's second line.
+/// A permit for the reports under `condition`, which is on the file's second line.
 fn policy(condition: &str) -> String {
     format!(
         "@id(\"many\") @description(\"d\") permit (principal == Workload::dev::\"dev:agent%3Aorders\",\n\
@@ -234,7 +235,7 @@ fn sets(count: usize) -> String {
     format!("{open}context.task.depth == 1{close}")
 }
 
-/// Conditions whose depth Cedar saw and the broker did not.
+/// Conditions with a depth that Cedar noticed and the broker did not.
 fn hidden() -> [(&'static str, String); 4] {
     let mut accesses = "principal".to_owned();
     for count in (1..126).rev() {
@@ -259,7 +260,7 @@ fn hidden() -> [(&'static str, String); 4] {
     ]
 }
 
-/// The same file passes `policy test`, or stops it.
+/// Whether the file passes `policy test`, or stops it.
 fn test(policies: &str) -> Ended {
     let cases = "[[admin]]\nname = \"none\"\nattestor = \"dev\"\nidentity = \"dev:alice\"\n\
                  claims = { sub = \"alice\" }\nroles = []\nactions = [\"approve\"]\nexpect = \"deny\"\n";
@@ -333,13 +334,13 @@ fn a_permit_by_equality_alone_is_listed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_starts_with_a_thousand_places_and_decides_by_them() {
     let policies = policy(&places(1_000));
-    let (fleet, replica) = Fleet::believing(Kind::Sqlite, |_| String::new(), &policies).await;
+    let (fleet, replica) = Fleet::with_attestors(Kind::Sqlite, |_| String::new(), &policies).await;
     let orders = || {
         fleet
             .issuer
             .token(json!({"sub": "agent:orders", "run": "run-1"}))
     };
-    // Others of the fleet's permits would permit everything: this is about a resource of its own.
+    // The fleet's other permits would permit everything, so use this test's own resource.
     let mut asked = body();
     asked["authorization_details"][0]["locations"] = json!(["https://orders.example/v1/999"]);
     let granted = replica
@@ -398,7 +399,7 @@ async fn an_activation_of_a_deep_policy_ended_every_request_in_flight() {
         sets(40),
     ] {
         activate(&deep).await.expect(201);
-        // It decides: an evaluation that failed would be a refusal.
+        // It must permit: a failed evaluation would be a refusal.
         let token = fleet
             .issuer
             .token(json!({"sub": "agent:orders", "run": "run-1"}));

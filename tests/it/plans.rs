@@ -1,8 +1,8 @@
-//! How PostgreSQL runs the product's statements on tables that have grown: by indexes, and without
-//! opening what they have nothing to do with.
+//! Query plans of the product's statements on large PostgreSQL tables: they use indexes, and open
+//! only the partitions they need.
 //!
-//! The statements are not written down here a second time: each is run once through the product, and
-//! its text is then read from the server.
+//! The tests do not repeat the statements: they run each once through the product and then read its
+//! text from the server.
 
 use secrecy::SecretString;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
@@ -20,10 +20,10 @@ use crate::support::postgres::{TestDatabase, fresh_database};
 use crate::support::rig::{Kind, Rig, ask};
 use crate::support::{SOON, until};
 
-/// Partitions of bodies, where many are wanted.
+/// Number of body partitions, in tests with many.
 const PARTITIONS: i64 = 50;
 
-/// Leaves in one of them.
+/// Number of leaves in a partition.
 const WIDTH: u64 = 1 << 24;
 
 async fn store(database: &TestDatabase) -> Store {
@@ -55,7 +55,7 @@ async fn statement(database: &mut PgConnection, label: &str) -> String {
         .unwrap_or_else(|| panic!("{label} was not run"))
 }
 
-/// How the server runs a statement with these arguments, by a plan of its own or by one for all.
+/// The server's plan for a statement with these arguments, custom or generic according to `mode`.
 async fn explain(database: &mut PgConnection, text: &str, arguments: &str, mode: &str) -> String {
     run(
         database,
@@ -72,7 +72,8 @@ async fn explain(database: &mut PgConnection, text: &str, arguments: &str, mode:
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Locks on partitions of bodies and their indexes that a statement takes with these arguments.
+/// Number of locks on body partitions and their indexes that a statement takes with these
+/// arguments.
 async fn partition_locks(database: &mut PgConnection, text: &str, arguments: &str) -> i64 {
     const LOCKS: &str = "SELECT count(*) FROM pg_locks JOIN pg_class ON pg_class.oid = relation \
         WHERE pid = pg_backend_pid() AND relname ~ '^leaf_body_[0-9]'";
@@ -104,7 +105,7 @@ async fn a_reader_of_some_bodies_locks_the_partitions_of_those_alone() {
     .unwrap();
     assert_eq!(attached, PARTITIONS);
 
-    // The decisions' second statement is run only where there are some.
+    // The second statement about decisions runs only if there are decisions.
     run(
         &mut own,
         "INSERT INTO leaf (idx, hash, decision_id, at) \
@@ -126,7 +127,8 @@ async fn a_reader_of_some_bodies_locks_the_partitions_of_those_alone() {
     store.close().await;
 }
 
-/// Sessions: many live ones with tokens, many external ones that have expired, and some that have not.
+/// Inserts sessions: many live ones with tokens, many expired external ones, and some live external
+/// ones.
 async fn fill(own: &mut PgConnection, tasks: u32) {
     run(
         own,
@@ -180,7 +182,7 @@ async fn live_external_sessions_are_found_by_their_own_index() {
         after = Some((last.session.expires_at, last.session.id));
         found += views.len();
     }
-    assert_eq!(found, 400, "each once, and none that has expired");
+    assert_eq!(found, 400, "each live session once");
 
     let text = statement(&mut own, "active_external").await;
     let arguments = format!("now(), '{}', 200", Uuid::max());
@@ -194,10 +196,11 @@ async fn live_external_sessions_are_found_by_their_own_index() {
     store.close().await;
 }
 
-/// What the server counted, once nobody else is connected: a session tells what it did at its end.
+/// A statistic of the server, read after all other sessions have ended, because a session reports
+/// its statistics at its end.
 async fn counted(database: &TestDatabase, sql: &'static str) -> i64 {
     let mut own = database.connect().await;
-    until("all others are gone", SOON, async || {
+    until("all other sessions have ended", SOON, async || {
         let mut own = database.connect().await;
         let others: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
@@ -217,7 +220,7 @@ async fn begin(kind: Kind) -> Rig {
     Rig::new(kind).await
 }
 
-/// Makes an external session of one whose row cannot be read: whoever reads all of them fails.
+/// Makes a session external and its row unreadable, so that reading all external sessions fails.
 async fn spoil(rig: &Rig, issued: &Issued) {
     const SQL: &str = "UPDATE session SET minter = 'aws', is_local = false, class = 'bounded', \
                        policies = '?' WHERE id = $1";
@@ -253,7 +256,7 @@ on_both_stores! {
             let line = metrics.lines().find_map(|line| line.strip_prefix(failed));
             line.map_or(0, |count| count.parse::<u64>().unwrap())
         };
-        // The first search is of all.
+        // The first search covers all sessions.
         sweep::sweep(&rig.broker, rig.now()).await;
         assert_eq!(searches(), 0);
         spoil(&rig, &issued.pop().unwrap()).await;
@@ -261,12 +264,12 @@ on_both_stores! {
             rig.end(issued, TaskEnd::Complete).await.unwrap();
             sweep::sweep(&rig.broker, rig.now()).await;
         }
-        // All are searched again when a minute is over, as on a busy machine it may be.
+        // All sessions are searched again after a minute, which can pass on a busy machine.
         assert!(searches() < TASKS / 2, "{} searches", searches());
         rig.broker.revocation.orphan_search().demand();
         let before = searches();
         sweep::sweep(&rig.broker, rig.now()).await;
-        assert_eq!(searches(), before + 1, "a search of all is noticed");
+        assert_eq!(searches(), before + 1, "the counter shows a search of all sessions");
     }
 }
 
@@ -276,7 +279,7 @@ async fn plans_that_were_made_on_empty_tables_go_by_indexes_when_the_tables_have
     let database = fresh_database();
     let store = store(&database).await;
     let mut own = database.connect().await;
-    // Nothing replaces the plans behind the test's back.
+    // Prevent that autovacuum replaces the plans during the test.
     for table in [
         "task",
         "session",
@@ -320,7 +323,7 @@ async fn plans_that_were_made_on_empty_tables_go_by_indexes_when_the_tables_have
     }
     drop(connection);
     store.close().await;
-    // The test's own three, to fill the others.
+    // The test itself scans these tables up to three times, to fill the other tables.
     let most = 3;
     let sql = "SELECT max(seq_scan)::bigint FROM pg_stat_user_tables \
                WHERE relname IN ('task', 'session', 'one_time', 'retry', 'leaf')";

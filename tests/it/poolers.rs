@@ -1,5 +1,5 @@
-//! Poolers and managed databases that do not take the options of the broker's connections. The start
-//! says which they are and what to do.
+//! Poolers and managed databases that do not accept the options of the broker's connections. The
+//! error at the start names the cause and the remedy.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -12,23 +12,23 @@ const SEALING_KEY: &str = "tpk1_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
 
 const CANCEL_AND_SSL: [u32; 3] = [80_877_102, 80_877_103, 80_877_104];
 
-/// What a stand-in does with the first message of a connection.
+/// The pooler's handling of a connection's first message.
 #[derive(Clone)]
 enum Pooler {
-    /// Answers with this SQLSTATE and message.
+    /// Refuses the connection with this SQLSTATE and message.
     Refuses(&'static str, &'static str),
-    /// Passes everything on to this server, but for the options.
+    /// Passes everything except the options on to this server.
     Drops(SocketAddr),
 }
 
-/// Serves connections until the test ends; says where.
+/// Serves connections until the test ends. Returns the address.
 fn stand_in(pooler: Pooler) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
         for client in listener.incoming() {
             let (client, pooler) = (client.unwrap(), pooler.clone());
-            // A client that goes away ends its connection and nothing else.
+            // An error on one connection does not stop the server.
             std::thread::spawn(move || drop(serve(client, &pooler)));
         }
     });
@@ -107,7 +107,7 @@ fn start(url: String) -> Ended {
 #[test]
 fn a_pooler_that_refuses_the_options_of_connections_is_named_with_the_remedy() {
     for (code, message) in [
-        // PgBouncer, before 1.20 and since.
+        // PgBouncer before 1.20, and from 1.20 on.
         ("08P01", "unsupported startup parameter: options"),
         (
             "08P01",

@@ -1,5 +1,5 @@
-//! Proofs of possession (RFC 9449, RFC 8705): which way of presenting which token with which proof is
-//! taken, at every door that takes an attestation.
+//! Proofs of possession (RFC 9449, RFC 8705): which combinations of scheme, token and proof the
+//! broker accepts, at every endpoint that takes an attestation.
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::json;
@@ -11,11 +11,11 @@ use crate::support::keys::{Algorithm, Key, base64url, sign_jwt};
 use crate::support::random_hex;
 use crate::support::rig::Kind;
 
-/// The broker's own name, whatever address it has in a test.
+/// The broker's issuer URL. The broker listens at another address in each test.
 const BROKER: &str = "http://127.0.0.1:7070";
 const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 
-/// In which way a token is presented.
+/// The way in which a token is presented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scheme {
     Bearer,
@@ -25,11 +25,10 @@ enum Scheme {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token {
-    /// An attestation that says nothing of keys.
+    /// An attestation that names no key.
     Plain,
     /// An attestation that its issuer bound to the caller's key.
     Bound,
-    /// The bootstrap token.
     Admin,
 }
 
@@ -44,7 +43,7 @@ enum Proof {
     OtherHash,
     /// By a thief's key, with the token's hash.
     Thief,
-    /// Two headers, each good alone.
+    /// Two headers, each of which is valid alone.
     Twice,
 }
 
@@ -57,12 +56,12 @@ const PROOFS: [Proof; 6] = [
     Proof::Twice,
 ];
 
-/// What RFC 9449 §4.3, §7.1 and §7.2 say, and RFC 7800 of a token that names its key.
+/// The rules of RFC 9449 §4.3, §7.1 and §7.2, and of RFC 7800 for a token that names its key.
 fn is_taken(scheme: Scheme, token: Token, proof: Proof) -> bool {
     match (token, scheme) {
-        // It is bound to no key, so no proof can add to it.
+        // The token is bound to no key, so it must come without a proof.
         (Token::Admin, Scheme::Bearer) => proof == Proof::None,
-        // §7.2: what is bound to a key is no bearer token.
+        // §7.2: a token that is bound to a key is not accepted as a bearer token.
         (Token::Admin, _) | (Token::Bound, Scheme::Bearer) => false,
         (Token::Plain, Scheme::Bearer | Scheme::Parameter) => {
             !matches!(proof, Proof::OtherHash | Proof::Twice)
@@ -104,7 +103,7 @@ fn proof(key: &Key, method: &Method, path: &str, nonce: &str, ath: Option<String
     sign_jwt(&header, &claims, key)
 }
 
-/// The proofs of one request.
+/// The proof headers of one request.
 fn proofs(
     kind: Proof,
     keys: &Keys,
@@ -124,12 +123,12 @@ fn proofs(
     }
 }
 
-/// A door, and how it is asked.
+/// An endpoint, and how to call it.
 struct Door {
     method: Method,
     path: String,
     ask: fn(RequestBuilder, &str) -> RequestBuilder,
-    /// For tokens in a form, or for those in a header.
+    /// Whether the endpoint takes the token in a form, and not in a header.
     in_form: bool,
 }
 
@@ -180,10 +179,10 @@ fn doors() -> Vec<Door> {
     ]
 }
 
-/// Whether the caller was believed, whatever it then got.
+/// Whether the broker accepted the caller's evidence, whatever the result of the request.
 fn was_taken(door: &Door, answer: &Answer) -> bool {
     if !door.in_form {
-        // The bootstrap token is believed, and may not have what it asks for everywhere.
+        // The bootstrap token is accepted everywhere, but has few rights.
         return answer.status != 401;
     }
     if answer.status == 200 {
@@ -238,7 +237,8 @@ async fn each_scheme_token_and_proof_is_taken_as_the_rfc_wants_at_every_door() {
                         request = request.header("dpop", proof);
                     }
                     let answer = send(request).await;
-                    // Believed and then refused: the bootstrap token has no credentials to get.
+                    // The bootstrap token is accepted and then refused, because it cannot get
+                    // credentials.
                     assert_eq!(
                         was_taken(&door, &answer),
                         is_taken(*scheme, token, kind)
@@ -253,12 +253,12 @@ async fn each_scheme_token_and_proof_is_taken_as_the_rfc_wants_at_every_door() {
     }
 }
 
-/// Doors at which only workloads are known: an administrator's token is no attestation there.
+/// Whether an endpoint serves only workloads, so that it refuses an administrator's token.
 fn opens(path: &str) -> bool {
     ["/v1/credentials", "/v1/tasks"].contains(&path)
 }
 
-/// As a request for a credential with a token that is bound to a key.
+/// Requests a credential with a token that is bound to `key`.
 async fn ask(replica: &Replica, token: &str, key: &Key) -> Answer {
     let (method, path) = (Method::POST, "/v1/credentials");
     let nonce = replica.nonce().await;
@@ -282,7 +282,8 @@ on_both_stores! {
         assert!(stolen.header("www-authenticate").unwrap().starts_with("DPoP error=\"invalid_token\""));
         let bare = replica.client.post_json(&token, "/v1/credentials", &body()).await;
         assert_problem(&bare, 401, "attestation-failed");
-        // Neither used it up, and what its owner gets is bound to the owner's key.
+        // Neither attempt used the token up, and its owner's credential is bound to the owner's
+        // key.
         let granted = ask(replica, &token, &keys.own).await.expect(201);
         let access = granted["credential"]["access_token"].as_str().unwrap();
         let claims = crate::support::keys::peek(access).1;
@@ -318,7 +319,7 @@ on_both_stores! {
         let wanted = send(request.header("dpop", unnumbered)).await;
         assert_eq!(wanted.status, 401, "{}", wanted.text());
         assert!(wanted.header("www-authenticate").unwrap().contains("use_dpop_nonce"));
-        // It was seen: without the key that was shown with it, it is of no more use.
+        // The broker has seen the token with this key, so another key or none is refused.
         let bare = replica.client.post_json(&token, path, &body()).await;
         assert_eq!(assert_problem(&bare, 401, "attestation-failed")["reason"], "replayed");
         let stolen = ask(replica, &token, &keys.thief).await;
@@ -341,7 +342,7 @@ on_both_stores! {
         };
         let refused = present("Bearer").await;
         assert_eq!(assert_problem(&refused, 401, "attestation-failed")["reason"], "confirmation");
-        // Captured, the two together get nothing.
+        // An attacker who captured token and proof together gets nothing.
         let replayed = present("DPoP").await;
         assert_eq!(assert_problem(&replayed, 401, "attestation-failed")["reason"], "bad_proof");
     }

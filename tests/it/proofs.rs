@@ -1,5 +1,5 @@
-//! Evidence with a key: registered workload keys, tokens that may come again, tasks and handles
-//! that are bound to the key of a DPoP proof (RFC 9449). Over HTTP, on both stores.
+//! Evidence with a key: registered workload keys, reusable tokens, and tasks and handles that are
+//! bound to the key of a DPoP proof (RFC 9449). Over HTTP, on both stores.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::support::process::{Ended, Launch};
 use crate::support::random_hex;
 use crate::support::rig::Kind;
 
-/// The broker's own name, whatever address it has in a test.
+/// The broker's issuer URL. The broker listens at another address in each test.
 const BROKER: &str = "http://127.0.0.1:7070";
 const BOUND: &str = "https://bound.taskpass.test";
 const PER_TASK: &str = "https://per-task.taskpass.test";
@@ -25,7 +25,7 @@ permit (principal == Workload::dev::"dev:registrar", action == Action::"manageWo
   resource == Broker::"taskpass");
 "#;
 
-/// What the workload of one attestor may do.
+/// Policies that permit the workload of one attestor to open tasks and read orders.
 fn policies(attestor: &str, name: &str) -> String {
     let who = format!("principal == Workload::{attestor}::\"{attestor}:{name}\"");
     format!(
@@ -72,7 +72,7 @@ run = {{ type = "string", immutable = true, hidden = true }}
         policies("workload", "nightly"),
         REGISTRAR.to_owned(),
     ];
-    Fleet::believing(kind, attestors, &policies.concat()).await
+    Fleet::with_attestors(kind, attestors, &policies.concat()).await
 }
 
 fn token(fleet: &Fleet, audience: &str) -> String {
@@ -90,7 +90,7 @@ fn proof(key: &Key, path: &str, nonce: &str) -> String {
     sign_jwt(&header, &claims, key)
 }
 
-/// What stands in the headers beside the body.
+/// The headers of a request.
 struct Headers<'a> {
     authorization: String,
     proof: Option<&'a Key>,
@@ -150,7 +150,7 @@ on_both_stores! {
         attestation_failed(&ask(replica, &bound, None, &body()).await);
         attestation_failed(&ask(replica, &bound, Some(&other), &body()).await);
         ask(replica, &bound, Some(&own), &body()).await.expect(201);
-        // Without any proof it is good for nothing, and used up.
+        // Without a proof the token is refused, and used up.
         let bare = token(fleet, BOUND);
         attestation_failed(&ask(replica, &bare, None, &body()).await);
         attestation_failed(&ask(replica, &bare, Some(&own), &body()).await);
@@ -182,9 +182,9 @@ on_both_stores! {
         assert!(challenge.starts_with("DPoP error=\"use_dpop_nonce\""), "{challenge}");
         let given = refused.header("dpop-nonce").unwrap().to_owned();
         let granted = ask(&given).await;
-        assert!(granted.header("dpop-nonce").is_some(), "the next one comes with each answer");
+        assert!(granted.header("dpop-nonce").is_some(), "each answer carries the next nonce");
         granted.expect(201);
-        // Who proves nothing is given none.
+        // A request without a proof gets no nonce.
         let bare = send(replica.client.request(Method::GET, "/livez")).await;
         assert_eq!(bare.header("dpop-nonce"), None);
     }
@@ -192,14 +192,14 @@ on_both_stores! {
     async fn a_token_for_one_task_opens_it_and_then_acts_on_it_alone(fleet, replica) {
         let once = token(fleet, PER_TASK);
         let granted = ask(replica, &once, None, &body()).await.expect(201);
-        // It opens no second task, and without the handle it is no key to the first.
+        // The token opens no second task, and without the handle it does not join the first.
         attestation_failed(&ask(replica, &once, None, &body()).await);
         let mut guessed = joining(&granted);
         guessed["task"]["handle"] = json!(format!("tph_{}", "A".repeat(43)));
         assert_problem(&ask(replica, &once, None, &guessed).await, 404, "not-found");
         let again = ask(replica, &once, None, &joining(&granted)).await.expect(201);
         assert_eq!(again["task"]["id"], granted["task"]["id"]);
-        // A request that is repeated to the byte gets nothing, whatever its key.
+        // A byte-for-byte repetition of the request is refused, whatever its idempotency key.
         let keyed = |token: String| {
             let request = replica.client.request(Method::POST, "/v1/credentials");
             let request = request.header("idempotency-key", "\"k\"").bearer_auth(token);
@@ -213,7 +213,8 @@ on_both_stores! {
         let retried = keyed(fresh.clone()).await.expect(201);
         assert_eq!(retried["task"]["id"], first["task"]["id"]);
         ask(replica, &fresh, None, &joining(&retried)).await.expect(201);
-        // Nor does it get into another task of the same workload and run, with that one's handle.
+        // The token does not join another task of the same workload and run, even with that task's
+        // handle.
         let other = token(fleet, PER_TASK);
         let second = ask(replica, &other, None, &body()).await.expect(201);
         attestation_failed(&ask(replica, &once, None, &joining(&second)).await);
@@ -244,7 +245,7 @@ on_both_stores! {
             let before = log_size(fleet, replica).await;
             let added = workloads(fleet, replica, &["add", "nightly", "--key-file", "key.jwk", "--json"], &key);
             assert_eq!(added.code(), Some(0), "{}", added.stderr);
-            assert_eq!(log_size(fleet, replica).await, before + 1, "registering is an act on record");
+            assert_eq!(log_size(fleet, replica).await, before + 1, "registering adds a leaf");
             let listed = workloads(fleet, replica, &["list"], &key);
             assert!(listed.stdout.contains("nightly"), "{}", listed.stdout);
 
@@ -276,7 +277,7 @@ on_both_stores! {
             assert_eq!(removed.code(), Some(0), "{}", removed.stderr);
             attestation_failed(&ask(replica, &assertion(&key, json!({})), None, &body()).await);
         }
-        // Keys that no evidence could ever be good by.
+        // Keys that could never verify any evidence.
         for (key, more) in [
             (Key::generate(Algorithm::Rs256), &[][..]),
             (Key::generate(Algorithm::Es256), &["--attestor", "dev"][..]),
@@ -289,7 +290,7 @@ on_both_stores! {
     }
 }
 
-/// An assertion of the workload `nightly`, spoilt as told.
+/// A client assertion of the workload `nightly`, with `spoilt` over its claims.
 fn assertion(key: &Key, spoilt: Value) -> String {
     let now = unix_seconds();
     let mut header = key.header();
@@ -304,7 +305,7 @@ fn assertion(key: &Key, spoilt: Value) -> String {
     sign_jwt(&header, &claims, key)
 }
 
-/// `taskpass workloads …` by who may register keys.
+/// Runs `taskpass workloads …` as a caller that may register keys.
 fn workloads(fleet: &Fleet, replica: &Replica, arguments: &[&str], key: &Key) -> Ended {
     let claims = json!({"sub": "registrar", "run": "run-1"});
     let url = format!("http://{}", replica.address);

@@ -1,10 +1,12 @@
-//! The laws as properties: any history, on either store, against a small model of what is alive.
+//! The laws as properties: random histories, on either store, against a small model of the valid
+//! credentials.
 //!
-//! A history is a list of steps: open, join, delegate, end, hear, revoke, cut off, lift, wait, sweep,
-//! restart. The model knows tasks, credentials and cutoffs, and says after every step which of all
-//! the credentials ever released are good. The broker must say the same, whether or not a sweeper
-//! has run; whoever the model lets in must be let in, and nobody else. At the end each credential
-//! is traced to its leaf, and the store is searched for what must never be in it.
+//! A history is a list of steps: open, join, delegate, end, hear, revoke, cut off, lift, wait,
+//! sweep, restart. The model knows tasks, credentials and cutoffs. After every step it says which
+//! of all credentials released so far are valid, and the broker must agree, whether or not a
+//! sweeper has run. The broker must accept exactly the requests that the model accepts. At the end,
+//! the test finds the leaf of every credential, and searches the store for secrets that it must not
+//! contain.
 
 use std::time::Duration;
 
@@ -29,7 +31,8 @@ use crate::support::rig::{
     Kind, Rig, access_token, ask_in, ask_joining, child_of, claims, handle, job,
 };
 
-/// Who asks, with what the rig's policies give each: actions, and the longest life.
+/// The agents, each with the actions and the longest lifetime (in seconds) that the rig's policies
+/// give it.
 const AGENTS: [(&str, &[&str], u64); 4] = [
     ("agent:reports", &["orders:read"], 600),
     ("agent:orders", &["orders:read", "orders:write"], 120),
@@ -43,11 +46,11 @@ const ACTIONS: [&[&str]; 3] = [
     &["orders:read", "orders:write"],
 ];
 const CHILD: usize = 2;
-/// Of the rig's task type `job`.
+/// Limits of the rig's task type `job`.
 const MAX_SESSIONS: usize = 6;
 const HEARTBEAT_SECONDS: u64 = 60;
 
-/// One step. A number picks among what there is, modulo how much that is.
+/// One step. A number picks an existing object, modulo the number of objects.
 #[derive(Clone, Debug)]
 enum Step {
     Open {
@@ -93,10 +96,10 @@ enum Step {
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
-    // Most that is asked for should be had: what is refused makes no history.
+    // Most requests should succeed, because refused requests do not extend the history.
     let ttl = || proptest::option::weighted(0.5, prop_oneof![4 => 1..120_u64, 1 => 1..1_000_u64]);
     let actions = || prop_oneof![4 => Just(0), 1 => 1..ACTIONS.len()];
-    // Counted from the newest, and rarely an old one, which is mostly dead.
+    // Counted from the newest. Rarely an old session, because most old ones have ended.
     let session = || prop_oneof![3 => 0..4_usize, 1 => any::<usize>()];
     let agent = || prop_oneof![6 => 0..2_usize, 1 => 2..AGENTS.len()];
     prop_oneof![
@@ -129,7 +132,7 @@ struct Task {
 
 struct Session {
     task: usize,
-    /// The agent that holds it, and those that it was derived from.
+    /// Index of the session that this one was derived from.
     parent: Option<usize>,
     actions: &'static [&'static str],
     ended: bool,
@@ -148,12 +151,12 @@ struct Cutoff {
     id: CutoffId,
     cut: Cut,
     index: u64,
-    /// Until when nothing new is granted; none is until it is lifted.
+    /// End of the block; `None` while it lasts until lifted.
     blocks: Option<Timestamp>,
     lifted: bool,
 }
 
-/// The world as it should be.
+/// The expected state.
 #[derive(Default)]
 struct Model {
     tasks: Vec<Task>,
@@ -202,7 +205,7 @@ impl Model {
         })
     }
 
-    /// Whether a cutoff keeps a request out; `task` is the one that it would be under.
+    /// Whether a cutoff blocks a request under `task`.
     fn is_blocked(&self, agent: usize, task: Option<usize>, kid: &str, now: Timestamp) -> bool {
         self.cutoffs.iter().any(|cutoff| {
             let holds = cutoff.holds(now);
@@ -215,7 +218,7 @@ impl Model {
         })
     }
 
-    /// Whether a cutoff blocks an agent as a caller, whatever it asks for.
+    /// Whether a cutoff blocks every request of an agent.
     fn is_caller_blocked(&self, agent: usize, now: Timestamp) -> bool {
         self.cutoffs.iter().any(|cutoff| {
             let meets = match cutoff.cut {
@@ -227,7 +230,7 @@ impl Model {
         })
     }
 
-    /// Whether a cutoff blocks a task, one above it, or the owner of either.
+    /// Whether a cutoff blocks a task, one of its ancestors, or the owner of one of these.
     fn is_task_blocked(&self, task: usize, now: Timestamp) -> bool {
         self.task_chain(task).into_iter().any(|link| {
             let named = |cutoff: &Cutoff| matches!(cutoff.cut, Cut::Task(own) if own == link);
@@ -246,7 +249,7 @@ impl Cutoff {
     }
 }
 
-/// The life that policy and the task give, if they do.
+/// The lifetime that policy and the task permit, in seconds; `None` if they refuse.
 fn allowed(agent: usize, actions: &[&str], ttl: Option<u64>, left: u64) -> Option<u64> {
     let (_, own, max) = AGENTS[agent];
     let max = max.min(left);
@@ -316,7 +319,7 @@ impl World {
                     {
                         prop_assert!(matches!(ended, Err(BrokerError::Blocked(_))), "{ended:?}");
                     } else {
-                        prop_assert!(ended.is_ok(), "ending is idempotent: {ended:?}");
+                        prop_assert!(ended.is_ok(), "ending a task is idempotent: {ended:?}");
                         self.model.tasks[task].ended = true;
                     }
                 }
@@ -374,7 +377,7 @@ impl World {
         Ok(())
     }
 
-    /// The session that came with the handle of the picked one's task.
+    /// The session that was issued with the task's handle, for the task of the picked session.
     fn opener(&self, session: usize) -> Option<usize> {
         let task = self.model.sessions[self.pick(session)?].task;
         let sessions = &self.model.sessions;
@@ -411,7 +414,8 @@ impl World {
             deadline
         };
         let mut fits = allowed(agent, actions, ttl, deadline);
-        // Whether silence shortens the first credential is the broker's to say, not to exceed.
+        // The broker may shorten a watched task's first credential, so the model requires no grant
+        // here.
         if watched && fits.is_some_and(|ttl| ttl > left) {
             fits = None;
         }
@@ -436,7 +440,8 @@ impl World {
             return self.issued(self.model.tasks.len() - 1, None, actions, issued);
         }
         match answer {
-            // A watched task's credential may outlive a silence: it is judged at use.
+            // A watched task's credential may outlast the heartbeat timeout, because validity is
+            // checked at use.
             Ok(issued)
                 if watched && !blocked && allowed(agent, actions, ttl, deadline).is_some() =>
             {
@@ -492,7 +497,10 @@ impl World {
         let answer = self.rig.issue(AGENTS[agent].0, asked).await;
         match answer {
             Ok(issued) => {
-                prop_assert!(may, "joined what is over, blocked or not allowed");
+                prop_assert!(
+                    may,
+                    "the broker let a request join a task that has ended, is blocked or does not permit it"
+                );
                 self.model.tasks[task].sessions += 1;
                 prop_assert!(self.model.tasks[task].sessions <= MAX_SESSIONS);
                 let covered = issued.session.parent;
@@ -525,7 +533,7 @@ impl World {
         let now = self.rig.now();
         let parent = self.model.sessions[opener].task;
         let id = self.model.sessions[opener].issued.task.id;
-        // Enough for a child that lends one credential on to its own.
+        // Enough for a child that delegates one credential to its own child.
         let sessions = if self.model.tasks[parent].parent.is_none() {
             3
         } else {
@@ -538,11 +546,11 @@ impl World {
         };
         prop_assert!(
             self.model.is_open(parent, now),
-            "a dead task delegates nothing"
+            "an ended task must not delegate"
         );
         prop_assert!(
             !self.model.is_task_blocked(parent, now),
-            "a blocked task delegates nothing"
+            "a blocked task must not delegate"
         );
         let asked = ask_in(child_of(id, &delegation), actions);
         let asked = CredentialRequest {
@@ -563,7 +571,10 @@ impl World {
                 let by = covering
                     .into_iter()
                     .find(|one| Some(self.model.sessions[*one].issued.session.id) == by);
-                prop_assert!(by.is_some(), "nothing that its parent holds covers it");
+                prop_assert!(
+                    by.is_some(),
+                    "no session of the parent task covers the grant"
+                );
                 prop_assert!(!self.model.is_blocked(CHILD, Some(parent), &self.kid(), now));
                 let above = &self.model.sessions[by.unwrap_or_default()].issued;
                 prop_assert!(issued.session.expires_at <= above.session.expires_at);
@@ -597,7 +608,7 @@ impl World {
             let deadline = self.model.tasks[task].deadline;
             prop_assert!(
                 issued.session.expires_at <= deadline,
-                "it outlives its task"
+                "the session outlives its task"
             );
         }
         self.model.sessions.push(Session {
@@ -670,7 +681,7 @@ impl World {
         let radius = done.radius.ok_or_else(|| fail(&"not counted"))?;
         prop_assert!(
             radius.matched >= expected.len() as u64,
-            "it names what it kills"
+            "the cutoff must count the sessions that it ends"
         );
         prop_assert_eq!(radius.matched, radius.ended + radius.ending);
         let made = done.cutoff.ok_or_else(|| fail(&"no cutoff"))?;
@@ -688,7 +699,7 @@ impl World {
         Ok(())
     }
 
-    /// The broker and the model agree on every credential that there ever was.
+    /// Checks that the broker and the model agree on every credential.
     async fn compare(&self) -> Checked {
         let now = self.rig.now();
         for (n, session) in self.model.sessions.iter().enumerate() {
@@ -704,8 +715,9 @@ impl World {
         Ok(())
     }
 
-    /// Each credential has its leaf, the log is one log, and no secret is kept.
-    async fn account(mut self) -> Checked {
+    /// Checks that each credential has its leaf, that the log is consistent, and that the store
+    /// holds no secret.
+    async fn check_leaves_and_secrets(mut self) -> Checked {
         let (broker, store) = (&self.rig.broker, self.rig.broker.core.store());
         let keys: Vec<_> = broker
             .core
@@ -745,10 +757,10 @@ impl World {
         self.rig.stop().await;
         for (name, bytes) in files_below(self.rig.directory()) {
             for secret in &secrets {
-                // The signature alone, too: a token may be kept in parts.
+                // Search for the signature alone as well: a token may be stored in parts.
                 let part = secret.rsplit('.').next().unwrap_or(secret).as_bytes();
                 let found = bytes.windows(part.len()).any(|window| window == part);
-                prop_assert!(!found, "a secret is at rest in {name}");
+                prop_assert!(!found, "the store holds a secret in {name}");
             }
         }
         Ok(())
@@ -773,7 +785,7 @@ fn fail(why: &dyn std::fmt::Display) -> TestCaseError {
 }
 
 fn histories(kind: Kind) {
-    // A case is a whole broker's life: a check takes a few, `PROPTEST_CASES` is for many.
+    // A case runs a whole broker, so the default is few cases; `PROPTEST_CASES` sets more.
     let default = Config::default();
     let config = Config {
         cases: (default.cases / 8).max(1),
@@ -795,7 +807,7 @@ fn histories(kind: Kind) {
                 world.take(step).await?;
                 world.compare().await?;
             }
-            world.account().await
+            world.check_leaves_and_secrets().await
         });
         runtime.shutdown_timeout(Duration::from_secs(2));
         checked

@@ -1,5 +1,4 @@
-//! Pruning: a backlog keeps nothing else from being done, and nothing keeps text for longer than it
-//! has to be kept.
+//! Pruning: a backlog does not delay the other workers, and no text is kept longer than necessary.
 
 use std::sync::Arc;
 
@@ -22,7 +21,7 @@ async fn begin(kind: Kind) -> Rig {
     Rig::new(kind).await
 }
 
-/// A statement in the words of each database, with a time in it.
+/// Runs a statement in the dialect of the store's database, with a time as its parameter.
 async fn run(rig: &Rig, postgres: &'static str, sqlite: &'static str, at: Timestamp) {
     match rig.broker.core.store() {
         Store::Postgres(_) => {
@@ -58,7 +57,7 @@ async fn left(rig: &Rig) -> i64 {
     count(rig, "SELECT count(*) FROM one_time").await
 }
 
-/// A hundred thousand rows that nothing needs any more.
+/// A hundred thousand rows that are due for pruning.
 async fn backlog(rig: &Rig) {
     for _ in 0..10 {
         run(
@@ -87,7 +86,7 @@ on_both_stores! {
         assert_eq!(left(&rig).await, before - 10_000);
         stop.cancel();
         let pruned = worker.round(&rig.broker, RETENTION, rig.now()).await;
-        assert_eq!((pruned.rows, left(&rig).await), (0, before - 10_000), "nothing is begun after a stop");
+        assert_eq!((pruned.rows, left(&rig).await), (0, before - 10_000), "no batch begins after a stop");
     }
 
     async fn a_backlog_keeps_neither_the_other_workers_nor_a_stop(rig: Rig) {
@@ -100,14 +99,14 @@ on_both_stores! {
             rig.broker.core.metrics().render().contains(&line)
         };
         let workers = ["prune", "health", "task_expiry", "partitions"];
-        until("some of it is pruned, and the others had their turn", SOON, async || {
+        until("some rows are pruned, and the other workers have run", SOON, async || {
             workers.iter().all(|worker| swept(worker))
         })
         .await;
         stop.cancel();
         sweeping.await.unwrap().unwrap();
         pruning.await.unwrap().unwrap();
-        assert!(left(&rig).await > 0, "it ended before all was pruned");
+        assert!(left(&rig).await > 0, "the workers ran before the pruning was complete");
         for worker in ["health", "task_expiry", "partitions"] {
             assert!(swept(worker), "{worker}");
         }
@@ -115,7 +114,7 @@ on_both_stores! {
 
     async fn what_was_dated_ahead_keeps_no_text_that_is_behind_it(rig: Rig) {
         let store = rig.broker.core.store();
-        // A thousand leaves by a clock that was a year ahead, and then one by the right clock.
+        // A clock that was a year ahead dated a thousand leaves; the next leaf has the right time.
         let year = rig.now().plus_seconds(365 * 86_400);
         run(
             &rig,

@@ -1,4 +1,4 @@
-//! The README's way into production, run as it stands there. Only the names of places are replaced.
+//! Runs the README's production steps. Only host names and paths are replaced.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,12 +8,12 @@ use crate::support::postgres::{TestDatabase, fresh_database, postgres_program};
 use crate::support::process::Launch;
 use crate::support::random_hex;
 
-/// The first fenced block of shell after this heading.
+/// The first shell block under this heading.
 fn block(heading: &str) -> String {
     let readme = include_str!("../../README.md");
     let (_, section) = readme.split_once(heading).expect("the heading");
-    let (_, rest) = section.split_once("```sh\n").expect("a block of shell");
-    let (block, _) = rest.split_once("\n```").expect("its end");
+    let (_, rest) = section.split_once("```sh\n").expect("a shell block");
+    let (block, _) = rest.split_once("\n```").expect("the block's end");
     assert!(!block.contains("\n## "), "the block is of this section");
     block.to_owned()
 }
@@ -23,7 +23,7 @@ fn replaced(text: &str, from: &str, to: &str) -> String {
     text.replace(from, to)
 }
 
-/// A database of the cluster as its owner reaches it.
+/// The URL of the cluster's maintenance database.
 fn cluster(database: &TestDatabase) -> url::Url {
     let mut url: url::Url = database.url().parse().unwrap();
     url.set_path("postgres");
@@ -55,8 +55,11 @@ fn the_production_block_of_the_readme_leads_to_an_admin_and_a_credential() {
     ] {
         script = replaced(&script, from, &to);
     }
-    assert!(!script.contains("db.example"), "every place is replaced");
-    // The broker ends with the script.
+    assert!(
+        !script.contains("db.example"),
+        "every host name is replaced"
+    );
+    // Stop the broker when the script ends.
     let script = format!("trap 'kill $!; wait' EXIT\n{script}\n");
     let folders = [
         Path::new(env!("CARGO_BIN_EXE_taskpass")),
@@ -89,7 +92,10 @@ fn the_production_block_of_the_readme_leads_to_an_admin_and_a_credential() {
     );
     let config = std::fs::read_to_string(shell.dir().join("taskpass.toml")).unwrap();
     assert!(!config.contains("bootstrap_token_sha256"), "{config}");
-    assert!(!printed.contains("tpa_"), "the token is shown to nobody");
-    // Where nothing but the digest is taken out, the broker would start again.
+    assert!(
+        !printed.contains("tpa_"),
+        "the script must not print the token"
+    );
+    // The broker would start again with this configuration, from which only the digest was removed.
     drop(database);
 }

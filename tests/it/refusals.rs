@@ -1,4 +1,4 @@
-//! What bad input gets, over HTTP from the real binary, alike on both stores.
+//! The answers to invalid input, over HTTP from the real binary, on both stores.
 
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ async fn nothing_was_issued((fleet, replica): &(Fleet, Replica)) {
         .get_as(&fleet.admin, "/v1/sessions")
         .await
         .expect(200);
-    assert_eq!(listed["sessions"], json!([]), "something was issued");
+    assert_eq!(listed["sessions"], json!([]), "a session was issued");
 }
 
 async fn begin(kind: Kind) -> (Fleet, Replica) {
@@ -97,7 +97,7 @@ on_both_stores! {
         assert_problem(&answer, 415, "unsupported-media-type");
         let large = with("/task/purpose", json!("x".repeat(70_000)));
         assert_problem(&post(replica, &token, &large).await, 413, "payload-too-large");
-        // None of it used the token up.
+        // These refusals did not use the token up.
         assert_problem(&post(replica, &token, &with("/resource", json!("x"))).await, 403, "denied");
     }
 
@@ -116,7 +116,7 @@ on_both_stores! {
             assert_no_store(&answer);
             assert_eq!(problem["code"], code);
             assert!(problem["detail"].as_str().unwrap().contains(name), "{problem}");
-            assert!(problem["receipt"]["checkpoint"].is_string(), "a denial is on record");
+            assert!(problem["receipt"]["checkpoint"].is_string(), "a denial is recorded");
         }
     }
 
@@ -140,7 +140,7 @@ on_both_stores! {
         let stranger = Key::generate(keys::Algorithm::Es256);
         let mut same_kid = stranger.header();
         same_kid["kid"] = key.header()["kid"].clone();
-        // Signed by the issuer, so that its holder may learn what is wrong with it.
+        // The issuer signed these, so their holder may learn the fault.
         let signed = [
             claims(json!({"exp": now - 60, "iat": now - 120})),
             claims(json!({"iat": now + 3_600, "exp": now + 7_200})),
@@ -181,13 +181,14 @@ on_both_stores! {
         for (n, token) in forged.iter().enumerate() {
             let answer = post(replica, token, &body()).await;
             assert_problem(&answer, 401, "attestation-failed");
-            assert_eq!(answer.text(), nobody.text(), "forgery {n} learned something");
+            assert_eq!(answer.text(), nobody.text(), "the answer to forgery {n} differs");
         }
         for (n, token) in signed.iter().enumerate() {
             let problem = assert_problem(&post(replica, token, &body()).await, 401, "attestation-failed");
             assert!(problem["reason"].is_string() && problem["claim"].is_string(), "{n}: {problem}");
         }
-        // Two headers, a handle as an attestation, and the reverse.
+        // Two credentials in one request, a handle as an attestation, and an attestation as a
+        // handle.
         let twice = replica.client.request(reqwest::Method::POST, "/v1/credentials")
             .bearer_auth(fleet.token()).header("authorization", "Bearer x").json(&body());
         assert_problem(&send(twice).await, 401, "attestation-failed");
@@ -217,7 +218,7 @@ on_both_stores! {
                      "/ledger/tile/0/x999/999", "/ledger/tile/9/000", "/v1/ledger/consistency?from=0&to=99999999"] {
             assert_problem(&replica.client.get_as(&fleet.admin, path).await, 404, "not-found");
         }
-        // The log is not public here.
+        // This broker's log is not public.
         for path in ["/v1/ledger/checkpoint", "/v1/ledger/keys", "/ledger/checkpoint", "/ledger/tile/0/000.p/1"] {
             assert_ne!(replica.client.get(path).await.status, 200, "{path}");
         }
@@ -235,7 +236,7 @@ on_both_stores! {
     }
 
     async fn an_issuer_that_misbehaves_harms_nobody_else(fleet, replica) {
-        // A first look at keys, so that others are served from what is known.
+        // Make the broker fetch the keys, so that it can serve others from its cache.
         let other = fleet.token();
         assert_problem(&post(replica, &other, &with("/resource", json!("x"))).await, 403, "denied");
         for behaviour in [
@@ -244,11 +245,12 @@ on_both_stores! {
         ] {
             fleet.issuer.discovery(behaviour.clone());
             fleet.issuer.jwks(behaviour);
-            // A key that nobody has seen makes the broker look again.
+            // An unknown key makes the broker fetch the keys again.
             let stranger = Key::generate(keys::Algorithm::Es256);
             let claims = fleet.issuer.claims(json!({"sub": "agent:reports", "run": "run-1"}));
             let unknown = fleet.issuer.token_with(&stranger.header(), &claims, &stranger);
-            // Within the pause between two fetches it is not looked for, afterwards in vain.
+            // During the pause between two fetches the broker does not look for the key; afterwards
+            // the fetch fails.
             let refused = post(replica, &unknown, &body()).await;
             let slug = if refused.status == 503 { "attestation-unavailable" } else { "attestation-failed" };
             assert_problem(&refused, if slug == "attestation-failed" { 401 } else { 503 }, slug);
@@ -283,7 +285,7 @@ on_both_stores! {
         let answer = post(replica, &fleet.token(), &with("/resource", json!("x"))).await;
         assert_problem(&answer, 403, "denied");
         let outcome = slow.join().unwrap();
-        assert!(outcome.ended_after.is_some(), "a slow client is cut off");
+        assert!(outcome.ended_after.is_some(), "the broker closes a slow client's connection");
         drop(idle);
     }
 }
@@ -310,7 +312,7 @@ async fn what_is_someone_elses_looks_like_nothing() {
         assert_problem(&theirs, 404, "not-found");
         assert_eq!(theirs.text(), nobodys.text());
     }
-    // Introspection by somebody who is no verifier of the resource.
+    // Introspection by a caller that is not a verifier of the resource.
     let token = fleet
         .issuer
         .token(json!({"sub": "agent:orders", "run": "run-1"}));
@@ -323,7 +325,7 @@ async fn what_is_someone_elses_looks_like_nothing() {
             granted["credential"]["access_token"].as_str().unwrap(),
         )]);
     assert_eq!(send(request).await.expect(200), json!({"active": false}));
-    // Its owner may read its own decision, and the proof holds.
+    // The owner may read its own decision, and the inclusion proof verifies.
     let own = replica
         .client
         .get_as(

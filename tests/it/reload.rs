@@ -1,5 +1,5 @@
-//! Files that change under the real binary, and SIGHUP: what is whole is taken over, what is not
-//! leaves in place what there was.
+//! Files that change while the real binary runs, and SIGHUP: a complete file takes effect, an
+//! invalid one leaves the previous content in use.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -32,7 +32,7 @@ fn read(replica: &Replica, name: &str) -> String {
     fs::read_to_string(replica.process.dir().join(name)).unwrap()
 }
 
-/// Puts a file with this mode in the place of another one.
+/// Replaces a file atomically, with this mode.
 fn replace(replica: &Replica, name: &str, text: &str, mode: u32) {
     let path = replica.process.dir().join(name);
     let new = replica.process.dir().join("new");
@@ -41,27 +41,27 @@ fn replace(replica: &Replica, name: &str, text: &str, mode: u32) {
     fs::rename(&new, path).unwrap();
 }
 
-/// How many lines of the log have all of these texts.
+/// Number of log lines that contain all of these texts.
 fn lines_with(replica: &Replica, texts: &[&str]) -> usize {
     let log = replica.process.stderr();
     let has_all = |line: &&str| texts.iter().all(|text| line.contains(text));
     log.lines().filter(has_all).count()
 }
 
-/// The value of a series of a replica that shows its metrics to everybody.
+/// The value of a series of a replica whose metrics are public.
 async fn value(replica: &Replica, series: &str) -> u64 {
     let metrics = replica.client.get("/metrics").await.text();
     let mut values = metrics.lines().filter_map(|line| line.strip_prefix(series));
     values.next().unwrap().parse().unwrap()
 }
 
-/// A list with a new sealing key before the fleet's own.
+/// The content of a key file with a new sealing key before the fleet's own.
 fn with_new_key(fleet: &Fleet) -> String {
     let new = crate::support::keys::base64url(&crate::support::random_bytes(32));
     format!("tpk1_{new}\n{}\n", fleet.sealing_key)
 }
 
-/// How many rows were sealed anew, for a fleet with [`MAY_RESEAL`].
+/// Number of rows that were resealed, in a fleet with [`MAY_RESEAL`].
 async fn reseal(fleet: &Fleet, replica: &Replica) -> u64 {
     let nothing = serde_json::json!({});
     let resealed = replica
@@ -70,7 +70,7 @@ async fn reseal(fleet: &Fleet, replica: &Replica) -> u64 {
     resealed.await.expect(200)["resealed"].as_u64().unwrap()
 }
 
-/// Whether a new handshake is with this certificate.
+/// Whether a new handshake presents this certificate.
 fn is_served(replica: &Replica, identity: &Identity) -> bool {
     let client = Handshakes::new(identity, None, &TLS13);
     let greeted = client.greet(replica.address);
@@ -98,7 +98,7 @@ async fn over_tls() -> (Fleet, Replica) {
 async fn a_renewed_certificate_is_served_from_the_next_handshake_on() {
     let (fleet, replica) = over_tls().await;
     assert!(is_served(&replica, &fleet.tls().server));
-    // By a signal, and by the change alone.
+    // Once with SIGHUP, and once by the change of the files alone.
     for (day, hangup) in [(1, true), (2, false)] {
         let renewed = Identity::server_until(2038, 1, day);
         write(&replica, KEY, &renewed.key_pem);
@@ -106,7 +106,7 @@ async fn a_renewed_certificate_is_served_from_the_next_handshake_on() {
         if hangup {
             replica.process.signal(Signal::Hup);
         }
-        until("the renewed one is served", SOON, async || {
+        until("the renewed certificate is served", SOON, async || {
             is_served(&replica, &renewed)
         })
         .await;
@@ -133,11 +133,11 @@ async fn a_half_written_pair_leaves_the_former_certificate_in_place_and_is_told(
         let log = replica.process.stderr();
         log.matches("the certificate was not reloaded").count()
     };
-    // Half a file, then one file of two.
+    // Half of a file, then one file of the two.
     for (count, certificate) in [(1, half), (2, renewed.pem.as_str())] {
         write(&replica, CERTIFICATE, certificate);
         replica.process.signal(Signal::Hup);
-        until("it is told", SOON, async || told() >= count).await;
+        until("the failure is logged", SOON, async || told() >= count).await;
         assert!(is_served(&replica, former));
         assert!(!is_served(&replica, &renewed));
     }
@@ -145,7 +145,10 @@ async fn a_half_written_pair_leaves_the_former_certificate_in_place_and_is_told(
     let metrics = replica.client.get_as(&fleet.admin, "/metrics").await.text();
     let failed = metrics.lines().find_map(|line| line.strip_prefix(failures));
     assert!(failed.unwrap().parse::<u64>().unwrap() >= 2, "{failed:?}");
-    assert!(tls_metric(&metrics).len() > 10, "the former one's end");
+    assert!(
+        tls_metric(&metrics).len() > 10,
+        "the former certificate's expiry"
+    );
     write(&replica, KEY, &renewed.key_pem);
     until("the whole pair is served", SOON, async || {
         is_served(&replica, &renewed)
@@ -191,7 +194,7 @@ async fn sealing_keys_are_replaced_without_a_restart() {
     let old = &fleet.sealing_key;
     let new = crate::support::keys::base64url(&crate::support::random_bytes(32));
     let new = format!("tpk1_{new}");
-    // Whatever is no list leaves the present one in force.
+    // An invalid list of keys leaves the present one in use.
     write(&replica, SEALING_FILE, "tpk1_short");
     replica.process.signal(Signal::Hup);
     is_logged(&replica, "the configuration was not reloaded").await;
@@ -201,14 +204,19 @@ async fn sealing_keys_are_replaced_without_a_restart() {
         replica.process.signal(Signal::Hup);
         reseal(&fleet, &replica).await > 0
     };
-    until("rows are sealed with the new key", SOON, until_sealed_anew).await;
-    // The new key may have come into force while rows were resealed.
+    until(
+        "rows can be sealed with the new key",
+        SOON,
+        until_sealed_anew,
+    )
+    .await;
+    // The new key may have taken effect while rows were being resealed.
     until("no row is left", SOON, async || {
         reseal(&fleet, &replica).await == 0
     })
     .await;
     replica.ask(&fleet.token()).await.expect(201);
-    // Removed while it runs, the old one opens until the next start, which does without it.
+    // The old key was removed while the broker runs: it still opens rows until the next start.
     write(&replica, SEALING_FILE, &new);
     is_logged(&replica, "sealing keys were removed").await;
     replica.ask(&fleet.token()).await.expect(201);
@@ -225,24 +233,21 @@ async fn a_failed_reload_is_tried_again_and_succeeds_once_the_mode_was_corrected
     assert_eq!(value(&replica, PENDING).await, 0);
     replace(&replica, SEALING_FILE, &with_new_key(&fleet), 0o644);
     is_logged(&replica, &format!("chmod 0600 {SEALING_FILE}")).await;
-    until("it is tried again", SOON, async || {
+    until("the reload is tried again", SOON, async || {
         value(&replica, FAILURES).await >= 3
     })
     .await;
     assert_eq!(value(&replica, PENDING).await, 1);
     let told = lines_with(&replica, &["the configuration was not reloaded"]);
-    assert_eq!(told, 1, "the warning is not written at each try");
-    // The remedy of the warning, and nothing else: the content is the same, and there is no signal.
+    assert_eq!(told, 1, "the warning is logged once");
+    // Apply only the remedy that the warning names; content and signals do not change.
     let file = replica.process.dir().join(SEALING_FILE);
     fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
-    until("nothing is pending", SOON, async || {
+    until("the reload is no longer pending", SOON, async || {
         value(&replica, PENDING).await == 0
     })
     .await;
-    assert!(
-        reseal(&fleet, &replica).await > 0,
-        "the new key is in force"
-    );
+    assert!(reseal(&fleet, &replica).await > 0, "the new key is in use");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -292,17 +297,19 @@ async fn a_certificate_in_use_is_renewed_though_the_configuration_names_another_
         lines_with(&replica, &[WAITS, &field])
     };
     let settings = ["server.tls.certificate", "server.tls.private_key"];
-    until("the settings that wait are told", SOON, async || {
-        settings.iter().all(|setting| waiting(setting) == 1)
-    })
+    until(
+        "the log names the settings that need a restart",
+        SOON,
+        async || settings.iter().all(|setting| waiting(setting) == 1),
+    )
     .await;
-    // Two checks later, nothing is left to read again because of that change.
+    // Two checks later, that change causes no further reload.
     tokio::time::sleep(std::time::Duration::from_secs(11)).await;
     assert!(is_served(&replica, &fleet.tls().server));
     let renewed = Identity::server_until(2038, 1, 1);
     replace(&replica, KEY, &renewed.key_pem, 0o600);
     replace(&replica, CERTIFICATE, &renewed.pem, 0o644);
-    until("the renewed one is served", SOON, async || {
+    until("the renewed certificate is served", SOON, async || {
         is_served(&replica, &renewed)
     })
     .await;
@@ -321,18 +328,25 @@ async fn a_webhook_is_signed_with_its_new_secret_without_a_restart() {
     );
     let (fleet, replica) = Fleet::with_secret_files(Kind::Sqlite, &sinks, "").await;
     replica.ask(&fleet.token()).await.expect(201);
-    until("it is told", SOON, async || !receiver.taken().is_empty()).await;
+    until("an event is delivered", SOON, async || {
+        !receiver.taken().is_empty()
+    })
+    .await;
     assert!(receiver.taken().iter().all(|one| one.verifies(SINK_SECRET)));
     let newer = "whsec_bmV3ZXItc2VjcmV0LW9mLXRoZS1yZWNlaXZlcg==";
     write(&replica, "sink.secret", newer);
-    until("it is signed anew", SOON, async || {
-        replica.ask(&fleet.token()).await.expect(201);
-        receiver.taken().iter().any(|one| one.verifies(newer))
-    })
+    until(
+        "deliveries are signed with the new secret",
+        SOON,
+        async || {
+            replica.ask(&fleet.token()).await.expect(201);
+            receiver.taken().iter().any(|one| one.verifies(newer))
+        },
+    )
     .await;
 }
 
-/// A role like the one that serves, under another name.
+/// Creates a role with the serving role's rights.
 async fn another_role(database: &TestDatabase, name: &str) {
     let mut owner = database.connect().await;
     let make = format!("CREATE ROLE {name} LOGIN PASSWORD '{name}'");
@@ -349,7 +363,7 @@ async fn new_credentials_of_the_database_are_used_without_a_restart() {
     let role = format!("taskpass_other_{}", crate::support::random_hex(4));
     another_role(fleet.database(), &role).await;
     let former = read(&replica, DATABASE_FILE);
-    // Another database is for the next start.
+    // Another database takes effect only at the next start.
     let elsewhere = former.replace(&format!("/{}", database_name(&former)), "/postgres");
     write(&replica, DATABASE_FILE, &elsewhere);
     replica.process.signal(Signal::Hup);
@@ -360,8 +374,8 @@ async fn new_credentials_of_the_database_are_used_without_a_restart() {
     write(&replica, DATABASE_FILE, url.as_str());
     replica.process.signal(Signal::Hup);
     let direct = fleet.database().pool().await;
-    until("all connections are the new role's", SOON, async || {
-        // Those of the former role are ended as by an operator who takes it away.
+    until("all connections belong to the new role", SOON, async || {
+        // End the former role's connections, as an operator would before dropping it.
         let ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
                      WHERE datname = current_database() AND application_name = 'taskpass' \
                      AND usename <> $1";

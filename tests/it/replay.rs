@@ -1,5 +1,5 @@
-//! `policy replay` and `policy decisions`: what happened, held against what a candidate would have
-//! decided, by the real binary, from the broker and from a file.
+//! `policy replay` and `policy decisions`: recorded decisions compared with those of a candidate
+//! generation. The tests run the real binary, with records from the broker and from a file.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,7 +24,7 @@ use crate::support::fleet::{Fleet, Replica, body};
 use crate::support::process::{Ended, Launch};
 use crate::support::rig::{self, Kind, Rig, ask};
 
-/// A replay of what `replica` decided, by other policies and another configuration.
+/// A replay of a replica's decisions with other policies and another configuration.
 struct Candidate<'a> {
     fleet: &'a Fleet,
     replica: &'a Replica,
@@ -33,7 +33,7 @@ struct Candidate<'a> {
 }
 
 impl<'a> Candidate<'a> {
-    /// What decided.
+    /// A candidate that equals the active generation.
     fn same(fleet: &'a Fleet, replica: &'a Replica) -> Self {
         let config = fs::read_to_string(replica.process.dir().join("taskpass.toml"));
         Self {
@@ -77,7 +77,7 @@ impl<'a> Candidate<'a> {
         launch.run()
     }
 
-    /// What a replay from the broker says, which must be what one from a file says.
+    /// The result of a replay from the broker, which must equal the one from a file.
     fn replay(&self, decisions: &str) -> (Value, Option<i32>) {
         let online = self.run(&["--since", "1h"], None);
         let offline = self.run(&["--decisions", "decisions.jsonl"], Some(decisions));
@@ -95,7 +95,7 @@ impl<'a> Candidate<'a> {
     }
 }
 
-/// Everything that was decided, as `policy decisions` writes it.
+/// All decisions, as `policy decisions` writes them.
 fn decisions(fleet: &Fleet, replica: &Replica) -> String {
     let url = format!("http://{}", replica.address);
     let ended = Launch::taskpass(["policy", "decisions", "--since", "1h", "--url", &url])
@@ -105,7 +105,7 @@ fn decisions(fleet: &Fleet, replica: &Replica) -> String {
     ended.stdout
 }
 
-/// Two permits, three refusals, of which policy was asked about two.
+/// Makes two permits and three refusals, two of which policy decided.
 async fn history(fleet: &Fleet, replica: &Replica) {
     for (env, fork, resource) in [
         ("prod", false, "orders-api"),
@@ -154,7 +154,7 @@ async fn replayed(kind: Kind) {
         (&json!(1), &json!([]))
     );
 
-    // A condition that lets another environment in, and keeps the old one out.
+    // The changed condition permits another environment and refuses the old one.
     let (told, code) = same()
         .policies("env == \"prod\"", "env == \"stage\"")
         .replay(&file);
@@ -187,7 +187,7 @@ async fn replayed(kind: Kind) {
         (&json!("newly_permitted"), &json!(1))
     );
 
-    // A shorter life, from a policy and from the catalogue.
+    // A shorter lifetime, from a policy and from the catalogue.
     for shorter in [
         same().policies("@max_ttl(\"300\")", "@max_ttl(\"120\")"),
         same().config(
@@ -206,7 +206,7 @@ async fn replayed(kind: Kind) {
         assert_eq!(example["would_be"]["ttl_seconds"], 120);
     }
 
-    // A forbid, which is what is named; and a resource that is there no more.
+    // A forbid, which the result must name; then a resource that was removed.
     let forbid = "@id(\"freeze\") @description(\"d\") forbid (principal is Workload::ci, action == Action::\"orders:read\", resource);\n@id(\"ci-open\")";
     let (told, _) = same().policies("@id(\"ci-open\")", forbid).replay(&file);
     assert_eq!(counts(&told), [4, 2, 2, 0, 0, 0], "{told}");
@@ -222,7 +222,7 @@ async fn replayed(kind: Kind) {
     incomplete(&same, &file);
 }
 
-/// What is left out is said, and that nothing changes in the rest shows nothing of it.
+/// Asserts that the result names omitted records, and that it then claims nothing about them.
 fn incomplete<'a>(same: &impl Fn() -> Candidate<'a>, file: &str) {
     let run = |lines: &[String]| {
         let ended = same().run(&["--decisions", "decisions.jsonl"], Some(&lines.join("\n")));
@@ -308,7 +308,7 @@ async fn a_file_that_is_not_what_was_logged_is_no_result() {
             ended.stderr
         );
     }
-    // A candidate that does not load, a file that is not there, an age that is none.
+    // A candidate that does not load, a file that does not exist, and an invalid duration.
     let broken = same().policies(CI, "permit (principal, action, resource);");
     let ended = broken.run(&["--decisions", "decisions.jsonl"], Some(&file));
     assert_eq!(ended.code(), Some(2), "{}", ended.stderr);
@@ -320,7 +320,7 @@ async fn a_file_that_is_not_what_was_logged_is_no_result() {
         let ended = same().run(&[&format!("--since={age}")], None);
         assert_eq!(ended.code(), Some(2), "{age}: {}", ended.stderr);
     }
-    // Who may not read the log gets no decisions to replay.
+    // A caller that may not read the log gets no decisions.
     let url = format!("http://{}", replica.address);
     let ended = Launch::taskpass(["policy", "decisions", "--url", &url])
         .env("TASKPASS_TOKEN", fleet.token())
@@ -328,7 +328,7 @@ async fn a_file_that_is_not_what_was_logged_is_no_result() {
     assert_eq!((ended.code(), ended.stdout.as_str()), (Some(1), ""));
 }
 
-/// What `candidate` makes at `at` of everything that a rig decided.
+/// The result of replaying a rig's decisions with `candidate` at `at`.
 async fn replay_at(rig: &Rig, candidate: &CompiledGeneration, at: Timestamp) -> Tally {
     let mut replay = Replay::new(candidate, at);
     for record in records(rig).await {
@@ -337,7 +337,7 @@ async fn replay_at(rig: &Rig, candidate: &CompiledGeneration, at: Timestamp) -> 
     replay.finish()
 }
 
-/// What decides at a rig, with one more policy, and its resource registered as harmless.
+/// The rig's active generation with one more policy, and its resource registered as low risk.
 async fn with_policy(rig: &Rig, policy: &str) -> CompiledGeneration {
     let (_, bytes) = rig
         .broker
@@ -368,9 +368,10 @@ async fn with_policy(rig: &Rig, policy: &str) -> CompiledGeneration {
     compiled
 }
 
-/// What becomes of two permits, one of them to a contractor, by a candidate that forbids those.
+/// The result for two permits, one of them to a contractor, with a candidate that forbids
+/// contractors.
 async fn without_contractors(policies: &str) -> Tally {
-    // A role that is bound is one that some policy names, here one that decides about no task.
+    // A role can be bound only if a policy names it; this policy decides no task.
     let policies = format!(
         "{policies}\n@id(\"contractors\") @description(\"contractors look\")\n\
          permit (principal in Role::\"contractor\", action == Action::\"readMetrics\", \
@@ -403,7 +404,8 @@ async fn a_role_that_a_candidate_asks_for_counts_where_it_was_read_and_else_noth
     let groups = read.groups();
     assert_eq!(groups[0].key.policies, ["no-contractors"]);
     assert_eq!(groups[0].key.workload, "dev:agent%3Areports");
-    // Where no policy asks for roles nobody reads them, and that is not taken for having none.
+    // If no policy uses roles, the broker does not read them, and the replay must not assume that
+    // there were none.
     let nobody = "principal == Workload::dev::\"dev:nobody\"";
     let policies = rig::POLICIES.replace("principal in Role::\"nobody\"", nobody);
     assert_ne!(policies, rig::POLICIES);
@@ -436,7 +438,7 @@ async fn what_observed_when_it_was_decided_counts_once_its_day_is_over() {
     assert_eq!(afterwards.groups()[0].key.policies, ["freeze"]);
 }
 
-/// A command whose output nobody reads, run to its end.
+/// Runs a command to its end while no process reads its output.
 fn unread(launch: &str, directory: &std::path::Path, arguments: &[&str]) -> Option<i32> {
     let script =
         "set -o pipefail; { sleep 0.2; exec \"$0\" \"$@\"; } | true; exit ${PIPESTATUS[0]}";
@@ -483,13 +485,13 @@ async fn a_verdict_is_one_though_nobody_reads_it() {
         };
         assert_eq!(run(&["replay", "--candidate", "same"]), Some(0));
         assert_eq!(run(&["replay", "--candidate", "next"]), Some(1));
-        // Whatever else the fleet may do, nobody did.
+        // No permit was used, whatever the fleet's policies permit.
         assert_eq!(run(&["unused", "same"]), Some(1));
     }
 }
 
-/// Records that are all different, made of one that is real: each has an input of its own, so that
-/// nothing that was evaluated once helps with the next.
+/// Writes different records, each made from a real one with its own input, so that no evaluation
+/// can be reused.
 fn different(real: &Value, count: u32, mut into: impl std::io::Write) {
     let bytes = |member: &str| STANDARD.decode(real[member].as_str().unwrap()).unwrap();
     let mut leaf: Value = serde_json::from_slice(&bytes("leaf")).unwrap();
@@ -511,10 +513,10 @@ fn different(real: &Value, count: u32, mut into: impl std::io::Write) {
     writeln!(into, "{end}").unwrap();
 }
 
-/// How fast a replay is, in figures and without a verdict:
+/// Measures the speed of a replay:
 /// `cargo test --release --test it -- --ignored --nocapture replay::how_fast`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement: it takes minutes and means little on a development build"]
+#[ignore = "a benchmark: it takes minutes and needs a release build"]
 async fn how_fast_recorded_decisions_are_replayed() {
     let count = std::env::var("TASKPASS_REPLAYED_DECISIONS");
     let count: u32 = count.map_or(100_000, |text| text.parse().unwrap());

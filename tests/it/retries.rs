@@ -1,4 +1,4 @@
-//! Retries over HTTP with an `Idempotency-Key`, alike on both stores.
+//! Retries over HTTP with an `Idempotency-Key`, on both stores.
 
 use serde_json::{Value, json};
 
@@ -29,7 +29,7 @@ async fn case(fleet: &Fleet, replica: &Replica) {
     assert_problem(&replayed, 401, "attestation-failed");
     assert!(
         fleet.is_good(replica, &first).await,
-        "a captured request is worth nothing"
+        "a captured request must be refused"
     );
 
     let mut other = body();
@@ -49,7 +49,10 @@ async fn case(fleet: &Fleet, replica: &Replica) {
                 .unwrap()
                 .to_owned()
         };
-        assert!(expiry(&again) <= expiry(&first), "no later");
+        assert!(
+            expiry(&again) <= expiry(&first),
+            "the retry expires no later"
+        );
         assert!(!fleet.is_good(replica, &last).await, "superseded");
         assert!(fleet.is_good(replica, &again).await);
         last = again;
@@ -58,7 +61,7 @@ async fn case(fleet: &Fleet, replica: &Replica) {
     let problem = assert_problem(&spent, 409, "already-issued");
     assert_eq!(problem["session_id"], last["session"]["id"]);
 
-    // The key is that identity's and run's alone.
+    // The key belongs to this identity and run.
     let run = fleet
         .issuer
         .token(json!({"sub": "agent:reports", "run": "run-2"}));
@@ -111,7 +114,7 @@ permit (principal == Workload::plain::"plain:agent", action == Action::"openTask
 @id("plain-read") @description("reads") @max_ttl("600")
 permit (principal == Workload::plain::"plain:agent", action == Action::"orders:read", resource);
 "#;
-    Fleet::believing(kind, attestor, policy).await
+    Fleet::with_attestors(kind, attestor, policy).await
 }
 
 async fn proof(replica: &Replica, key: &Key) -> String {
@@ -123,8 +126,8 @@ async fn proof(replica: &Replica, key: &Key) -> String {
     sign_jwt(&header, &claims, key)
 }
 
-/// Without an instance a request is repeated with the key that the first one proved. Where it proved
-/// none, the refusal says what would do.
+/// Without an instance, a retry must prove the same key as the first request. If the first request
+/// proved none, the refusal names the remedy.
 async fn without_instances(kind: Kind) {
     let (fleet, replica) = without_an_instance(kind).await;
     let token = || {
@@ -165,7 +168,7 @@ async fn without_instances(kind: Kind) {
     for said in ["DPoP proof", "new Idempotency-Key", "/revoke"] {
         assert!(detail.contains(said), "{detail}");
     }
-    // What it says can be done, and does it.
+    // Follow the remedy that the refusal names.
     let session = refused["session_id"].as_str().unwrap();
     let path = format!("/v1/sessions/{session}/revoke");
     let ended = replica.client.post_json(&token(), &path, &json!({})).await;

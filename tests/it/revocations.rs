@@ -1,5 +1,5 @@
-//! What admins see of revocations: which stand, whom they keep out, and that a slip is told from a
-//! precaution.
+//! Revocations as admins see them: those in force, the callers they block, and the difference
+//! between a mistyped name and a precaution.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -75,7 +75,7 @@ on_both_stores! {
         let over = world.revoke(json!({
             "selector": {"resource": "orders-api"}, "block_seconds": 0, "reason": "drill",
         })).await;
-        assert_eq!(held["blocked_until"], "until_lifted", "the answer says what is blocked");
+        assert_eq!(held["blocked_until"], "until_lifted", "the answer names the blocked requests");
         assert_eq!(held["selector"], json!({"workload": REPORTS}));
         assert_eq!(over.get("blocked_until"), None);
 
@@ -151,12 +151,12 @@ on_both_stores! {
             }
         }
         assert_eq!(world.list("").await, Vec::<Value>::new(), "nothing was revoked");
-        // Before a first use it may be meant.
+        // Before a workload's first use, the revocation may be intended.
         let meant = json!({"selector": {"workload": "dev:agent%3Areportz"}, "reason": "x", "allow_unknown": true});
         world.revoke(meant).await;
 
         let issued = world.rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
-        // Names are compared letter by letter, in both databases.
+        // Both databases compare names by exact characters.
         let upper = issued.session.policies[0].to_uppercase();
         assert_ne!(upper, issued.session.policies[0]);
         for selector in [json!({"policy": upper}), json!({"policy": "x".repeat(60_000)})] {
@@ -247,7 +247,7 @@ on_both_stores! {
         let tried = world.run(&["revoke", &selector, "--dry-run", "--reason", "x"]);
         assert_eq!(tried.code(), Some(0), "{tried:?}");
         assert!(tried.stdout.contains("1 session(s) would end"), "{tried:?}");
-        assert!(tried.stdout.contains("orders-api"), "it names the session: {tried:?}");
+        assert!(tried.stdout.contains("orders-api"), "the output names the session: {tried:?}");
         let slip = world.run(&["revoke", "workload=dev:nobody", "--reason", "x"]);
         assert_eq!(slip.code(), Some(1), "{slip:?}");
         assert!(slip.stderr.contains("workload=dev:nobody"), "{slip:?}");

@@ -1,5 +1,5 @@
-//! A store that lost or changed leaves stops every broker that stands on it, for the checkpoint that
-//! all replicas keep together outside it says otherwise.
+//! A store that lost or changed leaves stops every broker that uses it, because the checkpoint that
+//! the replicas share outside the store contradicts it.
 
 use std::path::Path;
 
@@ -15,13 +15,13 @@ use crate::support::postgres::TestDatabase;
 use crate::support::rig::{Kind, Rig, ask};
 use crate::support::{SOON, make_private_directory, until, write_private};
 
-/// The checkpoint in a note that nobody verified.
+/// The checkpoint in a note, without verification.
 fn opened(note: &str) -> Checkpoint {
     let note = Note::parse(note.as_bytes()).unwrap();
     note.unverified_text().parse().unwrap()
 }
 
-/// A replica on PostgreSQL that granted something, and the object that holds its checkpoint.
+/// A replica on PostgreSQL with one grant, and the object that holds its checkpoint.
 async fn sharing() -> (Rig, ObjectStore) {
     let mut rig = Rig::new(Kind::Postgres).await;
     let object = ObjectStore::start();
@@ -32,7 +32,7 @@ async fn sharing() -> (Rig, ObjectStore) {
     (rig, object)
 }
 
-/// Waits until a place holds all that the rig's broker appended.
+/// Waits until the shared checkpoint covers every entry of the rig's broker.
 async fn published(rig: &Rig, read: impl Fn() -> Option<String>) -> Checkpoint {
     until("the checkpoint is published", SOON, async || {
         let size = rig.broker.core.ledger().basis();
@@ -50,7 +50,7 @@ pub fn copy_directory(from: &Path, to: &Path) {
     }
 }
 
-/// Sets SQLite's data back to an earlier copy, and takes the replica's own memory away with it.
+/// Restores an earlier copy of SQLite's data, and deletes the replica's own checkpoint.
 pub fn restore(rig: &Rig, backup: &Path) {
     let data = rig.directory().join("data");
     std::fs::remove_dir_all(&data).unwrap();
@@ -81,7 +81,11 @@ async fn a_restored_backup_does_not_start_though_its_own_memory_was_lost_too() {
     assert!(last.size > before);
     rig.stop().await;
     restore(&rig, &backup);
-    let told = rig.restart().await.expect_err("it forgot").to_string();
+    let told = rig
+        .restart()
+        .await
+        .expect_err("the broker must not start")
+        .to_string();
     for named in [
         format!("had size {} root {}", last.size, last.root),
         format!("shows size {before} root"),
@@ -89,7 +93,7 @@ async fn a_restored_backup_does_not_start_though_its_own_memory_was_lost_too() {
     ] {
         assert!(told.contains(&named), "{named} in {told}");
     }
-    // What the place is for: nothing else would have noticed.
+    // Only the shared checkpoint detected it: with an empty one the broker starts.
     rig.share_checkpoint(&format!("file = \"{}-other\"", place.display()));
     rig.restart().await.unwrap();
     issue(&rig).await;
@@ -110,7 +114,10 @@ async fn a_checkpoint_file_that_is_missing_though_the_log_has_leaves_is_told_at_
         };
         lines.filter(missing).collect::<Vec<Value>>()
     };
-    assert!(told(&replica).is_empty(), "the log began with this start");
+    assert!(
+        told(&replica).is_empty(),
+        "the log began with this start, so the file was expected to be missing"
+    );
     let again = |replica: &mut Replica| {
         replica.process.restart();
         replica.process.wait_ready(replica.address);
@@ -135,7 +142,8 @@ async fn a_checkpoint_file_that_is_missing_though_the_log_has_leaves_is_told_at_
     assert_eq!(told(&replica).len(), 1);
 }
 
-/// What an idle replica does after a failover to a standby that had not received the last leaves.
+/// The result of an idle replica's request after a failover to a standby that lacks the last
+/// leaves.
 async fn after_a_lossy_failover(shared: bool) -> Result<(), BrokerError> {
     let mut rig = Rig::new(Kind::Postgres).await;
     let place = rig.directory().join("place");
@@ -146,7 +154,7 @@ async fn after_a_lossy_failover(shared: bool) -> Result<(), BrokerError> {
     let idle = rig.replica().await;
     let standby = rig.database().copy();
     let lost_from = rig.broker.core.ledger().basis();
-    until("the broker is back", SOON, async || {
+    until("the broker works again", SOON, async || {
         let asked = rig.issue("agent:reports", ask(&["orders:read"])).await;
         asked.is_ok()
     })
@@ -163,7 +171,7 @@ async fn after_a_lossy_failover(shared: bool) -> Result<(), BrokerError> {
             .issuance
             .issue(evidence, ask(&["orders:read"]))
             .await;
-        // Its pool may hold connections to the server that is gone.
+        // The pool may still hold connections to the old server.
         let passing = matches!(&answer, Err(BrokerError::FailClosed(_)))
             && !matches!(idle.broker.core.ledger().status(), LedgerStatus::Stopped(_));
         if !passing {
@@ -173,7 +181,7 @@ async fn after_a_lossy_failover(shared: bool) -> Result<(), BrokerError> {
     }
     if shared {
         let LedgerStatus::Stopped(told) = idle.broker.core.ledger().status() else {
-            panic!("it goes on");
+            panic!("the ledger must stop");
         };
         assert!(told.contains(&format!("shows size {lost_from}")), "{told}");
         let had = format!("had size {}", rig.broker.core.ledger().basis());
@@ -182,7 +190,7 @@ async fn after_a_lossy_failover(shared: bool) -> Result<(), BrokerError> {
     let ours = rig.issue("agent:reports", ask(&["orders:read"])).await;
     assert!(
         ours.is_err(),
-        "the replica that saw the lost leaves goes on"
+        "the replica that saw the lost leaves must stop"
     );
     idle.shutdown
         .drain_then_stop(std::time::Duration::ZERO, SOON)
@@ -197,7 +205,7 @@ async fn a_standby_that_lagged_stops_even_the_replica_that_never_saw_what_it_los
         matches!(stopped, Err(BrokerError::FailClosed(_))),
         "{stopped:?}"
     );
-    // Without the place that replica would have gone on, and forked the log.
+    // Without the shared checkpoint that replica would have continued, and forked the log.
     after_a_lossy_failover(false).await.unwrap();
 }
 
@@ -258,7 +266,7 @@ async fn what_others_publish_while_a_new_connection_is_checked_is_no_rewind() {
         })
         .await;
     };
-    // From here on it knows what is there, and does not read it to change it.
+    // From now on the replica knows the checkpoint and does not read it before it writes.
     grow().await;
     object.set(Manner::HoldReads);
     let asked_before = object.asked_with().len();
@@ -268,7 +276,7 @@ async fn what_others_publish_while_a_new_connection_is_checked_is_no_rewind() {
         .await
         .unwrap();
     let others = async {
-        until("the place is read", SOON, async || {
+        until("the shared checkpoint is read", SOON, async || {
             object.asked_with().len() > asked_before
         })
         .await;
@@ -296,7 +304,7 @@ async fn another_tree_at_the_place_stops_a_broker_that_runs() {
     let one = published(&rig, || object.content()).await;
     let note = object.content().unwrap();
     rig.stop().await;
-    // The other branch of the fork, under the same key, and at a place of its own.
+    // The other branch of the fork, under the same key, with a shared checkpoint of its own.
     restore(&rig, &backup);
     let object = ObjectStore::start();
     rig.share_checkpoint(&format!("url = \"{}\"", object.url()));
@@ -305,9 +313,9 @@ async fn another_tree_at_the_place_stops_a_broker_that_runs() {
     issue(&rig).await;
     published(&rig, || object.content()).await;
     object.force(Some(&note));
-    // One more is published, and the place is found to be changed.
+    // Publishing the next checkpoint shows that the object has changed.
     issue(&rig).await;
-    until("it stops", SOON, async || {
+    until("the ledger stops", SOON, async || {
         matches!(rig.broker.core.ledger().status(), LedgerStatus::Stopped(_))
     })
     .await;
@@ -348,7 +356,7 @@ async fn a_place_that_does_not_answer_well_stops_a_start_and_no_work() {
     }
     assert_eq!(opened(&object.content().unwrap()).size, first.size);
     assert_eq!(rig.broker.core.ledger().status(), LedgerStatus::Serving);
-    // Nothing new is appended, and it is published all the same, be the answers lost.
+    // No entry is appended, but the pending checkpoint is published even if the answers are lost.
     object.set(Manner::WriteAndFail);
     published(&rig, || object.content()).await;
     object.set(Manner::Good);
@@ -361,7 +369,11 @@ async fn a_place_that_does_not_answer_well_stops_a_start_and_no_work() {
     rig.stop().await;
     for manner in unwell.into_iter().chain([Manner::WeakTag]) {
         object.set(manner);
-        let told = rig.restart().await.expect_err("it starts").to_string();
+        let told = rig
+            .restart()
+            .await
+            .expect_err("the broker must not start")
+            .to_string();
         assert!(told.contains("shared checkpoint"), "{manner:?}: {told}");
         assert!(!told.contains("Bearer"), "{told}");
     }
@@ -373,9 +385,13 @@ async fn a_place_that_does_not_answer_well_stops_a_start_and_no_work() {
     let unsigned = unsigned.rsplit_once("\n\n").unwrap().0;
     for wrong in ["", "garbage", &foreign, unsigned] {
         object.force(Some(wrong));
-        let told = rig.restart().await.expect_err("it starts").to_string();
+        let told = rig
+            .restart()
+            .await
+            .expect_err("the broker must not start")
+            .to_string();
         assert!(told.contains("not a checkpoint of the log"), "{told}");
-        // Both are named, as far as the one says anything.
+        // The error names both trees, as far as the note states them.
         let size = size_of(&note);
         assert!(
             told.contains(&format!("the store shows size {size} root")),
@@ -402,7 +418,11 @@ async fn a_store_that_heeds_no_condition_is_found_out_before_anything_depends_on
                 rig.stop().await;
             }
             object.set(manner);
-            let told = rig.reopen().await.expect_err("it starts").to_string();
+            let told = rig
+                .reopen()
+                .await
+                .expect_err("the broker must not start")
+                .to_string();
             assert!(told.contains("If-Match"), "{manner:?}: {told}");
         }
     }
@@ -417,7 +437,7 @@ async fn a_store_that_ceases_to_heed_a_condition_is_found_out_by_the_first_chang
     object.set(Manner::HalfCareless);
     drop(rig.broker.generations.follow().await);
     issue(&rig).await;
-    until("it stops", SOON, async || {
+    until("the ledger stops", SOON, async || {
         matches!(rig.broker.core.ledger().status(), LedgerStatus::Stopped(_))
     })
     .await;
@@ -438,20 +458,28 @@ async fn a_place_that_is_gone_is_not_taken_for_an_empty_one() {
     issue(&rig).await;
     published(&rig, || std::fs::read_to_string(&place).ok()).await;
     rig.stop().await;
-    // The replica lost its own memory, and the share is not mounted.
+    // The replica lost its own checkpoint, and the share is not mounted.
     let kept = rig.directory().join("checkpoint");
     let note = std::fs::read(&kept).unwrap();
     std::fs::remove_file(&kept).unwrap();
     let elsewhere = rig.directory().join("elsewhere");
     std::fs::rename(&share, &elsewhere).unwrap();
-    let told = rig.restart().await.expect_err("it starts").to_string();
+    let told = rig
+        .restart()
+        .await
+        .expect_err("the broker must not start")
+        .to_string();
     assert!(told.contains("shared checkpoint"), "{told}");
     assert!(told.contains(share.to_str().unwrap()), "{told}");
-    // Where it is mounted there is an empty directory.
+    // An empty directory is mounted instead.
     std::fs::create_dir(&share).unwrap();
-    let told = rig.restart().await.expect_err("it starts").to_string();
+    let told = rig
+        .restart()
+        .await
+        .expect_err("the broker must not start")
+        .to_string();
     assert!(told.contains("was kept there and is gone"), "{told}");
-    // What somebody kept is put there, and tells as well as the lost one.
+    // A copy of the checkpoint serves as well as the lost file.
     write_private(&place, &note);
     rig.restart().await.unwrap();
     issue(&rig).await;
@@ -462,9 +490,13 @@ async fn a_new_place_has_a_checkpoint_before_the_first_commit_or_there_is_no_sta
     let mut rig = Rig::new(Kind::Sqlite).await;
     let object = ObjectStore::start();
     rig.share_checkpoint(&format!("url = \"{}\"", object.url()));
-    // A bucket or a route that is not there says what an empty place says.
+    // A missing bucket or a wrong route gives the same answer as an empty one.
     object.set(Manner::Status(404));
-    let told = rig.reopen().await.expect_err("it starts").to_string();
+    let told = rig
+        .reopen()
+        .await
+        .expect_err("the broker must not start")
+        .to_string();
     assert!(told.contains("shared checkpoint"), "{told}");
     object.set(Manner::Good);
     rig.reopen().await.unwrap();
@@ -482,13 +514,13 @@ async fn a_place_that_went_down_with_the_old_server_lets_nobody_go_on() {
         let asked = rig.issue("agent:reports", ask(&["orders:read"])).await;
         assert!(matches!(asked, Err(BrokerError::FailClosed(_))));
     }
-    assert_eq!(object.content(), None, "nobody begins anew");
+    assert_eq!(object.content(), None, "no new log may begin");
     assert!(matches!(
         rig.broker.core.ledger().status(),
         LedgerStatus::Failing(_)
     ));
     object.force(Some(&note));
-    until("it goes on", SOON, async || {
+    until("the ledger continues", SOON, async || {
         let asked = rig.issue("agent:reports", ask(&["orders:read"])).await;
         asked.is_ok()
     })
@@ -499,9 +531,9 @@ async fn a_place_that_went_down_with_the_old_server_lets_nobody_go_on() {
 async fn a_place_that_hangs_puts_no_commit_in_doubt() {
     let (rig, object) = sharing().await;
     object.set(Manner::Hang);
-    // That holds up nobody, and is told.
+    // The failure delays no request, and the broker reports it.
     issue(&rig).await;
-    until("the failures are counted", SOON, async || {
+    until("the metric counts the failures", SOON, async || {
         let metrics = rig.broker.core.metrics().render();
         let counted = "taskpass_shared_checkpoint_failures_total ";
         metrics.contains(counted) && !metrics.contains(&format!("{counted}0\n"))
@@ -511,12 +543,12 @@ async fn a_place_that_hangs_puts_no_commit_in_doubt() {
     let asked = rig.issue("agent:reports", ask(&["orders:read"])).await;
     assert!(matches!(asked, Err(BrokerError::FailClosed(_))));
     let LedgerStatus::Failing(told) = rig.broker.core.ledger().status() else {
-        panic!("it is well, or over");
+        panic!("the ledger should be waiting");
     };
     assert!(!told.contains("in doubt"), "{told}");
-    // The place is back, and the ledger goes on.
+    // The shared checkpoint works again, and the ledger continues.
     object.set(Manner::Good);
-    until("it goes on", SOON, async || {
+    until("the ledger continues", SOON, async || {
         let asked = rig.issue("agent:reports", ask(&["orders:read"])).await;
         asked.is_ok()
     })
@@ -528,8 +560,8 @@ async fn run(database: &mut PgConnection, sql: &str) {
     sqlx::raw_sql(sql).execute(database).await.unwrap();
 }
 
-/// Makes it a server that says to be another one when `other.server` says so: to those who connect
-/// from now on.
+/// Installs functions with which the server reports another identity to new connections, when
+/// `other.server` says so.
 async fn pretend(database: &TestDatabase, connection: &mut PgConnection) {
     let name = database.name();
     let pretending = format!(
@@ -559,7 +591,7 @@ async fn the_connection_on_which_a_log_began_leads_to_its_server_or_to_none() {
     let asked = rig.issue("agent:reports", ask(&["orders:read"])).await;
     assert!(matches!(asked, Err(BrokerError::FailClosed(_))));
     object.set(Manner::Good);
-    until("it goes on", SOON, async || {
+    until("the ledger continues", SOON, async || {
         let asked = rig.issue("agent:reports", ask(&["orders:read"])).await;
         asked.is_ok()
     })
@@ -582,15 +614,15 @@ async fn a_pooler_that_leads_elsewhere_is_noticed_and_the_place_is_asked_again()
     let asked = rig.issue("agent:reports", ask(&["orders:read"])).await;
     assert!(
         matches!(asked, Err(BrokerError::FailClosed(_))),
-        "it goes on where nothing was checked"
+        "the broker must not continue on an unchecked server"
     );
     object.set(Manner::Good);
-    until("it goes on", SOON, async || {
+    until("the ledger continues", SOON, async || {
         let asked = rig.issue("agent:reports", ask(&["orders:read"])).await;
         asked.is_ok()
     })
     .await;
-    // One whose every look leads elsewhere is told so.
+    // If every check reaches another server, the error names a pooler.
     run(
         &mut database,
         "CREATE SEQUENCE other.pid; CREATE OR REPLACE FUNCTION other.pg_backend_pid() RETURNS int \
@@ -600,7 +632,7 @@ async fn a_pooler_that_leads_elsewhere_is_noticed_and_the_place_is_asked_again()
     let asked = rig.issue("agent:reports", ask(&["orders:read"])).await;
     assert!(matches!(asked, Err(BrokerError::FailClosed(_))));
     let LedgerStatus::Failing(told) = rig.broker.core.ledger().status() else {
-        panic!("it is well, or over");
+        panic!("the ledger should be waiting");
     };
     assert!(told.contains("pooler"), "{told}");
 }

@@ -1,5 +1,5 @@
-//! The sealing keys are replaced: what the old one protected holds until it is removed, and beyond
-//! where it was resealed.
+//! Replacing the sealing keys: rows under the old key stay readable until it is removed, and
+//! afterwards only if they were resealed.
 
 use secrecy::ExposeSecret;
 use taskpass::app::StartError;
@@ -23,7 +23,7 @@ fn first_key(rig: &Rig) -> String {
     key.unwrap().trim().to_owned()
 }
 
-/// Starts again by what the store holds, with nothing appended.
+/// Restarts the broker on the same store, and appends nothing.
 async fn reopen(rig: &mut Rig) -> Result<(), StartError> {
     rig.reopen().await?;
     rig.broker.generations.follow().await.unwrap();
@@ -41,24 +41,24 @@ on_both_stores! {
         let size = rig.broker.core.ledger().basis();
         let resealed = rig.broker.signing_keys.reseal_keys(&rig.admin()).await.unwrap();
         assert!(resealed >= 4, "two keys, an activation, a binding: {resealed}");
-        assert_eq!(rig.broker.core.ledger().basis(), size + 1, "a leaf says so, under a head of the new key");
+        assert_eq!(rig.broker.core.ledger().basis(), size + 1, "resealing adds a leaf, and its head uses the new key");
         rig.seal_with(&[&new]);
         reopen(&mut rig).await.unwrap();
         assert!(rig.is_good(&issued).await);
         rig.broker.health.check_health().await.unwrap();
         rig.issue("agent:orders", ask(&["orders:read"])).await.unwrap();
         let again = rig.broker.signing_keys.reseal_keys(&rig.admin()).await.unwrap();
-        assert_eq!(again, 0, "there was nothing left to renew");
+        assert_eq!(again, 0, "no row is left to reseal");
     }
 
     async fn a_sealing_key_that_was_removed_too_early_is_named_and_can_be_put_back(mut rig: Rig) {
         let (old, new) = (first_key(&rig), new_key());
         rig.seal_with(&[&new]);
-        let told = reopen(&mut rig).await.expect_err("it starts").to_string();
+        let told = reopen(&mut rig).await.expect_err("the broker must not start").to_string();
         for named in ["the table signing_key", "no sealing key", "TASKPASS_SEALING_KEYS"] {
             assert!(told.contains(named), "{named}: {told}");
         }
-        // The log's keys alone were resealed; its heads are by the old key still.
+        // Only the log's keys were resealed; its heads still use the old key.
         rig.seal_with(&[&new, &old]);
         reopen(&mut rig).await.unwrap();
         rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();

@@ -1,5 +1,5 @@
-//! What is never printed: the logs, metrics and problems of a whole story, searched for its secrets;
-//! and what metrics say of one.
+//! Searches the logs, metrics and problems of a whole sequence of requests for secrets, and checks
+//! the metrics.
 
 use serde_json::{Value, json};
 
@@ -24,7 +24,7 @@ async fn no_secret_is_in_a_log_a_metric_or_a_problem() {
             .await;
         if answer.status != 201 {
             printed.push_str(&answer.text());
-            // Once more: it is used up, or told off.
+            // Repeat the request: the attestation is used up, and the broker logs a refusal.
             let again = replica
                 .client
                 .post_json(&token, "/v1/credentials", &request)
@@ -55,7 +55,10 @@ async fn no_secret_is_in_a_log_a_metric_or_a_problem() {
     printed.push_str(&replica.client.get_as(&fleet.admin, "/metrics").await.text());
     replica.process.terminate();
     let logs = format!("{}{}", replica.process.stdout(), replica.process.stderr());
-    assert!(logs.contains("refused"), "it logs at all: {logs}");
+    assert!(
+        logs.contains("refused"),
+        "the log contains the refusal: {logs}"
+    );
     canaries.assert_absent_in_text("the logs", &logs);
     canaries.assert_absent_in_text("problems and metrics", &printed);
     canaries.assert_absent_in(replica.process.dir().join("data"));

@@ -1,4 +1,4 @@
-//! A replica whose clock is not its database's is unready, until they agree again.
+//! A replica is not ready while its clock differs from its database's.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,11 +18,11 @@ use crate::support::proxy::{At, Fault};
 use crate::support::rig::{ADMIN, Kind, Rig, ask, bearer};
 use crate::support::{SOON, until};
 
-/// Where a clock is found that can be set, before the built-in one: for a replica with this search
-/// path the database is a machine with another time.
+/// The search path of the test's settable clock, before the built-in functions. A replica with this
+/// search path sees another time in the database.
 const SKEWED: &str = "skew,pg_catalog,public";
 
-/// That clock, still right.
+/// Creates that clock, without an offset.
 const CLOCK: &str = "\
     CREATE SCHEMA skew; CREATE TABLE skew.setting AS SELECT interval '0 ms' AS off; \
     CREATE FUNCTION skew.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS \
@@ -34,7 +34,7 @@ async fn execute(fleet: &Fleet, sql: &str) {
     direct.execute(AssertSqlSafe(sql)).await.unwrap();
 }
 
-/// Sets that clock off by so many milliseconds.
+/// Sets that clock's offset, in milliseconds.
 async fn set_off(fleet: &Fleet, milliseconds: i64) {
     let sql = format!("UPDATE skew.setting SET off = interval '{milliseconds} ms'");
     execute(fleet, &sql).await;
@@ -47,7 +47,7 @@ async fn until_readiness_is(replica: &Replica, status: u16) {
     .await;
 }
 
-/// What it says of the difference, in seconds.
+/// The difference in the replica's metrics, in seconds.
 async fn told(replica: &Replica) -> f64 {
     let metrics = replica.client.get("/metrics").await.text();
     let mut lines = metrics.lines();
@@ -67,26 +67,27 @@ async fn a_replica_whose_clock_is_not_its_databases_is_unready_until_they_agree(
         let (count,): (i64,) = counted.fetch_one(&mut direct).await.unwrap();
         count
     };
-    // Far enough that a slow answer, which counts for the clocks, does not make up for it.
+    // The offset exceeds the time of a slow answer, which the broker does not count as a
+    // difference.
     for milliseconds in [5_000, -3_600_000, 31 * 86_400_000] {
         let before = size().await;
         set_off(&fleet, milliseconds).await;
-        // At once, before it has looked: the append itself compares the clocks.
+        // Before the next regular check: the append itself compares the clocks.
         let refused = wrong.ask(&fleet.token()).await;
         assert_problem(&refused, 503, "fail-closed");
         until_readiness_is(&wrong, 503).await;
         let unready = wrong.client.get("/readyz").await;
         assert_problem(&unready, 503, "unready");
         assert!(unready.text().contains("clock"), "{}", unready.text());
-        // Whoever is sent to it all the same gets nothing: by a wrong clock no evidence is good.
+        // Requests to the replica are refused, because a wrong clock cannot judge evidence.
         let refused = wrong.ask(&fleet.token()).await;
         assert_problem(&refused, 503, "fail-closed");
         let off = f64::from(i32::try_from(milliseconds.abs() / 100).unwrap()) / 10.0;
-        until("the difference is told", SOON, async || {
+        until("the metric shows the difference", SOON, async || {
             (told(&wrong).await - off).abs() < 0.5
         })
         .await;
-        // The other's agrees with the same database.
+        // The other replica's clock agrees with the same database.
         assert_eq!(right.client.get("/readyz").await.status, 200);
 
         assert_eq!(size().await, before, "nothing was recorded");
@@ -94,14 +95,17 @@ async fn a_replica_whose_clock_is_not_its_databases_is_unready_until_they_agree(
         until_readiness_is(&wrong, 200).await;
         wrong.ask(&fleet.token()).await.expect(201);
     }
-    // A little is nothing.
+    // A small difference is tolerated.
     set_off(&fleet, 500).await;
-    until("it has looked", SOON, async || told(&wrong).await > 0.25).await;
+    until("the clock is compared again", SOON, async || {
+        told(&wrong).await > 0.25
+    })
+    .await;
     assert_eq!(wrong.client.get("/readyz").await.status, 200);
     assert!(fleet.is_good(&wrong, &first).await);
 }
 
-/// A clock of the world that is ahead of it.
+/// A system clock that is so many seconds ahead.
 struct Ahead(u64);
 
 impl Clock for Ahead {
@@ -135,7 +139,7 @@ async fn a_replica_whose_clock_is_ahead_deletes_and_ends_nothing() {
     let issued = used().await.unwrap();
     let size = async || rig.broker.core.ledger().head().await.unwrap().unwrap().size;
     let before = size().await;
-    // For it the evidence, the task and the session are long over, and all keys.
+    // By this clock, the evidence, the task, the session and all keys have expired.
     let ahead = rig.replica_by(Arc::new(Ahead(86_400 * 400))).await;
     assert!(
         ahead
@@ -154,7 +158,7 @@ async fn a_replica_whose_clock_is_ahead_deletes_and_ends_nothing() {
         matches!(closed, Err(BrokerError::FailClosed(_))),
         "{closed:?}"
     );
-    // Nor can it be accepted: the two clocks differ now, whatever an admin says.
+    // Accepting the time is refused as well, because the two clocks still differ.
     let told = AcceptAsk {
         time: ahead.broker.core.now(),
         reason: "it is right".into(),
@@ -184,7 +188,7 @@ async fn a_replica_whose_clock_is_ahead_deletes_and_ends_nothing() {
     let stop = CancellationToken::new();
     let sweeping = tokio::spawn(sweep::run(Arc::clone(&ahead.broker), stop.clone()));
     let pruning = tokio::spawn(sweep::run_pruning(Arc::clone(&ahead.broker), stop.clone()));
-    until("it has swept", SOON, async || {
+    until("the sweeper has run", SOON, async || {
         let metrics = ahead.broker.core.metrics().render();
         let failed = "taskpass_sweeps_total{worker=\"health\",result=\"failed\"} ";
         let mut lines = metrics.lines();
@@ -201,7 +205,7 @@ async fn a_replica_whose_clock_is_ahead_deletes_and_ends_nothing() {
         "{replayed:?}"
     );
     assert!(rig.is_good(&issued).await);
-    assert_eq!(size().await, before, "nothing was ended");
+    assert_eq!(size().await, before, "no entry may be recorded");
     let leaf = rig
         .broker
         .core
@@ -209,7 +213,7 @@ async fn a_replica_whose_clock_is_ahead_deletes_and_ends_nothing() {
         .openings(issued.receipt.index)
         .await
         .unwrap();
-    assert!(leaf.input.is_some(), "what was decided upon is still there");
+    assert!(leaf.input.is_some(), "the decision's input is still stored");
     ahead.shutdown.drain_then_stop(Duration::ZERO, SOON).await;
 }
 
@@ -220,15 +224,15 @@ async fn an_answer_that_was_long_under_way_is_no_wrong_clock() {
     replica
         .proxy
         .arm_statement("/* clock */", At::Answer, Fault::Hold);
-    replica.proxy.wait_sprung(1);
+    replica.proxy.wait_caught(1);
     // Longer than the clocks may differ.
     tokio::time::sleep(Duration::from_millis(1_300)).await;
-    // It looks again when it is through with this one.
+    // The broker compares the clocks again after this comparison.
     replica
         .proxy
         .arm_statement("/* clock */", At::Request, Fault::Hold);
     replica.proxy.release();
-    replica.proxy.wait_sprung(2);
+    replica.proxy.wait_caught(2);
     assert_eq!(replica.client.get("/readyz").await.status, 200);
     assert!(told(&replica).await < 0.5);
     replica.proxy.release();

@@ -1,5 +1,5 @@
-//! Clauses of OAuth's standards and of HTTP that others' clients rely on, one test each: RFC 6749 §5.2,
-//! 6750 §3, 7523, 8414, 8693, 9110 §12.5, 9449 §§4.3, 5 and 7.1, 9651.
+//! Clauses of the standards of OAuth and HTTP that third-party clients rely on, one test each: RFC
+//! 6749 §5.2, 6750 §3, 7523, 8414, 8693, 9110 §12.5, 9449 §§4.3, 5 and 7.1, 9651.
 
 use serde_json::{Value, json};
 
@@ -29,7 +29,8 @@ impl World {
              jwk = {{ kty = \"EC\", crv = \"P-256\", x = {x}, y = {y}, kid = \"{}\" }} }}]\n",
             key.kid,
         );
-        let (fleet, replica) = Fleet::believing(Kind::Sqlite, |_| attestor.clone(), POLICY).await;
+        let (fleet, replica) =
+            Fleet::with_attestors(Kind::Sqlite, |_| attestor.clone(), POLICY).await;
         Self {
             fleet,
             replica,
@@ -132,7 +133,7 @@ async fn the_metadata_names_the_ways_in_which_each_endpoint_authenticates() {
             let signed = &told[format!("{endpoint}_endpoint_auth_signing_alg_values_supported")];
             assert_eq!(signed, &json!(["EdDSA", "ES256"]), "{endpoint}");
         }
-        // AWS is not to be had at the token endpoint.
+        // The token endpoint does not issue AWS sessions.
         assert_eq!(
             told["authorization_details_types_supported"],
             json!(["api"])
@@ -150,7 +151,7 @@ async fn private_key_jwt_authenticates_at_every_endpoint_that_names_it() {
     let told = post(replica, "/oauth2/introspect", &asked, &[])
         .await
         .expect(200);
-    // It authenticates; what it may learn of the token is policy's.
+    // The client is authenticated; policy decides whether it may learn about the token.
     assert_eq!(told, json!({"active": false}));
     let revoking = world.authenticated(&[("token", own)]);
     let done = post(replica, "/oauth2/revoke", &revoking, &[]).await;
@@ -166,7 +167,7 @@ async fn private_key_jwt_authenticates_at_every_endpoint_that_names_it() {
     assert_eq!(told.expect(200), json!({"active": false}), "revoked");
 
     for path in ["/oauth2/introspect", "/oauth2/revoke"] {
-        // An assertion is good once.
+        // An assertion can be used only once.
         let again = post(replica, path, &revoking, &[]).await;
         assert_oauth_error(&again, 401, "invalid_client");
         let (name, other) = ("client_id", "somebody");
@@ -212,14 +213,14 @@ async fn a_replayed_proof_is_an_invalid_proof_and_not_an_invalid_request() {
         .expect(200);
     let again = post(replica, "/oauth2/token", &exchange(fleet), &dpop).await;
     assert_oauth_error(&again, 400, "invalid_dpop_proof");
-    // The attestation that came before stays an invalid request, whatever proof is beside it.
+    // A used attestation stays an invalid request, whatever the proof.
     let used = exchange(fleet);
     token(replica, &used).await.expect(200);
     let fresh = [("dpop", proof(replica, &key, "/oauth2/token", None).await)];
     let again = post(replica, "/oauth2/token", &used, &fresh).await;
     assert_oauth_error(&again, 400, "invalid_request");
 
-    // Of a request to our own interface too.
+    // The same for a request to the broker's own API.
     let once = proof(replica, &key, "/v1/credentials", None).await;
     let request = |proof: &str| {
         replica
@@ -262,12 +263,12 @@ async fn a_challenge_names_the_scheme_that_was_tried_and_invalid_token() {
         assert_oauth_error(&strange, 401, "invalid_token");
         assert!(challenge(&strange).starts_with("DPoP error=\"invalid_token\", algs="));
 
-        // The token is good, its proof is missing, and is for another endpoint.
+        // The token is valid, but its proof is missing or is for another endpoint.
         let good = fleet.token();
         let dpop = format!("DPoP {good}");
         let unproven = ask(&replica, path, &form, &[("authorization", &dpop)]).await;
         assert_oauth_error(&unproven, 401, "invalid_dpop_proof");
-        // The first refusal used its token up.
+        // The first refusal used up its token.
         let good = fleet.token();
         let dpop = format!("DPoP {good}");
         let elsewhere = proof(&replica, &key, "/v1/tasks", Some(&good)).await;
@@ -306,7 +307,7 @@ async fn basic_alone_is_challenged_with_basic() {
         assert_oauth_error(&answer, 401, "invalid_client");
         assert_eq!(challenge(&answer), "Basic realm=\"taskpass\"", "{path}");
     }
-    // Beside an assertion it is a second way.
+    // In addition to an assertion, it is a second method of authentication.
     let form = vec![
         ("grant_type", "client_credentials".to_owned()),
         ("client_assertion_type", JWT_BEARER.to_owned()),
@@ -403,7 +404,7 @@ async fn an_idempotency_key_is_a_structured_field() {
         send(request).await
     };
     let first = ask(r#""a\"b\\c""#).await.expect(201);
-    // The same key, in another spelling.
+    // The same key in another spelling.
     let again = ask(r#" "a\"b\\c";note=1 "#).await.expect(201);
     assert_eq!(again["task"]["id"], first["task"]["id"]);
     for bad in ["abc", r#""a\c""#, r#""a", "b""#, "7", "?1"] {

@@ -1,5 +1,5 @@
-//! A real failover: PostgreSQL, a standby that streams from it asynchronously, and a broker that was
-//! told of commits which the standby never received.
+//! A real failover: PostgreSQL, a standby that replicates asynchronously, and a broker that has
+//! acknowledged commits which the standby never received.
 
 use crate::succession::{NEW, OLD, World, credential};
 use crate::support::postgres::fresh_database;
@@ -21,14 +21,14 @@ async fn after_a_failover_to_a_standby_that_lagged_nothing_is_granted_until_a_ne
 
     pair.fail_over();
     let readiness = async || old.client.get("/readyz").await.text();
-    until("it has noticed", SOON, async || {
+    until("the broker has noticed the loss", SOON, async || {
         let asked = old.ask(&world.token("agent:a", 0)).await;
         assert_ne!(asked.status, 201, "{}", asked.text());
         readiness().await.contains("rewound or forked")
     })
     .await;
     let alarm = readiness().await;
-    // It names both, and a sweeper may have recorded something meanwhile.
+    // The alarm names both sizes. A sweeper may have recorded an entry meanwhile.
     let (had, shows) = (
         size_after(&alarm, "had size "),
         size_after(&alarm, "shows size "),

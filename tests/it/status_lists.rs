@@ -1,4 +1,4 @@
-//! Status lists: what a server that polls learns of a revocation, and when at the latest.
+//! Status lists: when a server that polls learns of a revocation.
 
 use std::io::Read;
 
@@ -36,7 +36,7 @@ async fn issued(rig: &Rig) -> Issued {
     rig.issue("agent:reports", request).await.unwrap()
 }
 
-/// The list that a token names, verified as a server would, and the bit of that token.
+/// The list that a token names, verified as a server would verify it, and the token's bit.
 async fn polled(rig: &Rig, issued: &Issued) -> (Value, bool) {
     let place = &claims(issued)["status"]["status_list"];
     let uri = place["uri"].as_str().unwrap();
@@ -52,7 +52,10 @@ async fn polled(rig: &Rig, issued: &Issued) -> (Value, bool) {
     let jwks = rig.broker.keys.published_jwks();
     let keys = jwks["keys"].as_array().unwrap();
     assert!(keys.iter().any(|jwk| verifies(&list.token, jwk)));
-    assert_eq!(claims["sub"], uri, "a list is good under its own name only");
+    assert_eq!(
+        claims["sub"], uri,
+        "a list is valid only under its own name"
+    );
     let now = rig.now().seconds();
     assert!(claims["iat"].as_i64().unwrap() <= now && now < claims["exp"].as_i64().unwrap());
     assert_eq!(claims["status_list"]["bits"], 1);
@@ -82,7 +85,8 @@ async fn state(rig: &Rig, issued: &Issued) -> SessionState {
 
 async fn a_revocation_is_in_the_list_within_its_bound(kind: Kind) {
     let rig = rig(kind).await;
-    // To the beginning of a list's time, so that the one that does not know is the oldest possible.
+    // Go to the start of a list's period, so that the list before the revocation is as old as
+    // possible.
     let into = u64::try_from(rig.now().seconds() % 10).unwrap();
     rig.clock.advance(10 - into);
     let (revoked, completed, alive) = (issued(&rig).await, issued(&rig).await, issued(&rig).await);
@@ -98,10 +102,10 @@ async fn a_revocation_is_in_the_list_within_its_bound(kind: Kind) {
     assert!(!bit);
     rig.revoke(revoked.session.id).await;
     rig.end(&completed, TaskEnd::Complete).await.unwrap();
-    // What was handed out before is over within the bound …
+    // Lists from before the revocation expire within the bound.
     let since = rig.now().seconds();
     assert!(before["exp"].as_i64().unwrap() <= since + 30);
-    // … and nobody calls it confirmed while somebody may believe it.
+    // The broker does not confirm the end while an older list may still be accepted.
     assert_eq!(state(&rig, &revoked).await, SessionState::Ending);
     assert_eq!(state(&rig, &completed).await, SessionState::Ending);
     rig.clock.advance(10);
@@ -176,7 +180,7 @@ on_both_stores! {
         let (revoked, pruned, alive) = (issued(&rig).await, issued(&rig).await, issued(&rig).await);
         rig.revoke(revoked.session.id).await;
         change(&rig, "DELETE FROM session WHERE id = $1", &revoked).await;
-        // A row that is gone shows nothing, whatever became of its session.
+        // A missing row counts as invalid, whatever its session's state was.
         change(&rig, "DELETE FROM session WHERE id = $1", &pruned).await;
         assert!(polled(&rig, &revoked).await.1);
         assert!(polled(&rig, &pruned).await.1);
@@ -184,7 +188,7 @@ on_both_stores! {
     }
 
     async fn a_list_calls_nothing_invalid_that_is_issued_after_it_was_built(rig: Rig) {
-        // To the beginning of a list's time, so that the second answer is the same list.
+        // Go to the start of a list's period, so that the second answer is the same list.
         let into = u64::try_from(rig.now().seconds() % 10).unwrap();
         rig.clock.advance(10 - into);
         let before = issued(&rig).await;
@@ -192,8 +196,8 @@ on_both_stores! {
         assert!(!bit);
         let after = issued(&rig).await;
         let (same, bit) = polled(&rig, &after).await;
-        assert_eq!((same, bit), (list, false), "its position was beyond the log's end");
-        // The next list knows it, and its end.
+        assert_eq!((same, bit), (list, false), "its index was beyond the log's end");
+        // The next list contains the session, and its end.
         rig.revoke(after.session.id).await;
         rig.clock.advance(10);
         assert!(polled(&rig, &after).await.1);
@@ -206,6 +210,6 @@ on_both_stores! {
         let built = rig.broker.verification.status_list(0).await;
         assert!(matches!(built, Err(BrokerError::FailClosed(_))), "{built:?}");
         change(&rig, "UPDATE session SET policies = '[]' WHERE id = $1", &broken).await;
-        assert!(!polled(&rig, &alive).await.1, "a failure is not kept");
+        assert!(!polled(&rig, &alive).await.1, "a failure is not cached");
     }
 }

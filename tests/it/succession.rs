@@ -1,5 +1,5 @@
-//! A log that cannot go on is given up: `taskpass ledger new-origin` and `keys revoke --ledger`, as
-//! programs, on stores that lost leaves.
+//! Replacing a log that cannot continue: `taskpass ledger new-origin` and `keys revoke --ledger`,
+//! as programs, on stores that lost leaves.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -44,11 +44,11 @@ permit (principal in Role::"operator", action == Action::"listSessions", resourc
 permit (principal == Bootstrap::"token", action, resource == Broker::"taskpass");
 "#;
 
-/// A role that nobody reaches here: what counts is that it is known to need a denial.
+/// A role that the tests do not reach; they only check that it is recorded as needing a denial.
 const ROLE: &str = "arn:aws:iam::123456789012:role/reports";
 
 pub const OLD: &str = "old.test/log";
-/// How far the issuer's clock may be ahead, in seconds.
+/// Maximum lead of the issuer's clock, in seconds.
 const AHEAD: i64 = 3;
 
 pub const NEW: &str = "new.test/log";
@@ -61,16 +61,16 @@ pub struct World {
     directory: TempDir,
     /// The bootstrap token of the new log.
     pub admin: String,
-    /// The one of the old log.
+    /// The bootstrap token of the old log.
     old_admin: String,
-    /// The one of the third log.
+    /// The bootstrap token of the third log.
     third_admin: String,
     sealing_key: String,
     /// The lines of `[ledger.shared_checkpoint]`.
     place: String,
     /// The lines of `[keys]`.
     keys: String,
-    /// Whether the role `ROLE` is registered.
+    /// Whether the role [`ROLE`] is registered.
     registers_role: bool,
     /// Tables of further resources, and of endpoints.
     resources: String,
@@ -80,7 +80,7 @@ pub struct World {
 pub struct Broker {
     pub process: Process,
     pub client: Client,
-    /// Its admin's token.
+    /// The token of its admin.
     pub admin: String,
 }
 
@@ -89,7 +89,7 @@ impl World {
         Self::on(postgres.then(|| (fresh_database(), fresh_database())))
     }
 
-    /// With the databases of the old log and of the new one, or on SQLite.
+    /// On PostgreSQL with the databases of the old and the new log; `None` for SQLite.
     pub fn on(databases: Option<(TestDatabase, TestDatabase)>) -> Self {
         let key = URL_SAFE_NO_PAD.encode(random_bytes(32));
         let world = Self {
@@ -117,7 +117,7 @@ impl World {
         world
     }
 
-    /// Each log has a token of its own.
+    /// The bootstrap token of a log.
     fn admin_of(&self, origin: &str) -> &str {
         match origin {
             NEW => &self.admin,
@@ -235,7 +235,7 @@ resources = ["orders-api"]
         }
     }
 
-    /// `ledger new-origin` or `keys revoke`, from the old log to the new one.
+    /// Runs `ledger new-origin` or `keys revoke`, from the old log to the new one.
     fn move_on<const N: usize>(&self, arguments: [&str; N], more: &[&str]) -> Ended {
         self.move_between([OLD, NEW], arguments, more)
     }
@@ -269,8 +269,8 @@ resources = ["orders-api"]
         serde_json::from_str(&ended.stdout).unwrap()
     }
 
-    /// Evidence that was certainly made after whatever came before, by a clock that is as far ahead
-    /// as it may be.
+    /// Evidence that is certainly newer than everything before it, from a clock that is ahead as
+    /// far as permitted.
     fn later_token(&self, sub: &str) -> String {
         let second = unix_seconds();
         wait_until("the next second", SOON, || unix_seconds() > second);
@@ -291,18 +291,21 @@ resources = ["orders-api"]
         (origin, size.unwrap_or_default())
     }
 
-    /// Waits until all that a broker appended is published, and says how much that is.
+    /// Waits until a broker has published everything it appended. Returns the size of its log.
     pub async fn published_by(&self, broker: &Broker) -> u64 {
         let checkpoint = broker
             .client
             .get_as(&broker.admin, "/v1/ledger/checkpoint")
             .await;
         let size: u64 = checkpoint.text().lines().nth(1).unwrap().parse().unwrap();
-        until("it is published", SOON, async || self.published().1 >= size).await;
+        until("the checkpoint is published", SOON, async || {
+            self.published().1 >= size
+        })
+        .await;
         size
     }
 
-    /// A configuration, read.
+    /// The configuration of a log, loaded.
     fn read(&self, origin: &str) -> Config {
         let mut environment = BTreeMap::new();
         if let Some((old, new)) = &self.databases {
@@ -324,7 +327,7 @@ resources = ["orders-api"]
         key
     }
 
-    /// Runs statements in a log's SQLite file, of which nobody else makes use.
+    /// Runs statements in a log's SQLite file while no broker uses it.
     async fn run_sql(&self, origin: &str, statements: &[&str]) {
         let database = self.path(data(origin)).join("taskpass.sqlite");
         let database = sqlx::sqlite::SqliteConnectOptions::new().filename(database);
@@ -338,7 +341,8 @@ resources = ["orders-api"]
         database.close().await.unwrap();
     }
 
-    /// Loses what a broker on the old log appends, and says what it had published.
+    /// Appends entries to the old log and then restores a backup without them. Returns the size
+    /// that was published.
     async fn lose(&self, requests: u32) -> u64 {
         let mut old = self.start(OLD);
         block(self, &old, "dev:thief").await;
@@ -356,7 +360,7 @@ resources = ["orders-api"]
         size
     }
 
-    /// Tells a broker on PostgreSQL what decides.
+    /// Activates the configured generation at a broker on PostgreSQL.
     pub async fn activate(&self, broker: &Broker) {
         let config = self.read(OLD);
         let checked = app::check(&config, None, None).unwrap();
@@ -439,14 +443,14 @@ async fn list(broker: &Broker, number: u64) -> Vec<u8> {
     bits
 }
 
-/// Blocks somebody until that is lifted.
+/// Blocks a workload until the block is lifted.
 async fn block(world: &World, broker: &Broker, workload: &str) {
     let body = json!({"selector": {"workload": workload}, "block_seconds": "until_lifted", "reason": "stolen", "allow_unknown": true});
     world.admin(broker, "/v1/revocations", body).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[expect(clippy::too_many_lines, reason = "one story")]
+#[expect(clippy::too_many_lines, reason = "one sequence of steps")]
 async fn after_a_loss_a_new_log_begins_and_nothing_from_before_counts() {
     let world = World::new(false);
     let mut old = world.start(OLD);
@@ -465,7 +469,7 @@ async fn after_a_loss_a_new_log_begins_and_nothing_from_before_counts() {
     let late = old.ask(&world.token("agent:a", 0)).await.expect(201);
     let size = world.published_by(&old).await;
     old.process.terminate();
-    // The disk is lost, a backup is restored.
+    // The disk is lost, and a backup is restored.
     std::fs::remove_dir_all(world.path("old-data")).unwrap();
     copy(&world.path("backup"), &world.path("old-data"));
     let refused = world.serve(OLD).run();
@@ -488,7 +492,11 @@ async fn after_a_loss_a_new_log_begins_and_nothing_from_before_counts() {
     assert_eq!(begun["predecessor"]["reason"], "lost");
     assert_eq!(begun["carried_over"]["blocks"], 1);
     assert_eq!(begun["denied"], json!([ROLE]));
-    assert_eq!(world.published().0, NEW, "the new log has taken the place");
+    assert_eq!(
+        world.published().0,
+        NEW,
+        "the shared checkpoint belongs to the new log"
+    );
 
     let mut new = world.start(NEW);
     for granted in [&early, &late] {
@@ -499,13 +507,13 @@ async fn after_a_loss_a_new_log_begins_and_nothing_from_before_counts() {
     assert_eq!(
         list(&new, 0).await,
         [0xff; 8192],
-        "all of the old log's are invalid"
+        "all sessions of the old log are invalid"
     );
     let jwks = new.client.get("/.well-known/jwks.json").await.expect(200);
     let header = credential(&early).split('.').next().unwrap();
     let header: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(header).unwrap()).unwrap();
     assert!(!jwks.to_string().contains(header["kid"].as_str().unwrap()));
-    // Nobody knows any more what was used.
+    // It is unknown which evidence was used, so all evidence from before the loss is refused.
     for unused in unused {
         let stale = new.ask(&unused).await;
         assert_eq!(stale.status, 401, "{}", stale.text());
@@ -519,11 +527,15 @@ async fn after_a_loss_a_new_log_begins_and_nothing_from_before_counts() {
     assert_eq!(place["uri"], "http://127.0.0.1:7070/status/16");
     let bits = list(&new, 16).await;
     let index = usize::try_from(place["idx"].as_u64().unwrap()).unwrap();
-    assert_eq!(bits[index / 8] >> (index % 8) & 1, 0, "it is good");
+    assert_eq!(
+        bits[index / 8] >> (index % 8) & 1,
+        0,
+        "the new session is valid"
+    );
     assert_eq!(
         bits[64..],
         [0; 8192 - 64],
-        "beyond the log's end is nothing"
+        "no bit is set beyond the log's end"
     );
     let first = new
         .client
@@ -541,7 +553,7 @@ async fn after_a_loss_a_new_log_begins_and_nothing_from_before_counts() {
     std::fs::write(&receipt, granted.to_string()).unwrap();
     let key = begun["vkey"].as_str().unwrap();
     let receipt = receipt.to_str().unwrap();
-    // Of the log, not of the credential's signature.
+    // Verify the receipt only, without the credential's signature.
     let verify = [
         "ledger",
         "verify",
@@ -554,10 +566,10 @@ async fn after_a_loss_a_new_log_begins_and_nothing_from_before_counts() {
     world.published_by(&new).await;
     new.process.terminate();
 
-    assert_the_old_one_is_over(&world, &late);
+    assert_old_log_has_ended(&world, &late);
 }
 
-/// In a new store its day would begin anew, for whoever has kept it.
+/// In a new store the token's day would begin again, so a holder of the old token could use it.
 fn assert_an_old_bootstrap_token_is_refused(world: &World) {
     let digest = |token: &str| {
         let digest = ring::digest::digest(&ring::digest::SHA256, token.as_bytes());
@@ -573,15 +585,15 @@ fn assert_an_old_bootstrap_token_is_refused(world: &World) {
     std::fs::write(&config, good).unwrap();
 }
 
-fn assert_the_old_one_is_over(world: &World, late: &Value) {
-    // Whoever goes on with the old one is stopped by the place, be its own memory lost as well.
+fn assert_old_log_has_ended(world: &World, late: &Value) {
+    // The shared checkpoint stops a broker on the old log, even one that lost its own checkpoint.
     std::fs::remove_file(world.path("checkpoint")).unwrap();
     let refused = world.serve(OLD).run();
     assert!(
         refused.stderr.contains("another log is kept there"),
         "{refused:?}"
     );
-    // What has begun and is finished begins no other time.
+    // A completed succession does not begin another time.
     let stranger = world.path("kept.note");
     std::fs::write(&stranger, late["receipt"]["checkpoint"].as_str().unwrap()).unwrap();
     let twice = ["--yes", "--checkpoint", stranger.to_str().unwrap()];
@@ -616,7 +628,7 @@ async fn a_stolen_log_key_is_revoked_with_its_log_and_what_only_it_vouches_for_i
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    // What the sweeper recorded before the end is there, too.
+    // The list includes entries of the sweeper from before the end.
     let size = lines.len() as u64;
     assert!(size >= published);
     assert!(
@@ -630,7 +642,7 @@ async fn a_stolen_log_key_is_revoked_with_its_log_and_what_only_it_vouches_for_i
     let unknown = world.move_on(["keys", "revoke", "--ledger", &stranger], &[]);
     assert_eq!(unknown.code(), Some(2), "{unknown:?}");
 
-    // Another key signs along: what it signed it vouches for.
+    // A second log key signs too: entries that it signed do not depend on the revoked key alone.
     let mut old = world.start(OLD);
     world.admin(&old, "/v1/keys/rotate-ledger", json!({})).await;
     world.published_by(&old).await;
@@ -660,20 +672,20 @@ async fn no_log_is_given_up_while_a_broker_still_keeps_it() {
     assert!(told.stderr.contains("stop all of them"), "{told:?}");
     assert_eq!(world.published().0, OLD);
     old.process.terminate();
-    // The server notices a moment later that the last connection is closed.
-    until("the log is given up", SOON, async || {
+    // The server notices with a delay that the last connection is closed.
+    until("the log is replaced", SOON, async || {
         revoke().code() == Some(0)
     })
     .await;
     assert_eq!(world.published().0, NEW);
 }
 
-/// A resource for a role of AWS, with a list of denied sessions or without.
+/// The tables of a resource for an AWS role, with or without a list of denied sessions.
 fn role(name: &str, lists: bool) -> String {
     role_of(name, &arn(name), lists.then_some(""))
 }
 
-/// The same; `list` has further lines for the tables of the role and of its list.
+/// The same for any ARN; `list` holds more lines for the tables of the role and of its list.
 fn role_of(name: &str, arn: &str, list: Option<&str>) -> String {
     let more = list.unwrap_or_default();
     let list = list.map_or_else(String::new, |more| {
@@ -707,7 +719,7 @@ fn arn(name: &str) -> String {
 async fn roles_that_are_registered_no_more_are_denied_or_named_with_their_time() {
     for lost in [true, false] {
         let mut world = World::new(false);
-        // Three generations, the last of which knows one role only.
+        // Three generations; the last one knows only one role.
         world.resources = format!("{}{}", role("listed", true), role("bare", false));
         let mut old = world.start(OLD);
         old.ask(&world.token("agent:a", 0)).await.expect(201);
@@ -726,7 +738,7 @@ async fn roles_that_are_registered_no_more_are_denied_or_named_with_their_time()
             old.process.terminate();
             Some(key)
         };
-        // A list that is known by its row alone, and a session by its own.
+        // A list that only its own row names, and a session that only its own row names.
         let registration = json!({
             "role_arn": arn("row"), "mode": "web_identity", "region": "eu-central-1",
             "revocation": {"role_arn": arn("revoker")}
@@ -767,7 +779,7 @@ async fn roles_that_are_registered_no_more_are_denied_or_named_with_their_time()
                 "{left}"
             );
         }
-        // Each list is due in the new store, and a cutoff stands for it.
+        // Each list is due in the new store, and has its cutoff.
         let store = Store::Sqlite(Sqlite::open(&world.path(data(NEW)), 1).await.unwrap());
         let places = store.deny_places().await.unwrap();
         let names: Vec<&str> = places.iter().map(|place| &*place.name).collect();
@@ -783,8 +795,8 @@ async fn roles_that_are_registered_no_more_are_denied_or_named_with_their_time()
     }
 }
 
-/// The old log's role is at `moto`, and registered in the old configuration alone. The answer is the
-/// report of `keys revoke --ledger`, with `endpoints` in the new configuration.
+/// Replaces a log whose role is at `moto` and registered only in the old configuration. Returns the
+/// report of `keys revoke --ledger`, run with `endpoints` in the new configuration.
 async fn give_up_a_log_with_a_role_at(world: &mut World, moto: &Moto, endpoints: &str) -> Value {
     let iam = moto.iam();
     for name in ["once", "revoker"] {
@@ -818,8 +830,8 @@ async fn give_up_a_log_with_a_role_at(world: &mut World, moto: &Moto, endpoints:
     assert!(refused.stdout.contains("server.issuer"), "{refused:?}");
     std::fs::write(world.path(file(NEW)), new).unwrap();
     let report = std::cell::RefCell::new(Value::Null);
-    // PostgreSQL notices a moment later that the old broker's last connection is closed.
-    until("the log is given up", SOON, async || {
+    // PostgreSQL notices with a delay that the old broker's last connection is closed.
+    until("the log is replaced", SOON, async || {
         let ended = world.move_on(revoke, &["--yes", "--json"]);
         if ended.code() == Some(0) {
             *report.borrow_mut() = serde_json::from_str(&ended.stdout).unwrap();
@@ -850,7 +862,7 @@ async fn a_role_that_is_registered_no_more_gets_the_policy_that_the_report_promi
         let report = give_up_a_log_with_a_role_at(&mut world, &moto, &endpoint).await;
         assert_eq!(report["denied"], json!([arn("once")]));
         assert_eq!(report["expires_naturally"], json!([]));
-        // On SQLite a generation without any role decides, on PostgreSQL none does.
+        // On SQLite a generation without roles is active, and on PostgreSQL none.
         let _new = world.start(NEW);
         the_role_denies_older_sessions(&moto).await;
     }
@@ -887,13 +899,13 @@ async fn leaves_under_a_witnessed_checkpoint_are_vouched_for_by_the_witness() {
     witness.trust(std::slice::from_ref(&first));
     old.ask(&world.token("agent:a", 0)).await.expect(201);
     let granted = world.published_by(&old).await;
-    until("the witness has signed it", SOON, async || {
+    until("the witness has signed the checkpoint", SOON, async || {
         witness.size() >= granted
     })
     .await;
-    // What comes now no witness saw.
+    // The witness does not see the following entries.
     witness.set(Manner::Status(503));
-    until("the witness's word is kept", SOON, async || {
+    until("the witness's signature is stored", SOON, async || {
         let metrics = old.client.get("/metrics").await.text();
         let size = witness.size();
         let kept = format!("taskpass_witness_size{{witness=\"witness.test/w\"}} {size}\n");
@@ -908,7 +920,7 @@ async fn leaves_under_a_witnessed_checkpoint_are_vouched_for_by_the_witness() {
     let told = world.move_on(["keys", "revoke", "--ledger", &first], &[]);
     let listed = |from: u64| format!("{} leaves, from {from} to {}", all - from, all - 1);
     assert!(told.stderr.contains(&listed(size)), "{told:?}");
-    // A row that says more than the witness did is nobody's word.
+    // A row with a larger size than the witness signed is ignored.
     world
         .run_sql(
             OLD,
@@ -936,7 +948,7 @@ async fn what_permits_is_carried_over_only_when_somebody_says_so() {
         world.admin(&old, "/v1/admins", bound).await;
         block(&world, &old, "dev:thief").await;
         let standby = database.copy();
-        until("it is back", SOON, async || {
+        until("the broker works again", SOON, async || {
             old.ask(&world.token("agent:a", 0)).await.status == 201
         })
         .await;
@@ -1004,15 +1016,18 @@ async fn a_checkpoint_is_kept_in_a_bucket_that_wants_signed_requests() {
         broker.ask(&world.token("agent:a", 0)).await.expect(201);
         let checkpoint = broker.client.get_as(&broker.admin, "/v1/ledger/checkpoint");
         let checkpoint = checkpoint.await.text();
-        until("it is in the bucket", SOON, async || {
+        until("the checkpoint is in the bucket", SOON, async || {
             read().await.1.note == Some(checkpoint.clone().into_bytes())
         })
         .await;
     }
-    // The bucket itself sees to it that nothing is written over what was not read.
+    // The bucket refuses to overwrite a checkpoint that the broker has not read.
     let (place, kept) = read().await;
     broker.ask(&world.token("agent:a", 0)).await.expect(201);
-    until("it changes", SOON, async || read().await.1 != kept).await;
+    until("the checkpoint changes", SOON, async || {
+        read().await.1 != kept
+    })
+    .await;
     assert_eq!(
         place.swap(&kept, "over it").await.unwrap(),
         Swapped::Changed
@@ -1023,7 +1038,7 @@ async fn a_checkpoint_is_kept_in_a_bucket_that_wants_signed_requests() {
 async fn a_log_that_was_begun_and_cut_short_serves_nobody_until_it_is_gone_on_with() {
     let world = World::new(false);
     let size = world.lose(1).await;
-    // The new store takes the first leaves, and then no more.
+    // The new store accepts the first leaves, and then fails.
     Store::Sqlite(Sqlite::open(&world.path(data(NEW)), 1).await.unwrap())
         .close()
         .await;
@@ -1037,7 +1052,7 @@ async fn a_log_that_was_begun_and_cut_short_serves_nobody_until_it_is_gone_on_wi
     let cut_short = world.move_on(["ledger", "new-origin"], &["--yes"]);
     assert_eq!(cut_short.code(), Some(3), "{cut_short:?}");
     world.run_sql(NEW, &["DROP TRIGGER full"]).await;
-    // What it began with is gone from the place and from the replica's file.
+    // The shared checkpoint and the replica's file no longer hold the old log's checkpoint.
     assert_eq!(world.published().0, NEW);
     let refused = world.serve(NEW).run();
     assert_ne!(refused.code(), Some(0), "{refused:?}");
@@ -1065,7 +1080,7 @@ async fn a_log_that_was_begun_and_cut_short_serves_nobody_until_it_is_gone_on_wi
         .iter()
         .map(|it| it.claimed().selector.kind())
         .collect();
-    assert_eq!(kinds, ["workload", "resource", "all"], "each of them once");
+    assert_eq!(kinds, ["workload", "resource", "all"], "each selector once");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -1074,7 +1089,10 @@ async fn what_cannot_be_taken_over_stops_a_new_log_before_it_begins() {
     let nothing = world.move_on(["ledger", "new-origin"], &["--yes"]);
     assert_eq!(nothing.code(), Some(3), "{nothing:?}");
     assert!(nothing.stderr.contains("there is no store"), "{nothing:?}");
-    assert!(!world.path(data(OLD)).exists(), "the old one is only read");
+    assert!(
+        !world.path(data(OLD)).exists(),
+        "the old store is only read"
+    );
     let size = world.lose(1).await;
     let stolen = "UPDATE cutoff SET value = 'dev:nobody' WHERE value = 'dev:thief'";
     world.run_sql(OLD, &[stolen]).await;
@@ -1087,7 +1105,8 @@ async fn what_cannot_be_taken_over_stops_a_new_log_before_it_begins() {
         "{refused:?}"
     );
     assert_eq!(world.published(), (OLD.to_owned(), size));
-    // What the replica remembers may be the only word on a loss: not to be able to read it is none.
+    // The replica's checkpoint may be the only evidence of a loss, so an unreadable file stops the
+    // command.
     let [file, kept] = ["checkpoint", "kept"].map(|name| world.path(name));
     std::fs::rename(&file, &kept).unwrap();
     std::fs::create_dir(&file).unwrap();
@@ -1099,7 +1118,7 @@ async fn what_cannot_be_taken_over_stops_a_new_log_before_it_begins() {
     );
     std::fs::remove_dir(&file).unwrap();
     std::fs::rename(&kept, &file).unwrap();
-    // Nor is a place that looks empty, and was not.
+    // A shared checkpoint that is missing but existed before stops the command as well.
     let [place, kept] = ["place", "kept"].map(|name| world.path(name));
     std::fs::rename(&place, &kept).unwrap();
     let refused = world.move_on(["ledger", "new-origin"], &["--yes"]);
@@ -1127,7 +1146,7 @@ async fn a_third_log_gives_out_none_of_the_places_of_the_second() {
     assert!(place(&second).ends_with("/status/16"), "{second}");
     let key = world.key(new).await;
     let revoke = ["keys", "revoke", "--ledger", &key];
-    // The token of the first log is not in the second one's configuration; its store knows it.
+    // The first log's token is not in the second log's configuration, but its store knows it.
     let config = world.path(file(THIRD));
     let good = std::fs::read_to_string(&config).unwrap();
     let digest =
@@ -1146,12 +1165,15 @@ async fn a_third_log_gives_out_none_of_the_places_of_the_second() {
     let mut third = world.start(THIRD);
     for number in [0, 16] {
         let bits = list(&third, number).await;
-        assert_eq!(bits, [0xff; 8192], "{number}: all from before is invalid");
+        assert_eq!(
+            bits, [0xff; 8192],
+            "{number}: all earlier sessions are invalid"
+        );
     }
     let granted = third.ask(&world.later_token("agent:a")).await.expect(201);
     assert!(place(&granted).ends_with("/status/32"), "{granted}");
     third.process.terminate();
-    // Whoever takes the word on that away does not bring back what it ended.
+    // Deleting the record of the succession does not restore the sessions it ended.
     world.run_sql(THIRD, &["DELETE FROM succession"]).await;
     let refused = world.serve(THIRD).run();
     assert_ne!(refused.code(), Some(0), "{refused:?}");
@@ -1178,7 +1200,7 @@ async fn a_new_log_signs_with_no_key_of_the_old_one() {
             .contains("rs256_private_key_file is a key of the old log"),
         "{refused:?}"
     );
-    // The old configuration need not say so any more: its store does.
+    // The old configuration need not name the key any more: the old store knows it.
     world.keys = String::new();
     let forgotten = world.config(OLD, free_address());
     std::fs::write(world.path(file(OLD)), forgotten).unwrap();
@@ -1195,7 +1217,7 @@ async fn a_fork_is_a_loss_though_the_store_has_more_leaves_than_what_proves_it()
     world.lose(1).await;
     let fork = world.path("fork");
     std::fs::copy(world.path("checkpoint"), &fork).unwrap();
-    // The standby that the others go on with never heard of it.
+    // The standby that the other replicas use has no record of the shared checkpoint.
     for name in ["place", "checkpoint"] {
         std::fs::remove_file(world.path(name)).unwrap();
     }
@@ -1222,7 +1244,7 @@ async fn a_fork_is_a_loss_though_the_store_has_more_leaves_than_what_proves_it()
 async fn what_only_a_revoked_key_signed_is_not_believed() {
     let world = World::new(false);
     let vkey = world.key(world.start(OLD)).await;
-    // A tree that the store does not have, signed by the log's key: whoever has that can do so.
+    // A tree that the store does not have, signed by the log's key, as its thief could sign it.
     let theirs = world.lose(3).await;
     std::fs::remove_file(world.path("checkpoint")).unwrap();
     let note = std::fs::read_to_string(world.path("place")).unwrap();

@@ -1,5 +1,5 @@
-//! `policy unused`: what was granted and never used, and the narrower policies, by the real binary,
-//! from a broker and from a file.
+//! `policy unused`: reports rights that were granted and never used, and proposes narrower
+//! policies. The tests run the real binary, with records from a broker and from a file.
 
 use std::fs;
 use std::path::Path;
@@ -43,7 +43,7 @@ name = "trial"
 max_deadline_seconds = 3600
 resources = ["files-api"]
 "#;
-    Fleet::believing(kind, |_| tables.to_owned(), POLICIES).await
+    Fleet::with_attestors(kind, |_| tables.to_owned(), POLICIES).await
 }
 
 async fn ask(fleet: &Fleet, replica: &Replica, action: &str, location: &str, status: u16) {
@@ -59,7 +59,7 @@ async fn ask(fleet: &Fleet, replica: &Replica, action: &str, location: &str, sta
     answer.expect(status);
 }
 
-/// A command beside the broker's configuration and these policies.
+/// Runs a command with the broker's configuration and these policies.
 fn run(
     fleet: &Fleet,
     replica: &Replica,
@@ -77,7 +77,7 @@ fn run(
         .run()
 }
 
-/// What has to hold of these policies, whatever becomes of the others.
+/// Tests that the policies pass, whatever the proposal removes.
 const TESTS: &str = r#"
 [[task]]
 name = "the reports open trials"
@@ -114,8 +114,8 @@ fn decisions(fleet: &Fleet, replica: &Replica) -> String {
     ended.stdout
 }
 
-/// Two permits and a refusal, and what is told of them from the broker and from a file, where the
-/// proposal is written to `narrower`.
+/// Makes two permits and a refusal. Returns the decisions' file and the report, which must be the
+/// same from the broker and from the file; the proposal is written to `narrower`.
 async fn history(fleet: &Fleet, replica: &Replica, narrower: &str) -> (String, Value) {
     for (action, location, status) in [
         ("files:read", "https://files.example/new", 201),
@@ -181,7 +181,7 @@ async fn reported(kind: Kind) {
     let (file, report) = history(&fleet, &replica, narrower).await;
     assert_told(&report);
 
-    // As a person reads it.
+    // The text report for people.
     let text = run(&fleet, &replica, policies, &file, &UNUSED);
     for part in [
         "2 actions, 1 location, life beyond 300 of 900 s",
@@ -192,7 +192,7 @@ async fn reported(kind: Kind) {
         assert!(text.stdout.contains(part), "{part}: {}", text.stdout);
     }
 
-    // The proposal loads, refuses nothing of what happened, keeps the forbid and the comments.
+    // The proposal loads, refuses nothing that was used, and keeps the forbid and the comments.
     let text = fs::read_to_string(Path::new(narrower).join("fleet.cedar")).unwrap();
     for kept in [
         "// Everything that is a file",
@@ -201,7 +201,8 @@ async fn reported(kind: Kind) {
     ] {
         assert!(text.contains(kept), "{kept}: {text}");
     }
-    // As any candidate it is checked and tested, by the tests of what it is to replace.
+    // The proposal is checked and tested like any candidate, with the tests of the current
+    // policies.
     for (what, more) in [("check", &[][..]), ("test", &["--json"])] {
         let arguments = [&["policy", what, narrower], more].concat();
         let ended = run(&fleet, &replica, policies, &file, &arguments);
@@ -225,7 +226,7 @@ async fn reported(kind: Kind) {
     let replayed = run(&fleet, &replica, policies, &file, &replay);
     assert_eq!(replayed.code(), Some(0), "{}", replayed.stdout);
     assert_eq!(told(&replayed)["unchanged"], 3);
-    // What it takes away is what nobody had used, and nothing is had anew.
+    // The proposal removes only unused rights, and adds none.
     for (action, location) in [
         ("files:write", "https://files.example/new"),
         ("files:read", "https://files.example/kept"),
@@ -241,7 +242,7 @@ async fn reported(kind: Kind) {
         (&changes["newly_denied"], &changes["newly_permitted"]),
         (&json!(3), &json!(0))
     );
-    // Nothing is written over.
+    // The command overwrites no files.
     let arguments = [&UNUSED[..], &["--proposal", narrower]].concat();
     let again = run(&fleet, &replica, policies, &file, &arguments);
     assert_eq!((again.code(), again.stdout.as_str()), (Some(2), ""));
@@ -287,7 +288,8 @@ async fn what_was_pruned_is_said_and_what_was_changed_is_no_report() {
         let lines: Vec<String> = records.iter().map(ToString::to_string).collect();
         lines.join("\n")
     };
-    // Of nothing, or of a part, nothing follows for the whole: neither verdict nor proposal.
+    // An empty or partial record proves nothing about the whole, so there is neither a verdict nor
+    // a proposal.
     let place = tempfile::tempdir().unwrap();
     let proposal = place.path().join("narrower");
     let proposing = [&arguments[..], &["--proposal", proposal.to_str().unwrap()]].concat();

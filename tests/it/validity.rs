@@ -1,7 +1,7 @@
-//! The SQL that filters and counts says what `domain::validity` says, on both stores: in random worlds
-//! of nested tasks, derived sessions in every state and cutoffs of every kind, with times close enough
-//! together that they often coincide, each statement is held against the pure functions over the rows
-//! that were read one by one.
+//! The SQL that filters and counts agrees with `domain::validity`, on both stores. The tests make
+//! random worlds: nested tasks, derived sessions in every state and cutoffs of every kind, with
+//! times that often coincide. They compare each statement with the pure functions applied to the
+//! rows, which are read one by one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,10 +34,10 @@ use crate::support::postgres::{TestDatabase, fresh_database};
 use crate::support::rig::Kind;
 use crate::support::sqlite::{SqliteFile, fresh_sqlite};
 
-/// More than there is in any world.
+/// A limit above the number of rows in any world.
 const ALL: u32 = 100;
 
-/// Seconds in which a world lives.
+/// The range of times in a world, in seconds.
 const SPAN: i64 = 30;
 
 const WORKLOADS: [&str; 2] = ["dev:a", "dev:b"];
@@ -45,7 +45,7 @@ const ATTESTORS: [&str; 2] = ["dev", "ci"];
 const RESOURCES: [&str; 2] = ["orders", "archive"];
 const AUDIENCES: [&str; 2] = ["https://o.example", "https://a.example"];
 const KEYS: [&str; 2] = ["k1", "k2"];
-/// With what LIKE would take for more than itself.
+/// Names with characters that have a meaning in LIKE.
 const POLICIES: [&str; 3] = ["p_1%", "pX1%", "p!"];
 const MINTERS: [(MinterKind, RevocationClass); 6] = [
     (
@@ -91,14 +91,14 @@ struct TaskSpec {
 struct SessionSpec {
     task: usize,
     parent: Option<usize>,
-    /// Workload, attestor, resource, key, generation, policy, minter.
+    /// Indexes of workload, attestor, resource, key, generation, policy and minter.
     what: [usize; 7],
     issued: i64,
     life: i64,
     leaf: u64,
-    /// The end of the lease of one that is being made.
+    /// End of the mint's lease; `None` if the session is not being minted.
     lease: Option<i64>,
-    /// Whether the end is confirmed, why, and when.
+    /// Whether the end is confirmed, its reason, and its time; `None` without an end.
     end: Option<(bool, usize, i64)>,
 }
 
@@ -117,9 +117,10 @@ struct World {
     tasks: Vec<TaskSpec>,
     sessions: Vec<SessionSpec>,
     cutoffs: Vec<CutSpec>,
-    /// Instants at which it is looked at.
+    /// Times at which the world is checked.
     times: Vec<i64>,
-    /// What is counted: a kind, a pick, the leaf, when it was committed, and the present.
+    /// Counts to check: the selector's kind, its pick, the cutoff's leaf, its time, and the
+    /// present.
     counts: Vec<(usize, usize, u64, i64, i64)>,
 }
 
@@ -235,7 +236,7 @@ impl World {
         self.sessions[session].task % self.tasks.len()
     }
 
-    /// A session is derived from one of the task above its own, as the broker makes them.
+    /// The session that this one is derived from: one of the parent task, as the broker makes them.
     fn derived_from(&self, session: usize) -> Option<usize> {
         let pick = self.sessions[session].parent?;
         let above = self.parent_of(self.task_of(session))?;
@@ -327,7 +328,7 @@ impl World {
         match kind {
             0 => Selector::All(True),
             1 => Selector::Workload(one(&WORKLOADS, pick).to_owned().try_into().unwrap()),
-            // One more than there are.
+            // The index may name a task that does not exist.
             2 => Selector::Task(task_id(pick % (self.tasks.len() + 1))),
             3 => Selector::Resource(one(&RESOURCES, pick).into()),
             4 => Selector::Attestor(one(&ATTESTORS, pick).into()),
@@ -368,7 +369,7 @@ fn digest(pick: usize) -> GenerationDigest {
     GenerationDigest::new([u8::try_from(pick % 2).unwrap(); 32])
 }
 
-/// A store in which one world after another stands.
+/// A store that holds one world after another.
 struct Stage {
     store: Store,
     mac: Mac,
@@ -434,7 +435,7 @@ impl Stage {
         };
         self.write(opened).await?;
         for (n, spec) in world.tasks.iter().enumerate() {
-            // Not every one is noted: a task that is over stays over.
+            // The store ignores some of these heartbeats, because an ended task stays ended.
             let now = at(spec.heard);
             if let Some(held) = self.store.hold_task(task_id(n), now).await? {
                 held.hear(now, None, 1).await?;
@@ -485,7 +486,7 @@ impl Stage {
         self.write(ended).await
     }
 
-    /// The rows, each read by itself.
+    /// All rows, each read separately.
     async fn read(&self, world: &World) -> Result<ValidityFacts, StoreError> {
         let mut facts = ValidityFacts::default();
         for n in 0..world.tasks.len() {
@@ -521,7 +522,7 @@ fn seen(views: &[SessionView]) -> BTreeSet<SessionId> {
     ids(views.iter().map(|view| &view.session))
 }
 
-/// What is checked of one world, and the facts that it is checked by.
+/// A world to check, and its facts.
 struct Check<'a> {
     store: &'a Store,
     world: &'a World,
@@ -537,7 +538,7 @@ impl Check<'_> {
         self.facts.view(session.clone())
     }
 
-    /// However sessions are read, what decides about them is read whole.
+    /// Every way to read sessions returns all facts about their validity.
     async fn reads(&self) -> Checked {
         for session in self.sessions() {
             let view = self.store.session_view(session.id).await.map_err(fail)?;
@@ -579,7 +580,7 @@ impl Check<'_> {
             |one: &&Session| one.is_active_at_back_end() && !one.life().is_expired(now);
         let expected = ids(self.sessions().filter(at_back_end));
         prop_assert_eq!(seen(&external), expected, "external");
-        // The sweeper misses none that it has to end.
+        // The sweeper finds every session that it must end.
         let ends = self.sessions().filter(|one| {
             let status = self.view(one).status_at(now);
             one.is_active_at_back_end() && status.state == SessionState::Ending
@@ -639,12 +640,12 @@ impl Check<'_> {
                 let there = one.minter == MinterKind::Aws && one.audience == audience;
                 there && one.resource != RESOURCES[0] && one.life().may_stand(now)
             });
-            prop_assert_eq!(live.map_err(fail)?, expected, "others live");
+            prop_assert_eq!(live.map_err(fail)?, expected, "the sessions that are live");
         }
         Ok(())
     }
 
-    /// What acts ended, by itself and below.
+    /// The external sessions under a task and a session.
     async fn below_acts(&self, task: usize, session: usize, now: Timestamp) -> Checked {
         let task = task_id(task % self.world.tasks.len());
         let session = session_id(session % self.world.sessions.len());
@@ -664,7 +665,11 @@ impl Check<'_> {
         let expected = self.sessions().filter(|one| {
             kin.contains(&one.id) && one.is_active_at_back_end() && !one.life().is_expired(now)
         });
-        prop_assert_eq!(seen(&found.map_err(fail)?), ids(expected), "below acts");
+        prop_assert_eq!(
+            seen(&found.map_err(fail)?),
+            ids(expected),
+            "the external sessions under a task and a session"
+        );
         Ok(())
     }
 
@@ -689,7 +694,7 @@ impl Check<'_> {
         prop_assert_eq!(seen(&listed), ids(matched.iter().copied()), "matched");
         prop_assert_eq!(counted, (matched.len() as u64, over as u64), "counted");
 
-        // Nothing that was valid and is cut off is left out.
+        // No session that was valid and is cut off is missing in the count.
         let alone = ValidityFacts {
             cutoffs: vec![Cutoff {
                 id: CutoffId::from(Uuid::from_u128(5)),
@@ -713,7 +718,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Whether something blocks a task is told by the cutoffs that are read with it.
+    /// The cutoffs that are read with a task show whether it is blocked.
     async fn blocks(&self, now: Timestamp) -> Checked {
         for n in 0..self.world.tasks.len() {
             let view = self.store.task_view(task_id(n), now).await.map_err(fail)?;
@@ -728,7 +733,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// What changes rows, at the end.
+    /// Checks the statements that change rows, last.
     async fn changes(&self, now: Timestamp) -> Checked {
         for n in 0..self.world.tasks.len() {
             let id = task_id(n);

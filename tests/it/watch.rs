@@ -1,5 +1,5 @@
-//! `taskpass ledger watch` against logs that it does not own: it follows what grows, calls out what
-//! contradicts itself with evidence that convinces others, and takes nothing unreadable for either.
+//! `taskpass ledger watch` against logs of the tests' own: it follows a growing log, reports
+//! contradictions with evidence that others can verify, and treats unreadable logs as neither.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use crate::support::process::{Ended, Launch, Process, Signal};
 use crate::support::tiles::{Manner, TileServer, grown};
 use crate::support::{SOON, make_private_directory, wait_until, write_private};
 
-/// A log, its server, and somebody who watches it.
+/// A log, its server, and the state of a monitor.
 struct Scene {
     log: Log,
     server: TileServer,
@@ -33,7 +33,7 @@ impl Scene {
         }
     }
 
-    /// One that was watched when it had so many leaves.
+    /// A log that the monitor has already checked at this size.
     fn known(size: usize) -> Self {
         let scene = Self::new();
         scene.show(&grown(size, size, 0));
@@ -61,7 +61,7 @@ impl Scene {
         self.watch(more).arg("--once").run()
     }
 
-    /// The evidence so far, oldest first.
+    /// The evidence files so far, oldest first.
     fn evidence(&self) -> Vec<PathBuf> {
         evidence(&self.state())
     }
@@ -113,7 +113,7 @@ fn a_log_that_grows_is_followed_over_the_borders_of_tiles_and_levels() {
     assert_eq!(scene.kept(), note);
     for size in [255, 256, 257, 512, 700, 65_535, 65_536, 66_100] {
         let note = scene.show(&all[..size]);
-        // Incomplete tiles may be gone once they are full.
+        // A server may remove partial tiles once they are full.
         let ahead = size == 257;
         scene
             .server
@@ -135,7 +135,7 @@ fn a_log_that_grows_is_followed_over_the_borders_of_tiles_and_levels() {
     }
     assert_eq!(scene.evidence(), Vec::<PathBuf>::new());
     let files = fs::read_dir(scene.directory.path()).unwrap().count();
-    assert_eq!(files, 1, "nothing but the state is left");
+    assert_eq!(files, 1, "only the state file is left");
 }
 
 #[test]
@@ -162,11 +162,11 @@ fn a_checkpoint_with_extension_lines_is_followed_like_any_other() {
         );
     }
     assert_eq!(scene.evidence(), Vec::<PathBuf>::new());
-    // It is signed with the rest.
+    // The signature covers extension lines.
     let altered = noted.replacen("other\n", "forged\n", 1);
     scene.server.show_note(&altered, &all);
     assert_ne!(scene.once(&[]).code(), Some(0));
-    // And what it stands beside is held to what was signed before.
+    // A checkpoint with extension lines is compared with earlier ones like any other.
     let forked = grown(700, 250, 1);
     scene
         .server
@@ -188,7 +188,7 @@ fn a_fork_is_called_out_with_evidence_that_convinces_others() {
         let note = scene.show(&other);
         let ended = scene.once(&[]);
         says(&ended, 1, "CONTRADICTION (fork)");
-        assert_eq!(scene.kept(), kept, "what was known stays");
+        assert_eq!(scene.kept(), kept, "the known checkpoint is kept");
         let [file] = scene.evidence().try_into().unwrap();
         assert!(
             ended.stderr.contains(file.to_str().unwrap()),
@@ -198,7 +198,7 @@ fn a_fork_is_called_out_with_evidence_that_convinces_others() {
         let found = read(&file);
         assert_eq!(found["kept"], json!(kept));
         assert_eq!(found["fetched"], json!(note));
-        // The proof is RFC 9162's, so anybody's verifier takes it.
+        // The proof is RFC 9162's, so any verifier accepts it.
         let proof: Vec<String> = consistency(old, &other)
             .iter()
             .map(|h| STANDARD.encode(h))
@@ -211,7 +211,7 @@ fn a_fork_is_called_out_with_evidence_that_convinces_others() {
         assert!(!found["tiles"].as_object().unwrap().is_empty());
         says(&scene.check(&file), 0, "PROVEN: broker.test/log signed");
 
-        // Called out as often as it is seen, and nothing is written over.
+        // The fork is reported each time, and earlier evidence is kept.
         says(&scene.once(&[]), 1, "CONTRADICTION (fork)");
         assert_eq!(scene.evidence().len(), 2);
         assert_eq!(read(&file), found);
@@ -278,7 +278,7 @@ fn evidence_that_was_made_up_convinces_nobody() {
         e["fetched"] = kept;
     };
     says(&spoilt(&swapped), 1, "only the monitor attests");
-    // The tree that does continue the older one proves nothing against it.
+    // A tree that continues the older one is no evidence against it.
     let continued = |e: &mut Value| {
         let all = grown(600, 600, 0);
         let proof: Vec<String> = consistency(300, &all)
@@ -304,7 +304,7 @@ fn every_other_contradiction_is_shouted_and_what_was_known_stays() {
     let signed_by_another = |scene: &Scene| drop(scene.server.show(&stranger, ORIGIN, &leaves));
     let other_origin =
         |scene: &Scene| drop(scene.server.show(&elsewhere, "another.test/log", &leaves));
-    // The pinned key speaks for its own log alone.
+    // The pinned key counts only for its own log.
     let own_key_other_origin =
         |scene: &Scene| drop(scene.server.show(&scene.log, "another.test/log", &leaves));
     let changed = |scene: &Scene| {
@@ -359,7 +359,7 @@ fn every_other_contradiction_is_shouted_and_what_was_known_stays() {
         let checked = scene.check(&file);
         says(&checked, i32::from(kind != "other-root"), verdict);
         assert_eq!(scene.kept(), kept);
-        // A first contact with the wrong log is none.
+        // A first contact with another log or key stores nothing.
         if kind == "other-origin" || kind == "bad-signature" {
             fs::remove_file(scene.state()).unwrap();
             says(&scene.once(&[]), 1, kind);
@@ -426,7 +426,7 @@ fn what_cannot_be_read_neither_passes_nor_is_called_a_fork() {
             .iter()
             .any(|path| path.starts_with("/elsewhere"))
     );
-    // And then it is what it is.
+    // Once the server works again, the log is checked.
     scene.show(&honest);
     says(&scene.once(&[]), 0, "66000 leaves");
     assert_ne!(scene.kept(), kept);
@@ -443,10 +443,12 @@ fn a_server_that_says_nothing_is_given_up_soon() {
                 scene.server.set(Manner::Hang(part));
                 says(&scene.once(&[]), 3, "was not answered in time");
                 assert_eq!(scene.kept(), kept);
-                // Nor is anybody held who wants it to end; what was not checked is no success.
+                // The monitor also ends on a signal meanwhile; an unfinished check is no success.
                 let mut process = scene.watch(&["--once"]).spawn();
                 let asked = scene.server.asked().len();
-                wait_until("it asks", SOON, || scene.server.asked().len() > asked);
+                wait_until("the monitor sends a request", SOON, || {
+                    scene.server.asked().len() > asked
+                });
                 assert_eq!(process.terminate().code(), Some(3));
                 assert!(process.stderr().contains("SIGTERM"), "{}", process.stderr());
             });
@@ -478,7 +480,7 @@ fn a_state_that_is_not_this_logs_is_a_usage_error_and_stays_as_it_is() {
     assert_eq!(
         scene.server.asked(),
         Vec::<String>::new(),
-        "it does not even ask"
+        "the monitor must not send a request"
     );
     fs::remove_file(scene.state()).unwrap();
     let bad = |url: &str, more: &[&str], text: &str| {
@@ -527,20 +529,21 @@ fn a_log_that_stands_still_or_has_no_witness_is_no_success() {
         "STALE: no larger or newer checkpoint for 36",
     );
     says(&scene.once(&["--stale", "2h"]), 0, "as before");
-    // A witness's newer word on the same tree is news, an older one is none.
+    // A newer cosignature of the same tree counts as news, an older one does not.
     scene.server.show_note(&cosigned(99), &leaves);
     says(&scene.once(&witnessed), 3, "STALE");
     scene.server.show_note(&cosigned(101), &leaves);
     says(&scene.once(&witnessed), 0, "as before");
     assert_eq!(scene.kept(), cosigned(101));
-    // Unreachable or not, silence is silence.
+    // The staleness check applies also while the log is unreachable.
     hour_ago();
     scene.server.set(Manner::Status("checkpoint", 503));
     let silent = scene.once(&witnessed);
     says(&silent, 3, "answered 503");
     says(&silent, 3, "STALE");
     scene.server.set(Manner::Good);
-    // One of several is enough, none is not, and a bad one spoils all.
+    // One of several witnesses suffices, no witness does not, and an invalid signature is a
+    // contradiction.
     says(
         &scene.once(&["--witness", &other, "--witness", &key]),
         0,
@@ -551,7 +554,7 @@ fn a_log_that_stands_still_or_has_no_witness_is_no_success() {
         3,
         "UNWITNESSED: none of the 1 given",
     );
-    // The watch itself ends, once it is more than a witness that is a moment late.
+    // A running monitor ends if the witness is missing for several checks, not only one.
     let ended = scene.watch(&["--witness", &other, "--every", "1s"]).run();
     says(&ended, 3, "UNWITNESSED: in the last 3 checks");
     let wrong = witness.cosign(&format!("{text}more\n"), 102);
@@ -561,7 +564,7 @@ fn a_log_that_stands_still_or_has_no_witness_is_no_success() {
     says(&scene.once(&witnessed), 1, "CONTRADICTION (bad-signature)");
 }
 
-/// The lines of JSON so far.
+/// The JSON lines so far.
 fn lines(process: &Process) -> Vec<Value> {
     let text = process.stdout();
     let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
@@ -608,7 +611,7 @@ fn a_monitor_goes_on_after_an_outage_remembers_over_a_kill_and_ends_at_a_contrad
 
     process.kill();
     assert_eq!(scene.kept(), note);
-    // What the log says while nobody looks is held against what was known before.
+    // A checkpoint from while the monitor was down is compared with the stored one.
     scene.show(&grown(400, 299, 1));
     process.restart();
     assert_eq!(process.wait(SOON).code(), Some(1));
@@ -654,7 +657,8 @@ fn a_head_that_is_asked_for_again_is_held_against_what_follows() {
             says(&ended, 0, &format!("consistent: broker.test/log has {now}"));
         }
     }
-    // What a proxy says in between may be nobody's; what it says four times is told.
+    // A proxy may serve a foreign checkpoint briefly, so the monitor reports one only after four
+    // times.
     let leaves = grown(300, 300, 0);
     let nobodys = [
         other.checkpoint("another.test/log", 300, &root(&leaves)),
@@ -712,22 +716,22 @@ fn a_head_that_could_not_be_kept_is_kept_as_soon_as_it_can_be() {
     wait_for(&process, "first-contact", 1);
     fs::rename(&directory, &away).unwrap();
     let note = scene.show(&grown(20, 20, 0));
-    // It is told in each round, not once, be the log read or not.
+    // The problem is reported in each round, whether or not the log can be read.
     let told = |verdict: &str| {
         let lines = lines(&process);
         let of = lines.iter().filter(|line| line["verdict"] == verdict);
         of.filter(|line| line["warnings"].to_string().contains("NOT KEPT"))
             .count()
     };
-    wait_until("it warns", SOON, || {
+    wait_until("the monitor warns", SOON, || {
         told("grown") == 1 && told("unchanged") > 1
     });
     scene.server.set(Manner::Status("checkpoint", 503));
-    wait_until("it warns", SOON, || told("unreachable") > 0);
+    wait_until("the monitor warns", SOON, || told("unreachable") > 0);
     scene.server.set(Manner::Good);
     assert_eq!(fs::read_to_string(away.join("state")).unwrap(), known);
     fs::rename(&away, &directory).unwrap();
-    wait_until("it is kept", SOON, || {
+    wait_until("the checkpoint is stored", SOON, || {
         fs::read_to_string(&state).unwrap() == note
     });
     process.kill();
@@ -750,16 +754,18 @@ fn what_another_watch_has_kept_is_not_taken_back() {
         write_private(&scene.state(), there.as_bytes());
         scene.show(&all[..size]);
         scene.server.set(Manner::Good);
-        wait_until("it warns", SOON, || {
+        wait_until("the monitor warns", SOON, || {
             let last = lines(&process).pop().unwrap();
             last["size"] == size && last["warnings"].to_string().contains("NOT KEPT")
         });
         assert_eq!(&scene.kept(), there);
     }
-    // What is larger and its own takes the place.
+    // The monitor replaces it once its own checkpoint is larger.
     write_private(&scene.state(), larger.as_bytes());
     let newest = scene.show(&all);
-    wait_until("it is kept", SOON, || scene.kept() == newest);
+    wait_until("the new checkpoint is stored", SOON, || {
+        scene.kept() == newest
+    });
 }
 
 #[test]
@@ -792,19 +798,19 @@ fn a_first_contact_is_kept_though_standard_error_is_broken() {
     assert!(ended.stdout.contains("first contact"), "{}", ended.stdout);
     assert_eq!(scene.kept(), shown);
 
-    // Warnings that cannot be written end a monitor.
+    // A monitor that cannot write its warnings ends.
     let options = ["--every", "1s", "--stale", "1s"];
     let ended = scene.watch(&options).with_broken_stderr().run();
     assert_eq!(ended.code(), Some(3));
 }
 
-/// So many permits, each of which is a leaf at least.
+/// Makes so many permits, each of which adds at least one leaf.
 async fn issue(fleet: &Fleet, replica: &Replica, count: usize) {
     let asks = (0..count).map(|_| {
         let token = fleet.token();
         async move { replica.ask(&token).await.expect(201) }
     });
-    // No more at once than a broker lets in.
+    // Not more at once than the broker accepts.
     futures_util::stream::iter(asks)
         .buffer_unordered(20)
         .collect::<Vec<_>>()
@@ -837,7 +843,7 @@ async fn a_brokers_log_is_followed_over_restarts_and_a_restored_backup_is_called
     let read = || size(&fs::read_to_string(&state).unwrap());
     assert!(read() > 256, "{}", read());
 
-    // A copy is kept, and the broker goes on.
+    // Keep a copy of the data; the broker continues.
     replica.process.terminate();
     let home = replica.process.dir().to_owned();
     copy(&home.join("data"), &home.join("backup"));
@@ -848,7 +854,7 @@ async fn a_brokers_log_is_followed_over_restarts_and_a_restored_backup_is_called
     says(&once(), 0, "consistent");
     let (kept, before) = (fs::read_to_string(&state).unwrap(), read());
 
-    // The copy comes back, and with it a broker that has forgotten.
+    // Restore the copy and delete the broker's own checkpoint.
     replica.process.terminate();
     fs::remove_dir_all(home.join("data")).unwrap();
     fs::rename(home.join("backup"), home.join("data")).unwrap();

@@ -1,5 +1,5 @@
-//! Tasks whose owner is attested no more: its attestor was removed, or gives other identities. They
-//! can be ended, and nothing goes on through them.
+//! Tasks whose owner's attestor was removed or now gives other identities. They can be ended, but
+//! grant nothing more.
 
 use std::future::ready;
 
@@ -19,7 +19,7 @@ use crate::support::rig::{
     Kind, POLICIES, Rig, ask, ask_in, ask_joining, bearer, child_of, handle, refusal,
 };
 
-/// The audience of tokens for the attestor that is going to be removed.
+/// The audience of tokens for the attestor that will be removed.
 const TEAM: &str = "https://team.taskpass.test";
 
 const TEAM_POLICY: &str = r#"
@@ -31,11 +31,10 @@ permit (principal == Workload::team::"team:lead", action in [Action::"orders:rea
 
 struct World {
     rig: Rig,
-    /// What decided before.
     before: Generation,
 }
 
-/// The rig's own attestor for another audience, under another name.
+/// A copy of the rig's own attestor with another name and audience.
 fn team(own: &AttestorSpec, identity: &str) -> AttestorSpec {
     let mut spec = serde_json::to_value(own).unwrap();
     spec["name"] = json!("team");
@@ -61,14 +60,14 @@ async fn begin(kind: Kind) -> World {
 }
 
 impl World {
-    /// With the team's attestor under this template of identities, or without it.
+    /// Activates a generation with the team's attestor under this identity template, or without it.
     async fn decide_by(&self, identity: Option<&str>) {
         let own = &self.before.attestors[0];
         self.decide_with(identity.map(|identity| team(own, identity)))
             .await;
     }
 
-    /// With this attestor of the team, or without one.
+    /// Activates a generation with this attestor of the team, or without one.
     async fn decide_with(&self, of_team: Option<AttestorSpec>) {
         let mut text = POLICIES.to_owned();
         let mut attestors = self.before.attestors.clone();
@@ -124,7 +123,7 @@ impl World {
         self.rig.delegate(issued, "agent:child").await
     }
 
-    /// What a child gets under this delegation.
+    /// Requests a credential for a child task with this delegation.
     async fn child(&self, parent: &Issued, lent: &Delegation) -> Result<Issued, BrokerError> {
         let task = child_of(parent.task.id, lent);
         self.rig
@@ -151,21 +150,21 @@ on_both_stores! {
             world.decide_by(change).await;
             assert!(is_withdrawn(world.lend(&parent).await), "{what}");
             assert!(is_withdrawn(world.heartbeat(&parent).await), "{what}");
-            // A delegation from before lets nobody in any more, with a credential or without.
+            // An earlier delegation opens no task, with or without a credential.
             assert_eq!(refusal(world.child(&parent, &late).await), "owner-withdrawn", "{what}");
             let evidence = world.rig.evidence("agent:child");
             let opened = world.rig.broker.tasks.open_task(&evidence, child_of(parent.task.id, &last)).await;
             let Err(BrokerError::Denied(denied)) = opened else { panic!("{what}: {opened:?}") };
             assert_eq!(denied.refusal.code.as_str(), "owner-withdrawn", "{what}");
-            // Who is in already gets nothing more, though its own attestor is there.
+            // An open child task gets nothing more, although its own attestor still exists.
             let joined = world.rig.issue("agent:child", ask_joining(&child, &["orders:read"])).await;
             assert_eq!(refusal(joined), "owner-withdrawn", "{what}");
             assert!(is_withdrawn(world.heartbeat(&child).await), "{what}");
             assert!(is_withdrawn(world.rig.delegate(&child, "agent:orders").await), "{what}");
-            // Its own evidence is not believed.
+            // The removed attestor's evidence is refused.
             let joined = world.rig.broker.issuance.issue(world.lead(), ask_joining(&parent, &["orders:read"])).await;
             assert!(joined.is_err(), "{what}");
-            // To end it is always possible, and ends what is under it.
+            // The task can still be ended, which ends its children.
             let ended = world.rig.end(&parent, TaskEnd::Complete).await.unwrap();
             assert_eq!(ended.task.state, TaskState::Completed, "{what}");
             assert!(!world.rig.is_good(&child).await, "{what}");
@@ -192,7 +191,7 @@ on_both_stores! {
             assert_eq!(refusal(world.child(&parent, &lent).await), "owner-withdrawn");
             world.rig.end(&parent, TaskEnd::Abort).await.unwrap();
         }
-        // What tokens look like may change.
+        // A change of the accepted tokens' form does not matter.
         world.decide_by(Some("{sub}")).await;
         let parent = world.open().await;
         world.decide_with(Some(changed("max_age_seconds", json!(120)))).await;
@@ -207,7 +206,7 @@ on_both_stores! {
         world.heartbeat(&parent).await.unwrap();
         let lent = world.lend(&parent).await.unwrap();
         world.child(&parent, &lent).await.unwrap();
-        // One that was never touched by a change is aborted by its handle as ever.
+        // A task that no change affected can be aborted by its handle.
         let authority = TaskAuthority::Handle(handle(&parent), Evidence::default());
         let ended = world.rig.broker.tasks.end_task(parent.task.id, authority, TaskEnd::Abort).await.unwrap();
         assert_eq!(ended.task.state, TaskState::Aborted);

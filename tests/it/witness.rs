@@ -1,5 +1,5 @@
-//! Witnesses sign the log's checkpoints along: what that shows to whoever does not trust us, and that
-//! nothing which a witness does or leaves undone changes anything else.
+//! Witnesses cosign the log's checkpoints. The tests check that this convinces third parties, and
+//! that a witness's faults affect nothing else.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -36,7 +36,7 @@ fn log_keys(rig: &Rig) -> Vec<String> {
     keys.iter().map(|key| key.verifier.to_string()).collect()
 }
 
-/// Starts the rig anew with these witnesses, who know its log.
+/// Restarts the rig with these witnesses, which know its log.
 async fn witnessed(rig: &mut Rig, witnesses: &[&Witness]) {
     for witness in witnesses {
         witness.trust(&log_keys(rig));
@@ -51,13 +51,13 @@ async fn issue(rig: &Rig) {
     asked.unwrap();
 }
 
-/// What the store holds of a witness's words.
+/// The size that a witness last cosigned, as stored.
 async fn kept(rig: &Rig, witness: &Witness) -> Option<u64> {
     let store = rig.broker.core.store();
     store.last_cosigned(witness.vkey()).await.unwrap()
 }
 
-/// Waits until a witness's word on all that the rig's broker knows is kept.
+/// Waits until the stored cosignature covers everything that the rig's broker has appended.
 async fn caught_up(rig: &Rig, witness: &Witness) {
     until("the witness has signed all", SOON, async || {
         kept(rig, witness).await == Some(rig.broker.core.ledger().basis())
@@ -80,7 +80,7 @@ async fn a_witnessed_receipt_shows_offline_that_a_decision_was_logged_before_its
     let granted = replica.ask(&fleet.token()).await.expect(201);
     let decision = granted["decision"]["id"].as_str().unwrap().to_owned();
     let index = granted["receipt"]["index"].to_string();
-    // Nobody told the witness of the log yet.
+    // The witness does not know the log yet.
     let early = cli(
         &fleet,
         &replica,
@@ -90,7 +90,7 @@ async fn a_witnessed_receipt_shows_offline_that_a_decision_was_logged_before_its
     assert!(early.stderr.contains("that a witness signed"), "{early:?}");
     let plain = cli(&fleet, &replica, &["ledger", "receipt", &index]);
     assert_eq!(plain.code(), Some(0), "{plain:?}");
-    wait_until("it is refused", SOON, || {
+    wait_until("the witness refuses the log", SOON, || {
         let process = &replica.process;
         format!("{}{}", process.stdout(), process.stderr()).contains("does not know this log (404)")
     });
@@ -125,21 +125,22 @@ async fn a_witnessed_receipt_shows_offline_that_a_decision_was_logged_before_its
     let says = "by the clock of the witness witness.test/w";
     assert!(holds.stdout.contains("logged before use: yes"), "{holds:?}");
     assert!(holds.stdout.contains(says), "{holds:?}");
-    // No use is as early as the decision itself.
+    // A use at the decision's own time is too early.
     let decided: serde_json::Value = serde_json::from_str(&receipt).unwrap();
     let decided = STANDARD.decode(decided["leaf"].as_str().unwrap()).unwrap();
     let decided: serde_json::Value = serde_json::from_slice(&decided).unwrap();
     let late = all(&receipt, decided["at"].as_str().unwrap());
     assert_eq!(late.code(), Some(1), "{late:?}");
     assert!(late.stdout.contains("which is after the use"), "{late:?}");
-    // Without the witness's word the same says nothing of the time.
+    // Without the cosignature, the same receipt proves nothing about the time.
     let used = time(now + 5);
     let alone = offline(&plain.stdout, &["--key", &keys[0], "--used-at", &used]);
     assert_eq!(alone.code(), Some(1), "{alone:?}");
     let unused = offline(&plain.stdout, &["--key", &keys[0]]);
     assert_eq!(unused.code(), Some(0), "{unused:?}");
 
-    // Later leaves leave it as it is: the oldest checkpoint over the leaf is the earliest time.
+    // Later leaves change nothing: the oldest checkpoint that covers the leaf gives the earliest
+    // time.
     let before = witness.size();
     replica.ask(&fleet.token()).await.expect(201);
     wait_until("the witness has signed more", SOON, || {
@@ -184,7 +185,7 @@ async fn begin(kind: Kind) -> Rig {
     Rig::new(kind).await
 }
 
-/// Whether any failure was counted of a witness with this label.
+/// Whether the metrics count any failure of a witness with this label.
 fn has_failures(metrics: &str, label: &str) -> bool {
     metrics.lines().any(|line| {
         line.starts_with("taskpass_witness_failures_total{")
@@ -209,7 +210,7 @@ on_both_stores! {
         let asked = witness.asked()[before.len()..].to_vec();
         assert_eq!(asked[0].0, left, "{asked:?}");
         assert!(asked.iter().all(|(.., status)| *status == 200), "{asked:?}");
-        // One that lost its memory says so, and is told from the beginning.
+        // A witness that lost its state says so, and receives the log from the beginning.
         witness.forget();
         issue(&rig).await;
         caught_up(&rig, &witness).await;
@@ -236,7 +237,7 @@ async fn two_replicas_have_one_witness_follow_one_log() {
             .await
             .unwrap();
     }
-    // Each knows of its own batches: the last one's is the largest.
+    // Each replica knows its own batches, and the last one's tree is the largest.
     until("the witness has signed all", SOON, async || {
         kept(&rig, &witness).await == Some(other.broker.core.ledger().basis())
     })
@@ -289,7 +290,7 @@ async fn nothing_that_a_witness_does_holds_up_a_decision_or_another_witness_and_
     }
     let metrics = rig.broker.core.metrics().render();
     assert!(!has_failures(&metrics, "witness=\"witness.test/good\""));
-    // Whoever comes to itself is told all.
+    // A witness that recovers receives everything it missed.
     for witness in &bad {
         witness.forget();
         witness.set(Manner::Good);
@@ -315,7 +316,7 @@ async fn a_log_that_was_set_back_is_contradicted_by_the_witness_that_signed_it()
     let signed = witness.size();
     rig.stop().await;
     restore(&rig, &backup);
-    // With its own memory gone too nothing here notices, but whoever signed does.
+    // The replica's own checkpoint is deleted too, so only the witness can detect the loss.
     rig.restart().await.unwrap();
     while rig.broker.core.ledger().basis() <= signed {
         issue(&rig).await;
@@ -327,7 +328,7 @@ async fn a_log_that_was_set_back_is_contradicted_by_the_witness_that_signed_it()
     assert_eq!(
         witness.size(),
         signed,
-        "it signed nothing of the other tree"
+        "the witness must not sign the other tree"
     );
 }
 

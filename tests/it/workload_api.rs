@@ -1,7 +1,7 @@
-//! `taskpass exec` and SPIFFE's Workload API: a JWT-SVID becomes a credential.
+//! `taskpass exec` with SPIFFE's Workload API: a JWT-SVID becomes a credential.
 //!
-//! The API is a gRPC server of our own on a real socket. It shares no code with the client: frames,
-//! messages and metadata are read and written here by hand, as the standards say.
+//! A test gRPC server on a real socket plays the API. It shares no code with the client: it reads
+//! and writes frames, messages and metadata by hand, as the standards define them.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -32,21 +32,21 @@ permit (principal == Workload::mesh::"mesh:ns/jobs/sa/report", action == Action:
 permit (principal == Workload::mesh::"mesh:ns/jobs/sa/report", action == Action::"orders:read", resource);
 "#;
 
-/// What the API was asked, and how it answers.
+/// The state of the API: its requests and its behaviour.
 #[derive(Default)]
 struct Api {
     key: Option<Key>,
     /// The audiences of each request.
     asked: Mutex<Vec<Vec<String>>>,
-    /// gRPC's code, where it is to refuse.
+    /// The gRPC status code of a refusal; `None` to grant.
     refuses: Mutex<Option<u16>>,
 }
 
-/// The texts of field `number` in a message whose fields are all texts.
+/// The values of field `number` in a message that has only text fields.
 fn texts(mut message: &[u8], number: u8) -> Vec<String> {
     let mut found = Vec::new();
     while let [tag, length, rest @ ..] = message {
-        assert!(*length < 128, "longer than these tests need");
+        assert!(*length < 128, "the parser handles only lengths below 128");
         let (value, next) = rest.split_at(usize::from(*length));
         if *tag == number << 3 | 2 {
             found.push(String::from_utf8(value.to_vec()).unwrap());
@@ -56,7 +56,7 @@ fn texts(mut message: &[u8], number: u8) -> Vec<String> {
     found
 }
 
-/// A field of bytes, as protocol buffers write it.
+/// A bytes field in the encoding of protocol buffers.
 fn field(number: u8, value: &[u8]) -> Vec<u8> {
     let mut bytes = vec![number << 3 | 2];
     let mut length = value.len();
@@ -82,7 +82,7 @@ fn answer(body: Body, headers: HeaderMap) -> Response<Body> {
 }
 
 async fn fetch_jwt_svid(State(api): State<Arc<Api>>, request: Request) -> Response<Body> {
-    // The standard's guard against requests that somebody was made to forward.
+    // The standard requires this header, which protects against forwarded requests.
     let security = request.headers().get("workload.spiffe.io");
     if security.is_none_or(|value| value != "true") {
         return answer(Body::empty(), status(3));
@@ -94,7 +94,7 @@ async fn fetch_jwt_svid(State(api): State<Arc<Api>>, request: Request) -> Respon
     assert_eq!(frame[0], 0, "not compressed");
     let audiences = texts(&frame[5..], 1);
     let now = unix_seconds();
-    // Without an id two of the same second would be the same, and that is good once.
+    // A random id makes two SVIDs of the same second different, because each can be used once.
     let jti = random_hex(8);
     let claims = json!({"sub": ID, "aud": audiences, "iat": now, "exp": now + 300, "jti": jti});
     api.asked.lock().unwrap().push(audiences);
@@ -149,7 +149,8 @@ impl World {
              bundle = \"bundles\"\n[endpoints.bundles]\n\
              url = \"http://{bundles_at}/bundle\"\nuse = [\"keys\"]\n"
         );
-        let (fleet, replica) = Fleet::believing(Kind::Sqlite, |_| attestor.clone(), POLICY).await;
+        let (fleet, replica) =
+            Fleet::with_attestors(Kind::Sqlite, |_| attestor.clone(), POLICY).await;
         Self {
             api,
             directory,
@@ -188,7 +189,7 @@ async fn an_svid_from_a_unix_or_tcp_socket_becomes_a_credential() {
             ran.stderr
         );
         let asked = world.api.asked.lock().unwrap().pop().unwrap();
-        assert_eq!(asked, [AUDIENCE], "for the broker alone");
+        assert_eq!(asked, [AUDIENCE], "the SVID's only audience is the broker");
         let listed = world
             .replica
             .client
@@ -225,7 +226,7 @@ async fn in_a_pod_with_a_token_for_the_api_server_a_named_socket_comes_first() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_an_svid_nothing_runs_and_it_is_said_why() {
     let world = World::new().await;
-    // PERMISSION_DENIED is how the standard says that the API knows no such workload.
+    // The standard's code for an unknown workload is `PERMISSION_DENIED`.
     for code in [7, 14, 2] {
         *world.api.refuses.lock().unwrap() = Some(code);
         let refused = world.exec(&world.unix());
@@ -278,6 +279,6 @@ async fn the_api_of_these_tests_refuses_who_does_not_say_the_standards_word() {
         assert_eq!(answer.headers()["grpc-status"], "3", "{word:?}");
     }
     assert!(world.api.asked.lock().unwrap().is_empty());
-    // And gives one to who says it: the client of the product did.
+    // With the header the API grants, as it did to the product's client.
     assert_eq!(world.exec(&world.unix()).code(), Some(0));
 }

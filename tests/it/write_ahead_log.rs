@@ -1,4 +1,4 @@
-//! SQLite's write-ahead log under a process that reads for long.
+//! SQLite's write-ahead log while a process reads for a long time.
 
 use std::path::PathBuf;
 
@@ -22,7 +22,7 @@ fn size(log: &std::path::Path) -> u64 {
     std::fs::metadata(log).map_or(0, |file| file.len())
 }
 
-/// A reader as a backup is: it holds what the database was when it began.
+/// A reader like a backup: it keeps the database's state at its start.
 async fn reader(directory: &std::path::Path) -> SqliteConnection {
     let options = SqliteConnectOptions::new()
         .filename(directory.join("data/taskpass.sqlite"))
@@ -33,10 +33,10 @@ async fn reader(directory: &std::path::Path) -> SqliteConnection {
     reader
 }
 
-/// Writes so many pages of a mebibyte as traffic would.
+/// Writes so many mebibytes, as traffic would.
 async fn write(rig: &Rig, mebibytes: u32) {
     let Store::Sqlite(sqlite) = rig.broker.core.store() else {
-        panic!("it is on SQLite");
+        panic!("the store is not SQLite");
     };
     let made = "CREATE TABLE IF NOT EXISTS traffic (bytes BLOB)";
     sqlite.writer().execute(made).await.unwrap();
@@ -57,8 +57,8 @@ async fn the_write_ahead_log_is_cut_off_once_a_long_reader_has_gone() {
     assert!(held > 20 * MIB, "{held} bytes: the reader holds them");
     assert_eq!(size(&log), held);
     reading.close().await.unwrap();
-    // A reader that was in the way is waited for.
-    until("it is cut off", SOON, async || {
+    // The reader may be in the way for a moment, so retry.
+    until("the log is truncated", SOON, async || {
         store.bound_log().await.unwrap() == Some(0)
     })
     .await;
@@ -76,7 +76,7 @@ async fn beyond_its_limit_nothing_is_issued_and_everything_can_be_revoked() {
         .await
         .unwrap();
     let Store::Sqlite(sqlite) = rig.broker.core.store() else {
-        panic!("it is on SQLite");
+        panic!("the store is not SQLite");
     };
     sqlite.limit_log(16 * MIB);
     let reading = reader(rig.directory()).await;
@@ -95,7 +95,7 @@ async fn beyond_its_limit_nothing_is_issued_and_everything_can_be_revoked() {
     rig.revoke(issued.session.id).await;
     assert!(!rig.is_good(&issued).await);
     reading.close().await.unwrap();
-    until("it is cut off", SOON, async || {
+    until("the log is truncated", SOON, async || {
         rig.broker.core.store().bound_log().await.unwrap() == Some(0)
     })
     .await;
@@ -109,7 +109,7 @@ async fn a_large_write_ahead_log_is_measured_and_told_and_recovers_by_itself() {
     let (fleet, replica) = Fleet::embedded_on("max_wal_bytes = 16777216");
     let directory = replica.process.dir();
     let reading = reader(directory).await;
-    until("nothing more is issued", SOON, async || {
+    until("the broker issues no more credentials", SOON, async || {
         let tokens: Vec<String> = (0..8).map(|_| fleet.token()).collect();
         let asked = tokens.iter().map(|token| replica.ask(token));
         let answers = futures_util::future::join_all(asked).await;
@@ -122,11 +122,11 @@ async fn a_large_write_ahead_log_is_measured_and_told_and_recovers_by_itself() {
     let unready = replica.client.get("/readyz").await;
     assert_problem(&unready, 503, "unready");
     let told = "the write-ahead log grows: a process reads an old state of the database; end it";
-    until("it is told", SOON, async || {
+    until("the broker logs the cause", SOON, async || {
         replica.process.stderr().contains(told)
     })
     .await;
-    until("it is measured", SOON, async || {
+    until("the metric shows the size", SOON, async || {
         let metrics = replica.client.get("/metrics").await.text();
         let name = "taskpass_sqlite_wal_bytes ";
         let bytes = metrics.lines().find_map(|line| line.strip_prefix(name));
@@ -134,11 +134,11 @@ async fn a_large_write_ahead_log_is_measured_and_told_and_recovers_by_itself() {
     })
     .await;
     reading.close().await.unwrap();
-    until("it is cut off", SOON, async || {
+    until("the log is truncated", SOON, async || {
         size(&log_of(directory)) < MIB
     })
     .await;
-    until("it is ready", SOON, async || {
+    until("the broker is ready", SOON, async || {
         replica.client.get("/readyz").await.status == 200
     })
     .await;

@@ -1,4 +1,4 @@
-//! The log and what only its leaves change.
+//! Statements of the log, and of tables that change only together with a leaf.
 
 use super::*;
 
@@ -33,7 +33,7 @@ cases! {
         assert_eq!((input.bytes.as_slice(), decisions[1].body.as_deref()), (&b"input"[..], Some(&b"leaf 2"[..])));
         assert_eq!(store.decisions(0, 9, 1).await.unwrap()[0].index, 0);
         assert_eq!(store.decisions(3, 9, 5).await.unwrap(), vec![]);
-        assert_eq!(store.decisions(0, 2, 5).await.unwrap().len(), 2, "none behind the head");
+        assert_eq!(store.decisions(0, 2, 5).await.unwrap().len(), 2, "no decision beyond the head");
         let openings = store.openings(2).await.unwrap();
         assert_eq!(openings.input.unwrap().bytes, b"input");
         assert_eq!((openings.purpose, store.openings(99).await.unwrap().input), (None, None));
@@ -71,18 +71,18 @@ cases! {
         assert_eq!(view.used, HashMap::from([([1; 32], None), ([2; 32], Some(vec![9; 32]))]));
         let twice = append(store, &Needs::default(), &Writes { one_time: vec![once(1, 10)], ..Writes::default() }).await;
         assert!(matches!(twice, Err(StoreError::Refused(_))));
-        assert_eq!(store.prune_one_time(at(10), 10).await.unwrap(), 0, "not in its last instant");
+        assert_eq!(store.prune_one_time(at(10), 10).await.unwrap(), 0, "evidence is kept during its last instant");
         let forgotten = async || seen(store, Needs::default()).await.forgotten;
         assert_eq!(forgotten().await, None);
         assert_eq!(store.prune_one_time(at(11), 10).await.unwrap(), 1);
-        assert_eq!(forgotten().await, Some(at(10)), "as far as something was forgotten");
+        assert_eq!(forgotten().await, Some(at(10)), "the latest expiry of a deleted use");
         assert_eq!(store.prune_one_time(at(99), 0).await.unwrap(), 0);
-        assert_eq!(forgotten().await, Some(at(20)), "noted before it is forgotten");
+        assert_eq!(forgotten().await, Some(at(20)), "noted before the rows are deleted");
         assert_eq!(store.prune_one_time(at(99), 9).await.unwrap(), 1);
         assert_eq!(store.prune_one_time(at(999), 9).await.unwrap(), 0);
         assert_eq!(forgotten().await, Some(at(20)));
         assert_eq!(store.forgotten().await.unwrap(), Some(at(20)));
-        // An accepted time leaves what lies before it, and sets apart what lies ahead of it.
+        // Accepting a time keeps a mark that is not later than it, and sets a later mark apart.
         for (accepted, index, left, apart) in [(20, 7_u64, Some(at(20)), None), (19, 8, None, Some(at(20)))] {
             let cutoff = cutoff(61 + u128::from(index), index, Selector::IssuedAfter(at(accepted)), Block::Until(at(99_999)));
             let act = ActWrite::TimeAccepted { cutoff: Box::new(cutoff), accepted: at(accepted) };
@@ -114,24 +114,24 @@ cases! {
         let policy = Some(Selector::Policy("p".into()));
         assert_eq!(listed(CutoffFilter { selector: policy, ..all }).await, [5]);
         let later: Vec<u64> = store.cutoffs_after(3).await.unwrap().iter().map(|one| one.index).collect();
-        assert_eq!(later, [4, 5], "those after a leaf, not the leaf's own");
+        assert_eq!(later, [4, 5], "cutoffs after the leaf, without the leaf's own");
         let changed = |from| async move { seen(store, Needs { cutoffs_from: from, ..Needs::default() }).await.cutoffs };
         assert_eq!(changed(4).await, [timed.clone(), gone.clone()]);
 
-        assert_eq!(store.prune_cutoffs(at(3), at(39), 9).await.unwrap(), 1, "what blocks is kept");
-        assert_eq!(store.prune_cutoffs(at(2), at(99), 9).await.unwrap(), 0, "what may still kill is kept");
+        assert_eq!(store.prune_cutoffs(at(3), at(39), 9).await.unwrap(), 1, "a cutoff that blocks is kept");
+        assert_eq!(store.prune_cutoffs(at(2), at(99), 9).await.unwrap(), 0, "a cutoff that may still end sessions is kept");
         let lifted_by = |index| {
             let lifted = Cutoff { lifted_index: Some(index), ..held.claimed().clone() };
             SealedCutoff::seal(lifted, &mac())
         };
         let lifted = lifted_by(9);
         seed(store, acts(vec![ActWrite::Lift(Box::new(lifted.clone()))])).await;
-        assert_eq!(changed(5).await, std::slice::from_ref(&lifted), "a lift is a change");
+        assert_eq!(changed(5).await, std::slice::from_ref(&lifted), "a lift counts as a change");
         seed(store, acts(vec![ActWrite::Lift(Box::new(lifted_by(12)))])).await;
         assert_eq!(store.cutoff(id).await.unwrap().as_ref(), Some(lifted.claimed()), "once");
 
         let renewed = SealedCutoff::seal(lifted.claimed().clone(), &newer_mac());
-        assert!(!store.remac_cutoff(id, held.mac(), renewed.mac()).await.unwrap(), "it changed meanwhile");
+        assert!(!store.remac_cutoff(id, held.mac(), renewed.mac()).await.unwrap(), "the row changed in between");
         assert!(store.remac_cutoff(id, lifted.mac(), renewed.mac()).await.unwrap());
         assert_eq!(store.cutoffs(9).await.unwrap().last(), Some(&renewed));
         assert_eq!(store.prune_cutoffs(at(3), at(41), 9).await.unwrap(), 2);
@@ -156,7 +156,7 @@ cases! {
             found
         };
         assert_eq!(since(5).await, [one, two, three]);
-        assert_eq!(since(20).await, [one, two, three], "what was active then decided, too");
+        assert_eq!(since(20).await, [one, two, three], "includes the generation that was active at that time");
         assert_eq!(since(30).await, [one, three]);
         assert_eq!(since(99).await, [three]);
     }
@@ -172,7 +172,7 @@ cases! {
             at: at(1),
         };
         seed(store, acts(vec![activate(3, one, b"one"), activate(4, one, b"new"), activate(8, two, b"two")])).await;
-        assert_eq!(store.generation(one).await.unwrap().unwrap(), b"one", "what is stored stays");
+        assert_eq!(store.generation(one).await.unwrap().unwrap(), b"one", "a stored generation is not replaced");
         assert_eq!(store.generation(GenerationDigest::new([3; 32])).await.unwrap(), None);
         let active = store.active_generation().await.unwrap().unwrap();
         assert_eq!((active.sealed.open(&mac()).unwrap(), active.sealed.index()), (two, 8));
@@ -199,7 +199,7 @@ cases! {
         let kept = store.signing_keys().await.unwrap();
         assert_eq!((kept.len(), kept[0].revoked_at), (1, Some(at(9))));
         store.reseal_key("k1", &[1], &[8], &[8]).await.unwrap();
-        assert_eq!(store.signing_keys().await.unwrap()[0].sealed, [1], "its dates changed meanwhile");
+        assert_eq!(store.signing_keys().await.unwrap()[0].sealed, [1], "the dates changed in between");
         store.reseal_key("k1", &[2], &[8], &[8]).await.unwrap();
         let kept = store.signing_keys().await.unwrap().remove(0);
         assert_eq!((kept.sealed, kept.mac, kept.revoked_at), (vec![8], vec![8], Some(at(9))));
@@ -215,14 +215,14 @@ cases! {
         seed(store, acts(vec![write(&row("b", Some("{}"), 1)), write(&old), write(&new)])).await;
         let keys = store.workload_keys("key", "w").await.unwrap();
         let found: Vec<_> = keys.iter().map(|key| (key.thumbprint.as_str(), key.jwk.as_deref())).collect();
-        assert_eq!(found, [("a", Some("{1}")), ("b", Some("{}"))], "the newest of each");
+        assert_eq!(found, [("a", Some("{1}")), ("b", Some("{}"))], "the newest row of each key");
         assert!(store.workload_keys("key", "v").await.unwrap().is_empty());
         assert_eq!(store.registered_keys(1).await.unwrap().len(), 1);
         let renewed = WorkloadKeyRow { mac: vec![], ..new.clone() }.seal(&newer_mac());
-        assert!(!store.remac_workload_key(&renewed, &renewed.mac).await.unwrap(), "it is another's");
+        assert!(!store.remac_workload_key(&renewed, &renewed.mac).await.unwrap(), "the row belongs to another workload");
         assert!(store.remac_workload_key(&new, &renewed.mac).await.unwrap());
         assert_eq!(store.workload_keys("key", "w").await.unwrap()[0], renewed);
-        assert!(append(store, &Needs::default(), &acts(vec![write(&old)])).await.is_err(), "an older row is not put back");
+        assert!(append(store, &Needs::default(), &acts(vec![write(&old)])).await.is_err(), "an older row does not replace a newer one");
         seed(store, acts(vec![write(&row("a", None, 4))])).await;
         assert_eq!(store.workload_keys("key", "w").await.unwrap().len(), 1);
         assert_eq!((store.registered_keys(9).await.unwrap().len(), store.all_workload_keys(9).await.unwrap().len()), (1, 2));
@@ -231,7 +231,7 @@ cases! {
         seed(store, acts(vec![write(&forged)])).await;
         assert!(matches!(store.workload_keys("key", "w").await, Err(StoreError::Forged(_))));
         assert!(store.alarm().get().unwrap().contains("table workload_key"));
-        assert!(store.roles_of("dev:a").await.is_err(), "nothing is judged by such a store");
+        assert!(store.roles_of("dev:a").await.is_err(), "the store refuses to answer from a forged row");
     }
 
     ["roles_of" "admin_bindings" "write_admin_binding" "remac_binding"]
@@ -245,11 +245,11 @@ cases! {
         assert!(store.roles_of("dev:A").await.unwrap().is_empty());
         let renewed = AdminBinding { mac: vec![], ..given.clone() }.seal(&newer_mac());
         assert!(store.remac_binding(&given, &renewed.mac).await.unwrap());
-        assert!(!store.remac_binding(&given, &[7]).await.unwrap(), "compared before it is set");
+        assert!(!store.remac_binding(&given, &[7]).await.unwrap(), "the old MAC does not match");
         assert_eq!(store.admin_bindings().await.unwrap()[0], renewed);
         seed(store, acts(vec![write(&row("admin", false, 6))])).await;
         assert_eq!((store.bound_roles().await.unwrap().len(), store.admin_bindings().await.unwrap().len()), (1, 2));
-        assert!(append(store, &Needs::default(), &acts(vec![write(&given)])).await.is_err(), "an older row is not put back");
+        assert!(append(store, &Needs::default(), &acts(vec![write(&given)])).await.is_err(), "an older row does not replace a newer one");
         store.check_rows().await.unwrap();
         seed(store, acts(vec![write(&AdminBinding { index: 7, ..given })])).await;
         assert!(matches!(store.check_rows().await, Err(StoreError::Forged(_))));
@@ -263,8 +263,8 @@ cases! {
         store.see_bootstrap(&one, at(5), at(5)).await.unwrap();
         store.see_bootstrap(&one, at(9), at(9)).await.unwrap();
         let seen = |first_seen, replaced| Some(BootstrapToken { first_seen, log_time: first_seen, ended: false, replaced });
-        assert_eq!(store.bootstrap_token(&one).await.unwrap(), seen(at(5), false), "the first time counts");
-        // By a clock that was set back: the order in which they came counts, not their times.
+        assert_eq!(store.bootstrap_token(&one).await.unwrap(), seen(at(5), false), "the first time is kept");
+        // The clock was set back: the order of arrival decides, not the times.
         store.see_bootstrap(&other, at(3), at(3)).await.unwrap();
         store.see_bootstrap(&one, at(9), at(9)).await.unwrap();
         assert_eq!(store.bootstrap_token(&one).await.unwrap(), seen(at(5), true));
@@ -293,7 +293,7 @@ cases! {
         store.claim(StoreMode::Dev, "dev.local/log", at(1)).await.unwrap();
         assert_eq!(store.horizon().await.unwrap(), Some(at(1)));
         assert!(store.advance_horizon(at(1), at(9)).await.unwrap());
-        assert!(!store.advance_horizon(at(1), at(8)).await.unwrap(), "it is not there any more");
+        assert!(!store.advance_horizon(at(1), at(8)).await.unwrap(), "the horizon has moved in between");
         assert_eq!(store.horizon().await.unwrap(), Some(at(9)));
     }
 
@@ -303,7 +303,7 @@ cases! {
         for (digest, seen) in [([1; 32], 90), ([2; 32], 110)] {
             store.see_bootstrap(&digest, at(seen), at(seen)).await.unwrap();
         }
-        // The first was opened before, and put off by the clock that was ahead; the other by that.
+        // A fast clock postponed the check of the first task, and opened the second.
         let mut late = task(2, None);
         (late.opened_at, late.deadline) = (at(9_000), at(12_000));
         late.heard_at = at(9_000);
@@ -333,7 +333,7 @@ cases! {
         assert_eq!(clock.is_some(), store.kind() == "postgres");
         if let Store::Postgres(postgres) = store {
             postgres.check_schema().await.unwrap();
-            assert!(store.connected_brokers().await.unwrap() > 0, "this one is called as brokers are");
+            assert!(store.connected_brokers().await.unwrap() > 0, "this connection has a broker's application name");
         }
     }
 
@@ -341,7 +341,7 @@ cases! {
     async fn it_is_known_where_a_checkpoint_was_kept(store: &Store) {
         assert_eq!(store.shared_place().await.unwrap(), None);
         store.put_shared_place("nowhere").await.unwrap();
-        assert_eq!(store.shared_place().await.unwrap(), None, "not in a store that is nobody's");
+        assert_eq!(store.shared_place().await.unwrap(), None, "the store is not claimed yet");
         store.claim(StoreMode::Dev, "dev.local/log", at(1)).await.unwrap();
         assert_eq!(store.shared_place().await.unwrap(), None);
         for place in ["/mnt/one", "/mnt/one", "https://two.example"] {
@@ -410,14 +410,14 @@ cases! {
         };
         assert_eq!(store.succession().await.unwrap(), None);
         assert!(store.put_succession(&sealed("one", 1)).await.unwrap());
-        assert!(store.put_succession(&sealed("one", 2)).await.unwrap(), "asked again");
+        assert!(store.put_succession(&sealed("one", 2)).await.unwrap(), "the same request again");
         assert!(!store.put_succession(&sealed("two", 1)).await.unwrap());
         assert_eq!(store.succession().await.unwrap(), Some(sealed("one", 1)));
         store.remac_succession(&[9], &[3]).await.unwrap();
         store.remac_succession(&[1], &[3]).await.unwrap();
         assert_eq!(store.succession().await.unwrap(), Some(sealed("one", 3)));
         store.update_succession(&[1], &sealed("two", 4)).await.unwrap();
-        assert_eq!(store.succession().await.unwrap(), Some(sealed("one", 3)), "it is not that one");
+        assert_eq!(store.succession().await.unwrap(), Some(sealed("one", 3)), "the stored succession is another one");
         store.update_succession(&[3], &sealed("two", 4)).await.unwrap();
         assert_eq!(store.succession().await.unwrap(), Some(sealed("two", 4)));
     }
@@ -432,7 +432,7 @@ cases! {
         for from in [0, 2, 4] {
             seed(store, writes(from)).await;
         }
-        assert_eq!(store.prune_openings(at(2), 9).await.unwrap(), 2, "by the leaf's time");
+        assert_eq!(store.prune_openings(at(2), 9).await.unwrap(), 2, "the leaf's time decides");
         assert_eq!(store.openings(1).await.unwrap().input, None);
         assert!(store.openings(2).await.unwrap().input.is_some());
         assert!(store.leaf(1).await.unwrap().unwrap().body.is_some());
@@ -450,23 +450,23 @@ cases! {
         seed(store, writes).await;
         let end = |n| (task_id(n), TaskChange { end: Some((TaskState::Expired, at(1_000), 9)), ..TaskChange::default() });
         seed(store, Writes { task_changes: BTreeMap::from([end(1), end(2)]), ..Writes::default() }).await;
-        assert_eq!(store.prune_tasks(at(9_999), 9).await.unwrap(), 0, "none that has sessions");
-        assert_eq!(store.prune_sessions(at(500), 9).await.unwrap(), 0, "none in its last instant");
-        assert_eq!(store.prune_sessions(at(501), 9).await.unwrap(), 1, "the child, not what it came from");
+        assert_eq!(store.prune_tasks(at(9_999), 9).await.unwrap(), 0, "tasks with sessions are kept");
+        assert_eq!(store.prune_sessions(at(500), 9).await.unwrap(), 0, "sessions are kept during their last instant");
+        assert_eq!(store.prune_sessions(at(501), 9).await.unwrap(), 1, "the derived session, not its parent");
         assert_eq!(store.prune_sessions(at(501), 9).await.unwrap(), 1);
-        assert_eq!(store.prune_tasks(at(1_001), 9).await.unwrap(), 1, "the child, not the one above it");
+        assert_eq!(store.prune_tasks(at(1_001), 9).await.unwrap(), 1, "the child task, not its parent");
         assert_eq!(store.prune_tasks(at(1_001), 9).await.unwrap(), 1);
         store.ensure_partitions(20_000_000).await.unwrap();
     }
 
     ["patrol_openings"]
     async fn openings_are_walked_through_from_anywhere_a_bite_at_a_time(store: &Store) {
-        // A wrong clock dated the first three.
+        // A wrong clock dated the first three leaves.
         let leaves = [900, 901, 902, 3, 4, 500].into_iter().zip(0..);
         let leaves = leaves.map(|(dated, index)| LeafRow { at: at(dated), ..leaf(index) }).collect();
         seed(store, Writes { leaves, ..Writes::default() }).await;
         let patrol = async |from| store.patrol_openings(at(100), from, 3).await.unwrap();
-        assert_eq!(store.prune_openings(at(100), 3).await.unwrap(), 0, "the first ones are young");
+        assert_eq!(store.prune_openings(at(100), 3).await.unwrap(), 0, "the first leaves are too young");
         assert_eq!(patrol(0).await, (0, Some(3)));
         assert_eq!(patrol(3).await, (2, Some(6)));
         assert_eq!(patrol(6).await, (0, None));
@@ -483,7 +483,7 @@ cases! {
         seed(store, acts(vec![ActWrite::Cutoff(Box::new(cut))])).await;
         for index in [1, 2] {
             assert!(store.forget_purpose(index).await.unwrap());
-            assert!(!store.forget_purpose(index).await.unwrap(), "there is nothing any more");
+            assert!(!store.forget_purpose(index).await.unwrap(), "the purpose is deleted already");
             let left = store.openings(index).await.unwrap();
             assert_eq!((left.input, left.purpose), (leaf(index).input, None));
             assert!(store.leaf(index).await.unwrap().unwrap().body.is_some());
@@ -497,16 +497,16 @@ cases! {
 
     ["prune_bodies"]
     async fn bodies_go_and_hashes_stay(store: &Store) {
-        // The last leaf of what PostgreSQL keeps in one partition.
+        // The last leaf of PostgreSQL's first partition.
         let last = 16_777_215;
         let writes = Writes { leaves: vec![leaf(0), leaf(last)], head: Some(sealed(last + 1, 1)), ..Writes::default() };
         seed(store, writes).await;
         age_heads().await;
         let body = async |idx| store.leaf(idx).await.unwrap().unwrap().body.is_some();
         store.prune_bodies(at(0), 9).await.unwrap();
-        assert!(body(0).await, "as old as that is not older");
+        assert!(body(0).await, "only older bodies are deleted");
         store.prune_bodies(at(i64::try_from(last).unwrap()), 9).await.unwrap();
-        assert!(body(last).await, "as old as that is not older");
+        assert!(body(last).await, "only older bodies are deleted");
         store.prune_bodies(at(i64::try_from(last).unwrap() + 1), 9).await.unwrap();
         assert!(!body(0).await && !body(last).await);
         assert_eq!(store.prune_bodies(at(99_999_999), 9).await.unwrap(), 0);
@@ -529,7 +529,7 @@ cases! {
         for row in [row(5, "a", "5"), row(9, "b", "9"), row(9, "a", "9"), row(30, "b", "30")] {
             store.put_cosigned(&row).await.unwrap();
         }
-        // Its first word on a size stays.
+        // The first cosignature of a witness for a size is kept.
         store.put_cosigned(&row(5, "a", "later")).await.unwrap();
         assert_eq!(store.last_cosigned("a+key").await.unwrap(), Some(9));
         assert_eq!(store.last_cosigned("b+key").await.unwrap(), Some(30));
@@ -537,7 +537,7 @@ cases! {
         assert_eq!(over(4, None).await, [row(5, "a", "5")]);
         let both = [row(9, "a", "9"), row(9, "b", "9")];
         assert_eq!(over(5, None).await, both, "leaf 5 is not in a tree of 5");
-        assert_eq!(over(0, Some("b")).await, both, "with the words of the others");
+        assert_eq!(over(0, Some("b")).await, both, "includes the other witnesses' lines");
         assert_eq!(over(9, Some("a")).await, []);
         assert_eq!(over(29, None).await, [row(30, "b", "30")]);
         assert_eq!(over(30, None).await, []);

@@ -1,4 +1,4 @@
-//! Tasks, sessions and what leads to them.
+//! Statements of tasks, sessions, retries and delegations.
 
 use super::*;
 
@@ -35,17 +35,17 @@ cases! {
         assert_eq!(view.tasks[&task_id(2)].parent, Some(task_id(1)));
         let owner = ("dev:a".to_owned(), "job".to_owned());
         let count = Needs { open_tasks: vec![(owner.0.clone(), owner.1.clone(), 2)], now: Some(at(1)), ..Needs::default() };
-        assert_eq!(seen(store, count).await.open_tasks[&owner], 2, "counted up to the limit only");
+        assert_eq!(seen(store, count).await.open_tasks[&owner], 2, "the count stops at the limit");
 
-        assert!(hear(store, task_id(2), at(59)).await);
-        assert!(hear(store, task_id(2), at(20)).await, "an older one does no harm");
+        assert!(heartbeat_accepted(store, task_id(2), at(59)).await);
+        assert!(heartbeat_accepted(store, task_id(2), at(20)).await, "an older heartbeat changes nothing");
         assert_eq!(store.task(task_id(2)).await.unwrap().unwrap().heard_at, at(59));
-        assert!(!hear(store, task_id(2), at(119)).await, "silent for its whole time");
-        assert!(!hear(store, task_id(1), at(1_000)).await, "past its deadline");
-        assert!(!hear(store, task_id(9), at(1)).await);
+        assert!(!heartbeat_accepted(store, task_id(2), at(119)).await, "the heartbeat timeout has passed");
+        assert!(!heartbeat_accepted(store, task_id(1), at(1_000)).await, "past its deadline");
+        assert!(!heartbeat_accepted(store, task_id(9), at(1)).await);
 
         let due = page(store.claim_due_tasks(at(60), at(70), 5).await.unwrap());
-        assert_eq!(due, [task_id(2)], "when it would have been silent");
+        assert_eq!(due, [task_id(2)], "due when the heartbeat timeout ends");
         assert_eq!(page(store.claim_due_tasks(at(69), at(79), 5).await.unwrap()), []);
         store.put_off_check(task_id(2), at(119)).await.unwrap();
         assert_eq!(page(store.claim_due_tasks(at(118), at(130), 5).await.unwrap()), []);
@@ -57,7 +57,7 @@ cases! {
         let ended = store.task(task_id(1)).await.unwrap().unwrap();
         assert_eq!((ended.state, ended.ended_at, ended.sessions_left), (TaskState::Completed, Some(at(7)), 3));
         assert_eq!(ended.handle_digest, [8; 32]);
-        assert!(!hear(store, task_id(1), at(8)).await, "nothing brings it back");
+        assert!(!heartbeat_accepted(store, task_id(1), at(8)).await, "an ended task stays ended");
     }
 
     ["task_view" "heartbeat"]
@@ -80,7 +80,7 @@ cases! {
         assert_eq!((view.task.id, view.chain.0.len(), view.as_of, view.generation), (task_id(2), 2, 5, None));
         assert_eq!(view.above.iter().map(|task| task.id).collect::<Vec<_>>(), [task_id(1)]);
         let indexes: Vec<u64> = view.cutoffs.iter().map(|cutoff| cutoff.index).collect();
-        assert_eq!(indexes, [0, 4], "what blocks, and what came after the oldest task");
+        assert_eq!(indexes, [0, 4], "cutoffs that block, and those after the oldest task");
         assert!(!view.is_blocked(at(10)), "another's");
         let earlier = store.task_view(task_id(2), at(9)).await.unwrap().unwrap();
         assert!(earlier.is_blocked(at(9)), "everybody's");
@@ -98,7 +98,7 @@ cases! {
         for n in [11, 12] {
             alone.push(store.session_view(session_id(n)).await.unwrap().unwrap());
         }
-        assert_eq!(heard.sessions, alone, "one by one");
+        assert_eq!(heard.sessions, alone, "each separately");
         assert_eq!(alone[1].cut_off_at, Some(at(2)));
         assert_eq!(beat(1, 20, Some(5), 1).await.unwrap().sessions, alone[..1]);
         assert_eq!(beat(2, 20, Some(5), 9).await.unwrap().sessions, alone[1..]);
@@ -119,11 +119,11 @@ cases! {
         assert!(beat(1, 40, Some(7), 9).await.is_some());
         let view = store.task_view(task_id(1), at(40)).await.unwrap().unwrap();
         assert_eq!(view.generation, Some(GenerationDigest::new([1; 32])));
-        assert!(beat(1, 50, None, 9).await.is_some(), "judged under the lock");
+        assert!(beat(1, 50, None, 9).await.is_some(), "judged while the row is locked");
 
         let mut held = store.hold_task(task_id(1), at(60)).await.unwrap().unwrap();
         held.release();
-        assert!(held.hear(at(60), None, 9).await.unwrap().is_some(), "on another connection");
+        assert!(held.hear(at(60), None, 9).await.unwrap().is_some(), "the row is locked on another connection");
     }
 
     ["session" "list_sessions" "sessions_under" "ancestors" "matching" "cutoffs_after"]
@@ -155,7 +155,7 @@ cases! {
         assert_eq!(page(SessionFilter { workload: Some("dev:b".into()), ..none() }).await, []);
         assert_eq!(page(SessionFilter { live_at: Some(at(500)), ..none() }).await, []);
         let under = store.sessions_under(task_id(1), 5).await.unwrap();
-        assert_eq!(under.len(), 2, "descendants too");
+        assert_eq!(under.len(), 2, "includes descendants");
         assert_eq!(store.sessions_under(task_id(2), 5).await.unwrap().len(), 1);
 
         let killed = |selector: Selector| async move {
@@ -165,7 +165,7 @@ cases! {
             counted.0
         };
         assert_eq!(killed(Selector::All(True)).await, 2);
-        assert_eq!(killed(Selector::Resource("orders".into())).await, 2, "what was derived from it too");
+        assert_eq!(killed(Selector::Resource("orders".into())).await, 2, "includes derived sessions");
         assert_eq!(killed(Selector::Resource("archive".into())).await, 1);
         assert_eq!(killed(Selector::Task(task_id(2))).await, 1);
         assert_eq!(killed(Selector::Policy("p_1%".into())).await, 2);
@@ -173,14 +173,14 @@ cases! {
         assert_eq!(killed(Selector::Policy("pX1%".into())).await, 0, "`_` is no wildcard");
         assert_eq!(killed(Selector::SigningKey("k2".into())).await, 0);
         assert_eq!(killed(Selector::Generation(GenerationDigest::new([7; 32]))).await, 2);
-        assert_eq!(store.count_matching(&Selector::All(True), 1, at(3), at(3)).await.unwrap().0, 2, "by its parent");
+        assert_eq!(store.count_matching(&Selector::All(True), 1, at(3), at(3)).await.unwrap().0, 2, "through its parent");
         assert_eq!(store.count_matching(&Selector::All(True), 0, at(3), at(3)).await.unwrap(), (0, 0));
         assert_eq!(store.count_matching(&Selector::All(True), 5, at(500), at(500)).await.unwrap(), (0, 0));
 
         let cut = cutoff(60, 1, Selector::Resource("orders".into()), Block::No);
         seed(store, acts(vec![ActWrite::Cutoff(Box::new(cut))])).await;
         let view = store.session_view(session_id(12)).await.unwrap().unwrap();
-        assert_eq!(view.cut_off_at, Some(at(2)), "by what it was derived from");
+        assert_eq!(view.cut_off_at, Some(at(2)), "through the session it was derived from");
         let orphan = Writes { session_ends: BTreeMap::from([(session_id(11), SessionEnd { state: SessionState::Ended, reason: EndReason::Revoked, at: at(4) })]), ..Writes::default() };
         seed(store, orphan).await;
         let ended = store.session(session_id(11)).await.unwrap().unwrap();
@@ -199,10 +199,10 @@ cases! {
             (one, Some(MintLease { until: at(20), holder: "r1".into() }))
         };
         seed(store, Writes { tasks: vec![task(1, None)], sessions: vec![minting(11), minting(12)], ..Writes::default() }).await;
-        assert!(!store.settle_mint(session_id(11), "r2", at(1)).await.unwrap(), "another's");
-        assert!(!store.settle_mint(session_id(11), "r1", at(20)).await.unwrap(), "its lease is over");
+        assert!(!store.settle_mint(session_id(11), "r2", at(1)).await.unwrap(), "another replica holds the lease");
+        assert!(!store.settle_mint(session_id(11), "r1", at(20)).await.unwrap(), "the lease has expired");
         assert!(store.settle_mint(session_id(11), "r1", at(19)).await.unwrap());
-        assert!(!store.settle_mint(session_id(11), "r1", at(19)).await.unwrap(), "once");
+        assert!(!store.settle_mint(session_id(11), "r1", at(19)).await.unwrap(), "only once");
         assert_eq!(store.unfinished_mints(at(19), 5).await.unwrap().len(), 0);
         let dead = store.unfinished_mints(at(20), 5).await.unwrap();
         assert_eq!(dead.iter().map(|one| one.id).collect::<Vec<_>>(), [session_id(12)]);
@@ -218,7 +218,7 @@ cases! {
         assert_eq!(store.claim_unconfirmed(at(20), at(30), 5).await.unwrap().len(), 0, "not due");
         let claimed = store.claim_unconfirmed(at(21), at(30), 5).await.unwrap();
         assert_eq!(claimed.iter().map(|(_, tries)| *tries).collect::<Vec<_>>(), [1, 1]);
-        assert_eq!(store.claim_unconfirmed(at(29), at(40), 5).await.unwrap().len(), 0, "somebody is at it");
+        assert_eq!(store.claim_unconfirmed(at(29), at(40), 5).await.unwrap().len(), 0, "another replica holds the claim");
         store.put_off_ending(session_id(12), at(90)).await.unwrap();
         let again = store.claim_unconfirmed(at(30), at(40), 5).await.unwrap();
         assert_eq!((again.len(), again[0].0.id, again[0].1), (1, session_id(11), 2));
@@ -246,7 +246,7 @@ cases! {
             views.iter().map(|view| view.session.leaf_index).collect::<Vec<_>>()
         };
         let expiry = session(11, 1, None).expires_at;
-        assert_eq!(listed(11, 12, at(1)).await, [11], "the end is not in it");
+        assert_eq!(listed(11, 12, at(1)).await, [11], "the end is exclusive");
         assert_eq!(listed(0, 99, at(1)).await.len(), 2);
         assert!(listed(0, 99, expiry).await.is_empty());
     }
@@ -256,7 +256,7 @@ cases! {
         let facts = |supersedes| RetryFacts { fingerprint: [5; 32], session: session_id(11), task: task_id(1), supersedes, expires_at: at(50) };
         for supersedes in [0, 1] {
             seed(store, Writes { retries: HashMap::from([([4; 32], facts(supersedes))]), ..Writes::default() }).await;
-            assert_eq!(store.retry(&[4; 32]).await.unwrap(), Some(facts(supersedes)), "the newer one replaces");
+            assert_eq!(store.retry(&[4; 32]).await.unwrap(), Some(facts(supersedes)), "the newer retry replaces the older");
         }
         assert!(facts(1).stands(at(49)) && !facts(1).stands(at(50)));
         assert_eq!(store.retry(&[3; 32]).await.unwrap(), None);
@@ -289,7 +289,7 @@ cases! {
                 ..Writes::default()
             };
             let refused = append(store, &Needs::default(), &writes).await;
-            // SQLite keeps U+0000; it is refused at the door, before any store.
+            // SQLite stores U+0000. The broker refuses it earlier, in the request.
             if session.kid.contains('\0') && store.kind() == "sqlite" {
                 continue;
             }

@@ -1,5 +1,5 @@
-//! One suite over both stores: each case names the statements that it is about and says what both
-//! databases must answer. A statement that no case names fails the suite, so a new one needs a case.
+//! One suite for both stores: each case lists the statements that it covers and states the answers
+//! that both databases must give. The suite fails if a statement has no case.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -48,7 +48,7 @@ use uuid::Uuid;
 use crate::support::postgres::{AGE_HEADS, TestDatabase, fresh_database};
 use crate::support::sqlite::{SqliteFile, fresh_sqlite};
 
-/// A store of its own, and what keeps it there.
+/// A store for one test; dropping it removes its file or database.
 struct Place {
     store: Store,
     file: Option<SqliteFile>,
@@ -56,11 +56,12 @@ struct Place {
 }
 
 thread_local! {
-    /// The database of this thread's test, for what only its owner does; none on SQLite.
+    /// The URL of this thread's test database, for work that only the owner may do; `None` on
+    /// SQLite.
     static OWNED: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Lets eight days pass since the database saw the heads that there are.
+/// Simulates that eight days have passed since the database saw its heads.
 async fn age_heads() {
     if let Some(url) = OWNED.take() {
         let mut owner = sqlx::PgConnection::connect(&url).await.unwrap();
@@ -97,7 +98,7 @@ async fn postgres() -> Place {
 
 macro_rules! cases {
     ($($(#[$doc:meta])* [$($label:literal)+] async fn $name:ident($store:ident: &Store) $body:block)+) => {
-        /// The statements that have a case.
+        /// The statements that the cases cover.
         pub const CLAIMED: &[&str] = &[$($($label,)+)+];
 
         $($(#[$doc])* mod $name {
@@ -122,7 +123,7 @@ macro_rules! cases {
     };
 }
 
-// After the macro, which they use.
+// These modules use the macro, so they must follow it.
 mod ledger;
 mod lives;
 mod outside;
@@ -159,7 +160,7 @@ fn every_statement_has_a_case() {
         }
     }
     let claimed = [
-        // Every pool is checked by it when it is made, and `poolers` tries what it refuses.
+        // Every new pool runs this statement, and `poolers` tests its refusals.
         &["check_options"],
         ledger::CLAIMED,
         lives::CLAIMED,
@@ -168,7 +169,10 @@ fn every_statement_has_a_case() {
     ]
     .concat();
     let claimed: BTreeSet<String> = claimed.into_iter().map(str::to_owned).collect();
-    assert!(named.len() > 50, "the labels are not found any more");
+    assert!(
+        named.len() > 50,
+        "the search finds too few statement labels"
+    );
     assert_eq!(
         named.difference(&claimed).collect::<Vec<_>>(),
         Vec::<&String>::new()
@@ -282,12 +286,12 @@ fn head(size: u64) -> Head {
 static KEYS: LazyLock<[SecretString; 2]> =
     LazyLock::new(|| [(); 2].map(|()| SealingKeys::generate(&SystemRandom::new()).unwrap()));
 
-/// What protects rows here.
+/// The MAC that protects rows in these tests.
 fn mac() -> Mac {
     SealingKeys::parse(&KEYS[..1]).unwrap().mac("o")
 }
 
-/// The same after a new sealing key was put in front.
+/// The same after a new sealing key was added as the first.
 fn newer_mac() -> Mac {
     let keys = [KEYS[1].clone(), KEYS[0].clone()];
     SealingKeys::parse(&keys).unwrap().mac("o")
@@ -297,7 +301,7 @@ fn head_seal() -> HeadSeal {
     HeadSeal::new("o", &mac())
 }
 
-/// The head of `size` leaves, as a batch writes it.
+/// The sealed head of a log with `size` leaves.
 fn sealed(size: u64, n: u128) -> SealedHead {
     head_seal().seal(head(size), batch(n))
 }
@@ -306,7 +310,7 @@ fn batch(n: u128) -> BatchId {
     uuid(n + 70_000).into()
 }
 
-/// Writes one batch as the ledger does, and gives back what it saw before.
+/// Writes one batch as the ledger does, and returns the view before it.
 async fn append(store: &Store, needs: &Needs, writes: &Writes) -> Result<View, StoreError> {
     let mut connection = store.ledger_connection().await?;
     let view = connection.enter(needs).await?;
@@ -359,15 +363,15 @@ fn acts(acts: Vec<ActWrite>) -> Writes {
     }
 }
 
-/// Whether a heartbeat is noted.
-async fn hear(store: &Store, task: TaskId, now: Timestamp) -> bool {
+/// Whether the store accepts the heartbeat.
+async fn heartbeat_accepted(store: &Store, task: TaskId, now: Timestamp) -> bool {
     let Some(held) = store.hold_task(task, now).await.unwrap() else {
         return false;
     };
     held.hear(now, None, 9).await.unwrap().is_some()
 }
 
-/// What the role that serves may do, tried as that role.
+/// Checks the rights of the serving role, acting as that role.
 #[tokio::test]
 async fn the_serving_role_changes_no_leaf_tile_head_or_generation() {
     let database = fresh_database();
@@ -466,7 +470,7 @@ async fn the_serving_role_changes_no_leaf_tile_head_or_generation() {
 async fn on_postgresql_a_commit_that_the_server_warns_of_is_not_acknowledged() {
     let place = postgres().await;
     let database = place.database.as_ref().unwrap();
-    // Whatever a role's or a database's default is, warnings are heard.
+    // The broker must see warnings even if the database's default hides them.
     let mut admin = database.connect().await;
     let quiet = format!(
         "ALTER DATABASE {} SET client_min_messages = error",
@@ -477,7 +481,7 @@ async fn on_postgresql_a_commit_that_the_server_warns_of_is_not_acknowledged() {
     let mut connection = place.store.ledger_connection().await.unwrap();
     connection.enter(&Needs::default()).await.unwrap();
     connection.commit().await.unwrap();
-    // There is no transaction any more.
+    // The transaction has already ended.
     let told = connection.commit().await.unwrap_err().to_string();
     assert!(told.contains("no transaction in progress"), "{told}");
     connection.enter(&Needs::default()).await.unwrap();
@@ -489,7 +493,7 @@ async fn on_postgresql_a_commit_that_the_server_warns_of_is_not_acknowledged() {
 async fn on_postgresql_a_reader_of_all_bodies_keeps_no_room_from_being_made_and_appends_hardly() {
     let place = postgres().await;
     let database = place.database.as_ref().unwrap();
-    // As a dump does, for as long as it takes.
+    // Lock the bodies like `pg_dump`, which holds its lock for a long time.
     let mut reader = database.connect().await;
     let mut begun = sqlx::Connection::begin(&mut reader).await.unwrap();
     let reading = sqlx::query("LOCK TABLE leaf_body IN ACCESS SHARE MODE");
@@ -497,7 +501,8 @@ async fn on_postgresql_a_reader_of_all_bodies_keeps_no_room_from_being_made_and_
 
     let store = &place.store;
     store.ensure_partitions(20_000_000).await.unwrap();
-    // The last leaf of a partition, so that the one before it is to go, and one of the new ones.
+    // The last leaf of the first partition, so that this partition can be dropped, and a leaf of a
+    // later one.
     let leaves = vec![leaf(16_777_215), leaf(17_000_000)];
     seed(
         store,
@@ -529,8 +534,9 @@ async fn on_postgresql_a_reader_of_all_bodies_keeps_no_room_from_being_made_and_
         begin.elapsed()
     };
     let ((dropped, tried), appended) = tokio::join!(dropping, appending);
-    assert_eq!(dropped, Err(()), "somebody reads it");
-    // It waits for a tenth of a second, and otherwise until nobody reads any more.
+    assert_eq!(dropped, Err(()), "the partition is being read");
+    // Dropping waits for the lock for a tenth of a second. Without that limit it would wait until
+    // the reader ends.
     let soon = std::time::Duration::from_secs(10);
     assert!(tried < soon && appended < soon, "{tried:?}, {appended:?}");
 
@@ -553,7 +559,7 @@ async fn on_postgresql_a_reader_of_all_bodies_keeps_no_room_from_being_made_and_
 async fn on_sqlite_what_is_left_of_the_bodies_is_the_end_of_the_log() {
     let place = sqlite().await;
     let store = &place.store;
-    // Dated as they were decided, and not in the order in which they were committed.
+    // The leaves carry the times of their decisions, which differ from the order of commits.
     let dated = [100, 110, 130, 120, 140];
     let leaves = (0..).zip(dated).map(|(index, dated)| LeafRow {
         at: at(dated),
@@ -574,7 +580,11 @@ async fn on_sqlite_what_is_left_of_the_bodies_is_the_end_of_the_log() {
         kept.map(|leaf| leaf.index).collect::<Vec<_>>()
     };
     assert_eq!(store.prune_bodies(at(125), 9).await.unwrap(), 2);
-    assert_eq!(kept().await, [2, 3, 4], "nothing behind a younger one");
+    assert_eq!(
+        kept().await,
+        [2, 3, 4],
+        "no body after a younger leaf is deleted"
+    );
     assert_eq!(store.prune_bodies(at(125), 9).await.unwrap(), 0);
     assert_eq!(
         store.prune_bodies(at(131), 1).await.unwrap(),
@@ -591,9 +601,9 @@ async fn on_sqlite_what_was_deleted_is_in_nofile_even_when_a_reader_had_held_the
     let place = sqlite().await;
     let (store, directory) = (&place.store, place.file.as_ref().unwrap().dir());
     let Store::Sqlite(sqlite) = store else {
-        unreachable!("it is")
+        unreachable!("the store is SQLite")
     };
-    let canary = b"what nobody is to find again";
+    let canary = b"a deleted text for the search";
     let found = || {
         let files = std::fs::read_dir(directory).unwrap();
         let mut bytes = files.map(|file| std::fs::read(file.unwrap().path()).unwrap());
@@ -619,12 +629,18 @@ async fn on_sqlite_what_was_deleted_is_in_nofile_even_when_a_reader_had_held_the
     )
     .await;
     assert_eq!(store.prune_openings(at(300), 1_000).await.unwrap(), 300);
-    assert!(!store.scrub().await.unwrap(), "the log is being read");
+    assert!(
+        !store.scrub().await.unwrap(),
+        "the write-ahead log is being read"
+    );
     assert!(found());
     reader.rollback().await.unwrap();
     assert!(store.scrub().await.unwrap());
     assert!(!found());
-    assert!(store.scrub().await.unwrap(), "again, nothing is to be done");
+    assert!(
+        store.scrub().await.unwrap(),
+        "a second call finds nothing to do"
+    );
     store.close().await;
 }
 

@@ -1,8 +1,8 @@
-//! What is told to others: deny lists of clouds, sinks of events.
+//! Statements of the work for other systems: deny lists of clouds, sinks of events.
 
 use super::*;
 
-/// Nothing that a case writes is too far ahead to be believed.
+/// Limits that accept every time that a case writes.
 const FAR: Believed = Believed {
     due_at: Timestamp::MAX,
     lease_until: Timestamp::MAX,
@@ -12,7 +12,8 @@ cases! {
     ["put_deny_place" "know_deny_place" "nudge_deny_place" "ask_deny" "lock_deny_place" "list_waiting"
         "revocation_progress" "deny_room" "denied_sessions" "note_denied" "prune_denied"]
     async fn sessions_are_put_on_a_list_while_it_has_room_and_seen_on_it(store: &Store) {
-        // Room for four of an admin's, three of ours, two that are merely over.
+        // The list holds four sessions for admins' revocations, three for the broker's, two for
+        // ended tasks.
         let (place, other) = (deny_place("role"), deny_place("other"));
         for place in [&place, &other] {
             store.put_deny_place(place, at(0)).await.unwrap();
@@ -41,9 +42,9 @@ cases! {
             ids
         };
         assert_eq!(listed(99).await, [session_id(1), session_id(2)]);
-        assert_eq!(listed(100).await, [session_id(2)], "asking again did not keep it longer");
+        assert_eq!(listed(100).await, [session_id(2)], "a second request does not keep it longer");
 
-        // One that found no room gets what comes free, and stays.
+        // A session that did not fit gets the next free entry and keeps it.
         assert_eq!(store.list_waiting(&place, at(50)).await.unwrap(), []);
         assert_eq!(store.list_waiting(&place, at(101)).await.unwrap(), [session_id(3)]);
         assert!(standing(3).await.unwrap().listed);
@@ -55,15 +56,15 @@ cases! {
             store.note_denied(&place, holder, present, at(now)).await.unwrap()
         };
         assert_eq!(note("a", &[session_id(1)], 19).await, 0);
-        assert_eq!(written(1).await, None, "only who has the lease notes what it read");
+        assert_eq!(written(1).await, None, "only the lease's holder may record a read");
         store.claim_deny_places("a", at(19), at(900), 5).await.unwrap();
         assert_eq!(note("a", &[session_id(1), session_id(77)], 20).await, 1);
         assert_eq!(note("a", &[session_id(1), session_id(2)], 30).await, 1);
         assert_eq!((written(1).await, written(2).await), (Some(at(20)), Some(at(30))));
-        assert_eq!(note("a", &[session_id(2)], 40).await, 0, "what is gone from it was not written");
+        assert_eq!(note("a", &[session_id(2)], 40).await, 0, "a session missing in the document is no longer written");
         assert_eq!((written(1).await, written(2).await), (None, Some(at(30))));
         note("a", &[session_id(1)], 150).await;
-        assert_eq!((written(1).await, written(2).await), (None, None), "the first is not on it any more");
+        assert_eq!((written(1).await, written(2).await), (None, None), "the first session's entry has expired");
         assert_eq!(written(9).await, None);
 
         assert_eq!(store.prune_denied(at(100), 9).await.unwrap(), 0);
@@ -87,20 +88,20 @@ cases! {
             ids
         };
         let put = async |n, wish| store.ask_deny(&place, &ask(n, wish)).await.unwrap();
-        // Noted beforehand, it is neither denied nor asked for.
+        // A wish that is only recorded neither lists the session nor makes it wait.
         store.note_deny_wish(&place, &ask(8, DenyWish::Admin)).await.unwrap();
         assert_eq!(store.list_waiting(&place, at(20)).await.unwrap(), []);
         assert_eq!(store.revocation_progress(session_id(8)).await.unwrap(), None);
         for n in 1..=4 {
             put(n, DenyWish::Admin).await;
         }
-        // The list is full: what waits is asked for by less than was noted.
+        // The list is full. Each waiting session is requested with at most its recorded wish.
         put(7, DenyWish::Unknown).await;
         put(6, DenyWish::Over).await;
         put(8, DenyWish::Over).await;
         put(9, DenyWish::Over).await;
         assert_eq!(listed(20).await, [1, 2, 3, 4].map(session_id));
-        // What no document names gives way, an admin's last; it waits for room as before.
+        // Sessions that no document names are removed, an admin's last; they wait as before.
         let left = store.unlist_unwritten(&place, 1, at(20)).await.unwrap();
         assert_eq!(left, [2, 3, 4].map(session_id));
         let again = store.list_waiting(&place, at(20)).await.unwrap();
@@ -109,9 +110,9 @@ cases! {
         store.unlist_unwritten(&place, 2, at(20)).await.unwrap();
         put(3, DenyWish::Over).await;
         put(4, DenyWish::Over).await;
-        assert_eq!(listed(20).await, [1, 2, 3, 4].map(session_id), "an admin's stays one");
-        // Room for one comes free: the admin's gets it, though it was asked for after the others and
-        // by a lower wish last.
+        assert_eq!(listed(20).await, [1, 2, 3, 4].map(session_id), "an admin's revocation keeps its priority");
+        // One entry becomes free. The admin's session gets it, although it was requested after the
+        // others and last with a lower wish.
         assert_eq!(store.list_waiting(&place, at(101)).await.unwrap(), [session_id(8)]);
         assert_eq!(listed(101).await, [2, 3, 4, 8].map(session_id));
     }
@@ -138,20 +139,22 @@ cases! {
         };
         store.claim_deny_places("a", at(10), at(900), 5).await.unwrap();
         store.note_denied(&place, "a", &[session_id(2)], at(10)).await.unwrap();
-        // A document with the second one and three that our records do not know: there is room for
-        // four. The one that is in no document and is no admin's goes, then an admin's.
+        // The document names the second session and three that the store does not know, and the
+        // list holds four. The session that no document names is removed first, and an admin's
+        // second.
         let named = [2, 51, 52, 50].map(session_id);
         let left = store.adopt_denied(&place, &named, at(20), at(700)).await.unwrap();
         assert_eq!(left, [session_id(3), session_id(1)]);
         assert_eq!(listed(20).await, [2, 50, 51, 52].map(session_id));
         assert_eq!((written(50).await, written(2).await), (Some(at(20)), Some(at(10))));
         assert_eq!(listed(699).await, [50, 51, 52].map(session_id));
-        // Again changes nothing; a fifth is denied by the document that stands, so it stays.
+        // A second import changes nothing. A fifth session in the document is denied already, so it
+        // stays.
         assert_eq!(store.adopt_denied(&place, &named, at(30), at(800)).await.unwrap(), []);
         let left = store.adopt_denied(&place, &[session_id(53)], at(30), at(800)).await.unwrap();
         assert_eq!(left, []);
         assert_eq!(listed(30).await, [2, 50, 51, 52, 53].map(session_id));
-        // What gave way waits until there is room.
+        // The removed sessions wait until the list has a free entry.
         assert_eq!(store.list_waiting(&place, at(30)).await.unwrap(), []);
     }
 
@@ -243,10 +246,11 @@ cases! {
             store.next_deny_generation(&place, holder, standing, at(now)).await.unwrap()
         };
         assert_eq!((next("a", 0, 1).await, next("a", 1, 1).await), (Some(1), Some(2)));
-        assert_eq!(next("a", 70, 1).await, Some(71), "greater than the one that stands");
+        assert_eq!(next("a", 70, 1).await, Some(71), "greater than the number of the document in place");
         assert_eq!((next("b", 0, 1).await, next("a", 0, 50).await), (None, None));
 
-        // Asked for meanwhile: due at once, not at the time that the holder sets.
+        // Another replica schedules the list meanwhile: it is due at once, not at the holder's
+        // time.
         store.nudge_deny_place(&place, at(3)).await.unwrap();
         store.deny_place_done(&place, "b", None, at(5), at(999)).await.unwrap();
         store.deny_place_done(&place, "a", Some(at(4)), at(5), at(65)).await.unwrap();
@@ -261,7 +265,8 @@ cases! {
         assert_eq!((deny.written_at, deny.read_at), (at(5), Some(at(8))));
         assert_eq!(claim("a", 64, 99).await, []);
         assert_eq!(claim("a", 65, 99).await.len(), 1);
-        // The same word leaves its time as it is, another begins anew; only its holder notes it.
+        // The same cutoff keeps its time, and another starts a new one; only the holder may record
+        // it.
         store.note_blanket_deny(&place, "a", Some(at(4))).await.unwrap();
         store.note_blanket_deny(&place, "b", None).await.unwrap();
         assert_eq!(store.blanket_deny(&place).await.unwrap().unwrap().written_at, at(5));
@@ -270,9 +275,9 @@ cases! {
         store.deny_place_failed(&place, "b", at(66)).await.unwrap();
         store.deny_place_failed(&place, "a", at(80)).await.unwrap();
         store.nudge_deny_place(&place, at(70)).await.unwrap();
-        assert_eq!(claim("a", 79, 99).await, [], "a failing one keeps to its pauses");
+        assert_eq!(claim("a", 79, 99).await, [], "after a failure, the pause still applies");
         assert_eq!(claim("a", 80, 99).await, [(place.clone(), 1)]);
-        // Its holder died: another takes over when the lease is over.
+        // The holder died: another replica takes over when the lease expires.
         assert_eq!(claim("b", 98, 150).await, []);
         let changed = DenyPlace { capacity: 9, ..place.clone() };
         store.put_deny_place(&changed, at(98)).await.unwrap();
@@ -288,7 +293,7 @@ cases! {
         let cursor = async || store.export_cursor(&key).await.unwrap().unwrap();
         assert_eq!(store.export_cursor(&key).await.unwrap(), None);
         store.register_export(&key, "one", 7, at(0)).await.unwrap();
-        // Registered again as it was, by another replica that saw a longer log.
+        // Another replica, which sees a longer log, registers the same sink.
         store.register_export(&key, "one", 9, at(5)).await.unwrap();
         let begun = ExportCursor {
             registration: "one".into(),
@@ -300,7 +305,7 @@ cases! {
         };
         assert_eq!(cursor().await, begun);
         store.see_export(&key, "two", at(6)).await.unwrap();
-        assert_eq!(cursor().await, begun, "another sink by that name");
+        assert_eq!(cursor().await, begun, "another sink has this name");
         store.see_export(&key, "one", at(6)).await.unwrap();
         assert_eq!(cursor().await.seen_at, at(6));
         let other = ExportKey { origin: "broker.test/log-2".into(), ..key.clone() };
@@ -310,27 +315,28 @@ cases! {
             store.claim_export(&key, what, holder, at(now), at(until), FAR).await.unwrap()
         };
         assert_eq!(claim("one", "a", -1, 60).await, None, "not due yet");
-        assert_eq!(claim("two", "a", 0, 60).await, None, "another sink by that name");
+        assert_eq!(claim("two", "a", 0, 60).await, None, "another sink has this name");
         assert_eq!(claim("one", "a", 0, 60).await, Some(7));
         assert_eq!(claim("one", "b", 59, 90).await, None);
-        assert_eq!(claim("one", "a", 10, 70).await, Some(7), "its holder's still");
+        assert_eq!(claim("one", "a", 10, 70).await, Some(7), "the holder may claim it again");
         let advance = async |holder: &str, from, next, until| {
             store.advance_export(&key, holder, from, next, at(until)).await.unwrap()
         };
         assert!(!advance("b", 7, 8, 90).await);
-        assert!(!advance("a", 6, 8, 90).await, "not from where it was");
+        assert!(!advance("a", 6, 8, 90).await, "the cursor is not at that position");
         assert!(advance("a", 7, 12, 90).await);
         assert_eq!(cursor().await.next, 12);
-        assert_eq!(claim("one", "b", 89, 150).await, None, "the lease went on with it");
-        // Its holder is silent: another goes on, and what the first says later counts no more.
+        assert_eq!(claim("one", "b", 89, 150).await, None, "advancing extended the lease");
+        // The holder is silent: another replica continues, and the first one's later writes are
+        // ignored.
         assert_eq!(claim("one", "b", 90, 150).await, Some(12));
         assert!(!advance("a", 12, 13, 200).await);
         store.release_export(&key, "a", Some(at(999))).await.unwrap();
-        assert_eq!(cursor().await.due_at, at(90), "since the claim");
+        assert_eq!(cursor().await.due_at, at(90), "unchanged since the claim");
 
         store.release_export(&key, "b", Some(at(100))).await.unwrap();
         assert_eq!((cursor().await.attempts, cursor().await.due_at), (1, at(100)));
-        assert_eq!(claim("one", "a", 99, 150).await, None, "it keeps to its pause");
+        assert_eq!(claim("one", "a", 99, 150).await, None, "the pause still applies");
         assert_eq!(claim("one", "a", 100, 150).await, Some(12));
         store.release_export(&key, "a", Some(at(101))).await.unwrap();
         assert_eq!(cursor().await.attempts, 2);
@@ -345,8 +351,8 @@ cases! {
         assert_eq!(cursor().await.disabled_at, None);
         store.disable_export(&key, "one", at(103)).await.unwrap();
         assert_eq!(cursor().await.disabled_at, Some(at(103)));
-        assert_eq!(claim("one", "a", 500, 600).await, None, "told nothing any more");
-        // Registered otherwise, it goes on from where it was, and whoever was at it is not any more.
+        assert_eq!(claim("one", "a", 500, 600).await, None, "a disabled sink is not claimed");
+        // A changed registration keeps the position and ends the earlier claim.
         store.register_export(&key, "three", 0, at(500)).await.unwrap();
         assert_eq!(claim("three", "a", 500, 600).await, Some(13));
         store.register_export(&key, "two", 0, at(501)).await.unwrap();
@@ -366,36 +372,36 @@ cases! {
     async fn what_a_wrong_clock_wrote_and_who_is_gone_keep_nobody_from_delivering(store: &Store) {
         let key = ExportKey { name: "siem".into(), origin: "broker.test/log".into() };
         let cursor = async || store.export_cursor(&key).await.unwrap().unwrap();
-        // An hour ahead: due then, and leased until after then.
+        // A clock that is an hour ahead wrote both the due time and the lease.
         store.register_export(&key, "one", 7, at(3_600)).await.unwrap();
         let claim = async |now, believed| {
             store.claim_export(&key, "one", "b", at(now), at(now + 36), believed).await.unwrap()
         };
-        assert_eq!(claim(0, FAR).await, None, "it may be so");
+        assert_eq!(claim(0, FAR).await, None, "without limits, the stored time is believed");
         let believed = |now| Believed { due_at: at(now + 900), lease_until: at(now + 36) };
         let by_a = store.claim_export(&key, "one", "a", at(3_600), at(3_636), believed(3_600)).await;
         assert_eq!(by_a.unwrap(), Some(7));
-        assert_eq!(claim(2_699, believed(2_699)).await, Some(7), "no pause and no lease is so long");
-        assert_eq!(cursor().await.due_at, at(2_699), "and none waits for it later");
+        assert_eq!(claim(2_699, believed(2_699)).await, Some(7), "no real pause or lease is that long");
+        assert_eq!(cursor().await.due_at, at(2_699), "and the due time is corrected");
         store.release_export(&key, "b", None).await.unwrap();
         let by_a = store.claim_export(&key, "one", "a", at(2_700), at(2_736), believed(2_700)).await;
         assert_eq!(by_a.unwrap(), Some(7));
-        assert_eq!(claim(2_700, believed(2_700)).await, None, "this lease is as long as one can be");
+        assert_eq!(claim(2_700, believed(2_700)).await, None, "a lease of the greatest length is believed");
 
         let take = async |what: &str, now: i64| {
             let gone = at(now - 60);
             store.take_over_export(&key, what, at(now), gone, believed(now)).await.unwrap()
         };
         store.see_export(&key, "one", at(2_700)).await.unwrap();
-        assert!(!take("two", 2_735).await, "it was there, and has its lease");
-        assert!(!take("two", 2_759).await, "it was there");
-        assert!(!take("one", 2_760).await, "it is its own");
+        assert!(!take("two", 2_735).await, "the other sink was seen and has a lease");
+        assert!(!take("two", 2_759).await, "the other sink was seen recently");
+        assert!(!take("one", 2_760).await, "the sink has the cursor already");
         assert!(take("two", 2_760).await);
-        assert!(!take("two", 2_900).await, "it is its own now");
+        assert!(!take("two", 2_900).await, "the sink has the cursor now");
         let taken = cursor().await;
         assert_eq!((taken.registration.as_str(), taken.next), ("two", 7));
         assert_eq!((taken.due_at, taken.seen_at, taken.disabled_at), (at(2_760), at(2_760), None));
-        // Said by a clock that is far ahead, that somebody was there counts for nothing.
+        // A sighting dated far in the future, by a fast clock, is ignored.
         store.see_export(&key, "two", at(9_999)).await.unwrap();
         assert!(take("three", 2_761).await);
     }

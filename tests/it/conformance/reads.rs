@@ -1,4 +1,4 @@
-//! What is read of a store that may be behind, and what the sweeper searches by.
+//! Reads from a store that may be behind, and the sweeper's queries.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ cases! {
         assert_eq!(store.task(task_id(1)).await.unwrap(), None);
         store.note_committed(3);
         if store.kind() == "sqlite" {
-            // One process has written all that there is.
+            // SQLite has a single writer, so it cannot be behind.
             assert_eq!(store.task(task_id(1)).await.unwrap(), None);
             return;
         }
@@ -21,9 +21,9 @@ cases! {
             let Err(StoreError::NotPrimary(why)) = refused else { panic!("{refused:?}") };
             assert!(why.contains("shows 2 leaves, and 3"), "{why}");
         }
-        // It catches up; by the ledger's own connection it was to be had all the while.
+        // The store catches up. The ledger's own connection could read it all the while.
         seed(store, Writes { leaves: vec![leaf(2)], head: Some(sealed(3, 2)), ..Writes::default() }).await;
-        until("it is asked again", SOON, async || store.head(&head_seal()).await.is_ok_and(|it| it == Some(head(3)))).await;
+        until("the store can be read again", SOON, async || store.head(&head_seal()).await.is_ok_and(|it| it == Some(head(3)))).await;
         assert_eq!(store.task(task_id(1)).await.unwrap(), None);
     }
 
@@ -44,7 +44,7 @@ cases! {
         }
         store.leaf(0).await.unwrap();
         let mut read = store.task(task_id(1)).await;
-        // A busy machine may be slower than such a bound.
+        // Retry, because a busy machine may be slower than the lease.
         for _ in 0..1_000 {
             lease.renew().await.unwrap();
             read = store.task(task_id(1)).await;
@@ -99,9 +99,9 @@ cases! {
             let views = store.external_under(&tasks, &sessions, now).await.unwrap();
             views.iter().map(|view| view.session.id).collect::<Vec<_>>()
         };
-        assert_eq!(found(&[1], &[], at(1)).await, [session_id(12), session_id(13)], "with the task below it");
+        assert_eq!(found(&[1], &[], at(1)).await, [session_id(12), session_id(13)], "includes the child task's");
         assert_eq!(found(&[2], &[], at(1)).await, [session_id(13)]);
-        assert_eq!(found(&[], &[11], at(1)).await, [session_id(13)], "derived from it");
+        assert_eq!(found(&[], &[11], at(1)).await, [session_id(13)], "the derived session");
         assert_eq!(found(&[3], &[12], at(1)).await, [session_id(12), session_id(14)]);
         assert!(found(&[1, 3], &[11], expiry).await.is_empty(), "they have expired");
         assert!(found(&[], &[], at(1)).await.is_empty());

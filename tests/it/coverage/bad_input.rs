@@ -1,4 +1,4 @@
-//! Logs that do not hold, records of every bad kind, and command lines that make no sense.
+//! Logs that do not verify, invalid records of every kind, and invalid command lines.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -49,7 +49,7 @@ fn bad_records_are_counted_apart_and_never_a_pass() {
         "\"eventName\":\"PutObject\",\"eventName\"",
         1,
     );
-    // Whole arrays with one record that is none: that one is counted, the rest is judged.
+    // An array with one invalid record: the report counts it apart and judges the rest.
     for bad in ["{}", "7", "null", "\"x\"", deep.as_str(), twice.as_str()] {
         let records = format!("{{\"Records\":[{bad},{good}]}}");
         let report = json_of(&log.run(records, &["--json"]), 3);
@@ -64,7 +64,7 @@ fn bad_records_are_counted_apart_and_never_a_pass() {
             json!({"unreadable": 1})
         );
     }
-    // What breaks off is told, with what came before.
+    // A truncated input is reported, together with the records before the break.
     let huge = format!("{{\"x\":\"{}\"}}", "y".repeat(2 * 1024 * 1024));
     let begin = format!("{{\"Records\":[{good}");
     let whole = gzip(format!("{begin}]}}").as_bytes());
@@ -80,7 +80,7 @@ fn bad_records_are_counted_apart_and_never_a_pass() {
         assert_eq!(report["problems"][0]["input"], "records");
         assert_eq!(report["verdict"], "not_established");
     }
-    // And what holds nothing at all shows nothing.
+    // An input without records is not a pass.
     for nothing in [
         "",
         " \n",
@@ -108,7 +108,7 @@ fn a_text_of_any_length_stops_no_report() {
         report["classes"]["unjudged"]["reasons"],
         json!({"unclear": 1})
     );
-    // A name that no object of S3 can have tells its bucket all the same.
+    // The report names the bucket even if the key is longer than S3 allows.
     let with_key = |bucket: &str, length: usize| {
         let mut event = event("e-1", IN_TIME);
         event["resources"] = serde_json::Value::Null;

@@ -1,4 +1,4 @@
-//! The logs of real brokers, and records of what was done with real credentials.
+//! Logs of real brokers, with records of the use of real credentials.
 
 use serde_json::{Value, json};
 use taskpass::clock::Timestamp;
@@ -11,7 +11,7 @@ use super::super::support::rig::{Rig, ask, job};
 use super::super::support::sts::Sts;
 use super::{ORIGIN, counts, gzip, json_of, log_file, run, trail};
 
-/// A replica's whole log as a file, and its leaves.
+/// The replica's whole log as a file, and its leaves.
 async fn log_of(fleet: &Fleet, replica: &Replica) -> (Vec<u8>, Vec<Value>) {
     let (checkpoint, leaves) = whole_log(fleet, replica).await;
     let read = |leaf: &Vec<u8>| serde_json::from_slice(leaf).unwrap();
@@ -102,7 +102,7 @@ async fn what_was_done_with_a_brokers_tokens_is_told_apart_by_its_own_log() {
     assert_eq!(of("4")["workload"], "dev:agent%3Areports");
     assert_eq!(of("4")["granted_on"], "orders-api");
 
-    // For people; and no token of anybody's in it.
+    // The text report for people; it contains no token.
     let told = run(&log, &vkey, lines(&records), &options);
     assert_eq!(told.code(), Some(1));
     assert!(
@@ -125,7 +125,7 @@ async fn what_was_done_with_a_brokers_tokens_is_told_apart_by_its_own_log() {
     let token = used["credential"]["access_token"].as_str().unwrap();
     assert!(!told.stdout.contains(token.rsplit('.').next().unwrap()));
 
-    // What was done as it should be is covered, and alone sets the exit code to 0.
+    // The record of a permitted use is covered, and alone it sets the exit code to 0.
     let report = json_of(&run(&log, &vkey, lines(&records[..1]), &json), 0);
     assert_eq!(
         (counts(&report), &report["verdict"]),
@@ -133,7 +133,7 @@ async fn what_was_done_with_a_brokers_tokens_is_told_apart_by_its_own_log() {
     );
 }
 
-/// The log of a rig's broker, and its key.
+/// The log of a rig's broker, and the log's key.
 async fn log_of_rig(rig: &Rig) -> (Vec<u8>, String) {
     let ledger = rig.broker.core.ledger();
     let signed = ledger.checkpoints().borrow().clone().unwrap();
@@ -167,7 +167,7 @@ async fn what_was_done_with_a_session_of_aws_is_joined_by_what_sts_was_told() {
     rig.clock.advance(60);
     rig.revoke(second.session.id).await;
     rig.clock.advance(600);
-    // Something that is later than all that follows.
+    // An entry that is later than all records below.
     rig.issue("agent:reports", request()).await.unwrap();
     let mut asked = sts.asked().await;
     for told in &mut asked {
@@ -175,7 +175,7 @@ async fn what_was_done_with_a_session_of_aws_is_joined_by_what_sts_was_told() {
         let identity = claims["https://aws.amazon.com/source_identity"].as_str();
         told.insert("SourceIdentity".into(), identity.unwrap().into());
     }
-    // As CloudTrail would have written it down, from what STS was told and nothing else.
+    // Events as CloudTrail would write them, made only from the parameters that STS received.
     let event = |n: usize, session: usize, seconds: u64, service: &str, name: &str, key: &str| {
         let told = &asked[session];
         json!({

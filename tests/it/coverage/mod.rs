@@ -1,5 +1,5 @@
-//! `taskpass ledger coverage` as a program: on the logs of real [`brokers`], with records of what was
-//! done with real credentials; on [`bad_input`]; and on more records than would fit into its memory.
+//! `taskpass ledger coverage` as a program: on the logs of real [`brokers`], with records of the
+//! use of real credentials; on [`bad_input`]; and on more records than fit into its memory.
 
 mod bad_input;
 mod brokers;
@@ -26,7 +26,7 @@ const ROLE: &str = "arn:aws:iam::123456789012:role/reports";
 const SESSION: &str = "0198b2a0-0000-7000-8000-000000000002";
 const OTHER: &str = "0198b2a0-0000-7000-8000-000000000099";
 
-/// A log file of what stands under a checkpoint.
+/// A log file with these leaves under this checkpoint.
 fn log_file(checkpoint: &str, leaves: &[Vec<u8>]) -> Vec<u8> {
     let mut file = Vec::new();
     write_log_head(&mut file, checkpoint).unwrap();
@@ -41,7 +41,7 @@ fn log_file(checkpoint: &str, leaves: &[Vec<u8>]) -> Vec<u8> {
     file
 }
 
-/// A log made here, with one permit of 300 s at noon and something an hour later.
+/// A log made by the test, with one permit of 300 s at noon and an entry an hour later.
 struct Made {
     file: Vec<u8>,
     vkey: String,
@@ -93,7 +93,7 @@ fn made() -> Made {
 }
 
 impl Made {
-    /// Runs the command on this log and these records.
+    /// Runs the command with this log and these records.
     fn run(&self, records: impl Into<Vec<u8>>, more: &[&str]) -> Ended {
         run(&self.file, &self.vkey, records, more)
     }
@@ -110,7 +110,7 @@ credential.jwt = "/authorization"
 refused = { pointer = "/status", values = [401, 403] }
 "#;
 
-/// The command with these words; `KEY` stands for the log's.
+/// Splits the text into the command's arguments; `KEY` stands for the log's key.
 fn words<'a>(text: &'a str, vkey: &'a str) -> impl Iterator<Item = &'a str> {
     let words = text.split_whitespace();
     let words = words.map(move |word| if word == "KEY" { vkey } else { word });
@@ -143,7 +143,7 @@ fn counts(report: &Value) -> [u64; 5] {
     .map(|class| report["classes"][class]["count"].as_u64().unwrap())
 }
 
-/// An event of the permit's session, as CloudTrail writes it.
+/// A `GetObject` event of the permit's session, in CloudTrail's format.
 fn event(id: &str, at: &str) -> Value {
     static IDENTITY: LazyLock<String> =
         LazyLock::new(|| URL_SAFE_NO_PAD.encode(made().hash.as_bytes()));
@@ -204,7 +204,7 @@ fn thresholds_and_filters_are_what_they_say_and_counted() {
         let aside = report["records"]["set_aside"].as_object().unwrap();
         assert_eq!(aside.values().next().unwrap(), 1);
     }
-    // To look at nothing shows nothing.
+    // A filter that excludes every record is not a pass.
     let none = log.run(events, &["--json", "--only", "action=ec2:*"]);
     assert_eq!(json_of(&none, 3)["verdict"], "not_established");
 }
@@ -270,7 +270,7 @@ fn an_event_of_ocsf_is_joined_by_hash_and_by_session() {
     assert_eq!(
         ocsf(&|event| event["unmapped"] = json!({})),
         [0, 0, 0, 1, 0],
-        "anybody may have called a session so"
+        "any principal could choose this session name"
     );
     assert_eq!(
         ocsf(&|event| event["actor"]["session"]["uid"] = OTHER.into()),
@@ -280,7 +280,7 @@ fn an_event_of_ocsf_is_joined_by_hash_and_by_session() {
         assert_eq!(
             ocsf(&|event| event["actor"]["session"]["issuer"] = issuer.clone()),
             [0, 0, 0, 1, 0],
-            "a session of no role that is known, or of another account's: {issuer}"
+            "the session's role is unknown or in another account: {issuer}"
         );
     }
     assert_eq!(
@@ -320,7 +320,7 @@ fn who_walks_around_the_broker_is_set_aside_by_no_class_of_ocsf() {
     }
     let report = beside(2004, 0);
     assert_eq!(counts(&report), [1, 0, 0, 0, 0]);
-    // And of one that is ours no part is overlooked.
+    // Every resource of an event about the covered resources is judged.
     for (second, code, expected) in [
         (json!({"name": "secret/x"}), 3, [0, 0, 0, 0, 1]),
         (
@@ -358,7 +358,7 @@ fn the_verdict_is_the_exit_code_whether_or_not_somebody_reads() {
                 .stderr(Stdio::null())
                 .spawn()
                 .unwrap();
-            // Nobody will read, and only then is there anything to tell.
+            // Close the reading end first, so that the command finds no reader when it writes.
             drop(child.stdout.take());
             let mut input = child.stdin.take().unwrap();
             input.write_all(events.as_bytes()).unwrap();
@@ -469,7 +469,7 @@ fn the_brokers_own_calls_can_be_left_out_exactly() {
     assert_eq!(counts(&report), [1, 0, 0, 2, 0]);
     let report = json_of(&log.run(trail(&events), &options), 0);
     assert_eq!(report["records"]["set_aside"], json!({"among --except": 2}));
-    // Nothing else of the same session, of the same name, or with the same role is.
+    // Other events of the same session, name or role are not excluded.
     let mut elsewhere = acting.clone();
     elsewhere["arn"] = "arn:aws:sts::999999999999:assumed-role/Admin/taskpass-revoker".into();
     let mut other_role = events[2].clone();
@@ -508,7 +508,7 @@ fn the_picture_is_one_file_without_scripts_whatever_the_records_say() {
     }
     assert!(svg.contains("&lt;script&gt;"));
     assert!(svg.contains("not covered: 1 of 2 actions are not proven"));
-    // Every tag is closed, in order.
+    // Check that every tag is closed, in order.
     let mut open = Vec::new();
     for tag in svg
         .split('<')
@@ -531,8 +531,8 @@ fn the_picture_is_one_file_without_scripts_whatever_the_records_say() {
     assert!(open.is_empty(), "{open:?}");
 }
 
-/// The most memory, in KiB, that the command had when it had read so many records from its standard
-/// input, each of 3 KiB, every one by another principal with another id.
+/// The peak memory, in KiB, after the command has read so many records from standard input. Each
+/// record has 3 KiB, its own principal and its own id.
 fn peak_after(log: &Made, records: u32, cloudtrail: bool) -> u64 {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("log"), &log.file).unwrap();
@@ -555,7 +555,7 @@ fn peak_after(log: &Made, records: u32, cloudtrail: bool) -> u64 {
         input.write_all(b"{\"Records\":[").unwrap();
     }
     for n in 0..records {
-        // In another place each, and in another region, as far as the record goes.
+        // Each record names another object and another region.
         let mut record = if cloudtrail {
             let mut event = event(&format!("e-{n}"), IN_TIME);
             event["resources"] = Value::Null;
@@ -579,7 +579,7 @@ fn peak_after(log: &Made, records: u32, cloudtrail: bool) -> u64 {
         write!(input, "{record}{end}").unwrap();
     }
     input.flush().unwrap();
-    // Nobody has closed the pipe: all but what is still in it was read, and it waits for more.
+    // The pipe is still open: the command has read all but the pipe's buffer, and waits for more.
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
     let peak = status
         .lines()
@@ -599,7 +599,8 @@ fn memory_does_not_grow_with_the_records() {
     for cloudtrail in [true, false] {
         let small = peak_after(&log, 1_000, cloudtrail);
         let large = peak_after(&log, 8_000, cloudtrail);
-        // 20 MiB more were read, most of it in what would be regions. What may grow are the bounded tables: groups, and what came lately.
+        // The command read 20 MiB more, most of it names of regions. Only the bounded tables
+        // (groups, recent records) may grow.
         assert!(large < small + 6 * 1024, "{small} KiB, then {large} KiB");
         assert!(large < 128 * 1024, "{large} KiB");
     }

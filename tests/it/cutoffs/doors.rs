@@ -1,5 +1,5 @@
-//! Every door of the interface's description, tried by a workload that may do everything: first as
-//! itself, to show that the case is a real one, then while it is cut off.
+//! Calls every operation of the HTTP description as a workload that may do everything: first
+//! unblocked, to show that each call would succeed, then while a cutoff blocks the workload.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +22,7 @@ use crate::support::random_hex;
 use crate::support::rig::{Kind, Rig, access_token, ask, handle};
 use crate::support::server::Server;
 
-/// Doors that ask nobody who they are, each with what it is for.
+/// Operations that authenticate no caller.
 const WITHOUT_A_CALLER: &[(&str, &str)] = &[
     ("get", "/livez"),
     ("get", "/readyz"),
@@ -35,33 +35,32 @@ const WITHOUT_A_CALLER: &[(&str, &str)] = &[
     ("get", "/federation/aws/.well-known/jwks.json"),
 ];
 
-/// Actions of admins that no door asks about yet.
+/// Actions of admins that no operation needs yet.
 const WITHOUT_A_DOOR: &[AdminAction] = &[AdminAction::Authorize, AdminAction::Approve];
 
-/// Where decisions of refused requests are recorded.
+/// Tables that record decisions about refused requests.
 const LOG: &[&str] = &["leaf", "leaf_body", "leaf_opening", "tile", "ledger_head"];
 
-/// How a refusal is told.
+/// The form of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Told {
-    /// As the problem `blocked`.
     Problem,
-    /// As a recorded decision.
     Decision,
-    /// In OAuth's words, with this status.
+    /// An OAuth error, with this status.
     OAuth(u16),
 }
 
-/// One call of a door.
+/// One call of an operation.
 struct Call {
     request: RequestBuilder,
     action: Option<AdminAction>,
     told: Told,
-    /// Whether the call names something that may exist or not.
+    /// Whether the call names an object that may not exist.
     names: bool,
 }
 
-/// What the calls are about. It belongs to the workload, or is there for its admin.
+/// The objects that the calls name. They belong to the workload, or exist for its rights as an
+/// admin.
 struct Things {
     task: String,
     handle: String,
@@ -76,7 +75,7 @@ struct Things {
 }
 
 impl Things {
-    /// Things that there are.
+    /// Objects that exist.
     async fn real(world: &World, key: bool) -> Self {
         let issued = world
             .rig
@@ -113,7 +112,7 @@ impl Things {
         }
     }
 
-    /// Things that there are not.
+    /// Identifiers of objects that do not exist.
     fn unreal() -> Self {
         let id = "01890a5d-ac96-774b-bcce-b302099a8057".to_owned();
         let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"ES256","typ":"at+jwt","kid":"x"}"#);
@@ -143,8 +142,8 @@ impl World {
     async fn new(kind: Kind) -> Self {
         let mut rig = Rig::with(kind, &policies(), vec![], vec![]).await;
         let keys = json!({"kind": "key", "name": "keys"});
-        let generation = serde_json::to_value(rig.believe(keys).await).unwrap();
-        // Another admin, so that no role is the last one.
+        let generation = serde_json::to_value(rig.add_attestor(keys).await).unwrap();
+        // A second admin, so that no binding is the last one.
         let admin = rig.admin();
         let child = super::identity("agent:child");
         let bound = rig
@@ -176,7 +175,7 @@ impl World {
             .header("authorization", authorization)
     }
 
-    /// The calls of a door, or nothing where this test does not know it.
+    /// The calls of an operation; `None` if this test does not know the operation.
     #[expect(clippy::too_many_lines, reason = "a table")]
     fn calls(&self, method: &str, path: &str, things: &Things) -> Option<Vec<Call>> {
         let admin = |request: RequestBuilder, action: AdminAction| Call {
@@ -191,7 +190,7 @@ impl World {
             told: Told::Problem,
             names: true,
         };
-        // What a handle shows is known only where it is the right one.
+        // A handle reveals something only if it is the right one.
         let handled = |request: RequestBuilder| Call {
             names: false,
             ..plain(request)
@@ -388,7 +387,7 @@ impl World {
             }
             ("post", "/v1/generations") => {
                 let mut other = self.generation.clone();
-                // Not one that was stored before.
+                // A generation that was not stored before.
                 let limit = u64::from(u16::from_str_radix(&random_hex(2), 16).unwrap());
                 other["limits"]["denials_per_identity"] = json!(1_000 + limit);
                 vec![admin(post(path, other), AdminAction::ActivateGeneration)]
@@ -402,7 +401,7 @@ impl World {
         })
     }
 
-    /// Every door of the description that asks who calls.
+    /// Every operation of the description that authenticates its caller.
     fn doors() -> Vec<(String, String)> {
         let document = serde_json::to_value(taskpass::http::openapi()).unwrap();
         let mut doors = Vec::new();
@@ -416,7 +415,7 @@ impl World {
         doors
     }
 
-    /// What a door makes of the workload's calls.
+    /// The answers of an operation to the workload's calls.
     async fn answers(&self, method: &str, path: &str, things: &Things) -> Vec<(Call, Answer)> {
         let calls = self.calls(method, path, things);
         let calls = calls.unwrap_or_else(|| {
@@ -434,7 +433,7 @@ impl World {
     }
 }
 
-/// A refusal that says that the caller is blocked, and no more.
+/// Asserts that the refusal says only that the caller is blocked.
 #[track_caller]
 fn assert_blocked(told: Told, answer: &Answer, liftable: Option<&str>, door: &str) {
     match told {
@@ -468,7 +467,7 @@ fn assert_blocked(told: Told, answer: &Answer, liftable: Option<&str>, door: &st
     }
 }
 
-/// The rows but for those of the log and of evidence that was used up.
+/// All rows except those of the log and of used evidence.
 fn changeable(mut rows: BTreeMap<String, BTreeSet<String>>) -> BTreeMap<String, BTreeSet<String>> {
     rows.remove("one_time");
     for table in LOG {
@@ -485,11 +484,11 @@ on_both_stores! {
     async fn a_blocked_caller_changes_and_learns_nothing_at_any_door(world: World) {
         let doors = World::doors();
         let mut actions: BTreeSet<&str> = WITHOUT_A_DOOR.iter().map(|action| action.as_str()).collect();
-        // Unblocked, each call is answered: it is the block that refuses it later.
+        // Unblocked, each call is answered, so it is the block that refuses it later.
         for (method, path) in &doors {
             let things = Things::real(&world, path.contains("{kid}")).await;
             for (call, answer) in world.answers(method, path, &things).await {
-                // The clock is right here, which an admin is told and nobody else.
+                // This call fails, because the clock is right; only an admin learns that.
                 let admitted = *path == "/v1/ledger/accept-time" && answer.status == 400
                     && answer.text().contains("the clock is not in doubt");
                 assert!(
@@ -506,7 +505,7 @@ on_both_stores! {
             ).await.unwrap();
         }
         let all: BTreeSet<&str> = AdminAction::ALL.iter().map(|action| action.as_str()).collect();
-        assert_eq!(actions, all, "an admin's action without a case");
+        assert_eq!(actions, all, "an action of admins has no case");
 
         for selector in selectors(WORKLOAD) {
             let (real, unreal) = (Things::real(&world, true).await, Things::unreal());
@@ -521,7 +520,8 @@ on_both_stores! {
                 let told = world.answers(method, path, &real).await;
                 let of_nothing = world.answers(method, path, &unreal).await;
                 for ((call, answer), (_, other)) in told.into_iter().zip(of_nothing) {
-                    // Who shows a handle has attested nothing, and may lift nothing.
+                    // A caller that shows a handle has not attested its identity, and may lift
+                    // nothing.
                     let liftable = liftable.as_deref().filter(|_| call.names);
                     assert_blocked(call.told, &answer, liftable, &door);
                     if call.names {
@@ -531,13 +531,13 @@ on_both_stores! {
                     if recorded {
                         decisions += 2;
                     } else if call.names {
-                        assert_eq!(answer.text(), other.text(), "{door}: what there is looks like what there is not");
+                        assert_eq!(answer.text(), other.text(), "{door}: the answers for existing and unknown objects must be equal");
                     }
                 }
             }
             assert_eq!(changeable(world.rig.rows().await), before, "something changed under {selector:?}");
             let recorded = world.rig.broker.core.ledger().basis() - leaves;
-            assert_eq!(recorded, decisions, "each refused decision is a leaf, and nothing else is");
+            assert_eq!(recorded, decisions, "only refused decisions add leaves");
             world.rig.broker.revocation.lift(&world.rig.admin(), id).await.unwrap();
             world.rig.issue(WORKLOAD, ask(&["orders:read"])).await.unwrap();
         }

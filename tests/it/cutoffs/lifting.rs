@@ -1,4 +1,5 @@
-//! Who may lift a cutoff, what a blocked admin may do through others, and what becomes of tasks.
+//! The right to lift a cutoff, the rights of a blocked admin through other workloads' tasks, and
+//! the effect of a cutoff on tasks.
 
 use secrecy::SecretString;
 use serde_json::json;
@@ -19,7 +20,7 @@ use crate::support::rig::{
     BOOTSTRAP, Kind, Rig, ask, ask_in, ask_joining, bearer, child_of, handle, job, refusal,
 };
 
-/// An admin by its role.
+/// An admin by a bound role.
 const OTHER: &str = "agent:orders";
 
 async fn begin(kind: Kind) -> Rig {
@@ -41,7 +42,7 @@ async fn lift(rig: &Rig, by: &str, id: CutoffId) -> Result<(), BrokerError> {
     lifted.map(drop)
 }
 
-/// The cutoff that a blocked caller is told it may lift.
+/// The cutoff that the refusal offers to lift, for a caller with that right.
 #[track_caller]
 fn blocked<T: std::fmt::Debug>(result: Result<T, BrokerError>) -> Option<CutoffId> {
     match result {
@@ -59,43 +60,43 @@ on_both_stores! {
         assert_eq!(blocked(lift(&rig, WORKLOAD, id).await), None);
         let nobody = lift(&rig, "agent:child", id).await;
         assert!(matches!(nobody, Err(BrokerError::Forbidden("liftCutoff"))), "{nobody:?}");
-        // Bound before the block, by whomever: an admin like any other.
+        // An admin bound before the block may lift it.
         lift(&rig, OTHER, id).await.unwrap();
         rig.issue(WORKLOAD, ask(&["orders:read"])).await.unwrap();
     }
 
     async fn only_cutoffs_of_an_attestor_or_of_everything_are_lifted_by_whom_they_block(rig: Rig) {
         let [narrow, attestor, all] = selectors(WORKLOAD);
-        // One alone.
+        // A single cutoff.
         for selector in [attestor.clone(), all.clone()] {
             let id = block(&rig, selector).await;
             let unprivileged = rig.broker.verification.list_sessions(&rig.evidence("agent:child"), SessionFilter::default()).await;
-            assert_eq!(blocked(unprivileged.map(drop)), None, "who may not lift does not learn which");
+            assert_eq!(blocked(unprivileged.map(drop)), None, "a caller without the right to lift does not learn the id");
             assert_eq!(blocked(lift(&rig, "agent:child", id).await), None);
             let listed = rig.broker.verification.list_sessions(&rig.evidence(WORKLOAD), SessionFilter::default()).await;
-            assert_eq!(blocked(listed.map(drop)), Some(id), "who may lift learns which");
+            assert_eq!(blocked(listed.map(drop)), Some(id), "a caller with the right to lift learns the id");
             lift(&rig, WORKLOAD, id).await.unwrap();
             rig.broker.verification.list_sessions(&rig.evidence(WORKLOAD), SessionFilter::default()).await.unwrap();
         }
-        // A narrower one blocks too: first that one, by another.
+        // A narrower cutoff blocks the workload too: another admin must lift it first.
         let (by_name, by_attestor) = (block(&rig, narrow).await, block(&rig, attestor.clone()).await);
         assert_eq!(blocked(lift(&rig, WORKLOAD, by_attestor).await), None);
         assert_eq!(blocked(lift(&rig, WORKLOAD, by_name).await), None);
-        // The other is blocked by its attestor, so that it lifts that one first.
+        // The cutoff of the attestor blocks the other admin, which lifts that cutoff first.
         assert_eq!(blocked(lift(&rig, OTHER, by_name).await), Some(by_attestor));
         lift(&rig, OTHER, by_attestor).await.unwrap();
         lift(&rig, OTHER, by_name).await.unwrap();
         let (by_attestor, by_all) = (block(&rig, attestor).await, block(&rig, all.clone()).await);
         assert_eq!(blocked(lift(&rig, WORKLOAD, by_all).await), Some(by_attestor));
         lift(&rig, WORKLOAD, by_attestor).await.unwrap();
-        // Nothing but what blocks it.
+        // A blocked admin lifts only a cutoff that blocks it.
         let elsewhere = block(&rig, Selector::Resource("archive-api".into())).await;
         assert_eq!(blocked(lift(&rig, WORKLOAD, elsewhere).await), Some(by_all));
         let unknown = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
         assert_eq!(blocked(lift(&rig, WORKLOAD, unknown).await), Some(by_all));
         lift(&rig, WORKLOAD, by_all).await.unwrap();
         lift(&rig, WORKLOAD, elsewhere).await.unwrap();
-        // The operator's token is nobody's, and nothing blocks it.
+        // The bootstrap token belongs to no workload, so no cutoff blocks it.
         let by_all = block(&rig, all).await;
         rig.broker.revocation.lift(&bearer(BOOTSTRAP), by_all).await.unwrap();
         rig.issue(WORKLOAD, ask(&["orders:read"])).await.unwrap();
@@ -131,7 +132,7 @@ on_both_stores! {
             ask_joining(&before, &["orders:read"]),
             wrong_handle,
         ] {
-            let Err(BrokerError::Denied(denied)) = rig.issue(WORKLOAD, request).await else { panic!("it is blocked") };
+            let Err(BrokerError::Denied(denied)) = rig.issue(WORKLOAD, request).await else { panic!("the workload should be blocked") };
             assert_eq!(denied.refusal.code.as_str(), "blocked");
             assert_eq!(denied.refusal.detail, "a revocation blocks this caller");
             assert!(denied.refusal.allowed.is_none() && denied.observed.is_none());
@@ -142,7 +143,7 @@ on_both_stores! {
         let parent = rig.issue(WORKLOAD, ask(&["orders:read"])).await.unwrap();
         let lent = rig.delegate(&parent, "agent:child").await.unwrap();
         let child = rig.issue("agent:child", ask_in(child_of(parent.task.id, &lent), &["orders:read"])).await.unwrap();
-        // A refused use uses a delegation up, too.
+        // A refused use also uses up a delegation.
         let mut unused = Vec::new();
         for _ in 0..4 {
             unused.push(rig.lend(&parent, "agent:child", 1).await.unwrap());
@@ -156,19 +157,19 @@ on_both_stores! {
         for selector in [narrow.clone(), Selector::Task(parent.task.id)] {
             let by_name = matches!(selector, Selector::Workload(_));
             let id = block(&rig, selector).await;
-            // By the handles of the task and of what is below it.
+            // By the handles of the task and of its child.
             for issued in [&parent, &child] {
                 assert_eq!(blocked(rig.heartbeat(issued).await), None);
                 assert_eq!(blocked(rig.lend(issued, "agent:child", 1).await.map(drop)), None);
             }
-            // By attestation, too.
+            // By attestation as well.
             let owner = TaskAuthority::Owner(rig.evidence("agent:child"));
             assert_eq!(blocked(rig.broker.tasks.heartbeat(child.task.id, owner).await.map(drop)), None);
-            // By a delegation of before.
+            // By a delegation that was made before the block.
             let below = child_of(parent.task.id, &unused.pop().unwrap());
             let opened = rig.broker.tasks.open_task(&rig.evidence("agent:child"), below).await;
             let Err(BrokerError::Denied(denied)) = opened else { panic!("{opened:?}") };
-            // A task that was cut off is over for good.
+            // A task that was cut off has ended permanently.
             let told = if by_name { "blocked" } else { "task-ended" };
             assert_eq!(denied.refusal.code.as_str(), told);
             let asked = ask_in(child_of(parent.task.id, &unused.pop().unwrap()), &["orders:read"]);
@@ -176,7 +177,7 @@ on_both_stores! {
             let told = if by_name { "exceeds-parent" } else { "task-ended" };
             assert_eq!(refusal(rig.issue("agent:child", ask_joining(&child, &["orders:read"])).await), told);
             assert!(!rig.is_good(&child).await);
-            // What is not below it goes on.
+            // Another task is unaffected.
             assert!(rig.is_good(&own).await);
             rig.lend(&own, "agent:child", 1).await.unwrap();
             rig.heartbeat(&own).await.unwrap();
@@ -186,9 +187,9 @@ on_both_stores! {
             }
             lift(&rig, OTHER, id).await.unwrap();
         }
-        // Lifting revives nothing: what was derived from before is dead.
+        // Lifting restores nothing: the tasks stay ended.
         assert!(!rig.is_good(&child).await && !rig.is_good(&parent).await);
-        // To end a task only takes away: an owner that is not blocked itself may.
+        // Ending a task only removes rights, so an owner that is not blocked itself may end it.
         block(&rig, narrow).await;
         let ended: TaskWithSessions = rig.end(&second_child, TaskEnd::Complete).await.unwrap();
         assert_eq!(ended.task.state, TaskState::Completed);
@@ -244,7 +245,7 @@ async fn a_block_that_another_replica_made_counts_at_once() {
         .unwrap()
         .cutoff
         .unwrap();
-    // This replica has seen none of it.
+    // This replica has not yet read the cutoff.
     let authority = TaskAuthority::Handle(handle(&issued), Evidence::default());
     assert_eq!(
         blocked(
@@ -272,7 +273,7 @@ async fn a_block_that_another_replica_made_counts_at_once() {
         .lift(&admin, cutoff.id)
         .await
         .unwrap();
-    // Nor of that: what it knew does not outlive the block.
+    // It has not yet read the lift either: its cached block must not outlive the cutoff.
     rig.issue("agent:reports", ask_in(job(), &["orders:read"]))
         .await
         .unwrap();

@@ -1,5 +1,5 @@
-//! A caller that a cutoff blocks changes nothing and learns nothing: at every door, under every
-//! selector that matches it, and in a race within one batch. Who may lift what.
+//! A blocked caller changes nothing and learns nothing: in every operation, under every selector
+//! that matches it, and in a race within one batch. Also the right to lift a cutoff.
 
 mod doors;
 mod lifting;
@@ -13,10 +13,11 @@ use taskpass::policy::AdminAction;
 
 use crate::support::rig::{POLICIES, Rig};
 
-/// The workload that is cut off; it has every right of an admin by policy.
+/// The workload that is blocked. Policy gives it every right of an admin.
 const WORKLOAD: &str = "agent:reports";
 
-/// The rig's policies, and every admin's action for [`WORKLOAD`] and whom it might bind.
+/// The rig's policies, plus policies that permit [`WORKLOAD`] and the workloads that it may bind
+/// every action of admins.
 fn policies() -> String {
     let actions: Vec<String> = AdminAction::ALL
         .iter()
@@ -40,7 +41,7 @@ fn identity(sub: &str) -> Identity {
     format!("dev:{}", encode_value(sub)).try_into().unwrap()
 }
 
-/// The selectors that match a caller, by its `sub`.
+/// The selectors that match a caller with this `sub`.
 fn selectors(sub: &str) -> [Selector; 3] {
     [
         Selector::Workload(identity(sub)),
@@ -55,13 +56,13 @@ fn revocation(selector: Selector, block: BlockAsk) -> RevokeAsk {
         block,
         deny_all_earlier_sessions: false,
         reason: "test".into(),
-        // Its callers hold nothing yet.
+        // The matching callers hold no sessions yet.
         allow_unknown: true,
         dry_run: false,
     }
 }
 
-/// Cuts off, until lifted.
+/// Commits a cutoff that blocks until it is lifted.
 async fn block(rig: &Rig, selector: Selector) -> CutoffId {
     let asked = revocation(selector, BlockAsk::UntilLifted);
     let revoked = rig.broker.revocation.revoke_many(&rig.admin(), asked).await;

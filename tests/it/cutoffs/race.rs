@@ -1,5 +1,5 @@
-//! A cutoff and an entry of whom it blocks, in one batch, in both orders: what comes first stands,
-//! what comes behind is refused.
+//! A cutoff and an entry of a caller that it blocks, in one batch, in both orders: an entry before
+//! the cutoff is recorded, an entry after it is refused.
 
 use futures_util::FutureExt;
 use serde_json::json;
@@ -45,7 +45,7 @@ fn opening() -> (Commitment, Opening) {
     taskpass::broker::core::commit(opening.salt, opening.bytes)
 }
 
-/// The kinds of entry that a caller brings about, by name.
+/// The kinds of entry that a caller causes, by name.
 const KINDS: &[&str] = &[
     "decide",
     "end_task",
@@ -61,8 +61,8 @@ const KINDS: &[&str] = &[
     "consume",
 ];
 
-/// The name of an entry's kind; none of those that no caller brings about. A new kind does not
-/// compile without a line here.
+/// The name of an entry's kind; `None` for kinds that no caller causes. A new kind does not compile
+/// until it is added here.
 fn kind_of(entry: &Entry) -> Option<&'static str> {
     Some(match entry {
         Entry::Decide(_) => "decide",
@@ -77,7 +77,7 @@ fn kind_of(entry: &Entry) -> Option<&'static str> {
         Entry::WorkloadKey(_) => "workload_key",
         Entry::AdminBinding(_) => "admin_binding",
         Entry::Consume => "consume",
-        // While the clock is in doubt no cutoff is recorded, and no time is accepted otherwise.
+        // While the clock is in doubt, no cutoff can be recorded; otherwise, no time is accepted.
         Entry::AcceptTime(_)
         | Entry::ConfirmEnd(_)
         | Entry::DenialsOmitted(_)
@@ -90,7 +90,7 @@ async fn decides(store: &Store) -> GenerationDigest {
     active.sealed.claimed()
 }
 
-/// Something that the workload wants of this kind.
+/// A request of the workload for an entry of this kind.
 async fn entry(rig: &Rig, kind: &str, issued: &Issued) -> Entry {
     let now = rig.now();
     let by = identity(WORKLOAD).to_string();
@@ -212,7 +212,7 @@ fn new_task(now: Timestamp) -> TaskPermit {
     }
 }
 
-/// One more key for credentials.
+/// Another signing key for credentials.
 async fn added_key(store: &Store, by: String) -> Entry {
     let rows = store.signing_keys().await.unwrap();
     let row = rows.iter().find(|row| row.purpose == "access_token");
@@ -259,7 +259,7 @@ fn evidence(rig: &Rig) -> OneTime {
     }
 }
 
-/// An entry of the workload's, with evidence that it uses up.
+/// Attributes the entry to the workload, with evidence that the entry uses up.
 fn of_workload(rig: &Rig, entry: Entry, evidence: OneTime) -> Request {
     let by = RequestCaller {
         identity: identity(WORKLOAD),
@@ -287,7 +287,7 @@ fn of_nobody(rig: &Rig, entry: Entry) -> Request {
     }
 }
 
-/// Keeps every batch from the store while it lives.
+/// Keeps every batch from the store until it is dropped.
 enum Held {
     Sqlite(SqliteConnection),
     Postgres(sqlx::PgConnection),
@@ -324,10 +324,10 @@ impl Held {
 async fn in_one_batch(rig: &Rig, first: Request, second: Request) -> (Appended, Appended) {
     let ledger = rig.broker.core.ledger();
     let held = Held::hold(rig).await;
-    // A batch that waits for the store; what is queued meanwhile is the next one, together.
+    // This batch waits for the store, so the next two entries share the following batch.
     let mut waits = Box::pin(ledger.append(of_nobody(rig, Entry::Consume)));
     assert!((&mut waits).now_or_never().is_none());
-    until("the batch before is under way", SOON, async || {
+    until("the previous batch has left the queue", SOON, async || {
         let metrics = rig.broker.core.metrics().render();
         metrics
             .lines()

@@ -1,5 +1,5 @@
-//! What the ledger says, told outside: the real binary on both stores, a receiver that misbehaves,
-//! kills between deliveries, and entries whose bodies are gone.
+//! Exporting the ledger: the real binary on both stores, a receiver that misbehaves, kills between
+//! deliveries, and entries whose bodies were pruned.
 
 mod offline;
 mod replicas;
@@ -34,16 +34,16 @@ use crate::support::receiver::{Delivery, Receiver, Reply};
 use crate::support::rig::{Kind, POLICIES, Rig, ask, ask_in, job};
 use crate::support::{SOON, block_on, free_address, random_bytes, until, wait_until};
 
-/// What a caller wrote, which nobody outside gets unasked.
+/// Free text of a caller. A sink receives it only if configured so.
 const PURPOSE: &str = "monthly numbers for Ann";
 
-/// A sink whose attempts are given up so late that a busy machine delivers each event once.
+/// A sink with a time limit so long that even a busy machine delivers each event once.
 fn webhook(receiver: &Receiver, more: &str) -> String {
     hasty_webhook(receiver, 30, more)
 }
 
-/// The same with a time limit that tests wait for. A delivery that a busy machine does not finish
-/// within it comes again, which is at least once and not exactly once.
+/// The same with a time limit short enough to wait for. A delivery that takes longer is repeated:
+/// delivery is at least once, not exactly once.
 fn hasty_webhook(receiver: &Receiver, timeout_seconds: u32, more: &str) -> String {
     format!(
         "[[export]]\nname = \"siem\"\nformat = \"cloudevents\"\nto = \"webhook\"\nurl = \"{}\"\n\
@@ -52,7 +52,7 @@ fn hasty_webhook(receiver: &Receiver, timeout_seconds: u32, more: &str) -> Strin
     )
 }
 
-/// A figure of a replica.
+/// The value of a metric of a replica; `None` if the replica does not report it.
 async fn metric(fleet: &Fleet, replica: &Replica, name: &str) -> Option<u64> {
     let metrics = replica.client.get_as(&fleet.admin, "/metrics").await;
     let text = metrics.text();
@@ -65,10 +65,10 @@ async fn lag(fleet: &Fleet, replica: &Replica, sink: &str) -> Option<u64> {
     metric(fleet, replica, &name).await
 }
 
-/// Waits until a receiver took every leaf of the log, which are returned.
+/// Waits until the receiver has accepted every leaf of the log. Returns the leaves.
 async fn all_taken(fleet: &Fleet, replica: &Replica, receiver: &Receiver) -> Vec<Vec<u8>> {
     let leaves = whole_log(fleet, replica).await.1;
-    until("everything was taken", SOON, async || {
+    until("the receiver accepted every leaf", SOON, async || {
         let taken = receiver.taken();
         let ids: BTreeSet<&str> = taken.iter().map(Delivery::id).collect();
         ids.len() == leaves.len()
@@ -77,7 +77,7 @@ async fn all_taken(fleet: &Fleet, replica: &Replica, receiver: &Receiver) -> Vec
     leaves
 }
 
-/// Waits until a replica's figure is this.
+/// Waits until a metric of the sink has this value.
 async fn is_metric(fleet: &Fleet, replica: &Replica, name: &str, sink: &str, value: u64) {
     let name = format!("taskpass_export_{name}{{sink=\"{sink}\"}}");
     until(&format!("{name} is {value}"), SOON, async || {
@@ -86,7 +86,7 @@ async fn is_metric(fleet: &Fleet, replica: &Replica, name: &str, sink: &str, val
     .await;
 }
 
-/// Asks with a purpose.
+/// Sends a request with a purpose.
 async fn granted(fleet: &Fleet, replica: &Replica) -> Value {
     let mut request = body();
     request["task"]["purpose"] = PURPOSE.into();
@@ -107,7 +107,7 @@ async fn revoke(fleet: &Fleet, replica: &Replica, granted: &Value) {
     revoked.await.expect(200);
 }
 
-/// The lines of a file, each an event.
+/// The lines of a file, each one an event.
 fn lines(text: &str) -> Vec<Value> {
     assert!(
         text.is_empty() || text.ends_with('\n'),
@@ -121,7 +121,8 @@ fn index(event: &Value) -> u64 {
     event["data"]["index"].as_u64().unwrap()
 }
 
-/// What was taken, by its id: each signed, each that came twice the same both times.
+/// The accepted events, one for each id. Checks every signature, and that repeated deliveries are
+/// equal.
 fn once(deliveries: &[Delivery]) -> Vec<Value> {
     let mut seen: BTreeMap<String, &[u8]> = BTreeMap::new();
     let mut first = Vec::new();
@@ -136,15 +137,18 @@ fn once(deliveries: &[Delivery]) -> Vec<Value> {
         let event = delivery.json();
         assert_eq!(event["id"], delivery.id());
         match seen.insert(delivery.id().to_owned(), &delivery.body) {
-            Some(before) => assert_eq!(before, delivery.body, "the same both times"),
+            Some(before) => assert_eq!(
+                before, delivery.body,
+                "a repeated delivery has the same body"
+            ),
             None => first.push(event),
         }
     }
     first
 }
 
-/// Nothing is missing, and of each session what came first happened first; what is about no single
-/// session came after all before it and before all after it.
+/// Asserts that no event is missing and that each session's events are in order. An event about no
+/// single session must follow all earlier events and precede all later ones.
 fn assert_complete_and_ordered(events: &[Value], leaves: &[Vec<u8>]) {
     let mut told: Vec<u64> = events.iter().map(index).collect();
     for (at, event) in events.iter().enumerate() {
@@ -179,7 +183,7 @@ fn assert_complete_and_ordered(events: &[Value], leaves: &[Vec<u8>]) {
 
 #[expect(
     clippy::too_many_lines,
-    reason = "one story, looked at from three sinks"
+    reason = "one sequence of events, checked at three sinks"
 )]
 async fn everything_is_told(kind: Kind) {
     let receiver = Receiver::start([]);
@@ -225,7 +229,7 @@ async fn everything_is_told(kind: Kind) {
     }
 
     let taken = receiver.taken();
-    assert_eq!(taken.len(), leaves.len(), "nothing came twice");
+    assert_eq!(taken.len(), leaves.len(), "no event is delivered twice");
     let events = once(&taken);
     assert_complete_and_ordered(&events, &leaves);
     let kinds: BTreeSet<&str> = events
@@ -270,7 +274,7 @@ async fn everything_is_told(kind: Kind) {
         told.iter().map(index).collect::<Vec<_>>(),
         (0..leaves.len() as u64).collect::<Vec<_>>()
     );
-    // Only the sink that was to get it got what people wrote.
+    // Only the sink with `free_text` received the callers' text.
     let texts = told
         .iter()
         .filter(|event| event["data"]["free_text"] == PURPOSE);
@@ -303,11 +307,11 @@ async fn everything_that_is_recorded_is_told_to_every_sink_on_postgresql() {
     everything_is_told(Kind::Postgres).await;
 }
 
-/// An exporter of its own on a rig's store.
+/// An exporter in this process, on a rig's store.
 struct Exporting {
     stop: CancellationToken,
     running: JoinHandle<Result<(), Infallible>>,
-    /// How often it has asked whether its clock is right.
+    /// Number of times the exporter checked its clock.
     asked: Arc<AtomicUsize>,
 }
 
@@ -345,11 +349,11 @@ impl Exporting {
         }
     }
 
-    /// Waits until it has looked several times at what there is to tell: each round asks about the
-    /// clock, and so does each measurement of the lag, which come more rarely.
+    /// Waits until the exporter has done several rounds. Each round checks the clock, and so does
+    /// each measurement of the lag, which is rarer.
     async fn some_rounds(&self) {
         let before = self.asked.load(Ordering::SeqCst);
-        until("it has looked some times", SOON, async || {
+        until("the exporter has done several rounds", SOON, async || {
             self.asked.load(Ordering::SeqCst) >= before + 5
         })
         .await;
@@ -361,16 +365,16 @@ impl Exporting {
     }
 }
 
-/// The events of a file, once there are so many.
+/// The events of a file, once it has so many.
 async fn written(file: &Path, entries: usize) -> Vec<Value> {
-    until("it was told", SOON, async || {
+    until("the events are written", SOON, async || {
         std::fs::read_to_string(file).is_ok_and(|text| text.lines().count() >= entries)
     })
     .await;
     lines(&std::fs::read_to_string(file).unwrap())
 }
 
-/// An exporter, until it has told all.
+/// Runs an exporter until it has written so many entries.
 async fn export_from(rig: &Rig, sinks: &str, path: &Path, entries: usize) -> Vec<Value> {
     let right = Arc::new(AtomicBool::new(true));
     let exporting = Exporting::start(rig, sinks, path, "exporter", &right);
@@ -379,7 +383,7 @@ async fn export_from(rig: &Rig, sinks: &str, path: &Path, entries: usize) -> Vec
     events
 }
 
-#[expect(clippy::too_many_lines, reason = "one story")]
+#[expect(clippy::too_many_lines, reason = "one sequence of steps")]
 async fn pruned_bodies_are_told_by_their_hashes(kind: Kind) {
     let rig = Rig::new(kind).await;
     let purposeful = || {
@@ -401,7 +405,7 @@ async fn pruned_bodies_are_told_by_their_hashes(kind: Kind) {
         .unwrap();
     assert_eq!(kept.bytes, PURPOSE.as_bytes());
     rig.clock.advance(3 * 86_400);
-    // On PostgreSQL whole ranges of 2^24 go at once, of which none is full here.
+    // PostgreSQL deletes whole partitions of 2^24 leaves, and none is full here.
     if kind == Kind::Postgres {
         let pool = rig.database().pool().await;
         sqlx::query("DELETE FROM leaf_body")
@@ -421,7 +425,7 @@ async fn pruned_bodies_are_told_by_their_hashes(kind: Kind) {
     let new = rig.issue("agent:reports", purposeful()).await.unwrap();
     let size = rig.broker.core.ledger().basis();
 
-    // Body and purpose are gone, the hash is not, and everything that was handed out holds.
+    // Body and purpose are deleted, the hash is kept, and earlier receipts stay valid.
     let leaf = store.leaf(old.receipt.index).await.unwrap().unwrap();
     assert_eq!((leaf.body, leaf.hash), (None, old.receipt.leaf_hash));
     assert_eq!(
@@ -465,7 +469,7 @@ async fn pruned_bodies_are_told_by_their_hashes(kind: Kind) {
     )
     .unwrap();
 
-    // A sink that was never told anything begins before what is gone.
+    // A new sink begins before the first pruned entry.
     let dir = tempfile::tempdir().unwrap();
     let sinks = "[[export]]\nname = \"late\"\nformat = \"cloudevents\"\nto = \"file\"\npath = \"events\"\nfree_text = true\n";
     let told = export_from(&rig, sinks, dir.path(), usize::try_from(size).unwrap()).await;
@@ -486,7 +490,7 @@ async fn pruned_bodies_are_told_by_their_hashes(kind: Kind) {
             .filter(|e| e["data"]["free_text"] == PURPOSE)
             .count()
     };
-    assert_eq!(texts(&told), 1, "what was deleted is told nobody");
+    assert_eq!(texts(&told), 1, "deleted text is not exported");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -516,7 +520,7 @@ async fn each_checkpoint_goes_to_a_webhook_that_wants_them_and_holds_under_the_l
         granted(&fleet, &replica).await;
         let shown = replica.client.get_as(&fleet.admin, "/v1/ledger/checkpoint");
         let shown = shown.await.text();
-        until("the checkpoint is taken", SOON, async || {
+        until("the receiver accepted the checkpoint", SOON, async || {
             let taken = receiver.taken();
             let notes = taken
                 .iter()
@@ -554,7 +558,7 @@ async fn a_sink_can_begin_with_what_comes_next() {
             name: "new".into(),
             origin: "dev.taskpass.local/rig".into(),
         };
-        until("it is registered", SOON, async || {
+        until("the sink is registered", SOON, async || {
             rig.broker
                 .core
                 .store()
@@ -614,7 +618,7 @@ fn a_sink_that_cannot_work_is_told_by_check() {
     }
 }
 
-/// The blocks of a language on the page.
+/// The page's code blocks in this language.
 fn blocks(language: &str) -> Vec<&'static str> {
     let page = include_str!("../../../docs/export.md");
     let fence = format!("```{language}\n");
@@ -646,12 +650,14 @@ async fn the_pages_sinks_its_receiver_and_its_commands_work_as_it_says() {
     let one = granted(&fleet, &replica).await;
     revoke(&fleet, &replica, &one).await;
     let leaves = whole_log(&fleet, &replica).await.1;
-    until("the page's receiver took everything", SOON, async || {
-        receiver.stdout().lines().count() == leaves.len()
-    })
+    until(
+        "the page's receiver accepted every event",
+        SOON,
+        async || receiver.stdout().lines().count() == leaves.len(),
+    )
     .await;
     let file = replica.process.dir().join("events.jsonl");
-    until("the file has everything", SOON, async || {
+    until("the file has every event", SOON, async || {
         std::fs::read_to_string(&file).is_ok_and(|text| text.lines().count() == leaves.len())
     })
     .await;
@@ -669,7 +675,7 @@ async fn the_pages_sinks_its_receiver_and_its_commands_work_as_it_says() {
     seen.sort();
     assert_eq!(ids, seen, "the same ids at every sink");
 
-    // The log, taken away, is the same events; one that was changed is none.
+    // `ledger events` produces the same events from the exported log, and refuses a changed log.
     let log = replica
         .client
         .get_as(&fleet.admin, "/v1/ledger/export")

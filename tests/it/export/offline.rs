@@ -1,10 +1,10 @@
-//! `ledger events`: what a pruned log and a log from a pipe come to.
+//! `ledger events` with a pruned log, and with a log from a pipe.
 
 use taskpass::merkle::{LogEntry, leaf_hash, write_log_entry};
 
 use super::*;
 
-/// The log as it is exported, and the key that it holds under.
+/// The exported log, and the key that signs it.
 async fn exported(fleet: &Fleet, replica: &Replica) -> (String, String) {
     let log = replica
         .client
@@ -70,9 +70,9 @@ async fn what_was_pruned_is_left_out_only_where_something_later_is_older() {
     let gone = pruned(&log, 2);
     let all = told(gone.clone(), "2020-01-01T00:00:00Z");
     let ids = |events: &[Value]| events.iter().map(|e| e["id"].clone()).collect::<Vec<_>>();
-    assert_eq!(ids(&all), ids(&whole), "nothing is known to be older");
+    assert_eq!(ids(&all), ids(&whole), "no entry is known to be older");
     assert!(all[0].get("time").is_none() && all[2].get("time").is_some());
-    // As old as the last: the third shows that the first two are older.
+    // With the last entry's time as the limit, the third entry shows that the first two are older.
     let last = whole[entries - 1]["time"].as_str().unwrap();
     assert_eq!(ids(&told(gone, last)), ids(&whole[entries - 1..]));
 }

@@ -1,4 +1,4 @@
-//! Who delivers: not by a wrong clock, and never nobody.
+//! Which replica delivers: never one with a wrong clock, and always one.
 
 use taskpass::store::Store;
 
@@ -23,7 +23,7 @@ fn size(rig: &Rig) -> usize {
     usize::try_from(rig.broker.core.ledger().basis()).unwrap()
 }
 
-/// Runs a statement, with a time in it.
+/// Runs a statement with a time as its parameter.
 async fn run(rig: &Rig, sql: &'static str, at: taskpass::clock::Timestamp) {
     let rows = match rig.broker.core.store() {
         Store::Postgres(_) => {
@@ -39,13 +39,13 @@ async fn run(rig: &Rig, sql: &'static str, at: taskpass::clock::Timestamp) {
     assert_eq!(rows, 1, "{sql}");
 }
 
-/// Waits until some replica has registered a sink of this name.
+/// Waits until a replica has registered a sink with this name.
 async fn registered(rig: &Rig, name: &str) {
     let key = taskpass::store::exports::ExportKey {
         name: name.into(),
         origin: "dev.taskpass.local/rig".into(),
     };
-    until("it is registered", SOON, async || {
+    until("the sink is registered", SOON, async || {
         let cursor = rig.broker.core.store().export_cursor(&key).await;
         cursor.unwrap().is_some()
     })
@@ -81,7 +81,7 @@ on_both_stores! {
         issue(&rig).await;
         assert!(size(&rig) > told);
         export_from(&rig, CLOUDEVENTS, dir.path(), size(&rig)).await;
-        // Nor later, when that instant is near enough to be believed.
+        // Delivery also goes on once the time in the row is close enough to be plausible.
         rig.clock.advance(3_000);
         issue(&rig).await;
         let told = export_from(&rig, CLOUDEVENTS, dir.path(), size(&rig)).await;
@@ -126,11 +126,12 @@ async fn when_whoever_knew_a_sink_otherwise_is_gone_the_others_go_on() {
             sqlx::query_as(sql).fetch_one(&pool).await.unwrap();
         row
     };
-    // One with other settings comes, and is there for long.
+    // A replica with other settings starts, and runs for a long time.
     let before = cursor().await.0;
     let second = Exporting::start(&rig, OCSF, two.path(), "two", &right);
-    // Until it is registered the first one delivers; what both deliver comes twice.
-    until("the second one is registered", SOON, async || {
+    // The first replica delivers until the second is registered. An event that both delivered would
+    // appear twice.
+    until("the second replica is registered", SOON, async || {
         cursor().await.0 != before
     })
     .await;
@@ -140,9 +141,11 @@ async fn when_whoever_knew_a_sink_otherwise_is_gone_the_others_go_on() {
     let registered = cursor().await.0;
     for _ in 0..4 {
         rig.clock.advance(20);
-        until("it said that it is there", SOON, async || {
-            cursor().await.1 == rig.now()
-        })
+        until(
+            "the second replica has renewed its registration",
+            SOON,
+            async || cursor().await.1 == rig.now(),
+        )
         .await;
     }
     assert_eq!(cursor().await.0, registered);
@@ -152,12 +155,12 @@ async fn when_whoever_knew_a_sink_otherwise_is_gone_the_others_go_on() {
     assert_eq!(
         written(&file(&one), 0).await.len(),
         begun,
-        "it may come back"
+        "the second replica may return"
     );
     rig.clock.advance(61);
     let told = written(&file(&one), size(&rig) - new).await;
     assert_ne!(cursor().await.0, registered);
-    // What the other was told is not told again.
+    // Events that the other replica delivered are not delivered again.
     let told: Vec<u64> = told.iter().map(index).collect();
     let rest = (begun + new) as u64..size(&rig) as u64;
     assert_eq!(told, (0..begun as u64).chain(rest).collect::<Vec<_>>());

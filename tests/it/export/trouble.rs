@@ -1,4 +1,5 @@
-//! Receivers, disks and readers that fail, brokers that are killed: nothing is left out, nobody waits.
+//! Receivers, disks and readers that fail, and brokers that are killed: no event is lost, and no
+//! request waits.
 
 use super::*;
 
@@ -12,7 +13,8 @@ async fn a_receiver_that_fails_in_every_way_slows_nobody_and_gets_everything_wit
         Reply::Cut,
         Reply::Flood,
     ]);
-    // One request at a time, so that each reply is for the same event until it is taken.
+    // One request at a time, so that every reply is for the same event until the receiver accepts
+    // it.
     let sinks = hasty_webhook(&receiver, 2, "concurrency = 1");
     let (fleet, mut replica) = Fleet::exporting(Kind::Sqlite, &sinks).await;
     until("the first attempt hangs", SOON, async || {
@@ -22,7 +24,7 @@ async fn a_receiver_that_fails_in_every_way_slows_nobody_and_gets_everything_wit
     for _ in 0..20 {
         granted(&fleet, &replica).await;
     }
-    until("the lag is seen", SOON, async || {
+    until("the metric shows the lag", SOON, async || {
         lag(&fleet, &replica, "siem").await > Some(19)
     })
     .await;
@@ -33,17 +35,21 @@ async fn a_receiver_that_fails_in_every_way_slows_nobody_and_gets_everything_wit
     assert!(failures >= 3, "{failures} of three");
     let all = receiver.deliveries();
     let first: Vec<&str> = all.iter().take(4).map(Delivery::id).collect();
-    assert_eq!(first, [all[0].id(); 4], "the same event until it is taken");
+    assert_eq!(
+        first,
+        [all[0].id(); 4],
+        "the same event until the receiver accepts it"
+    );
     let stamps: BTreeSet<&str> = all
         .iter()
         .take(4)
         .map(|d| d.header("webhook-timestamp"))
         .collect();
-    assert!(stamps.len() > 1, "each attempt has its own time");
+    assert!(stamps.len() > 1, "each attempt has its own timestamp");
     assert!(elsewhere.deliveries().is_empty(), "no redirect is followed");
     let taken = receiver.taken();
     let events = once(&taken);
-    // What was taken comes again only where its answer was too late, which is a failure more.
+    // An accepted event is repeated only if its answer was late, which counts as a failure.
     assert!(
         taken.len() as u64 <= events.len() as u64 + failures - 3,
         "{} of {}, {failures} failures",
@@ -60,7 +66,7 @@ async fn a_receiver_that_fails_in_every_way_slows_nobody_and_gets_everything_wit
     let event = format!("\"event\":\"{}\"", all[0].id());
     assert!(
         log.contains(&event),
-        "the event that is stuck is named: {log}"
+        "the log names the event that fails: {log}"
     );
     assert!(
         !log.contains("secret-of-the-receiver") && !log.contains("tenant=7"),
@@ -81,14 +87,14 @@ async fn what_was_taken_ahead_of_what_was_refused_does_not_come_again() {
     for _ in 0..16 {
         granted(&fleet, &replica).await;
     }
-    // Of the permits, which go at once, one is refused; the others are taken meanwhile.
+    // The permits are sent at once. The receiver refuses one of them and accepts the others.
     let taken = std::iter::repeat_n(Reply::Status(204, String::new()), alone);
     receiver.reply(taken.chain([Reply::Status(500, String::new())]));
     receiver.release();
     let leaves = all_taken(&fleet, &replica, &receiver).await;
     is_metric(&fleet, &replica, "lag_entries", "siem", 0).await;
     let taken = receiver.taken();
-    assert_eq!(taken.len(), leaves.len(), "each once");
+    assert_eq!(taken.len(), leaves.len(), "each event is delivered once");
     assert_complete_and_ordered(&once(&taken), &leaves);
     assert_eq!(receiver.deliveries().len(), leaves.len() + 2);
 }
@@ -104,7 +110,7 @@ async fn a_receiver_that_is_gone_is_told_nothing_until_it_is_registered_anew() {
     let disabled = async |replica: &Replica| {
         metric(&fleet, replica, "taskpass_export_disabled{sink=\"siem\"}").await == Some(1)
     };
-    until("it is told nothing more", SOON, async || {
+    until("the sink is disabled", SOON, async || {
         disabled(&replica).await
     })
     .await;
@@ -121,8 +127,15 @@ async fn a_receiver_that_is_gone_is_told_nothing_until_it_is_registered_anew() {
         replica.process.wait_ready(replica.address);
     };
     restart(&mut replica, "revision = 1").await;
-    until("it remembers", SOON, async || disabled(&replica).await).await;
-    assert_eq!(receiver.deliveries().len(), 2, "a restart is no reason");
+    until("the sink is still disabled", SOON, async || {
+        disabled(&replica).await
+    })
+    .await;
+    assert_eq!(
+        receiver.deliveries().len(),
+        2,
+        "a restart does not enable the sink again"
+    );
     restart(&mut replica, "revision = 2").await;
     let leaves = all_taken(&fleet, &replica, &receiver).await;
     is_metric(&fleet, &replica, "disabled", "siem", 0).await;
@@ -139,7 +152,7 @@ async fn killed_between_deliveries_it_goes_on_where_it_was_and_leaves_nothing_ou
             let granted = granted(&fleet, &replica).await;
             revoke(&fleet, &replica, &granted).await;
         }
-        until("some of it was told", SOON, async || {
+        until("some events are delivered", SOON, async || {
             receiver.deliveries().len() > seen + round
         })
         .await;
@@ -154,7 +167,7 @@ async fn killed_between_deliveries_it_goes_on_where_it_was_and_leaves_nothing_ou
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_replicas_one_delivers_and_the_other_goes_on_when_it_is_killed() {
     let receiver = Receiver::start(vec![Reply::Slow(Duration::from_millis(20)); 500]);
-    // What was the killed one's is the other's six seconds after this.
+    // After a kill, the other replica takes over the lease within six seconds.
     let sinks = hasty_webhook(&receiver, 2, "");
     let (fleet, one) = Fleet::exporting(Kind::Postgres, &sinks).await;
     let mut replicas = vec![one, fleet.replica()];
@@ -164,7 +177,7 @@ async fn of_two_replicas_one_delivers_and_the_other_goes_on_when_it_is_killed() 
             revoke(&fleet, replica, &granted).await;
         }
     }
-    // Whoever delivers now is killed at it.
+    // Kill the replica that is delivering.
     let pool = fleet.database().pool().await;
     let left = async || {
         let (left,): (i64,) = sqlx::query_as(
@@ -188,11 +201,14 @@ async fn of_two_replicas_one_delivers_and_the_other_goes_on_when_it_is_killed() 
         let granted = granted(&fleet, rest).await;
         revoke(&fleet, rest, &granted).await;
     }
-    until("the other told the rest", SOON, async || left().await == 0).await;
+    until("the other replica delivered the rest", SOON, async || {
+        left().await == 0
+    })
+    .await;
     let taken = receiver.taken();
     let events = once(&taken);
     assert_complete_and_ordered(&events, &whole_log(&fleet, rest).await.1);
-    // Before the kill nothing came twice, and after it no more than was under way.
+    // No event came twice before the kill, and after it only those whose delivery was under way.
     assert!(
         taken.len() <= events.len() + 64,
         "{} of {}",
@@ -212,7 +228,7 @@ async fn a_disk_that_takes_nothing_costs_no_request_anything() {
     for sink in ["disk", "pipe"] {
         is_metric(&fleet, &replica, "delivered_total", sink, begun).await;
     }
-    // One file becomes a directory, the other a pipe that nobody reads.
+    // One file becomes a directory, the other a pipe without a reader.
     std::fs::remove_file(dir.join("pipe")).unwrap();
     let made = std::process::Command::new("mkfifo")
         .arg(dir.join("pipe"))
@@ -230,9 +246,11 @@ async fn a_disk_that_takes_nothing_costs_no_request_anything() {
             metric(&fleet, &replica, &failures).await >= Some(1)
         })
         .await;
-        until(&format!("the lag of {sink} is seen"), SOON, async || {
-            lag(&fleet, &replica, sink).await >= Some(1)
-        })
+        until(
+            &format!("the metric shows the lag of {sink}"),
+            SOON,
+            async || lag(&fleet, &replica, sink).await >= Some(1),
+        )
         .await;
     }
     std::fs::remove_dir(dir.join("events")).unwrap();
@@ -253,7 +271,7 @@ async fn a_disk_that_takes_nothing_costs_no_request_anything() {
 #[test]
 fn standard_output_that_nobody_reads_holds_up_neither_the_broker_nor_its_end() {
     let (reader, mut full) = std::io::pipe().unwrap();
-    // As much as a pipe holds: whoever writes more waits for a reader.
+    // Fill the pipe's buffer, so that any further write waits for a reader.
     full.write_all(&vec![b'x'; 65_536]).unwrap();
     let sinks =
         "[[export]]\nname = \"out\"\nformat = \"ocsf\"\nto = \"stdout\"\ntimeout_seconds = 1\n";
@@ -287,7 +305,7 @@ fn standard_output_that_nobody_reads_holds_up_neither_the_broker_nor_its_end() {
     wait_until("the sink failed", SOON, || {
         metric("taskpass_export_failures_total{sink=\"out\"}") >= Some(1)
     });
-    wait_until("its lag is seen", SOON, || {
+    wait_until("the metric shows its lag", SOON, || {
         metric("taskpass_export_lag_entries{sink=\"out\"}") >= Some(1)
     });
     let ready = block_on(async || {
@@ -300,11 +318,11 @@ fn standard_output_that_nobody_reads_holds_up_neither_the_broker_nor_its_end() {
         .status();
     assert!(told.unwrap().success());
     let mut ended = None;
-    wait_until("it ends", SOON, || {
+    wait_until("the broker ends", SOON, || {
         ended = child.try_wait().unwrap();
         ended.is_some()
     });
-    assert_eq!(ended.unwrap().code(), Some(0), "in order");
+    assert_eq!(ended.unwrap().code(), Some(0), "the broker stops in order");
     drop(reader);
 }
 
@@ -317,21 +335,21 @@ async fn a_file_that_is_rotated_by_copying_and_cutting_is_told_of_at_once() {
     is_metric(&fleet, &replica, "lag_entries", "file", 0).await;
     let file = replica.process.dir().join("events");
     let told = "the file was cut while the broker wrote to it";
-    // A rotation by renaming loses nothing.
+    // Rotation by renaming loses no event.
     std::fs::rename(&file, file.with_extension("1")).unwrap();
     granted(&fleet, &replica).await;
     is_metric(&fleet, &replica, "lag_entries", "file", 0).await;
-    // It exists before its first line is written.
-    until("it is written anew", SOON, async || {
+    // The file is created before its first line is written.
+    until("the new file has content", SOON, async || {
         std::fs::metadata(&file).is_ok_and(|file| file.len() > 0)
     })
     .await;
     assert!(!replica.process.stderr().contains(told));
-    // As `copytruncate` does it; nothing is written afterwards.
+    // Like logrotate's `copytruncate`; no event is written afterwards.
     std::fs::copy(&file, file.with_extension("2")).unwrap();
     let cut = std::fs::File::options().write(true).open(&file).unwrap();
     cut.set_len(0).unwrap();
-    until("it is told", SOON, async || {
+    until("the log reports the cut", SOON, async || {
         replica.process.stderr().contains(told)
     })
     .await;

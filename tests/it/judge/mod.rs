@@ -1,8 +1,9 @@
-//! What sessions of AWS really may, as an evaluator of IAM policies says that shares no code with the
-//! broker: the policies that were sent to STS are read back and put before it. It also judges the
-//! comparison of patterns ([`patterns`]), and the deny that ends one session.
+//! The effective rights of AWS sessions, computed by an evaluator of IAM policies that shares no
+//! code with the broker. The tests read the policies sent to STS and give them to that evaluator.
+//! It also judges the comparison of patterns ([`patterns`]) and the policy that denies single
+//! sessions.
 //!
-//! That AWS itself judges so is shown by none of this: see `docs/aws.md`.
+//! These tests do not show that AWS itself decides in the same way: see `docs/aws.md`.
 
 mod patterns;
 
@@ -65,7 +66,7 @@ async fn rig(aws: &str) -> Rig {
     rig
 }
 
-/// A session, and the policy that STS was sent with it.
+/// A session, and the session policy that the broker sent to STS.
 async fn session(rig: &Rig, sts: &Sts, resource: &str, detail: Value) -> (Issued, Value) {
     let request = CredentialRequest {
         task: TaskSelector::Open(job()),
@@ -85,7 +86,7 @@ fn reading() -> Value {
     })
 }
 
-/// A request as the session is meant to make it: in time, in the region, from the network.
+/// A request within all of the session's conditions: in time, in the region, from the network.
 fn in_order(action: &str, resource: &str, now: Timestamp) -> Question {
     Question::new(action, resource)
         .with("aws:RequestedRegion", "eu-central-1")
@@ -112,13 +113,13 @@ async fn a_session_may_what_was_granted_and_nothing_beside_it() {
             Verdict::Allowed,
         ),
         (get().with("aws:SourceIp", "2001:db8::7"), Verdict::Allowed),
-        // A region that is registered but was not granted, and one that is not registered.
+        // A registered region that was not granted, and a region that is not registered.
         (get().with("aws:RequestedRegion", "eu-west-1"), IMPLICIT),
         (get().with("aws:RequestedRegion", "us-east-1"), EXPLICIT),
         (get().with("aws:SourceIp", "198.51.100.9"), EXPLICIT),
         (get().with("aws:SourceIp", "203.0.114.9"), EXPLICIT),
         (get().with("aws:SourceIp", "2001:db9::7"), EXPLICIT),
-        // A service of AWS that acts for the session, from an address of its own.
+        // An AWS service that acts for the session, from an address of its own.
         (
             get()
                 .with("aws:SourceIp", "198.51.100.9")
@@ -167,7 +168,7 @@ async fn a_session_is_over_at_its_end_and_not_a_second_later() {
     let (start, end) = (issued.session.issued_at, issued.session.expires_at);
     assert!(
         start.seconds_until(end) <= 600,
-        "AWS's own shortest is 900 s"
+        "AWS's shortest session is 900 s"
     );
     let at = |time: Timestamp| in_order("s3:GetObject", OBJECT, time).session(&policy);
     expect(&[
@@ -183,7 +184,7 @@ async fn a_session_is_over_at_its_end_and_not_a_second_later() {
     ]);
 }
 
-/// What a session could do to live on elsewhere, or to undo its own end.
+/// Actions with which a session could get other credentials or undo its own end.
 const WAYS_OUT: &[(&str, &str)] = &[
     ("sts:AssumeRole", "role/other"),
     ("sts:AssumeRoot", "root"),
@@ -238,7 +239,7 @@ async fn there_is_no_way_out_of_a_session_but_where_the_resource_says_so() {
         };
         let way = in_order(action, &arn, now);
         expected.push((way.clone().session(&closed), EXPLICIT));
-        // What needs no resource is allowed by no policy that names resources.
+        // A policy that names resources does not allow actions without a resource.
         let open_verdict = if arn == "*" {
             IMPLICIT
         } else {
@@ -249,7 +250,7 @@ async fn there_is_no_way_out_of_a_session_but_where_the_resource_says_so() {
     let federated = format!("arn:aws:sts::{ACCOUNT}:federated-user/x");
     let federated = in_order("sts:GetFederationToken", &federated, now);
     expected.push((federated.session(&closed), EXPLICIT));
-    // The rest of what was granted is there.
+    // The rest of the granted rights are usable.
     for (action, resource) in [
         (
             "iam:GetRole",
@@ -303,7 +304,7 @@ async fn a_deny_of_some_sessions_is_the_end_of_these_and_of_no_neighbour() {
         (asks(&others(1), &policy).role(&deny), EXPLICIT),
         (asks(&others(99), &policy).role(&deny), EXPLICIT),
         (asks(&others(100), &policy).role(&deny), Verdict::Allowed),
-        // Whatever policy the session has, and whichever role it is of.
+        // The deny applies to every policy of the session and every role.
         (asks(&revoked, &allowing_everything()).role(&deny), EXPLICIT),
         (
             asks(&revoked, &policy)
@@ -312,7 +313,7 @@ async fn a_deny_of_some_sessions_is_the_end_of_these_and_of_no_neighbour() {
             EXPLICIT,
         ),
     ];
-    // Names that look alike: the document was made of whole names.
+    // Similar names are not denied, because the document holds whole names.
     for alike in [
         format!("{revoked}0"),
         format!("x{revoked}"),

@@ -1,4 +1,4 @@
-//! What is within a pattern, as the broker compares them, against what the judge matches.
+//! The broker's comparison of patterns, checked against the matching of the independent judge.
 
 use std::collections::BTreeSet;
 
@@ -9,12 +9,12 @@ use taskpass::domain::pattern::{self, Budget};
 use super::OBJECT;
 use crate::support::judge::{Question, Verdict, ask as judged};
 
-/// The same numbers in each run.
+/// A generator that yields the same numbers in every run.
 struct Numbers(u64);
 
 impl Numbers {
     fn below(&mut self, limit: usize) -> usize {
-        // SplitMix64.
+        // This is SplitMix64.
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -31,7 +31,7 @@ impl Numbers {
         (0..length).map(|_| self.pick(of)).collect()
     }
 
-    /// Something that `pattern` matches.
+    /// A text that `pattern` matches.
     fn instance(&mut self, pattern: &str, of: &[&str]) -> String {
         let part = |c| match c {
             '*' => self.text(of, 3),
@@ -42,18 +42,19 @@ impl Numbers {
     }
 }
 
-/// A pattern that was granted, one that is asked, and something concrete.
+/// A granted pattern, a requested pattern, and a concrete text.
 struct Triple {
     granted: String,
     asked: String,
-    /// Whether our code says that what is asked is within what was granted.
+    /// Whether the broker says that the requested pattern is within the granted one.
     within: bool,
     concrete: String,
 }
 
-/// Puts the triples before the judge, `question` making one from a pattern and a concrete thing.
-/// Whatever is within must be matched by what was granted, whenever it is matched by what is asked;
-/// and of the pairs that are not within, most must show why.
+/// Gives the triples to the judge; `question` makes a question from a pattern and a concrete text.
+/// If the requested pattern is within the granted one, the granted pattern must match every text
+/// that the requested one matches. Of the other pairs, most must have a text that only the
+/// requested one matches.
 fn hold(triples: &[Triple], question: impl Fn(&str, &str) -> Question) {
     let questions: Vec<Question> = triples
         .iter()
@@ -110,14 +111,14 @@ fn what_is_within_a_pattern_is_matched_by_it_as_the_judge_matches() {
     let mut triples = Vec::new();
     for n in 0..300 {
         let granted = numbers.text(&parts, 5);
-        // Every other one is within what was granted, or nearly.
+        // Every second requested pattern is within the granted one, or almost.
         let asked = match n % 2 {
             0 => numbers.text(&parts, 5),
             _ => numbers.instance(&granted, &parts),
         };
         let within = pattern::covers_within(&granted, &asked, &Budget::of_one_comparison());
         for _ in 0..6 {
-            // A text that is empty has no place in a request.
+            // A request never has an empty text, so add a letter.
             let concrete = format!("x{}", numbers.instance(&asked, &letters));
             let (granted, asked) = (format!("x{granted}"), format!("x{asked}"));
             triples.push(Triple {
@@ -180,7 +181,7 @@ fn what_is_within_a_location_is_a_resource_of_it_as_the_judge_matches() {
 
 #[test]
 fn what_is_within_an_action_is_an_action_of_it_as_the_judge_matches() {
-    // All of AWS's that are done to an object, so that one resource does for all of them.
+    // Actions of AWS on an object, so that one resource suits all of them.
     let real = [
         "GetObject",
         "GetObjectAcl",
@@ -230,8 +231,8 @@ fn what_is_within_an_action_is_an_action_of_it_as_the_judge_matches() {
             }));
         }
     }
-    // A pattern may differ from another only in names that AWS has not: those show nothing here. Of
-    // the actions that are not asked for by our own reckoning, the judge gets a sample.
+    // Two patterns may differ only in names that AWS does not have; such pairs show nothing here.
+    // Of the actions that the broker does not count as requested, the judge gets a sample.
     triples.retain(
         |Triple {
              asked,

@@ -36,23 +36,23 @@ async fn a_buildkite_job_is_its_pipelines_id_and_must_ask_for_it() {
     let job = "0184990a-477b-4fa8-9968-496074483k77";
     assert_eq!(instance(&workload), Some(job));
     let cases = [
-        // The optional claims were not asked for.
+        // The pipeline did not request the optional claims.
         (json!({"organization_id": null}), "required_claim"),
         (json!({"pipeline_id": null}), "claim_type"),
-        // The slug was given to another organisation.
+        // The slug now belongs to another organisation.
         (
             json!({"organization_id": "0184990a-0000-4fa8-9968-496074483cee"}),
             "required_claim",
         ),
         (json!({"build_number": "1"}), "claim_type"),
-        // The default audience of all of the organisation's tokens.
+        // The default audience of all tokens of the organisation.
         (
             json!({"aud": "https://buildkite.com/acme"}),
             "wrong_audience",
         ),
     ];
     world.refuses(&cases).await;
-    // A tag that the agent gave itself is not seen.
+    // The broker ignores a tag that the agent set itself.
     let tagged = world.see(json!({"agent_tag:queue": "prod"})).await.unwrap();
     assert!(
         !tagged
@@ -95,7 +95,7 @@ async fn a_circleci_job_is_its_projects_id_and_has_nobody_in_it() {
     let id = "circleci:project:8a9b1c2d-0000-4a5d-b1f5-0f5a9e1c7d22";
     assert_eq!(workload.identity.as_str(), id);
     assert_eq!(workload.claims["vcs_ref"], text("refs/heads/main"));
-    // A custom webhook's pipeline has no branch.
+    // The pipeline of a custom webhook has no branch.
     world
         .see(json!({"oidc.circleci.com/vcs-ref": null}))
         .await
@@ -165,7 +165,7 @@ async fn an_aws_principal_is_its_account_and_its_arn() {
         within(json!(123_456_789_012_i64), json!("o-abc1234567")),
         within(json!("123456789012"), json!("o-other")),
         within(json!("123456789012"), json!(null)),
-        // The caller's own words, and the right words in the wrong place.
+        // Tags that the caller sets itself, and the right values in the wrong place.
         (
             json!({NAMESPACE: {"request_tags": {"aws_account": "123456789012", "org_id": "o-abc1234567"}}}),
             "required_claim",

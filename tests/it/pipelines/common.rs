@@ -1,4 +1,5 @@
-//! What every preset refuses, shown on GitHub's: the confused deputies of all providers.
+//! Refusals that all presets share, tested with GitHub's: every known way to misuse a token that
+//! was issued for another purpose.
 
 use serde_json::{Value, json};
 
@@ -46,7 +47,7 @@ async fn a_token_for_anybody_else_too_is_refused() {
         let seen = world.see(over.clone()).await.map(|w| w.identity);
         assert_eq!(seen, Err(reason), "{over}");
     }
-    // One audience in a list is one audience.
+    // A list with one audience counts as one audience.
     world.see(json!({"aud": [AUDIENCE]})).await.unwrap();
 }
 
@@ -54,7 +55,7 @@ async fn a_token_for_anybody_else_too_is_refused() {
 async fn a_token_outside_its_time_is_refused() {
     let at = now().seconds();
     let cases = [
-        // Long-lived, as a cluster's default tokens are, and older than the window.
+        // Long-lived, like a cluster's default tokens, and older than the accepted age.
         (
             json!({"iat": at - 620, "exp": at + 31_536_000}),
             "wrong_times",
@@ -140,12 +141,15 @@ async fn a_signature_by_anything_but_the_issuers_key_and_algorithm_is_refused() 
         world.appraise(&signed).await.unwrap_err(),
         "wrong_algorithm"
     );
-    world.see(json!({})).await.expect("the good token is good");
+    world
+        .see(json!({}))
+        .await
+        .expect("the valid token is accepted");
     for (token, reason) in refused {
         let seen = world.appraise(&token).await.map(|w| w.identity);
         assert_eq!(seen, Err(reason), "{token}");
     }
-    // Somebody who can only write the payload.
+    // An attacker who can change only the payload.
     let (good, forged) = (
         world.token(json!({})),
         world.token(json!({"repository_id": "1"})),
@@ -194,7 +198,7 @@ async fn the_evidence_of_a_token_seen_again_is_the_same_and_its_jti_decides() {
     let world = world();
     let token = world.token(json!({"jti": "one"}));
     let first = world.appraise(&token).await.unwrap().evidence;
-    // The ledger's append consumes the key: the second use loses there.
+    // The append to the ledger consumes the evidence's key, so a second use fails there.
     assert_eq!(
         world.appraise(&token).await.unwrap().evidence.key,
         first.key
@@ -227,7 +231,7 @@ async fn one_subject_at_two_issuers_is_two_workloads() {
         let token = world.token(json!({}));
         let workload = super::appraise(&both, &token).await.unwrap();
         assert_eq!(workload.identity.as_str(), format!("{name}:repo:74"));
-        // The other's key under this one's name.
+        // A token signed by the other issuer's key under this issuer's name.
         let other = if name == "one" { &two } else { &one };
         let claims = world.issuer.claims(world.claims(&json!({})));
         let key = other.issuer.key();

@@ -1,4 +1,5 @@
-//! GitHub Actions: ids and not names, whatever `sub` says; and who may not start a job.
+//! GitHub Actions: ids identify a workload, not names and not `sub`; and the events that may not
+//! start a job.
 
 use serde_json::{Value, json};
 
@@ -14,7 +15,7 @@ audience = "https://broker.example"
 required = { repository_owner_id = "65" }
 "#;
 
-/// As GitHub documents a token, with a job in an environment.
+/// A token as GitHub documents it, of a job with an environment.
 pub fn good() -> Value {
     json!({
         "sub": "repo:octo-org/octo-repo:environment:prod",
@@ -63,16 +64,16 @@ async fn either_format_of_sub_and_a_customised_one_are_the_same_workload() {
 #[tokio::test]
 async fn a_name_that_changed_hands_is_another_workload_or_none() {
     let world = world();
-    // The owner gave the repository's name to a new one: same names, new id.
+    // The owner created a new repository with the old name: the same names, a new id.
     let renamed = world.see(json!({"repository_id": "99"})).await.unwrap();
     assert_eq!(renamed.identity.as_str(), "github:repo:99");
-    // Somebody else took the owner's old name, or one that begins like it.
+    // Another owner took the old owner's name, or a name with the same prefix.
     let foreign = json!({"repository_owner_id": "66"});
     let prefix = json!({
         "repository_owner_id": "66", "repository_owner": "octo-org-evil",
         "repository": "octo-org-evil/octo-repo", "sub": "repo:octo-org-evil/octo-repo:environment:prod",
     });
-    // An environment of the same name in somebody else's repository.
+    // Another owner's repository has an environment with the same name.
     let spoofed = json!({"repository_owner_id": "66", "environment": "prod"});
     let cases = [foreign, prefix, spoofed].map(|over| (over, "required_claim"));
     world.refuses(&cases).await;

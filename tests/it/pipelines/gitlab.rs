@@ -1,4 +1,4 @@
-//! GitLab: the fork rule, and protected branches.
+//! GitLab: refusing forks, and protected branches.
 
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ audience = "https://broker.example"
 required = { namespace_id = "72" }
 "#;
 
-/// As GitLab 18 signs it for a job of a protected branch.
+/// A token as GitLab 18 signs it, of a job on a protected branch.
 fn good() -> Value {
     json!({
         "sub": "project_path:my-group/my-project:ref_type:branch:ref:main",
@@ -48,18 +48,19 @@ async fn identity_and_instance_are_made_of_ids_in_old_versions_and_new() {
 #[tokio::test]
 async fn a_fork_is_refused_however_its_version_tells_it() {
     let cases = [
-        // Before 18.2.2: the parent's ids, for whatever the fork's author wrote.
+        // Before 18.2.2, a fork's job has the parent's ids.
         json!({"pipeline_source": "merge_request_event"}),
         json!({"pipeline_source": "external_pull_request_event"}),
         json!({"pipeline_source": "parent_pipeline"}),
-        // 18.2.2: the fork's own project, in the parent's namespace or another's.
+        // In 18.2.2, it has the fork's own project, in the parent's namespace or another.
         json!({"project_id": "21", "namespace_id": "99", "job_project_id": null, "job_namespace_id": null}),
-        // 18.3: the fork's own, running in the parent; and the reverse.
+        // From 18.3, the claims tell the fork apart when it runs in the parent project, and the
+        // reverse.
         json!({"project_id": "21"}),
         json!({"job_project_id": "21"}),
         json!({"job_namespace_id": "99"}),
         json!({"job_project_id": 20}),
-        // Later: the source is the fork.
+        // Later, the source project is the fork.
         json!({"source_project_id": "21"}),
     ]
     .map(|over| (over, "required_claim"));

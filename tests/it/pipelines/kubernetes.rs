@@ -1,5 +1,5 @@
-//! Kubernetes: pods by their uids, keys from the cluster's own API, and `TokenReview`, asked of a
-//! small API server of the test's own that answers as the real one does.
+//! Kubernetes: pods are identified by their uids, keys come from the cluster's own API, and
+//! `TokenReview` is answered by a small test API server that behaves like the real one.
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
@@ -32,7 +32,7 @@ single_tenant = true
 const POD: &str = "5e0bd49b-f040-43b0-99b7-22765a53f7f3";
 const ACCOUNT: &str = "14ee3fa4-a7e2-420f-9f9a-dbc4507c3798";
 
-/// As the API server signs a projected token.
+/// A projected token as the API server signs it.
 fn good() -> Value {
     json!({
         "sub": "system:serviceaccount:jobs:report", "aud": [AUDIENCE],
@@ -45,7 +45,7 @@ fn good() -> Value {
     })
 }
 
-/// The good token's object with one member of one part changed.
+/// The valid token's `kubernetes.io` claim with one member of one part changed.
 fn with(part: &str, member: &str, value: Value) -> Value {
     let mut claims = good()["kubernetes.io"].clone();
     claims[part][member] = value;
@@ -60,7 +60,7 @@ async fn a_pod_is_its_service_accounts_uid_and_its_own() {
     assert_eq!(instance(&workload), Some(POD));
     assert_eq!(workload.claims["namespace"], text("jobs"));
     assert_eq!(workload.claims["service_account_name"], text("report"));
-    // The same names, made again after they were deleted.
+    // A service account with the same name, created again after a deletion.
     let again = with(
         "serviceaccount",
         "uid",
@@ -102,7 +102,7 @@ async fn a_token_of_no_pod_or_with_its_ids_elsewhere_is_refused() {
     World::new(ATTESTOR, good()).refuses(&cases).await;
 }
 
-/// The API server: its keys, and its opinion of tokens.
+/// A test API server with its keys and its reviews.
 struct ApiServer {
     server: Server,
     shared: Arc<Shared>,
@@ -124,7 +124,7 @@ enum Answer {
     Hang,
 }
 
-/// What the real one says of a pod that is there.
+/// The review of an existing pod's token.
 fn vouched() -> Value {
     json!({
         "authenticated": true, "audiences": [AUDIENCE],
@@ -169,7 +169,7 @@ impl ApiServer {
         self.directory.path().join("token")
     }
 
-    /// An attestor that asks it.
+    /// An attestor that uses this server's review.
     fn attestor(&self, extra: &str) -> String {
         format!(
             "{ATTESTOR}token_review = \"review\"\n{extra}[endpoints.review]\nurl = \"{}/review\"\n\
@@ -195,7 +195,7 @@ async fn jwks_of(
     State(shared): State<Arc<Shared>>,
     headers: HeaderMap,
 ) -> axum::response::Response {
-    // As in a cluster where discovery is not for everybody.
+    // Require credentials, as a cluster whose discovery is not public.
     if authorization(&headers).as_deref() != Some("Bearer first") {
         return StatusCode::UNAUTHORIZED.into_response();
     }
@@ -246,7 +246,7 @@ async fn the_cluster_is_asked_about_our_audience_with_its_current_token() {
         question["spec"],
         json!({"token": token, "audiences": [AUDIENCE]})
     );
-    // The kubelet replaces the broker's own token while it runs.
+    // The kubelet replaces the broker's own token while the broker runs.
     std::fs::write(api.token_file(), "second").unwrap();
     world.see(json!({})).await.unwrap();
     assert_eq!(api.seen()[1].0.as_deref(), Some("Bearer second"));
@@ -270,7 +270,7 @@ async fn a_review_that_means_anything_else_is_a_refusal() {
     let pod = "authentication.kubernetes.io/pod-uid";
     let changes: [(&str, Value); 9] = [
         ("/authenticated", json!(false)),
-        // An API server that knows nothing of audiences vouches for its own tokens.
+        // An API server that ignores audiences vouches only for its own tokens.
         ("/audiences", json!([])),
         ("/audiences", json!(["https://kubernetes.default.svc"])),
         ("/user/uid", json!("another")),
@@ -368,7 +368,7 @@ async fn clusters_that_call_themselves_the_same_are_told_apart_by_keys_and_audie
             workload.identity.as_str(),
             format!("cluster{n}:sa:{ACCOUNT}")
         );
-        // One cluster's token under the other's audience.
+        // One cluster's token under the other cluster's audience.
         let crossed = appraise(&attestors, &token(1 - n)).await.unwrap_err();
         assert!(
             ["unknown_key", "wrong_algorithm"].contains(&crossed),
@@ -400,7 +400,7 @@ async fn a_cluster_with_a_certificate_of_its_own_is_believed_by_its_own_authorit
     assert_eq!(seen().await, Ok(()));
 }
 
-/// The review over TLS, with a certificate of its own; answers address and certificate.
+/// Serves reviews over TLS with a new certificate. Returns its address and certificate.
 async fn tls_server(shared: Arc<Shared>) -> (std::net::SocketAddr, String) {
     drop(rustls::crypto::ring::default_provider().install_default());
     let own = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();

@@ -1,4 +1,5 @@
-//! What does not load, with the key and the remedy, and that the documents' examples do.
+//! Invalid attestors are refused with an error that names the key and the remedy, and the examples
+//! in the documents load.
 
 use taskpass::domain::trust::AttestorSpec;
 
@@ -282,7 +283,8 @@ fn what_makes_it_narrower_loads_and_what_comes_out_says_everything() {
     assert!(spec.claims["repository_id"].immutable);
     assert_eq!(spec.allowed["event_name"].len(), 1);
     assert!(spec.allowed["runner_environment"].contains("github-hosted"));
-    // A generation holds what came out; read again without the preset it is the same.
+    // A generation holds the expanded form; reading that form without the preset gives the same
+    // result.
     let written = serde_json::to_value(&config.attestors).unwrap();
     assert!(written[0].get("preset").is_none());
     let read: Vec<AttestorSpec> = serde_json::from_value(written).unwrap();

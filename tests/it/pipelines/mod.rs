@@ -1,5 +1,5 @@
-//! Presets of attestors, each as the operator writes it, against tokens of an issuer over HTTP: who
-//! comes out, and every known way of being somebody else, refused.
+//! Presets of attestors, configured as an operator would, against tokens of an issuer over HTTP:
+//! the resulting identity, and the refusal of every known impersonation.
 
 mod clouds;
 mod common;
@@ -26,10 +26,10 @@ use super::support::issuer::{Issuer, unix_seconds};
 use super::support::keys::Algorithm;
 use super::support::rig::bearer;
 
-/// What the operator chose: it means this broker and nothing else.
+/// The audience that the operator chose, for this broker only.
 const AUDIENCE: &str = "https://broker.example";
 
-/// What stands around the attestors.
+/// The rest of the configuration.
 const FRAME: &str = r#"
 [server]
 issuer = "http://127.0.0.1:8443"
@@ -54,7 +54,7 @@ max_deadline_seconds = 60
 resources = ["orders"]
 "#;
 
-/// The examples of the document, in its order.
+/// The document's examples, in order.
 fn examples() -> Vec<&'static str> {
     let document = include_str!("../../../docs/pipelines.md");
     let blocks = document.split("```toml\n").skip(1);
@@ -85,7 +85,7 @@ fn config(attestors: &str) -> Result<Config, ConfigErrors> {
     )
 }
 
-/// Loads them as the broker does, or says why it does not.
+/// Loads attestors as the broker does, or returns the error.
 fn load(attestors: &str) -> Result<Attestors, String> {
     let config = config(attestors).map_err(|errors| errors.to_string())?;
     let context = AttestContext {
@@ -100,7 +100,7 @@ fn load(attestors: &str) -> Result<Attestors, String> {
     Attestors::new(&config.attestors, context).map_err(|error| error.to_string())
 }
 
-/// One attestor, an issuer that it believes, and the claims of a good token.
+/// One attestor, an issuer that it trusts, and the claims of a valid token.
 struct World {
     issuer: Issuer,
     attestors: Attestors,
@@ -108,7 +108,7 @@ struct World {
 }
 
 impl World {
-    /// `attestor`, which says its issuer.
+    /// Starts an issuer under the name that `attestor` states.
     fn new(attestor: &str, good: Value) -> Self {
         let issuer = Issuer::start_as(Algorithm::Rs256, issuer_of(attestor));
         Self {
@@ -118,7 +118,7 @@ impl World {
         }
     }
 
-    /// The good claims with these over them; `null` removes one.
+    /// The valid claims with `over` on top; `null` removes a claim.
     fn claims(&self, over: &Value) -> Value {
         let mut claims = json!({"aud": AUDIENCE});
         for from in [&self.good, over] {
@@ -141,9 +141,11 @@ impl World {
         self.appraise(&self.token(over)).await
     }
 
-    /// Asserts that each of these changes makes a good token a refused one, for this reason.
+    /// Asserts that each of these changes makes a valid token refused, for this reason.
     async fn refuses(&self, cases: &[(Value, &str)]) {
-        self.see(json!({})).await.expect("the good token is good");
+        self.see(json!({}))
+            .await
+            .expect("the valid token is accepted");
         for (over, reason) in cases {
             let seen = self.see(over.clone()).await.map(|w| w.identity);
             assert_eq!(seen, Err(*reason), "{over}");
@@ -151,7 +153,7 @@ impl World {
     }
 }
 
-/// The issuer that an attestor says.
+/// The issuer in an attestor's configuration.
 fn issuer_of(attestor: &str) -> &str {
     let line = attestor
         .lines()

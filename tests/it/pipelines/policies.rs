@@ -1,5 +1,5 @@
-//! What policy makes of a preset: each example gives a generation that survives being stored, and a
-//! rule may rest on ids, not on what a caller chose.
+//! Policies on presets: each example gives a generation that survives storing and loading, and a
+//! policy may depend on ids, not only on values that a caller chose.
 
 use taskpass::domain::generation::{Generation, PolicyFile};
 use taskpass::policy::{CompiledGeneration, GenerationParts, PolicyProblem, build};
@@ -62,7 +62,7 @@ fn a_rule_may_rest_on_an_id_and_not_on_a_branch_or_an_environment_alone() {
         assert!(!problems.is_empty());
         generation(github, &rule(&format!("{id} && {condition}"))).unwrap();
     }
-    // Names are not there to rest on.
+    // Policies cannot use names, because the presets do not pass them on.
     for name in ["sub", "repository", "actor", "run_id"] {
         let condition = format!("{id} && principal.claims.{name} == \"x\"");
         generation(github, &rule(&condition)).expect_err(name);

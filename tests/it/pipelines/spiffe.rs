@@ -23,7 +23,7 @@ struct Domain {
 }
 
 impl Domain {
-    /// A trust domain whose bundle has `key` as `entry` makes it.
+    /// A trust domain whose bundle contains `key`, in the form that `entry` gives it.
     fn with(key: Key, entry: impl FnOnce(&Key) -> Vec<Value>) -> Self {
         let bundle = json!({
             "keys": entry(&key), "spiffe_sequence": 1, "spiffe_refresh_hint": 300,
@@ -68,7 +68,7 @@ impl Domain {
     }
 }
 
-/// The key as a bundle has it.
+/// The key as an entry of a bundle.
 fn svid_key(key: &Key) -> Value {
     let mut jwk = key.jwk();
     jwk["use"] = json!("jwt-svid");
@@ -134,7 +134,7 @@ async fn an_id_of_another_domain_or_form_is_refused() {
         let seen = domain.see(&domain.header(), &json!({"sub": sub})).await;
         assert_eq!(seen, Err("unknown_issuer"), "{sub}");
     }
-    // The path is compared as it is written.
+    // Paths are compared with their exact case.
     let upper = json!({"sub": "spiffe://prod.acme.example/ns/Jobs/sa/report"});
     let seen = domain.see(&domain.header(), &upper).await;
     assert_eq!(seen.unwrap(), "mesh:ns/Jobs/sa/report");

@@ -1,5 +1,5 @@
-//! A TCP balancer before replicas that gives connections to them in turn and does not look whether
-//! they are up. It can spoil the first connections, each in the way that it is told.
+//! A TCP balancer in front of replicas that distributes connections in turn, without health checks.
+//! It can spoil the first connections, each in its own way.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -7,16 +7,16 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// What happens to a connection.
+/// The fault of a connection.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// It is closed at once.
+    /// The connection is closed at once.
     Close,
-    /// It is accepted, and nothing is ever said.
+    /// The connection is accepted and never answered.
     Hang,
-    /// Its request is not passed on, but answered so.
+    /// The balancer answers the request itself, with this text.
     Answer(String),
-    /// Its request is passed on, and closed when the answer comes.
+    /// The request is passed on, and the connection is closed when the answer arrives.
     LoseAnswer,
 }
 
@@ -28,7 +28,7 @@ impl Fault {
         ))
     }
 
-    /// An answer of a load balancer with this status: a page for people.
+    /// An HTML error page of a load balancer with this status.
     pub fn page(status: &str) -> Self {
         let page = "<html>no</html>";
         let length = page.len();
@@ -39,7 +39,7 @@ impl Fault {
     }
 }
 
-/// A running balancer. When dropped it takes no more connections.
+/// A running balancer. It accepts no more connections once it is dropped.
 pub struct Balancer {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -49,14 +49,14 @@ struct Shared {
     upstreams: Vec<SocketAddr>,
     next: AtomicUsize,
     faults: Mutex<VecDeque<Fault>>,
-    /// The first request of each connection, as far as its head goes.
+    /// The head of the first request of each connection.
     heads: Mutex<Vec<String>>,
     hanging: Mutex<Vec<TcpStream>>,
     closed: AtomicBool,
 }
 
 impl Balancer {
-    /// Before these servers; connections of which each has its fault come first.
+    /// A balancer in front of these servers. The first connections have these faults, one each.
     pub fn before(upstreams: &[SocketAddr], faults: &[Fault]) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
@@ -89,7 +89,7 @@ impl Balancer {
         format!("http://{}", self.address)
     }
 
-    /// The next connections have these faults, instead of those that are left.
+    /// Replaces the remaining faults; the next connections have these.
     pub fn set_faults(&self, faults: &[Fault]) {
         *self.shared.faults.lock().unwrap() = faults.iter().cloned().collect();
     }
@@ -138,7 +138,7 @@ impl Shared {
                 drop(server.read(&mut [0; 1]));
             }
             None => {
-                // A client that finds its replica gone finds its connection closed.
+                // Without a live replica, the client's connection is closed.
                 let Some(server) = self.connect() else { return };
                 self.pass(&client, &server);
             }
@@ -172,7 +172,7 @@ impl Shared {
         self.heads.lock().unwrap().push(head);
     }
 
-    /// The whole of a request, with its body.
+    /// Reads a whole request with its body.
     fn request(&self, client: &mut TcpStream) -> Option<Vec<u8>> {
         let mut request = Vec::new();
         let mut buffer = [0; 16 * 1024];
@@ -196,7 +196,7 @@ impl Shared {
     }
 }
 
-/// Passes on what one says to the other, until one of them is gone.
+/// Copies one connection to the other, until one of them ends.
 fn copy(mut from: &TcpStream, mut to: &TcpStream, mut look: impl FnMut(&[u8])) {
     let mut buffer = [0; 16 * 1024];
     while let Ok(read @ 1..) = from.read(&mut buffer) {

@@ -1,8 +1,9 @@
-//! A search for secrets where none may be: in files, in directories, in every table of a database.
+//! Searches for secrets that must not be stored: in files, in directories, in every table of a
+//! database.
 //!
-//! A secret is looked for as it is, in hexadecimal and in base64, for a database prints bytes in
-//! hexadecimal and a token's parts come in base64. Each half of it counts as much as the whole: a
-//! SQLite page may end within a value, and a log line may be cut short.
+//! A secret is searched for as it is, in hexadecimal and in base64, because a database prints bytes
+//! in hexadecimal and the parts of a token are in base64. Finding one half of it counts as well: a
+//! SQLite page may end within a value, and a log line may be cut.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -16,12 +17,12 @@ use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use super::hex;
 use super::postgres::postgres_program;
 
-/// Shorter ones would be found by accident.
+/// Minimum length in bytes: shorter secrets would be found by chance.
 const SHORTEST_SECRET: usize = 16;
-/// Needles are found by their first bytes, and are no shorter.
+/// Length in bytes of the prefix by which needles are looked up; no needle is shorter.
 const STEM: usize = 8;
 
-/// Secrets that must be found nowhere.
+/// A set of secrets to search for.
 #[derive(Debug, Default)]
 pub struct Canaries {
     needles: Vec<Needle>,
@@ -34,26 +35,25 @@ struct Needle {
     bytes: Vec<u8>,
 }
 
-/// One place where a secret was found. The secret itself is not in it.
+/// A place where a secret was found. It does not contain the secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// The file or database.
     pub place: String,
-    /// The secret's name.
+    /// The name given to [`Canaries::add`].
     pub secret: String,
-    /// In which form it is there.
+    /// The encoding in which it was found.
     pub form: &'static str,
-    /// At which byte of the file or of the dump.
+    /// Byte offset in the file or in the dump.
     pub offset: usize,
 }
 
 impl Canaries {
-    /// Nothing to look for yet.
+    /// An empty set.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Looks for `secret` too, and calls it `name`.
+    /// Adds `secret` under this name.
     pub fn add(&mut self, name: &str, secret: impl AsRef<[u8]>) {
         let secret = secret.as_ref();
         assert!(
@@ -87,25 +87,25 @@ impl Canaries {
         }
     }
 
-    /// Fails when a secret is in `text`, which came from `place`.
+    /// Fails if a secret is in `text`, which came from `place`.
     #[track_caller]
     pub fn assert_absent_in_text(&self, place: &str, text: impl AsRef<[u8]>) {
         report(&self.search(place, text.as_ref()));
     }
 
-    /// Fails when a secret is in the file, or in a file anywhere below the directory.
+    /// Fails if a secret is in the file, or in a file anywhere below the directory.
     #[track_caller]
     pub fn assert_absent_in(&self, path: impl AsRef<Path>) {
         report(&self.search_path(path.as_ref()));
     }
 
-    /// Fails when a secret is in any table of the database.
+    /// Fails if a secret is in any table of the database.
     #[track_caller]
     pub fn assert_absent_in_postgres(&self, url: &str) {
         report(&self.search_postgres(url));
     }
 
-    /// Where secrets are in `haystack`: each needle once, at its first place.
+    /// The secrets found in `haystack`: each needle once, at its first position.
     pub fn search(&self, place: &str, haystack: &[u8]) -> Vec<Finding> {
         let mut stems: HashMap<[u8; STEM], Vec<&Needle>> = HashMap::new();
         for needle in &self.needles {
@@ -133,7 +133,7 @@ impl Canaries {
         findings
     }
 
-    /// Where secrets are in the file, or in the files below the directory.
+    /// The secrets found in the file, or in the files below the directory.
     pub fn search_path(&self, path: &Path) -> Vec<Finding> {
         let mut findings = Vec::new();
         let mut left: Vec<PathBuf> = vec![path.to_owned()];
@@ -151,7 +151,7 @@ impl Canaries {
         findings
     }
 
-    /// Where secrets are in the dump of a database.
+    /// The secrets found in a dump of the database.
     pub fn search_postgres(&self, url: &str) -> Vec<Finding> {
         let output = Command::new(postgres_program("pg_dump"))
             .args(["--no-owner", "--dbname", url])
@@ -168,8 +168,8 @@ impl Canaries {
     }
 }
 
-/// What stands of `bytes` in the base64 of any text that has them at a position of this remainder
-/// modulo three: without the characters that neighbours have a part in.
+/// The part of `bytes`' base64 that does not depend on neighbouring bytes, in a text where they
+/// begin at a position with this remainder modulo three.
 fn base64_core(engine: &impl base64::Engine, bytes: &[u8], shift: usize) -> Vec<u8> {
     let lead = (3 - shift) % 3;
     let whole = bytes.get(lead..).unwrap_or_default();
@@ -189,7 +189,7 @@ fn report(findings: &[Finding]) {
         writeln!(list, "  {secret} in {form} at byte {offset} of {place}").unwrap();
         list
     });
-    assert!(findings.is_empty(), "secrets where none may be:\n{list}");
+    assert!(findings.is_empty(), "secrets found:\n{list}");
 }
 
 mod tests {
@@ -231,7 +231,7 @@ mod tests {
                 );
             }
         }
-        // Cut short, at either end.
+        // Either half is found.
         let (front, back) = SECRET.split_at(SECRET.len() / 2);
         assert_eq!(canaries.search("", front.as_bytes()).len(), 1);
         assert_eq!(canaries.search("", back.as_bytes()).len(), 1);
@@ -248,7 +248,7 @@ mod tests {
         let sqlite = fresh_sqlite();
         let mut connection = SqliteConnection::connect(&sqlite.url()).await.unwrap();
         let canaries = canaries();
-        // Larger than a page, so that the secret may lie across two of them.
+        // More than a page, so that the secret may lie across two pages.
         let sql = "CREATE TABLE t (x TEXT); INSERT INTO t VALUES ('harmless')";
         sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
         canaries.assert_absent_in(sqlite.dir());

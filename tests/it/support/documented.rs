@@ -1,5 +1,5 @@
-//! Every answer of a broker that a test sees, held against `docs/openapi.json`: its status, its media
-//! type and its headers stand there.
+//! Compares every broker answer that a test receives with `docs/openapi.json`: its status, media
+//! type and headers must be documented.
 
 use std::sync::LazyLock;
 
@@ -12,7 +12,7 @@ static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
     serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
 });
 
-/// Headers that clients act on.
+/// Headers that clients react to.
 const HEADERS: [&str; 9] = [
     "accept-encoding",
     "dpop-nonce",
@@ -25,7 +25,7 @@ const HEADERS: [&str; 9] = [
     "x-request-id",
 ];
 
-/// Whether a path is one of this template; how many of its parts are so by name.
+/// Whether a path matches this template, and if so, how many of its parts match literally.
 fn fits(template: &str, path: &str) -> Option<usize> {
     let mut named = 0;
     let mut parts = path.split('/');
@@ -47,11 +47,11 @@ fn fits(template: &str, path: &str) -> Option<usize> {
     Some(named)
 }
 
-/// Fails where a broker's answer is not as its description says. Other servers' answers, and those to
-/// what is not described, are left alone.
+/// Fails if a broker's answer differs from its description. Ignores answers of other servers, and
+/// answers to undocumented paths.
 #[track_caller]
 pub fn check(method: &str, path: &str, answer: &Answer) {
-    // The mark of a broker.
+    // Only a broker's answers have this header.
     if !answer.headers.contains_key("x-request-id") {
         return;
     }
@@ -64,7 +64,8 @@ pub fn check(method: &str, path: &str, answer: &Answer) {
     };
     let operation = &item[method.to_lowercase()];
     let text = answer.text();
-    // No page may speak to a broker in development mode: that is said of the mode, not of an operation.
+    // In development mode the broker refuses every request of a web page, which no operation
+    // documents.
     if operation.is_null() || text.contains("development mode serves programs") {
         return;
     }

@@ -1,5 +1,5 @@
-//! Replicas of the real binary in production mode on one PostgreSQL, each behind a proxy of its
-//! own where a test wants to lose, hold or cut what it says to the database.
+//! Replicas of the real binary in production mode on one PostgreSQL. Each is behind a proxy of its
+//! own, with which a test can lose, hold or cut the traffic to the database.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -31,10 +31,10 @@ permit (principal == Bootstrap::"token", action in [Action::"listTasks", Action:
   Action::"readMetrics"], resource == Broker::"taskpass");
 "#;
 
-/// What signs the webhooks of a fleet.
+/// The secret that signs a fleet's webhooks.
 pub const SINK_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
-/// What all replicas share.
+/// The settings that all replicas share.
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is a setting of its own"
@@ -43,35 +43,33 @@ pub struct Fleet {
     pub issuer: Issuer,
     database: Option<TestDatabase>,
     pub admin: String,
-    /// What seals its keys.
     pub sealing_key: String,
     policies: String,
-    /// More settings of `[server]`.
+    /// Additional settings of `[server]`.
     server: &'static str,
-    /// More settings of `[store.sqlite]`.
+    /// Additional settings of `[store.sqlite]`.
     sqlite: &'static str,
-    /// Whether it listens on every address.
+    /// Whether the replicas listen on all addresses.
     on_all: bool,
-    /// More tables of attestors.
+    /// Additional tables of attestors.
     attestors: String,
-    /// Tables of sinks, which may name the file `sink.secret`.
+    /// Tables of sinks, which may refer to the file `sink.secret`.
     exports: String,
-    /// More tables of the configuration.
+    /// Additional tables of the configuration.
     tables: String,
-    /// More variables of the environment.
     environment: Vec<(&'static str, String)>,
-    /// What a caller may do: identities and addresses, a second and at once.
+    /// Rate limits: requests a second and burst of an identity, then of an address.
     limits: [u32; 4],
     proxied: bool,
-    /// Whether the issuer is where the replica is found, as clients expect that start there.
+    /// Whether the issuer URL is the replica's own address, as clients expect that start from it.
     found_by_issuer: bool,
-    /// Where it ends TLS itself.
+    /// `None` if the replicas do not serve TLS themselves.
     tls: Option<Tls>,
-    /// Whether its secrets are in the files [`SEALING_FILE`] and [`DATABASE_FILE`].
+    /// Whether the secrets are in the files [`SEALING_FILE`] and [`DATABASE_FILE`].
     secret_files: bool,
 }
 
-/// The arguments by which a client requests a token for reading orders, in a new job.
+/// The arguments with which a client requests a token for reading orders, in a new job.
 pub const ORDERS_ARGUMENTS: [&str; 6] = [
     "--resource",
     "orders-api",
@@ -81,21 +79,19 @@ pub const ORDERS_ARGUMENTS: [&str; 6] = [
     "job",
 ];
 
-/// In a replica's directory, where its secrets are in files.
+/// Names of secret files in a replica's directory.
 pub const SEALING_FILE: &str = "sealing-keys";
 pub const DATABASE_FILE: &str = "database-url";
 
-/// How a replica ends TLS.
+/// TLS settings of the replicas.
 pub struct Tls {
-    /// Its own certificate.
     pub server: Identity,
-    /// More settings of `[server.tls]`.
+    /// Additional settings of `[server.tls]`.
     settings: String,
-    /// Whose clients' certificates it accepts, in the file `authority.pem`.
+    /// Content of the file `authority.pem`, which `client_ca` may name.
     authority: Option<String>,
 }
 
-/// One replica.
 pub struct Replica {
     pub process: Process,
     pub proxy: Proxy,
@@ -104,19 +100,19 @@ pub struct Replica {
 }
 
 impl Fleet {
-    /// One replica on SQLite, which decides by its own files.
+    /// One replica on SQLite, which activates its own files.
     pub fn embedded() -> (Self, Replica) {
         let fleet = Self::new(None);
         let replica = fleet.replica();
         (fleet, replica)
     }
 
-    /// The same with limits: an identity's requests a second and at once, then an address's.
+    /// The same with rate limits: requests a second and burst of an identity, then of an address.
     pub fn embedded_with_limits(limits: [u32; 4]) -> (Self, Replica) {
         Self::embedded_limited("", limits)
     }
 
-    /// The same with more settings of `[server]`.
+    /// The same with additional settings of `[server]`.
     pub fn embedded_limited(server: &'static str, limits: [u32; 4]) -> (Self, Replica) {
         let mut fleet = Self::new(None);
         fleet.server = server;
@@ -125,7 +121,7 @@ impl Fleet {
         (fleet, replica)
     }
 
-    /// The same with more settings of `[server]`.
+    /// One replica on SQLite with additional settings of `[server]`.
     pub fn embedded_with(server: &'static str) -> (Self, Replica) {
         let mut fleet = Self::new(None);
         fleet.server = server;
@@ -133,7 +129,7 @@ impl Fleet {
         (fleet, replica)
     }
 
-    /// The same with more settings of `[store.sqlite]`.
+    /// The same with additional settings of `[store.sqlite]`.
     pub fn embedded_on(sqlite: &'static str) -> (Self, Replica) {
         let mut fleet = Self::new(None);
         fleet.sqlite = sqlite;
@@ -141,7 +137,7 @@ impl Fleet {
         (fleet, replica)
     }
 
-    /// The same on every address of this machine; the tests reach it on loopback.
+    /// The same, listening on all addresses of this machine; the tests connect on loopback.
     pub fn listening_on_all(server: &'static str) -> (Self, Replica) {
         let mut fleet = Self::new(None);
         fleet.server = server;
@@ -173,12 +169,12 @@ impl Fleet {
         }
     }
 
-    /// For measurements: no proxy in between, and a policy for each of so many agents, named
+    /// For benchmarks: without a proxy, and with a policy for each of so many agents, named
     /// `agent:0` and so on.
     pub async fn for_load(agents: usize, kind: Kind) -> (Self, Replica) {
         let mut fleet = Self::new((kind == Kind::Postgres).then(fresh_database));
         fleet.proxied = false;
-        // None of the others asks about roles at work, which would cost each request a query.
+        // Remove the other policies: those that use roles would cost every request a query.
         BOOTSTRAP_POLICY.clone_into(&mut fleet.policies);
         for n in 0..agents {
             let who = format!("principal == Workload::dev::\"dev:agent%3A{n}\"");
@@ -198,24 +194,24 @@ impl Fleet {
         (fleet, replica)
     }
 
-    /// The database that they share.
+    /// The replicas' database; panics on SQLite.
     pub fn database(&self) -> &TestDatabase {
         self.database.as_ref().unwrap()
     }
 
-    /// A replica on a new database, which nobody has told what decides.
+    /// A replica on a new database, without an active generation.
     pub fn before_activation() -> (Self, Replica) {
         let fleet = Self::new(Some(fresh_database()));
         let replica = fleet.launch();
         (fleet, replica)
     }
 
-    /// A database, an issuer, and a first replica that was told what decides.
+    /// A fleet on a new database, with a first replica and an active generation.
     pub async fn start() -> (Self, Replica) {
         Self::start_with("").await
     }
 
-    /// The same with more settings of `[server]`.
+    /// The same with additional settings of `[server]`.
     pub async fn start_with(server: &'static str) -> (Self, Replica) {
         let mut fleet = Self::new(Some(fresh_database()));
         fleet.server = server;
@@ -224,7 +220,7 @@ impl Fleet {
         (fleet, replica)
     }
 
-    /// The same on this database, with more tables of the configuration.
+    /// The same on this database, with additional tables of the configuration.
     pub async fn start_on(database: TestDatabase, tables: &str) -> (Self, Replica) {
         let mut fleet = Self::new(Some(database));
         tables.clone_into(&mut fleet.tables);
@@ -233,7 +229,7 @@ impl Fleet {
         (fleet, replica)
     }
 
-    /// So many replicas that start at the same time on a database which none has used before, ready.
+    /// Starts so many replicas at the same time on a new database, and waits until they are ready.
     pub async fn start_together(count: usize, tables: &str) -> (Self, Vec<Replica>) {
         let mut fleet = Self::new(Some(fresh_database()));
         tables.clone_into(&mut fleet.tables);
@@ -257,8 +253,8 @@ impl Fleet {
         }
     }
 
-    /// One replica on this kind of store that believes more attestors and has more policies.
-    pub async fn believing(
+    /// One replica on this kind of store with additional attestors and policies.
+    pub async fn with_attestors(
         kind: Kind,
         attestors: impl Fn(&Issuer) -> String,
         policies: &str,
@@ -274,8 +270,8 @@ impl Fleet {
         (fleet, replica)
     }
 
-    /// The same with more tables of the configuration and variables of the environment in place of
-    /// more attestors.
+    /// The same with additional tables of the configuration and environment variables, without
+    /// additional attestors.
     pub async fn in_environment(
         kind: Kind,
         environment: Vec<(&'static str, String)>,
@@ -294,8 +290,8 @@ impl Fleet {
         (fleet, replica)
     }
 
-    /// One replica on this kind of store that tells sinks what it records; webhooks are signed
-    /// with [`SINK_SECRET`].
+    /// One replica on this kind of store that exports to sinks; webhooks are signed with
+    /// [`SINK_SECRET`].
     pub async fn exporting(kind: Kind, exports: &str) -> (Self, Replica) {
         let mut fleet = Self::new((kind == Kind::Postgres).then(fresh_database));
         exports.clone_into(&mut fleet.exports);
@@ -307,7 +303,7 @@ impl Fleet {
         (fleet, replica)
     }
 
-    /// The same with its secrets in files, and with more policies.
+    /// The same with its secrets in files, and with additional policies.
     pub async fn with_secret_files(kind: Kind, exports: &str, policies: &str) -> (Self, Replica) {
         let mut fleet = Self::new((kind == Kind::Postgres).then(fresh_database));
         exports.clone_into(&mut fleet.exports);
@@ -321,25 +317,25 @@ impl Fleet {
         (fleet, replica)
     }
 
-    /// The configuration of an embedded one.
+    /// The configuration of a replica on SQLite.
     pub fn embedded_config() -> String {
         Self::exporting_config("")
     }
 
-    /// Replicas that are started from now on have these tables in their configuration too.
+    /// Adds these tables to the configuration of replicas that start from now on.
     pub fn add_to_configuration(&mut self, tables: &str) {
         self.attestors.push_str(tables);
     }
 
-    /// The configuration of an embedded one that tells sinks what it records.
+    /// The configuration of a replica on SQLite that exports to sinks.
     pub fn exporting_config(exports: &str) -> String {
         let mut fleet = Self::new(None);
         exports.clone_into(&mut fleet.exports);
         fleet.config(free_address())
     }
 
-    /// The same embedded, with its own address as its issuer: for others' clients, which find a
-    /// server's endpoints through its issuer.
+    /// A replica on SQLite whose issuer is its own address, for clients that find a server's
+    /// endpoints through its issuer.
     pub fn found_by_issuer(
         attestors: impl Fn(&Issuer) -> String,
         policies: &str,
@@ -352,8 +348,8 @@ impl Fleet {
         (fleet, replica)
     }
 
-    /// The same over TLS, with more settings of `[server.tls]`; `authority` is the content of the
-    /// file `authority.pem`.
+    /// A replica that serves TLS, with additional settings of `[server.tls]`; `authority` is the
+    /// content of the file `authority.pem`.
     pub async fn over_tls(
         settings: &str,
         authority: Option<String>,
@@ -370,7 +366,7 @@ impl Fleet {
             authority,
         });
         let replica = fleet.launch();
-        super::until("it is ready", SOON, async || {
+        super::until("the replica is ready", SOON, async || {
             let answer = replica.client.try_get("/readyz").await;
             answer.is_ok_and(|answer| answer.status == 200)
         })
@@ -378,17 +374,17 @@ impl Fleet {
         (fleet, replica)
     }
 
-    /// What decides, as text.
+    /// The text of the policies.
     pub fn policies_text(&self) -> &str {
         &self.policies
     }
 
-    /// How the replicas end TLS.
+    /// The TLS settings; panics without them.
     pub fn tls(&self) -> &Tls {
         self.tls.as_ref().unwrap()
     }
 
-    /// The database, where there is one.
+    /// The database; `None` on SQLite.
     pub fn maybe_database(&self) -> Option<&TestDatabase> {
         self.database.as_ref()
     }
@@ -402,12 +398,12 @@ impl Fleet {
         activated.expect(201);
     }
 
-    /// One more replica, ready.
+    /// Starts another replica and waits until it is ready.
     pub fn replica(&self) -> Replica {
         Self::ready(self.launch())
     }
 
-    /// One more, which finds in the database what is first in this search path.
+    /// The same with this search path in the database.
     pub fn replica_in(&self, search_path: &str) -> Replica {
         Self::ready(self.launch_in(Some(search_path)))
     }
@@ -424,7 +420,7 @@ impl Fleet {
     fn launch_in(&self, search_path: Option<&str>) -> Replica {
         let address = free_address();
         let database = self.database.as_ref();
-        // On SQLite there is nothing to be cut off from; the proxy then leads nowhere.
+        // On SQLite there is no connection to cut, so the proxy leads nowhere.
         let proxy = database.map_or_else(|| Proxy::start(address), Proxy::before);
         let mut launch = Launch::taskpass(["serve", "--config", "taskpass.toml"])
             .config(self.config(address))
@@ -475,7 +471,7 @@ impl Fleet {
                 launch = launch
                     .file("certificate.pem", tls.server.pem.clone())
                     .secret_file("private-key.pem", tls.server.key_pem.clone())
-                    // All that anybody says, to look for what nobody may.
+                    // Log everything, so that the tests can search for secrets.
                     .env("TASKPASS_LOG", "trace");
                 if let Some(authority) = &tls.authority {
                     launch = launch.file("authority.pem", authority.clone());
@@ -491,7 +487,7 @@ impl Fleet {
         }
     }
 
-    /// The configuration of a replica there.
+    /// The configuration of a replica that listens at this address.
     pub fn config(&self, address: SocketAddr) -> String {
         let digest = ring::digest::digest(&ring::digest::SHA256, self.admin.as_bytes());
         let text = format!(
@@ -597,16 +593,15 @@ max_open_per_workload = 100000
         serde_json::to_value(checked.generation).unwrap()
     }
 
-    /// A fresh attestation.
     pub fn token(&self) -> String {
         let claims = json!({"sub": "agent:reports", "run": "run-1"});
         self.issuer.token(claims)
     }
 
-    /// Whether `replica` says that a granted credential is good.
+    /// Whether `replica` says that a granted credential is active.
     pub async fn is_good(&self, replica: &Replica, granted: &Value) -> bool {
         let token = granted["credential"]["access_token"].as_str().unwrap();
-        // A broker that is closed for a moment, as under load, has not said: it is asked again.
+        // Retry while the broker fails closed, as it may for a moment under load.
         let begin = std::time::Instant::now();
         loop {
             let request = replica
@@ -622,7 +617,8 @@ max_open_per_workload = 100000
         }
     }
 
-    /// Sessions and permits, each without its counterpart: what no crash may leave.
+    /// Numbers of sessions without a permit and of permits without a session. A crash must not
+    /// leave either.
     pub fn orphans(&self) -> (i64, i64) {
         super::block_on(async || {
             let pool = self.database().pool().await;
@@ -646,8 +642,8 @@ max_open_per_workload = 100000
         })
     }
 
-    /// The sessions on record after the first `seen`, in the order of their leaves: state, reason of
-    /// the end, task.
+    /// The state, end reason and task of each session after the first `seen`, in the order of their
+    /// leaves.
     pub async fn sessions_after(&self, seen: i64) -> Vec<(String, Option<String>, uuid::Uuid)> {
         let pool = self.database().pool().await;
         sqlx::query_as("SELECT state, end_reason, task_id FROM session ORDER BY leaf_idx OFFSET $1")
@@ -657,14 +653,14 @@ max_open_per_workload = 100000
             .unwrap()
     }
 
-    /// How many sessions are alive.
+    /// Number of sessions that have not ended.
     pub async fn alive(&self) -> usize {
         let sessions = self.sessions_after(0).await;
         let alive = sessions.iter().filter(|(state, ..)| state != "ended");
         alive.count()
     }
 
-    /// How many sessions there are.
+    /// Number of sessions.
     pub fn sessions(&self) -> i64 {
         super::block_on(async || {
             let pool = self.database().pool().await;
@@ -678,7 +674,7 @@ max_open_per_workload = 100000
 }
 
 impl Tls {
-    /// A client of the replica there, with a certificate or without.
+    /// A client of the replica at this address, with or without a certificate.
     pub fn client(&self, address: SocketAddr, own: Option<&Identity>, version: Version) -> Client {
         let own = own.map(Identity::both_pem);
         let base = format!("https://{address}");
@@ -694,7 +690,7 @@ impl Tls {
 }
 
 impl Replica {
-    /// The nonce that a DPoP proof has to contain now.
+    /// The current nonce for DPoP proofs.
     pub async fn nonce(&self) -> String {
         let request = self.client.request(reqwest::Method::GET, "/livez");
         let answer = super::http::send(request.header("dpop", "x")).await;
@@ -714,22 +710,22 @@ impl Replica {
         Launch::taskpass(parts.concat())
     }
 
-    /// Asks for a credential.
+    /// Requests a credential.
     pub async fn ask(&self, token: &str) -> Answer {
         self.client
             .post_json(token, "/v1/credentials", &body())
             .await
     }
 
-    /// A connection of nobody's.
+    /// A raw connection.
     pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect_timeout(&self.address, SOON).unwrap();
         stream.set_read_timeout(Some(SOON)).unwrap();
         stream
     }
 
-    /// What [`Self::ask`] sends, with an `Idempotency-Key`, as bytes: so that they can be sent in
-    /// parts, and the answer be read in parts. `headers` are more of them, each with its line's end.
+    /// The bytes of the request that [`Self::ask`] sends, with an `Idempotency-Key`, so that a test
+    /// can send them in parts. `headers` are additional header lines, each with its line end.
     pub fn raw_request(&self, token: &str, key: &str, headers: &str) -> Vec<u8> {
         let body = body().to_string();
         format!(
@@ -742,21 +738,21 @@ impl Replica {
         .into_bytes()
     }
 
-    /// A connection on which the head of a request was read, and half of its body is sent.
+    /// A connection on which the server has read a request's head, and half of the body was sent.
     pub fn half_a_request(&self, token: &str, key: &str) -> TcpStream {
         const CONTINUE: &[u8; 25] = b"HTTP/1.1 100 Continue\r\n\r\n";
         let request = self.raw_request(token, key, "Expect: 100-continue\r\n");
         let half = request.len() - body().to_string().len() / 2;
         let mut stream = self.connect();
         stream.write_all(&request[..half]).unwrap();
-        // The server says so when it has read the head and wants the body.
+        // The server answers `100 Continue` when it has read the head and wants the body.
         let mut go_on = [0; CONTINUE.len()];
         stream.read_exact(&mut go_on).unwrap();
         assert_eq!(&go_on, CONTINUE);
         stream
     }
 
-    /// Asks again with an `Idempotency-Key`, on a new connection.
+    /// Requests a credential with an `Idempotency-Key`, on a new connection.
     pub async fn ask_again(&self, token: &str, key: &str) -> Answer {
         let client = Client::new(&format!("http://{}", self.address));
         let request = client
@@ -768,7 +764,7 @@ impl Replica {
     }
 }
 
-/// What is asked for by who asks for nothing special.
+/// The request body of tests without special requirements.
 pub fn body() -> Value {
     json!({
         "task": {"type": "job"},
@@ -777,7 +773,7 @@ pub fn body() -> Value {
     })
 }
 
-/// The verified receipt of an answer, under the log's keys.
+/// Verifies the receipt of an answer with the log's keys.
 pub async fn verify(
     fleet: &Fleet,
     replica: &Replica,
@@ -792,13 +788,14 @@ pub async fn verify(
     receipt
 }
 
-/// The log's keys, as a replica tells them.
+/// The log's keys, as a replica publishes them.
 pub async fn vkeys(fleet: &Fleet, replica: &Replica) -> Vec<String> {
     let keys = replica.client.get_as(&fleet.admin, "/v1/ledger/keys").await;
     serde_json::from_value(keys.expect(200)["vkeys"].clone()).unwrap()
 }
 
-/// Nothing is without its counterpart, and the log goes on from where an earlier grant saw it.
+/// Asserts that no session or permit lacks its counterpart, and that the log continues the tree of
+/// an earlier grant.
 pub async fn assert_sound(fleet: &Fleet, replica: &Replica, earlier: &Value) {
     assert_eq!(
         fleet.orphans(),

@@ -1,4 +1,4 @@
-//! A small HTTP client, what answers must look like, and a sender of what no client would send.
+//! A small HTTP client, checks of answers, and senders of raw and slow requests.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{SOON, documented};
 
-/// A client of one server: no redirects, no proxies, a time limit.
+/// A client of one server, with a time limit and without redirects and proxies.
 #[derive(Clone, Debug)]
 pub struct Client {
     base: String,
@@ -30,12 +30,13 @@ impl Client {
         Self::built(base, timeout, |builder| builder)
     }
 
-    /// A client that connects from this address of this machine.
+    /// A client that connects from this local address.
     pub fn from_address(base: &str, address: std::net::IpAddr) -> Self {
         Self::built(base, SOON, |builder| builder.local_address(address))
     }
 
-    /// A client over TLS that trusts one certificate, as PEM, and presents another with its key.
+    /// A client over TLS that trusts the PEM certificate `trusted`, and presents the certificate
+    /// and key in `own`.
     pub fn over_tls(
         base: &str,
         trusted: &str,
@@ -66,8 +67,8 @@ impl Client {
             .timeout(timeout)
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
-            // A broker closes a connection that was silent for five seconds: one that may be closing
-            // is not used again.
+            // A broker closes connections after five seconds of silence, so do not reuse older
+            // ones.
             .pool_idle_timeout(Duration::from_secs(2));
         let inner = with(builder).build().unwrap();
         Self {
@@ -76,12 +77,11 @@ impl Client {
         }
     }
 
-    /// A request to build on; [`send`] sends it.
+    /// Begins a request; [`send`] sends it.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.inner.request(method, format!("{}{path}", self.base))
     }
 
-    /// `GET path`.
     pub async fn get(&self, path: &str) -> Answer {
         send(self.request(Method::GET, path)).await
     }
@@ -91,7 +91,7 @@ impl Client {
         send(self.request(Method::GET, path).bearer_auth(bearer)).await
     }
 
-    /// `GET path`, which may fail to be answered.
+    /// `GET path`; returns an error if there is no answer.
     pub async fn try_get(&self, path: &str) -> reqwest::Result<Answer> {
         try_send(self.request(Method::GET, path)).await
     }
@@ -102,7 +102,7 @@ impl Client {
         send(request.json(body)).await
     }
 
-    /// `POST path` with a bearer token and a body that JSON libraries would not write.
+    /// `POST path` with a bearer token and a body that a JSON library would not write.
     pub async fn post_raw(
         &self,
         bearer: &str,
@@ -114,29 +114,30 @@ impl Client {
         send(request.header("content-type", content_type).body(body)).await
     }
 
-    /// `POST path` as a form, as the OAuth endpoints want it.
+    /// `POST path` with a form, as the OAuth endpoints expect it.
     pub async fn post_form(&self, path: &str, form: &[(&str, &str)]) -> Answer {
         send(self.request(Method::POST, path).form(form)).await
     }
 }
 
-/// Makes ring the process's one crypto provider for TLS; to be called before any client is built.
+/// Makes ring the process's crypto provider for TLS. Must be called before the first client is
+/// built.
 pub fn install_crypto_provider() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // It fails when the product has done it already, with the same provider.
+        // It fails if the product has already installed the same provider.
         drop(rustls::crypto::ring::default_provider().install_default());
     });
 }
 
-/// Sends a request that must be answered, with whatever status.
+/// Sends a request that must be answered, with any status.
 pub async fn send(request: RequestBuilder) -> Answer {
     try_send(request)
         .await
         .unwrap_or_else(|error| panic!("no answer: {error:?}"))
 }
 
-/// Sends a request that may fail to be answered. What a broker answers must be as it is described.
+/// Sends a request that may stay unanswered. A broker's answer must match its description.
 pub async fn try_send(request: RequestBuilder) -> reqwest::Result<Answer> {
     let (client, request) = request.build_split();
     let request = request?;
@@ -154,33 +155,29 @@ pub async fn try_send(request: RequestBuilder) -> reqwest::Result<Answer> {
 /// A whole answer.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// The status code.
     pub status: u16,
-    /// The header fields.
     pub headers: HeaderMap,
-    /// The body.
     pub body: Vec<u8>,
 }
 
 impl Answer {
-    /// A header field's value, when there is one and it is text.
+    /// A header field's value; `None` if it is missing or not text.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The body as text, for messages and searches.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// The body as JSON, which it must be.
+    /// The body as JSON; fails if it is not.
     #[track_caller]
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body)
             .unwrap_or_else(|error| panic!("{error} in {}: {}", self.status, self.text()))
     }
 
-    /// The body as JSON of an answer that must have this status.
+    /// Asserts the status, and returns the body as JSON.
     #[track_caller]
     pub fn expect(&self, status: u16) -> Value {
         assert_eq!(self.status, status, "{}", self.text());
@@ -208,7 +205,8 @@ pub fn assert_problem(answer: &Answer, status: u16, slug: &str) -> Value {
     problem
 }
 
-/// Checks that `answer` is the OAuth error `code` (RFC 6749), not to be stored, and returns it.
+/// Checks that `answer` is the OAuth error `code` (RFC 6749) with `Cache-Control: no-store`, and
+/// returns it.
 #[track_caller]
 pub fn assert_oauth_error(answer: &Answer, status: u16, code: &str) -> Value {
     let text = answer.text();
@@ -220,7 +218,7 @@ pub fn assert_oauth_error(answer: &Answer, status: u16, code: &str) -> Value {
     error
 }
 
-/// Checks that no cache may keep `answer`.
+/// Checks that `answer` has `Cache-Control: no-store`.
 #[track_caller]
 pub fn assert_no_store(answer: &Answer) {
     let control = answer.header("cache-control").unwrap_or_default();
@@ -228,38 +226,37 @@ pub fn assert_no_store(answer: &Answer) {
     assert!(found, "Cache-Control is {control:?}");
 }
 
-/// Sends `bytes` as they are and returns what comes back until the server closes the connection or
-/// has been silent for `patience`.
+/// Sends `bytes` unchanged and returns everything received until the server closes the connection
+/// or is silent for `patience`.
 pub fn exchange_raw(server: SocketAddr, bytes: &[u8], patience: Duration) -> Vec<u8> {
     let mut stream = TcpStream::connect_timeout(&server, SOON).unwrap();
     stream.set_read_timeout(Some(patience)).unwrap();
-    // A server may refuse before it has read everything; then its answer counts, not our error.
+    // A server may refuse before it has read everything, so ignore errors while writing.
     drop(stream.write_all(bytes));
     let mut answer = Vec::new();
     drop(stream.read_to_end(&mut answer));
     answer
 }
 
-/// The status code of a raw answer, when it begins like one.
+/// The status code of a raw answer; `None` if it does not begin with a status line.
 pub fn raw_status(answer: &[u8]) -> Option<u16> {
     let line = answer.split(|byte| *byte == b'\r').next()?;
     let line = std::str::from_utf8(line).ok()?;
     line.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()
 }
 
-/// How a slow sender fared.
+/// The result of sending slowly.
 #[derive(Clone, Debug)]
 pub struct SlowOutcome {
-    /// How many bytes it got rid of.
+    /// Number of bytes sent.
     pub sent: usize,
-    /// After how long the server had enough; nothing when it never had.
+    /// Time until the server answered or closed the connection; `None` if it did neither.
     pub ended_after: Option<Duration>,
-    /// What the server said, if anything.
     pub answer: Vec<u8>,
 }
 
 /// Slow-loris: sends `bytes` one at a time, with a pause after each, until the server answers or
-/// closes the connection, or `patience` is over.
+/// closes the connection, or `patience` has passed.
 pub fn send_slowly(
     server: SocketAddr,
     bytes: &[u8],
@@ -269,7 +266,7 @@ pub fn send_slowly(
     send_then_slowly(server, &[], bytes, pause, patience)
 }
 
-/// As [`send_slowly`], after a beginning that is sent at once and not counted.
+/// The same as [`send_slowly`], after `beginning`, which is sent at once and not counted.
 pub fn send_then_slowly(
     server: SocketAddr,
     beginning: &[u8],
@@ -281,7 +278,7 @@ pub fn send_then_slowly(
     let mut stream = TcpStream::connect_timeout(&server, SOON).unwrap();
     stream.set_nodelay(true).unwrap();
     stream.write_all(beginning).unwrap();
-    // Reading is the pause.
+    // The timeout of reading is the pause.
     stream.set_read_timeout(Some(pause)).unwrap();
     let mut outcome = SlowOutcome {
         sent: 0,
@@ -313,7 +310,7 @@ pub fn send_then_slowly(
     outcome
 }
 
-/// Opens `count` connections that say nothing. They stay open until the result is dropped.
+/// Opens `count` silent connections. They stay open until the result is dropped.
 pub fn open_sockets(server: SocketAddr, count: usize) -> Vec<TcpStream> {
     allow_open_files(count + 512);
     (0..count)
@@ -324,8 +321,8 @@ pub fn open_sockets(server: SocketAddr, count: usize) -> Vec<TcpStream> {
         .collect()
 }
 
-/// Raises this process's limit of open files to at least `count`, and so that of the processes it
-/// starts from now on. Fails where the system's hard limit is lower.
+/// Raises the limit of open files of this process, and so of processes it starts later, to at least
+/// `count`. Fails if the system's hard limit is lower.
 pub fn allow_open_files(count: usize) {
     let soft = prlimit(&["--nofile", "--raw", "--noheadings", "--output", "SOFT"]);
     if soft.trim().parse::<usize>().is_ok_and(|soft| soft < count) {
@@ -333,14 +330,14 @@ pub fn allow_open_files(count: usize) {
     }
 }
 
-/// How many open files the system permits this process at most.
+/// The system's hard limit of this process's open files.
 pub fn most_open_files() -> usize {
     let hard = prlimit(&["--nofile", "--raw", "--noheadings", "--output", "HARD"]);
-    // It is a number, or `unlimited`.
+    // The output is a number, or `unlimited`.
     hard.trim().parse().unwrap_or(usize::MAX)
 }
 
-/// Asks for, or sets, a limit of this process.
+/// Reads or sets a limit of this process.
 fn prlimit(arguments: &[&str]) -> String {
     let output = Command::new("prlimit")
         .args(["--pid", &std::process::id().to_string()])

@@ -1,5 +1,5 @@
-//! An OIDC issuer on loopback: discovery and JWKS over real HTTP, tokens made in process, and each
-//! way of misbehaving that a verifier must survive, to be switched on and off for either document.
+//! An OIDC issuer on loopback: discovery and key set over real HTTP, tokens made in process. For
+//! either document a test can choose among the faults that a verifier must handle.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,44 +21,42 @@ use super::{free_address, random_hex};
 
 /// The audience of tokens that name no other.
 pub const AUDIENCE: &str = "https://taskpass.test";
-/// For how many seconds tokens are good that say nothing else.
+/// Lifetime of tokens without an own `exp`, in seconds.
 pub const TOKEN_SECONDS: i64 = 300;
 
-/// How the issuer answers when it is asked for one of its documents.
+/// The issuer's answer to a request for one of its documents.
 #[derive(Clone, Debug)]
 pub enum Behaviour {
-    /// As it should.
     Good,
-    /// Takes the request and never answers.
+    /// Accepts the request and never answers.
     Hang,
     /// The right document, one byte after each of these pauses.
     Drip(Duration),
-    /// Elsewhere, to where the right document is; see [`Fetches::moved`].
+    /// Redirects to another path with the right document; see [`Fetches::moved`].
     Redirect,
-    /// Only a status.
+    /// This status without a body.
     Status(u16),
-    /// The right document with these members put over it; `null` removes one. This is how it lies.
+    /// The right document with these members replaced, to make false statements; `null` removes a
+    /// member.
     Merge(Value),
     /// The right document, padded by so many bytes.
     Oversize(usize),
-    /// Something that is no JSON.
+    /// Text that is not JSON.
     Garbage,
     /// A body without an end.
     Flood,
 }
 
-/// How often documents were asked for.
+/// Numbers of requests for the documents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fetches {
-    /// The discovery document.
     pub discovery: u64,
-    /// The key set.
     pub jwks: u64,
-    /// Either of them after a redirect, which nobody should follow.
+    /// Requests for either document after a redirect, which no client should follow.
     pub moved: u64,
 }
 
-/// A running issuer; it goes down when dropped.
+/// A running issuer. It stops when dropped.
 pub struct Issuer {
     shared: Arc<Shared>,
     server: Mutex<Option<Server>>,
@@ -66,9 +64,9 @@ pub struct Issuer {
 
 struct Shared {
     address: SocketAddr,
-    /// Where it is found.
+    /// The URL at which it listens.
     base: String,
-    /// What it calls itself.
+    /// The identifier in `iss`, whose host name does not resolve.
     url: String,
     keys: Mutex<Keys>,
     discovery: Mutex<Behaviour>,
@@ -79,14 +77,14 @@ struct Shared {
 }
 
 struct Keys {
-    /// The last one signs.
+    /// The last key signs.
     published: Vec<Arc<Key>>,
-    /// JWKs served before the good ones, as they are.
+    /// JWKs that are served before the issuer's own, unchanged.
     raw: Vec<Value>,
 }
 
 impl Issuer {
-    /// An issuer with one key for ES256.
+    /// An issuer with one ES256 key.
     pub fn start() -> Self {
         Self::start_with(Algorithm::Es256)
     }
@@ -98,7 +96,7 @@ impl Issuer {
         Self::begin(algorithm, address, url)
     }
 
-    /// The same, which calls itself `url`.
+    /// The same with the identifier `url`.
     pub fn start_as(algorithm: Algorithm, url: &str) -> Self {
         Self::begin(algorithm, free_address(), url.to_owned())
     }
@@ -125,18 +123,18 @@ impl Issuer {
         issuer
     }
 
-    /// The issuer's identifier, which no resolver knows.
+    /// The issuer's identifier, whose host name does not resolve.
     pub fn url(&self) -> &str {
         &self.shared.url
     }
 
-    /// Where it is found.
+    /// The URL at which it listens.
     pub fn base(&self) -> &str {
         &self.shared.base
     }
 
-    /// A configuration in which each attestor of this issuer names an endpoint of the replica that
-    /// serves its discovery.
+    /// Adds an endpoint for this issuer's discovery to the configuration, and refers every attestor
+    /// of this issuer to it.
     pub fn served(&self, configuration: &str) -> String {
         let name = format!("issuer-{}", self.shared.address.port());
         let line = format!("issuer = \"{}\"\n", self.url());
@@ -148,21 +146,24 @@ impl Issuer {
         )
     }
 
-    /// The key that signs.
+    /// The key that signs new tokens.
     pub fn key(&self) -> Arc<Key> {
         let keys = self.shared.keys.lock().unwrap();
         Arc::clone(keys.published.last().unwrap())
     }
 
-    /// A token with these claims and, where they are missing, `iss`, `aud`, `iat`, `exp` and `jti`.
-    /// A claim given as `null` is left out.
+    /// A token with these claims, and with `iss`, `aud`, `iat`, `exp` and `jti` where they are
+    /// missing. `null` leaves a claim out.
     pub fn token(&self, claims: Value) -> String {
         let key = self.key();
         sign_jwt(&key.header(), &self.claims(claims), &key)
     }
 
-    /// A token with exactly this header and these claims, signed by `key`, whosever that is.
-    #[expect(clippy::unused_self, reason = "reads as one of the issuer's tokens")]
+    /// A token with exactly this header and these claims, signed by any key.
+    #[expect(
+        clippy::unused_self,
+        reason = "callers read better with the issuer in front"
+    )]
     pub fn token_with(&self, header: &Value, claims: &Value, key: &Key) -> String {
         sign_jwt(header, claims, key)
     }
@@ -181,7 +182,7 @@ impl Issuer {
         all
     }
 
-    /// Publishes a new key beside the present ones; it signs from now on.
+    /// Publishes another key, which signs from now on.
     pub fn add_key(&self, algorithm: Algorithm) -> Arc<Key> {
         let key = Arc::new(Key::generate(algorithm));
         let mut keys = self.shared.keys.lock().unwrap();
@@ -189,29 +190,29 @@ impl Issuer {
         key
     }
 
-    /// Replaces all keys by a new one of the same algorithm, which it returns.
+    /// Replaces all keys by a new one of the same algorithm, and returns it.
     pub fn rotate(&self) -> Arc<Key> {
         let key = Arc::new(Key::generate(self.key().algorithm));
         self.shared.keys.lock().unwrap().published = vec![Arc::clone(&key)];
         key
     }
 
-    /// Serves these JWKs before the good ones, as they are: see [`super::keys::odd_jwks`].
+    /// Serves these JWKs unchanged, before the issuer's own: see [`super::keys::odd_jwks`].
     pub fn serve_raw_jwks(&self, raw: Vec<Value>) {
         self.shared.keys.lock().unwrap().raw = raw;
     }
 
-    /// How the discovery document is answered from now on.
+    /// Sets the behaviour for the discovery document.
     pub fn discovery(&self, behaviour: Behaviour) {
         *self.shared.discovery.lock().unwrap() = behaviour;
     }
 
-    /// How the key set is answered from now on.
+    /// Sets the behaviour for the key set.
     pub fn jwks(&self, behaviour: Behaviour) {
         *self.shared.jwks.lock().unwrap() = behaviour;
     }
 
-    /// What has been asked for so far.
+    /// The numbers of requests so far.
     pub fn fetches(&self) -> Fetches {
         Fetches {
             discovery: self.shared.fetched_discovery.load(Ordering::SeqCst),
@@ -220,17 +221,17 @@ impl Issuer {
         }
     }
 
-    /// Refuses connections and breaks those that are open.
+    /// Refuses connections, and closes those that are open.
     pub fn go_down(&self) {
         drop(self.server.lock().unwrap().take());
-        // The runtime lets go of the port a moment later.
+        // The runtime closes the port with a delay.
         let address = self.shared.address;
         super::wait_until("the issuer is down", super::SOON, || {
             std::net::TcpStream::connect(address).is_err()
         });
     }
 
-    /// Is there (again), at the same address.
+    /// Listens again, at the same address.
     pub fn go_up(&self) {
         let mut server = self.server.lock().unwrap();
         if server.is_some() {
@@ -324,7 +325,7 @@ fn json_body(body: impl Into<Body>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body.into()).into_response()
 }
 
-/// Puts the members of `over` over those of `object`; `null` removes.
+/// Replaces members of `object` by those of `over`; `null` removes a member.
 fn merge(object: &mut Value, over: Value) {
     let object = object.as_object_mut().unwrap();
     let Value::Object(over) = over else {
@@ -339,7 +340,7 @@ fn merge(object: &mut Value, over: Value) {
     }
 }
 
-/// The time as a JWT tells it.
+/// The current time in Unix seconds, as in a JWT.
 pub fn unix_seconds() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     i64::try_from(since.as_secs()).unwrap()

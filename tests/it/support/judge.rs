@@ -1,14 +1,14 @@
-//! A judge of IAM policies that shares no code with the broker: iam-simulate, in a process of its
-//! own (`tests/foreign/judge.mjs`). It knows AWS's actions, resources and conditions.
+//! An evaluator of IAM policies that shares no code with the broker: iam-simulate, in a process of
+//! its own (`tests/foreign/judge.mjs`). It knows AWS's actions, resources and conditions.
 
 use serde_json::{Value, json};
 
 use super::node;
 
-/// The account in which everything is.
+/// The account of every principal and resource.
 pub const ACCOUNT: &str = "123456789012";
 
-/// One request to AWS, and the policies under which it is made.
+/// One request to AWS, with the policies that apply to it.
 #[derive(Clone, Debug)]
 pub struct Question {
     action: String,
@@ -19,27 +19,25 @@ pub struct Question {
     name: String,
 }
 
-/// What the judge says.
+/// The evaluator's verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It may.
     Allowed,
-    /// It may not.
     Denied(Denial),
 }
 
-/// Why it may not.
+/// The reason of a denial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denial {
-    /// A deny stands in the way, whatever else would allow.
+    /// A policy denies it, whatever other policies allow.
     Explicit,
-    /// Nothing allows it.
+    /// No policy allows it.
     Implicit,
 }
 
 impl Question {
-    /// May a session of the role `reports`, whose own policy allows everything, do this? The session
-    /// has no policy yet, and the request comes from nowhere in particular.
+    /// A request by a session of the role `reports`. The role's policy allows everything, the
+    /// session has no policy yet, and the request's context is empty.
     pub fn new(action: &str, resource: &str) -> Self {
         Self {
             action: action.to_owned(),
@@ -52,42 +50,42 @@ impl Question {
         .session_name("tp-00000000000000000000000000000000")
     }
 
-    /// The session's name, which is also in `aws:userid`.
+    /// Sets the session's name, which is also in `aws:userid`.
     #[must_use]
     pub fn session_name(mut self, name: &str) -> Self {
         name.clone_into(&mut self.name);
         self.with("aws:userid", &format!("AROAEXAMPLE:{name}"))
     }
 
-    /// A key of the request's context.
+    /// Sets a key of the request's context.
     #[must_use]
     pub fn with(mut self, key: &str, value: &str) -> Self {
         self.context[key] = json!(value);
         self
     }
 
-    /// The session's policy.
+    /// Sets the session policy.
     #[must_use]
     pub fn session(mut self, policy: &Value) -> Self {
         self.session = Some(policy.clone());
         self
     }
 
-    /// One more policy of the role, as an inline policy would be.
+    /// Adds an inline policy to the role.
     #[must_use]
     pub fn role(mut self, policy: &Value) -> Self {
         self.role.push(policy.clone());
         self
     }
 
-    /// This policy and no other as the role's.
+    /// Replaces all policies of the role by this one.
     #[must_use]
     pub fn only_role(mut self, policy: &Value) -> Self {
         self.role = vec![policy.clone()];
         self
     }
 
-    /// The same without a policy of the session, and with the role allowing everything.
+    /// Removes the session policy and lets the role allow everything.
     #[must_use]
     pub fn unconfined(mut self) -> Self {
         self.session = None;
@@ -111,13 +109,13 @@ impl Question {
     }
 }
 
-/// A policy under which everything is allowed.
+/// A policy that allows everything.
 pub fn allowing_everything() -> Value {
     json!({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]})
 }
 
-/// The verdicts on all of these, from one run of the judge. A question that it cannot judge as it was
-/// meant, because a policy is malformed or it does not know an action, fails the test.
+/// The verdicts on all questions, from one run of the evaluator. Fails if it cannot judge a
+/// question as intended, because a policy is malformed or an action is unknown.
 pub fn ask(questions: &[Question]) -> Vec<Verdict> {
     let lines: Vec<String> = questions.iter().map(Question::line).collect();
     let ended = node::script("judge.mjs")
@@ -144,8 +142,8 @@ fn verdict(answer: &str, question: &Question) -> Verdict {
     }
 }
 
-/// Holds the judge to what is expected of each question, all in one run. A denial has to be the doing
-/// of the policies under test: unconfined, the same request is allowed.
+/// Asserts the expected verdict of each question, all in one run. A denial must come from the
+/// policies under test: without them, the same request must be allowed.
 pub fn expect(expected: &[(Question, Verdict)]) {
     let mut questions: Vec<Question> = expected.iter().map(|(asked, _)| asked.clone()).collect();
     questions.extend(expected.iter().map(|(asked, _)| asked.clone().unconfined()));

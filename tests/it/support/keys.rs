@@ -1,5 +1,5 @@
-//! JOSE on ring alone: keys, their JWKs, and tokens good and bad. Not the product's signer, so that
-//! what the product accepts is accepted from a stranger's hand.
+//! JOSE on ring alone: keys, their JWKs, and valid and invalid tokens. It is independent of the
+//! product's signer, so that the tests check the product against a second implementation.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,26 +9,20 @@ use serde_json::{Value, json};
 
 use super::random_hex;
 
-/// Made offline for these tests, published with them, and worth nothing.
+/// Made offline for these tests and published with them; it protects nothing.
 const TEST_ONLY_RSA_KEY: &str = include_str!("test_only_rsa_key.pem");
 
 /// A signature algorithm of JOSE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
-    /// ECDSA with P-256 and SHA-256.
     Es256,
-    /// ECDSA with P-384 and SHA-384.
     Es384,
-    /// RSASSA-PKCS1-v1_5 with SHA-256.
     Rs256,
-    /// RSASSA-PSS with SHA-256.
     Ps256,
-    /// Ed25519.
     EdDsa,
 }
 
 impl Algorithm {
-    /// All of them.
     pub const ALL: [Self; 5] = [
         Self::Es256,
         Self::Es384,
@@ -37,7 +31,7 @@ impl Algorithm {
         Self::EdDsa,
     ];
 
-    /// The name in `alg`.
+    /// The value of `alg`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Es256 => "ES256",
@@ -51,9 +45,8 @@ impl Algorithm {
 
 /// A signing key.
 pub struct Key {
-    /// The key's id, in its JWK and in the tokens it signs.
+    /// Its id, in its JWK and in the tokens it signs.
     pub kid: String,
-    /// What it signs with.
     pub algorithm: Algorithm,
     signer: Signer,
     public_pem: String,
@@ -66,8 +59,8 @@ enum Signer {
 }
 
 impl Key {
-    /// A new key with a random id. Keys for RSA share the one embedded pair: making one takes long,
-    /// and ring cannot.
+    /// A new key with a random id. All RSA keys share the embedded pair, because ring cannot make
+    /// one and doing it otherwise takes long.
     pub fn generate(algorithm: Algorithm) -> Self {
         let random = SystemRandom::new();
         let pair = match algorithm {
@@ -120,12 +113,13 @@ impl Key {
         jwk
     }
 
-    /// The public key as PEM: the "secret" of whoever confuses HS256 with RS256.
+    /// The public key as PEM, which an attacker uses as the "secret" when confusing HS256 with
+    /// RS256.
     pub fn public_pem(&self) -> &str {
         &self.public_pem
     }
 
-    /// The signature over `message` as JOSE writes it.
+    /// The signature over `message`, in JOSE's format.
     pub fn sign(&self, message: &[u8]) -> Vec<u8> {
         let random = SystemRandom::new();
         match &self.signer {
@@ -144,18 +138,18 @@ impl Key {
         }
     }
 
-    /// The header this key's tokens have: `alg`, `kid` and `typ`.
+    /// The header of this key's tokens: `alg`, `kid` and `typ`.
     pub fn header(&self) -> Value {
         json!({"alg": self.algorithm.name(), "kid": self.kid, "typ": "JWT"})
     }
 }
 
-/// A JWT with exactly this header and these claims, signed by `key` whatever the header says.
+/// A JWT with exactly this header and these claims, signed by `key`, whatever key the header names.
 pub fn sign_jwt(header: &Value, claims: &Value, key: &Key) -> String {
     assemble(header, claims, |input| key.sign(input))
 }
 
-/// A JWT "signed" by HMAC-SHA-256 with `secret`: a public key's text, for instance.
+/// A JWT "signed" by HMAC-SHA-256 with `secret`, for instance with a public key's text.
 pub fn hmac_jwt(header: &Value, claims: &Value, secret: &[u8]) -> String {
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret);
     assemble(header, claims, |input| {
@@ -175,7 +169,7 @@ fn assemble(header: &Value, claims: &Value, sign: impl FnOnce(&[u8]) -> Vec<u8>)
     format!("{input}.{signature}")
 }
 
-/// The header and the claims of a JWT, its signature unchecked.
+/// The header and the claims of a JWT, without checking its signature.
 pub fn peek(token: &str) -> (Value, Value) {
     let mut parts = token.split('.').map(|part| {
         let bytes = URL_SAFE_NO_PAD.decode(part).unwrap();
@@ -184,7 +178,7 @@ pub fn peek(token: &str) -> (Value, Value) {
     (parts.next().unwrap(), parts.next().unwrap())
 }
 
-/// Whether `jwk` verifies `token`, by the algorithm of the token's header.
+/// Whether `jwk` verifies `token`, with the algorithm in the token's header.
 pub fn verifies(token: &str, jwk: &Value) -> bool {
     let member = |name: &str| {
         let text = jwk[name].as_str().unwrap_or_default();
@@ -215,7 +209,7 @@ pub fn verifies(token: &str, jwk: &Value) -> bool {
     }
 }
 
-/// JWKs that a careless reader of a key set stumbles over. None of them can be used.
+/// Unusable JWKs, on which a careless parser of a key set would fail.
 pub fn odd_jwks() -> Vec<Value> {
     vec![
         json!({}),
@@ -230,7 +224,7 @@ pub fn odd_jwks() -> Vec<Value> {
     ]
 }
 
-/// `bytes` in base64url without padding.
+/// Encodes `bytes` in base64url without padding.
 pub fn base64url(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }

@@ -1,5 +1,5 @@
-//! A log of the tests' own, and what could be in it: tree, proofs, signatures and leaves, by the
-//! RFC's recursive definitions and without the product's code.
+//! A transparency log made by the tests: tree, proofs, signatures and leaves, implemented from the
+//! RFC's recursive definitions without the product's code.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -14,14 +14,14 @@ pub const ORIGIN: &str = "broker.test/log";
 pub const SESSION: &str = "0198b2a0-0000-7000-8000-000000000002";
 pub const DECISION: &str = "0198b2a0-0000-7000-8000-000000000001";
 pub const TASK: &str = "0198b2a0-0000-7000-8000-000000000003";
-/// 2026-10-26T03:33:20Z, which is the latest that the permit allows.
+/// 2026-10-26T03:33:20Z in Unix seconds, the latest expiry that the permit allows.
 pub const EXP: i64 = 1_792_985_600;
 
 pub fn sha256(bytes: &[u8]) -> Vec<u8> {
     digest(&SHA256, bytes).as_ref().to_vec()
 }
 
-/// A log, or a witness: whoever signs notes.
+/// A signer of notes: a log or a witness.
 pub struct Log {
     pub key: Key,
     name: String,
@@ -50,17 +50,17 @@ impl Log {
         format!("{}+{}+{typed}", self.name, hex(&self.key_id(kind)))
     }
 
-    /// Its key, as a log.
+    /// Its verifier key as a log.
     pub fn vkey(&self) -> String {
         self.key_text(1)
     }
 
-    /// Its key, as a witness.
+    /// Its verifier key as a witness.
     pub fn witness_key(&self) -> String {
         self.key_text(4)
     }
 
-    /// The line that it puts on a checkpoint as a witness (C2SP tlog-cosignature).
+    /// The line that it adds to a checkpoint as a witness (C2SP tlog-cosignature).
     pub fn cosign(&self, text: &str, time: u64) -> String {
         let message = format!("cosignature/v1\ntime {time}\n{text}");
         let signature = self.key.sign(message.as_bytes());
@@ -125,7 +125,7 @@ pub fn receipt(log: &Log, leaf: &Value) -> Value {
     receipt_in(log, ORIGIN, leaf)
 }
 
-/// The life of what [`permit`] grants, in seconds.
+/// The lifetime that [`permit`] grants, in seconds.
 pub const LIFE: u64 = 142_400;
 
 pub fn permit(kid: &str) -> Value {
@@ -173,7 +173,8 @@ pub fn token(key: &Key, claims: &Value) -> String {
     sign_jwt(&header, claims, key)
 }
 
-/// SUBPROOF of RFC 9162 §2.1.4.1: that the tree of all leaves continues the one of the first `from`.
+/// SUBPROOF of RFC 9162 §2.1.4.1: a proof that the tree of all leaves continues the tree of the
+/// first `from`.
 pub fn consistency(from: usize, leaves: &[Vec<u8>]) -> Vec<Vec<u8>> {
     fn subproof(from: usize, leaves: &[Vec<u8>], whole: bool) -> Vec<Vec<u8>> {
         if from == leaves.len() {
@@ -196,7 +197,8 @@ pub fn consistency(from: usize, leaves: &[Vec<u8>]) -> Vec<Vec<u8>> {
     subproof(from, leaves, true)
 }
 
-/// RFC 9162 §2.1.4.2: whether a proof shows that the tree of `second` leaves continues that of `first`.
+/// RFC 9162 §2.1.4.2: whether a proof shows that the tree of `second` leaves continues the tree of
+/// `first`.
 pub fn continues(
     (first, first_root): (u64, &[u8]),
     (second, second_root): (u64, &[u8]),
@@ -238,7 +240,7 @@ pub fn continues(
     snode == 0 && old == first_root && new == second_root
 }
 
-/// Whether one of `vkeys` signed a note, and the text that it signed.
+/// The signed text of a note; `None` unless one of `vkeys` signed it.
 pub fn signed_by(note: &str, vkeys: &[String]) -> Option<String> {
     let (text, lines) = note.rsplit_once("\n\n")?;
     let text = format!("{text}\n");
@@ -261,7 +263,7 @@ pub fn signed_by(note: &str, vkeys: &[String]) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// The two halves of the RFC agree.
+    /// A generated proof verifies.
     #[test]
     fn a_proof_that_is_made_is_one_that_holds() {
         let leaves: Vec<Vec<u8>> = (0..20_u8).map(|n| leaf_hash(&[n])).collect();

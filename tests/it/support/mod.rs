@@ -1,36 +1,36 @@
-//! What the tests stand on. But for `rig` and `fleet`, nothing here uses the product's code, so that each part is an
-//! independent check of it.
+//! Shared code of the tests. Only `rig` and `fleet` use the product's code, so that the other parts
+//! check it independently.
 //!
 //! - [`postgres`], [`sqlite`]: a fresh store for each test.
-//! - [`balancer`]: a TCP balancer before replicas, which can spoil connections.
-//! - [`proxy`]: a TCP proxy before PostgreSQL that loses exactly what it is told to lose.
+//! - [`balancer`]: a TCP balancer in front of replicas, which can spoil connections.
+//! - [`proxy`]: a TCP proxy in front of PostgreSQL, which loses the messages that a test chooses.
 //! - [`keys`], [`issuer`]: JOSE on ring, and an OIDC issuer that can misbehave.
-//! - [`process`]: the real binary, its signals and what it printed.
+//! - [`process`]: the real binary, with signals and its output.
 //! - [`terminal`]: a program at a terminal, with a user who types.
 //! - [`moto`], [`sts`]: stand-ins for AWS.
-//! - [`http`]: a client, and a sender of what no client would send.
-//! - [`log`]: a transparency log by the RFC's own words.
-//! - [`witness`]: a witness of logs over HTTP, and the ways in which one can be unfit or hostile.
-//! - [`object`]: an object behind HTTP that heeds conditional requests, or does not.
-//! - [`tiles`]: that log behind HTTP, honest or not.
-//! - [`server`]: what serves those that speak HTTP.
-//! - [`tls`]: certificates, and a look at handshakes.
-//! - [`moto`], [`node`], [`judge`], [`nginx`]: others' code: AWS as far as it can be had, programs of
-//!   Node.js, an evaluator of IAM policies, a proxy.
-//! - [`canary`]: a search for secrets where none may be.
+//! - [`http`]: a client, checks of answers, and senders of raw and slow requests.
+//! - [`log`]: a transparency log, implemented from the RFC.
+//! - [`witness`]: a witness of logs over HTTP, which can misbehave.
+//! - [`object`]: an object over HTTP, which may ignore conditional requests.
+//! - [`tiles`]: a tiled log over HTTP, which can misbehave.
+//! - [`server`]: runs the HTTP servers of this module.
+//! - [`tls`]: certificates and handshakes.
+//! - [`node`], [`judge`], [`nginx`]: third-party software: programs for Node.js, an evaluator of
+//!   IAM policies, a proxy.
+//! - [`canary`]: searches for secrets that must not be stored.
 //!
-//! Everything works from plain and from async tests: servers, proxies and set-up run on threads of
-//! their own. What waits (`wait_…`) blocks its thread, so an async test in whose runtime parts of
-//! the product run waits by [`until`] instead.
+//! Everything works in plain and in async tests: servers, proxies and set-up run on threads of
+//! their own. Functions named `wait_…` block their thread. An async test that runs parts of the
+//! product in its own runtime uses [`until`] instead.
 
 #![allow(
     dead_code,
     unused_macros,
-    reason = "not every helper has a caller at all times"
+    reason = "not every helper has a caller in each binary"
 )]
 
-/// The same cases on both stores. What a case is given comes from its module's `begin`, an async
-/// function of the store's kind; `then` names what must hold after each.
+/// Runs the same cases on both stores. A case gets its arguments from its module's `begin`, an
+/// async function of the store's kind; `then` is a check after each case.
 macro_rules! on_both_stores {
     (@module $name:ident { $($case:item)+ } |$begun:ident| $play:expr) => {
         mod $name {
@@ -120,12 +120,12 @@ use std::time::{Duration, Instant};
 
 use ring::rand::{SecureRandom, SystemRandom};
 
-/// How long a test waits for something that should come soon: long enough for a machine that is busy
-/// with other work. Nothing that passes takes so long.
+/// How long a test waits for something that should happen soon: long enough for a machine that is
+/// busy with other work. A passing test never waits that long.
 pub const SOON: Duration = Duration::from_mins(1);
 
-/// Does async work on a thread and a runtime of its own, and blocks until it is done. Unlike a
-/// runtime's own `block_on` it may be called from an async test and from `Drop`.
+/// Runs async work on a thread and runtime of its own, and blocks until it is done. Unlike a
+/// runtime's `block_on` it may be called from an async test and from `Drop`.
 pub fn block_on<T: Send>(work: impl AsyncFnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let worker = scope.spawn(|| {
@@ -142,21 +142,22 @@ pub fn block_on<T: Send>(work: impl AsyncFnOnce() -> T + Send) -> T {
     })
 }
 
-/// Asks `condition` every 10 ms until it holds; fails after `deadline`, naming `what`.
-pub fn wait_until(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool) {
+/// Checks `condition` every 10 ms until it holds. Fails after `deadline`, with `expected` in the
+/// message.
+pub fn wait_until(expected: &str, deadline: Duration, mut condition: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !condition() {
         assert!(
             begin.elapsed() < deadline,
-            "waited {deadline:?} in vain: {what}"
+            "not within {deadline:?}: {expected}"
         );
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// As [`wait_until`], without blocking the runtime of an async test.
+/// Like [`wait_until`], without blocking the runtime of an async test.
 pub async fn until<F: Future<Output = bool>>(
-    what: &str,
+    expected: &str,
     deadline: Duration,
     mut condition: impl FnMut() -> F,
 ) {
@@ -164,13 +165,13 @@ pub async fn until<F: Future<Output = bool>>(
     while !condition().await {
         assert!(
             begin.elapsed() < deadline,
-            "waited {deadline:?} in vain: {what}"
+            "not within {deadline:?}: {expected}"
         );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
-/// Writes a file of a broker's or a monitor's state, as an operator puts one back.
+/// Writes a file of a broker's or monitor's state with the required mode.
 pub fn write_private(path: &Path, bytes: impl AsRef<[u8]>) {
     std::fs::write(path, bytes).unwrap();
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
@@ -194,7 +195,7 @@ pub fn random_hex(length: usize) -> String {
     hex(&random_bytes(length))
 }
 
-/// `bytes` in lower-case hexadecimal.
+/// Encodes `bytes` in lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         write!(text, "{byte:02x}").unwrap();
@@ -202,14 +203,14 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// A loopback address on which nothing listens. The port lies below those that the kernel gives to
-/// outgoing connections, so that none of them takes it before the caller does. No other test gets it
-/// while this process lives: it holds a lock on a file of the port's name.
+/// A free loopback address. Its port is below the range that the kernel uses for outgoing
+/// connections, so that none of them takes it. A lock on a file with the port's name keeps other
+/// tests from getting it while this process lives.
 pub fn free_address() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     static HELD: Mutex<Vec<File>> = Mutex::new(Vec::new());
     let directory = std::env::temp_dir().join("taskpass-test-ports");
-    // Where another user owns the directory, ports are chosen without locks.
+    // If another user owns the directory, ports are chosen without locks.
     fs::create_dir_all(&directory).ok();
     let start = u16::from_be_bytes(random_bytes(2).try_into().unwrap());
     for _ in 0..1_000 {

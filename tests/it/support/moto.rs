@@ -1,7 +1,7 @@
 //! A stand-in for AWS: moto's server, with STS, IAM and S3, as a process of its own.
 //!
-//! It keeps roles, policies, sessions and buckets. It does not check the signatures of web
-//! identities, nor session policies, nor most conditions: for those there are other judges.
+//! It keeps roles, policies, sessions and buckets. It checks neither the signatures of web
+//! identities, nor session policies, nor most conditions: other tests cover those.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,18 +9,18 @@ use std::path::PathBuf;
 use super::process::{Launch, Process};
 use super::{SOON, free_address};
 
-/// A running server; it ends with this.
+/// A running server. It stops when dropped.
 pub struct Moto {
     _process: Process,
     pub address: SocketAddr,
 }
 
-/// The programs of the project's Python environment.
+/// A program of the project's Python environment.
 pub fn python_program(name: &str) -> PathBuf {
     program_of("TASKPASS_TEST_VENV", ".tools/venv", name)
 }
 
-/// The programs of the other Python environment, with packages that want other versions.
+/// A program of the second Python environment, whose packages need other versions.
 pub fn other_python_program(name: &str) -> PathBuf {
     program_of("TASKPASS_TEST_DESCRIPTION", ".tools/description", name)
 }
@@ -55,7 +55,7 @@ impl Moto {
         }
     }
 
-    /// Its IAM, for somebody who may do everything.
+    /// A client of its IAM with all rights.
     pub fn iam(&self) -> aws_sdk_iam::Client {
         let credentials =
             aws_sdk_iam::config::Credentials::new("AKIAEXAMPLE", "secret", None, None, "test");
@@ -73,14 +73,14 @@ impl Moto {
         format!("http://{}", self.address)
     }
 
-    /// From now on it checks who signs, and whether that one may.
+    /// Makes it check signatures and permissions from now on.
     pub async fn enforce(&self) {
         let url = format!("{}/moto-api/reset-auth", self.url());
         let put = client().post(url).body("0").send().await;
         assert!(put.unwrap().status().is_success());
     }
 
-    /// A bucket of S3, and the access key of somebody who may do everything there.
+    /// Makes an S3 bucket, and returns an access key with all rights to it.
     pub async fn bucket(&self, name: &str) -> (String, String) {
         let url = format!("{}/{name}", self.url());
         let body = "<CreateBucketConfiguration><LocationConstraint>eu-central-1\
@@ -106,7 +106,7 @@ impl Moto {
     }
 }
 
-/// Of nobody in particular, who signs nothing.
+/// A client that does not sign its requests.
 fn client() -> reqwest::Client {
     super::http::install_crypto_provider();
     reqwest::Client::new()

@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use super::process::{Launch, Process};
 use super::{SOON, free_address};
 
-/// A running nginx; it ends with this.
+/// A running nginx. It stops when dropped.
 pub struct Nginx {
     _process: Process,
     pub address: SocketAddr,
 }
 
-/// The program, where a distribution's package or `scripts/setup` put it.
+/// The path of the program, installed by a package or by `scripts/setup`.
 fn program() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
@@ -25,7 +25,7 @@ fn program() -> PathBuf {
 }
 
 impl Nginx {
-    /// One that passes requests on to `upstream` and appends the address of its own peer to
+    /// Starts an nginx that passes requests on to `upstream` and appends its peer's address to
     /// `X-Forwarded-For`.
     pub fn before(upstream: SocketAddr) -> Self {
         let address = free_address();

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::process::Launch;
 
-/// One of the scripts in `tests/foreign`, beside the packages it imports.
+/// A script of `tests/foreign`, with the packages that it imports.
 pub fn script(name: &str) -> Launch {
     let tools = std::env::var_os("TASKPASS_TEST_NODE").map_or_else(
         || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(".tools/node"),
@@ -19,7 +19,7 @@ pub fn script(name: &str) -> Launch {
     let source = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/foreign")
         .join(name);
-    // A module's imports are looked for from where it lies.
+    // Node resolves imports relative to the script's directory.
     Launch::program(program, [name])
         .file(name, std::fs::read(source).unwrap())
         .link("node_modules", packages)

@@ -1,5 +1,5 @@
-//! One object of an object store, on loopback: conditional reading and writing by RFC 9110, and the
-//! ways in which a store can be unfit or hostile.
+//! An object of an object store, on loopback: conditional reads and writes by RFC 9110, and the
+//! faults of unfit or hostile stores.
 
 use std::sync::{Arc, Mutex};
 
@@ -12,32 +12,31 @@ use axum::routing::get;
 
 use super::server::Server;
 
-/// How it answers.
+/// The server's behaviour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manner {
-    /// As it should.
     Good,
-    /// Takes requests and never answers.
+    /// Accepts requests and never answers.
     Hang,
-    /// Reads only once it is told to answer otherwise, with what is there by then.
+    /// Holds reads until the behaviour changes, and then answers with the content of that time.
     HoldReads,
-    /// Only with a status.
+    /// Answers only with this status.
     Status(u16),
-    /// Elsewhere, to where the object is.
+    /// Redirects to another path that has the object.
     Redirect,
-    /// With a tag that is weak.
+    /// Answers with a weak entity tag.
     WeakTag,
-    /// With a body without an end.
+    /// Answers with a body without an end.
     Flood,
-    /// Does what it is asked to write, and says 500.
+    /// Writes as requested, but answers 500.
     WriteAndFail,
-    /// Writes whatever the condition says.
+    /// Ignores all conditions of writes.
     Careless,
-    /// Heeds the condition of a creation, and no other.
+    /// Checks only the condition of a creation.
     HalfCareless,
 }
 
-/// What it holds and was asked.
+/// The object, and records of the requests.
 #[derive(Debug)]
 struct Shelf {
     manner: Manner,
@@ -47,7 +46,7 @@ struct Shelf {
     asked_with: Vec<Option<String>>,
 }
 
-/// The server. It ends with its last owner.
+/// The server. It stops when its last owner is dropped.
 pub struct ObjectStore {
     shelf: Arc<Mutex<Shelf>>,
     server: Server,
@@ -86,19 +85,19 @@ impl ObjectStore {
         content.map(|content| String::from_utf8(content.to_vec()).unwrap())
     }
 
-    /// Puts something there past all conditions.
+    /// Replaces the object without any condition.
     pub fn force(&self, content: Option<&str>) {
         let mut shelf = self.shelf.lock().unwrap();
         shelf.content = content.map(|content| Bytes::copy_from_slice(content.as_bytes()));
         shelf.version += 1;
     }
 
-    /// How often something was written.
+    /// Number of writes.
     pub fn writes(&self) -> u64 {
         self.shelf.lock().unwrap().writes
     }
 
-    /// The `Authorization` of each request.
+    /// The `Authorization` header of each request.
     pub fn asked_with(&self) -> Vec<Option<String>> {
         self.shelf.lock().unwrap().asked_with.clone()
     }
@@ -114,7 +113,7 @@ fn note_caller(shelf: &Mutex<Shelf>, headers: &HeaderMap) -> Manner {
     shelf.manner
 }
 
-/// What a store says that is not well.
+/// The answer of a faulty behaviour; `None` for the others.
 async fn unwell(manner: Manner) -> Option<Response> {
     match manner {
         Manner::Hang => std::future::pending().await,

@@ -1,14 +1,14 @@
 //! One PostgreSQL cluster for a whole run, and a fresh database for each test.
 //!
-//! The cluster is the one that `TASKPASS_TEST_POSTGRES_URL` names; `make test` starts one that way.
-//! Without it the first test process starts a private cluster, which all test processes of the same
-//! target directory share: `start.lock` lets one of them start it, and each holds `users.lock`
-//! shared for as long as it lives. A watchdog, apart from all of them, stops the cluster and
-//! removes it when nobody has held that lock for a minute, however the users ended.
+//! `TASKPASS_TEST_POSTGRES_URL` names the cluster; `make test` starts one and sets the variable.
+//! Without it, the first test process starts a private cluster, which all test processes of the
+//! same target directory share. `start.lock` makes sure that only one of them starts it, and each
+//! holds `users.lock` shared as long as it lives. A watchdog, in a separate process, stops and
+//! removes the cluster when no process has held that lock for a minute, however the users ended.
 //!
 //! A fresh database is a clone of a template, which is migrated once and named by the digest of the
-//! migrations. It is built under another name and renamed when it is whole, so a builder that was
-//! killed leaves no half of one behind.
+//! migrations. It is built under another name and renamed when it is complete, so a builder that is
+//! killed leaves no partial template.
 
 use std::fs::{self, File};
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -25,39 +25,40 @@ use url::Url;
 
 use super::{block_on, free_address, hex, random_hex};
 
-/// Where a cluster may be given.
+/// The environment variable with the URL of an existing cluster.
 pub const CLUSTER_VARIABLE: &str = "TASKPASS_TEST_POSTGRES_URL";
-/// Any number: who builds the template holds the advisory lock of this name.
+/// The key of the advisory lock that the template's builder holds; an arbitrary number.
 const TEMPLATE_LOCK: i64 = 0x7461_736b_7061_7373;
-/// The role that serves, and its password. It has the rights that `taskpass migrate` gives, and no
-/// others.
+/// The serving role; its password is the same. It has exactly the rights that `taskpass migrate`
+/// grants.
 const SERVING: &str = "taskpass_it_serving";
-/// For how many seconds a private cluster outlives its last user.
+/// How long a private cluster outlives its last user, in seconds.
 const IDLE_SECONDS: u32 = 60;
 
-/// A database of its own for one test; dropped, with its connections, when this is dropped.
+/// A database for one test. Dropping it drops the database and its connections.
 #[derive(Debug)]
 pub struct TestDatabase {
     name: String,
     url: Url,
 }
 
-/// A migrated, empty database.
+/// Creates a migrated, empty database.
 pub fn fresh_database() -> TestDatabase {
     create(true)
 }
 
-/// A database with nothing in it, not even the schema.
+/// Creates a database without a schema.
 pub fn empty_database() -> TestDatabase {
     create(false)
 }
 
-/// As the owner: notes the newest head, and lets eight days pass since.
+/// Statements of the owner that record the newest head, and then simulate that eight days have
+/// passed.
 pub const AGE_HEADS: &str = "SELECT ledger_prune_heads(0, 0); \
      UPDATE ledger_seen SET at = at - interval '8 days', transaction = 0";
 
 impl TestDatabase {
-    /// A migrated database in another cluster than the tests' own. It goes with that cluster.
+    /// A migrated database in another cluster. It is removed with that cluster.
     pub(super) fn elsewhere(cluster: &Url) -> Self {
         let name = format!("taskpass_it_{}_{}", std::process::id(), random_hex(4));
         let mut url = cluster.clone();
@@ -82,19 +83,19 @@ impl TestDatabase {
         self.url.to_string()
     }
 
-    /// The database's URL, with the rights of the role that serves.
+    /// The database's URL, with the rights of the serving role.
     pub fn serving_url(&self) -> String {
         serving(&self.url()).to_string()
     }
 
-    /// Where the cluster listens.
+    /// The address at which the cluster listens.
     pub fn address(&self) -> SocketAddr {
         let host = self.url.host_str().unwrap_or("127.0.0.1");
         let port = self.url.port().unwrap_or(5432);
         (host, port).to_socket_addrs().unwrap().next().unwrap()
     }
 
-    /// The same database by way of another address: a proxy's.
+    /// The same database through another address, for instance a proxy's.
     pub fn url_via(&self, address: SocketAddr) -> String {
         let mut url = self.url.clone();
         url.set_host(Some(&address.ip().to_string())).unwrap();
@@ -102,12 +103,12 @@ impl TestDatabase {
         url.to_string()
     }
 
-    /// A connection of the test's own, past the product.
+    /// A direct connection, independent of the product.
     pub async fn connect(&self) -> PgConnection {
         PgConnection::connect(self.url.as_str()).await.unwrap()
     }
 
-    /// A small pool of the test's own, past the product.
+    /// A small direct pool, independent of the product.
     pub async fn pool(&self) -> PgPool {
         sqlx::postgres::PgPoolOptions::new()
             .max_connections(4)
@@ -118,8 +119,8 @@ impl TestDatabase {
 }
 
 impl TestDatabase {
-    /// Another database with what this one holds now: what a standby had received, or a backup.
-    /// Who is connected to this one has to connect anew.
+    /// Another database with the current content of this one, like a standby or a backup.
+    /// Connections to this database break.
     pub fn copy(&self) -> Self {
         let name = format!("taskpass_it_{}_{}", std::process::id(), random_hex(4));
         let mut url = self.url.clone();
@@ -140,8 +141,8 @@ impl TestDatabase {
         administer(&[terminate(&self.name)]);
     }
 
-    /// Puts `other` in the place of this one, whose connections break: a failover. What this one
-    /// held is gone.
+    /// Simulates a failover: replaces this database by `other` and breaks its connections. The
+    /// previous content is lost.
     pub fn fail_over_to(&self, other: Self) {
         let (here, there) = (&self.name, &other.name);
         administer(&[
@@ -160,7 +161,7 @@ fn terminate(database: &str) -> String {
     )
 }
 
-/// Statements of the cluster's owner, beside any test's database.
+/// Runs statements as the cluster's owner, outside any test's database.
 fn administer(statements: &[String]) {
     block_on(async || {
         let mut admin = PgConnection::connect(&CLUSTER.url).await.unwrap();
@@ -180,7 +181,7 @@ impl Drop for TestDatabase {
             admin.close().await
         });
         if let Err(error) = dropped {
-            // The whole cluster is thrown away after the run; a failure here hides no other.
+            // The whole cluster is removed after the run, so a failure here is harmless.
             eprintln!("could not drop {}: {error}", self.name);
         }
     }
@@ -199,7 +200,7 @@ fn create(migrated: bool) -> TestDatabase {
         };
         let create = format!("CREATE DATABASE {name} TEMPLATE {template}");
         execute(&mut admin, create).await;
-        // A database's own rights are not cloned with it.
+        // A clone does not inherit the rights of its template database.
         execute(&mut admin, confine(&name)).await;
         admin.close().await.unwrap();
     });
@@ -222,7 +223,7 @@ async fn exists(admin: &mut PgConnection, database: &str) -> bool {
         .is_some()
 }
 
-/// The name of the migrated template, which is built when it is not there.
+/// The name of the migrated template, which is built if it does not exist.
 async fn template(admin: &mut PgConnection) -> String {
     let migrations = migrations();
     let name = format!("taskpass_template_{}", digest(&migrations));
@@ -242,7 +243,7 @@ async fn template(admin: &mut PgConnection) -> String {
         url.set_path(&draft);
         make_serving_role(admin).await;
         migrate(&url, &migrations).await;
-        // Nobody may connect: a template in use cannot be cloned.
+        // A template with connections cannot be cloned, so connections are not allowed.
         execute(
             admin,
             format!("ALTER DATABASE {draft} ALLOW_CONNECTIONS false"),
@@ -275,7 +276,7 @@ async fn migrate(url: &Url, migrations: &Path) {
     connection.close().await.unwrap();
 }
 
-/// Makes the role that serves, unless the cluster has it.
+/// Creates the serving role if the cluster does not have it.
 async fn make_serving_role(admin: &mut PgConnection) {
     let make = format!(
         "DO $$ BEGIN CREATE ROLE {SERVING} LOGIN PASSWORD '{SERVING}'; \
@@ -284,12 +285,12 @@ async fn make_serving_role(admin: &mut PgConnection) {
     execute(admin, make).await;
 }
 
-/// Takes the right to temporary objects from everybody, which a new database gives.
+/// Revokes the right to create temporary objects, which a new database grants to all roles.
 fn confine(database: &str) -> String {
     format!("REVOKE TEMPORARY ON DATABASE {database} FROM PUBLIC")
 }
 
-/// A database's URL as the role that serves has it.
+/// A database's URL for the serving role.
 pub fn serving(url: &str) -> Url {
     let mut url = Url::parse(url).unwrap();
     url.set_username(SERVING).unwrap();
@@ -297,7 +298,7 @@ pub fn serving(url: &str) -> Url {
     url
 }
 
-/// A digest over the names and contents of the files in `dir`; that of nothing when it is missing.
+/// A digest over the names and contents of the files in `dir`; a missing directory counts as empty.
 fn digest(dir: &Path) -> String {
     let mut files: Vec<PathBuf> = fs::read_dir(dir)
         .into_iter()
@@ -318,7 +319,7 @@ fn digest(dir: &Path) -> String {
 
 struct Cluster {
     url: String,
-    /// The shared lock that keeps a private cluster alive; released by the end of the process.
+    /// The shared lock that keeps a private cluster alive. The end of the process releases it.
     _user: Option<File>,
 }
 
@@ -336,7 +337,7 @@ fn join_private_cluster(state: &Path, idle_seconds: u32) -> Cluster {
         .mode(0o700)
         .create(state)
         .unwrap();
-    // First: from here on no watchdog stops what is found.
+    // Take this lock first: it keeps the watchdog from stopping a cluster found afterwards.
     let user = lock_file(&state.join("users.lock"));
     user.lock_shared().unwrap();
     let starting = lock_file(&state.join("start.lock"));
@@ -371,7 +372,7 @@ fn answers(url: &str) -> bool {
 }
 
 fn start_private_cluster(state: &Path, idle_seconds: u32) -> String {
-    // Not below the target directory: the user `postgres` may not be able to enter that.
+    // Not below the target directory, which the user `postgres` may not be able to enter.
     let dir = tempfile::Builder::new()
         .prefix("taskpass-it-pg-")
         .permissions(fs::Permissions::from_mode(0o700))
@@ -383,7 +384,8 @@ fn start_private_cluster(state: &Path, idle_seconds: u32) -> String {
     let password_file = dir.join("password");
     fs::write(&password_file, format!("{password}\n")).unwrap();
     let owner = Owner::of(&dir);
-    // Before there is anything to stop, so that nothing stays if this process dies in between.
+    // Start the watchdog first, so that the cluster is removed even if this process dies while
+    // starting it.
     watch(&owner, state, &dir, idle_seconds);
     if owner.root {
         run(Command::new("chown").args(["-R", "postgres:"]).arg(&dir));
@@ -404,7 +406,7 @@ fn start_private_cluster(state: &Path, idle_seconds: u32) -> String {
     url
 }
 
-/// Makes a cluster whose owner, `postgres`, has the password in that file.
+/// Creates a cluster whose owner, `postgres`, has the password in that file.
 pub(super) fn make_cluster(owner: &Owner, data: &Path, password: &Path) {
     run(owner
         .command("initdb")
@@ -416,7 +418,7 @@ pub(super) fn make_cluster(owner: &Owner, data: &Path, password: &Path) {
 }
 
 pub(super) fn start_server(owner: &Owner, data: &Path, port: u16) -> bool {
-    // Loopback only, no socket file, and no care for a power cut: the data are thrown away.
+    // Loopback only and without a socket file. The data are temporary, so do not sync them to disk.
     let options = format!(
         "-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= \
          -c max_connections=300 -c fsync=off -c full_page_writes=off -c timezone=UTC"
@@ -436,9 +438,10 @@ pub(super) fn start_server(owner: &Owner, data: &Path, port: u16) -> bool {
         .success()
 }
 
-/// Starts the watchdog: a shell in a process group of its own, so that an interrupt of the tests
-/// does not reach it. It takes the lock exclusively once a second; when it could for the whole of
-/// the idle time, it keeps the lock while it stops the clusters in `dir`, and newcomers wait for that.
+/// Starts the watchdog: a shell in its own process group, so that an interrupt of the tests does
+/// not reach it. It tries to take the lock exclusively once a second. If it succeeds for the whole
+/// idle time, it stops the clusters in `dir` while it holds the lock, and new users wait until
+/// then.
 pub(super) fn watch(owner: &Owner, state: &Path, dir: &Path, idle_seconds: u32) {
     const WATCHDOG: &str = r#"
         dir=$1 users=$2 limit=$3; shift 3
@@ -477,7 +480,8 @@ pub(super) fn watch(owner: &Owner, state: &Path, dir: &Path, idle_seconds: u32) 
     assert!(detach.status().unwrap().success());
 }
 
-/// Who runs the cluster: PostgreSQL refuses to be root, so root's cluster belongs to `postgres`.
+/// The user that runs the cluster: PostgreSQL refuses to run as root, so root's cluster belongs to
+/// `postgres`.
 pub(super) struct Owner {
     pub(super) root: bool,
 }
@@ -503,8 +507,8 @@ impl Owner {
     }
 }
 
-/// Where one of PostgreSQL's programs is: in the newest version's own directory where the system
-/// keeps one a version, or wherever the search path has it.
+/// The path of a PostgreSQL program: in the newest version's directory if the system has one for
+/// each version, otherwise in the search path.
 pub fn postgres_program(name: &str) -> PathBuf {
     let newest = fs::read_dir("/usr/lib/postgresql")
         .into_iter()
@@ -519,7 +523,7 @@ pub fn postgres_program(name: &str) -> PathBuf {
     newest.map_or_else(|| PathBuf::from(name), |(_, program)| program)
 }
 
-/// Runs a command that must succeed; its output is shown when it does not.
+/// Runs a command that must succeed; shows its output if it fails.
 pub(super) fn run(command: &mut Command) {
     let output = command
         .output()
@@ -554,7 +558,7 @@ mod tests {
             assert_eq!(usize::try_from(applied).unwrap(), migrations.count());
         }
 
-        // Although a connection is open.
+        // Dropping works although a connection is open.
         let name = one.name().to_owned();
         drop(one);
         let mut admin = PgConnection::connect(&CLUSTER.url).await.unwrap();
@@ -590,7 +594,7 @@ mod tests {
         assert_eq!(first.url, second.url);
         let url = first.url.clone();
         drop(first);
-        // Longer than the idle time: the second user alone keeps it alive.
+        // Longer than the idle time, so that only the second user keeps the cluster alive.
         std::thread::sleep(Duration::from_secs(4));
         assert!(answers(&url));
         drop(second);

@@ -1,5 +1,5 @@
-//! The real binary as a process: started in a directory of its own, asked whether it is ready,
-//! signalled, killed, and read.
+//! The real binary as a process: starting it in its own directory, waiting until it is ready,
+//! signalling and killing it, reading its output.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -15,10 +15,10 @@ use tempfile::TempDir;
 
 use super::SOON;
 
-/// The name of the configuration file in the process's directory, which is its working directory.
+/// The name of the configuration file in the process's working directory.
 pub const CONFIG_FILE: &str = "taskpass.toml";
 
-/// How to start a process. Its environment has `PATH`, `HOME` and what is added, nothing else.
+/// How to start a process. Its environment contains only `PATH`, `HOME` and added variables.
 #[derive(Debug)]
 pub struct Launch {
     program: PathBuf,
@@ -50,21 +50,21 @@ impl Launch {
         }
     }
 
-    /// One more argument.
+    /// Adds an argument.
     #[must_use]
     pub fn arg(mut self, argument: impl Into<OsString>) -> Self {
         self.arguments.push(argument.into());
         self
     }
 
-    /// More arguments.
+    /// Adds arguments.
     #[must_use]
     pub fn arguments(mut self, arguments: &[&str]) -> Self {
         self.arguments.extend(arguments.iter().map(Into::into));
         self
     }
 
-    /// An environment variable.
+    /// Sets an environment variable.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
         self.environment.insert(name.to_owned(), value.into());
@@ -77,21 +77,21 @@ impl Launch {
         self.file(CONFIG_FILE, toml.into())
     }
 
-    /// A file in the process's directory.
+    /// Adds a file to the process's directory.
     #[must_use]
     pub fn file(mut self, path: impl Into<PathBuf>, contents: impl Into<Vec<u8>>) -> Self {
         self.files.push((path.into(), contents.into()));
         self
     }
 
-    /// A file that nobody else may read.
+    /// Adds a file that only its owner may read.
     #[must_use]
     pub fn secret_file(mut self, path: impl Into<PathBuf>, contents: impl Into<Vec<u8>>) -> Self {
         self.secrets.push((path.into(), contents.into()));
         self
     }
 
-    /// A symbolic link in the process's directory.
+    /// Adds a symbolic link to the process's directory.
     #[must_use]
     pub fn link(mut self, path: impl Into<PathBuf>, target: impl Into<PathBuf>) -> Self {
         self.links.push((path.into(), target.into()));
@@ -124,7 +124,7 @@ impl Launch {
         }
     }
 
-    /// Runs it to its end, which must come soon.
+    /// Runs it until it ends, which must be within [`SOON`].
     pub fn run(self) -> Ended {
         let mut process = self.spawn();
         let status = process.wait(SOON);
@@ -172,7 +172,8 @@ impl Launch {
     }
 }
 
-/// Replaces standard error by a pipe without a reader, and itself by the program that is named.
+/// Python program that replaces standard error by a pipe without a reader, and itself by the
+/// program that its arguments name.
 const BREAK_STDERR: &str = "import os, sys
 reader, writer = os.pipe()
 os.close(reader)
@@ -182,38 +183,34 @@ os.execv(sys.argv[1], sys.argv[1:])";
 const STDOUT: &str = "stdout.log";
 const STDERR: &str = "stderr.log";
 
-/// What a process left that ran to its end.
+/// The result of a process that has ended.
 #[derive(Debug)]
 pub struct Ended {
-    /// How it ended.
     pub status: ExitStatus,
-    /// What it printed.
     pub stdout: String,
-    /// What it printed to standard error.
     pub stderr: String,
 }
 
 impl Ended {
-    /// The exit code, when it was not killed.
+    /// The exit code; `None` if a signal ended it.
     pub fn code(&self) -> Option<i32> {
         self.status.code()
     }
 }
 
-/// A signal.
 #[derive(Clone, Copy, Debug)]
 pub enum Signal {
-    /// Freezes it.
+    /// Freezes the process (SIGSTOP).
     Stop,
-    /// Lets it go on.
+    /// Continues a frozen process.
     Cont,
     /// Asks it to end.
     Term,
     /// Asks it to end, as Ctrl-C does.
     Int,
-    /// Asks it to read its files again.
+    /// Asks it to reload its files.
     Hup,
-    /// Ends it at whatever instruction.
+    /// Ends it at once.
     Kill,
 }
 
@@ -230,8 +227,7 @@ impl Signal {
     }
 }
 
-/// A started process. When dropped it is killed and reaped; when a test fails, what it printed is
-/// shown.
+/// A started process. It is killed and reaped when dropped. If the test fails, its output is shown.
 #[derive(Debug)]
 pub struct Process {
     launch: Launch,
@@ -241,22 +237,21 @@ pub struct Process {
 }
 
 impl Process {
-    /// Its id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Its directory, with its configuration, its data and what it printed.
+    /// Its directory, with its configuration, its data and its output.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// What it has printed so far, over all its starts.
+    /// Its standard output so far, over all its starts.
     pub fn stdout(&self) -> String {
         self.log(STDOUT)
     }
 
-    /// What it has printed to standard error so far, over all its starts.
+    /// Its standard error so far, over all its starts.
     pub fn stderr(&self) -> String {
         self.log(STDERR)
     }
@@ -266,8 +261,8 @@ impl Process {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// Waits until `/readyz` at `address` answers 200. Fails when the process ends before that, or
-    /// when it takes too long.
+    /// Waits until `/readyz` at `address` answers 200. Fails if the process ends before that, or
+    /// after [`SOON`].
     pub fn wait_ready(&mut self, address: SocketAddr) {
         self.wait_for(address, "/readyz");
     }
@@ -295,18 +290,17 @@ impl Process {
         }
     }
 
-    /// Waits until `text` stands in what it printed, on either stream.
+    /// Waits until `text` is in its output, on either stream.
     pub fn wait_for_output(&mut self, text: &str) {
         super::wait_until(&format!("{text:?} in the output"), SOON, || {
             self.stdout().contains(text) || self.stderr().contains(text)
         });
     }
 
-    /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         assert!(
             self.status.is_none(),
-            "it has ended, its id may be another's"
+            "the process has ended, so its id may belong to another"
         );
         let status = Command::new("kill")
             .args(["-s", signal.name(), "--"])
@@ -316,7 +310,7 @@ impl Process {
         assert!(status.success(), "kill -{}: {status}", signal.name());
     }
 
-    /// How it ended, when it has.
+    /// Its exit status; `None` while it runs.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         if self.status.is_none() {
             self.status = self.child.try_wait().unwrap();
@@ -330,13 +324,13 @@ impl Process {
         self.status.unwrap()
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Sends SIGTERM, and waits until it has ended.
     pub fn terminate(&mut self) -> ExitStatus {
         self.signal(Signal::Term);
         self.wait(SOON)
     }
 
-    /// Kills it, frozen or not, and reaps it.
+    /// Kills it, even if it is frozen, and reaps it.
     pub fn kill(&mut self) {
         if self.ended().is_none() {
             self.child.kill().unwrap();
@@ -346,14 +340,14 @@ impl Process {
 
     /// Starts it again in the same directory, after it has ended.
     pub fn restart(&mut self) {
-        assert!(self.ended().is_some(), "it still runs");
+        assert!(self.ended().is_some(), "the process is still running");
         self.child = self.launch.start(self.dir.path());
         self.status = None;
     }
 
-    /// Starts another way in the same directory, after it has ended.
+    /// Starts another launch in the same directory, after it has ended.
     pub fn restart_as(&mut self, launch: Launch) {
-        assert!(self.ended().is_some(), "it still runs");
+        assert!(self.ended().is_some(), "the process is still running");
         launch.write_files(self.dir.path());
         self.launch = launch;
         self.restart();
@@ -371,7 +365,7 @@ impl Drop for Process {
     }
 }
 
-/// Asks once, by hand, so that readiness needs neither a runtime nor a client.
+/// Sends one request without a runtime or HTTP client, and returns the status.
 fn probe(address: SocketAddr, path: &str) -> Option<u16> {
     let patience = Duration::from_secs(2);
     let mut stream = TcpStream::connect_timeout(&address, patience).ok()?;
@@ -444,7 +438,7 @@ mod tests {
         assert_eq!(polite.terminate().code(), Some(5));
         assert_eq!(polite.stdout(), "up\nbye\n");
         polite.restart();
-        super::super::wait_until("it is up again", SOON, || {
+        super::super::wait_until("the process is running again", SOON, || {
             polite.stdout() == "up\nbye\nup\n"
         });
 
@@ -458,9 +452,9 @@ mod tests {
             let (_, after_name) = stat.rsplit_once(") ").unwrap();
             after_name.chars().next().unwrap()
         };
-        super::super::wait_until("it is frozen", SOON, || state() == 'T');
+        super::super::wait_until("the process is frozen", SOON, || state() == 'T');
         polite.signal(Signal::Cont);
-        super::super::wait_until("it goes on", SOON, || state() != 'T');
+        super::super::wait_until("the process continues", SOON, || state() != 'T');
         polite.signal(Signal::Stop);
         polite.kill();
         assert_eq!(polite.status.unwrap().signal(), Some(9));

@@ -1,14 +1,14 @@
-//! A TCP proxy before PostgreSQL that loses exactly what it is told to lose.
+//! A TCP proxy in front of PostgreSQL that loses the messages that a test chooses.
 //!
-//! Two kinds of fault. A [`Mode`] is weather: it holds for all connections until it is changed. A
-//! trap, set by [`Proxy::arm`], is surgery on one COMMIT: hold it or cut its connection, either
-//! before the server has seen it or after the server has committed and before the client knows. Set
-//! by [`Proxy::arm_statement`] it does the same to any other statement.
+//! There are two kinds of faults. A [`Mode`] applies to all connections until it is changed. A
+//! trap, set by [`Proxy::arm`], applies to one COMMIT: it holds the COMMIT or cuts its connection,
+//! either before the server has seen it, or after the server has committed and before the client
+//! knows. A trap set by [`Proxy::arm_statement`] does the same to any other statement.
 //!
-//! For this the proxy reads the wire protocol (version 3), message by message. It answers requests
-//! for encryption with "no" itself, so that everything after is plain. A COMMIT is recognised in
-//! the client's stream, in simple queries and in prepared statements, and its success in the
-//! server's: the tag `COMMIT`, which only a transaction that was committed gets.
+//! For this the proxy reads the wire protocol (version 3), message by message. It refuses requests
+//! for encryption itself, so that everything after is plain text. It recognises a COMMIT in the
+//! client's stream, in simple queries and in prepared statements, and its success in the server's
+//! stream, by the tag `COMMIT`, which only a committed transaction gets.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -19,39 +19,38 @@ use std::time::Duration;
 use super::SOON;
 use super::postgres::TestDatabase;
 
-/// What happens to all traffic.
+/// The fault that applies to all traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Everything passes.
     Pass,
-    /// New connections are closed at once; those that are there go on. See [`Proxy::cut`].
+    /// New connections are closed at once; open ones continue. See [`Proxy::cut`].
     Refuse,
-    /// Nothing passes, nothing is lost: it flows again afterwards.
+    /// Nothing passes and nothing is lost: traffic continues after the mode changes.
     Stall,
-    /// What the client says is held back; what the server says passes.
+    /// The client's messages are held back; the server's pass.
     StallToServer,
-    /// What the server says is held back; what the client says passes.
+    /// The server's messages are held back; the client's pass.
     StallToClient,
-    /// Everything passes this much later, in each direction.
+    /// Everything passes with this delay, in each direction.
     Delay(Duration),
 }
 
-/// Where a trap catches a COMMIT, or another statement.
+/// The point at which a trap catches a COMMIT or another statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum At {
     /// On its way to the server, which has not seen it: the transaction is open.
     Request,
-    /// On the way back: it is executed, or committed, and the client does not know.
+    /// On the way back: the server has executed it, and the client does not know.
     Answer,
 }
 
-/// What a trap does with what it has caught.
+/// The action of a trap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Closes the connection, both sides, without passing it on.
+    /// Closes both sides of the connection without passing the message on.
     Cut,
-    /// Holds it until [`Proxy::release`]. It is passed on then even if the client has died in the
-    /// meantime, as a network does with what is on its way.
+    /// Holds the message until [`Proxy::release`]. It is then passed on even if the client has
+    /// died, as a network would deliver it.
     Hold,
 }
 
@@ -67,16 +66,16 @@ struct Shared {
 }
 
 struct State {
-    /// Where new connections lead.
+    /// The destination of new connections.
     upstream: SocketAddr,
     mode: Mode,
     closed: bool,
     trap: Option<Trap>,
     held: bool,
-    sprung: u64,
+    caught: u64,
     commits: u64,
     connections: u64,
-    /// What clients have had executed, each with its connection, while it is recorded.
+    /// While recording, the statements that clients executed, each with its connection.
     executed: Option<Vec<(u64, String)>>,
     open: HashMap<u64, [TcpStream; 2]>,
 }
@@ -85,25 +84,25 @@ struct State {
 struct Trap {
     at: At,
     fault: Fault,
-    /// How many matching COMMITs pass before the one that is caught.
+    /// Number of matching COMMITs that pass before the trap catches one.
     skip: u64,
-    /// Text that the statement, or one of the COMMIT's transaction, must contain.
+    /// Text that the statement, or a statement of the COMMIT's transaction, must contain.
     marker: String,
-    /// Whether it is for a statement, not for its transaction's COMMIT.
+    /// Whether the trap catches the statement itself instead of its transaction's COMMIT.
     statement: bool,
 }
 
-/// Of one connection, what its two directions must know of each other.
+/// State that the two directions of a connection share.
 #[derive(Default)]
 struct Link {
-    /// What is to happen to the answer of a COMMIT that is on its way.
+    /// The fault for the answer to the COMMIT that was sent.
     on_answer: Option<Fault>,
-    /// What is to happen to whatever the server says next.
+    /// The fault for the server's next message.
     on_next: Option<Fault>,
 }
 
 impl Proxy {
-    /// A proxy before the server at `upstream`.
+    /// A proxy in front of the server at `upstream`.
     pub fn start(upstream: SocketAddr) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
@@ -114,7 +113,7 @@ impl Proxy {
                 closed: false,
                 trap: None,
                 held: false,
-                sprung: 0,
+                caught: 0,
                 commits: 0,
                 connections: 0,
                 executed: None,
@@ -127,28 +126,28 @@ impl Proxy {
         Self { address, shared }
     }
 
-    /// A proxy before the cluster of `database`; see [`TestDatabase::url_via`].
+    /// A proxy in front of the cluster of `database`; see [`TestDatabase::url_via`].
     pub fn before(database: &TestDatabase) -> Self {
         Self::start(database.address())
     }
 
-    /// Where it listens.
+    /// The address at which it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What happens to all traffic from now on.
+    /// Sets the fault for all traffic from now on.
     pub fn set(&self, mode: Mode) {
         self.shared.lock().mode = mode;
         self.shared.changed.notify_all();
     }
 
-    /// From now on new connections lead there, as when an address moves. Present ones stay.
+    /// Directs new connections to another server, as when an address moves. Open ones stay.
     pub fn lead_to(&self, upstream: SocketAddr) {
         self.shared.lock().upstream = upstream;
     }
 
-    /// Cuts all present connections, both sides, with whatever is on its way.
+    /// Cuts both sides of all open connections, and loses their traffic.
     pub fn cut(&self) {
         self.shared.lock().cut();
         self.shared.changed.notify_all();
@@ -159,16 +158,16 @@ impl Proxy {
         self.arm_for("", 0, at, fault);
     }
 
-    /// Sets a trap for a COMMIT of a transaction in which a statement contained `marker` (the
-    /// comment with its function's name, for instance), after `skip` of them have passed. There is
-    /// one trap; a new one replaces it.
+    /// Sets a trap for a COMMIT of a transaction in which a statement contained `marker` (for
+    /// instance the comment with its function's name), after `skip` of them have passed. A new trap
+    /// replaces the previous one.
     pub fn arm_for(&self, marker: &str, skip: u64, at: At, fault: Fault) {
         self.set_trap(marker, skip, at, fault, false);
     }
 
-    /// Sets a trap for the next statement that contains `marker`, in place of a COMMIT. The server
-    /// holds back its answer until it is whole, so that one that is caught on its way back has done
-    /// its work.
+    /// Sets a trap for the next statement that contains `marker`, instead of a COMMIT. The server
+    /// sends its answer only when it is complete, so a statement caught on its way back has been
+    /// executed.
     pub fn arm_statement(&self, marker: &str, at: At, fault: Fault) {
         self.set_trap(marker, 0, at, fault, true);
     }
@@ -183,43 +182,46 @@ impl Proxy {
         });
     }
 
-    /// Takes the trap away, when it has caught nothing yet.
+    /// Removes the trap if it has not caught anything yet.
     pub fn disarm(&self) {
         self.shared.lock().trap = None;
     }
 
-    /// Lets go what a trap holds.
+    /// Passes on the message that a trap holds.
     pub fn release(&self) {
         self.shared.lock().held = false;
         self.shared.changed.notify_all();
     }
 
-    /// How many COMMITs traps have caught.
-    pub fn sprung(&self) -> u64 {
-        self.shared.lock().sprung
+    /// Number of messages that traps have caught.
+    pub fn caught(&self) -> u64 {
+        self.shared.lock().caught
     }
 
-    /// Waits until traps have caught `count` COMMITs. Blocks its thread; see [`Self::sprung`].
-    pub fn wait_sprung(&self, count: u64) {
-        super::wait_until("the trap springs", SOON, || self.sprung() >= count);
+    /// Waits until traps have caught `count` messages. Blocks its thread; see [`Self::caught`].
+    pub fn wait_caught(&self, count: u64) {
+        super::wait_until("the trap catches a message", SOON, || {
+            self.caught() >= count
+        });
     }
 
-    /// Records from now on the text of each statement that a client has executed.
+    /// Starts to record the text of each statement that a client executes.
     pub fn record(&self) {
         self.shared.lock().executed = Some(Vec::new());
     }
 
-    /// What was recorded, each with its connection, in the order in which it came. Ends the recording.
+    /// Ends the recording. Returns the statements in order, each with its connection.
     pub fn recorded(&self) -> Vec<(u64, String)> {
         self.shared.lock().executed.take().unwrap_or_default()
     }
 
-    /// How many COMMITs the server has confirmed, those included of which the client never heard.
+    /// Number of COMMITs that the server has confirmed, including those whose confirmation was
+    /// lost.
     pub fn commits(&self) -> u64 {
         self.shared.lock().commits
     }
 
-    /// How many connections there have been.
+    /// Number of connections accepted so far.
     pub fn connections(&self) -> u64 {
         self.shared.lock().connections
     }
@@ -233,7 +235,7 @@ impl Drop for Proxy {
             state.cut();
         }
         self.shared.changed.notify_all();
-        // Wakes the thread that accepts.
+        // Wakes the accepting thread.
         drop(TcpStream::connect(self.address));
     }
 }
@@ -246,8 +248,8 @@ impl State {
         }
     }
 
-    /// Whether the trap catches this statement, or a COMMIT after these; one that matches is counted
-    /// off.
+    /// Whether the trap catches this statement, or a COMMIT after these statements. A match reduces
+    /// `skip`.
     fn catches(&mut self, statements: &[String], statement: bool) -> Option<(At, Fault)> {
         let trap = self.trap.as_mut()?;
         let matches = statements.iter().any(|sql| sql.contains(&trap.marker));
@@ -282,7 +284,7 @@ impl Shared {
     }
 
     /// Waits while the mode holds this direction back.
-    fn weather(&self, id: u64, stalls: Mode) {
+    fn wait_for_mode(&self, id: u64, stalls: Mode) {
         let state = self.lock();
         let state = self
             .changed
@@ -298,10 +300,10 @@ impl Shared {
         }
     }
 
-    /// Does to a connection what the trap is for. Whether the message may be passed on.
-    fn spring(&self, id: u64, fault: Fault) -> bool {
+    /// Applies the trap's fault to a connection. Returns whether the message may be passed on.
+    fn apply(&self, id: u64, fault: Fault) -> bool {
         let mut state = self.lock();
-        state.sprung += 1;
+        state.caught += 1;
         match fault {
             Fault::Cut => {
                 drop(state);
@@ -323,7 +325,7 @@ impl Shared {
 }
 
 fn shut(stream: &TcpStream) {
-    // It may be closed already.
+    // It may already be closed.
     drop(stream.shutdown(Shutdown::Both));
 }
 
@@ -343,7 +345,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         let Ok(server) = TcpStream::connect(upstream) else {
             continue;
         };
-        // The client may have gone already.
+        // The client may already have disconnected.
         drop(client.set_nodelay(true));
         drop(server.set_nodelay(true));
         let id = {
@@ -389,30 +391,30 @@ impl Direction {
         self.finish(Mode::StallToClient);
     }
 
-    /// An end of the stream passes like any other news: not while the weather holds it back.
+    /// Passes on the end of a stream, subject to the mode like any message.
     fn finish(&self, stalls: Mode) {
-        self.shared.weather(self.id, stalls);
+        self.shared.wait_for_mode(self.id, stalls);
         self.shared.close(self.id);
     }
 
     fn relay_client(&self, client: &mut TcpStream, server: &mut TcpStream) -> std::io::Result<()> {
-        // Before the first typed message come some without a type: length, then a code.
+        // The first messages have no type: they are a length followed by a code.
         loop {
             let packet = read_packet(client, &[])?;
-            // A wish for TLS or for GSSAPI encryption.
+            // A request for TLS or GSSAPI encryption.
             if let Some([0x04, 0xd2, 0x16, 0x2f | 0x30]) = packet.get(4..8) {
-                self.shared.weather(self.id, Mode::StallToClient);
+                self.shared.wait_for_mode(self.id, Mode::StallToClient);
                 client.write_all(b"N")?;
                 continue;
             }
-            self.shared.weather(self.id, Mode::StallToServer);
+            self.shared.wait_for_mode(self.id, Mode::StallToServer);
             server.write_all(&packet)?;
             break;
         }
         let mut session = Session::default();
         while self.shared.is_open(self.id) {
             let message = read_message(client)?;
-            self.shared.weather(self.id, Mode::StallToServer);
+            self.shared.wait_for_mode(self.id, Mode::StallToServer);
             let known = session.statements.len();
             let commits = session.is_commit(&message);
             if let Some(executed) = session.executed.take()
@@ -437,7 +439,7 @@ impl Direction {
                 }
             }
             if let Some((At::Request, fault)) = caught
-                && !self.shared.spring(self.id, fault)
+                && !self.shared.apply(self.id, fault)
             {
                 return Ok(());
             }
@@ -450,38 +452,38 @@ impl Direction {
         while self.shared.is_open(self.id) {
             let message = read_message(server)?;
             let next = self.link.lock().unwrap().on_next.take();
-            if next.is_some_and(|fault| !self.shared.spring(self.id, fault)) {
+            if next.is_some_and(|fault| !self.shared.apply(self.id, fault)) {
                 return Ok(());
             }
             if message[0] == b'C' && &message[5..] == b"COMMIT\0" {
                 self.shared.lock().commits += 1;
                 let fault = self.link.lock().unwrap().on_answer.take();
-                if fault.is_some_and(|fault| !self.shared.spring(self.id, fault)) {
+                if fault.is_some_and(|fault| !self.shared.apply(self.id, fault)) {
                     return Ok(());
                 }
             }
-            self.shared.weather(self.id, Mode::StallToClient);
+            self.shared.wait_for_mode(self.id, Mode::StallToClient);
             client.write_all(&message)?;
         }
         Ok(())
     }
 }
 
-/// What the proxy remembers of a client's statements.
+/// The statements of a client that the proxy remembers.
 #[derive(Default)]
 struct Session {
     /// The text of prepared statements by name.
     prepared: HashMap<Vec<u8>, String>,
     /// The text behind portals by name.
     portals: HashMap<Vec<u8>, String>,
-    /// What has been executed since the last COMMIT or ROLLBACK.
+    /// The statements executed since the last COMMIT or ROLLBACK.
     statements: Vec<String>,
-    /// What the last message executed.
+    /// The statement that the last message executed.
     executed: Option<String>,
 }
 
 impl Session {
-    /// Takes note of a client's message. Whether it executes a COMMIT.
+    /// Records a client's message. Returns whether it executes a COMMIT.
     fn is_commit(&mut self, message: &[u8]) -> bool {
         let body = &message[5..];
         let executed = match message[0] {
@@ -536,7 +538,7 @@ fn last_verb(sql: &str) -> String {
     }
 }
 
-/// A string up to its terminator, and what follows.
+/// A string up to its terminator, and the rest of the bytes.
 fn cstring(bytes: &[u8]) -> (&[u8], &[u8]) {
     let end = bytes.iter().position(|byte| *byte == 0);
     let end = end.unwrap_or(bytes.len());
@@ -554,7 +556,8 @@ fn read_message(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     read_packet(stream, &kind)
 }
 
-/// What its length, which counts itself, announces; after `prefix`.
+/// Reads a packet of the length that it announces (the length counts itself), and returns it after
+/// `prefix`.
 fn read_packet(stream: &mut TcpStream, prefix: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut length = [0; 4];
     stream.read_exact(&mut length)?;
@@ -576,7 +579,7 @@ mod tests {
 
     const SHORT: Duration = Duration::from_millis(300);
 
-    /// A database with an empty table, and a proxy before it.
+    /// A database with an empty table, and a proxy in front of it.
     async fn stage() -> (TestDatabase, Proxy) {
         let database = empty_database();
         let mut direct = database.connect().await;
@@ -598,7 +601,7 @@ mod tests {
             .unwrap()
     }
 
-    /// One row in a transaction whose first statement carries a comment.
+    /// Inserts a row in a transaction whose first statement carries a comment.
     async fn insert(client: &mut PgConnection, x: i32, comment: &str) -> sqlx::Result<()> {
         let mut transaction = client.begin().await?;
         sqlx::query(AssertSqlSafe(format!(
@@ -641,7 +644,7 @@ mod tests {
         assert_eq!(large.len(), 3_000_000);
         assert_eq!(rows(&database).await, [1]);
         assert_eq!(
-            (proxy.connections(), proxy.commits(), proxy.sprung()),
+            (proxy.connections(), proxy.commits(), proxy.caught()),
             (1, 1, 0)
         );
     }
@@ -653,9 +656,9 @@ mod tests {
         proxy.arm(At::Answer, Fault::Cut);
         insert(&mut client, 1, "").await.unwrap_err();
         assert_eq!(rows(&database).await, [1]);
-        assert_eq!((proxy.sprung(), proxy.commits()), (1, 1));
+        assert_eq!((proxy.caught(), proxy.commits()), (1, 1));
 
-        // Only that one; the next connection is well.
+        // Only that connection is affected; the next one works.
         let mut next = through(&proxy, &database).await;
         insert(&mut next, 2, "").await.unwrap();
         assert_eq!(rows(&database).await, [1, 2]);
@@ -675,7 +678,7 @@ mod tests {
                 .execute(&mut client)
                 .await
                 .unwrap();
-            // Its text crosses the wire once; the second time it is a name.
+            // The first time, the statement's text is sent; the second time, only its name.
             let committed = sqlx::query("COMMIT")
                 .persistent(true)
                 .execute(&mut client)
@@ -692,7 +695,7 @@ mod tests {
         proxy.arm(At::Request, Fault::Cut);
         insert(&mut client, 1, "").await.unwrap_err();
         assert_eq!(rows(&database).await, Vec::<i32>::new());
-        assert_eq!((proxy.sprung(), proxy.commits()), (1, 0));
+        assert_eq!((proxy.caught(), proxy.commits()), (1, 0));
     }
 
     #[tokio::test]
@@ -714,8 +717,11 @@ mod tests {
             let mut client = through(&proxy, &database).await;
             proxy.arm(at, Fault::Hold);
             let inserting = tokio::spawn(async move { insert(&mut client, x, "").await });
-            let wanted = proxy.sprung() + 1;
-            super::super::until("it is held", SOON, async || proxy.sprung() == wanted).await;
+            let wanted = proxy.caught() + 1;
+            super::super::until("the COMMIT is held", SOON, async || {
+                proxy.caught() == wanted
+            })
+            .await;
             assert_eq!(rows(&database).await.len(), visible);
             assert!(!inserting.is_finished());
             proxy.release();
@@ -733,14 +739,14 @@ mod tests {
             insert(&mut client, 10 * x, "another").await.unwrap();
             insert(&mut client, x, "the_one").await.unwrap_err();
         }
-        // Executed or not, it was never committed.
+        // Whether executed or not, the statement was never committed.
         assert_eq!(rows(&database).await, [10, 20]);
 
         let mut client = through(&proxy, &database).await;
         proxy.arm_statement("the_one", At::Answer, Fault::Hold);
         let sql = "/* the_one */ INSERT INTO t VALUES (3)";
         let inserting = tokio::spawn(async move { client.execute(sql).await.map(drop) });
-        super::super::until("it is held", SOON, async || proxy.sprung() == 3).await;
+        super::super::until("the statement is held", SOON, async || proxy.caught() == 3).await;
         assert_eq!(rows(&database).await, [3, 10, 20]);
         assert!(!inserting.is_finished());
         proxy.release();
@@ -761,9 +767,9 @@ mod tests {
             let inserting = insert.execute(&mut client);
             tokio::pin!(inserting);
             assert!(timeout(SHORT, &mut inserting).await.is_err(), "{mode:?}");
-            // The statement was prepared in the first round, so that one message suffices.
+            // The statement was prepared in the first round, so one message suffices.
             if mode == Mode::StallToClient {
-                super::super::until("it arrived", SOON, async || {
+                super::super::until("the row arrived", SOON, async || {
                     rows(&database).await.contains(&x)
                 })
                 .await;

@@ -1,5 +1,5 @@
-//! A receiver of webhooks that keeps what it gets and misbehaves as it is told, and a check of
-//! signatures that is written after the text of Standard Webhooks, without the product's code.
+//! A receiver of webhooks that records deliveries and misbehaves as it is told, and a check of
+//! signatures that implements Standard Webhooks without the product's code.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufReader, Read as _, Write as _};
@@ -14,42 +14,42 @@ use serde_json::Value;
 
 use super::log::sha256;
 
-/// How it answers.
+/// The receiver's reply.
 #[derive(Clone, Debug)]
 pub enum Reply {
-    /// With a status and more headers, each with its line's end.
+    /// This status with additional header lines, each with its line end.
     Status(u16, String),
-    /// Never.
+    /// No answer; the connection stays open.
     Hang,
-    /// With 500, once it is [released](Receiver::release).
+    /// 500, once it is [released](Receiver::release).
     Held,
-    /// With 200 and a body without an end.
+    /// 200 and a body without an end.
     Flood,
-    /// It closes the connection.
+    /// Closes the connection without an answer.
     Cut,
-    /// After a pause, with 204.
+    /// Answers 204 after this pause.
     Slow(Duration),
 }
 
-/// A request that came.
+/// A received request.
 #[derive(Clone, Debug)]
 pub struct Delivery {
     pub headers: BTreeMap<String, String>,
     pub body: Vec<u8>,
-    /// How it was answered.
+    /// The reply to it.
     pub reply: Reply,
 }
 
 #[derive(Debug, Default)]
 struct State {
     deliveries: Mutex<Vec<Delivery>>,
-    /// The next replies; when they are used up, the last of all.
+    /// The next replies; when they are used up, 204.
     replies: Mutex<VecDeque<Reply>>,
     released: AtomicBool,
     stopped: AtomicBool,
 }
 
-/// A receiver.
+/// A running receiver.
 #[derive(Debug)]
 pub struct Receiver {
     address: SocketAddr,
@@ -57,7 +57,7 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// One that replies so to the first requests, and to all further ones with 204.
+    /// Starts a receiver with these replies to the first requests, and 204 to all further ones.
     pub fn start(replies: impl IntoIterator<Item = Reply>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -80,24 +80,24 @@ impl Receiver {
         format!("http://{}/hook?tenant=7", self.address)
     }
 
-    /// How it replies next.
+    /// Replaces the next replies.
     pub fn reply(&self, replies: impl IntoIterator<Item = Reply>) {
         let mut next = self.state.replies.lock().unwrap();
         next.clear();
         next.extend(replies);
     }
 
-    /// Answers what is held.
+    /// Sends the held replies.
     pub fn release(&self) {
         self.state.released.store(true, Ordering::SeqCst);
     }
 
-    /// What came, in order.
+    /// All deliveries, in order.
     pub fn deliveries(&self) -> Vec<Delivery> {
         self.state.deliveries.lock().unwrap().clone()
     }
 
-    /// What came and was taken.
+    /// The deliveries that the receiver accepted.
     pub fn taken(&self) -> Vec<Delivery> {
         let mut all = self.deliveries();
         all.retain(|delivery| {
@@ -136,7 +136,7 @@ fn serve(state: &State, stream: TcpStream) {
                 write!(out, "HTTP/1.1 204 X\r\n\r\n")
             }
             Reply::Hang => {
-                // Until the caller has had enough.
+                // Wait until the caller gives up.
                 drop(input.read(&mut [0]));
                 return;
             }
@@ -201,7 +201,8 @@ impl Delivery {
         serde_json::from_slice(&self.body).unwrap()
     }
 
-    /// Whether the signature is by this secret, and the time within five minutes of ours.
+    /// Whether the signature is by this secret, and its time is within five minutes of the local
+    /// clock.
     pub fn verifies(&self, secret: &str) -> bool {
         let key = STANDARD
             .decode(secret.strip_prefix("whsec_").unwrap())

@@ -1,5 +1,5 @@
-//! A whole broker in this process, on either store, under a clock that the test moves, with a real
-//! issuer over HTTP. For laws and models, which have to move time and look inside.
+//! A whole broker in this process, on either store, with a clock that the test sets and a real
+//! issuer over HTTP. It serves tests that change the time or inspect the broker.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -33,26 +33,27 @@ use super::sqlite::{SqliteFile, fresh_sqlite};
 /// The admin token of every rig.
 pub const ADMIN: &str = "tpa_rig-admin-token";
 
-/// The bootstrap token of every rig, for whom the rig's policies permit nothing.
+/// The bootstrap token of every rig. The rig's policies permit it nothing.
 pub const BOOTSTRAP: &str = "tpa_rig-bootstrap-token";
 
-/// In a rig's directory: what [`Rig::share_checkpoint`] and [`Rig::have_witnesses`] said.
+/// Files in a rig's directory: the arguments of [`Rig::share_checkpoint`] and
+/// [`Rig::have_witnesses`].
 const SHARED: &str = "shared_checkpoint.toml";
 const WITNESSES: &str = "witnesses.toml";
-/// The sealing keys, where a test replaced them.
+/// The sealing keys, if a test replaced them.
 const SEALING: &str = "sealing-keys";
-/// The same for [`Rig::configure_bootstrap`].
+/// The argument of [`Rig::configure_bootstrap`].
 const BOOTSTRAP_FILE: &str = "bootstrap_token";
 const ENDPOINTS: &str = "endpoints.toml";
 
-/// Which store a rig stands on.
+/// The kind of a rig's store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Sqlite,
     Postgres,
 }
 
-/// A broker with its world.
+/// A broker with its clock, issuer and store.
 pub struct Rig {
     pub broker: Arc<Broker>,
     pub clock: Arc<ManualClock>,
@@ -106,7 +107,7 @@ impl Rig {
         Self::with(kind, POLICIES, Vec::new(), Vec::new()).await
     }
 
-    /// With other policies, minters beside the JWT one, and resources of theirs.
+    /// A rig with these policies, additional minters, and resources for them.
     pub async fn with(
         kind: Kind,
         policies: &str,
@@ -118,7 +119,7 @@ impl Rig {
         Self::begin(directory, database, policies, minters, resources).await
     }
 
-    /// With resources of AWS, which name the endpoint `aws` for what is at this URL.
+    /// A rig with AWS resources, whose endpoint `aws` is at this URL.
     pub async fn with_aws(kind: Kind, policies: &str, aws: &str, resources: Vec<Value>) -> Self {
         let directory = fresh_sqlite();
         std::fs::write(directory.dir().join(ENDPOINTS), aws_endpoint(aws)).unwrap();
@@ -126,8 +127,8 @@ impl Rig {
         Self::begin(directory, database, policies, vec![], resources).await
     }
 
-    /// On PostgreSQL, with a checkpoint that is shared from the very first start on. `prepare` is
-    /// given the database before that.
+    /// A rig on PostgreSQL with a shared checkpoint from its first start on. `prepare` runs on the
+    /// database before that start.
     pub async fn sharing(lines: &str, prepare: impl AsyncFnOnce(&TestDatabase)) -> Self {
         let directory = fresh_sqlite();
         std::fs::write(directory.dir().join(SHARED), lines).unwrap();
@@ -170,7 +171,8 @@ impl Rig {
         rig
     }
 
-    /// The broker behind HTTP, as at an address that is not loopback: nothing is open to everybody.
+    /// Serves the broker over HTTP as on an address that is not loopback, where no operation is
+    /// open without credentials.
     pub fn serve(&mut self) -> (Server, Client) {
         let address = super::free_address();
         self.config.server.listen = (Ipv4Addr::UNSPECIFIED, address.port()).into();
@@ -180,8 +182,8 @@ impl Rig {
         (server, client)
     }
 
-    /// What decides from now on beside what the rig's files say: one more attestor.
-    pub async fn believe(&mut self, attestor: Value) -> Generation {
+    /// Activates the rig's files with one more attestor. Returns the generation.
+    pub async fn add_attestor(&mut self, attestor: Value) -> Generation {
         self.config
             .attestors
             .push(serde_json::from_value(attestor).unwrap());
@@ -209,13 +211,13 @@ impl Rig {
         }
     }
 
-    /// A second replica on the same PostgreSQL, under the same clock.
+    /// A second replica on the same PostgreSQL, with the same clock.
     pub async fn replica(&self) -> Assembled {
         self.replica_by(Arc::clone(&self.clock) as SharedClock)
             .await
     }
 
-    /// A second replica on the same PostgreSQL, under a clock of its own.
+    /// A second replica on the same PostgreSQL, with another clock.
     pub async fn replica_by(&self, clock: SharedClock) -> Assembled {
         self.replica_in(fresh_sqlite(), clock).await
     }
@@ -255,38 +257,38 @@ impl Rig {
         assembled
     }
 
-    /// The database, on PostgreSQL.
+    /// The database; panics on SQLite.
     pub fn database(&self) -> &TestDatabase {
         self.database.as_ref().unwrap()
     }
 
-    /// Where SQLite, keys and the checkpoint lie.
+    /// The directory of SQLite's files, the keys and the checkpoint.
     pub fn directory(&self) -> &Path {
         self.directory.dir()
     }
 
-    /// From the next start on, this replica and later ones keep their checkpoint there together:
-    /// the lines of `[ledger.shared_checkpoint]`.
+    /// Sets the lines of `[ledger.shared_checkpoint]`. They apply to this replica and later ones
+    /// from the next start on.
     pub fn share_checkpoint(&self, lines: &str) {
         std::fs::write(self.directory.dir().join(SHARED), lines).unwrap();
     }
 
-    /// From the next start on, this is the configured bootstrap token.
+    /// Sets the configured bootstrap token from the next start on.
     pub fn configure_bootstrap(&self, token: &str) {
         std::fs::write(self.directory.dir().join(BOOTSTRAP_FILE), token).unwrap();
     }
 
-    /// From the next start on, these seal and authenticate, the first of them anew.
+    /// Sets the sealing keys from the next start on; the first one seals new rows.
     pub fn seal_with(&self, keys: &[&str]) {
         std::fs::write(self.directory.dir().join(SEALING), keys.join(",")).unwrap();
     }
 
-    /// From the next start on, these are told of checkpoints: tables of `[[ledger.witnesses]]`.
+    /// Sets the tables of `[[ledger.witnesses]]` from the next start on.
     pub fn have_witnesses(&self, tables: &str) {
         std::fs::write(self.directory.dir().join(WITNESSES), tables).unwrap();
     }
 
-    /// What the rig's files say should decide.
+    /// The generation in the rig's files.
     pub fn generation(&self) -> Generation {
         self.assembled.as_ref().unwrap().generation.clone()
     }
@@ -301,14 +303,14 @@ impl Rig {
         activated.unwrap();
     }
 
-    /// Stops the broker in order, and starts another on what it left.
+    /// Stops the broker in order, and starts another on the same store.
     pub async fn restart(&mut self) -> Result<(), app::StartError> {
         self.reopen().await?;
         self.activate().await;
         Ok(())
     }
 
-    /// The same, with nothing appended by the start.
+    /// The same, but the start appends nothing.
     pub async fn reopen(&mut self) -> Result<(), app::StartError> {
         self.stop().await;
         let (assembled, config) = assemble(
@@ -340,7 +342,7 @@ impl Rig {
         self.clock.now()
     }
 
-    /// A token whose dates fit the rig's clock.
+    /// A token whose times fit the rig's clock.
     pub fn token(&self, sub: &str, more: Value) -> String {
         let now = self.clock.now().seconds();
         let mut claims = json!({"sub": sub, "run": "run-1", "aud": AUDIENCE, "iat": now,
@@ -355,7 +357,7 @@ impl Rig {
         bearer(&self.token(sub, json!({})))
     }
 
-    /// Asks for a credential as `sub`.
+    /// Requests a credential as `sub`.
     pub async fn issue(
         &self,
         sub: &str,
@@ -367,7 +369,7 @@ impl Rig {
             .await
     }
 
-    /// What introspection says of a credential, asked by the admin.
+    /// Whether introspection by the admin says that a credential is active.
     pub async fn is_good(&self, issued: &Issued) -> bool {
         is_good(&self.broker, issued).await
     }
@@ -394,7 +396,7 @@ impl Rig {
         self.lend(issued, child, 2).await
     }
 
-    /// A delegation with so many credentials.
+    /// A delegation for so many credentials.
     pub async fn lend(
         &self,
         issued: &Issued,
@@ -423,7 +425,7 @@ impl Rig {
     }
 }
 
-/// Whether a broker says that a credential is good.
+/// Whether a broker says that a credential is active.
 pub async fn is_good(broker: &Broker, issued: &Issued) -> bool {
     let answer = broker
         .verification
@@ -435,7 +437,7 @@ pub async fn is_good(broker: &Broker, issued: &Issued) -> bool {
     )
 }
 
-/// The endpoint `aws`: what stands in for STS and IAM.
+/// The endpoint `aws`, at the URL of a stand-in for STS and IAM.
 pub fn aws_endpoint(url: &str) -> String {
     format!("[endpoints.aws]\nurl = \"{url}\"\nuse = [\"sts\", \"iam\"]\n")
 }
@@ -472,7 +474,7 @@ permit (principal == Workload::dev::"dev:agent%3Areports", action in Action::"s3
   resource == Aws::"bucket");
 "#;
 
-/// The arguments by which a client requests a role session for the resource of [`aws_bucket`].
+/// The arguments with which a client requests a role session for the resource of [`aws_bucket`].
 pub const BUCKET_ARGUMENTS: [&str; 7] = [
     "--resource",
     "bucket",
@@ -485,7 +487,7 @@ pub const BUCKET_ARGUMENTS: [&str; 7] = [
 
 #[expect(
     clippy::too_many_lines,
-    reason = "the parts of a broker, one after the other"
+    reason = "it assembles the parts of a broker in order"
 )]
 async fn assemble(
     directory: &Path,
@@ -567,7 +569,7 @@ resources = ["orders-api"]
 {endpoints}
 "#,
         bootstrap = bootstrap_hash(&bootstrap),
-        // Whoever else may ask about tokens, somebody has to.
+        // Every resource needs a way of introspection: a policy, or verifiers.
         verifiers = if policies.contains("\"introspect\"") {
             ""
         } else {
@@ -645,8 +647,7 @@ async fn sqlite_rows(file: &Path) -> BTreeMap<String, BTreeSet<String>> {
     rows
 }
 
-/// `[store]`, and what the environment says with it.
-/// The section of the store, and the environment that the configuration is read with.
+/// The section of the store, and the environment for loading the configuration.
 fn store_section(directory: &Path, database: Option<String>) -> (String, BTreeMap<String, String>) {
     let mut environment = BTreeMap::new();
     if let Ok(keys) = std::fs::read_to_string(directory.join(SEALING)) {
@@ -661,7 +662,7 @@ fn store_section(directory: &Path, database: Option<String>) -> (String, BTreeMa
         return (section, environment);
     };
     environment.insert("TASKPASS_DATABASE_URL".to_owned(), url);
-    // What a test asks of many at once must not depend on how busy the machine is.
+    // Wait longer for connections, so that tests with many requests do not fail on a busy machine.
     let section = "[store]\nkind = \"postgres\"\n[store.postgres]\nacquire_timeout_seconds = 20";
     (section.to_owned(), environment)
 }
@@ -671,7 +672,7 @@ fn bootstrap_hash(token: &str) -> String {
     super::hex(digest.as_ref())
 }
 
-/// Evidence that is a bearer token alone.
+/// Evidence that consists of a bearer token.
 pub fn bearer(token: &str) -> Evidence {
     Evidence {
         bearer: Some(SecretString::from(token.to_owned())),
@@ -700,7 +701,7 @@ pub fn job() -> NewTask {
     }
 }
 
-/// The same under another task.
+/// The same request under another task.
 pub fn ask_in(task: NewTask, actions: &[&str]) -> CredentialRequest {
     CredentialRequest {
         task: TaskSelector::Open(task),
@@ -708,7 +709,7 @@ pub fn ask_in(task: NewTask, actions: &[&str]) -> CredentialRequest {
     }
 }
 
-/// The same, joining an open task.
+/// The same request, joining an open task.
 pub fn ask_joining(issued: &Issued, actions: &[&str]) -> CredentialRequest {
     CredentialRequest {
         task: TaskSelector::Join {
@@ -719,7 +720,7 @@ pub fn ask_joining(issued: &Issued, actions: &[&str]) -> CredentialRequest {
     }
 }
 
-/// A job that is a child of another's.
+/// A job that is a child of another task.
 pub fn child_of(parent: TaskId, delegation: &Delegation) -> NewTask {
     NewTask {
         parent: Some(ParentRef {
@@ -746,7 +747,7 @@ pub fn handle(issued: &Issued) -> SecretString {
 
 pub fn access_token(issued: &Issued) -> SecretString {
     let Credential::Jwt { access_token, .. } = &issued.credential else {
-        panic!("it is no token");
+        panic!("the credential is not a token");
     };
     access_token.clone()
 }
@@ -756,7 +757,7 @@ pub fn claims(issued: &Issued) -> Value {
     super::keys::peek(access_token(issued).expose_secret()).1
 }
 
-/// The code of a refusal that is on record.
+/// The code of a recorded refusal.
 pub fn refusal(result: Result<Issued, BrokerError>) -> String {
     match result {
         Err(BrokerError::Denied(denied)) => denied.refusal.code.as_str().to_owned(),

@@ -1,4 +1,4 @@
-//! A server on loopback with a runtime of its own, so that it serves plain and async tests alike.
+//! A server on loopback with a runtime of its own, so that it works in plain and async tests.
 
 use std::net::SocketAddr;
 
@@ -7,19 +7,19 @@ use tokio::runtime::Runtime;
 
 use super::free_address;
 
-/// The server. It ends with its owner.
+/// A running server. It stops when dropped.
 pub struct Server {
     pub address: SocketAddr,
     runtime: Option<Runtime>,
 }
 
 impl Server {
-    /// One at an address where nothing is.
+    /// Starts a server at a free address.
     pub fn start(app: Router) -> Self {
         Self::start_at(free_address(), app)
     }
 
-    /// One at this address, where another may have been a moment ago.
+    /// Starts a server at this address, which another server may just have left.
     pub fn start_at(address: SocketAddr, app: Router) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -31,7 +31,7 @@ impl Server {
             let socket = tokio::net::TcpSocket::new_v4().unwrap();
             socket.set_reuseaddr(true).unwrap();
             socket.bind(address).unwrap();
-            // Long enough for tests that open very many connections at once.
+            // A backlog long enough for tests that open many connections at once.
             socket.listen(4096).unwrap()
         };
         runtime.spawn(async move { axum::serve(listener, app).await.unwrap() });
@@ -45,7 +45,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            // Unlike a plain drop this may happen within an async test.
+            // Unlike a plain drop, this is allowed within an async test.
             runtime.shutdown_background();
         }
     }

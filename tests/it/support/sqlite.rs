@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-/// A place for a SQLite database that does not exist yet; gone when dropped.
+/// A directory for a SQLite database. It is removed when dropped.
 #[derive(Debug)]
 pub struct SqliteFile {
     dir: TempDir,
@@ -23,18 +23,17 @@ pub fn fresh_sqlite() -> SqliteFile {
 }
 
 impl SqliteFile {
-    /// The directory: where the database, its write-ahead log and its lock lie, to be searched for
-    /// canaries as a whole.
+    /// The directory with the database, its write-ahead log and its lock, for searches for secrets.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// The database's file.
+    /// The path of the database file.
     pub fn path(&self) -> PathBuf {
         self.dir.path().join("taskpass.db")
     }
 
-    /// The file as a URL that creates it.
+    /// The URL of the file, which creates it on connection.
     pub fn url(&self) -> String {
         format!("sqlite://{}?mode=rwc", self.path().display())
     }

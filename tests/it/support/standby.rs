@@ -1,5 +1,5 @@
-//! Two PostgreSQL servers of a test's own: one that is written to, and a standby that streams from it,
-//! asynchronously, as PostgreSQL does unless it is told otherwise, or synchronously.
+//! Two PostgreSQL servers for one test: a primary, and a standby that replicates from it,
+//! asynchronously (PostgreSQL's default) or synchronously.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,24 +13,22 @@ use url::Url;
 use super::postgres::{Owner, TestDatabase, lock_file, make_cluster, run, start_server, watch};
 use super::{SOON, block_on, free_address, random_hex, wait_until};
 
-/// For how many seconds the servers outlive the test: it may be killed.
+/// How long the servers outlive a killed test, in seconds.
 const IDLE_SECONDS: u32 = 2;
 
-/// A server and its standby.
+/// A primary and its standby.
 pub struct Pair {
     owner: Owner,
     dir: PathBuf,
     password: String,
-    /// Where the server listens that is written to.
     port: u16,
-    /// Where the standby listens.
     standby_port: u16,
     /// Keeps the servers running.
     _user: File,
 }
 
 impl Pair {
-    /// Starts both; the standby has all that there is.
+    /// Starts both servers; the standby begins as a copy of the primary.
     pub fn start() -> Self {
         let dir = tempfile::Builder::new()
             .prefix("taskpass-it-pair-")
@@ -62,7 +60,7 @@ impl Pair {
         pair
     }
 
-    /// The same, and a commit is acknowledged only once the standby has it.
+    /// The same, but the primary acknowledges a commit only after the standby has it.
     pub fn start_synchronous() -> Self {
         let pair = Self::start();
         pair.run_sql(&[
@@ -103,7 +101,7 @@ impl Pair {
         });
     }
 
-    /// What the server that is written to answers.
+    /// The primary's answer to a query.
     fn ask<T>(&self, sql: &'static str) -> T
     where
         T: Send + Unpin + for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
@@ -116,18 +114,18 @@ impl Pair {
         })
     }
 
-    /// Where the server that was written to first listens.
+    /// The address of the original primary.
     pub fn primary_address(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
-    /// Where the standby listens, before it is promoted and after.
+    /// The standby's address, before its promotion and after.
     pub fn standby_address(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.standby_port).into()
     }
 
-    /// The standby is promoted at its own address once it has all, and the primary stays alive at
-    /// its own, without a standby: two servers that take writes.
+    /// Promotes the standby at its own address once it is up to date. The primary keeps running at
+    /// its address without a standby, so two servers accept writes.
     pub fn promote(&self) {
         self.wait_for_standby();
         run(self
@@ -137,7 +135,7 @@ impl Pair {
             .arg(self.data("standby")));
     }
 
-    /// The old primary comes back at its own address, as a standby of the one that was promoted.
+    /// Restarts the old primary at its own address, as a standby of the promoted server.
     pub fn return_primary(&self) {
         self.stop("primary");
         self.copy(self.standby_port, "returned");
@@ -149,12 +147,12 @@ impl Pair {
         );
     }
 
-    /// The standby is gone as if its machine was.
+    /// Stops the standby at once, as if its machine had failed.
     pub fn stop_standby(&self) {
         self.stop("standby");
     }
 
-    /// The server that is written to crashes and starts again. What its standby lacked is visible then.
+    /// Crashes and restarts the primary. Commits that its standby lacked are visible afterwards.
     pub fn crash_primary(&self) {
         self.stop("primary");
         let primary = self.data("primary");
@@ -165,14 +163,14 @@ impl Pair {
         );
     }
 
-    /// How many appends of the broker wait for the standby.
+    /// Number of the broker's appends that wait for the standby.
     pub fn waiting_appends(&self) -> i64 {
         self.ask(
             "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query = 'COMMIT'",
         )
     }
 
-    /// Cancels each wait for the standby: PostgreSQL then answers COMMIT as if there had been none.
+    /// Cancels each wait for the standby: PostgreSQL then answers COMMIT as if it had succeeded.
     pub fn cancel_waits(&self) -> i64 {
         self.ask(
             "SELECT count(*) FROM (SELECT pg_cancel_backend(pid) FROM pg_stat_activity \
@@ -180,7 +178,7 @@ impl Pair {
         )
     }
 
-    /// The standby is back.
+    /// Starts the standby again.
     pub fn restart_standby(&self) {
         let standby = self.data("standby");
         assert!(
@@ -194,7 +192,7 @@ impl Pair {
         self.dir.join(server)
     }
 
-    /// Starts a server at some port.
+    /// Starts a server at a free port.
     fn serve(&self, server: &str) -> u16 {
         let data = self.data(server);
         (0..8)
@@ -227,18 +225,19 @@ impl Pair {
     fn wait_for_standby(&self) {
         const CAUGHT_UP: &str = "SELECT count(*) FROM pg_stat_replication \
             WHERE state = 'streaming' AND replay_lsn >= pg_current_wal_lsn()";
-        wait_until("the standby has all", SOON, || {
+        wait_until("the standby is up to date", SOON, || {
             self.ask::<i64>(CAUGHT_UP) == 1
         });
     }
 
-    /// Cuts the standby off, once it has received all that was written. What comes later it lacks.
+    /// Stops the standby once it is up to date, so that it lacks later commits.
     pub fn cut_off_standby(&self) {
         self.wait_for_standby();
         self.stop("standby");
     }
 
-    /// The server is gone as if its machine was, and the standby takes its place and its address.
+    /// Stops the primary as if its machine had failed, and starts the standby as the primary at its
+    /// address.
     pub fn fail_over(&self) {
         self.stop("primary");
         let standby = self.data("standby");

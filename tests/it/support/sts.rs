@@ -1,4 +1,4 @@
-//! An STS of ours, which writes down what it was asked and answers as it was told.
+//! A test STS, which records requests and answers as it is told.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +9,11 @@ use wiremock::{Mock, MockServer, ResponseTemplate};
 use super::issuer::unix_seconds;
 use super::keys::peek;
 
-/// An STS that answers as it is told.
+/// A running STS.
 pub struct Sts(MockServer);
 
 impl Sts {
-    /// It answers like this.
+    /// An STS that answers in this way.
     pub async fn answering(answer: impl wiremock::Respond + 'static) -> Self {
         let server = MockServer::start().await;
         Mock::given(method("POST"))
@@ -23,12 +23,11 @@ impl Sts {
         Self(server)
     }
 
-    /// Where it is.
     pub fn url(&self) -> String {
         self.0.uri()
     }
 
-    /// It grants whatever it is asked for.
+    /// An STS that grants every request.
     pub async fn granting() -> Self {
         Self::answering(|request: &wiremock::Request| {
             let body = granted(&form(&request.body));
@@ -37,7 +36,7 @@ impl Sts {
         .await
     }
 
-    /// It refuses with this code.
+    /// An STS that refuses with this status and code.
     pub async fn refusing(status: u16, code: &'static str) -> Self {
         Self::answering(move |_: &wiremock::Request| {
             ResponseTemplate::new(status).set_body_raw(refusal_of(code), "text/xml")
@@ -45,7 +44,7 @@ impl Sts {
         .await
     }
 
-    /// It grants, and what it answers is changed.
+    /// An STS that grants every request, with a changed body.
     pub async fn granting_but(change: impl Fn(String) -> String + Send + Sync + 'static) -> Self {
         Self::answering(move |request: &wiremock::Request| {
             let body = change(granted(&form(&request.body)));
@@ -54,14 +53,14 @@ impl Sts {
         .await
     }
 
-    /// What it was asked, in order.
+    /// The forms of all requests, in order.
     pub async fn asked(&self) -> Vec<BTreeMap<String, String>> {
         let requests = self.0.received_requests().await.unwrap();
         requests.iter().map(|request| form(&request.body)).collect()
     }
 }
 
-/// How STS refuses.
+/// The body of STS's refusal with this code.
 pub fn refusal_of(code: &str) -> String {
     format!(
         "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error>\
@@ -75,7 +74,8 @@ pub fn form(body: &[u8]) -> BTreeMap<String, String> {
     url::form_urlencoded::parse(body).into_owned().collect()
 }
 
-/// When the session ends that a form asks for: its length after the token was made, or after now.
+/// The expiry of a requested session: its duration, counted from the token's `iat`, or from now
+/// without a token.
 pub fn expiration(form: &BTreeMap<String, String>) -> Timestamp {
     let token = form.get("WebIdentityToken");
     let made = token.and_then(|token| peek(token).1["iat"].as_i64());
@@ -83,7 +83,7 @@ pub fn expiration(form: &BTreeMap<String, String>) -> Timestamp {
     Timestamp::from_seconds(made.unwrap_or_else(unix_seconds)).plus_seconds(seconds)
 }
 
-/// How STS grants what a form asks for.
+/// The body of STS's answer that grants a form's request.
 pub fn granted(form: &BTreeMap<String, String>) -> String {
     let (action, session) = (&form["Action"], &form["RoleSessionName"]);
     let expiration = expiration(form);

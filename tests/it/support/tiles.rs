@@ -1,5 +1,5 @@
-//! A log behind HTTP as C2SP tlog-tiles has it, and the ways in which its server can be unfit or
-//! hostile. Tree and signatures are those of [`super::log`], not the product's.
+//! A log over HTTP by C2SP tlog-tiles, and the faults of unfit or hostile servers. Tree and
+//! signatures are those of [`super::log`], not the product's.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -13,49 +13,49 @@ use axum::response::{IntoResponse, Response};
 use super::log::{Log, leaf_hash, root};
 use super::server::Server;
 
-/// How it answers.
+/// The server's behaviour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manner {
-    /// As it should.
+    /// Follows C2SP tlog-tiles.
     Good,
-    /// As it may: incomplete tiles that are full by now are gone.
+    /// Also follows it, but has removed partial tiles that have become full.
     OnlyFullTiles,
-    /// It takes requests for what has this in its path and never answers.
+    /// Accepts requests for paths that contain this text, and never answers.
     Hang(&'static str),
-    /// With a body without an end.
+    /// Answers with a body without an end.
     Flood(&'static str),
-    /// Elsewhere, to where all is well.
+    /// Redirects to a path that has the right content.
     Redirect(&'static str),
-    /// Only with a status.
+    /// Answers only with this status.
     Status(&'static str, u16),
-    /// With a body that breaks off.
+    /// Answers with a truncated body.
     Cut(&'static str),
-    /// With a wrong bit in each tile of a level.
+    /// Answers with a wrong bit in each tile of this level.
     Lie(u32),
-    /// With a hash less, or a byte more, than was asked for.
+    /// Answers with one hash less, or one byte more, than requested.
     Short,
     Long,
-    /// With tiles of another tree than the checkpoint's.
+    /// Answers with tiles of another tree than the checkpoint's.
     OtherTree,
 }
 
 struct Shelf {
     manner: Manner,
     note: String,
-    /// What is shown in its place first, each once.
+    /// Notes that are shown once each, before the current one.
     before: VecDeque<String>,
     leaves: Vec<Vec<u8>>,
     asked: Vec<String>,
 }
 
-/// The server. It ends with its last owner.
+/// The server. It stops when its last owner is dropped.
 pub struct TileServer {
     base: String,
     shelf: Arc<Mutex<Shelf>>,
     _server: Server,
 }
 
-/// Leaf hashes, told from others of another `branch` from `fork` on.
+/// Leaf hashes that are the same for every `branch` up to `fork`, and differ after it.
 pub fn grown(size: usize, fork: usize, branch: u8) -> Vec<Vec<u8>> {
     (0..size)
         .map(|n| {
@@ -66,7 +66,7 @@ pub fn grown(size: usize, fork: usize, branch: u8) -> Vec<Vec<u8>> {
 }
 
 impl TileServer {
-    /// One that has nothing yet.
+    /// A server without leaves.
     pub fn start() -> Self {
         let shelf = Arc::new(Mutex::new(Shelf {
             manner: Manner::Good,
@@ -94,27 +94,27 @@ impl TileServer {
         self.shelf.lock().unwrap().manner = manner;
     }
 
-    /// Shows these leaves, under a checkpoint of the log's.
+    /// Publishes these leaves under a checkpoint of the log, and returns the checkpoint.
     pub fn show(&self, log: &Log, origin: &str, leaves: &[Vec<u8>]) -> String {
         let note = log.checkpoint(origin, leaves.len(), &root(leaves));
         self.show_note(&note, leaves);
         note
     }
 
-    /// Shows these leaves under whatever note.
+    /// Publishes these leaves under any note.
     pub fn show_note(&self, note: &str, leaves: &[Vec<u8>]) {
         let mut shelf = self.shelf.lock().unwrap();
         note.clone_into(&mut shelf.note);
         shelf.leaves = leaves.to_vec();
     }
 
-    /// Shows these notes first, each once.
+    /// Shows these notes first, once each.
     pub fn show_before(&self, notes: &[&str]) {
         let notes = notes.iter().map(|note| (*note).to_owned());
         self.shelf.lock().unwrap().before = notes.collect();
     }
 
-    /// What was asked for so far.
+    /// The requested paths so far.
     pub fn asked(&self) -> Vec<String> {
         self.shelf.lock().unwrap().asked.clone()
     }

@@ -1,4 +1,4 @@
-//! Certificates made for one test, and TLS clients that look at the handshake itself.
+//! Certificates made for one test, and TLS clients that observe the handshake.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -24,18 +24,18 @@ use super::{SOON, random_hex};
 pub struct Identity {
     /// The certificate in DER.
     pub der: Vec<u8>,
-    /// The certificate as PEM.
+    /// The certificate in PEM.
     pub pem: String,
-    /// Its key as PEM.
+    /// Its key in PEM.
     pub key_pem: String,
     key_der: Vec<u8>,
 }
 
 impl Identity {
-    /// A server's, at 127.0.0.1, signed by itself.
+    /// A self-signed server certificate for 127.0.0.1.
     pub fn server() -> Self {
         let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
-        // Of two authorities with one name OpenSSL tries the first alone.
+        // OpenSSL tries only the first of two authorities with the same name.
         let name = format!("server {}", random_hex(8));
         params.distinguished_name.push(DnType::CommonName, name);
         Self::signed_by_itself(params, &KeyPair::generate().unwrap())
@@ -48,17 +48,17 @@ impl Identity {
         Self::signed_by_itself(params, &KeyPair::generate().unwrap())
     }
 
-    /// A client's with this common name, signed by itself.
+    /// A self-signed client certificate with this common name.
     pub fn client(name: &str) -> Self {
         Self::client_with(name, &KeyPair::generate().unwrap())
     }
 
-    /// The same for a key of the test's choice.
+    /// The same for a given key.
     pub fn client_with(name: &str, key: &KeyPair) -> Self {
         Self::signed_by_itself(client(name), key)
     }
 
-    /// The same with an extension of so many bytes.
+    /// A client certificate with an extension of so many bytes.
     pub fn large_client(bytes: usize) -> Self {
         let mut params = client("large");
         let extension =
@@ -85,18 +85,18 @@ impl Identity {
         format!("{}{}", self.pem, self.key_pem)
     }
 
-    /// What `x5t#S256` is of it (RFC 8705 §3.1).
+    /// The certificate's `x5t#S256` (RFC 8705 §3.1).
     pub fn thumbprint(&self) -> String {
         base64url(ring::digest::digest(&ring::digest::SHA256, &self.der).as_ref())
     }
 
-    /// As a TLS client presents it.
+    /// The certificate in the form that a rustls client presents.
     pub fn certified(&self) -> CertifiedKey {
         present(vec![self.der.clone()], self)
     }
 }
 
-/// These bytes as a chain of certificates, with the key of `own`, whether it is theirs or not.
+/// A chain of these bytes with the key of `own`, whether they match or not.
 pub fn present(chain: Vec<Vec<u8>>, own: &Identity) -> CertifiedKey {
     let key = PrivateKeyDer::try_from(own.key_der.clone()).unwrap();
     CertifiedKey::new(
@@ -136,7 +136,7 @@ impl Authority {
         Identity::of(&certificate, &key)
     }
 
-    /// A client's certificate that it signed.
+    /// A client certificate signed by this authority.
     pub fn client(&self, name: &str) -> Identity {
         let key = KeyPair::generate().unwrap();
         let certificate = client(name).signed_by(&key, &self.0).unwrap();
@@ -144,7 +144,7 @@ impl Authority {
     }
 }
 
-/// Presents one certificate whoever asks, or none, and counts how often it was asked for one.
+/// Presents one certificate, or none, to any server, and counts the requests for one.
 #[derive(Debug)]
 struct Presents {
     certificate: Option<Arc<CertifiedKey>>,
@@ -162,14 +162,14 @@ impl ResolvesClientCert for Presents {
     }
 }
 
-/// A client of rustls, which resumes sessions where the server lets it.
+/// A rustls client that resumes sessions if the server permits it.
 pub struct Handshakes {
     config: Arc<ClientConfig>,
     presents: Arc<Presents>,
 }
 
 impl Handshakes {
-    /// One that trusts `server` and presents what is given.
+    /// A client that trusts `server` and presents `certificate`.
     pub fn new(
         server: &Identity,
         certificate: Option<CertifiedKey>,
@@ -192,15 +192,15 @@ impl Handshakes {
         }
     }
 
-    /// How often a server has asked for a certificate.
+    /// Number of times that a server has requested a certificate.
     pub fn asked(&self) -> usize {
         self.presents
             .asked
             .load(std::sync::atomic::Ordering::SeqCst)
     }
 
-    /// Connects and asks whether the server is alive: what kind of handshake it was and the first
-    /// line of the answer, or why there is none.
+    /// Connects and requests `/livez`. Returns the kind of the handshake and the first line of the
+    /// answer.
     pub fn greet(&self, address: SocketAddr) -> std::io::Result<(HandshakeKind, String)> {
         let mut stream = TcpStream::connect_timeout(&address, SOON)?;
         stream.set_read_timeout(Some(SOON))?;
@@ -210,7 +210,8 @@ impl Handshakes {
         let request =
             format!("GET /livez HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
         tls.write_all(request.as_bytes())?;
-        // In TLS 1.3 the server's verdict on a certificate comes after the client thinks it is done.
+        // In TLS 1.3 the server may reject the certificate after the client has completed the
+        // handshake.
         let mut answer = Vec::new();
         tls.read_to_end(&mut answer)?;
         let answer = String::from_utf8_lossy(&answer);

@@ -1,5 +1,5 @@
-//! A witness of logs over HTTP (C2SP tlog-witness) that shares no code with the product: it checks
-//! the log's signature and the proof before it signs. And the ways in which one can be unfit.
+//! A witness of logs over HTTP (C2SP tlog-witness) that shares no code with the product, and its
+//! possible faults. It checks the log's signature and the consistency proof before it signs.
 
 use std::sync::{Arc, Mutex};
 
@@ -16,47 +16,47 @@ use super::issuer::unix_seconds;
 use super::log::{Log, continues, signed_by};
 use super::server::Server;
 
-/// How it answers.
+/// The witness's behaviour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manner {
-    /// As it should.
+    /// Follows C2SP tlog-witness.
     Good,
-    /// Takes requests and never answers.
+    /// Accepts requests and never answers.
     Hang,
-    /// Only with a status.
+    /// Answers only with this status.
     Status(u16),
-    /// Elsewhere, where it would sign.
+    /// Redirects to a path where it would sign.
     Redirect,
-    /// 200, and a body without an end.
+    /// 200 with a body without an end.
     Flood,
-    /// 200, and this.
+    /// Answers 200 with this body.
     Say(&'static str),
-    /// Signs another text.
+    /// Signs another checkpoint's text.
     SignOther,
-    /// Signs with a key of another's by its own name.
+    /// Signs with another key under its own name.
     OtherKey,
-    /// Signs by a clock that is so many seconds off.
+    /// Signs with a clock that is off by so many seconds.
     Clock(i64),
-    /// Always says that it saw so many leaves last.
+    /// Always claims that its last size was this.
     Saw(u64),
-    /// Each time says that it saw another size.
+    /// Claims another last size at every request.
     Restless,
 }
 
-/// What was asked: the old size, the new one, and what was answered.
+/// A request: the old size, the new size, and the status of the answer.
 pub type Asked = (u64, u64, u16);
 
 struct Seat {
     log: Log,
     other: Log,
     manner: Manner,
-    /// The log's keys; nothing of the log is known before them.
+    /// The log's keys; until they are set, the witness does not know the log.
     vkeys: Vec<String>,
     last: (u64, Vec<u8>),
     asked: Vec<Asked>,
 }
 
-/// The server. It ends with its last owner.
+/// The server. It stops when its last owner is dropped.
 pub struct Witness {
     vkey: String,
     name: String,
@@ -104,7 +104,7 @@ impl Witness {
         &self.name
     }
 
-    /// Has it follow the log of these keys.
+    /// Makes it follow the log with these keys.
     pub fn trust(&self, vkeys: &[String]) {
         self.seat.lock().unwrap().vkeys = vkeys.to_vec();
     }
@@ -113,17 +113,17 @@ impl Witness {
         self.seat.lock().unwrap().manner = manner;
     }
 
-    /// Has it forget what it signed.
+    /// Makes it forget the checkpoints that it signed.
     pub fn forget(&self) {
         self.seat.lock().unwrap().last = (0, Vec::new());
     }
 
-    /// Leaves under the last checkpoint that it signed.
+    /// Size of the last checkpoint that it signed.
     pub fn size(&self) -> u64 {
         self.seat.lock().unwrap().last.0
     }
 
-    /// Every request that could be read.
+    /// Every well-formed request.
     pub fn asked(&self) -> Vec<Asked> {
         self.seat.lock().unwrap().asked.clone()
     }
@@ -213,7 +213,7 @@ impl Seat {
             Manner::SignOther => self.log.cosign("other.test/log\n1\nAAAA\n", now),
             Manner::OtherKey => self.other.cosign(text, now),
             Manner::Clock(off) => self.log.cosign(text, now.saturating_add_signed(off)),
-            // Beside it a line of somebody whom nobody knows.
+            // Adds a second line, by a key that the product does not know.
             _ => self.other.cosign(text, now) + &self.log.cosign(text, now),
         }
     }
