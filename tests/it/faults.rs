@@ -190,7 +190,11 @@ async fn a_full_sqlite_file_closes_the_broker_until_there_is_room() {
 
     pages(1_000_000).await;
     rig.broker.health.check_health().await.unwrap();
-    assert_eq!(rig.broker.health.unready(), None, "the broker recovers by itself");
+    assert_eq!(
+        rig.broker.health.unready(),
+        None,
+        "the broker recovers by itself"
+    );
     let again = rig
         .issue("agent:reports", rig::ask(&["orders:read"]))
         .await
