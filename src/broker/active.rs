@@ -9,7 +9,7 @@ use crate::policy::CompiledGeneration;
 
 /// A generation that can decide on this replica.
 pub struct Active {
-    compiled: CompiledGeneration,
+    pub(super) compiled: CompiledGeneration,
     pub(super) attestors: Attestors,
 }
 
