@@ -108,7 +108,9 @@ impl Administration {
                 return Ok(None);
             };
             let initiator = Initiator::Admin(&admin);
-            self.activate_by(initiator, generation).await.map(Some)
+            Box::pin(self.activate_by(initiator, generation))
+                .await
+                .map(Some)
         })
         .await
     }
@@ -120,7 +122,7 @@ impl Administration {
         generation: Generation,
     ) -> Result<Activated, BrokerError> {
         let initiator = Initiator::Start(by.to_owned());
-        self.activate_by(initiator, generation).await
+        Box::pin(self.activate_by(initiator, generation)).await
     }
 
     /// Makes a generation decide that decided in a log before this one.
@@ -130,7 +132,7 @@ impl Administration {
         generation: Generation,
     ) -> Result<GenerationDigest, BrokerError> {
         let initiator = Initiator::Carried(by.to_owned());
-        let activated = self.activate_by(initiator, generation).await?;
+        let activated = Box::pin(self.activate_by(initiator, generation)).await?;
         Ok(activated.digest)
     }
 

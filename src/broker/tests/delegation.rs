@@ -68,7 +68,7 @@ async fn a_childs_credential_ends_with_the_session_that_covers_it() {
     assert!(child.session.expires_at <= parent.session.expires_at);
     unit.broker
         .revocation
-        .revoke_session(&unit.admin(), parent.session.id)
+        .revoke_session(&admin(), parent.session.id)
         .await
         .unwrap();
     assert!(!unit.is_active(&child).await);

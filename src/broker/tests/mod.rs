@@ -174,26 +174,27 @@ impl Unit {
         delegation.await
     }
 
-    fn admin(&self) -> Evidence {
-        Evidence {
-            bearer: Some(SecretString::from(ADMIN)),
-            ..Evidence::default()
-        }
-    }
-
     /// Whether introspection calls the credential active.
     async fn is_active(&self, issued: &Issued) -> bool {
         let token = access_token(issued);
         let answer = self
             .broker
             .verification
-            .introspect(&self.admin(), &token)
+            .introspect(&admin(), &token)
             .await
             .unwrap();
         matches!(
             answer.introspection,
             super::verification::introspect::Introspection::Active(_)
         )
+    }
+}
+
+/// The evidence of the test's admin.
+fn admin() -> Evidence {
+    Evidence {
+        bearer: Some(SecretString::from(ADMIN)),
+        ..Evidence::default()
     }
 }
 
@@ -257,7 +258,7 @@ fn by_handle(issued: &Issued) -> TaskAuthority {
 fn access_token(issued: &Issued) -> SecretString {
     match &issued.credential {
         Credential::Jwt { access_token, .. } => access_token.clone(),
-        other => panic!("no access token: {other:?}"),
+        other @ Credential::AwsSts { .. } => panic!("no access token: {other:?}"),
     }
 }
 
