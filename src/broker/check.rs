@@ -167,7 +167,7 @@ pub struct Fit {
 
 /// Checks everything in a generation that can be checked without the broker's store. `context` is
 /// the replica's: its issuer, its endpoints, and whether it is in development mode. `at` is the
-/// instant of an activation, at which the dates of policies that only observe are judged. It is
+/// instant of an activation, at which the dates of policies that only observe are checked. It is
 /// `None` for a generation that is already active.
 ///
 /// The check takes milliseconds to seconds of CPU time: do not call it on async threads.

@@ -212,13 +212,15 @@ impl MadeKey {
         serde_json::to_string(self.signer.public_jwk()).ok()
     }
 
-    /// The key as a ledger key. `None` if it has another algorithm.
+    /// The key as a ledger key. `None` if it has another algorithm, or if `origin` is no valid
+    /// name.
     #[must_use]
     pub fn as_ledger_key(&self, origin: &str) -> Option<LedgerKey> {
         ledger_key(origin, Arc::clone(&self.signer))
     }
 
-    /// The first entry of a log that this key signs. `None` if it has another algorithm.
+    /// The first entry of a log that this key signs. `None` under the same conditions as
+    /// [`Self::as_ledger_key`].
     #[must_use]
     pub fn genesis(&self, origin: &str, succeeds: Option<Succession>) -> Option<Entry> {
         let key = self.as_ledger_key(origin)?;

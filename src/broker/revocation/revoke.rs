@@ -47,7 +47,6 @@ pub enum BlockAsk {
 
 /// A request for a mass revocation.
 #[derive(Clone, Debug)]
-#[expect(missing_docs, reason = "the other names say it all")]
 pub struct RevokeAsk {
     /// Selects the sessions that end.
     pub selector: Selector,
