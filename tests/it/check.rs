@@ -264,7 +264,7 @@ fn cases() -> Vec<Case> {
             "no_verifier",
             "verifiers = [\"ci:orders\"]\n",
             "",
-            "nobody may introspect its tokens",
+            "no identity may introspect its tokens",
         ),
         // Two resources that accept the same tokens.
         changed(

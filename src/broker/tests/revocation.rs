@@ -1,4 +1,4 @@
-//! Revocation of one session and of everything that a selector matches.
+//! Revocation of one session, and of all sessions that a selector matches.
 
 use super::super::revocation::{BlockAsk, RevokeAsk};
 use super::*;
@@ -68,7 +68,7 @@ async fn a_cutoff_ends_what_it_matches_and_blocks_it_until_it_is_lifted() {
     );
     let id = revoked.cutoff.unwrap().id;
     unit.broker.revocation.lift(&admin(), id).await.unwrap();
-    // Lifting lets new credentials in and revives none.
+    // After the lift, new credentials are issued, and the ended one stays ended.
     unit.issue_job("agent").await;
     assert!(!unit.is_active(&agent).await);
 }
