@@ -715,7 +715,7 @@ fn each_fault_of_an_endpoint_is_told_with_its_line() {
         (
             "[endpoints.A]\nurl = \"https://a.example\"\nuse = [\"keys\"]",
             "endpoints.A",
-            "odd name",
+            "invalid name",
         ),
         (
             "[endpoints.a]\nurl = \"https://a.example\"\nuse = [\"keys\"]\ntoken = \"hunter2\"",

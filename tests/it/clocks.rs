@@ -383,7 +383,7 @@ on_both_stores! {
         assert!(forgotten.unwrap() > 0);
         drop(rig.broker.health.check_health().await);
         let told = rig.broker.health.unready().unwrap();
-        assert!(told.contains("forgotten") && told.contains("ledger accept-time"), "{told}");
+        assert!(told.contains("no longer knows the use of evidence") && told.contains("ledger accept-time"), "{told}");
         assert_closed(rig.broker.issuance.issue(bearer(&unused), ask(&["orders:read"])).await);
         accept(&rig).await.unwrap();
         assert_eq!(rig.broker.health.unready(), None);

@@ -40,7 +40,7 @@ kind = "sqlite"
 [store.sqlite]
 data_dir = "DIRECTORY/data"
 [ledger]
-origin = "unit.example/log"
+origin = "dev.taskpass.local/unit"
 checkpoint_file = "DIRECTORY/checkpoint"
 [policy]
 directory = "policies"
