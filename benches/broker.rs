@@ -271,8 +271,8 @@ BEGIN;
 INSERT INTO one_time (key, expires_at) VALUES (sha256(random()::text::bytea), '2030-01-01');
 WITH t AS (INSERT INTO task (id, task_type, attestor, owner, owner_instance, depth, state, opened_at, deadline, heard_at, check_at, handle_digest, sessions_left, leaf_idx, attestor_digest)
  VALUES (gen_random_uuid(), 'job', 'dev', 'dev-agent', 'run', 1, 'open', '2026-01-01', '2030-01-01', '2026-01-01', '2030-01-01', '\x00', 5, 0, decode(repeat('00', 32), 'hex')) RETURNING id)
-INSERT INTO session (id, task_id, decision_id, leaf_idx, attestor, workload, resource, details, audience, minter, kid, generation, policies, class, bound_seconds, issued_at, expires_at, state, is_local, in_status_lists)
- SELECT gen_random_uuid(), id, gen_random_uuid(), 0, 'dev', 'dev-agent', 'orders-api', '[]', 'https://orders.example', 'jwt', 'kid', '\x00', '[]', 'immediate', 0, '2026-01-01', '2030-01-01', 'active', true, false FROM t;
+INSERT INTO session (id, task_id, decision_id, leaf_idx, attestor, workload, resource, details, audience, minter, kid, generation, policies, class, bound_seconds, issued_at, expires_at, state, is_local, in_status_lists, open_sessions, expires_by)
+ SELECT gen_random_uuid(), id, gen_random_uuid(), 0, 'dev', 'dev-agent', 'orders-api', '[]', 'https://orders.example', 'jwt', 'kid', '\x00', '[]', 'immediate', 0, '2026-01-01', '2030-01-01', 'active', true, false, 'none', 'itself' FROM t;
 WITH l AS (INSERT INTO leaf (idx, hash, decision_id, subject, at) VALUES (nextval('bare_leaf'), sha256(random()::text::bytea), gen_random_uuid(), 'dev-agent', '2026-01-01') RETURNING idx)
 INSERT INTO leaf_body (idx, body) SELECT idx, repeat('x', 1100)::bytea FROM l;
 COMMIT;

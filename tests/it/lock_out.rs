@@ -141,7 +141,7 @@ on_both_stores! {
         let revoke = |token: &str, workload: &str, seconds: Value| {
             let body = json!({
                 "selector": {"workload": workload}, "block_seconds": seconds, "reason": "a slip",
-                "unknown": true,
+                "allow_unknown": true,
             });
             let (token, client) = (token.to_owned(), replica.client.clone());
             async move { client.post_json(&token, "/v1/revocations", &body).await }

@@ -260,6 +260,12 @@ fn hidden() -> [(&'static str, String); 4] {
     ]
 }
 
+/// Whether a refusal names the depth, or the character that hides it.
+fn tells_the_depth(refusal: &str) -> bool {
+    let reasons = ["deep here", "terms here", "no line feed after it", "in ASCII"];
+    reasons.iter().any(|reason| refusal.contains(reason))
+}
+
 /// Whether the file passes `policy test`, or stops it.
 fn test(policies: &str) -> Ended {
     let cases = "[[admin]]\nname = \"none\"\nattestor = \"dev\"\nidentity = \"dev:alice\"\n\
@@ -313,7 +319,7 @@ fn a_depth_that_only_cedar_saw_aborted_the_check_the_test_and_the_start() {
             assert_eq!(refused.code(), Some(1), "{name}: {}", refused.stderr);
             let place = refused.stderr.contains("all.cedar:2:");
             assert!(
-                place && refused.stderr.contains("here"),
+                place && tells_the_depth(&refused.stderr),
                 "{name}: {}",
                 refused.stderr
             );
@@ -326,7 +332,7 @@ fn a_permit_by_equality_alone_is_listed() {
     let by_equality = policy("context.location == \"https://orders.example/v1/7\"");
     let listed = check(&by_equality);
     assert_eq!(listed.code(), Some(0), "{}", listed.stderr);
-    let note = "note: permit `many` names `https://orders.example/v1/7` by == alone";
+    let note = "note: permit `many` names `https://orders.example/v1/7` with == only";
     assert!(listed.stdout.contains(note), "{}", listed.stdout);
     assert!(!check(&policy(&places(1))).stdout.contains("note:"));
 }
@@ -388,7 +394,7 @@ async fn an_activation_of_a_deep_policy_ended_every_request_in_flight() {
             .await;
         for refused in [checked, activate(&deep).await] {
             assert!((400..500).contains(&refused.status), "{}", refused.text());
-            assert!(refused.text().contains("here"), "{}", refused.text());
+            assert!(tells_the_depth(&refused.text()), "{}", refused.text());
         }
     }
     for deep in [

@@ -152,10 +152,11 @@ async fn fill(own: &mut PgConnection, tasks: u32) {
             &format!(
                 "INSERT INTO session (id, task_id, decision_id, leaf_idx, attestor, workload, \
                  resource, details, audience, minter, kid, generation, policies, class, \
-                 bound_seconds, issued_at, expires_at, state, is_local, in_status_lists) \
+                 bound_seconds, issued_at, expires_at, state, is_local, in_status_lists, \
+                 open_sessions, expires_by) \
                  SELECT gen_random_uuid(), id, gen_random_uuid(), leaf_idx, 'dev', 'dev:a', 'r', \
                  '[{{\"type\":\"api\",\"actions\":[\"orders:read\"]}}]', 'a', '{minter}', 'k', decode(repeat('ab', 32), 'hex'), '[]', '{class}', 5, \
-                 now() - interval '2 hours', now() + interval '{expiry}', 'active', '{minter}' = 'jwt', false \
+                 now() - interval '2 hours', now() + interval '{expiry}', 'active', '{minter}' = 'jwt', false, 'none', 'itself' \
                  FROM task WHERE '{minter}' = 'jwt' OR '{expiry}' LIKE '-%' OR leaf_idx % 50 = 0"
             ),
         )

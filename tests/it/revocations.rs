@@ -166,7 +166,7 @@ on_both_stores! {
         }
         for name in ["", "red\u{202e}", "\u{1b}[31m", &"x".repeat(65)] {
             for kind in ["resource", "attestor", "policy", "signing_key"] {
-                let body = json!({"selector": {kind: name}, "reason": "x", "unknown": true});
+                let body = json!({"selector": {kind: name}, "reason": "x", "allow_unknown": true});
                 let answer = world.client.post_json(ADMIN, "/v1/revocations", &body).await;
                 assert_eq!(answer.status, 400, "{kind} {name:?}: {}", answer.text());
             }

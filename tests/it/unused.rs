@@ -313,7 +313,7 @@ async fn what_was_pruned_is_said_and_what_was_changed_is_no_report() {
     assert!(
         ended
             .stdout
-            .contains("1 pruned. What they used is not known"),
+            .contains("1 pruned ones. Their use is not known"),
         "{}",
         ended.stdout
     );

@@ -122,7 +122,7 @@ async fn a_witnessed_receipt_shows_offline_that_a_decision_was_logged_before_its
     };
     let holds = all(&receipt, &time(now + 5));
     assert_eq!(holds.code(), Some(0), "{holds:?}");
-    let says = "by the clock of the witness witness.test/w";
+    let says = "according to the clock of the witness witness.test/w";
     assert!(holds.stdout.contains("logged before use: yes"), "{holds:?}");
     assert!(holds.stdout.contains(says), "{holds:?}");
     // A use at the decision's own time is too early.
