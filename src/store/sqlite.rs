@@ -102,7 +102,7 @@ impl Sqlite {
         let number = OPENED.fetch_add(1, Ordering::SeqCst);
         // All connections to a name with a slash share one database (SQLite's VFS `memdb`).
         let options = SqliteConnectOptions::new()
-            .filename(format!("file:/unit-test-{number}"))
+            .filename(format!("/unit-test-{number}"))
             .vfs("memdb")
             .foreign_keys(true)
             .busy_timeout(BUSY_TIMEOUT)

@@ -73,18 +73,27 @@ max_heartbeat_seconds = 60
 resources = ["orders"]
 "#;
 
-const POLICIES: &str = r#"
-@id("open") @description("each workload opens tasks")
-permit (principal is Workload::fake, action == Action::"openTask", resource);
+/// The workloads that may open tasks and read.
+const WORKLOADS: [&str; 5] = ["agent", "other", "parent", "child", "stranger"];
 
-@id("read") @description("each workload reads, ten minutes at most") @max_ttl("600")
-permit (principal is Workload::fake, action == Action::"orders:read", resource);
-
+const ADMIN_POLICY: &str = r#"
 @id("admin") @description("the test's admin")
 permit (principal == Bootstrap::"dev", action in [Action::"revokeSession", Action::"revokeMany",
   Action::"liftCutoff", Action::"readRevocations", Action::"introspect", Action::"endTask"],
   resource == Broker::"taskpass");
 "#;
+
+fn policies() -> String {
+    let of_workloads = WORKLOADS.map(|name| {
+        format!(
+            "@id(\"{name}-open\") @description(\"opens tasks\")\n\
+             permit (principal == Workload::fake::\"fake:{name}\", action == Action::\"openTask\", resource);\n\
+             @id(\"{name}-read\") @description(\"reads, ten minutes at most\") @max_ttl(\"600\")\n\
+             permit (principal == Workload::fake::\"fake:{name}\", action == Action::\"orders:read\", resource);\n"
+        )
+    });
+    of_workloads.concat() + ADMIN_POLICY
+}
 
 /// A broker on a store in memory.
 struct Unit {
@@ -106,7 +115,7 @@ impl Unit {
             dev_admin_token: Some(SecretString::from(ADMIN)),
             policies: Some(vec![PolicyFile {
                 name: "unit.cedar".into(),
-                text: POLICIES.into(),
+                text: policies(),
             }]),
             minters: Vec::new(),
         };
