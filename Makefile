@@ -56,7 +56,7 @@ imports: ## modules import only downwards
 	scripts/check-imports
 
 .PHONY: controls
-controls: ## docs/controls.md names code and tests that exist
+controls: ## docs/reference/controls.md names code and tests that exist
 	scripts/check-controls
 
 .PHONY: shell
@@ -70,7 +70,7 @@ compose: ## docker-compose.yml and Dockerfile, as far as this machine can check 
 	scripts/check-compose
 
 .PHONY: alarms
-alarms: ## Prometheus's rules: valid, tested, and as docs/operations.md lists them
+alarms: ## Prometheus's rules: valid, tested, and as docs/reference/metrics.md lists them
 	@scripts/setup check
 	scripts/check-alarms
 
