@@ -79,8 +79,8 @@ fn grant() -> Grant {
     .unwrap()
 }
 
-fn observed() -> Box<Observed> {
-    Box::new(Observed {
+fn observed() -> Observed {
+    Observed {
         policies: vec![ObservedPolicy {
             policy: "freeze".into(),
             effect: ObservedEffect::Forbid,
@@ -89,7 +89,7 @@ fn observed() -> Box<Observed> {
         outcome_if_enforced: Outcome::Deny,
         refusal: Some(RefusalCode::NotPermitted),
         ttl_seconds: None,
-    })
+    }
 }
 
 fn revocability() -> Revocability {
@@ -126,7 +126,7 @@ fn permit() -> DecisionLeaf {
         revocability: Some(revocability()),
         generation: generation_digest(),
         policies: vec!["reports-open".into(), "reports-read".into()],
-        observed: Some(observed()),
+        observed: Some(Box::new(observed())),
         input: commitment("01"),
         purpose: Some(commitment("02")),
     }

@@ -1,5 +1,5 @@
-//! Checks whether a generation can decide on a replica. `serve --check`, `serve`, `policy check` and
-//! activation all use this check.
+//! Checks whether a generation can decide on a replica. `serve --check`, `serve`, `policy check`
+//! and activation all use this check.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -45,8 +45,8 @@ pub enum Unfit {
     /// An attestor is invalid.
     #[error("{0}")]
     Attestor(AttestorConfigError),
-    /// The generation names an endpoint that this replica does not have or has for another use, or a
-    /// role that this replica does not assume with the AWS credentials of its host.
+    /// The generation names an endpoint that this replica does not have or has for another use, or
+    /// a role that this replica does not assume with the AWS credentials of its host.
     #[error("`{pointer}`: {unfit}")]
     Endpoint {
         /// A JSON pointer to the name in the generation.
@@ -56,14 +56,14 @@ pub enum Unfit {
     },
     /// Two resources of kind `jwt` give tokens for the same action at the same location.
     #[error(
-        "resource `{resource}`: `{other}` has the same audience, and the action `{action}` at {place} \
-         in common with it: who is refused the one would ask for the other; give each an audience of \
-         its own, or actions and locations that do not overlap"
+        "resource `{resource}`: `{other}` has the same audience and also gives tokens for the \
+         action `{action}` at {place}: a workload that policy refuses one resource could request \
+         the other; give each its own audience, or actions and locations that do not overlap"
     )]
+    #[expect(missing_docs, reason = "the other names say it all")]
     Overlap {
-        /// One resource.
         resource: String,
-        /// The other.
+        /// The name of the other resource.
         other: String,
         /// An action of both.
         action: String,
@@ -73,31 +73,30 @@ pub enum Unfit {
     /// A resource names a verifier whose identity no attestor can give.
     #[error(
         "resource `{resource}`: no attestor gives the identity `{verifier}` in `verifiers`; write \
-         ATTESTOR:NAME, with the name of one of the attestors ({attestors}) and a name as its \
-         `identity` makes it"
+         ATTESTOR:NAME, with one of the attestors ({attestors}) and a name that its `identity` can \
+         give"
     )]
+    #[expect(missing_docs, reason = "the other names say it all")]
     Verifier {
-        /// The resource.
         resource: String,
-        /// The identity.
         verifier: Identity,
-        /// The names of the attestors.
+        /// The names of the attestors, separated by commas.
         attestors: String,
     },
     /// A resource's tokens are verified by introspection, and no identity may introspect them.
     #[error(
-        "resource `{resource}`: verification is `introspection`, and nobody may introspect its tokens; \
-         name the identity of its server in `verifiers`, or permit Action::\"introspect\" in a policy"
+        "resource `{resource}`: verification is `introspection`, but no identity may introspect \
+         its tokens; name the identity of its server in `verifiers`, or permit \
+         Action::\"introspect\" in a policy"
     )]
-    NoVerifier {
-        /// The resource.
-        resource: String,
-    },
+    #[expect(missing_docs, reason = "the names say it all")]
+    NoVerifier { resource: String },
     /// Under this generation no bound identity could activate the next one.
     #[error(
-        "none of the {bound} bound identities could activate the next generation by its roles alone, \
-         without any claim; permit Action::\"activateGeneration\" to one of their roles, as \
-         policies/admin.cedar does, keep the attestor of one of them, or bind another identity first"
+        "none of the {bound} bound identities could activate the next generation by its roles \
+         alone, without any claim; permit Action::\"activateGeneration\" to one of their roles, as \
+         policies/admin.cedar does, keep the attestor of one of them, or first bind another \
+         identity"
     )]
     LockOut {
         /// The number of identities that are bound to any role.
@@ -160,17 +159,16 @@ impl Unfit {
 
 /// A generation that can decide.
 #[derive(Debug)]
+#[expect(missing_docs, reason = "the names say it all")]
 pub struct Fit {
-    /// Its policies, compiled.
     pub compiled: CompiledGeneration,
-    /// Its attestors.
     pub attestors: Attestors,
 }
 
-/// Checks everything in a generation that can be checked without the broker's store. `context` is the
-/// replica's: its issuer, its endpoints, and whether it is in development mode. `at` is the instant of
-/// an activation, at which the dates of policies that only observe are judged. It is `None` for a
-/// generation that is already active.
+/// Checks everything in a generation that can be checked without the broker's store. `context` is
+/// the replica's: its issuer, its endpoints, and whether it is in development mode. `at` is the
+/// instant of an activation, at which the dates of policies that only observe are checked. It is
+/// `None` for a generation that is already active.
 ///
 /// The check takes milliseconds to seconds of CPU time: do not call it on async threads.
 pub fn check_generation(

@@ -1,5 +1,5 @@
-//! The parts that the broker's services share: the store, the ledger, the clock, the generation that
-//! decides, and a few more.
+//! The parts that the broker's services share: the store, the ledger, the clock, the generation
+//! that decides, and a few more.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 
-/// The parts that the services share. A clone shares them too, and costs little.
+/// The parts that the services share. Clones share them too, and are cheap.
 #[derive(Clone)]
 pub struct Core(Arc<Shared>);
 
@@ -60,19 +60,19 @@ impl Core {
         }))
     }
 
-    /// The store.
+    /// The database that all replicas share.
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.0.parts.store
     }
 
-    /// The ledger.
+    /// The log, which this replica appends to.
     #[must_use]
     pub fn ledger(&self) -> &Ledger {
         &self.0.parts.ledger
     }
 
-    /// The metrics.
+    /// The metrics of this process.
     #[must_use]
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.0.parts.metrics
@@ -90,7 +90,7 @@ impl Core {
         &self.0.parts.replica
     }
 
-    /// Tracks work that must not be cut short.
+    /// Tracks work that a shutdown waits for.
     #[must_use]
     pub fn shutdown(&self) -> &Shutdown {
         &self.0.parts.shutdown
@@ -101,7 +101,7 @@ impl Core {
         &self.0.random
     }
 
-    /// Resolves when there is work for the sweeper before its timer says so.
+    /// Resolves when the sweeper has work before its timer fires.
     pub async fn woken(&self) {
         self.0.sweeper.notified().await;
     }
@@ -116,7 +116,7 @@ impl Core {
         self.0.active.load_full().ok_or(BrokerError::NoGeneration)
     }
 
-    /// The digest of the generation that decides on this replica, if there is one.
+    /// The digest of the generation that decides on this replica. `None` if there is none.
     pub(super) fn active_digest(&self) -> Option<GenerationDigest> {
         self.0.active.load().as_ref().map(|active| active.digest())
     }
@@ -151,19 +151,19 @@ impl Core {
         self.0.parts.clock.now()
     }
 
-    /// The reason not to rely on the clock now, if there is one.
+    /// The reason not to rely on the clock now. `None` if it can be relied on.
     #[must_use]
     pub fn clock_doubt(&self) -> Option<ClockDoubt> {
         self.ledger().clock().doubt()
     }
 
-    /// The present instant, unless the clock is in doubt.
+    /// The present instant. `None` while the clock is in doubt.
     pub(super) fn certain_now(&self) -> Option<Timestamp> {
         let reading = self.ledger().clock().judge();
         reading.doubt.is_none().then_some(reading.now)
     }
 
-    /// Refuses while the clock is in doubt: no evidence can be judged by it, and no credential.
+    /// Fails while the clock is in doubt: neither evidence nor a credential can then be verified.
     pub(super) fn check_clock(&self) -> Result<(), BrokerError> {
         match self.clock_doubt() {
             None => Ok(()),
@@ -171,14 +171,14 @@ impl Core {
         }
     }
 
-    /// Whether the clock can be relied on. While it cannot, nothing is over by it, and nothing is
-    /// deleted.
+    /// Whether the clock can be relied on. While it is in doubt, the broker expires and deletes
+    /// nothing.
     pub(crate) fn goes_by_the_right_clock(&self) -> bool {
         self.clock_doubt().is_none()
     }
 
-    /// The instant that deletions take for the present: the stored horizon, which this call first moves
-    /// on as far as it may. While the clock is in doubt it is the beginning of time.
+    /// The instant that deletions use as the present: the stored horizon. This call first advances
+    /// it as far as the pace allows. While the clock is in doubt, it returns the epoch.
     pub async fn horizon(&self) -> Result<Timestamp, BrokerError> {
         let horizon = &self.0.horizon;
         let reading = self.ledger().clock().judge();
@@ -200,20 +200,20 @@ impl Core {
         Ok(may_be)
     }
 
-    /// The horizon as the last call of [`Self::horizon`] found it. Does not ask the store.
+    /// The horizon as the last call of [`Self::horizon`] computed it. Does not query the store.
     pub(super) fn known_horizon(&self) -> Timestamp {
         self.0.horizon.known().min(self.now())
     }
 
-    /// The instant by which a task must be over for its end to be recorded. A clock that was wrong at
-    /// the start must not end a task that lives by the right one.
+    /// The sweeper records the expiry of tasks that expired before this instant. A clock that is
+    /// wrong when the process starts must not end a task that is open by the correct clock.
     pub(crate) fn tasks_over_by(&self, now: Timestamp) -> Timestamp {
         let running = self.0.parts.clock.running();
         self.0.horizon.tasks_over_by(running, now)
     }
 }
 
-/// The failure of a call while the clock is in doubt.
+/// The error of a call while the clock is in doubt.
 pub(super) fn in_doubt(doubt: &ClockDoubt) -> BrokerError {
     BrokerError::FailClosed(format!("the clock is in doubt: {doubt}"))
 }

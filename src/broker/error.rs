@@ -1,5 +1,5 @@
-//! Why a call came to nothing: one variant a reason. Each door has one place that turns these into
-//! its own language.
+//! The reasons why a call failed, one variant each. Each interface converts them into its own error
+//! format in one module.
 
 use super::check::Unfit;
 use crate::attest::AttestFailure;
@@ -15,167 +15,172 @@ use crate::policy::PolicyError;
 use crate::store::StoreError;
 use crate::store::heads::HeadError;
 
-/// A limit that was exceeded, in the words of the `RateLimit` header fields.
+/// A limit that was exceeded, in the terms of the `RateLimit` header fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Exceeded {
-    /// Its name.
+    /// The name of the limit.
     pub policy: &'static str,
-    /// How many are allowed in a window.
+    /// How many requests are allowed in a window.
     pub quota: u32,
-    /// The window's length.
     pub window_seconds: u64,
-    /// When it is worth coming again.
+    /// Seconds until a request can succeed again.
     pub retry_seconds: u64,
 }
 
-/// A refusal that is on record.
+/// A refusal that is in the ledger.
 #[derive(Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Denied {
-    /// The decision.
     pub decision: DecisionId,
-    /// What was decided.
     pub outcome: Outcome,
-    /// Why, as its caller may read it.
+    /// The reason, as its caller may read it.
     pub refusal: Refusal,
-    /// What decided.
+    /// The generation that decided.
     pub generation: GenerationDigest,
-    /// What policies that merely observe would have made of it.
+    /// The effect that observing policies would have had. `None` if there are none.
     pub observed: Option<Box<Observed>>,
-    /// The proof that it is on record.
+    /// The proof that the refusal is in the ledger.
     pub receipt: Receipt,
 }
 
-/// Why a request that comes again is not answered with a new credential.
+/// Why a repeated request does not get a new credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotRepeated {
-    /// The first credential cannot be ended at once, or was superseded as often as may be.
+    /// The first credential cannot be ended at once, or was superseded as often as is allowed.
     #[error(
         "the first credential cannot be superseded: its class is not `immediate`, or it was \
          superseded three times"
     )]
     NotSuperseded,
-    /// The first credential is over.
-    #[error("the first credential is over")]
+    /// The first credential has ended or expired.
+    #[error("the first credential has ended or expired")]
     Over,
-    /// The first request was another run's, or proved a key that this one did not.
-    #[error("the first request was another run's, or proved another key than this one")]
-    AnotherKey,
-    /// Neither an instance nor a key tells one run of the workload from another.
+    /// The first request came from another run of the workload, or proved a key that this one did
+    /// not prove.
     #[error(
-        "its attestor does not tell one run of a workload from another, so a request is repeated \
-         with the key that the first one proved, by a DPoP proof or a client certificate, and the \
-         first one proved none"
+        "the first request came from another run of the workload, or proved another key than this \
+         one"
+    )]
+    AnotherKey,
+    /// Neither an instance nor a key distinguishes the runs of the workload.
+    #[error(
+        "the first request proved no key, and its attestor does not distinguish the runs of a \
+         workload; a request can be repeated only if both prove the same key by a DPoP proof or a \
+         client certificate"
     )]
     NoInstance,
 }
 
-/// Why a call came to nothing.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
-    /// The evidence does not show who calls. The caller learns the reason only where
-    /// [`AttestFailure::for_caller`] gives it.
+    /// The evidence does not authenticate the caller. The caller learns the reason only if
+    /// [`AttestFailure::for_caller`] returns it.
     #[error("attestation failed: {0}")]
     Attestation(#[source] Box<AttestFailure>),
-    /// It cannot be found out now whether the evidence is good: the issuer, the cluster or the
-    /// registered keys cannot be read. It was not used up.
+    /// The evidence cannot be verified now: the issuer, the cluster or the registered keys cannot
+    /// be read. The evidence was not used up.
     #[error("attestation is not possible now: {0}")]
     AttestationUnavailable(#[source] Box<AttestFailure>),
     /// The evidence was used before.
     #[error("the attestation was used before")]
     Replayed,
-    /// The evidence was used before, and its holder cannot renew it at will.
-    #[error("the attestation was used before, the next is to be had at {next_at}")]
+    /// The evidence was used before, and its holder cannot renew it at any time.
+    #[error("the attestation was used before; the next one is available at {next_at}")]
     UsedUp {
-        /// When the next is to be had.
+        /// When the holder gets the next attestation.
         next_at: Timestamp,
     },
-    /// The state upon which the caller was let in changed while the call was under way. The call is
-    /// judged anew, so no caller is told.
-    #[error("what decides, or a role, changed while this was under way")]
+    /// The generation or the roles by which the caller was authorized changed during the call. The
+    /// call is handled again. Its caller gets this error only if they change each time.
+    #[error("the active generation or a role changed during the call; try again")]
     Superseded,
-    /// The caller is known, and may not do this.
+    /// The caller is authenticated, and policy does not permit it this act.
     #[error("not allowed: {0}")]
     Forbidden(&'static str),
-    /// The caller is known, and a revocation blocks it. It learns no more than that.
+    /// The caller is authenticated, and a revocation blocks it. It learns no more than that.
     #[error("{} is refused: a revocation blocks the caller", .0.act)]
     Blocked(Blocked),
-    /// No bound identity could activate the next generation afterwards.
+    /// Afterwards no bound identity could activate the next generation.
     #[error(
-        "afterwards no bound identity could activate the next generation; bind another one to such a \
-         role first, or use the bootstrap token if policy lets it do this"
+        "afterwards no bound identity could activate the next generation; first bind another \
+         identity to a role that permits it, or use the bootstrap token if policy permits it"
     )]
     LastAdmin,
-    /// A caller binds or unbinds its own identity.
+    /// A caller binds a role to its own identity, or unbinds one from it.
     #[error(
-        "nobody binds a role to their own identity, or takes one from it: another admin does, or the \
-         bootstrap token"
+        "a caller cannot bind a role to its own identity or unbind one from it; ask another admin, \
+         or use the bootstrap token"
     )]
     OwnBinding,
-    /// Nothing was ever activated, so nothing is decided and no evidence but an admin's token is read.
+    /// No generation was ever activated. The broker decides nothing, and accepts no evidence but
+    /// admins' tokens.
     #[error(
         "no generation is active, so nothing can be decided; activate one with `taskpass policy \
-         activate`, by the bootstrap token where there is no admin yet"
+         activate`, with the bootstrap token if no admin is bound yet"
     )]
     NoGeneration,
-    /// There is no such thing, or it is not the caller's to know.
+    /// The object does not exist, or the caller may not learn that it exists.
     #[error("there is no such {0}")]
     NotFound(&'static str),
-    /// A selector names something that does not exist, and nothing on record matches it.
+    /// A selector names an object that does not exist, and no session on record matches it.
     #[error(
-        "nothing is known of `{0}`: nothing of this name exists, and no session on record matches it. Check \
-         the name, or set `unknown` to revoke it all the same"
+        "nothing is known of `{0}`: nothing of this name exists, and no session on record matches \
+         it; check the name, or set `allow_unknown` to revoke it nevertheless"
     )]
     UnknownSelector(Box<Selector>),
-    /// Policy refused, on record.
+    /// Policy refused. The refusal is in the ledger.
     #[error("refused: {}", .0.refusal.detail)]
     Denied(Box<Denied>),
-    /// The task, or one that it is part of, is over.
-    #[error("the task is over")]
+    /// The task or one of its ancestors has ended.
+    #[error("the task has ended")]
     TaskEnded,
-    /// The attestor of the task's owner, or of one above it, was removed or gives other identities.
-    #[error("the task's owner is attested no more")]
+    /// The attestor of the task's owner, or of an ancestor's owner, was removed or gives other
+    /// identities.
+    #[error("the task's owner can no longer be attested")]
     OwnerWithdrawn,
-    /// The key's first request got a credential that cannot be taken back.
+    /// The key's first request got a credential that cannot be superseded.
     #[error("this Idempotency-Key was answered already")]
     AlreadyIssued(SessionId, NotRepeated),
-    /// The key's first request is still under way.
-    #[error("the first request with this Idempotency-Key is under way")]
+    /// The key's first request is still in progress.
+    #[error("the first request with this Idempotency-Key is in progress")]
     InProgress,
     /// The key was used for another request.
     #[error("this Idempotency-Key was used for another request")]
     RetryMismatch,
-    /// As many keys of a purpose are published as may be.
+    /// The maximum number of keys of a purpose is published.
     #[error("{most} keys are published already; the next rotation is possible from {until}")]
     TooManyKeys {
-        /// How many may be.
+        /// The maximum number of published keys.
         most: usize,
-        /// When one of them is gone.
+        /// When the next one of them is no longer published.
         until: Timestamp,
     },
-    /// What was sent contradicts itself or our limits.
+    /// The request contradicts itself or exceeds a limit.
     #[error("{detail}")]
     Invalid {
-        /// Where in the request, as a JSON pointer.
+        /// A JSON pointer to the faulty part of the request.
         pointer: &'static str,
-        /// What is wrong.
+        /// The fault, for people.
         detail: String,
     },
-    /// A generation that was sent cannot decide here.
+    /// The generation in the request cannot decide on this replica.
     #[error(transparent)]
     Unfit(Box<Unfit>),
-    /// Too many of these.
+    /// The caller sends requests too fast.
     #[error("too many requests")]
     RateLimited(Exceeded),
-    /// Too much is waiting.
+    /// Too many requests or jobs are waiting.
     #[error("overloaded")]
     Overloaded,
-    /// Store, ledger, policy or keys cannot be relied on now: nothing is released.
+    /// Store, ledger, policy or keys cannot be relied on now. Nothing is released.
     #[error("closed: {0}")]
     FailClosed(String),
 }
 
 impl BrokerError {
-    /// Whether the fault is ours, so that the same request may succeed later.
+    /// Whether the broker is at fault, so that the same request may succeed later.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(

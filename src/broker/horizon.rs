@@ -1,5 +1,6 @@
-//! The stored horizon: an instant that follows the clocks of all replicas slowly, so that a clock that
-//! is ahead cannot make the broker delete what still counts.
+//! The stored horizon: an instant that slowly follows the clocks of all replicas. Deletions use it
+//! as the present, so that a clock that is ahead cannot make the broker delete rows that it still
+//! needs.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -7,33 +8,35 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::domain::limits::HORIZON_PACE;
 
-/// The horizon is written when it may move on by so much: once in ten seconds while it is up to date.
+/// The horizon is written when it can advance by this many seconds: once in ten seconds while it is
+/// up to date.
 pub(super) const HORIZON_STEP_SECONDS: u64 = 10;
 
-/// Up to this lag the horizon is up to date. It is more than the step between two writes.
+/// The horizon counts as up to date up to this lag. It exceeds the step between two writes.
 const HORIZON_LAG_SECONDS: u64 = 60;
 
-/// For how long a process must have relied on its clock before the sweeper records the end of tasks
-/// by it, where the horizon is not up to date.
+/// While the horizon is not up to date, the sweeper records the expiry of tasks by a clock only
+/// after the process has relied on that clock for this long.
 const SETTLED_AFTER: Duration = Duration::from_mins(10);
 
-/// What this process knows of the stored horizon.
+/// This process's knowledge of the stored horizon.
 ///
-/// All replicas move the same row. Each computes how far the horizon may be from the first value
-/// that it saw and from how long it has run since, and never from what another one added: so the row
-/// moves at the pace of one, however many there are and however often they start.
+/// All replicas advance the same row. Each computes how far the horizon may be from the first value
+/// that it read and from the time that it has run since. It never adds to the advance of another
+/// replica. So the row advances at the pace of one replica, regardless of the number of replicas
+/// and of restarts.
 #[derive(Debug, Default)]
 pub(super) struct Horizon(Mutex<Option<Observed>>);
 
 #[derive(Clone, Copy, Debug)]
 struct Observed {
-    /// The first value that was seen.
+    /// The first value that was read.
     first: Timestamp,
-    /// When that was, by the running clock.
+    /// The reading of the running clock at that moment.
     since: Duration,
-    /// The last value that was seen.
+    /// The last value that was read or written.
     last: Timestamp,
-    /// Where it may be: a little further than what is stored.
+    /// The instant that the horizon may have reached. It can be slightly ahead of the stored value.
     may_be: Timestamp,
 }
 
@@ -42,12 +45,13 @@ impl Horizon {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was seen so far counts no more: the clock was in doubt.
+    /// Discards all values, because the clock was in doubt.
     pub(super) fn forget(&self) {
         *self.state() = None;
     }
 
-    /// Where the horizon may be at `now`, if it is `stored` and the process has run until `running`.
+    /// The instant that the horizon may reach at `now`. `stored` is the stored value, and `running`
+    /// the reading of the running clock.
     pub(super) fn may_be(&self, stored: Timestamp, running: Duration, now: Timestamp) -> Timestamp {
         let mut state = self.state();
         let begin = Observed {
@@ -56,7 +60,8 @@ impl Horizon {
             last: stored,
             may_be: stored,
         };
-        // One that was set back was restored, or an accepted time set it back.
+        // A smaller value than before comes from a restored database or an accepted time: start
+        // again.
         let known = state.filter(|known| stored >= known.last).unwrap_or(begin);
         let passed = running.saturating_sub(known.since);
         let credit = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX) / 1_000 * HORIZON_PACE;
@@ -69,18 +74,19 @@ impl Horizon {
         may_be
     }
 
-    /// Where it may be, as it was last computed.
+    /// The last result of [`Self::may_be`]; the epoch if there is none.
     pub(super) fn known(&self) -> Timestamp {
         self.state().map_or(Timestamp::EPOCH, |known| known.may_be)
     }
 
+    /// Registers that this process wrote the horizon.
     pub(super) fn moved_to(&self, at: Timestamp) {
         if let Some(known) = self.state().as_mut() {
             known.last = at;
         }
     }
 
-    /// By when a task must be over for the sweeper to record it.
+    /// The sweeper records the expiry of tasks that expired before this instant.
     pub(super) fn tasks_over_by(&self, running: Duration, now: Timestamp) -> Timestamp {
         let Some(known) = *self.state() else {
             return Timestamp::EPOCH;
@@ -101,7 +107,7 @@ mod tests {
         Timestamp::from_seconds(1_800_000_000).plus_seconds(seconds)
     }
 
-    /// A replica with its own clock, which looks at the shared row and moves it on.
+    /// A replica with its own clock, which reads the shared row and advances it.
     struct Replica(Horizon);
 
     impl Replica {
@@ -109,7 +115,7 @@ mod tests {
             Self(Horizon::default())
         }
 
-        fn look(&self, row: &mut Timestamp, running: u64, now: Timestamp) {
+        fn advance(&self, row: &mut Timestamp, running: u64, now: Timestamp) {
             let may_be = self.0.may_be(*row, Duration::from_secs(running), now);
             if may_be > *row {
                 *row = may_be;
@@ -124,11 +130,11 @@ mod tests {
     fn a_clock_that_is_ahead_moves_the_horizon_by_its_pace_alone() {
         let (replica, mut row) = (Replica::new(), at(0));
         for second in 0..=75 {
-            replica.look(&mut row, second, at(AHEAD + second));
+            replica.advance(&mut row, second, at(AHEAD + second));
         }
         assert_eq!(row, at(75 * HORIZON_PACE));
-        // By the right clock it is not past that, and never goes back by itself.
-        replica.look(&mut row, 76, at(76));
+        // The correct clock is behind the horizon, which then does not move, not even back.
+        replica.advance(&mut row, 76, at(76));
         assert_eq!(row, at(75 * HORIZON_PACE));
     }
 
@@ -138,8 +144,8 @@ mod tests {
         let replicas: Vec<Replica> = (0..20).map(|_| Replica::new()).collect();
         for second in 0..=75 {
             for (number, replica) in (0..).zip(&replicas) {
-                // Each counts from a beginning of its own.
-                replica.look(&mut row, 1_000 * number + second, at(AHEAD));
+                // Each replica has another running time.
+                replica.advance(&mut row, 1_000 * number + second, at(AHEAD));
             }
         }
         assert_eq!(row, at(75 * HORIZON_PACE));
@@ -149,12 +155,12 @@ mod tests {
     fn restarts_in_a_loop_move_the_horizon_no_faster() {
         let mut row = at(0);
         for begin in 0..75 {
-            // It looks a hundred times within its one second.
+            // It reads the row a hundred times within one second.
             let replica = Replica::new();
             for _ in 0..100 {
-                replica.look(&mut row, begin, at(AHEAD));
+                replica.advance(&mut row, begin, at(AHEAD));
             }
-            replica.look(&mut row, begin + 1, at(AHEAD));
+            replica.advance(&mut row, begin + 1, at(AHEAD));
         }
         assert!(row <= at(75 * HORIZON_PACE), "{row}");
     }
@@ -162,10 +168,10 @@ mod tests {
     #[test]
     fn the_horizon_never_passes_the_clock_and_catches_up_with_it() {
         let (replica, mut row) = (Replica::new(), at(0));
-        // After a day of standstill.
+        // No replica ran for a day.
         let day = 86_400;
         for second in 0..=3_757 {
-            replica.look(&mut row, second, at(day + second));
+            replica.advance(&mut row, second, at(day + second));
             assert!(row <= at(day + second));
         }
         assert_eq!(row, at(day + 3_757));
@@ -174,15 +180,15 @@ mod tests {
     #[test]
     fn a_horizon_that_was_set_back_is_a_new_beginning() {
         let (replica, mut row) = (Replica::new(), at(AHEAD));
-        replica.look(&mut row, 0, at(AHEAD));
-        replica.look(&mut row, 10_000, at(AHEAD));
+        replica.advance(&mut row, 0, at(AHEAD));
+        replica.advance(&mut row, 10_000, at(AHEAD));
         row = at(0);
-        replica.look(&mut row, 10_001, at(AHEAD));
-        assert_eq!(row, at(0), "what it ran before is no credit");
-        replica.look(&mut row, 10_002, at(AHEAD));
+        replica.advance(&mut row, 10_001, at(AHEAD));
+        assert_eq!(row, at(0), "the time that it ran before must not count");
+        replica.advance(&mut row, 10_002, at(AHEAD));
         assert_eq!(row, at(HORIZON_PACE));
         replica.0.forget();
-        replica.look(&mut row, 20_000, at(AHEAD));
+        replica.advance(&mut row, 20_000, at(AHEAD));
         assert_eq!(row, at(HORIZON_PACE));
     }
 

@@ -1,4 +1,4 @@
-//! The minter of a kind, or the failure that it is missing.
+//! Looks up the minter of a kind.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use super::error::BrokerError;
 use crate::domain::kind::MinterKind;
 use crate::mint::{Minter, Minters};
 
-/// The minter of a kind. Without it the call fails.
+/// The minter of a kind. Fails closed if this replica has none.
 pub(super) fn minter_of(
     minters: &Minters,
     kind: MinterKind,

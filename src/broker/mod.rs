@@ -1,15 +1,17 @@
-//! The use cases of the broker: each from the evidence of a call to its answer.
+//! The use cases of the broker, each from the evidence of a call to its answer.
 //!
-//! Each is a method of a small service over the [`core::Core`] that all of them share:
+//! Each use case is a method of a small service. All services share one [`core::Core`]:
 //!
-//! - [`issuance`] decides about requests and makes credentials, [`tasks`] opens and ends tasks;
-//! - [`verification`] says whether a credential is good now, [`revocation`] ends it;
-//! - [`administration`] and [`signing_keys`] hold the acts of admins, [`health`] what readiness shows;
-//! - [`access`] leads from evidence to the acts that its caller may do: every call goes through it.
-//!   Below it are [`generations`] and [`keys`], which know no callers.
+//! - [`issuance`] decides on requests and makes credentials, and [`tasks`] opens and ends tasks;
+//! - [`verification`] reports whether a credential is valid now, and [`revocation`] ends it;
+//! - [`administration`] and [`signing_keys`] hold the acts of admins, and [`health`] decides
+//!   readiness;
+//! - [`access`] authenticates callers and authorizes their acts: every call goes through it. Below
+//!   it are [`generations`] and [`keys`], which know no callers.
 //!
-//! A service names another only as the table in `scripts/check-imports` allows. [`Broker`] bundles them
-//! for the doors. Doors call these and nothing below; nothing here knows of HTTP or SQL.
+//! A service uses another one only as the table in `scripts/check-imports` allows. [`Broker`]
+//! bundles the services for the interfaces, such as the HTTP server. Interfaces call only these
+//! services. This module contains no HTTP and no SQL.
 
 pub mod access;
 pub mod active;
@@ -61,38 +63,34 @@ use crate::shutdown::Shutdown;
 use crate::store::Store;
 
 /// The parts of a broker.
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct BrokerParts {
     /// The broker's base URL, as its clients know it.
     pub issuer: String,
     /// The name of this process in leases.
     pub replica: String,
-    /// The database.
     pub store: Store,
-    /// The log.
     pub ledger: Ledger,
-    /// The clock.
     pub clock: SharedClock,
-    /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// The back ends.
     pub minters: Minters,
     /// The keys of access tokens, shared with their minter.
     pub access_keys: LoadedKeys,
     /// The keys with which the broker attests to AWS, shared with their minter.
     pub federation_keys: LoadedKeys,
-    /// How keys are made and follow one another.
+    /// The algorithm and the rotation schedule of the broker's keys.
     pub key_policy: KeyPolicy,
     /// Seals the broker's own keys.
     pub sealer: Arc<dyn Sealer>,
-    /// Protects rows.
+    /// Authenticates the broker's rows in the store.
     pub mac: Mac,
-    /// What attestors need beside their specification.
+    /// The inputs of attestors that their specification does not hold.
     pub trust: Trust,
-    /// Tokens of administrators that are configured, not issued.
+    /// The admins' tokens that are configured, not issued.
     pub admin_tokens: AdminTokens,
-    /// The limit of requests by identity.
+    /// Limits the requests of each identity.
     pub identities: IdentityLimiter,
-    /// Tracks work that must not be cut short.
+    /// Tracks work that a shutdown waits for.
     pub shutdown: Shutdown,
 }
 
@@ -114,7 +112,7 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// A broker without a generation: it refuses everything until [`Generations::follow`] has found
+    /// A broker without a generation. It decides nothing until [`Generations::follow`] has loaded
     /// one.
     #[must_use]
     #[expect(

@@ -700,7 +700,7 @@ fn each_fault_of_an_endpoint_is_told_with_its_line() {
         (
             "[endpoints.a]\nurl = \"http://a.example\"\nuse = [\"keys\"]",
             "endpoints.a.url",
-            "cannot be asked safely",
+            "is not a safe URL",
         ),
         (
             "[endpoints.a]\nurl = \"https://a.example\"\nuse = []",
@@ -715,7 +715,7 @@ fn each_fault_of_an_endpoint_is_told_with_its_line() {
         (
             "[endpoints.A]\nurl = \"https://a.example\"\nuse = [\"keys\"]",
             "endpoints.A",
-            "odd name",
+            "invalid name",
         ),
         (
             "[endpoints.a]\nurl = \"https://a.example\"\nuse = [\"keys\"]\ntoken = \"hunter2\"",

@@ -420,8 +420,9 @@ impl Event {
                 };
                 act(About::Named(kid), effect)
             }
-            Self::Admin { subject, .. } => act(About::Named(subject), Effect::Nothing),
-            Self::DenialsOmitted { subject, .. } => act(About::Named(subject), Effect::Nothing),
+            Self::Admin { subject, .. } | Self::DenialsOmitted { subject, .. } => {
+                act(About::Named(subject), Effect::Nothing)
+            }
         }
     }
 }

@@ -86,7 +86,7 @@ fn every_kind() -> Vec<(Value, u32, &'static str)> {
         ),
         (
             json!({"event": "delegated", "task": id(9), "child": "dev:child",
-            "expires_at": "2026-11-23T13:00:00Z", "sessions": 1}),
+            "expires_at": "2026-11-23T13:00:00Z", "max_credentials": 1}),
             300_403,
             "delegated",
         ),

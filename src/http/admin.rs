@@ -355,8 +355,8 @@ pub(super) async fn activate(
     let activated = state
         .broker
         .administration
-        .activate(&presented.evidence, document)
-        .await?;
+        .activate(&presented.evidence, document);
+    let activated = Box::pin(activated).await?;
     let Some(activated) = activated else {
         return Err(unreadable.unwrap_or_else(Problem::internal));
     };

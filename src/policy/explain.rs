@@ -544,23 +544,23 @@ fn change_revocability(
     const EXPIRES_BY: &str = "context.revocability.expires_by";
     let own = asked.revocability;
     let bound = own.class.bound_seconds();
-    let mut changes = Vec::new();
+    let mut attempts = Vec::new();
     if compared.contains_key(CLASS) {
         for name in RevocationClass::NAMES {
             // A class with a bound keeps the present bound.
             let class = RevocationClass::from_parts(name, Some(bound.unwrap_or(0)))
                 .or_else(|| RevocationClass::from_parts(name, None));
             let changed = class.map(|class| Revocability { class, ..own });
-            changes.extend(changed.map(|own| (CLASS, name.to_owned(), own)));
+            attempts.extend(changed.map(|own| (CLASS, name.to_owned(), own)));
         }
     }
     for seconds in numbers(compared, BOUND) {
         let class = RevocationClass::from_parts(own.class.as_str(), Some(seconds));
         let changed = class.map(|class| Revocability { class, ..own });
-        changes.extend(changed.map(|own| (BOUND, seconds.to_string(), own)));
+        attempts.extend(changed.map(|own| (BOUND, seconds.to_string(), own)));
     }
     if compared.contains_key(OPEN_SESSIONS) {
-        changes.extend(OpenSessions::ALL.map(|open_sessions| {
+        attempts.extend(OpenSessions::ALL.map(|open_sessions| {
             let to = open_sessions.as_str().to_owned();
             let changed = Revocability {
                 open_sessions,
@@ -570,12 +570,12 @@ fn change_revocability(
         }));
     }
     if compared.contains_key(EXPIRES_BY) {
-        changes.extend(ExpiresBy::ALL.map(|expires_by| {
+        attempts.extend(ExpiresBy::ALL.map(|expires_by| {
             let to = expires_by.as_str().to_owned();
             (EXPIRES_BY, to, Revocability { expires_by, ..own })
         }));
     }
-    for (fact, to, revocability) in changes {
+    for (fact, to, revocability) in attempts {
         let from = match fact {
             CLASS => own.class.as_str().to_owned(),
             OPEN_SESSIONS => own.open_sessions.as_str().to_owned(),

@@ -305,6 +305,10 @@ impl Store {
 
 /// The facts that decide about a task, and its parent.
 #[derive(Clone, FromRow)]
+#[expect(
+    clippy::struct_field_names,
+    reason = "the columns stand beside those of another table"
+)]
 pub(super) struct LinkRow {
     link_id: TaskId,
     link_parent_id: Option<TaskId>,

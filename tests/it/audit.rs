@@ -369,7 +369,7 @@ fn a_whole_log_itself_names_the_key_of_its_credentials() {
         let ended = grown.verify(&log, &with);
         assert_eq!(ended.code(), Some(1), "{}", ended.stdout);
         let said = &ended.stdout;
-        assert!(said.contains("NOT SHOWN: the credential's own"), "{said}");
+        assert!(said.contains("NOT SHOWN: the credential's signature"), "{said}");
         assert!(said.ends_with("not everything is shown\n"), "{said}");
         let jwks = [&with[..], &["--jwks", "jwks"]].concat();
         holds(&grown.verify(&log, &jwks), "decided: permit");
@@ -542,7 +542,7 @@ fn a_published_checkpoint_shows_the_same_by_the_publishers_clock() {
         verdict["logged_before_use"]["detail"]
             .as_str()
             .unwrap()
-            .contains("whoever kept newest")
+            .contains("the keeper of newest")
     );
     let late = with("2026-10-24T12:20:02Z=newest", "2026-10-24T12:20:01Z");
     let verdict: Value = serde_json::from_str(&late.stdout).unwrap();

@@ -888,7 +888,7 @@ async fn a_role_is_not_denied_as_a_whole_while_a_resource_that_left_it_has_sessi
     let Err(BrokerError::Invalid { detail, .. }) = refused else {
         panic!("{refused:?}")
     };
-    assert!(detail.contains("still live"), "{detail}");
+    assert!(detail.contains("have not expired"), "{detail}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -185,7 +185,7 @@ fn cases() -> Vec<Case> {
             "attestor",
             "[\"RS256\"]",
             "[\"HS256\"]",
-            "`HS256` is not believed",
+            "`HS256` is not accepted",
         ),
         changed(
             "attestor",
@@ -264,7 +264,7 @@ fn cases() -> Vec<Case> {
             "no_verifier",
             "verifiers = [\"ci:orders\"]\n",
             "",
-            "nobody may introspect its tokens",
+            "no identity may introspect its tokens",
         ),
         // Two resources that accept the same tokens.
         changed(
@@ -629,7 +629,7 @@ async fn an_activation_refuses_what_the_check_refuses() {
         ),
         (
             changed(&|own| own["attestors"][0]["algorithms"] = json!(["HS256"])),
-            "`HS256` is not believed",
+            "`HS256` is not accepted",
         ),
         (
             changed(&|own| own["attestors"][0]["discovery"] = json!("nowhere")),

@@ -145,7 +145,7 @@ fn a_credential_whose_signature_nobody_checked_is_no_pass() {
         assert_eq!(ended.code(), Some(1), "{}", ended.stdout);
         let out = ended.stdout;
         assert!(
-            out.contains("decided: not shown: the credential's own"),
+            out.contains("decided: not shown: the credential's signature"),
             "{out}"
         );
         assert!(out.contains("found: permit for"), "{out}");
@@ -657,7 +657,7 @@ fn another_logs_signature_or_origin_is_refused() {
     leaf["origin"] = json!("other.test/log");
     fails(
         &sample.verify(&receipt(&sample.log, &leaf), &[]),
-        "meant for the log other.test/log",
+        "the leaf belongs to the log other.test/log",
     );
     leaf = permit(&sample.signer.kid);
     for (version, told) in [
@@ -909,35 +909,35 @@ fn the_help_says_which_commands_there_are() {
 
     Commands:
       serve        Run the broker
-      migrate      Bring the PostgreSQL database up to date
-      dev          Try it: a broker on this machine, with samples, and the story played once
-      exec         Run a command with a credential that lives as long as it runs
-      aws          Credentials for AWS's own tools, and what roles have to trust
-      request      Ask for a credential
+      migrate      Migrate the PostgreSQL database to the current schema
+      dev          Try it: a broker on this machine, with samples and a demonstration
+      exec         Run a command with a credential that ends when the command ends
+      aws          Get credentials for AWS's tools, and print the trust policies of roles
+      request      Request a credential
       task         Heartbeat, complete, abort, show and list tasks
       sessions     List, show and revoke sessions
       revoke       End everything that a selector matches
       revocations  List and show revocations, and lift their blocks
-      lift         Let in again what a revocation keeps out
+      lift         Lift the block of a revocation
       policy       Check, test and activate policies
-      ledger       Check receipts and logs offline; take the log away; show its head
+      ledger       Verify receipts and logs offline; export the log; show its head
       workloads    Register, list and remove workload keys
       admins       Bind identities to roles, and unbind them
       attest       Explain attestations
-      keys         Make first secrets; list, rotate, revoke and reseal the broker's keys
+      keys         Create first secrets; list, rotate, revoke and reseal the broker's keys
       openapi      Print the description of the HTTP interface
-      health       Ask whether a broker is alive, or ready
+      health       Check whether a broker is alive, or ready
       reference    Print the environment variables and exit codes
-      completions  Print a shell's completions
+      completions  Print the completion script of a shell
 
     Options:
-          --json     Print JSON: the result, or why there is none
+          --json     Print JSON: the result, or the error
       -h, --help     Print help
       -V, --version  Print version
 
     Try it: taskpass dev
 
-    Exit codes: 0 done, 1 refused, 2 usage, 3 could not reach or establish.
+    Exit codes: 0 success, 1 refused, 2 usage, 3 could not reach or establish.
     ");
 }
 

@@ -708,7 +708,7 @@ on_both_stores! {
                 world.rig.issuer.add_key(Algorithm::Es256);
             }
             let token = world.token();
-            let left = world.call_ending_as(expected, call, bearer(&token)).await;
+            let left = Box::pin(world.call_ending_as(expected, call, bearer(&token))).await;
             world.back_end.fail(Fault::None);
             let error = left.expect_err(call);
             assert_eq!(variant(&error), *expected, "{call}: {error}");

@@ -114,7 +114,7 @@ on_both_stores! {
             good(&verified);
         }
         let log = replica.process.stderr();
-        assert!(log.contains("a text was forgotten") && !log.contains(PURPOSE));
+        assert!(log.contains("a text was deleted") && !log.contains(PURPOSE));
     }
 
     async fn a_forgotten_reason_leaves_the_revocation_and_its_block(fleet, replica) {

@@ -732,7 +732,7 @@ async fn who_writes_to_the_tables_activates_and_lifts_nothing() {
             .health
             .unready()
             .unwrap()
-            .contains("not activated by the broker")
+            .contains("the broker did not activate it")
     );
     assert!(
         rig.issue("agent:reports", ask(&["orders:read"]))

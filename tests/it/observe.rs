@@ -128,7 +128,10 @@ async fn observed(kind: Kind) {
         assert!(metrics.contains(&line), "{line}: {metrics}");
     }
     let log = [replica.process.stdout(), replica.process.stderr()].concat();
-    assert!(log.contains("not enforced: it merely observes"), "{log}");
+    assert!(
+        log.contains("a policy only observes: not enforced yet"),
+        "{log}"
+    );
     let freeze = json!({
         "policies": [{
             "policy": "demo-freeze", "effect": "forbid", "enforced_from": from

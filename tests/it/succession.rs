@@ -775,7 +775,7 @@ async fn roles_that_are_registered_no_more_are_denied_or_named_with_their_time()
             let hours = (until.unwrap().unix_timestamp() - unix_seconds()) / 3_600;
             assert!((11..=12).contains(&hours), "{left}");
             assert!(
-                left["reason"].as_str().unwrap().contains("no list"),
+                left["reason"].as_str().unwrap().contains("no deny list"),
                 "{left}"
             );
         }

@@ -106,7 +106,7 @@ struct SessionSpec {
 struct CutSpec {
     kind: usize,
     pick: usize,
-    block: Option<Option<i64>>,
+    block: Block,
     gap: u64,
     committed: i64,
     lifted: bool,
@@ -170,7 +170,11 @@ fn any_session() -> impl Strategy<Value = SessionSpec> {
 }
 
 fn any_cutoff() -> impl Strategy<Value = CutSpec> {
-    let block = proptest::option::of(proptest::option::of(0..SPAN));
+    let block = prop_oneof![
+        Just(Block::No),
+        Just(Block::UntilLifted),
+        (0..SPAN).prop_map(|until| Block::Until(at(until))),
+    ];
     (
         0..Selector::KINDS.len(),
         any::<usize>(),
@@ -348,11 +352,7 @@ impl World {
                 id: CutoffId::from(Uuid::from_u128(4_000 + n as u128)),
                 index,
                 selector: self.selector(spec.kind, spec.pick),
-                block: match spec.block {
-                    None => Block::No,
-                    Some(None) => Block::UntilLifted,
-                    Some(Some(until)) => Block::Until(at(until)),
-                },
+                block: spec.block,
                 deny_policy_target: None,
                 reason: "why".into(),
                 by: "admin".into(),

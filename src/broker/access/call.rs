@@ -1,4 +1,4 @@
-//! A call under way: the evidence that it presents, and what was verified of it.
+//! A call in progress: the evidence that it presents, and the results of its verification.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -20,24 +20,25 @@ use crate::ledger::{AppendError, Appended};
 use crate::metrics::RateLimit;
 use crate::policy::AdminAction;
 
-/// How often a call is judged by what decides then, before it is given up.
-const JUDGED_AT_MOST: u32 = 5;
+/// How often a call is handled at most. It is handled again if the generation or the role bindings
+/// changed meanwhile.
+const MAX_ATTEMPTS: u32 = 5;
 
-/// A call under way.
+/// A call in progress.
 pub(in crate::broker) struct Call<'a> {
     pub(super) access: &'a Access,
     pub(super) evidence: &'a Evidence,
-    /// Whether it goes by a clock that is in doubt.
+    /// Whether the call is accepted while the clock is in doubt.
     any_clock: bool,
     verified: Mutex<Verified>,
 }
 
-/// What was verified of a call's evidence.
+/// The results of verifying a call's evidence.
 #[derive(Default)]
 struct Verified {
-    /// The attestor that verified it, where one did.
+    /// The attestor that verified it. `None` if no attestor did.
     attestor: Option<String>,
-    /// When its holder gets the next, where it cannot be renewed at will.
+    /// When its holder gets the next evidence. `None` if the holder can renew it at any time.
     next_at: Option<Timestamp>,
     /// One-time ids that an append has yet to carry; the evidence's own is the first.
     unspent: Vec<OneTime>,
@@ -47,7 +48,7 @@ struct Verified {
     by: Option<RequestCaller>,
     /// An append has judged the caller by the cutoffs.
     judged: bool,
-    /// Upon what the caller is let in. Read before anything is judged by it.
+    /// The state by which the caller is authorized. It is read before the caller is authorized.
     premises: Premises,
 }
 
@@ -65,13 +66,14 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Registers that the store has judged the caller by the cutoffs.
+    /// Registers that the store has checked the caller against the cutoffs.
     pub(super) fn was_judged(&self) {
         self.state().judged = true;
     }
 
-    /// Refuses while no evidence and no handle can be judged: while the clock is in doubt, and while
-    /// so much evidence waits to be recorded as used that the replica can keep no more.
+    /// Refuses the call while no evidence and no handle can be verified: while the clock is in
+    /// doubt, and while the replica has no room to keep more evidence that waits to be recorded as
+    /// used.
     pub(super) fn check_open(&self) -> Result<(), BrokerError> {
         self.access.core.ledger().check_evidence_room()?;
         if self.any_clock {
@@ -80,7 +82,7 @@ impl<'a> Call<'a> {
         self.access.core.check_clock()
     }
 
-    /// Verifies the evidence of a workload. From here on it is used up on every way out.
+    /// Verifies the evidence of a workload. From here on, every outcome of the call uses it up.
     pub(super) async fn appraise(
         &self,
         active: &Active,
@@ -103,8 +105,8 @@ impl<'a> Call<'a> {
         Ok(workload)
     }
 
-    /// Refuses a blocked caller before anything is looked up for it. Each entry that it appends is
-    /// judged again under the ledger's lock.
+    /// Refuses a blocked caller before the broker reads anything for it. The ledger checks the
+    /// caller again under its lock for each entry.
     pub(super) async fn refuse_if_blocked(&self, caller: &Caller) -> Result<(), BrokerError> {
         if !self.may_be_blocked() {
             return Ok(());
@@ -118,8 +120,8 @@ impl<'a> Call<'a> {
         self.verified.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Registers an attestation that was verified, and the caller that it names. A story that decides
-    /// again verifies again, which takes the place of what was registered before.
+    /// Registers a verified attestation and the caller that it names. A handler that runs again
+    /// verifies again, which replaces the earlier registration.
     fn attested(&self, workload: &Workload) {
         let mut state = self.state();
         state.attestor = Some(workload.attestor.clone());
@@ -131,7 +133,7 @@ impl<'a> Call<'a> {
         self.acts_as(RequestCaller::of(workload));
     }
 
-    /// Registers what was verified of evidence that is refused: it is used up all the same.
+    /// Registers the verified part of evidence that is refused, so that it is used up too.
     fn unproven(&self, verified: VerifiedEvidence) {
         self.attested(&verified.workload);
         let mut state = self.state();
@@ -140,7 +142,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Registers a proof that was verified and that comes with no attestation.
+    /// Registers a verified proof that came without an attestation.
     pub(super) fn proved(&self, proof: OneTime) {
         let mut state = self.state();
         if !state.settled {
@@ -148,12 +150,12 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Registers the caller, to be judged by the cutoffs with each entry.
+    /// Registers the caller, so that each entry checks it against the cutoffs.
     pub(super) fn acts_as(&self, by: RequestCaller) {
         self.state().by = Some(by);
     }
 
-    /// The caller, if it is one that cutoffs can match.
+    /// The caller, as cutoffs match it. `None` if no cutoff can match it.
     pub(super) fn by(&self) -> Option<RequestCaller> {
         self.state().by.clone()
     }
@@ -165,19 +167,20 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Names what the call is about, for a refusal.
+    /// Registers the name of the act, which a refusal shows.
     pub(super) fn name_act(&self, act: &'static str) {
         if let Some(by) = &mut self.state().by {
             by.act = act;
         }
     }
 
-    /// Registers that no generation lets the caller in, so that none can shut it out.
+    /// Registers that the caller is authorized independently of the active generation. Activating
+    /// another one then does not affect the call.
     pub(super) fn rests_on_no_generation(&self) {
         self.state().premises.generation = None;
     }
 
-    /// Registers whether policy lets the caller lift cutoffs.
+    /// Registers whether policy permits the caller to lift cutoffs.
     pub(super) fn may_lift(&self, may_lift: bool) {
         if let Some(by) = &mut self.state().by {
             by.may_lift = may_lift;
@@ -192,8 +195,8 @@ impl<'a> Call<'a> {
         by.is_some_and(|by| ledger.may_block(&by.identity, &by.attestor))
     }
 
-    /// Whether a cutoff blocks the caller of a decision. Where this replica knows of none, the
-    /// append that records the decision tells.
+    /// Whether a cutoff blocks the caller of a decision. If this replica knows of none, the append
+    /// that records the decision checks it.
     #[expect(clippy::disallowed_methods, reason = "the append of a call")]
     pub(super) async fn is_blocked(&self) -> Result<bool, BrokerError> {
         if !self.may_be_blocked() {
@@ -211,8 +214,8 @@ impl<'a> Call<'a> {
         Ok(matches!(appended, Appended::Blocked(_)))
     }
 
-    /// Binds the evidence, however the call ends: what was used with this binding before may be used
-    /// with it again.
+    /// Binds the evidence, whatever the outcome of the call: evidence that was used with this
+    /// binding before may be used with it again.
     pub(super) fn bind(&self, binding: [u8; 32]) {
         if let Some(evidence) = self.state().unspent.first_mut() {
             evidence.binding = Some(binding);
@@ -254,10 +257,10 @@ impl<'a> Call<'a> {
         let appended = self.access.core.ledger().append(request).await;
         let survives = matches!(
             &appended,
-            // Nothing was recorded: the story decides again, or ends without another append.
+            // Nothing was recorded: the handler decides again, or ends without another append.
             Ok(Appended::Stale | Appended::Superseded | Appended::RetryTaken(_))
-                // The entry itself was at fault, so the store can take another; or the clock was, by
-                // which evidence can still be used up.
+                // Either the entry was at fault, and the store accepts another one; or the clock
+                // was, and evidence can still be used up.
                 | Err(AppendError::Poisoned(_)
                     | AppendError::Unwritable(_)
                     | AppendError::ClockInDoubt(_))
@@ -280,8 +283,8 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Uses up the evidence of a call that only reads, and judges its caller by the cutoffs. Doing
-    /// it again changes nothing.
+    /// Uses up the evidence of a call that only reads, and checks its caller against the cutoffs.
+    /// A second call of this method changes nothing.
     pub(super) async fn consume(&self) -> Result<(), BrokerError> {
         {
             let state = self.state();
@@ -300,7 +303,7 @@ impl<'a> Call<'a> {
         self.state().unspent.is_empty()
     }
 
-    /// Whether the caller is let in by the generation that decides, or by none.
+    /// Whether the caller is authorized by the generation `decides`, or independently of any.
     pub(super) fn rests_on(&self, decides: Option<GenerationDigest>) -> bool {
         let premises = self.state().premises.generation;
         premises.is_none_or(|generation| decides == Some(generation))
@@ -313,23 +316,23 @@ impl<'a> Call<'a> {
         state.judged = true;
     }
 
-    /// Runs the call's story, and uses up what it verified and did not use up, before anybody
-    /// learns of the result. A story whose premises changed is run again.
-    pub(in crate::broker) async fn run<'c, T, S>(
+    /// Runs the call's handler. Before the caller gets the result, it uses up all evidence that the
+    /// handler verified and did not use up. A handler whose premises changed runs again.
+    pub(in crate::broker) async fn run<'c, T, H>(
         &'c self,
-        story: impl Fn(Unverified<'c>) -> S,
+        handler: impl Fn(Unverified<'c>) -> H,
     ) -> Result<T, BrokerError>
     where
-        S: Future<Output = Result<T, BrokerError>>,
+        H: Future<Output = Result<T, BrokerError>>,
     {
-        let mut judged = 0;
+        let mut attempts = 0;
         loop {
-            let superseded = match self.tell(story(Unverified::of(self))).await {
+            let superseded = match self.attempt(handler(Unverified::of(self))).await {
                 Err(superseded @ BrokerError::Superseded) => superseded,
                 result => return self.end(result),
             };
-            judged += 1;
-            if judged == JUDGED_AT_MOST {
+            attempts += 1;
+            if attempts == MAX_ATTEMPTS {
                 return self.give_up(superseded).await;
             }
             if let Err(error) = self.renew().await {
@@ -338,39 +341,40 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// The story to its end, and what has to be used up then.
-    async fn tell<T>(
+    /// Runs the handler once and uses up the remaining evidence.
+    async fn attempt<T>(
         &self,
-        story: impl Future<Output = Result<T, BrokerError>>,
+        handler: impl Future<Output = Result<T, BrokerError>>,
     ) -> Result<T, BrokerError> {
-        let result = story.await;
+        let result = handler.await;
         if let Err(BrokerError::Superseded) = &result {
             return result;
         }
         match (result, self.consume().await) {
             (_, Err(superseded @ BrokerError::Superseded)) => Err(superseded),
-            // A failure of ours stays one, whatever the consumption came to.
+            // A failure of the broker is reported even if the consumption failed too.
             (Err(error), _) if error.is_transient() => Err(error),
             (_, Err(error)) => Err(error),
             (result, Ok(())) => result,
         }
     }
 
-    /// Takes over what decides now.
+    /// Loads the active generation and the role bindings again, as the new premises.
     async fn renew(&self) -> Result<(), BrokerError> {
         self.access.generations.follow().await?;
         self.state().premises = self.access.premises();
         Ok(())
     }
 
-    /// Ends a call whose premises have changed. Its evidence is used up whatever decides.
+    /// Ends a call whose premises have changed. Its evidence is used up under any premises.
     async fn give_up<T>(&self, error: BrokerError) -> Result<T, BrokerError> {
         self.state().premises = Premises::default();
         let consumed = self.consume().await;
         self.end(consumed.and(Err(error)))
     }
 
-    /// What the caller is told. What cannot be consumed now is not tried again by dropping the call.
+    /// Ends the call and converts its error into the caller's. Dropping the call then does not try
+    /// again to consume evidence that could not be consumed.
     fn end<T>(&self, result: Result<T, BrokerError>) -> Result<T, BrokerError> {
         self.settle();
         result.map_err(|error| match error {
@@ -380,8 +384,8 @@ impl<'a> Call<'a> {
         })
     }
 
-    /// Notes that the use of the evidence may have been forgotten, and gives the error that its caller
-    /// gets.
+    /// Logs that the store may have deleted an earlier use of the evidence, and returns the
+    /// caller's error.
     fn use_forgotten(&self) -> BrokerError {
         let failure = AttestFailure {
             error: AttestError::UseForgotten,
@@ -394,8 +398,8 @@ impl<'a> Call<'a> {
         BrokerError::Attestation(Box::new(failure))
     }
 
-    /// Notes that the proof was used before, beside an attestation that was not, and gives the error that
-    /// its caller gets.
+    /// Logs that the proof was used before and its attestation was not, and returns the caller's
+    /// error.
     fn replayed_proof(&self) -> BrokerError {
         let failure = AttestFailure {
             attestor: self.state().attestor.clone(),
@@ -406,7 +410,7 @@ impl<'a> Call<'a> {
         BrokerError::Attestation(Box::new(failure))
     }
 
-    /// Notes that the evidence was used before, and gives the error that its caller gets.
+    /// Logs that the evidence was used before, and returns the caller's error.
     fn replayed(&self) -> BrokerError {
         let state = self.state();
         let failure = AttestFailure {
@@ -435,9 +439,9 @@ impl Drop for Call<'_> {
             one_time: one_time.into(),
             at: self.access.core.now(),
         };
-        // One poll puts the entry into the queue, and nobody has to wait for what becomes of it.
+        // One poll puts the entry into the queue. Its outcome is not needed.
         if let Some(Err(error)) = self.access.core.ledger().append(request).now_or_never() {
-            tracing::warn!(%error, "the evidence of a call that broke off was not used up");
+            tracing::warn!(%error, "the evidence of an interrupted call was not recorded as used");
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Callers that were verified, their roles, and the acts that policy lets them do.
+//! Authenticated callers, their roles, and the acts that policy permits them.
 //!
-//! An administrator is an attested identity with a role that was bound to it. Cedar policy says what the
-//! role may do, like everything else.
+//! An admin is an attested identity that a role was bound to. Cedar policy decides which acts the
+//! role permits.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use crate::broker::error::BrokerError;
 use crate::domain::workload::{Identity, Instance, Workload};
 use crate::policy::{AdminAction, AdminPrincipal};
 
-/// A caller that was verified.
+/// An authenticated caller.
 #[derive(Debug)]
 pub(in crate::broker) struct Caller {
     who: Who,
@@ -48,7 +48,7 @@ impl Caller {
         }
     }
 
-    /// The bearer of a task's handle, which has no rights beside that task.
+    /// The bearer of a task's handle, which has rights on that task only.
     pub(super) fn by_handle() -> Self {
         Self { who: Who::Handle }
     }
@@ -58,7 +58,7 @@ impl Caller {
         matches!(self.who, Who::Bootstrap)
     }
 
-    /// The identity, where there is one.
+    /// The identity. `None` for a token or a handle.
     #[must_use]
     pub(in crate::broker) fn identity(&self) -> Option<&Identity> {
         match &self.who {
@@ -78,7 +78,7 @@ impl Caller {
         }
     }
 
-    /// The roles that were bound to it; none for a token.
+    /// The roles that admins bound to it; empty for a token or a handle.
     pub(in crate::broker) fn roles(&self) -> BTreeSet<String> {
         match &self.who {
             Who::Bootstrap | Who::Dev | Who::Handle => BTreeSet::new(),
@@ -86,7 +86,7 @@ impl Caller {
         }
     }
 
-    /// Whether something of this identity and instance is the caller's own.
+    /// Whether a record of this identity and instance belongs to the caller.
     #[must_use]
     pub(in crate::broker) fn owns(&self, identity: &Identity, instance: Option<&Instance>) -> bool {
         match &self.who {
@@ -97,14 +97,15 @@ impl Caller {
 }
 
 impl Access {
-    /// Whether the caller may act on the broker in this way.
+    /// Whether policy permits the caller this act.
     pub(in crate::broker) fn may(
         &self,
         caller: &Caller,
         action: AdminAction,
     ) -> Result<bool, BrokerError> {
         let principal = match &caller.who {
-            // While the clock is in doubt nobody else gets in: accepting the time depends on no policy.
+            // While the clock is in doubt, attestations cannot be verified. So the bootstrap token
+            // may accept the time whatever policy says.
             Who::Bootstrap
                 if action == AdminAction::AcceptTime || action.always_open_to_bootstrap() =>
             {
@@ -140,9 +141,9 @@ impl Access {
         Ok(bound)
     }
 
-    /// The caller's roles, where a policy that decides about tasks and credentials asks for any.
-    /// Otherwise they are not read, which saves a read of each request, and that is recorded: none
-    /// is not the same as no roles.
+    /// The caller's roles, if a policy on tasks and credentials uses roles. Otherwise `None`: the
+    /// roles are not read, which saves one query a request. The decision records the difference
+    /// between `None` and an empty set.
     pub(in crate::broker) async fn roles_asked_for(
         &self,
         active: &Active,

@@ -20,7 +20,7 @@ use crate::ledger::entry::{Entry, RequestCaller};
 use crate::policy::AdminAction;
 use crate::store::Store;
 
-/// Evidence that a caller presents and that nobody has verified yet.
+/// Evidence that a caller presents and that the broker has not verified yet.
 #[must_use]
 pub(in crate::broker) struct Unverified<'c> {
     call: &'c Call<'c>,
@@ -32,7 +32,8 @@ impl<'c> Unverified<'c> {
         Self { call }
     }
 
-    /// Verifies who calls: an administrator's token, or an attested workload, whose roles are read.
+    /// Authenticates the caller by an admin's token or by the attestation of a workload. It also
+    /// reads the workload's roles.
     pub(in crate::broker) async fn authenticate(self) -> Result<Authenticated<'c>, BrokerError> {
         let call = self.call;
         call.check_open()?;
@@ -53,7 +54,7 @@ impl<'c> Unverified<'c> {
         Ok(Authenticated { call, caller })
     }
 
-    /// A caller that reads what is its own, or what its rights allow.
+    /// A caller that reads its own records, or those that its rights allow.
     pub(in crate::broker) async fn read(self) -> Result<Reader<'c>, BrokerError> {
         self.authenticate().await?.read().await
     }
@@ -85,8 +86,8 @@ impl<'c> Unverified<'c> {
         Ok(Requester { call, workload })
     }
 
-    /// Verifies the key that is proved beside a task's handle. [`HandleBearer::for_task`] compares the
-    /// handle itself.
+    /// Verifies the proof of a key that accompanies a task's handle. [`HandleBearer::for_task`]
+    /// compares the handle itself.
     pub(in crate::broker) fn with_handle(
         self,
         handle: &SecretString,
@@ -119,12 +120,12 @@ pub(in crate::broker) struct Authenticated<'c> {
 }
 
 impl<'c> Authenticated<'c> {
-    /// A caller that reads. Its evidence is used up.
+    /// A caller that reads. This uses its evidence up.
     pub(in crate::broker) async fn read(self) -> Result<Reader<'c>, BrokerError> {
         self.act().await?.into_reader().await
     }
 
-    /// A caller that acts on what is its own, or by rights that the story asks for.
+    /// A caller that acts on its own records, or by rights that the handler checks.
     pub(in crate::broker) async fn act(self) -> Result<Actor<'c>, BrokerError> {
         let Self { call, caller } = self;
         call.refuse_if_blocked(&caller).await?;
@@ -138,7 +139,7 @@ impl<'c> Authenticated<'c> {
     ) -> Result<Actor<'c>, BrokerError> {
         let Self { call, caller } = self;
         call.name_act(action.as_str());
-        // The append of a lift judges whether a blocked admin may lift this very cutoff.
+        // The append of a lift decides whether a blocked admin may lift this cutoff.
         let lifts = action == AdminAction::LiftCutoff;
         if !lifts {
             call.refuse_if_blocked(&caller).await?;
@@ -160,12 +161,13 @@ pub(in crate::broker) struct HandleBearer<'c> {
     call: &'c Call<'c>,
     /// The digest of the handle.
     digest: [u8; 32],
+    /// The key that the caller proved. `None` if it proved none.
     key: Option<KeyBinding>,
 }
 
 impl<'c> HandleBearer<'c> {
-    /// The caller, as one that acts for the owner of `task`: if the handle is that of `task`, and if the
-    /// caller proved the key that the handle is bound to.
+    /// An actor for the owner of `task`. `None` if the handle is not that of `task`, or if the
+    /// caller did not prove the key that the handle is bound to.
     pub(in crate::broker) fn for_task(self, task: &Task) -> Option<Actor<'c>> {
         let Self { call, digest, key } = self;
         let fits = digests_equal(&digest, &task.handle_digest) && task.fits_key(key.as_ref());
@@ -177,19 +179,19 @@ impl<'c> HandleBearer<'c> {
     }
 }
 
-/// A caller whose evidence was used up, and which no cutoff blocked then.
+/// A caller whose evidence was used up and that no cutoff blocked at that moment.
 pub(in crate::broker) struct Reader<'c> {
     call: &'c Call<'c>,
     caller: Caller,
 }
 
 impl Reader<'_> {
-    /// Whether it may act on the broker in this way.
+    /// Whether policy permits the caller this act.
     pub(in crate::broker) fn may(&self, action: AdminAction) -> Result<bool, BrokerError> {
         self.call.access.may(&self.caller, action)
     }
 
-    /// Whether something of this identity and instance is its own.
+    /// Whether a record of this identity and instance belongs to the caller.
     pub(in crate::broker) fn owns(&self, identity: &Identity, instance: Option<&Instance>) -> bool {
         self.caller.owns(identity, instance)
     }
@@ -198,12 +200,11 @@ impl Reader<'_> {
         self.call.access.core.store()
     }
 
-    /// Its identity, where it has one.
+    /// Its identity. `None` for a token or a handle.
     pub(in crate::broker) fn identity(&self) -> Option<&Identity> {
         self.caller.identity()
     }
 
-    /// The caller.
     pub(in crate::broker) fn caller(&self) -> &Caller {
         &self.caller
     }
@@ -214,7 +215,7 @@ impl Reader<'_> {
     }
 }
 
-/// A caller that appends. Each entry uses its evidence up, if nothing has yet.
+/// A caller that appends. Its first entry uses its evidence up.
 #[must_use]
 pub(in crate::broker) struct Actor<'c> {
     call: &'c Call<'c>,
@@ -222,12 +223,11 @@ pub(in crate::broker) struct Actor<'c> {
 }
 
 impl<'c> Actor<'c> {
-    /// Whether it may act on the broker in this way.
+    /// Whether policy permits the caller this act.
     pub(in crate::broker) fn may(&self, action: AdminAction) -> Result<bool, BrokerError> {
         self.call.access.may(&self.caller, action)
     }
 
-    /// The caller.
     pub(in crate::broker) fn caller(&self) -> &Caller {
         &self.caller
     }
@@ -237,13 +237,12 @@ impl<'c> Actor<'c> {
         self.caller.name()
     }
 
-    /// Registers the task that the call keeps alive or lends from: a cutoff that blocks it, or a task
-    /// above it, refuses the call.
+    /// Registers the task that the call keeps alive or lends from. The call is refused if a cutoff
+    /// blocks that task or one of its ancestors.
     pub(in crate::broker) fn keeps_alive(&self, task: TaskId) {
         self.call.acts_for(task);
     }
 
-    /// Appends an entry.
     pub(in crate::broker) async fn append(
         &self,
         entry: Entry,
@@ -252,7 +251,7 @@ impl<'c> Actor<'c> {
         self.call.append(entry, at).await
     }
 
-    /// Appends an act that either is recorded or changes nothing.
+    /// Appends an act. Any outcome other than recorded or unchanged is an error.
     pub(in crate::broker) async fn record(&self, entry: Entry) -> Result<(), BrokerError> {
         match self.append(entry, self.call.access.core.now()).await? {
             Appended::Recorded(_) | Appended::Unchanged => Ok(()),
@@ -261,9 +260,9 @@ impl<'c> Actor<'c> {
         }
     }
 
-    /// Whether the store can judge the caller together with its act, so that no append has to: the
-    /// call has no evidence that an append must record as used, and it rests on the generation that
-    /// decides, or on none.
+    /// Whether the store can check the caller in the statement of its act, without an append. This
+    /// requires that the call has no evidence that an append must record as used, and that the
+    /// caller is authorized by the generation `decides` or independently of any.
     pub(in crate::broker) fn can_be_judged_by_the_store(
         &self,
         decides: Option<GenerationDigest>,
@@ -271,17 +270,18 @@ impl<'c> Actor<'c> {
         self.call.uses_nothing_up() && self.call.rests_on(decides)
     }
 
-    /// Ends a call of such a caller: the store has judged it by the cutoffs, and done the act.
+    /// Ends the call of such a caller after the store has checked it against the cutoffs and done
+    /// the act.
     pub(in crate::broker) fn was_judged_by_the_store(self) {
         self.call.was_judged();
     }
 
-    /// Uses the evidence up before the act: for an act that writes, reads or computes much first.
+    /// Uses the evidence up before the act. Acts that first write, read or compute much do this.
     pub(in crate::broker) async fn use_up(&self) -> Result<(), BrokerError> {
         self.call.consume().await
     }
 
-    /// The same caller, which reads and appends no more.
+    /// Converts the actor into a reader. This uses its evidence up.
     pub(in crate::broker) async fn into_reader(self) -> Result<Reader<'c>, BrokerError> {
         let Self { call, caller } = self;
         call.consume().await?;
@@ -302,18 +302,20 @@ impl Requester<'_> {
         &self.workload
     }
 
-    /// Whether a cutoff blocks it. Where this replica knows of none, the append of the decision tells.
+    /// Whether a cutoff blocks it. If this replica knows of none, the append of the decision checks
+    /// it.
     pub(in crate::broker) async fn is_blocked(&self) -> Result<bool, BrokerError> {
         self.call.is_blocked().await
     }
 
-    /// Binds its evidence, however the call ends: what was used with this binding before may be used
-    /// with it again.
+    /// Binds its evidence, whatever the outcome of the call: evidence that was used with this
+    /// binding before may be used with it again.
     pub(in crate::broker) fn bind(&self, binding: [u8; 32]) {
         self.call.bind(binding);
     }
 
-    /// Appends the decision, after `adjust` has added to the one-time ids or bound the evidence's own.
+    /// Appends the decision, after `adjust` has added to the one-time ids or bound the evidence's
+    /// own.
     pub(in crate::broker) async fn append_with(
         &self,
         entry: Entry,

@@ -1,9 +1,9 @@
-//! Failed attestations, for the operator: one warning each, and a counter.
+//! Logs and counts failed attestations, for operators.
 //!
-//! A line names the attestor, the reason, the claim, the issuer and the request, so that a person
-//! who is told "401" can be helped. It never holds a token or the value of a claim. Whoever sends
-//! junk must not fill the log: lines are limited for each attestor and reason, and the next line
-//! says how many were left out. The counter misses none.
+//! A line names the attestor, the reason, the claim, the issuer and the request, so that an
+//! operator can explain a 401 to its caller. It never holds a token or the value of a claim. Lines
+//! are limited for each attestor and reason, so that invalid requests cannot fill the log. The next
+//! line says how many were left out. The counter counts all failures.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -16,7 +16,7 @@ use crate::broker::error::BrokerError;
 use crate::clock::Timestamp;
 use crate::domain::limits::{ATTESTATION_LINE_SECONDS, ATTESTATION_LINES_AT_ONCE};
 
-/// How many lines may still be written for an attestor and a reason.
+/// The number of lines that may still be written for an attestor and a reason.
 #[derive(Clone, Copy)]
 struct Allowance {
     lines: u64,
@@ -24,13 +24,14 @@ struct Allowance {
     suppressed: u64,
 }
 
-/// The limit of lines, by attestor and reason. Both come from the configuration and from our own
-/// source, so there are few of them.
+/// The limit of lines, by attestor and reason. Attestors come from the generation and reasons from
+/// this crate's source, so the map stays small.
 #[derive(Default)]
 pub(super) struct FailureLines(Mutex<BTreeMap<(String, &'static str), Allowance>>);
 
 impl FailureLines {
-    /// Whether a line may be written now: then how many were left out before it.
+    /// The number of lines that were left out before this one. `None` if no line may be written
+    /// now.
     fn allow(&self, attestor: &str, reason: &'static str, now: Timestamp) -> Option<u64> {
         let mut allowances = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (attestor.to_owned(), reason);
@@ -55,7 +56,7 @@ impl FailureLines {
 }
 
 impl Access {
-    /// Notes that evidence was refused, and gives the error that its caller gets.
+    /// Logs that evidence was refused, and returns the caller's error.
     pub(super) fn refuse_evidence(
         &self,
         evidence: &Evidence,
@@ -76,7 +77,7 @@ impl Access {
         let request_id = evidence.request_id.as_deref();
         match failure.error {
             AttestError::Missing => self.core.metrics().unattested(),
-            // A step of the protocol: the answer has the nonce for the next proof.
+            // This is a step of the protocol: the answer holds the nonce for the next proof.
             AttestError::NonceWanted => {
                 debug!(attestor, reason, request_id, "a DPoP proof needs a nonce");
                 return;
@@ -118,7 +119,7 @@ mod tests {
         let later = at(ATTESTATION_LINE_SECONDS);
         assert_eq!(lines.allow("ci", "expired", later), Some(5));
         assert_eq!(lines.allow("ci", "expired", later), None);
-        // A clock that goes back allows nothing more, and is no fault.
+        // A clock that goes back allows no further line and causes no panic.
         assert_eq!(lines.allow("ci", "expired", at(0)), None);
     }
 }

@@ -1,36 +1,39 @@
-//! From evidence to the acts that a caller may do. This module is the only way from one to the other.
+//! Authenticates callers and authorizes their acts. No other module does either.
 //!
-//! A public method of a service begins a `Call` and runs its story in `Call::run`. The story gets
-//! `Unverified`: evidence that was not verified yet. Its methods consume it, so a story verifies once:
+//! A public method of a service begins a `Call` and passes its handler to `Call::run`. The handler
+//! gets `Unverified`: evidence that was not verified yet. The methods of `Unverified` consume it,
+//! so a handler verifies once:
 //!
 //! - `Unverified::authenticate` gives `Authenticated`: an admin's token, or an attested workload.
-//!   That is of no use by itself. It becomes a `Reader` or an `Actor`, and both judge the caller by
-//!   the cutoffs first.
-//! - A `Reader` exists only after the evidence was used up. It answers what the caller may read.
-//! - An `Actor` appends. The entry carries the one-time ids with it, so the usual act costs one
-//!   append.
-//! - `Unverified::request` gives a `Requester`, whose denial by policy or by a cutoff is recorded
-//!   as a decision.
+//!   It permits nothing by itself. It becomes a `Reader` or an `Actor`, and both first check the
+//!   caller against the cutoffs.
+//! - A `Reader` exists only after the evidence was used up. It reads the records that the caller
+//!   may see.
+//! - An `Actor` appends. The entry carries the call's one-time ids, so most acts cost one append.
+//! - `Unverified::request` gives a `Requester`. If policy or a cutoff denies its request, the
+//!   denial is recorded as a decision.
 //! - `Unverified::with_handle` gives a `HandleBearer`, which becomes an `Actor` for the task.
 //!
-//! No value of these types can be made elsewhere, and a call ends in `run` alone. `run` uses up what
-//! was verified and not yet used up, before the caller gets the answer, on each way out of the story
-//! (a 404, a 409, a 429, a failed read): evidence that was seen once cannot be sent again when it
-//! would get further. If that append fails the answer is the 503.
+//! Only this module makes values of these types, and only `run` ends a call. Before the caller gets
+//! an answer, `run` uses up all verified evidence that no append has used up yet. It does so on
+//! each way out of the handler (a 404, a 409, a 429, a failed read), so that evidence that was
+//! presented once cannot be sent again after conditions have changed. If that append fails, the
+//! answer is 503.
 //!
-//! Each entry carries the caller too, and is refused under the ledger's lock while a cutoff blocks it.
-//! The answer to a blocked caller is always that refusal, whatever else the story found.
+//! Each entry also carries the caller. The ledger refuses the entry under its lock if a cutoff
+//! blocks the caller. A blocked caller always gets that refusal, even if the handler found another
+//! error.
 //!
-//! Each entry also carries the premises of the call: the generation and the role bindings by which the
-//! caller was let in. If they have changed under the ledger's lock, nothing is recorded, and the whole
-//! story runs again by what is valid then.
+//! Each entry also carries the premises of the call: the generation and the role bindings by which
+//! the caller was authorized. If they have changed when the ledger holds its lock, it records
+//! nothing, and the whole handler runs again with the new generation and bindings.
 //!
-//! A caller that disconnects, or a story that panics, never reaches the end of `run`. Then dropping
-//! the call queues the consumption.
+//! If a caller disconnects or a handler panics, the end of `run` is not reached. Dropping the call
+//! then queues the consumption of its evidence.
 //!
-//! A failure of the broker (503) uses verified evidence up like every other. Where the append that
-//! carried it failed because the store could not be written or too many requests waited, the ledger
-//! keeps the one-time ids, refuses them, and records their use later.
+//! A failure of the broker (503) also uses verified evidence up. If the append that carried it
+//! failed because the store could not be written or too many requests waited, the ledger keeps the
+//! one-time ids, refuses them, and records their use later.
 
 mod call;
 mod caller;
@@ -57,7 +60,7 @@ use crate::attest::Evidence;
 use crate::attest::nonce::DpopNonces;
 use crate::ledger::entry::{Premises, RequestCaller};
 
-/// Verifies callers, and judges the acts that they may do.
+/// Authenticates callers and authorizes their acts.
 pub struct Access {
     core: Core,
     generations: Arc<Generations>,
@@ -68,7 +71,6 @@ pub struct Access {
 }
 
 impl Access {
-    /// With the administrators' tokens that are configured, and the limit of requests by identity.
     pub(super) fn new(
         core: Core,
         generations: Arc<Generations>,
@@ -86,7 +88,7 @@ impl Access {
         }
     }
 
-    /// Gives the nonces of DPoP proofs, and recognises them.
+    /// Makes and checks the nonces of DPoP proofs.
     #[must_use]
     pub fn dpop_nonces(&self) -> DpopNonces {
         self.nonces.clone()
@@ -97,7 +99,8 @@ impl Access {
         Call::new(self, evidence, false)
     }
 
-    /// Begins the one call that goes by a clock that is in doubt: the one that ends the doubt.
+    /// Begins a call that is accepted while the clock is in doubt. Only the call that ends the
+    /// doubt uses this.
     pub(super) fn call_by_any_clock<'a>(&'a self, evidence: &'a Evidence) -> Call<'a> {
         Call::new(self, evidence, true)
     }
@@ -110,7 +113,7 @@ impl Access {
         }
     }
 
-    /// Whether a caller that was let in before may go on: no cutoff blocks it meanwhile.
+    /// Refuses a caller that was authorized earlier if a cutoff blocks it now.
     pub(super) async fn check_not_blocked(&self, by: &RequestCaller) -> Result<(), BrokerError> {
         let nothing = Evidence::default();
         let call = self.call(&nothing);

@@ -9,11 +9,11 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use crate::broker::error::{BrokerError, Exceeded};
 use crate::domain::workload::Identity;
 
-/// How many requests go by between two looks at identities that have gone quiet.
+/// The number of requests after which the limiter drops identities that have sent none recently.
 const SWEEP_EVERY: u32 = 10_000;
 
-/// Requests a second by identity. Only verified identities are counted, so a stranger cannot make
-/// the map grow.
+/// Limits the requests of each identity. Only verified identities are counted, so unauthenticated
+/// callers cannot make the map grow.
 pub struct IdentityLimiter {
     limiter: DefaultKeyedRateLimiter<Identity>,
     clock: DefaultClock,
@@ -22,7 +22,8 @@ pub struct IdentityLimiter {
 }
 
 impl IdentityLimiter {
-    /// So many a second, and so many at once.
+    /// A limiter of `per_second` requests a second and `burst` requests at once for each identity.
+    /// Zero counts as one.
     #[must_use]
     pub fn new(per_second: u32, burst: u32) -> Self {
         let at_least_one = |n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);

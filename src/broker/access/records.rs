@@ -1,4 +1,4 @@
-//! The records of other callers, for a caller whose right to read was judged.
+//! Listings of the records of all callers, for a caller whose right to read them was checked.
 
 use super::evidence::Reader;
 use crate::domain::cutoff::Cutoff;
@@ -11,7 +11,7 @@ use crate::store::sessions::SessionFilter;
 use crate::store::tasks::TaskFilter;
 use crate::store::workload_keys::WorkloadKeyRow;
 
-/// The listings of the store. Each holds records of many callers, so that a `Reader` alone gives them.
+/// The listings of the store. Each holds records of many callers, so only a `Reader` returns them.
 #[expect(
     clippy::disallowed_methods,
     reason = "a reader's evidence was used up, and no cutoff blocked it then"
@@ -41,7 +41,8 @@ impl Reader<'_> {
         self.store().list_cutoffs(filter).await
     }
 
-    /// At most `count` decisions among the leaves of `[from, to)`, with the openings of their inputs.
+    /// At most `count` decisions among the leaves of `[from, to)`, with the openings of their
+    /// inputs.
     pub(in crate::broker) async fn decisions(
         &self,
         from: u64,

@@ -1,5 +1,5 @@
-//! The succession of admins: an act is refused after which no bound identity could activate the next
-//! generation.
+//! Ensures that a bound identity remains that can activate the next generation. Acts that would
+//! remove the last one are refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,9 +15,11 @@ use crate::policy::AdminAction;
 /// A role, key or access that an act is about to remove from an identity.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::broker) enum Gone<'a> {
-    /// A role.
-    Role { of: &'a Identity, role: &'a str },
-    /// A registered key.
+    Role {
+        of: &'a Identity,
+        role: &'a str,
+    },
+    /// A registered key of a workload.
     Key {
         of: &'a Identity,
         thumbprint: &'a str,
@@ -26,7 +28,7 @@ pub(in crate::broker) enum Gone<'a> {
     Identity(&'a Identity),
 }
 
-/// How many identities could activate the next generation.
+/// Counts of the identities that could activate the next generation.
 pub(in crate::broker) struct Successors {
     /// The number of identities that are bound to any role.
     pub(in crate::broker) bound: usize,
@@ -34,9 +36,10 @@ pub(in crate::broker) struct Successors {
 }
 
 impl Access {
-    /// Who could activate the next generation once this one decides: bound identities, and the
-    /// caller itself where it is a workload. Where there is none this one is refused. As long as no
-    /// identity is bound, a token may activate it nevertheless: the bootstrap token can bind one.
+    /// Counts the identities that could activate the next generation once `active` decides: bound
+    /// identities, and the caller if it is a workload. If there is none, `active` is refused.
+    /// Exception: while no identity is bound, a token may activate it, because the bootstrap token
+    /// can then bind one.
     pub(in crate::broker) async fn successors(
         &self,
         active: &Active,
@@ -60,9 +63,9 @@ impl Access {
         })
     }
 
-    /// The number of these identities that could activate the next generation once `active` decides: by
-    /// their roles alone, attested by an attestor of that generation, and blocked by no revocation. `gone`
-    /// is counted as removed already.
+    /// The number of these identities that could activate the next generation once `active`
+    /// decides. An identity counts if its roles alone permit the activation, an attestor of that
+    /// generation can attest it, and no revocation blocks it. `gone` counts as removed already.
     async fn able_to_activate(
         &self,
         active: &Active,
@@ -88,7 +91,7 @@ impl Access {
             let action = AdminAction::ActivateGeneration;
             if active.could_attest(&identity)
                 && active.policy().may_by_role(&identity, &roles, action)
-                && !self.is_kept_out(&identity)
+                && !self.is_blocked_by_revocation(&identity)
                 && self.has_a_key(active, &identity, removed).await?
             {
                 able += 1;
@@ -97,14 +100,15 @@ impl Access {
         Ok(able)
     }
 
-    /// Whether a revocation keeps an identity out, as far as this replica knows.
-    fn is_kept_out(&self, identity: &Identity) -> bool {
+    /// Whether a revocation blocks an identity, as far as this replica knows.
+    fn is_blocked_by_revocation(&self, identity: &Identity) -> bool {
         let attestor = identity.as_str().split_once(':');
         attestor.is_some_and(|(attestor, _)| self.core.ledger().may_block(identity, attestor))
     }
 
-    /// Whether an identity of an attestor of keys has one, in the generation or registered. Those of
-    /// other attestors need none. The registered key with the thumbprint `removed` does not count.
+    /// Whether an identity has the key that its attestor requires, either in the generation or
+    /// registered. Identities of other kinds of attestors need none. The registered key with the
+    /// thumbprint `removed` does not count.
     #[expect(
         clippy::disallowed_methods,
         reason = "the caller learns only whether a successor is left"
@@ -135,8 +139,8 @@ impl Access {
         }))
     }
 
-    /// Refuses an act after which no bound identity could activate the next generation, though one could
-    /// before.
+    /// Refuses an act that would remove the last bound identity that could activate the next
+    /// generation. If there is none already, the act is not refused.
     pub(in crate::broker) async fn check_successor_without(
         &self,
         gone: Gone<'_>,

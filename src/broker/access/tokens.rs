@@ -1,6 +1,8 @@
-//! Administrators' tokens: the bootstrap token, of which only the hash is configured, and which ends
-//! one day after it was first seen or as soon as another one is seen; and the development mode's, which
-//! exists in no other mode and lives as long as its process.
+//! Admins' tokens.
+//!
+//! - Of the bootstrap token, only the hash is configured. It expires one day after a replica first
+//!   saw it, or as soon as a replica sees another one.
+//! - The development token exists in development mode only, and lives as long as its process.
 
 use super::Access;
 use super::caller::Caller;
@@ -14,24 +16,23 @@ use crate::ledger::clock_watch::ClockWatch;
 use crate::store::meta::BootstrapToken;
 use crate::store::{Store, StoreError};
 
-/// The prefix of administrators' tokens.
+/// The prefix of admins' tokens.
 pub const ADMIN_PREFIX: &str = "tpa_";
 
-/// How long a bootstrap token is good after it was first seen.
+/// For how many seconds a bootstrap token is valid after it was first seen.
 pub const BOOTSTRAP_SECONDS: u64 = 86_400;
 
-/// The tokens that are configured, by their digests.
+/// The digests of the configured tokens. `None` if a token is not configured.
 #[derive(Clone, Debug, Default)]
+#[expect(missing_docs, reason = "the names say it all")]
 pub struct AdminTokens {
-    /// The bootstrap token's digest.
     pub bootstrap: Option<[u8; 32]>,
-    /// The development token's digest.
     pub dev: Option<[u8; 32]>,
 }
 
-/// Why a bootstrap token is good no more by a clock that shows `now`, if it is not. `latest` is the
-/// latest time that is known: of the clock, the newest entry and the horizon. There is no way back: a
-/// token that is over stays over, whatever is configured afterwards.
+/// Why a bootstrap token is invalid by a clock that shows `now`. `None` if it is valid. `latest` is
+/// the latest known time: of the clock, the newest leaf and the horizon. A token that has become
+/// invalid stays invalid, even if it is configured again.
 #[must_use]
 pub fn bootstrap_fault(
     seen: &BootstrapToken,
@@ -41,24 +42,25 @@ pub fn bootstrap_fault(
     let day = BOOTSTRAP_SECONDS;
     if seen.ended {
         Some(
-            "it was ended: its day was over, or an admin accepted an earlier time; configure a new one",
+            "it has ended: its day had passed, or an admin accepted an earlier time; configure a \
+             new one",
         )
     } else if seen.replaced {
         Some(
-            "another bootstrap token was configured after it, here or on another replica; configure \
-             one new token on every replica",
+            "another bootstrap token was configured after it, here or on another replica; \
+             configure one new token on all replicas",
         )
     } else if seen.first_seen > now.plus_seconds(MAX_CLOCK_STEP_SECONDS) {
-        Some("it was first seen at a time that is ahead of our clock; configure a new one")
+        Some("it was first seen at a time that is ahead of the broker's clock; configure a new one")
     } else if now >= seen.first_seen.plus_seconds(day) || latest >= seen.log_time.plus_seconds(day)
     {
-        Some("its day is over; bind an admin, or configure a new one")
+        Some("it expired one day after it was first seen; bind an admin, or configure a new one")
     } else {
         None
     }
 }
 
-/// The latest time that is known: of the clock, the newest entry and the horizon.
+/// The latest known time: of the clock, the newest leaf and the horizon.
 pub async fn latest_time(
     store: &Store,
     clock: &ClockWatch,
@@ -69,18 +71,18 @@ pub async fn latest_time(
     Ok(known.fold(now, Timestamp::max))
 }
 
-/// Why the bootstrap token with this digest is good no more, if it is not. One whose day has passed
-/// by a clock that can be relied on is ended in the store.
+/// Why the bootstrap token with this digest is invalid. `None` if it is valid. An expired token is
+/// also ended in the store if the clock can be relied on.
 pub async fn judge_bootstrap(
     store: &Store,
     clock: &ClockWatch,
     digest: &[u8; 32],
     now: Timestamp,
 ) -> Result<Option<&'static str>, StoreError> {
-    // The store knows since when it is configured, and whether another replica was given another one
-    // meanwhile.
+    // The store knows when the token was first seen, and whether a replica has seen another one
+    // since.
     let Some(seen) = store.bootstrap_token(digest).await? else {
-        return Ok(Some("the store does not know it"));
+        return Ok(Some("the store does not know it; restart the replica"));
     };
     let latest = latest_time(store, clock, now).await?;
     let fault = bootstrap_fault(&seen, now, latest);
@@ -94,7 +96,7 @@ pub async fn judge_bootstrap(
 }
 
 impl Access {
-    /// The caller of an administrator's token.
+    /// The bearer of an admin's token.
     pub(super) async fn token_bearer(
         &self,
         token: &str,
@@ -117,8 +119,8 @@ impl Access {
         }
     }
 
-    /// Notes that the configured bootstrap token is over once its day has passed, so that no clock
-    /// that goes back gives it another.
+    /// Records the end of the configured bootstrap token in the store once its day has passed. A
+    /// clock that goes back then does not make it valid again.
     pub async fn end_bootstrap_token(&self, now: Timestamp) -> Result<(), BrokerError> {
         if let Some(digest) = &self.admin_tokens.bootstrap {
             judge_bootstrap(self.core.store(), self.core.ledger().clock(), digest, now).await?;
@@ -127,11 +129,11 @@ impl Access {
     }
 }
 
-/// An administrator's token is bound to no key, so no proof can add to it: one that comes with a
-/// proof was meant for something else.
+/// Refuses an admin's token that comes with a proof. Such a token is bound to no key, so the proof
+/// was meant for another credential.
 pub(super) fn only_as_bearer(evidence: &Evidence) -> Result<(), AttestFailure> {
     if evidence.scheme == TokenScheme::Dpop || !evidence.dpop.is_empty() {
-        let why = "an administrator's token is sent as `Bearer`, without a proof";
+        let why = "an admin's token must be sent as `Bearer`, without a DPoP proof";
         return Err(AttestFailure::of_proof(AttestError::BadProof(why)));
     }
     Ok(())

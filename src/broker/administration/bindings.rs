@@ -1,4 +1,4 @@
-//! The roles that are bound to identities, which make them administrators.
+//! Bindings of roles to identities. An identity with a role is an admin.
 
 use tracing::instrument;
 
@@ -10,11 +10,11 @@ use crate::domain::workload::Identity;
 use crate::ledger::entry::{AdminBindingChange, Entry};
 use crate::policy::AdminAction;
 
-/// Roles that a refusal lists.
+/// The maximum number of roles that a refusal lists.
 const SHOWN_ROLES: usize = 16;
 
 impl Administration {
-    /// Gives a role to an identity, or takes it away.
+    /// Binds a role to an identity, or unbinds it if `bound` is false.
     #[instrument(skip_all)]
     pub async fn bind_admin(
         &self,
@@ -49,9 +49,9 @@ impl Administration {
             return Err(BrokerError::Invalid {
                 pointer: "/workload",
                 detail: format!(
-                    "no attestor of the active generation gives the identity {identity}: an identity \
-                     is `<attestor>:` and what the attestor's template makes of a token's claims; \
-                     `taskpass attest check` shows it for a token"
+                    "no attestor of the active generation gives the identity `{identity}`; write \
+                     `<attestor>:` and the name that the attestor's template builds from a token's \
+                     claims; `taskpass attest check` shows the identity of a token"
                 ),
             });
         }
@@ -65,15 +65,15 @@ impl Administration {
                 return Err(BrokerError::Invalid {
                     pointer: "/role",
                     detail: format!(
-                        "no policy of the active generation names the role {role}, so that it would \
-                         give nothing: correct it, or activate a policy that names it first; policies \
-                         name: {}",
+                        "no policy of the active generation names the role `{role}`, so binding it \
+                         would have no effect; correct the name, or first activate a policy that \
+                         names it; policies name: {}",
                         named.join(", ")
                     ),
                 });
             }
         }
-        // The bootstrap token can bind another one afterwards.
+        // The bootstrap token needs no check: it can bind another identity afterwards.
         if !bound && admin.caller().identity().is_some() {
             let (of, role) = (&identity, role.as_str());
             let gone = Gone::Role { of, role };
@@ -88,7 +88,7 @@ impl Administration {
         admin.record(Entry::AdminBinding(change)).await
     }
 
-    /// The bindings, for admins.
+    /// All bindings as pairs of identity and role, for admins.
     pub async fn admin_bindings(
         &self,
         evidence: &Evidence,
@@ -110,7 +110,7 @@ impl Administration {
             .collect())
     }
 
-    /// Whether the caller may read metrics.
+    /// Fails unless the caller may read metrics.
     pub async fn check_metrics_reader(&self, evidence: &Evidence) -> Result<(), BrokerError> {
         let call = self.access.call(evidence);
         call.run(|unverified| self.check_metrics_reader_by(unverified))

@@ -1,4 +1,4 @@
-//! The acts of admins on generations: to check, activate and read them.
+//! The acts of admins on generations: check, activate and read them.
 
 use futures_util::FutureExt as _;
 use tracing::{info, instrument};
@@ -16,39 +16,39 @@ use crate::ledger::entry::{Activate, Entry};
 use crate::policy::AdminAction;
 use crate::store::generations::Activation;
 
-/// What was activated.
+/// An activated generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Activated {
-    /// Its digest.
     pub digest: GenerationDigest,
-    /// The policies that are not enforced yet, each with the instant from which on it is.
+    /// The observing policies, each with the instant from which on it is enforced.
     pub observing: Vec<(String, Timestamp)>,
 }
 
 /// The initiator of an activation.
 enum Initiator<'a> {
-    /// An admin.
+    /// An admin, who is authorized to activate.
     Admin(&'a Actor<'a>),
-    /// The start of an embedded broker, under this name.
+    /// The start of an embedded broker. Holds the name for the ledger.
     Start(String),
-    /// The takeover of a log, under this name: the generation decided in the log before this one.
+    /// The succession of a log, in which the generation was active. Holds the name for the ledger.
     Carried(String),
 }
 
-/// What a check of a generation found.
+/// The result of checking a generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Checked {
-    /// Its digest.
     pub digest: GenerationDigest,
-    /// The policies that would not be enforced yet, each with the instant from which on it is.
+    /// The observing policies, each with the instant from which on it would be enforced.
     pub observing: Vec<(String, Timestamp)>,
-    /// Identities that are bound to any role.
+    /// The number of identities that are bound to any role.
     pub bound: usize,
     /// How many of them could activate the next generation by their roles alone.
     pub can_activate: usize,
 }
 
-/// The policies that merely observe at `now`, each with the instant from which on it is enforced.
+/// The policies that observe at `now`, each with the instant from which on it is enforced.
 fn observing(active: &Active, now: Timestamp) -> Vec<(String, Timestamp)> {
     let observing = active.policy().observing(now);
     observing
@@ -58,7 +58,7 @@ fn observing(active: &Active, now: Timestamp) -> Vec<(String, Timestamp)> {
 
 impl Administration {
     /// Checks everything that activation would check, and activates nothing. The document is read
-    /// only for a caller who may read generations; `None` where it could not be read.
+    /// only if the caller may read generations. Returns `None` if the document could not be read.
     #[instrument(skip_all)]
     pub async fn try_generation(
         &self,
@@ -91,8 +91,8 @@ impl Administration {
         })
     }
 
-    /// Stores a generation and makes it decide, on an admin's word. A document that may be large is
-    /// read only for a caller who may activate one; `None` where it could not be read.
+    /// Stores a generation and makes it decide, for an admin. The document may be large, so it is
+    /// read only if the caller may activate one. Returns `None` if the document could not be read.
     #[instrument(skip_all)]
     pub async fn activate(
         &self,
@@ -102,35 +102,38 @@ impl Administration {
         let (call, document) = (self.access.call(evidence), document.shared());
         call.run(async |unverified| {
             let admin = unverified.act_as(AdminAction::ActivateGeneration).await?;
-            // Nothing is read, compiled or kept for evidence that was used before.
+            // Reading, compiling and storing is expensive: first refuse evidence that was used
+            // before.
             admin.use_up().await?;
             let Some(generation) = document.clone().await else {
                 return Ok(None);
             };
             let initiator = Initiator::Admin(&admin);
-            self.activate_by(initiator, generation).await.map(Some)
+            Box::pin(self.activate_by(initiator, generation))
+                .await
+                .map(Some)
         })
         .await
     }
 
-    /// The same, on the word of whoever started an embedded broker. Visible in the ledger.
+    /// The same for the start of an embedded broker. The ledger records `by` as the actor.
     pub async fn activate_own(
         &self,
         by: &str,
         generation: Generation,
     ) -> Result<Activated, BrokerError> {
         let initiator = Initiator::Start(by.to_owned());
-        self.activate_by(initiator, generation).await
+        Box::pin(self.activate_by(initiator, generation)).await
     }
 
-    /// Makes a generation decide that decided in a log before this one.
+    /// Activates the generation that was active in a log that this one succeeds.
     pub(super) async fn activate_carried(
         &self,
         by: &str,
         generation: Generation,
     ) -> Result<GenerationDigest, BrokerError> {
         let initiator = Initiator::Carried(by.to_owned());
-        let activated = self.activate_by(initiator, generation).await?;
+        let activated = Box::pin(self.activate_by(initiator, generation)).await?;
         Ok(activated.digest)
     }
 
@@ -146,7 +149,7 @@ impl Administration {
         let active = self.generations.check_for_call(generation).await?;
         let digest = active.digest();
         let now = self.core.now();
-        // The dates matter only to a change: an active generation stays active.
+        // A generation that is active already is not refused for its dates.
         let decides = self.core.store().active_generation().await?;
         if decides.is_none_or(|own| own.sealed.claimed() != digest)
             && !matches!(initiator, Initiator::Carried(_))
@@ -223,7 +226,8 @@ impl Administration {
         ))
     }
 
-    /// Any generation that ever decided, by its digest, for admins: the bytes that were hashed.
+    /// The document of any generation that was ever active, by its digest, for admins. These are
+    /// the bytes that the digest was computed from.
     pub async fn generation_of(
         &self,
         evidence: &Evidence,

@@ -1,4 +1,4 @@
-//! Administration: the acts of admins on the broker itself, and what auditors read.
+//! Administration: the acts of admins on the broker itself, and the records that auditors read.
 
 mod bindings;
 pub mod generations;

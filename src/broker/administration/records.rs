@@ -1,4 +1,5 @@
-//! Decisions and leaves, for those who may read them: auditors, and everybody their own.
+//! Reads decisions and leaves, for callers that may read them: auditors read all, and workloads
+//! their own.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -21,9 +22,10 @@ use crate::merkle::{Hash, Receipt, leaf_hash};
 use crate::policy::AdminAction;
 use crate::store::leaves::{DecisionRow, StoredLeaf};
 
-/// Bytes of leaves and inputs in one page; one decision may be more.
+/// The maximum number of bytes of leaves and inputs in one page. A single decision may exceed it.
 const MAX_PAGE_BYTES: usize = 4 * 1024 * 1024;
-/// How much later than it was decided a leaf may be committed: a request lives shorter.
+/// The maximum number of seconds between a decision and the commit of its leaf. It exceeds the time
+/// limit of a request.
 const DISORDER_SECONDS: u64 = 120;
 
 fn record(row: DecisionRow) -> Record {
@@ -43,25 +45,25 @@ fn record(row: DecisionRow) -> Record {
 #[derive(Clone, Debug)]
 pub struct LedgerReader(Option<RequestCaller>);
 
-/// Under which checkpoint a leaf is shown.
+/// The checkpoint for the proof of a leaf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Under<'a> {
-    /// This replica's newest.
+    /// The newest checkpoint of this replica.
     Newest,
-    /// The oldest over it that a witness signed; the one of this name, if there is one.
+    /// The oldest checkpoint over the leaf that a witness cosigned. With a name, that witness.
     Witnessed(Option<&'a str>),
 }
 
 /// A leaf with the proof that it is under a signed checkpoint.
 #[derive(Clone, Debug)]
 pub struct Proven {
-    /// The leaf, with its body as far as it is kept.
+    /// The leaf. Its body is `None` if it was pruned.
     pub leaf: StoredLeaf,
-    /// Leaves under the checkpoint.
+    /// The number of leaves under the checkpoint.
     pub tree_size: u64,
-    /// The proof.
+    /// The hashes from the leaf to the root of that tree.
     pub inclusion_proof: Vec<Hash>,
-    /// The signed note, with what witnesses signed of it where that was asked for.
+    /// The signed note, with the cosignatures of witnesses if they were requested.
     pub checkpoint: String,
 }
 
@@ -112,8 +114,8 @@ impl Administration {
         })
     }
 
-    /// A decision with its opened input, for readers of the whole log and for nobody else: a
-    /// subject may read its own leaf, and never what was held against it.
+    /// A decision with its opened input, only for readers of the whole log. A workload may read the
+    /// leaf of its own decision, but not the input, which contains facts about it.
     pub async fn decision_record(
         &self,
         evidence: &Evidence,
@@ -142,10 +144,11 @@ impl Administration {
         row.map(record).ok_or_else(not_found)
     }
 
-    /// Forgets what somebody wrote: the purpose of a decision, the reason of a cutoff. The entry keeps
-    /// its salted digest, so that every proof holds, and what was decided upon stays. Whoever may
-    /// activate could delete all of it by a shorter retention, so this is that right. Forgetting it
-    /// again changes nothing.
+    /// Deletes the text that a person or program wrote: the purpose of a decision or the reason of
+    /// a cutoff. The leaf keeps the salted digest of the text, so all proofs stay valid, and the
+    /// input of the decision is kept. This requires the right to activate generations, because an
+    /// admin with that right could also delete such texts by a shorter retention. Changes nothing
+    /// if the text was deleted already.
     #[instrument(skip_all)]
     pub async fn forget_purpose(&self, evidence: &Evidence, id: Uuid) -> Result<(), BrokerError> {
         let call = self.access.call(evidence);
@@ -172,20 +175,21 @@ impl Administration {
             index,
             forgotten,
             by = reader.caller().name(),
-            "a text was forgotten"
+            "a text was deleted"
         );
-        // If this fails the sweeper comes to it.
+        // If this fails, the sweeper does it later.
         if !store.scrub().await? {
             warn!(
                 index,
-                "the store's log is being read, and keeps its bytes until the next pruning"
+                "the database still has the deleted text in its journal, which is in use; the \
+                 sweeper removes it later"
             );
         }
         Ok(())
     }
 
-    /// Decisions with their opened inputs in the order of the log, from a place in it and not
-    /// before a time: as many as one page holds, and from where to go on. An empty page is the end.
+    /// One page of decisions with their opened inputs, in the order of the log, from the index
+    /// `from` and not before the time `since`. An empty page is the end.
     pub async fn decision_records(
         &self,
         evidence: &Evidence,
@@ -207,8 +211,8 @@ impl Administration {
     ) -> Result<Vec<Record>, BrokerError> {
         let reader = self.ledger_reader(unverified).await?;
         let from = match since {
-            // Leaves lie in the order of their commits; their own times, which were taken a moment
-            // before, need not.
+            // Leaves are in the order of their commits. The time in a leaf is earlier than its
+            // commit, so these times may be out of order.
             Some(since) => from.max(
                 self.first_leaf_at(since.minus_seconds(DISORDER_SECONDS))
                     .await?,
@@ -219,7 +223,7 @@ impl Administration {
         let size = self.stored_size().await?;
         let mut page = Vec::new();
         let (mut next, mut bytes) = (from, 0_usize);
-        // What is older than asked for is passed over, so that an empty page is the end.
+        // Skip decisions before `since` within this call, so that only an empty page is the end.
         while page.is_empty() {
             let rows = reader.decisions(next, size, limit).await?;
             let Some(last) = rows.last() else {
@@ -241,7 +245,7 @@ impl Administration {
         Ok(page)
     }
 
-    /// The first leaf that is not older than `at`, found by halving.
+    /// The index of the first leaf that is not older than `at`, by binary search.
     async fn first_leaf_at(&self, at: Timestamp) -> Result<u64, BrokerError> {
         let (mut low, mut high) = (0, self.core.ledger().basis());
         while low < high {
@@ -254,13 +258,14 @@ impl Administration {
         Ok(low)
     }
 
-    /// Leaves under the newest head. What is behind it was not written by a broker of this log.
+    /// The number of leaves under the newest head. No broker of this log wrote the leaves behind
+    /// it.
     async fn stored_size(&self) -> Result<u64, BrokerError> {
         let head = self.core.ledger().head().await?;
         Ok(head.map_or(0, |head| head.size))
     }
 
-    /// A leaf of the log, its body held against its hash.
+    /// A leaf of the log. Fails if its body does not match its hash.
     async fn leaf(&self, index: u64) -> Result<Option<StoredLeaf>, BrokerError> {
         if index >= self.core.ledger().basis() && index >= self.stored_size().await? {
             return Ok(None);
@@ -271,15 +276,15 @@ impl Administration {
             body.is_some_and(|body| leaf_hash(body) != leaf.hash)
         };
         if leaf.as_ref().is_some_and(changed) {
-            error!(index, "a leaf's body does not fit its hash");
+            error!(index, "the body of a leaf does not match its hash");
             return Err(BrokerError::FailClosed(format!(
-                "the body of leaf {index} was changed: it does not fit its hash"
+                "the body of leaf {index} was changed: it does not match its hash"
             )));
         }
         Ok(leaf)
     }
 
-    /// A leaf, with its body as far as it is kept.
+    /// A leaf, for its subject or a reader of the log. Its body is `None` if it was pruned.
     pub async fn ledger_entry(
         &self,
         evidence: &Evidence,
@@ -306,7 +311,7 @@ impl Administration {
         Ok(leaf)
     }
 
-    /// Whether the caller may read the whole log.
+    /// Fails unless the caller may read the whole log.
     pub async fn check_ledger_reader(
         &self,
         evidence: &Evidence,
@@ -330,7 +335,7 @@ impl Administration {
         Err(BrokerError::NotFound("ledger"))
     }
 
-    /// Whether a reader whose answer takes long may read on: no revocation blocks it meanwhile.
+    /// Fails if a revocation has blocked a reader whose answer takes long.
     pub async fn check_still_reads(&self, reader: &LedgerReader) -> Result<(), BrokerError> {
         match &reader.0 {
             Some(by) => self.access.check_not_blocked(by).await,
@@ -344,9 +349,11 @@ impl Administration {
             Under::Newest => {
                 let signed = self.core.ledger().checkpoints().borrow().clone();
                 let signed = signed.filter(|signed| signed.head.size > leaf.index);
-                // Another replica wrote it and this one has not looked since.
+                // Another replica wrote the leaf, and this one has not read the head since.
                 let signed = signed.ok_or_else(|| {
-                    BrokerError::FailClosed("this replica has not seen that leaf yet".into())
+                    BrokerError::FailClosed(
+                        "this replica has no checkpoint over that leaf yet; try again".into(),
+                    )
                 })?;
                 (signed.head.size, signed.checkpoint.to_string())
             }
@@ -372,7 +379,7 @@ impl Administration {
             .map_err(no_proof)
     }
 
-    /// The proof that one tree is the beginning of another.
+    /// The proof that the tree of `from` leaves is a prefix of the tree of `to` leaves.
     pub async fn consistency(&self, from: u64, to: u64) -> Result<Vec<Hash>, BrokerError> {
         let stored = self.stored_size().await?;
         proofs::consistency(self.core.store(), from, to, stored)

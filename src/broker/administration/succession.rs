@@ -1,10 +1,11 @@
-//! A new log takes the place of one that cannot go on: what the old one's store still says is
-//! carried over as far as it forbids, and as far as somebody asked for the rest.
+//! A new log succeeds one that cannot continue. Restrictions in the old log's store are always
+//! carried over; roles, workload keys and the active generation only if the operator asks for them.
 //!
-//! No credential that the broker is asked about lives on: its sessions are not in the new store, its
-//! signing keys are not published any more, and its status lists call all invalid. Back ends that deny
-//! by a list of ours are made to deny whatever is older than this, wherever the old log may have had
-//! sessions made. Where a back end has no such list, they live until they expire, and that is said.
+//! Credentials that are verified with the broker end: their sessions are not in the new store,
+//! their signing keys are no longer published, and their status lists report them all as invalid.
+//! Back ends with a deny list are made to deny all earlier sessions, at each target where the old
+//! log may have had sessions. At back ends without one, the sessions live until they expire, and
+//! the broker reports them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -32,15 +33,15 @@ use crate::store::admins::AdminBinding;
 use crate::store::deny_lists::SessionsAt;
 use crate::store::workload_keys::WorkloadKeyRow;
 
-/// On whose word all of this stands in the log.
+/// The actor that the ledger records for a succession.
 const BY: &str = "new-origin";
 
-/// Why sessions at a place are not denied.
-const NO_LIST: &str = "it has no list of denied sessions";
+/// Why sessions at a target are not denied.
+const NO_LIST: &str = "it has no deny list";
 const NO_MINTER: &str = "no back end of its kind is configured";
-const UNREADABLE: &str = "what was registered then cannot be read";
+const UNREADABLE: &str = "the generation's document is missing or changed";
 
-/// Sessions that the new log cannot end before their time.
+/// Sessions that the new log cannot end before they expire.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ExpiresNaturally {
     /// The role at the back end, or the generation whose roles are unknown.
@@ -51,51 +52,52 @@ pub struct ExpiresNaturally {
     pub until: Timestamp,
 }
 
-/// What was carried over.
+/// A summary of the data that was carried over.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CarriedOver {
-    /// Blocks that still stood.
+    /// The number of blocks that were in effect.
     pub blocks: u64,
-    /// Places whose older sessions are denied, once a broker writes their lists.
+    /// The targets whose older sessions are denied as soon as a broker writes their lists.
     pub denied: Vec<String>,
-    /// Places whose older sessions live until they expire.
+    /// The targets whose older sessions live until they expire.
     pub expires_naturally: Vec<ExpiresNaturally>,
-    /// Registered workload keys.
+    /// The number of registered workload keys.
     pub workload_keys: u64,
-    /// Roles of admins.
+    /// The number of roles that are bound to identities.
     pub admin_bindings: u64,
-    /// The generation that decided.
+    /// The generation that was active. `None` if none was carried over.
     pub generation: Option<GenerationDigest>,
 }
 
-/// What an old store says that a new one can take over.
+/// The data of an old store that can be carried over.
 #[derive(Default)]
 pub struct Legacy {
     blocks: Vec<Cutoff>,
     keys: Vec<WorkloadKeyChange>,
     bindings: Vec<AdminBindingChange>,
     generation: Option<Generation>,
-    /// What was registered in each generation by which a session that may live was decided.
+    /// The resources of each generation that may have permitted a session that still lives.
     resources: Vec<Resource>,
-    /// Generations of that kind whose documents are missing or changed.
+    /// Those of these generations whose documents are missing or changed.
     unreadable: Vec<GenerationDigest>,
-    /// The lists that the old broker wrote.
-    places: Vec<DenyPlace>,
-    /// Where its sessions were made elsewhere.
+    /// The targets of the lists that the old broker wrote.
+    targets: Vec<DenyPlace>,
+    /// The groups of its external sessions that have not expired.
     sessions: Vec<SessionsAt>,
 }
 
-/// A place at a back end where sessions may live.
+/// A target at a back end where sessions may live.
 #[derive(Default)]
-struct Found {
-    /// A resource that it is for, as far as that is known.
+struct FoundTarget {
+    /// The name of one of its resources. `None` if none is known.
     resource: Option<String>,
-    /// Its list, as each registration that is known says how it is reached.
+    /// The target of its deny list, once for each known registration.
     lists: Vec<DenyPlace>,
 }
 
-impl Found {
-    /// The first list that this replica can write, or else the first, with what is missing.
+impl FoundTarget {
+    /// The first list that this replica can write. If it can write none, the first list with the
+    /// reason. `None` if there is no list.
     fn list(self, back_end: Option<&dyn DenyList>) -> Option<(DenyPlace, Result<(), String>)> {
         let back_end = back_end?;
         let checked = self.lists.into_iter().map(|list| {
@@ -109,8 +111,9 @@ impl Found {
 }
 
 impl Legacy {
-    /// Reads what an old store says, each row checked to be the broker's own by `theirs`.
-    pub async fn read(old: &Store, theirs: &Mac, now: Timestamp) -> Result<Self, BrokerError> {
+    /// Reads the data of an old store. Checks the MAC of each row with `old_mac`, the old broker's
+    /// key.
+    pub async fn read(old: &Store, old_mac: &Mac, now: Timestamp) -> Result<Self, BrokerError> {
         let foreign = |row: &str| {
             BrokerError::FailClosed(format!(
                 "a row of the old store was changed by something other than the broker: {row}"
@@ -118,15 +121,15 @@ impl Legacy {
         };
         let mut legacy = Self::default();
         for sealed in old.cutoffs(u32::MAX >> 1).await? {
-            let cutoff = sealed.open(theirs);
+            let cutoff = sealed.open(old_mac);
             let cutoff = cutoff.map_err(|_| foreign(&sealed.name()))?;
-            // As it stands against those that come now.
+            // Whether it blocks new requests now.
             if cutoff.stops(u64::MAX, now) {
                 legacy.blocks.push(cutoff.clone());
             }
         }
         for row in old.all_workload_keys(u32::MAX >> 1).await? {
-            row.open(theirs).map_err(|_| foreign(&row.name()))?;
+            row.open(old_mac).map_err(|_| foreign(&row.name()))?;
             if row.jwk.is_some() {
                 legacy.keys.push(WorkloadKeyChange {
                     attestor: row.attestor,
@@ -138,8 +141,10 @@ impl Legacy {
             }
         }
         for row in old.admin_bindings().await? {
-            row.open(theirs).map_err(|_| foreign(&row.name()))?;
-            let unreadable = |_| BrokerError::FailClosed("an unreadable identity".into());
+            row.open(old_mac).map_err(|_| foreign(&row.name()))?;
+            let unreadable = |_| {
+                BrokerError::FailClosed("a binding of the old store has an invalid identity".into())
+            };
             if row.bound {
                 legacy.bindings.push(AdminBindingChange {
                     identity: row.identity.clone().try_into().map_err(unreadable)?,
@@ -150,24 +155,26 @@ impl Legacy {
             }
         }
         if let Some(active) = old.active_generation().await? {
-            let digest = active.sealed.open(theirs);
+            let digest = active.sealed.open(old_mac);
             let digest = digest.map_err(|_| foreign(&active.sealed.name()))?;
             let bytes = old.generation(digest).await?.unwrap_or_default();
             let fits = GenerationDigest::new(crate::crypto::digest::sha256(&bytes)) == digest;
             let generation = serde_json::from_slice(&bytes).ok().filter(|_| fits);
             legacy.generation = Some(generation.ok_or_else(|| {
-                BrokerError::FailClosed("the old generation does not fit its digest".into())
+                BrokerError::FailClosed(
+                    "the old store's active generation does not match its digest".into(),
+                )
             })?);
         }
-        legacy.read_places(old, now).await?;
+        legacy.read_targets(old, now).await?;
         Ok(legacy)
     }
 
-    /// Finds the places at back ends where sessions may live: of the rows of the old store, and of
-    /// every generation that decided within the longest life of a session. After a loss the rows are
-    /// not complete, and neither need the generations be.
-    async fn read_places(&mut self, old: &Store, now: Timestamp) -> Result<(), BrokerError> {
-        self.places = old.deny_places().await?;
+    /// Finds the targets at back ends where sessions may live: from the rows of the old store, and
+    /// from each generation that was active within the longest lifetime of a session. After a loss
+    /// of data, both can be incomplete.
+    async fn read_targets(&mut self, old: &Store, now: Timestamp) -> Result<(), BrokerError> {
+        self.targets = old.deny_places().await?;
         self.sessions = old.places_of_sessions(now).await?;
         let since = now.minus_seconds(MAX_TTL_SECONDS);
         let decided = old.generations_since(since).await?.into_iter();
@@ -185,14 +192,14 @@ impl Legacy {
         Ok(())
     }
 
-    /// The generation that decided.
+    /// The generation that was active. `None` if there was none.
     #[must_use]
     pub fn generation(&self) -> Option<&Generation> {
         self.generation.as_ref()
     }
 }
 
-/// Takes over what an earlier log says.
+/// Carries over the data of a log that this one succeeds.
 pub struct Succession {
     core: Core,
     administration: Arc<Administration>,
@@ -215,9 +222,10 @@ impl Succession {
         }
     }
 
-    /// Cuts off what came before this log, and takes over what `legacy` says: what forbids always,
-    /// what permits if `all`. `registered` are resources of which the old log may have issued, too.
-    /// What was taken over before, by one that was cut short, is not taken over again.
+    /// Records a cutoff of all sessions before this log, and carries over the restrictions of
+    /// `legacy`; with `all` also its keys, roles and generation. `registered` are further resources
+    /// for which the old log may have issued credentials. Data that an interrupted run carried over
+    /// already is not carried over again.
     #[expect(clippy::disallowed_methods, reason = "a new log has no callers yet")]
     pub async fn succeed(
         &self,
@@ -248,10 +256,10 @@ impl Succession {
             reason: reason.to_owned(),
             until: now.plus_seconds(MAX_TTL_SECONDS),
         };
-        for ((kind, name), mut found) in self.places_of(&legacy, registered) {
+        for ((kind, name), mut found) in self.targets_of(&legacy, registered) {
             let minter = self.minters.of_kind(kind);
             let resource = found.resource.take();
-            let Some((place, usable)) = found.list(minter.and_then(|it| it.deny_list())) else {
+            let Some((target, usable)) = found.list(minter.and_then(|it| it.deny_list())) else {
                 let why = minter.map_or(NO_MINTER, |_| NO_LIST);
                 carried.expires_naturally.push(left(name, why));
                 continue;
@@ -261,11 +269,12 @@ impl Succession {
                 None => Selector::All(True),
             };
             carry(selector, Block::No, reason, Some(name)).await?;
-            // Also where the list cannot be written: a configuration that mends this has it written.
-            self.core.store().put_deny_place(&place, now).await?;
+            // Insert the target even if this replica cannot write its list: it is written as soon
+            // as the configuration is corrected.
+            self.core.store().put_deny_place(&target, now).await?;
             match usable {
-                Ok(()) => carried.denied.push(place.name),
-                Err(why) => carried.expires_naturally.push(left(place.name, &why)),
+                Ok(()) => carried.denied.push(target.name),
+                Err(why) => carried.expires_naturally.push(left(target.name, &why)),
             }
         }
         for generation in &legacy.unreadable {
@@ -304,25 +313,25 @@ impl Succession {
         if let Some(generation) = legacy.generation {
             let activated = self.administration.activate_carried(BY, generation).await;
             let activated = activated.map_err(|error| match error {
-                BrokerError::Unfit(unfit) => {
-                    BrokerError::FailClosed(format!("the old generation decides no more: {unfit}"))
-                }
+                BrokerError::Unfit(unfit) => BrokerError::FailClosed(format!(
+                    "the old store's active generation cannot decide here: {unfit}"
+                )),
                 other => other,
             });
             carried.generation = Some(activated?);
         }
-        info!(?carried, "carried over");
+        info!(?carried, "the data of the old log was carried over");
         Ok(carried)
     }
 
-    /// The places at back ends where sessions of the old log may live, by kind and name. What is
-    /// registered now says how a list is reached, before what was registered once.
-    fn places_of(
+    /// The targets at back ends where sessions of the old log may live, by kind and name. The
+    /// present registration of a list comes before older ones.
+    fn targets_of(
         &self,
         legacy: &Legacy,
         registered: &[Resource],
-    ) -> BTreeMap<(MinterKind, String), Found> {
-        let mut all: BTreeMap<(MinterKind, String), Found> = BTreeMap::new();
+    ) -> BTreeMap<(MinterKind, String), FoundTarget> {
+        let mut all: BTreeMap<(MinterKind, String), FoundTarget> = BTreeMap::new();
         for resource in registered.iter().chain(&legacy.resources) {
             let kind = resource.kind.minter();
             let minter = self.minters.of_kind(kind);
@@ -344,22 +353,22 @@ impl Succession {
                 .resource
                 .get_or_insert_with(|| session.resource.clone());
         }
-        for place in &legacy.places {
-            let key = (place.minter, place.name.clone());
+        for target in &legacy.targets {
+            let key = (target.minter, target.name.clone());
             let found = all.entry(key).or_default();
-            found.lists.push(place.clone());
+            found.lists.push(target.clone());
         }
         all
     }
 
-    /// The cutoffs that were taken over before.
+    /// The cutoffs that were carried over already.
     async fn carried_cutoffs(&self) -> Result<Vec<Cutoff>, BrokerError> {
         let rows = self.core.store().cutoffs(u32::MAX >> 1).await?;
-        let ours = rows.into_iter().filter(|sealed| {
+        let carried = rows.into_iter().filter(|sealed| {
             let genuine = sealed.open(&self.mac);
             genuine.is_ok_and(|cutoff| cutoff.by == BY)
         });
-        Ok(ours.map(|sealed| sealed.claimed().clone()).collect())
+        Ok(carried.map(|sealed| sealed.claimed().clone()).collect())
     }
 
     async fn carry_cutoff(
@@ -395,7 +404,9 @@ impl Succession {
             .await?
         {
             Appended::Recorded(_) | Appended::Unchanged => Ok(()),
-            _ => Err(BrokerError::FailClosed("it was not recorded".into())),
+            _ => Err(BrokerError::FailClosed(
+                "an entry of the succession was not recorded".into(),
+            )),
         }
     }
 }

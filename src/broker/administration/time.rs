@@ -1,4 +1,4 @@
-//! The act of an admin that accepts the present time.
+//! The act by which an admin accepts the present time.
 
 use std::time::Duration;
 
@@ -15,41 +15,41 @@ use crate::ledger::Appended;
 use crate::ledger::entry::{AcceptTime, Entry};
 use crate::policy::AdminAction;
 
-/// How far an administrator's clock may be from the one whose time it accepts.
+/// The maximum difference, in seconds, between the admin's clock and the broker's.
 const ACCEPTED_WITHIN_SECONDS: u64 = 60;
 
-/// How often an acceptance is tried again because an entry came in between.
+/// How often an acceptance is tried, because another leaf may be appended in between.
 const TRIES: u32 = 3;
 
-/// An acceptance, as it is asked for.
+/// A request to accept the present time.
 #[derive(Clone, Debug)]
 pub struct AcceptAsk {
-    /// What time it is, by the administrator's clock.
+    /// The present time by the admin's clock.
     pub time: Timestamp,
-    /// Why, for people.
+    /// The reason, for people.
     pub reason: String,
 }
 
 /// A time that was accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accepted {
-    /// The cutoff of what is dated later.
+    /// The cutoff that ends the sessions with a later date.
     pub id: CutoffId,
-    /// The leaf that says so.
+    /// The index of the leaf of the acceptance.
     pub index: u64,
-    /// When the newest leaf before it was decided, as that one says itself.
+    /// The time in the newest leaf before it.
     pub recorded: Timestamp,
-    /// What was accepted.
+    /// The present time, by the broker's clock.
     pub accepted: Timestamp,
 }
 
 impl Administration {
-    /// Accepts the present time although the ledger, or this process, had seen another: an
-    /// administrator's act. What was permitted under a later date is dead with it.
+    /// Accepts the present time of the broker's clock, although the ledger or this process has seen
+    /// another time. Ends all sessions that were issued with a later date.
     ///
-    /// It is the one act that goes by a clock that is in doubt, so evidence is judged by that clock
-    /// here. Evidence that was used before is known even so, and evidence whose use may have been
-    /// forgotten is refused.
+    /// This is the only act that is accepted while the clock is in doubt, so its evidence is
+    /// verified by that clock. Evidence that was used before is refused nevertheless, and so is
+    /// evidence whose use may have been deleted.
     #[instrument(skip_all)]
     pub async fn accept_time(
         &self,
@@ -86,7 +86,8 @@ impl Administration {
                 .await?
             {
                 Appended::Recorded(done) => {
-                    warn!(%recorded, accepted = %now, by = admin.name(), "the clock's time was accepted");
+                    let by = admin.name();
+                    warn!(%recorded, accepted = %now, by, "the clock's time was accepted");
                     self.core.wake_sweeper();
                     return Ok(Accepted {
                         id,
@@ -102,12 +103,13 @@ impl Administration {
             }
         }
         Err(BrokerError::FailClosed(
-            "the time was not accepted: entries came in between".into(),
+            "the time was not accepted, because other leaves were appended meanwhile; try again"
+                .into(),
         ))
     }
 
-    /// Whether there is a doubt that an administrator's word can end, and the word is about the time
-    /// that our clock shows.
+    /// Fails unless the clock is in a doubt that an acceptance can end, and the requested time is
+    /// that of the broker's clock.
     fn check_acceptable(&self, ask: &AcceptAsk) -> Result<(), BrokerError> {
         let reading = self.core.ledger().clock().judge();
         let doubt = reading.doubt.ok_or_else(nothing_to_accept)?;
@@ -118,8 +120,8 @@ impl Administration {
             return Err(BrokerError::Invalid {
                 pointer: "/time",
                 detail: format!(
-                    "the broker's clock shows {}, more than {ACCEPTED_WITHIN_SECONDS} s from the time \
-                     that was given; set the broker's clock right first",
+                    "the broker's clock shows {}, which differs from the given time by more than \
+                     {ACCEPTED_WITHIN_SECONDS} s; first correct the wrong clock",
                     reading.now
                 ),
             });
@@ -131,6 +133,6 @@ impl Administration {
 fn nothing_to_accept() -> BrokerError {
     BrokerError::Invalid {
         pointer: "",
-        detail: "the clock is not in doubt: there is nothing to accept".into(),
+        detail: "the clock is not in doubt, so there is no time to accept".into(),
     }
 }

@@ -1,4 +1,5 @@
-//! Registered workload keys: added and removed by an admin, looked up by the `key` attestor.
+//! Registered keys of workloads. Admins add and remove them, and attestors of kind `key` look them
+//! up.
 
 use std::collections::BTreeMap;
 
@@ -19,10 +20,10 @@ use crate::policy::{AdminAction, AdminPrincipal};
 use crate::store::Store;
 use crate::store::workload_keys::WorkloadKeyRow;
 
-/// The registered keys of the store.
+/// Looks up registered keys in the store.
 #[derive(Clone)]
+#[expect(missing_docs, reason = "the names say it all")]
 pub struct StoredWorkloadKeys {
-    /// Where they are kept.
     pub store: Store,
 }
 
@@ -43,7 +44,7 @@ impl WorkloadKeys for StoredWorkloadKeys {
 }
 
 impl Administration {
-    /// Registers a workload's key; its thumbprint names it from then on.
+    /// Registers a workload's key. Returns its thumbprint, which names the key in later calls.
     #[instrument(skip_all)]
     pub async fn add_workload_key(
         &self,
@@ -82,7 +83,7 @@ impl Administration {
             .iter()
             .any(registers)
         {
-            let detail = "there is no attestor of registered keys by this name";
+            let detail = "the active generation has no attestor of kind `key` with this name";
             return Err(invalid("/attestor", detail.into()));
         }
         let key = registrable(jwk).map_err(|error| invalid("/jwk", error))?;
@@ -95,14 +96,16 @@ impl Administration {
             by: admin.name(),
         };
         let thumbprint = change.thumbprint.clone();
-        self.check_lends_no_right(admin.caller(), &change).await?;
+        self.check_gives_no_further_right(admin.caller(), &change)
+            .await?;
         admin.record(Entry::WorkloadKey(change)).await?;
         Ok(thumbprint)
     }
 
-    /// Whoever has a key of an identity may do what the identity may. So nobody registers one for
-    /// an identity that may do to the broker what they may not: they would widen their own.
-    async fn check_lends_no_right(
+    /// Refuses to register a key for an identity that has a right on the broker that the caller
+    /// does not have. The holder of a key has the identity's rights, so the caller could use the
+    /// key to gain that right.
+    async fn check_gives_no_further_right(
         &self,
         caller: &Caller,
         row: &WorkloadKeyChange,
@@ -113,7 +116,7 @@ impl Administration {
             detail: error.to_string(),
         })?;
         let roles = self.access.roles(&identity).await?;
-        // What the `key` attestor would make of it: it yields no claims.
+        // The workload as the `key` attestor would attest it: without claims.
         let workload = Workload {
             attestor: row.attestor.clone(),
             identity,
@@ -133,18 +136,18 @@ impl Administration {
         };
         let active = self.core.active()?;
         for action in AdminAction::ALL {
-            let theirs = AdminPrincipal::Workload {
+            let principal = AdminPrincipal::Workload {
                 workload: &workload,
                 roles: &roles,
             };
-            if active.policy().may(theirs, *action)? && !self.access.may(caller, *action)? {
+            if active.policy().may(principal, *action)? && !self.access.may(caller, *action)? {
                 return Err(BrokerError::Forbidden(action.as_str()));
             }
         }
         Ok(())
     }
 
-    /// Removes a workload's key.
+    /// Removes a registered key, which is named by its thumbprint.
     #[instrument(skip_all)]
     pub async fn remove_workload_key(
         &self,
@@ -169,7 +172,8 @@ impl Administration {
         thumbprint: String,
     ) -> Result<(), BrokerError> {
         let admin = unverified.act_as(AdminAction::ManageWorkloads).await?;
-        // A name that is no identity has no role. The bootstrap token can register another key.
+        // A name that is no valid identity has no role. The bootstrap token needs no check: it can
+        // register another key.
         if admin.caller().identity().is_some()
             && let Ok(of) = Identity::try_from(format!("{attestor}:{}", encode_value(&workload)))
         {

@@ -1,5 +1,6 @@
-//! One generation is loaded at a time on a replica: a load can take seconds of CPU time and hundreds of
-//! megabytes, and a caller who may only read generations can ask for any number of checks.
+//! Ensures that a replica loads one generation at a time. A load can take seconds of CPU time and
+//! hundreds of megabytes, and a caller that may only read generations can request any number of
+//! checks.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,24 +10,24 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use crate::broker::error::BrokerError;
 use crate::domain::limits::LOAD_WAIT_SECONDS;
 
-/// The one slot for a load.
+/// The only slot for a load.
 #[derive(Debug, Default)]
 pub(super) struct Loads(Arc<Mutex<()>>);
 
-/// The right to load, for as long as it is held.
+/// The right to load. Dropping it gives the slot to the next load.
 pub(super) struct LoadSlot {
     _guard: OwnedMutexGuard<()>,
 }
 
 impl Loads {
-    /// Waits for the slot as long as it takes.
+    /// Waits for the slot without a limit.
     pub(super) async fn slot(&self) -> LoadSlot {
         LoadSlot {
             _guard: Arc::clone(&self.0).lock_owned().await,
         }
     }
 
-    /// Waits for the slot as long as a call can wait.
+    /// Waits for the slot for at most [`LOAD_WAIT_SECONDS`].
     pub(super) async fn slot_for_call(&self) -> Result<LoadSlot, BrokerError> {
         self.slot_within(Duration::from_secs(LOAD_WAIT_SECONDS))
             .await
@@ -51,7 +52,7 @@ mod tests {
         let second = loads.slot_within(Duration::from_millis(20)).await;
         assert!(matches!(second, Err(BrokerError::Overloaded)));
         assert!(loads.slot().now_or_never().is_none());
-        // A replica that follows waits as long as it takes.
+        // A replica that follows the active generation waits without a limit.
         let (follower, ()) = tokio::join!(loads.slot(), async { drop(first) });
         drop(follower);
         assert!(loads.slot_within(Duration::from_mins(1)).await.is_ok());

@@ -1,11 +1,13 @@
-//! The active generation: checked, loaded, and followed as the store names it.
+//! Checks and loads generations, and follows the active one of the store.
 //!
-//! A generation is stored whole under its digest, checked, and activated by an admin's act, which is
-//! a leaf. From that leaf on every append compares: a request that was decided by another generation is
-//! decided again. Each replica compiles the document that it finds in the store, so that files beside a
-//! replica never decide. A generation that does not compile never replaces one that does.
+//! A generation is checked, stored whole under its digest, and activated by an admin's act, which
+//! is a leaf. From that leaf on, the ledger compares generations on every append: a request that
+//! another generation decided is decided again. Each replica compiles the document from the store;
+//! policy files on the replica's host never decide. A generation that does not compile never
+//! replaces one that does.
 //!
-//! [`Generations`] knows no callers. What admins do to generations is in [`super::administration`].
+//! [`Generations`] knows no callers. [`super::administration`] holds the acts of admins on
+//! generations.
 
 mod loads;
 
@@ -28,36 +30,36 @@ use crate::domain::generation::{Generation, GenerationDigest};
 use crate::domain::trust::AttestorSpec;
 use crate::endpoints::EndpointTable;
 
-/// What attestors need beside their specification.
+/// The inputs of attestors that their specification does not hold.
 #[derive(Clone)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Trust {
-    /// Our issuers and audiences: no attestor and no resource may have one of them.
+    /// The broker's own issuers and audiences. No attestor and no resource may have one of them.
     pub own_audiences: Vec<String>,
-    /// Evidence that was made before counts no more.
+    /// Evidence that was issued earlier is refused. `None` if there is no such limit.
     pub not_before: Option<Timestamp>,
-    /// Registered workload keys.
+    /// The registered keys of workloads.
     pub workload_keys: Arc<dyn WorkloadKeys>,
-    /// Tracks the refreshes of keys.
+    /// Tracks the refreshes of issuers' keys.
     pub tracker: tokio_util::task::TaskTracker,
-    /// This replica's endpoints.
     pub endpoints: Arc<EndpointTable>,
-    /// Whether issuers may have http URLs: in development mode alone.
+    /// Whether issuers may have http URLs: only in development mode.
     pub plain_issuers: bool,
 }
 
-/// Checks generations, and follows the one that is active.
+/// Checks generations, and follows the active one.
 pub struct Generations {
     core: Core,
     keys: Arc<Keys>,
     mac: Mac,
     trust: Trust,
     loads: Loads,
-    /// Why this replica is behind the active generation. `None` while it is not.
+    /// Why this replica is behind the active generation of the store. `None` if it is not behind.
     behind: ArcSwap<Option<String>>,
 }
 
 impl Generations {
-    /// Without a generation that decides: [`Self::follow`] finds it.
+    /// Loads no generation yet: [`Self::follow`] does.
     pub(super) fn new(core: Core, keys: Arc<Keys>, mac: Mac, trust: Trust) -> Self {
         let unattributed = [NO_ATTESTOR].into_iter();
         core.metrics()
@@ -78,20 +80,20 @@ impl Generations {
         self.trust.endpoints.digest()
     }
 
-    /// Why this replica is behind the active generation. `None` while it is not.
+    /// Why this replica is behind the active generation of the store. `None` if it is not behind.
     pub(super) fn behind(&self) -> Option<String> {
         self.behind.load().as_ref().clone()
     }
 
-    /// Whether a generation could decide here: everything that activation would check.
+    /// Checks everything that activation would check, and returns the generation, ready to decide.
     ///
-    /// It waits until no other generation is loaded, as long as that takes.
+    /// Waits until no other generation is being loaded, without a limit.
     async fn check_generation(&self, generation: Generation) -> Result<Active, Unfit> {
         let slot = self.loads.slot().await;
         self.check_in(slot, generation).await
     }
 
-    /// The same for a call, which does not wait for long: the replica is overloaded then.
+    /// The same for a call, which waits only for a limited time. Then the replica is overloaded.
     pub(super) async fn check_for_call(
         &self,
         generation: Generation,
@@ -106,7 +108,7 @@ impl Generations {
         load(generation, trust, issuer, slot).await
     }
 
-    /// Brings this replica to the generation that is active in the store.
+    /// Makes the active generation of the store decide on this replica.
     pub async fn follow(&self) -> Result<(), BrokerError> {
         let Some(activation) = self.core.store().active_generation().await? else {
             return Ok(());
@@ -119,9 +121,10 @@ impl Generations {
             )));
             BrokerError::FailClosed("behind the active generation".into())
         };
-        // Who can write to the table must not thereby say what decides, or goes on deciding.
+        // Write access to the table must not suffice to choose the generation that decides, or to
+        // keep an old one.
         let genuine = activation.sealed.open(&self.mac);
-        genuine.map_err(|_| fell_behind("it was not activated by the broker".into()))?;
+        genuine.map_err(|_| fell_behind("the broker did not activate it".into()))?;
         if self.core.active_digest() == Some(digest) {
             self.set_behind(None);
             return Ok(());
@@ -136,7 +139,7 @@ impl Generations {
         let compiled = self.check_generation(generation).await;
         let active = compiled.map_err(|unfit| {
             fell_behind(match unfit {
-                // Readiness shows this to every client.
+                // Readiness shows this text to every client.
                 Unfit::Policy(problems) => {
                     format!("{} problem(s) in the generation", problems.len())
                 }
@@ -147,7 +150,7 @@ impl Generations {
         Ok(())
     }
 
-    /// Makes a generation decide here that is active in the store.
+    /// Makes a generation decide on this replica that is active in the store.
     pub(super) async fn take_over(&self, active: Active) {
         let now = self.core.now();
         self.core.metrics().generation_active(&active.digest());
@@ -158,7 +161,7 @@ impl Generations {
         let names = names.chain([NO_ATTESTOR]);
         self.core.metrics().attestors(names, &AttestError::REASONS);
         for (policy, until) in active.policy().observing(now) {
-            warn!(%policy, enforced_from = %until, "not enforced: it merely observes");
+            warn!(%policy, enforced_from = %until, "a policy only observes: not enforced yet");
         }
         self.core.set_active(active);
         self.set_behind(None);
@@ -186,9 +189,9 @@ async fn load(
         endpoints: trust.endpoints,
         plain_issuers: trust.plain_issuers,
     };
-    // Parsing and validating take CPU: not on the threads that serve.
+    // Parsing and validating take much CPU time, so they do not run on async threads.
     let checked = tokio::task::spawn_blocking(move || {
-        // It goes on where its caller has gone: the next load waits for its end.
+        // The load continues even if its caller disconnects, so the slot stays taken until its end.
         let _slot = slot;
         check_generation(&generation, context, None)
     });

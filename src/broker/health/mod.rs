@@ -1,4 +1,4 @@
-//! Health: whether this replica can serve, as readiness shows it.
+//! Checks whether this replica can serve. Readiness reports the result.
 
 pub mod replicas;
 
@@ -18,8 +18,8 @@ use crate::ledger::LedgerStatus;
 use crate::ledger::entry::Entry;
 use crate::mint::Minters;
 
-/// Of so many checks of its health, one a second, a replica checks in one all rows that decide about
-/// rights.
+/// A replica checks its health once a second. Every tenth check also checks all rows that decide
+/// about rights.
 const CHECKS_A_ROW_CHECK: u32 = 10;
 
 /// Checks this replica's health.
@@ -27,10 +27,10 @@ pub struct Health {
     core: Core,
     generations: Arc<Generations>,
     keys: Arc<Keys>,
-    /// They say whether a key may sign for a resource.
+    /// Used to find out whether a key may sign for a resource.
     minters: Minters,
     /// Why the store cannot be relied on, as of the last check. `None` if it can.
-    ailing: ArcSwap<Option<String>>,
+    store_fault: ArcSwap<Option<String>>,
     other_endpoints: ArcSwap<Vec<OtherEndpoints>>,
     /// The number of checks so far.
     checks: AtomicU32,
@@ -48,13 +48,13 @@ impl Health {
             generations,
             keys,
             minters,
-            ailing: ArcSwap::from_pointee(None),
+            store_fault: ArcSwap::from_pointee(None),
             other_endpoints: ArcSwap::from_pointee(Vec::new()),
             checks: AtomicU32::new(0),
         }
     }
 
-    /// Why the broker cannot serve, if it cannot: what readiness shows.
+    /// Why the broker cannot serve. `None` if it can. Readiness reports the text.
     #[must_use]
     pub fn unready(&self) -> Option<String> {
         if let Some(doubt) = self.core.clock_doubt() {
@@ -65,7 +65,7 @@ impl Health {
             LedgerStatus::Failing(why) => return Some(format!("ledger: {why}")),
             LedgerStatus::Stopped(why) => return Some(format!("ledger stopped: {why}")),
         }
-        if let Some(why) = self.ailing.load().as_ref() {
+        if let Some(why) = self.store_fault.load().as_ref() {
             return Some(format!("store: {why}"));
         }
         if let Some(why) = self.core.store().overfull() {
@@ -81,7 +81,8 @@ impl Health {
             && ends <= self.core.now().plus_seconds(LEDGER_KEY_WARNING_SECONDS)
         {
             return Some(format!(
-                "keys: the ledger key ends at {ends}, and none follows it; run `taskpass keys rotate ledger`"
+                "keys: the ledger key expires at {ends}, and it has no successor; run `taskpass \
+                 keys rotate ledger`"
             ));
         }
         self.unsigned()
@@ -100,21 +101,22 @@ impl Health {
         found.map(|resource| resource.name.clone())
     }
 
-    /// Looks whether the store answers and its clock agrees with ours; readiness shows it.
+    /// Checks that the store answers and that its clock agrees with this replica's. Readiness
+    /// reports the result.
     pub async fn check_health(&self) -> Result<(), BrokerError> {
         let checked = self.try_check_health().await;
-        // A doubt of the clock is told as what it is at the moment, and not as a fault of the store.
+        // A doubt about the clock is not a fault of the store; `unready` reports it itself.
         let fault = checked
             .as_ref()
             .err()
             .filter(|_| self.core.clock_doubt().is_none());
         let why = fault.map(ToString::to_string);
-        self.ailing.store(Arc::new(why));
+        self.store_fault.store(Arc::new(why));
         checked
     }
 
     async fn try_check_health(&self) -> Result<(), BrokerError> {
-        self.look_at_clock().await?;
+        self.check_clock().await?;
         self.core.store().check_read_lease()?;
         self.check_rows().await?;
         let basis = self.core.ledger().basis();
@@ -122,13 +124,14 @@ impl Health {
         let shown = head.map_or(0, |head| head.size);
         if shown < basis {
             return Err(BrokerError::FailClosed(format!(
-                "the database shows {shown} leaves, and {basis} are known to be committed"
+                "the database shows {shown} leaves, and {basis} are known to be committed; was it \
+                 restored from a backup, or is it an old primary?"
             )));
         }
         let behind = shown > basis;
-        // An unready replica gets no traffic, and so no batch that could show that it is well
-        // again; an idle one gets none that would show it what others appended. It tries an empty
-        // one.
+        // An unready replica gets no traffic, so no batch could show that the ledger can be written
+        // again. An idle replica commits no batch from which it would learn of other replicas'
+        // leaves. Append an empty entry in both cases.
         if behind || matches!(self.core.ledger().status(), LedgerStatus::Failing(_)) {
             self.core
                 .ledger()
@@ -138,7 +141,7 @@ impl Health {
         Ok(())
     }
 
-    /// Checks now and then that every row that decides what somebody may do is the broker's own.
+    /// On every tenth call, checks that the broker wrote every row that decides about rights.
     async fn check_rows(&self) -> Result<(), BrokerError> {
         let checks = self.checks.fetch_add(1, Ordering::Relaxed);
         if checks.is_multiple_of(CHECKS_A_ROW_CHECK) {
@@ -147,22 +150,22 @@ impl Health {
         Ok(())
     }
 
-    /// Looks at the database's clock and the newest entry; readiness shows what is found.
-    async fn look_at_clock(&self) -> Result<(), BrokerError> {
+    /// Compares this replica's clock with the database's and with the newest leaf.
+    async fn check_clock(&self) -> Result<(), BrokerError> {
         if let Some(apart) = self.core.ledger().clock().check(self.core.store()).await? {
             self.core.metrics().clock_skew(apart.as_secs_f64());
         }
         let checked = self.core.check_clock();
         self.core.metrics().clock_in_doubt(checked.is_err());
         if checked.is_err() {
-            // What others appended tells whether an administrator has accepted the time.
+            // The leaves of other replicas show whether an admin has accepted the time.
             self.follow_ledger().await?;
             return self.core.check_clock();
         }
         checked
     }
 
-    /// Reads what others appended.
+    /// Reads the leaves that other replicas appended.
     async fn follow_ledger(&self) -> Result<(), BrokerError> {
         self.core
             .ledger()

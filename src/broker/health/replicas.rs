@@ -1,8 +1,9 @@
-//! Whether all replicas would ask the same servers.
+//! Checks whether all replicas have the same endpoints.
 //!
-//! Endpoints stand in each replica's own configuration. Each replica publishes the digest of its
-//! table, and readiness names those whose digest differs: a generation could be fit on one and unfit
-//! on another, or send the same request to two different servers.
+//! Each replica has its own configuration of endpoints. It publishes the digest of its table, and
+//! readiness names the replicas whose digest differs. Otherwise a generation could be able to
+//! decide on one replica and not on another, or replicas could send the same request to different
+//! servers.
 
 use tracing::warn;
 
@@ -12,29 +13,30 @@ use crate::clock::Timestamp;
 use crate::domain::endpoint::EndpointsDigest;
 use crate::store::replicas::ReplicaRow;
 
-/// For how long a replica counts as running after it described itself. Several rounds.
+/// For how long a replica counts as running after it updated its row: several rounds.
 const ALIVE_SECONDS: u64 = 60;
 
-/// After that long without a word a replica's row is deleted.
+/// A replica's row is deleted if the replica has not updated it for this long.
 const FORGOTTEN_SECONDS: u64 = 3_600;
 
-/// A running replica with other endpoints than ours.
+/// A running replica whose endpoints differ from this replica's.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct OtherEndpoints {
-    /// The replica.
+    /// The name of the replica.
     pub replica: String,
-    /// The digest of its endpoints.
     pub endpoints: EndpointsDigest,
 }
 
 impl Health {
-    /// The running replicas with other endpoints than ours, as of the last round.
+    /// The running replicas whose endpoints differ from this replica's, as of the last round.
     #[must_use]
     pub fn other_endpoints(&self) -> Vec<OtherEndpoints> {
         self.other_endpoints.load().as_ref().clone()
     }
 
-    /// Describes this replica to the others, and compares what they say with it.
+    /// Publishes the digest of this replica's endpoints and compares it with the other replicas'.
+    /// Returns the number of deleted rows.
     pub async fn compare_replicas(&self, now: Timestamp) -> Result<u64, BrokerError> {
         let own = ReplicaRow {
             name: self.core.replica().to_owned(),
@@ -65,7 +67,8 @@ impl Health {
                     replica = other.replica,
                     endpoints = %other.endpoints,
                     own = %own.endpoints,
-                    "a replica has other endpoints than this one"
+                    "a replica has other endpoints than this one; configure the same `[endpoints]` \
+                     on all replicas"
                 );
             }
             self.other_endpoints.store(others.into());

@@ -1,11 +1,11 @@
-//! Admission: which task a request is for, and what that task leaves to it.
+//! Admission: determines the task of a request and the limits that the task sets.
 //!
-//! A new task is within its type and, if it has a parent, within the parent: its deadline, its
-//! budget, and for a credential a single one of the parent's own that covers it. Joining needs the
-//! handle and the owner's own identity. A retry finds the task of its first try.
+//! A new task must fit its type and, if it has a parent, the parent's deadline and budget. A
+//! credential under a child must be covered by one credential of the parent. Joining a task
+//! requires its handle and the owner's identity. A retry finds the task of the first request.
 //!
-//! What is admitted here was read without the ledger's lock. The append reads what matters again
-//! under it.
+//! Admission reads without the ledger's lock. The append reads the facts that matter again under
+//! the lock.
 
 use secrecy::{ExposeSecret, SecretString};
 
@@ -41,20 +41,20 @@ const HANDLE_PREFIX: &str = "tph_";
 /// The prefix of a delegation token.
 pub(in crate::broker) const DELEGATION_PREFIX: &str = "tpd_";
 
-/// Sessions of a parent that are looked through for one that covers a child.
+/// The maximum number of a parent's sessions that are searched for one that covers a child's.
 const MAX_COVERING: u32 = 200;
 
 /// Why a request was not admitted to a task.
 #[derive(Debug)]
 pub(in crate::broker) enum Unadmitted {
-    /// It is refused, which is to be recorded.
+    /// The request is refused. The refusal is recorded.
     Refused(Refusal),
-    /// The call fails, of which nothing is recorded.
+    /// The call fails. Nothing is recorded.
     Failed(BrokerError),
 }
 
 impl Unadmitted {
-    /// The refusal to be recorded; a failure ends the call.
+    /// The refusal, which is to be recorded, or the error of a failed call.
     pub(in crate::broker) fn refusal(self) -> Result<Refusal, BrokerError> {
         match self {
             Self::Refused(refusal) => Ok(refusal),
@@ -87,17 +87,18 @@ impl From<NoRandomness> for Unadmitted {
     }
 }
 
-/// The task that a request was admitted to, by the plan `P`.
+/// The task that a request was admitted to. `P` is the type of its plan.
 pub(in crate::broker) struct AdmittedTask<P> {
     /// The changes that the append makes to tasks.
     pub(in crate::broker) plan: P,
-    /// The facts that policy may know of the task.
+    /// The facts on the task that policy can use.
     pub(in crate::broker) facts: TaskFacts,
     pub(in crate::broker) deadline: Timestamp,
     pub(in crate::broker) heartbeat_seconds: Option<u64>,
-    /// The end of the whole chain: no credential under the task may live longer.
+    /// The earliest deadline of the task and its ancestors. No credential under the task may expire
+    /// later.
     pub(in crate::broker) not_after: Timestamp,
-    /// A new handle, to be released with the answer.
+    /// The new handle, which the answer releases. `None` if the task keeps its handle.
     pub(in crate::broker) handle: Option<SecretString>,
     pub(in crate::broker) evidence: EvidenceUse,
 }
@@ -116,14 +117,14 @@ impl From<AdmittedTask<OpenPlan>> for AdmittedTask<TaskPlan> {
     }
 }
 
-/// A request for a credential, admitted.
+/// An admitted request for a credential.
 pub(super) struct Admission {
     pub(in crate::broker) task: AdmittedTask<TaskPlan>,
-    /// No credential may live longer than this.
+    /// The credential may not expire later than this.
     pub(in crate::broker) not_after: Timestamp,
     /// The parent's credential that covers this one; `None` for a root task.
     pub(in crate::broker) covered_by: Option<Covering>,
-    /// The use of an `Idempotency-Key`.
+    /// The use of the `Idempotency-Key`. `None` if the request has none.
     pub(in crate::broker) retry: Option<RetryPlan>,
 }
 
@@ -134,10 +135,11 @@ pub(super) struct Covering {
     pub(in crate::broker) delegators: Vec<Identity>,
 }
 
-/// A parent task that lets this caller in.
+/// A parent task for which the caller has a delegation token.
 struct ParentTask {
     task: Task,
     chain: TaskChain,
+    /// The number of sessions that the delegation lends.
     sessions: u32,
     one_time: OneTime,
 }
@@ -178,7 +180,7 @@ impl Issuance {
         })
     }
 
-    /// What the first request with this key got, if this is not the first.
+    /// The result of the first request with this key. `None` if this is the first one.
     async fn first_try(
         &self,
         context: &DecisionContext<'_>,
@@ -196,24 +198,24 @@ impl Issuance {
             return Err(BrokerError::AlreadyIssued(facts.session, NotRepeated::Over));
         };
         let status = view.status_at(context.now);
-        // A superseded session has a successor, whose request came in between.
+        // Another retry superseded the session in between.
         let succeeded = status.end_reason == Some(EndReason::Superseded);
         if status.state == SessionState::Minting || succeeded {
             return Err(BrokerError::InProgress);
         }
-        // Good still, or ended because its caller had gone before it was handed over or because its
-        // back end did not make it: the cases for which there are retries.
+        // A retry gets a credential if the first one is still valid, if its caller disconnected
+        // before it was released, or if its back end did not make it.
         let unclaimed =
             status.state == SessionState::Ended && status.end_reason == Some(EndReason::Failed);
         let immediate = matches!(
             view.session.revocability.class,
             RevocationClass::Immediate { .. }
         );
-        let can_be_taken_back =
+        let can_be_superseded =
             (unclaimed || immediate && status.is_valid()) && facts.supersedes < MAX_SUPERSEDES;
-        if !can_be_taken_back {
-            let over = status.state == SessionState::Ended && !unclaimed;
-            let why = if over {
+        if !can_be_superseded {
+            let ended = status.state == SessionState::Ended && !unclaimed;
+            let why = if ended {
                 NotRepeated::Over
             } else {
                 NotRepeated::NotSuperseded
@@ -226,7 +228,7 @@ impl Issuance {
         }))
     }
 
-    /// A retry of a request that opened a task: the same task, with a new handle.
+    /// Admits the retry of a request that opened a task: to the same task, with a new handle.
     async fn readmit(
         &self,
         context: &DecisionContext<'_>,
@@ -239,7 +241,8 @@ impl Issuance {
         let Some((task, chain)) = self.task_with_chain(first.facts.task).await? else {
             return refused(NotRepeated::Over);
         };
-        // The retry is answered with a handle: it takes what the first request took to have one.
+        // The answer to the retry holds a handle, so it requires the owner and key of the first
+        // request.
         if !context
             .workload
             .is(&task.owner, task.owner_instance.as_ref())
@@ -247,7 +250,7 @@ impl Issuance {
         {
             return refused(NotRepeated::AnotherKey);
         }
-        // Where nothing tells one run of the workload from another, another's key would do.
+        // Neither an instance nor a key shows that the same run of the workload sends the retry.
         if task.owner_instance.is_none() && task.handle_key.is_none() {
             return refused(NotRepeated::NoInstance);
         }
@@ -258,13 +261,13 @@ impl Issuance {
         let digest = token_digest(handle.expose_secret());
         let mut admitted = joined(context, &task, &chain, Some(digest));
         admitted.handle = Some(handle);
-        // Otherwise captured bytes of the first request would get the credential and the handle. A
-        // task with a key needs a fresh proof by it, which cannot be captured before.
+        // Otherwise a captured copy of the first request would get the credential and the handle. A
+        // task with a key needs no such rule: each request needs a fresh proof by the key.
         admitted.evidence.must_be_new = task.handle_key.is_none();
         Ok(admitted)
     }
 
-    /// A new task.
+    /// Admits a request that opens a task.
     pub(in crate::broker) async fn admit_new(
         &self,
         context: &DecisionContext<'_>,
@@ -320,7 +323,8 @@ impl Issuance {
         Ok(opened(context, task, task_type, parent, handle))
     }
 
-    /// The parent that a child names, if its delegation token lets this caller in.
+    /// The parent that a child names. The delegation token must belong to the parent and name this
+    /// caller.
     async fn parent(
         &self,
         context: &DecisionContext<'_>,
@@ -333,7 +337,7 @@ impl Issuance {
                 && delegation.child == context.workload.identity.as_str()
                 && delegation.expires_at > context.now
         });
-        // Whoever has no token for it learns nothing of it, not even that it is.
+        // A caller without a token for the task must not learn whether it exists.
         let delegation = fits.ok_or(BrokerError::NotFound("task"))?;
         let (task, chain) = self
             .task_with_chain(parent.id)
@@ -360,7 +364,7 @@ impl Issuance {
         handle: &SecretString,
     ) -> Result<AdmittedTask<TaskPlan>, Unadmitted> {
         if context.workload.reuse == Reuse::PerTask {
-            // Evidence that serves this task already serves it still, whatever comes of this.
+            // Evidence that is bound to this task can be used for it again, whatever the outcome.
             context.requester.bind(sha256(id.uuid().as_bytes()));
         }
         let not_found = || BrokerError::NotFound("task");
@@ -380,10 +384,11 @@ impl Issuance {
         Ok(joined(context, &task, &chain, None))
     }
 
-    /// The parent's valid credential on this resource that covers the request and lives longest.
+    /// The parent's valid credential on this resource that covers the request. If there are
+    /// several, the one that expires last.
     #[expect(
         clippy::disallowed_methods,
-        reason = "the sessions of the parent task, which the caller was let into"
+        reason = "the caller may use the parent task: a delegation admits its child"
     )]
     async fn covering(
         &self,
@@ -424,8 +429,8 @@ impl Issuance {
         })
     }
 
-    /// Refuses a request under tasks whose owners could not be attested any more: without their attestor
-    /// they must not go on through those that they let in.
+    /// Refuses a request under tasks whose owners can no longer be attested. Such an owner must not
+    /// continue through the children that it delegated to.
     pub(in crate::broker) async fn check_owners_above(
         &self,
         active: &Active,
@@ -436,7 +441,7 @@ impl Issuance {
             if !task.is_some_and(|task| active.attests(&task)) {
                 return Err(Unadmitted::Refused(Refusal::new(
                     RefusalCode::OwnerWithdrawn,
-                    "the owner of a task that this one is part of is attested no more",
+                    "the owner of an ancestor of this task can no longer be attested",
                 )));
             }
         }
@@ -462,13 +467,13 @@ fn resource_fits(
     let task_type = known.ok_or_else(|| {
         Refusal::new(
             RefusalCode::UnknownTaskType,
-            format!("there is no task type `{task_type}` any more"),
+            format!("the task type `{task_type}` no longer exists"),
         )
     })?;
     check_resource_fits(task_type, &request.resource)
 }
 
-/// What a first try got.
+/// The result of the first request with an `Idempotency-Key`.
 struct FirstTry {
     facts: RetryFacts,
     expires_at: Timestamp,
@@ -491,7 +496,8 @@ fn retry_plan(
     }
 }
 
-/// Where an `Idempotency-Key` is looked up: it means something only with its sender.
+/// The key under which an `Idempotency-Key` is stored. It includes the sender: two senders can use
+/// the same `Idempotency-Key`.
 fn retry_key(workload: &Workload, key: &str) -> [u8; 32] {
     let instance = workload.instance.as_ref().map_or("", |own| own.as_str());
     // None of the three can hold a line feed.
@@ -501,7 +507,7 @@ fn retry_key(workload: &Workload, key: &str) -> [u8; 32] {
 fn task_ended() -> Refusal {
     Refusal::new(
         RefusalCode::TaskEnded,
-        "the task, or one that it is part of, is over",
+        "the task or one of its ancestors has ended",
     )
 }
 
@@ -511,7 +517,8 @@ fn budget(task_type: &TaskType, parent: Option<&ParentTask>) -> u32 {
     })
 }
 
-/// Evidence that may serve one task again and again is bound to it.
+/// The use of the request's evidence and of `one_time`. Evidence that can be used repeatedly for
+/// one task is bound to that task.
 fn evidence_use(
     context: &DecisionContext<'_>,
     task: TaskId,

@@ -1,8 +1,8 @@
-//! Decisions: evaluated, then recorded, in the same way for a credential and for a task alone.
+//! Evaluates and records decisions, in the same way for a credential and for a task without one.
 //!
-//! A request is evaluated to a permit or to a refusal, each with everything that is recorded of it.
-//! The ledger has the last word: under its lock a permit may become a refusal, or the request is to be
-//! decided again.
+//! The evaluation of a request yields a permit or a refusal, each with all data that is recorded.
+//! The ledger makes the final decision under its lock: it can record a permit as a refusal, or
+//! require that the request be decided again.
 
 use tracing::{info, warn};
 
@@ -32,26 +32,27 @@ pub(in crate::broker) struct DecisionContext<'a> {
     pub(in crate::broker) now: Timestamp,
 }
 
-/// A request, evaluated. `P` is everything that a permit needs to be recorded and carried out.
+/// The evaluation of a request. `P` holds all data that a permit needs to be recorded and carried
+/// out.
 pub(in crate::broker) enum Evaluated<P> {
     Permit(P),
     Refuse(Box<RefusedRequest>),
 }
 
-/// A request that is refused, with everything that is recorded of it.
+/// A refused request, with all data that is recorded of it.
 pub(in crate::broker) struct RefusedRequest {
     pub(in crate::broker) refusal: Refusal,
     pub(in crate::broker) evaluation: Evaluation,
-    /// The resource, if the request named one that exists.
+    /// The resource. `None` if the request named none that exists.
     pub(in crate::broker) resource: Option<String>,
     pub(in crate::broker) purpose: Option<String>,
-    /// The task and its parents, nearest first, if the request was admitted to one.
+    /// The task and its ancestors, nearest first. `None` if the request was not admitted to a task.
     pub(in crate::broker) task: Option<(TaskId, Vec<TaskId>)>,
     pub(in crate::broker) evidence: EvidenceUse,
 }
 
 impl RefusedRequest {
-    /// A refusal that policy was never asked about.
+    /// A request that is refused without an evaluation of policy.
     pub(in crate::broker) fn before_policy(
         refusal: Refusal,
         active: &Active,
@@ -76,9 +77,9 @@ impl RefusedRequest {
     }
 }
 
-/// The part of an evaluation that is recorded of a permit as of a refusal.
+/// The part of an evaluation that is recorded for permits and refusals alike.
 pub(in crate::broker) struct Evaluation {
-    /// The policies that determined it. A refusal's leaf only commits to them.
+    /// The policies that determined the verdict. The leaf of a refusal only commits to them.
     pub(in crate::broker) policies: Vec<String>,
     pub(in crate::broker) generation: GenerationDigest,
     pub(in crate::broker) observed: Option<Box<Observed>>,
@@ -87,7 +88,7 @@ pub(in crate::broker) struct Evaluation {
 }
 
 impl Evaluation {
-    /// Splits a decision of policy into its verdict and the rest.
+    /// Splits a decision of policy into its verdict and the remaining data.
     pub(in crate::broker) fn of(decision: Decision) -> (Result<Permitted, Refusal>, Self) {
         let committed = record::committed(&decision);
         let Decision {
@@ -107,14 +108,14 @@ impl Evaluation {
     }
 }
 
-/// The use that an admitted request makes of its evidence.
+/// The way in which an admitted request uses its evidence.
 #[derive(Default)]
 pub(in crate::broker) struct EvidenceUse {
-    /// One-time ids that are used up beside those of the evidence.
+    /// One-time ids that are used up in addition to those of the evidence.
     pub(in crate::broker) one_time: Vec<OneTime>,
-    /// The binding of evidence that may come again with the same binding.
+    /// The binding with which the evidence may be used again. `None` if it may not.
     pub(in crate::broker) binding: Option<[u8; 32]>,
-    /// Whether the evidence must never have been used, not even for this task.
+    /// Whether earlier use of the evidence is refused even with the same binding.
     pub(in crate::broker) must_be_new: bool,
 }
 
@@ -128,7 +129,7 @@ impl EvidenceUse {
     }
 }
 
-/// A decision on record.
+/// A decision that is in the ledger.
 enum OnRecord {
     AsDecided(Recorded),
     /// A permit that the ledger recorded as a refusal.
@@ -136,7 +137,7 @@ enum OnRecord {
 }
 
 impl Issuance {
-    /// Records a permit.
+    /// Records a permit. The error is the refusal if the ledger recorded one instead.
     pub(in crate::broker) async fn record_permit(
         &self,
         context: &DecisionContext<'_>,
@@ -151,18 +152,18 @@ impl Issuance {
         match self.append_decision(context, decide, evidence).await? {
             OnRecord::AsDecided(recorded) => {
                 self.core.metrics().decision(Outcome::Permit);
-                self.tell_observed(id, evaluation, Outcome::Permit);
+                self.report_observed(id, evaluation, Outcome::Permit);
                 Ok(recorded)
             }
             OnRecord::Refused(recorded, refusal) => {
-                self.tell_observed(id, evaluation, Outcome::Permit);
+                self.report_observed(id, evaluation, Outcome::Permit);
                 let denied = self.denied(id, evaluation, refusal, recorded.receipt);
                 Err(BrokerError::Denied(Box::new(denied)))
             }
         }
     }
 
-    /// Records a refusal.
+    /// Records a refusal, if the identity's budget of denials allows it.
     pub(in crate::broker) async fn record_refusal(
         &self,
         context: &DecisionContext<'_>,
@@ -179,7 +180,7 @@ impl Issuance {
         Ok(self.refusal_on_record(id, refused, refusal, recorded.receipt))
     }
 
-    /// Tells the operator of a refusal that is on record.
+    /// Logs and counts a refusal that is in the ledger.
     pub(super) fn refusal_on_record(
         &self,
         id: DecisionId,
@@ -187,7 +188,7 @@ impl Issuance {
         refusal: Refusal,
         receipt: Receipt,
     ) -> Denied {
-        self.tell_observed(id, &refused.evaluation, refused.refusal.outcome());
+        self.report_observed(id, &refused.evaluation, refused.refusal.outcome());
         self.denied(id, &refused.evaluation, refusal, receipt)
     }
 
@@ -212,8 +213,8 @@ impl Issuance {
         }
     }
 
-    /// Tells the operator of the outcome that policies would have had that merely observe.
-    fn tell_observed(&self, id: DecisionId, evaluation: &Evaluation, outcome: Outcome) {
+    /// Logs and counts the outcome that observing policies would have caused.
+    fn report_observed(&self, id: DecisionId, evaluation: &Evaluation, outcome: Outcome) {
         let Some(observed) = &evaluation.observed else {
             return;
         };
@@ -304,9 +305,9 @@ impl Issuance {
             Appended::Stale | Appended::Superseded => Err(BrokerError::Superseded),
             Appended::Replayed(_) => Err(BrokerError::Replayed),
             Appended::RetryTaken(_) => Err(BrokerError::InProgress),
-            Appended::Unchanged | Appended::Blocked(_) | Appended::Forgotten => {
-                Err(BrokerError::FailClosed("nothing was recorded".into()))
-            }
+            Appended::Unchanged | Appended::Blocked(_) | Appended::Forgotten => Err(
+                BrokerError::FailClosed("the decision was not recorded".into()),
+            ),
         }
     }
 }

@@ -1,11 +1,11 @@
-//! `POST /v1/credentials`, top to bottom: appraise the evidence, resolve what is asked, admit it to
-//! a task, decide, commit, and only then mint, activate and release.
+//! `POST /v1/credentials`, in order: verify the evidence, resolve the request, admit it to a task,
+//! decide, commit, and only then mint, activate and release.
 //!
-//! Each step returns the only thing that the next accepts. A [`Permit`] comes out of the commit and
-//! nowhere else, and a minter takes nothing but a permit.
+//! Each step returns a value that the next step requires. Only the commit returns a [`Permit`], and
+//! a minter accepts only a permit.
 //!
-//! The whole runs in a tracked task of its own. A caller that disconnects or times out stops
-//! waiting, not the work; and a credential that nobody waits for any more is ended at once.
+//! All steps run in a tracked async task. If the caller disconnects or times out, the work
+//! continues. A credential whose caller no longer waits for it is ended at once.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -40,54 +40,49 @@ use crate::mint::{Credential, MintPlace};
 use crate::policy::{Bounds, Question};
 use crate::store::append::MintLease;
 
-/// A credential, released, with everything that goes with it.
+/// A released credential, with its session, task, decision and receipt.
 #[derive(Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Issued {
-    /// The secret. It is in no other place.
+    /// The secret. The broker keeps no other copy.
     pub credential: Credential,
-    /// Its record.
     pub session: Session,
-    /// Its task.
     pub task: IssuedTask,
-    /// The decision.
     pub decision: DecisionSummary,
-    /// The proof that the decision is on record.
+    /// The proof that the decision is in the ledger.
     pub receipt: Receipt,
 }
 
 /// The task of an answer.
 #[derive(Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct IssuedTask {
-    /// Which.
     pub id: TaskId,
-    /// Its type.
     pub task_type: String,
-    /// Its state.
     pub state: TaskState,
-    /// When it is over in any case.
+    /// The latest end of the task.
     pub deadline: Timestamp,
-    /// The longest silence.
+    /// Seconds without a heartbeat after which the task expires. `None` if it needs no heartbeats.
     pub heartbeat_seconds: Option<u64>,
-    /// Its handle, when it was just made.
+    /// Its new handle. `None` if this request gave it none.
     pub handle: Option<SecretString>,
 }
 
 /// A permit, as its subject may read it.
 #[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct DecisionSummary {
-    /// Which.
     pub id: DecisionId,
-    /// What was decided.
     pub outcome: Outcome,
-    /// By which policies.
+    /// The ids of the policies that determined the decision.
     pub policies: Vec<String>,
-    /// By which generation.
+    /// The generation that decided.
     pub generation: GenerationDigest,
-    /// What policies that merely observe would have made of it.
+    /// The effect that observing policies would have had. `None` if there are none.
     pub observed: Option<Box<Observed>>,
 }
 
-/// A request for a credential that policy permits, with everything that is recorded and released.
+/// A permitted request for a credential, with all data that is recorded and released.
 pub(super) struct CredentialPermit {
     terms: Permitted,
     evaluation: Evaluation,
@@ -96,7 +91,8 @@ pub(super) struct CredentialPermit {
 }
 
 impl CredentialPermit {
-    /// The task that the permit opens, if no retry can find it: the request has no `Idempotency-Key`.
+    /// The task that the permit opens. `None` if it opens none, or if a retry can find it because
+    /// the request has an `Idempotency-Key`.
     pub(super) fn opens(&self) -> Option<&Task> {
         match (&self.admission.task.plan, &self.admission.retry) {
             (TaskPlan::Open(OpenPlan { task, .. }), None) => Some(task),
@@ -104,15 +100,15 @@ impl CredentialPermit {
         }
     }
 
-    /// Whether it takes the place of an earlier session.
+    /// Whether its session supersedes an earlier one.
     fn supersedes(&self) -> bool {
         let retry = self.admission.retry.as_ref();
         retry.is_some_and(|retry| retry.replaces.is_some())
     }
 }
 
-/// A credential on its way to whoever asked for it. Where it is dropped before it is claimed, be
-/// it that the caller went before it was sent or while it was under way, it is ended.
+/// A credential that the caller has not received yet. Dropping it before it is claimed ends the
+/// credential: its caller has disconnected.
 struct Unclaimed {
     issuance: Arc<Issuance>,
     issued: Option<Issued>,
@@ -143,7 +139,7 @@ impl Drop for Unclaimed {
 }
 
 fn lost() -> BrokerError {
-    BrokerError::FailClosed("the request was lost".into())
+    BrokerError::FailClosed("the request ended without a result; try again".into())
 }
 
 impl Issuance {
@@ -156,10 +152,10 @@ impl Issuance {
     ) -> Result<Issued, BrokerError> {
         let (answer, answered) = tokio::sync::oneshot::channel();
         let issuance = Arc::clone(self);
-        // Dropping the handle does not stop the work; that is what it is spawned for.
+        // Dropping the handle does not stop the work.
         drop(self.core.shutdown().spawn("issue", async move {
             let result = issuance.issue_tracked(&evidence, &request).await;
-            // If nobody is there any more it comes back, and is dropped here.
+            // If the caller has disconnected, `send` returns the result, which is then dropped.
             drop(answer.send(result.map(|issued| Unclaimed::new(issuance, issued))));
         }));
         match answered.await {
@@ -182,7 +178,7 @@ impl Issuance {
         unverified: Unverified<'_>,
         request: CredentialRequest,
     ) -> Result<Issued, BrokerError> {
-        // The log's size comes first: whatever is cut off from here on stops this request.
+        // The log's size is read first: any later cutoff that matches this request refuses it.
         let basis = self.core.ledger().basis();
         let now = self.core.now();
         let active = self.core.active()?;
@@ -218,7 +214,7 @@ impl Issuance {
         }
     }
 
-    /// Resolve, admit, decide.
+    /// Resolves the request, admits it to a task, and decides.
     async fn evaluate(
         &self,
         context: &DecisionContext<'_>,
@@ -275,7 +271,7 @@ impl Issuance {
         })
     }
 
-    /// Admits a request to its task, if its minter can make the credential and could end it.
+    /// Admits a request to its task. Refuses it if its minter could not make or end the credential.
     async fn admit_mintable(
         &self,
         context: &DecisionContext<'_>,
@@ -295,7 +291,7 @@ impl Issuance {
         Ok(admission)
     }
 
-    /// Records the permit. Nothing can be minted without the [`Permit`] that comes back.
+    /// Records the permit. Minting requires the [`Permit`] that this returns.
     async fn commit(
         &self,
         context: &DecisionContext<'_>,
@@ -322,7 +318,7 @@ impl Issuance {
             .stage(Stage::Commit, committing.elapsed());
         let recorded = recorded?;
         if permit.supersedes() {
-            // It ended the earlier session, by no act of its own.
+            // The permit also ended the earlier session, which has no leaf of its own for its end.
             self.orphan_search.demand();
         }
         match recorded.into_permit() {
@@ -348,9 +344,10 @@ impl Issuance {
         } = permit;
         let resource = &request.resource;
         let minter = minter_of(&self.minters, resource.kind.minter())?;
-        let kid = minter
-            .signing_key(resource, now)
-            .ok_or_else(|| BrokerError::FailClosed("no key may sign now".into()))?;
+        let kid = minter.signing_key(resource, now).ok_or_else(|| {
+            let name = &resource.name;
+            BrokerError::FailClosed(format!("no key may sign now for `{name}`"))
+        })?;
         let issued_at = now.floor_to_second();
         let (state, lease) = match minter.place() {
             MintPlace::Local => (SessionState::Active, None),
@@ -403,7 +400,7 @@ impl Issuance {
     }
 }
 
-/// The decision of policy, bounded by the task, a parent's credential and a retried one.
+/// The decision of policy, bounded by the task, the parent's credential and the superseded one.
 fn decide(
     context: &DecisionContext<'_>,
     roles: Option<&BTreeSet<String>>,

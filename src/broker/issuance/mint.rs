@@ -1,4 +1,4 @@
-//! From a permit to the credential: made, activated, or ended again.
+//! Turns a permit into a credential: mints and activates it, or ends it after a failure.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,9 +22,10 @@ use crate::mint::{Credential, MintError, MintPlace};
 /// Why a permitted credential was not made.
 pub(super) struct NotMade {
     error: BrokerError,
-    /// Whether it is certain that there is none.
+    /// Whether it is certain that no credential exists.
     never_made: bool,
-    /// The back end would refuse the same request again, and this is what the caller is told.
+    /// The message for the caller if the back end would refuse the same request again; otherwise
+    /// `None`.
     too_many_rights: Option<&'static str>,
 }
 
@@ -56,7 +57,7 @@ impl From<MintError> for NotMade {
 }
 
 impl Issuance {
-    /// Makes the credential, and releases it only if its session is still to be had.
+    /// Makes the credential, and releases it only if its session is still valid.
     pub(super) async fn mint_and_activate(
         &self,
         permit: Permit,
@@ -77,7 +78,7 @@ impl Issuance {
                 let state = if failed.never_made {
                     SessionState::Ended
                 } else {
-                    // It may exist: the sweeper ends it under the name we chose.
+                    // It may exist: the sweeper ends it by the name that the broker chose.
                     SessionState::Ending
                 };
                 self.end_own(&session, state, EndReason::Failed, failed.never_made)
@@ -91,12 +92,13 @@ impl Issuance {
         let settling = Instant::now();
         let active = self.activate_session(session).await;
         self.core.metrics().stage(Stage::Settle, settling.elapsed());
-        // Where it was lost the secret is dropped here.
+        // If the activation failed, this drops the secret.
         Ok((credential, active?))
     }
 
-    /// Finishes a request whose credential was not made. A task that it opened is ended where the back
-    /// end refused for certain: its handle is in no answer. A refusal for too many rights is recorded.
+    /// Finishes a request whose credential was not made. If it is certain that none exists, a task
+    /// that the request opened is ended, because no answer holds its handle. A refusal for too many
+    /// rights is recorded.
     pub(super) async fn not_made(
         &self,
         context: &DecisionContext<'_>,
@@ -116,7 +118,7 @@ impl Issuance {
         refused.unwrap_or_else(|error| error)
     }
 
-    /// Records that a request was refused after its permit, which stands in the log beside it.
+    /// Records that a request was refused after its permit. Both leaves are in the log.
     async fn refuse_after_permit(
         &self,
         context: &DecisionContext<'_>,
@@ -130,7 +132,7 @@ impl Issuance {
         let refused = RefusedRequest::before_policy(refusal, active, Some(resource), purpose);
         let decide = self.refusal_entry(context, &refused)?;
         let id = decide.id;
-        // The permit used the evidence up.
+        // The permit's append already used the evidence up.
         let entry = Entry::Decide(Box::new(decide));
         match self
             .core
@@ -144,12 +146,12 @@ impl Issuance {
                 Ok(BrokerError::Denied(Box::new(denied)))
             }
             _ => Err(BrokerError::FailClosed(
-                "the back end refused the credential, and the refusal was not recorded".into(),
+                "the back end refused the credential, but the refusal was not recorded".into(),
             )),
         }
     }
 
-    /// Ends a task that a request opened in vain.
+    /// Ends a task that was opened by a request whose credential was not made.
     async fn end_unused(&self, task: &Task) {
         let entry = Entry::EndTask(EndTask {
             task: task.id,
@@ -158,11 +160,12 @@ impl Issuance {
             owner: task.owner.clone(),
         });
         if let Err(error) = self.core.ledger().append_own(entry, self.core.now()).await {
-            warn!(task = %task.id, %error, "it stays open until its deadline");
+            warn!(task = %task.id, %error, "an unused task was not ended and stays open");
         }
     }
 
-    /// `minting → active`, by compare-and-set, with chain and cutoffs checked at a fresh clock.
+    /// Moves the session from `minting` to `active` by compare-and-set, and then checks its task
+    /// chain and the cutoffs at the present instant.
     async fn activate_session(&self, session: Session) -> Result<Session, BrokerError> {
         let now = self.core.now();
         let won = self
@@ -181,10 +184,10 @@ impl Issuance {
                 warn!(session = %session.id, "a credential was lost before its release");
                 self.end_own(&session, SessionState::Ending, EndReason::Revoked, false)
                     .await;
-                // Whoever ended it may have asked the back end before there was anything to end.
-                // Where that cannot be done at once, the sweeper does it.
+                // The act that ended the session may have called the back end before the credential
+                // existed. So call it again; if that fails, the sweeper does.
                 if let Err(error) = self.deny_lists.end_external(&session).await {
-                    warn!(session = %session.id, %error, "its ending waits for the sweeper");
+                    warn!(session = %session.id, %error, "ending was left to the sweeper");
                 }
                 Err(BrokerError::FailClosed(
                     "the credential was ended before it was released".into(),
@@ -193,9 +196,9 @@ impl Issuance {
         }
     }
 
-    /// Ends a session of which nobody has the credential.
+    /// Ends a session whose credential was not received.
     pub(super) async fn end_unclaimed(&self, issued: Issued) {
-        info!(session = %issued.session.id, "its caller has gone");
+        info!(session = %issued.session.id, "the caller disconnected: its credential is ended");
         let state = issued.session.state_once_ended();
         self.end_own(&issued.session, state, EndReason::Failed, false)
             .await;
@@ -218,8 +221,10 @@ impl Issuance {
         });
         match self.core.ledger().append_own(entry, self.core.now()).await {
             Ok(_) => self.core.metrics().sessions_ended(reason, 1),
-            // The lease runs out, or it expires; either way it is on record and in nobody's hands.
-            Err(error) => warn!(session = %session.id, %error, "not recorded as ended"),
+            // Its lease or the session itself expires. No caller has the credential.
+            Err(error) => {
+                warn!(session = %session.id, %error, "the end of a session was not recorded");
+            }
         }
         self.core.wake_sweeper();
     }

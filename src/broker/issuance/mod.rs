@@ -1,7 +1,8 @@
-//! Issuance: a request for a credential, from the evidence to the answer.
+//! Handles requests for credentials, from the evidence to the answer.
 //!
-//! Start with `issue.rs`: it reads top to bottom as a request is handled. [`super::tasks`] opens tasks by
-//! the same admission and records its decisions in the same way.
+//! Start with `issue.rs`: its functions follow the order in which a request is handled.
+//! [`super::tasks`] uses the same admission for new tasks and records its decisions in the same
+//! way.
 
 mod admit;
 mod decisions;
@@ -21,19 +22,18 @@ use super::revocation::orphans::OrphanSearch;
 use crate::ledger::denials::Denials;
 use crate::mint::Minters;
 
-/// Decides about requests, and makes credentials.
+/// Decides on requests and makes credentials.
 pub struct Issuance {
     core: Core,
     access: Arc<Access>,
     minters: Minters,
-    /// Whether a new credential could be ended, and the end of one that was lost.
+    /// Used to check that a new credential could be ended, and to end one that was lost.
     deny_lists: Arc<DenyLists>,
     orphan_search: Arc<OrphanSearch>,
     denials: Denials,
 }
 
 impl Issuance {
-    /// With a fresh budget of denials.
     pub(super) fn new(
         core: Core,
         access: Arc<Access>,
@@ -51,7 +51,7 @@ impl Issuance {
         }
     }
 
-    /// The budget of denials.
+    /// The budget of recorded denials.
     #[must_use]
     pub fn denials(&self) -> &Denials {
         &self.denials

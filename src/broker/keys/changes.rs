@@ -1,6 +1,6 @@
-//! Changes of signing keys. Each is planned upon the keys that the store holds, is recorded whole, and
-//! only if the keys are the same under the ledger's lock; otherwise it is planned anew. So two changes
-//! at the same time cannot both take the same key for the current one.
+//! Changes of signing keys. Each change is planned from the keys of the store. The ledger records
+//! it as a whole, and only if the keys are unchanged under its lock; otherwise the change is
+//! planned again. So two concurrent changes cannot both replace the same key.
 
 use tracing::{info, warn};
 
@@ -15,36 +15,38 @@ use crate::ledger::entry::{Entry, KeyChange};
 use crate::ledger::{Appended, Ledger};
 use crate::store::keys::{SigningKeyRow, keys_basis};
 
-/// How long the previous ledger key signs along after a rotation.
+/// For how long the previous ledger key also signs after a rotation.
 const LEDGER_OVERLAP_SECONDS: u64 = 30 * 86_400;
 
-/// How often a change is planned anew because another one was recorded meanwhile.
+/// How often a change is planned before the call fails, because other changes are recorded
+/// meanwhile.
 const TRIES: u32 = 16;
 
-/// The name under which the broker records what it does on schedule.
+/// The actor that the ledger records for the broker's own changes.
 const SCHEDULE: &str = "schedule";
 
-/// What is wanted of the signing keys.
-pub(in crate::broker) enum KeyWish<'a> {
-    /// The next key of a purpose, if one is due.
+/// A request to change the signing keys.
+pub(in crate::broker) enum KeyRequest<'a> {
+    /// Add the next key of a purpose if one is due.
     Scheduled(KeyPurpose),
-    /// The next access-token key, now.
+    /// Add the next access-token key now.
     Rotate,
-    /// Another ledger key in the place of the current one.
+    /// Replace the current ledger key.
     RotateLedger,
-    /// Exactly one ledger key without an end, where an earlier version left none or several.
+    /// Restore that exactly one ledger key does not expire. An earlier version may have left none
+    /// or several.
     RestoreLedger,
-    /// The withdrawal of an access-token key.
+    /// Revoke an access-token key.
     Revoke(&'a str),
 }
 
-/// The keys upon which a change is planned.
+/// The keys from which a change is planned.
 struct Basis {
     rows: Vec<SigningKeyRow>,
     records: Vec<SigningKeyRecord>,
 }
 
-/// A change without the keys upon which it was planned.
+/// A planned change, without the keys from which it was planned.
 struct Planned {
     row: SigningKeyRow,
     retired: Vec<SigningKeyRow>,
@@ -52,9 +54,9 @@ struct Planned {
     public: Option<String>,
 }
 
-/// Appends the entry of a change: the ledger for the broker's own acts, an admin for an admin's.
+/// Appends the entry of a change. The ledger appends the broker's own changes, and an actor those
+/// of an admin.
 pub(in crate::broker) trait Recorder: Sync {
-    /// Appends the entry.
     fn append(
         &self,
         entry: Entry,
@@ -69,11 +71,11 @@ impl Recorder for Ledger {
 }
 
 impl Keys {
-    /// Records a change of keys, planned upon the keys as they are. `None` where nothing is to be done.
+    /// Plans and records a change of keys. `None` if the keys need no change.
     pub(in crate::broker) async fn change(
         &self,
         recorder: &impl Recorder,
-        wish: KeyWish<'_>,
+        request: KeyRequest<'_>,
         by: &str,
     ) -> Result<Option<KeyChange>, BrokerError> {
         for _ in 0..TRIES {
@@ -81,7 +83,7 @@ impl Keys {
             let verified = self.core.store().verified_signing_keys().await?;
             let (rows, records) = verified.into_iter().unzip();
             let keys = Basis { rows, records };
-            let Some(planned) = self.plan(&wish, &keys, now).await? else {
+            let Some(planned) = self.plan(&request, &keys, now).await? else {
                 return Ok(None);
             };
             let change = KeyChange {
@@ -115,31 +117,31 @@ impl Keys {
             }
         }
         Err(BrokerError::FailClosed(format!(
-            "the signing keys changed {TRIES} times while this change of them was made"
+            "the signing keys were changed {TRIES} times during this change; try again"
         )))
     }
 
-    /// The same, without a caller that the ledger has to judge.
+    /// The same for a change of the broker itself, without a caller.
     pub(in crate::broker) async fn change_own(
         &self,
-        wish: KeyWish<'_>,
+        request: KeyRequest<'_>,
         by: &str,
     ) -> Result<Option<KeyChange>, BrokerError> {
-        self.change(self.core.ledger(), wish, by).await
+        self.change(self.core.ledger(), request, by).await
     }
 
     async fn plan(
         &self,
-        wish: &KeyWish<'_>,
+        request: &KeyRequest<'_>,
         keys: &Basis,
         now: Timestamp,
     ) -> Result<Option<Planned>, BrokerError> {
-        match wish {
-            KeyWish::Scheduled(purpose) => match self.due(&keys.records, *purpose, now).await? {
+        match request {
+            KeyRequest::Scheduled(purpose) => match self.due(&keys.records, *purpose, now).await? {
                 Some(dates) => self.added(*purpose, dates).await.map(Some),
                 None => Ok(None),
             },
-            KeyWish::Rotate => {
+            KeyRequest::Rotate => {
                 check_room(
                     &keys.records,
                     KeyPurpose::AccessToken,
@@ -149,7 +151,7 @@ impl Keys {
                 let dates = self.policy.schedule.next_key(now);
                 self.added(KeyPurpose::AccessToken, dates).await.map(Some)
             }
-            KeyWish::RotateLedger => {
+            KeyRequest::RotateLedger => {
                 check_room(&keys.records, KeyPurpose::Ledger, MAX_LEDGER_KEYS, now)?;
                 let mut planned = self
                     .added(KeyPurpose::Ledger, ledger_key_dates(now))
@@ -157,8 +159,8 @@ impl Keys {
                 planned.retired = self.retired(keys, None, now).await?;
                 Ok(Some(planned))
             }
-            KeyWish::RestoreLedger => self.restored(keys, now).await,
-            KeyWish::Revoke(kid) => {
+            KeyRequest::RestoreLedger => self.restored(keys, now).await,
+            KeyRequest::Revoke(kid) => {
                 let found = keys.rows.iter().find(|row| row.kid == *kid);
                 let found = found.and_then(|row| Some((row, row.claimed()?)));
                 let Some((row, mut record)) = found else {
@@ -178,7 +180,7 @@ impl Keys {
         }
     }
 
-    /// A new key of a purpose.
+    /// Plans to add a key of a purpose.
     async fn added(&self, purpose: KeyPurpose, dates: NewKey) -> Result<Planned, BrokerError> {
         let imported = self.policy.imported.load_full();
         let made = make_key(
@@ -195,7 +197,7 @@ impl Keys {
         let made = made.await.map_err(|problem| closed(problem.to_string()))?;
         let public = self
             .public_part(purpose, &made)
-            .ok_or_else(|| closed("the key that was made cannot be named".into()))?;
+            .ok_or_else(|| closed("the new key's public part cannot be written".into()))?;
         Ok(Planned {
             row: made.into_row(),
             retired: Vec::new(),
@@ -204,7 +206,7 @@ impl Keys {
         })
     }
 
-    /// The public part of a key, as a leaf names it.
+    /// The public part of a key, as its leaf contains it.
     fn public_part(&self, purpose: KeyPurpose, made: &MadeKey) -> Option<String> {
         match purpose {
             KeyPurpose::Ledger => {
@@ -215,7 +217,8 @@ impl Keys {
         }
     }
 
-    /// The rows of the ledger keys without an end, `but` one, with an end.
+    /// New rows for the ledger keys that do not expire, except for the key `but`. The new rows
+    /// expire.
     async fn retired(
         &self,
         keys: &Basis,
@@ -235,7 +238,8 @@ impl Keys {
         Ok(retired)
     }
 
-    /// A key's row with an end. An envelope holds its key's dates, so the key is sealed anew.
+    /// A new row for a key that expires at `until`. The envelope is bound to the key's dates, so
+    /// the key is sealed again.
     async fn with_end(
         &self,
         row: &SigningKeyRow,
@@ -253,7 +257,8 @@ impl Keys {
         Ok(row_of(&record, envelope, &self.mac))
     }
 
-    /// What leaves exactly one ledger key without an end; none where that is so.
+    /// Plans a change after which exactly one ledger key does not expire. `None` if that is so
+    /// already.
     async fn restored(&self, keys: &Basis, now: Timestamp) -> Result<Option<Planned>, BrokerError> {
         let endless = |record: &&SigningKeyRecord| record.is_endless(KeyPurpose::Ledger);
         let mut endless: Vec<_> = keys.records.iter().filter(endless).collect();
@@ -261,7 +266,7 @@ impl Keys {
         match endless.as_slice() {
             [_] => Ok(None),
             [] => {
-                warn!("no ledger key is without an end: another one is made");
+                warn!("all ledger keys expire; a new one is created that does not");
                 self.added(KeyPurpose::Ledger, ledger_key_dates(now))
                     .await
                     .map(Some)
@@ -269,7 +274,7 @@ impl Keys {
             [newest, ..] => {
                 warn!(
                     kept = newest.kid,
-                    "several ledger keys are without an end: one is kept"
+                    "several ledger keys do not expire; an end is set for all but one"
                 );
                 let mut retired = self.retired(keys, Some(&newest.kid), now).await?;
                 let row = retired.pop();
@@ -283,16 +288,16 @@ impl Keys {
         }
     }
 
-    /// Makes the next key of a purpose, if one is due. Whether one was made.
+    /// Creates the next key of a purpose if one is due. Returns whether it created one.
     pub(super) async fn make_due_key(&self, purpose: KeyPurpose) -> Result<bool, BrokerError> {
-        let wish = KeyWish::Scheduled(purpose);
-        let made = self.change_own(wish, SCHEDULE).await?;
+        let request = KeyRequest::Scheduled(purpose);
+        let made = self.change_own(request, SCHEDULE).await?;
         Ok(made.is_some())
     }
 
-    /// Sees to it that the log has exactly one key without an end. Whether anything was changed.
+    /// Restores that exactly one ledger key does not expire. Returns whether it changed the keys.
     pub(super) async fn restore_ledger_key(&self) -> Result<bool, BrokerError> {
-        let changed = self.change_own(KeyWish::RestoreLedger, SCHEDULE).await?;
+        let changed = self.change_own(KeyRequest::RestoreLedger, SCHEDULE).await?;
         Ok(changed.is_some())
     }
 
@@ -305,7 +310,7 @@ impl Keys {
     }
 }
 
-/// Whether one more key of a purpose may be published; otherwise from when on.
+/// Fails if no further key of a purpose may be published. The error says from when on one may be.
 fn check_room(
     records: &[SigningKeyRecord],
     purpose: KeyPurpose,
@@ -320,7 +325,7 @@ fn check_room(
         return Ok(());
     }
     ends.sort_unstable();
-    // So many have to end before there are fewer than `most`.
+    // The time from which on fewer than `most` of them are published.
     let until = ends
         .get(ends.len() - most)
         .copied()

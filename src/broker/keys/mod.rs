@@ -1,9 +1,11 @@
-//! The broker's own signing keys: made, published before they sign, rotated on schedule, erased.
+//! The broker's own signing keys: creates them, publishes them before they sign, rotates them on
+//! schedule, and erases them.
 //!
-//! Every change is a leaf in the transaction that makes it. Replicas find each other's keys by reading
-//! the store now and then; a key is published for longer than that before it signs.
+//! Each change is a leaf in the transaction that makes it. Replicas find each other's keys by
+//! reading the store at intervals. A key is published for longer than such an interval before it
+//! signs.
 //!
-//! [`Keys`] knows no callers. What admins do to keys is in [`super::signing_keys`].
+//! [`Keys`] knows no callers. [`super::signing_keys`] holds the acts of admins on keys.
 
 mod changes;
 mod stored;
@@ -13,7 +15,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use tracing::{info, warn};
 
-pub(super) use self::changes::{KeyWish, Recorder};
+pub(super) use self::changes::{KeyRequest, Recorder};
 pub use self::stored::{
     KeyProblem, MadeKey, OpenedKeys, StoredLedgerKeys, ledger_key_dates, ledger_keys, make_key,
     open_keys,
@@ -29,26 +31,27 @@ use crate::crypto::sealer::Sealer;
 use crate::crypto::signer::{LocalSigner, PrivateKey, Signer as _};
 use crate::mint::Minters;
 
-/// A key that the operator brought along, which a running broker can take over anew.
+/// A key that the operator supplied. A running broker can load it again. `None` if there is none.
 pub type ImportedKey = Arc<ArcSwapOption<PrivateKey>>;
 
-/// How keys are made and follow one another.
+/// The configuration of the broker's keys.
 #[derive(Clone, Debug)]
 pub struct KeyPolicy {
-    /// What access tokens are signed with.
+    /// The signature algorithm of access tokens.
     pub algorithm: Algorithm,
-    /// How their keys follow one another.
+    /// The rotation schedule of the keys of access tokens.
     pub schedule: KeySchedule,
-    /// The operator's own key, for RS256, which cannot be made here.
+    /// The operator's key. RS256 needs one, because the broker cannot generate RSA keys.
     pub imported: ImportedKey,
-    /// The name of the log, which its keys bear.
+    /// The name of the log, which its verifier keys contain.
     pub origin: String,
 }
 
-/// The most keys that one round creates. The next round creates the keys that are still due.
+/// The maximum number of keys that one round creates. The next round creates the keys that are
+/// still due.
 const MAX_KEYS_AT_ONCE: u64 = 6;
 
-/// Makes, loads and publishes the signing keys.
+/// Creates, loads and publishes the signing keys.
 pub struct Keys {
     core: Core,
     minters: Minters,
@@ -57,11 +60,11 @@ pub struct Keys {
     policy: KeyPolicy,
     access_tokens: LoadedKeys,
     federation: LoadedKeys,
-    /// When the current ledger key ends. `None` where it has no end.
+    /// When the current ledger key expires. `None` if it does not expire.
     ledger_key_ends: ArcSwapOption<Timestamp>,
 }
 
-/// The parts of [`Keys`] beside the core.
+/// The parts of [`Keys`] other than the core.
 pub(super) struct KeysParts {
     pub(super) minters: Minters,
     pub(super) sealer: Arc<dyn Sealer>,
@@ -73,7 +76,8 @@ pub(super) struct KeysParts {
     pub(super) federation: LoadedKeys,
 }
 
-/// Whether no other key of its purpose is newer and has its private half.
+/// Whether no other usable key of its purpose is newer. A key is usable if it is neither erased nor
+/// revoked.
 fn is_newest(records: &[SigningKeyRecord], key: &SigningKeyRecord) -> bool {
     let age = |key: &SigningKeyRecord| (key.retire_at, key.active_from);
     let usable = |other: &&SigningKeyRecord| {
@@ -83,7 +87,7 @@ fn is_newest(records: &[SigningKeyRecord], key: &SigningKeyRecord) -> bool {
     !records.iter().filter(usable).any(newer)
 }
 
-/// The keys that are published at `now`; without it, those that were when they were loaded.
+/// The keys that are published at `now`. Without `now`, all loaded keys.
 fn jwks(keys: &[LoadedKey], now: Option<Timestamp>) -> serde_json::Value {
     let jwks: Vec<serde_json::Value> = keys
         .iter()
@@ -101,7 +105,7 @@ fn jwks(keys: &[LoadedKey], now: Option<Timestamp>) -> serde_json::Value {
 }
 
 impl Keys {
-    /// Without any key yet: [`Self::load`] and [`Self::follow`] take them from the store.
+    /// Loads no keys yet: [`Self::load`] and [`Self::follow`] do.
     pub(super) fn new(core: Core, parts: KeysParts) -> Self {
         let KeysParts {
             minters,
@@ -123,27 +127,27 @@ impl Keys {
         }
     }
 
-    /// Takes over the keys that the store holds, and makes the next one when it is due. The answer
-    /// is how many were made.
+    /// Loads the keys of the store, and creates the keys that are due. Returns the number of
+    /// created keys.
     pub async fn follow(&self, now: Timestamp) -> Result<u64, BrokerError> {
         let opened = self.take_keys(now).await?;
         let mut made = u64::from(self.restore_ledger_key().await?);
         for purpose in [KeyPurpose::AccessToken, KeyPurpose::Federation] {
-            // Two of access tokens may be due: the one that signs and its successor.
+            // Two keys of access tokens may be due: the one that signs and its successor.
             while made < MAX_KEYS_AT_ONCE && self.make_due_key(purpose).await? {
                 made += 1;
             }
         }
         if made > 0 {
-            // By the time of now: the key was made a moment after this began.
+            // At the present instant: the key's dates are later than `now`.
             self.take_keys(self.core.now()).await?;
         }
         self.erase(&opened).await?;
         Ok(made)
     }
 
-    /// Makes or loads the federation key that the active generation needs, so that the first request
-    /// for a role of AWS finds it. Where that fails the worker that makes keys tries again.
+    /// Creates or loads the federation key that the active generation needs, so that the first
+    /// request for an AWS role finds it. If this fails, the worker that creates keys tries again.
     pub(super) async fn prepare_federation(&self) {
         let prepared = async {
             if self.federates().await? {
@@ -153,17 +157,17 @@ impl Keys {
             Ok::<_, BrokerError>(())
         };
         if let Err(error) = prepared.await {
-            warn!(%error, "the federation key was not made yet; it is tried again");
+            warn!(%error, "the federation key was not created yet; the broker tries again");
         }
     }
 
-    /// Loads the keys that the store holds, and makes none. While the clock is in doubt this is all
-    /// that can be done.
+    /// Loads the keys of the store, and creates none. The broker uses this while the clock is in
+    /// doubt.
     pub async fn load(&self, now: Timestamp) -> Result<(), BrokerError> {
         self.take_keys(now).await.map(drop)
     }
 
-    /// The dates of the key that has to be made now, if one has.
+    /// The dates of the key that is due now. `None` if none is due.
     pub(super) async fn due(
         &self,
         records: &[SigningKeyRecord],
@@ -176,7 +180,7 @@ impl Keys {
             return Ok(None);
         };
         let needed = match purpose {
-            // The operator's own key is replaced by the operator.
+            // While the operator's key is in use, only the operator replaces it.
             KeyPurpose::AccessToken => {
                 policy.imported.load().is_none() || !records.iter().any(|key| self.is_imported(key))
             }
@@ -186,8 +190,8 @@ impl Keys {
         Ok(needed.then_some(due))
     }
 
-    /// Whether the broker needs AWS to trust it: for a registered role, or for the list of denied
-    /// sessions of a role that was registered once, here or in a log that this one succeeds.
+    /// Whether the broker needs a key that AWS trusts: for a registered role, or for the deny list
+    /// of a role that was registered earlier, in this log or in one that it succeeds.
     async fn federates(&self) -> Result<bool, BrokerError> {
         let registered = self.core.active().is_ok_and(|active| {
             let mut resources = active.catalog().resources();
@@ -204,15 +208,15 @@ impl Keys {
         }))
     }
 
-    /// Forgets private keys that nothing needs any more. Their rows stay: a purpose that has signed
-    /// before starts differently from one that never has.
-    /// It goes by the horizon, since it cannot be undone, and leaves the newest of each purpose.
+    /// Erases private keys that are no longer needed. Their rows stay, because the schedule of a
+    /// purpose depends on whether it has had a key before. Erasing cannot be undone, so it uses the
+    /// horizon as the present, and keeps the newest key of each purpose unless it was revoked.
     async fn erase(&self, opened: &OpenedKeys) -> Result<(), BrokerError> {
-        if opened.over.is_empty() {
+        if opened.expired.is_empty() {
             return Ok(());
         }
         let horizon = self.core.horizon().await?;
-        for row in &opened.over {
+        for row in &opened.expired {
             let record = row.claimed().filter(|record| {
                 record.revoked_at.is_some()
                     || record.is_over(horizon) && !is_newest(&opened.records, record)
@@ -221,7 +225,10 @@ impl Keys {
                 let mac = record.tag(&self.mac, &[]);
                 let erased = self.core.store().reseal_key(&row.kid, &row.mac, &[], &mac);
                 if erased.await? {
-                    info!(kid = row.kid, "a private key that is over was erased");
+                    info!(
+                        kid = row.kid,
+                        "an expired or revoked private key was erased"
+                    );
                 }
             }
         }
@@ -248,17 +255,17 @@ impl Keys {
         Ok(opened)
     }
 
-    /// When the current ledger key ends. `None` where it has no end.
+    /// When the current ledger key expires. `None` if it does not expire.
     pub(super) fn ledger_key_ends(&self) -> Option<Timestamp> {
         self.ledger_key_ends.load_full().map(|ends| *ends)
     }
 
-    /// The keys that are loaded for access tokens.
+    /// The loaded keys of access tokens.
     pub(super) fn access_tokens(&self) -> Arc<Vec<LoadedKey>> {
         self.access_tokens.load_full()
     }
 
-    /// How keys are made and follow one another.
+    /// The configuration of the broker's keys.
     pub(super) fn policy(&self) -> &KeyPolicy {
         &self.policy
     }
@@ -286,13 +293,13 @@ impl Keys {
         jwks(&self.federation.load(), self.core.certain_now())
     }
 
-    /// The algorithms of published keys.
+    /// The signature algorithms of access tokens.
     #[must_use]
     pub fn signing_algorithms(&self) -> Vec<&'static str> {
         vec![self.policy.algorithm.as_str()]
     }
 
-    /// How long verifiers may cache the published keys.
+    /// For how many seconds verifiers may cache the published keys.
     #[must_use]
     pub fn jwks_cache_seconds(&self) -> u64 {
         self.policy.schedule.publish_lead_seconds

@@ -1,5 +1,5 @@
-//! The signing keys in the store: a row holds the private key in a sealed envelope, its dates, and a
-//! MAC over both. The public part is computed from the private key that was opened.
+//! The signing keys in the store. A row holds the private key in a sealed envelope, its dates, and
+//! a MAC over both. The public key is computed from the opened private key.
 
 use std::sync::Arc;
 
@@ -22,42 +22,38 @@ use crate::merkle::VerifierKey;
 use crate::store::keys::SigningKeyRow;
 use crate::store::{Store, StoreError};
 
-/// A row that cannot be used, with what to do.
+/// Why a key cannot be used, with the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyProblem {
-    /// A row was not written by a broker of this log.
-    #[error("{0}; if a sealing key was taken away, check TASKPASS_SEALING_KEYS")]
+    /// No broker of this log wrote the row.
+    #[error("{0}; if a sealing key was removed, check TASKPASS_SEALING_KEYS")]
     Forged(String),
     /// The envelope does not hold the key that the row names.
     #[error("signing key {0}: its envelope holds another key; check TASKPASS_SEALING_KEYS")]
     Tampered(String),
     /// The envelope does not open.
     #[error("signing key {kid}: {why}; check TASKPASS_SEALING_KEYS")]
-    Sealed {
-        /// Which.
-        kid: String,
-        /// Why.
-        why: String,
-    },
-    /// The store did not answer, or nothing could be made.
+    #[expect(missing_docs, reason = "the names say it all")]
+    Sealed { kid: String, why: String },
+    /// The store did not answer, or a key could not be created.
     #[error("{0}")]
     Unavailable(String),
 }
 
-/// All keys of the store, opened.
+/// The opened keys of the store.
 pub struct OpenedKeys {
-    /// Access-token keys, those no longer published left out.
+    /// The published keys of access tokens.
     pub access: Vec<LoadedKey>,
-    /// Ledger keys, the current one first.
+    /// The published keys of the ledger, the current one first.
     pub ledger: Vec<LedgerKey>,
-    /// For tokens that are shown to AWS.
+    /// The published keys of tokens for AWS.
     pub federation: Vec<LoadedKey>,
-    /// When the current ledger key ends; nothing where it has no end.
+    /// When the current ledger key expires. `None` if it does not expire.
     pub ledger_key_ends: Option<Timestamp>,
-    /// Every record.
+    /// The records of all keys, also of erased ones.
     pub records: Vec<SigningKeyRecord>,
-    /// Rows that are over, and still hold a private key.
-    pub(super) over: Vec<SigningKeyRow>,
+    /// The rows of expired and revoked keys that still hold a private key.
+    pub(super) expired: Vec<SigningKeyRow>,
 }
 
 /// Reads, checks and opens the store's keys.
@@ -73,7 +69,8 @@ pub async fn open_keys(
         other => KeyProblem::Unavailable(other.to_string()),
     })?;
     let (rows, records): (Vec<_>, Vec<_>) = verified.into_iter().unzip();
-    // A log goes on with its newest key even if that ended: without one it could never go on.
+    // A log keeps using its newest key even if that has expired. Without a key it could not
+    // continue.
     let current = newest_ledger_key(&records).cloned();
     let mut opened = OpenedKeys {
         access: Vec::new(),
@@ -84,23 +81,23 @@ pub async fn open_keys(
             .map(|record| record.remove_at)
             .filter(|end| *end < Timestamp::MAX),
         records: records.clone(),
-        over: Vec::new(),
+        expired: Vec::new(),
     };
     let mut ledger = Vec::new();
     for (row, record) in rows.into_iter().zip(records) {
         let tampered = || KeyProblem::Tampered(row.kid.clone());
-        // An erased key is a removed one, whatever its dates say by the present clock. The current
-        // ledger key is never over: a log needs one.
+        // An erased key counts as removed, whatever its dates are. The current ledger key never
+        // counts as expired, because a log needs one.
         if record.erased {
             continue;
         }
         let is_current = current.as_ref().is_some_and(|key| key.kid == record.kid);
         if record.is_over(now) && !is_current {
-            opened.over.push(row);
+            opened.expired.push(row);
             continue;
         }
-        // A log's key is good from its leaf on. Another replica, whose clock is a little ahead, may
-        // have made it a moment ago.
+        // A log's key is valid from its leaf on. Another replica, whose clock is slightly ahead,
+        // may have just created it.
         let at = match record.purpose {
             KeyPurpose::Ledger => now.max(record.published_at),
             KeyPurpose::AccessToken | KeyPurpose::Federation => now,
@@ -143,15 +140,13 @@ pub async fn open_keys(
     Ok(opened)
 }
 
-/// The log's keys in the store.
+/// Reads the log's keys from the store.
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct StoredLedgerKeys {
-    /// Where they are kept.
     pub store: Store,
-    /// Opens them.
+    /// Opens the envelopes of the keys.
     pub sealer: Arc<dyn Sealer>,
-    /// The log's name.
     pub origin: String,
-    /// The time.
     pub clock: SharedClock,
 }
 
@@ -199,31 +194,33 @@ fn ledger_key(origin: &str, signer: Arc<dyn Signer>) -> Option<LedgerKey> {
     Some(LedgerKey { signer, verifier })
 }
 
-/// A key that was just made, not yet in the store.
+/// A created key that is not in the store yet.
 pub struct MadeKey {
     row: SigningKeyRow,
     signer: Arc<dyn Signer>,
 }
 
 impl MadeKey {
-    /// Its row, which is not in the store yet.
+    /// Its row, to be inserted into the store.
     #[must_use]
     pub fn into_row(self) -> SigningKeyRow {
         self.row
     }
 
-    /// Its public part, as a JWK's text.
+    /// Its public key, as the text of a JWK.
     pub(super) fn public_jwk(&self) -> Option<String> {
         serde_json::to_string(self.signer.public_jwk()).ok()
     }
 
-    /// As a ledger's key.
+    /// The key as a ledger key. `None` if it has another algorithm, or if `origin` is no valid
+    /// name.
     #[must_use]
     pub fn as_ledger_key(&self, origin: &str) -> Option<LedgerKey> {
         ledger_key(origin, Arc::clone(&self.signer))
     }
 
-    /// The first entry of a log that this key signs.
+    /// The first entry of a log that this key signs. `None` under the same conditions as
+    /// [`Self::as_ledger_key`].
     #[must_use]
     pub fn genesis(&self, origin: &str, succeeds: Option<Succession>) -> Option<Entry> {
         let key = self.as_ledger_key(origin)?;
@@ -235,7 +232,7 @@ impl MadeKey {
     }
 }
 
-/// Makes and seals a key.
+/// Creates and seals a key. Uses `imported` instead of a new private key if its algorithm fits.
 pub async fn make_key(
     dates: NewKey,
     purpose: KeyPurpose,
@@ -261,7 +258,7 @@ pub async fn make_key(
     })
 }
 
-/// The dates of a log's key: it signs until an admin rotates it.
+/// The dates of a ledger key: it signs until an admin rotates it.
 #[must_use]
 pub fn ledger_key_dates(now: Timestamp) -> NewKey {
     NewKey {
@@ -272,7 +269,7 @@ pub fn ledger_key_dates(now: Timestamp) -> NewKey {
     }
 }
 
-/// The keys of a ledger, to be swapped when they change.
+/// The keys of a ledger, which can be replaced as a whole.
 #[must_use]
 pub fn ledger_keys(keys: Vec<LedgerKey>) -> LedgerKeys {
     Arc::new(ArcSwap::from_pointee(keys))

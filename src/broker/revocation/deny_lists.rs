@@ -1,9 +1,11 @@
-//! Ending single sessions by a list at their back end: who is put on it, and what is certain when.
+//! Ends single sessions by the deny list of their back end: decides which sessions are listed, and
+//! when a denial is confirmed.
 //!
-//! Ending a session is a row; [`DenyLists::tend_deny_lists`] then brings the lists to what the rows say. A
-//! session is confirmed when the list was read with it in it, the back end's bound has passed, and
-//! the list still had it then. A list that was written over, by a slow replica or by a person, is
-//! found at the next look, which comes while a session is on it.
+//! The end of a session is a row. [`DenyLists::tend_deny_lists`] then writes the lists according to
+//! the rows. A denial is confirmed after the list was read back with the session, the back end's
+//! propagation time has passed, and the list still had the session when it was read again. While a
+//! list names sessions, it is read regularly, so that a change by a slow replica or by a person is
+//! noticed and corrected.
 
 use std::sync::Arc;
 
@@ -23,37 +25,38 @@ use crate::ids::SessionId;
 use crate::mint::{EndOutcome, MintPlace, Minter, Minters};
 use crate::store::deny_entries::SKEW_SECONDS;
 
-/// Failures in a row, some minutes of them, after which nothing new is issued where it could not be
-/// ended.
+/// The number of consecutive failures, a few minutes, after which the broker issues no session that
+/// would need this list.
 const UNWRITABLE_AFTER: u32 = 6;
 
-/// How often a list with somebody on it is looked at, and one with nobody.
+/// Seconds between two reads of a list that names sessions.
 pub(super) const WATCH_SECONDS: u64 = 60;
+/// Seconds between two reads of a list that names none.
 pub(super) const REST_SECONDS: u64 = 86_400;
 
-/// How long after it is due a session that may have been made late is kept on the list: the
-/// longest that a back end makes them when nobody says otherwise.
+/// The minimum number of seconds for which a session of unknown outcome is listed: a back end's
+/// default session duration.
 const LATE_SECONDS: u64 = 900;
 
-/// Keeps the lists of denied sessions at back ends.
+/// Manages the deny lists at back ends.
 pub struct DenyLists {
     pub(super) core: Core,
     minters: Minters,
 }
 
 impl DenyLists {
-    /// The lists at the back ends of these minters.
+    /// Manages the lists at the back ends of these minters.
     pub(in crate::broker) fn new(core: Core, minters: Minters) -> Self {
         Self { core, minters }
     }
 
-    /// The minter of a kind.
     pub(super) fn minter(&self, kind: MinterKind) -> Result<&Arc<dyn Minter>, BrokerError> {
         minter_of(&self.minters, kind)
     }
 
-    /// The list on which sessions of a resource can be put. `None` if its back end denies by none.
-    pub(in crate::broker) fn place_for(
+    /// The target whose list can deny sessions of a resource. `None` if its back end has no deny
+    /// list.
+    pub(in crate::broker) fn target_for(
         &self,
         resource: &Resource,
     ) -> Result<Option<DenyPlace>, BrokerError> {
@@ -61,48 +64,49 @@ impl DenyLists {
         Ok(list.and_then(|list| list.deny_place(resource)))
     }
 
-    /// Asks the back end of a session to end its credential.
+    /// Makes the back end of a session end its credential.
     pub async fn end_external(&self, session: &Session) -> Result<EndOutcome, BrokerError> {
         let minter = self.minter(session.minter)?;
         let now = self.core.now();
-        if let Some(place) = self.place_of(minter.as_ref(), session).await? {
-            return self.deny(&place, minter.as_ref(), session, now).await;
+        if let Some(target) = self.target_of(minter.as_ref(), session).await? {
+            return self.deny(&target, minter.as_ref(), session, now).await;
         }
         Ok(minter.end(session, now).await)
     }
 
-    /// Notes that an admin wants a session dead, so that it has a place on its list before all that
-    /// is merely over. It is not denied before its end is recorded.
-    pub(in crate::broker) async fn note_insistence(
+    /// Records that an admin revokes a session, so that it is listed before sessions that have
+    /// ended for other reasons. It is not denied before its end is recorded.
+    pub(in crate::broker) async fn note_admin_request(
         &self,
         session: &Session,
     ) -> Result<(), BrokerError> {
         let minter = self.minter(session.minter)?;
-        if let Some(place) = self.place_of(minter.as_ref(), session).await? {
-            let ask = deny_ask(session, DenyWish::Admin, self.core.now());
-            let due = ask.at.plus_seconds(WATCH_SECONDS);
-            self.core.store().know_deny_place(&place, due).await?;
-            self.core.store().note_deny_wish(&place, &ask).await?;
+        if let Some(target) = self.target_of(minter.as_ref(), session).await? {
+            let request = deny_request(session, DenyWish::Admin, self.core.now());
+            let due = request.at.plus_seconds(WATCH_SECONDS);
+            self.core.store().know_deny_place(&target, due).await?;
+            self.core.store().note_deny_wish(&target, &request).await?;
         }
         Ok(())
     }
 
-    /// Has a session that an admin ended denied now.
-    pub(in crate::broker) async fn insist_on_end(
+    /// Requests the denial of a session that an admin ended.
+    pub(in crate::broker) async fn deny_for_admin(
         &self,
         session: &Session,
     ) -> Result<(), BrokerError> {
         let minter = self.minter(session.minter)?;
-        if let Some(place) = self.place_of(minter.as_ref(), session).await? {
+        if let Some(target) = self.target_of(minter.as_ref(), session).await? {
             let now = self.core.now();
-            self.ask_deny(&place, session, DenyWish::Admin, now).await?;
+            self.request_denial(&target, session, DenyWish::Admin, now)
+                .await?;
         }
         Ok(())
     }
 
-    /// The list that a session can be put on: as its resource is registered now, or else as it was
-    /// when the session was decided.
-    async fn place_of(
+    /// The target whose list can deny a session. It comes from the registration of its resource
+    /// now, or else from the generation that permitted the session.
+    async fn target_of(
         &self,
         minter: &dyn Minter,
         session: &Session,
@@ -112,12 +116,12 @@ impl DenyLists {
         };
         let same = |resource: &Resource| resource.audience() == session.audience;
         let active = self.core.active()?;
-        let now = active.catalog().resource(&session.resource);
-        let place = now
+        let registered = active.catalog().resource(&session.resource);
+        let target = registered
             .filter(|resource| same(resource))
             .and_then(|resource| list.deny_place(resource));
-        if place.is_some() {
-            return Ok(place);
+        if target.is_some() {
+            return Ok(target);
         }
         let Some(bytes) = self.core.store().generation(session.generation).await? else {
             return Ok(None);
@@ -134,53 +138,57 @@ impl DenyLists {
             }))
     }
 
-    /// One session: put on its place's list if there is reason and room, and how far that has come.
+    /// Lists one session at its target if it is not covered yet and there is room, and returns the
+    /// progress of its denial.
     async fn deny(
         &self,
-        place: &DenyPlace,
+        target: &DenyPlace,
         minter: &dyn Minter,
         session: &Session,
         now: Timestamp,
     ) -> Result<EndOutcome, BrokerError> {
-        let bound = place.propagation_seconds;
-        let standing = match self.covered_by_blanket_deny(place, minter, session).await? {
-            Some(standing) => standing,
+        let bound = target.propagation_seconds;
+        let progress = match self
+            .covered_by_blanket_deny(target, minter, session)
+            .await?
+        {
+            Some(progress) => progress,
             None => match self.core.store().revocation_progress(session.id).await? {
-                Some(standing) if standing.listed => standing,
-                // Room may have come free, or a cutoff may match it that did not before.
+                Some(progress) if progress.listed => progress,
+                // Room may be available now, or a new cutoff may match the session.
                 _ => {
                     let wish = self.wish_for(session).await?;
-                    self.ask_deny(place, session, wish, now).await?
+                    self.request_denial(target, session, wish, now).await?
                 }
             },
         };
-        if standing.is_confirmed(bound) {
+        if progress.is_confirmed(bound) {
             return Ok(EndOutcome::Confirmed);
         }
-        if !standing.listed {
+        if !progress.listed {
             let again = now.plus_seconds(WATCH_SECONDS);
             return Ok(EndOutcome::NotBefore(again.min(session.expires_at)));
         }
-        match standing.holds_from(bound) {
+        match progress.holds_from(bound) {
             Some(from) if now < from => Ok(EndOutcome::NotBefore(from)),
             Some(_) => {
-                // Time enough has passed; what is missing is a look after it.
-                self.core.store().nudge_deny_place(place, now).await?;
+                // The propagation time has passed; the list must be read once more.
+                self.core.store().nudge_deny_place(target, now).await?;
                 Ok(EndOutcome::Pending)
             }
             None => {
-                // Whoever asked may have died before the place was told.
-                self.core.store().put_deny_place(place, now).await?;
+                // A replica may have crashed before it scheduled the target.
+                self.core.store().put_deny_place(target, now).await?;
                 Ok(EndOutcome::Pending)
             }
         }
     }
 
-    /// Where an admin had every earlier session of the place denied, this one among them, how far
-    /// that has come. One that may have been made later is not among them.
+    /// The progress of a blanket deny of all earlier sessions of the target. `None` if no admin
+    /// requested one, or if this session may have been created after it.
     async fn covered_by_blanket_deny(
         &self,
-        place: &DenyPlace,
+        target: &DenyPlace,
         minter: &dyn Minter,
         session: &Session,
     ) -> Result<Option<RevocationProgress>, BrokerError> {
@@ -188,13 +196,13 @@ impl DenyLists {
             return Ok(None);
         };
         let made_by = session.issued_at.plus_seconds(lease_seconds + SKEW_SECONDS);
-        let Some(issued_before) = self.issued_before(place, self.core.now()).await? else {
+        let Some(issued_before) = self.issued_before(target, self.core.now()).await? else {
             return Ok(None);
         };
         if made_by >= issued_before {
             return Ok(None);
         }
-        let read = self.core.store().blanket_deny(place).await?;
+        let read = self.core.store().blanket_deny(target).await?;
         let read = read.filter(|read| made_by < read.issued_before);
         Ok(Some(RevocationProgress {
             requested_at: issued_before,
@@ -204,24 +212,24 @@ impl DenyLists {
         }))
     }
 
-    /// Before when sessions of the place must have been made to be denied as a whole. What was
-    /// made longer ago than any lives needs no denying.
+    /// The blanket deny of the target covers all sessions that were created before this instant.
+    /// `None` if there is none, or if it is so old that all these sessions have expired.
     pub(super) async fn issued_before(
         &self,
-        place: &DenyPlace,
+        target: &DenyPlace,
         now: Timestamp,
     ) -> Result<Option<Timestamp>, BrokerError> {
         let since = now.minus_seconds(MAX_TTL_SECONDS);
         let at = self
             .core
             .store()
-            .last_blanket_deny(&place.name, since)
+            .last_blanket_deny(&target.name, since)
             .await?;
         Ok(at.map(Timestamp::floor_to_second))
     }
 
-    /// Who wants a session denied, as far as its own records say; what an admin said of it alone is
-    /// in its entry.
+    /// The reason to deny a session, from its cutoffs and its record. An admin's request for this
+    /// session alone is in its deny entry instead.
     async fn wish_for(&self, session: &Session) -> Result<DenyWish, BrokerError> {
         let view = self.core.store().session_view(session.id).await?;
         if view.is_some_and(|view| view.cut_off_at.is_some()) {
@@ -233,67 +241,77 @@ impl DenyLists {
         })
     }
 
-    async fn ask_deny(
+    async fn request_denial(
         &self,
-        place: &DenyPlace,
+        target: &DenyPlace,
         session: &Session,
         wish: DenyWish,
         now: Timestamp,
     ) -> Result<RevocationProgress, BrokerError> {
         let before = self.core.store().revocation_progress(session.id).await?;
-        self.core.store().put_deny_place(place, now).await?;
-        let ask = deny_ask(session, wish, now);
-        self.core.store().ask_deny(place, &ask).await?;
-        let standing = self.core.store().revocation_progress(session.id).await?;
-        let standing = standing.ok_or(BrokerError::NotFound("session"))?;
-        if before.is_none() && !standing.listed {
-            // What is over and expires before the list is sure to hold needs no room.
-            let holds_at = now.plus_seconds(place.propagation_seconds + SKEW_SECONDS);
-            if wish == DenyWish::Admin || ask.keep_until > holds_at {
-                self.report_natural_expiry(place, &[session.id]);
+        self.core.store().put_deny_place(target, now).await?;
+        let request = deny_request(session, wish, now);
+        self.core.store().ask_deny(target, &request).await?;
+        let progress = self.core.store().revocation_progress(session.id).await?;
+        let progress = progress.ok_or(BrokerError::NotFound("session"))?;
+        if before.is_none() && !progress.listed {
+            // A session that expires before the list is sure to hold needs no warning.
+            let holds_at = now.plus_seconds(target.propagation_seconds + SKEW_SECONDS);
+            if wish == DenyWish::Admin || request.keep_until > holds_at {
+                self.report_natural_expiry(target, &[session.id]);
             } else {
                 self.core.metrics().expires_naturally(1);
             }
         }
-        Ok(standing)
+        Ok(progress)
     }
 
-    /// Reports the sessions that found no room on a list, and so expire naturally.
-    pub(super) fn report_natural_expiry(&self, place: &DenyPlace, sessions: &[SessionId]) {
+    /// Logs and counts the sessions for which a list has no room. They end by their expiry.
+    pub(super) fn report_natural_expiry(&self, target: &DenyPlace, sessions: &[SessionId]) {
         self.core.metrics().expires_naturally(sessions.len() as u64);
         for session in sessions {
-            warn!(%session, place = place.name, "the list of denied sessions has no room for a session; it lives until some comes free, or it expires");
+            warn!(
+                %session,
+                place = target.name,
+                "a deny list has no room for a session; its back end accepts the session until \
+                 there is room or the session expires"
+            );
         }
     }
 
-    /// Refuses to issue where a revocation of the new credential would find no room on the list.
+    /// Refuses to issue a credential if its revocation would find no room on the deny list.
     pub(in crate::broker) async fn ensure_revocation_capacity(
         &self,
         resource: &Resource,
         now: Timestamp,
     ) -> Result<(), BrokerError> {
-        let Some(place) = self.place_for(resource)? else {
+        let Some(target) = self.target_for(resource)? else {
             return Ok(());
         };
-        let room = self.core.store().deny_room(&place, now).await?;
-        // Each refusal is the caller's news; the operator has the metrics.
+        let room = self.core.store().deny_room(&target, now).await?;
+        // The caller learns of each refusal. Metrics show the state of the list to the operator.
         let why = if room.is_short {
             "the back end has no room for a list of the registered size"
-        } else if room.listed >= u64::from(place.issues_below()) {
-            "the list of denied sessions is nearly full"
+        } else if room.listed >= u64::from(target.issues_below()) {
+            "the deny list is nearly full"
         } else if room.failures >= UNWRITABLE_AFTER {
-            "the list of denied sessions cannot be written"
+            "the deny list cannot be written"
         } else {
             return Ok(());
         };
-        debug!(place = place.name, ?room, why, "nothing is issued there");
+        debug!(
+            place = target.name,
+            ?room,
+            why,
+            "a credential was refused, because it could not be revoked"
+        );
         Err(BrokerError::Overloaded)
     }
 }
 
-/// What is asked of a list for a session.
-fn deny_ask(session: &Session, wish: DenyWish, now: Timestamp) -> DenyAsk {
-    // One whose making nobody confirmed may have been made late, and longer than was asked.
+/// The request to deny a session.
+fn deny_request(session: &Session, wish: DenyWish, now: Timestamp) -> DenyAsk {
+    // A session of unknown outcome may have been created late, and for longer than was requested.
     let life = session.issued_at.seconds_until(session.expires_at);
     let keep_until = match session.end_reason {
         Some(EndReason::Failed) => now.plus_seconds(life.max(LATE_SECONDS)),
@@ -302,7 +320,7 @@ fn deny_ask(session: &Session, wish: DenyWish, now: Timestamp) -> DenyAsk {
     DenyAsk {
         session: session.id,
         at: now,
-        // Until the back end's clock, too, is past its expiry.
+        // The back end's clock may be behind the broker's.
         keep_until: keep_until
             .max(session.expires_at)
             .plus_seconds(SKEW_SECONDS),

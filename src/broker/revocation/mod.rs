@@ -1,7 +1,8 @@
-//! Revocation: one session, or everything that a selector matches.
+//! Revokes one session, or all sessions that a selector matches.
 //!
-//! A mass revocation is one row, a cutoff, however many sessions it ends: they are dead for every use
-//! from its commit on. [`deny_lists::DenyLists`] then has external back ends deny them.
+//! A mass revocation is one row, a cutoff, for any number of sessions. From its commit on, the
+//! broker reports all of them as ended. [`deny_lists::DenyLists`] then makes external back ends
+//! deny them.
 
 pub mod deny_lists;
 pub mod orphans;
@@ -22,7 +23,7 @@ use super::verification::Verification;
 pub struct Revocation {
     core: Core,
     access: Arc<Access>,
-    /// Recognises the tokens that are to be revoked.
+    /// Finds the session of a token that is to be revoked.
     verification: Arc<Verification>,
     deny_lists: Arc<DenyLists>,
     orphan_search: Arc<OrphanSearch>,
@@ -45,7 +46,7 @@ impl Revocation {
         }
     }
 
-    /// The lists of denied sessions at back ends.
+    /// The deny lists at back ends.
     #[must_use]
     pub fn deny_lists(&self) -> &DenyLists {
         &self.deny_lists

@@ -1,5 +1,5 @@
-//! How far the search for orphaned sessions has come: external ones that something other than their
-//! own record ended. The sweeper searches.
+//! The progress of the search for orphaned sessions. These are external sessions that an act on
+//! something else ended, such as a cutoff or the end of their task. The sweeper searches for them.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 /// The time after which all live external sessions are searched again.
 const SEARCH_ALL_EVERY: Duration = Duration::from_mins(1);
 
-/// How far the search of this replica has come.
+/// The progress of this replica's search.
 #[derive(Debug, Default)]
 pub struct OrphanSearch(Mutex<State>);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct State {
-    /// The acts before this leaf were heeded.
-    heeded: u64,
-    /// When all sessions were last searched; none if they are to be.
+    /// The acts before this leaf were processed.
+    processed: u64,
+    /// When all sessions were last searched. `None` if they are to be searched now.
     searched_all: Option<Instant>,
 }
 
@@ -24,28 +24,30 @@ impl OrphanSearch {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The leaf from which on acts are to be heeded; none where all sessions are to be searched.
+    /// The first leaf whose act is still to be processed. `None` if all sessions are to be
+    /// searched.
     #[must_use]
     pub fn heed_from(&self) -> Option<u64> {
         let state = *self.lock();
         let searched = state.searched_all?;
-        (searched.elapsed() < SEARCH_ALL_EVERY).then_some(state.heeded)
+        (searched.elapsed() < SEARCH_ALL_EVERY).then_some(state.processed)
     }
 
-    /// The acts before `size` were heeded.
+    /// Registers that the acts before the leaf at `size` were processed.
     pub fn heeded(&self, size: u64) {
-        self.lock().heeded = size;
+        self.lock().processed = size;
     }
 
-    /// All sessions were searched, from `began` on, and the acts before `size` are heeded thereby.
+    /// Registers that a search of all sessions began at `began`. It covers the acts before the leaf
+    /// at `size`.
     pub fn searched_all(&self, began: Instant, size: u64) {
         *self.lock() = State {
-            heeded: size,
+            processed: size,
             searched_all: Some(began),
         };
     }
 
-    /// All sessions are to be searched: something ended one that has no act of its own.
+    /// Requests a search of all sessions, because a session ended without a leaf of its own.
     pub fn demand(&self) {
         self.lock().searched_all = None;
     }

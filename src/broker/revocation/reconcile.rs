@@ -1,9 +1,10 @@
-//! Brings lists of denied sessions at back ends to what our records say: each by the replica that has
-//! its lease, by reading it, writing it whole with the next number, and reading it back.
+//! Reconciles the deny lists at back ends with the broker's records. The replica that holds a
+//! target's lease reads the target's list, writes it as a whole with the next number, and reads it
+//! back.
 //!
-//! A back end may have less room than is registered. It says so when a list is too large for it. Then
-//! the list names as many as it takes, nothing is issued at its place, and from time to time a list of
-//! the registered size is tried.
+//! A back end may have less room than is registered. It reports that when a list is too large. Then
+//! the list names as many sessions as fit, the broker issues no session that would need the list,
+//! and from time to time it tries a list of the registered size.
 
 use std::collections::BTreeSet;
 
@@ -19,23 +20,23 @@ use crate::ids::{Random, SessionId};
 use crate::mint::{DenyList, DenyWriteError, MintError};
 use crate::store::deny_lists::ClaimedPlace;
 
-/// How long a place is one replica's: longer than its calls can take.
+/// How long a replica leases a target: longer than the calls for one target can take.
 const LEASE_SECONDS: u64 = 90;
 
-/// Places that are looked at in one round.
-const BITE: u32 = 20;
+/// The maximum number of targets that are reconciled in one round.
+const ROUND_TARGETS: u32 = 20;
 
-/// What must be left of a lease before a document is written: longer than writing can take.
+/// The minimum rest of a lease before a list is written: longer than writing can take.
 const WRITE_SECONDS: u64 = 30;
 
-/// The longest pause after a failure.
+/// The longest pause after a failure, without its random part.
 const MAX_PAUSE_SECONDS: u64 = 120;
 
-/// How long after a back end refused a list for its size it is tried again whether it has the room
-/// that is registered.
+/// Seconds after a back end refused a list for its size until a list of the registered size is
+/// tried again.
 const PROBE_SECONDS: u64 = 900;
 
-/// Names that are no session's, to try the size of a list.
+/// The number of session ids that no session has. They fill a list to try its size.
 const FILLERS: u128 = 1_024;
 
 fn fillers() -> impl Iterator<Item = SessionId> {
@@ -47,13 +48,12 @@ fn is_filler(id: SessionId) -> bool {
 }
 
 impl DenyLists {
-    /// Brings the lists that are due to what our records say.
+    /// Reconciles the targets that are due. Returns the number of written lists.
     pub async fn tend_deny_lists(&self) -> Result<u64, BrokerError> {
         let mut written = 0;
-        let mut ours = Ok(());
-        for _ in 0..BITE {
-            // One at a time, each by the time that it is then: a lease does not run while another
-            // place is waited for.
+        let mut result = Ok(());
+        for _ in 0..ROUND_TARGETS {
+            // Lease one target at a time, so that no lease runs while another target is reconciled.
             let now = self.core.now();
             let lease_until = now.plus_seconds(LEASE_SECONDS);
             let store = self.core.store();
@@ -63,117 +63,119 @@ impl DenyLists {
             let Some(claimed) = claimed.first() else {
                 break;
             };
-            let place = &claimed.place;
-            let failed = match self.tend(claimed).await {
+            let target = &claimed.place;
+            let failed = match self.reconcile(claimed).await {
                 Ok(wrote) => {
                     written += u64::from(wrote);
                     continue;
                 }
-                Err(TendError::Lost) => {
-                    info!(place = place.name, "its lease ran out, or another has it");
+                Err(ReconcileError::LeaseLost) => {
+                    info!(place = target.name, "the lease of a deny list has expired");
                     continue;
                 }
-                Err(TendError::BackEnd(failed)) => failed.to_string(),
-                Err(TendError::Broker(error)) => {
-                    let told = error.to_string();
-                    ours = Err(error);
-                    told
+                Err(ReconcileError::BackEnd(failed)) => failed.to_string(),
+                Err(ReconcileError::Broker(error)) => {
+                    let text = error.to_string();
+                    result = Err(error);
+                    text
                 }
             };
             error!(
-                place = place.name,
+                place = target.name,
                 error = failed,
                 attempts = claimed.attempts + 1,
-                "a list of denied sessions could not be seen to; it is tried again"
+                "a deny list could not be reconciled; the broker tries again"
             );
             self.core.metrics().deny_list_failed();
             let due_at = self.core.now().plus_seconds(self.pause_seconds(claimed));
             store
-                .deny_place_failed(place, self.core.replica(), due_at)
+                .deny_place_failed(target, self.core.replica(), due_at)
                 .await?;
         }
         let short = self.core.store().short_deny_places().await?;
         self.core.metrics().short_deny_lists(short);
-        ours.map(|()| written)
+        result.map(|()| written)
     }
 
-    /// One place: read, and where it does not say what it should, written and read back. Whether it
-    /// was written.
-    async fn tend(&self, claimed: &ClaimedPlace) -> Result<bool, TendError> {
-        let place = &claimed.place;
-        let minter = self.minter(place.minter)?;
+    /// Reads the list of one target. If its content is not as required, writes it and reads it
+    /// back. Returns whether it was written.
+    async fn reconcile(&self, claimed: &ClaimedPlace) -> Result<bool, ReconcileError> {
+        let target = &claimed.place;
+        let minter = self.minter(target.minter)?;
         let Some(list) = minter.deny_list() else {
-            return Err(TendError::BackEnd(MintError::Refused(
-                "the minter has no list any more".into(),
+            return Err(ReconcileError::BackEnd(MintError::Refused(
+                "the minter no longer has a deny list".into(),
             )));
         };
-        if let Err(why) = list.check(place) {
+        if let Err(why) = list.check(target) {
             return self.unusable(claimed, why).await;
         }
-        let (standing, looked_at) = self.look(list, place).await?;
-        if let Some(ahead) = standing
+        let (remote, read_at) = self.read_remote(list, target).await?;
+        if let Some(ahead) = remote
             .as_ref()
-            .filter(|standing| standing.generation > claimed.generation)
+            .filter(|remote| remote.generation > claimed.generation)
         {
-            self.adopt(place, ahead).await?;
+            self.import_remote(target, ahead).await?;
         }
         let now = self.core.now();
-        let listed = self.core.store().list_waiting(place, now).await;
+        let listed = self.core.store().list_waiting(target, now).await;
         listed.map_err(BrokerError::from)?;
-        let mut standing = standing;
+        let mut remote = remote;
         let refused_at = claimed.refused_at;
         if refused_at.is_some_and(|at| at.plus_seconds(PROBE_SECONDS) <= now) {
-            standing = self.probe(list, claimed, standing).await?;
+            remote = self.probe(list, claimed, remote).await?;
         }
-        let wanted = self.wanted(place).await?;
-        if standing
+        let desired = self.desired(target).await?;
+        if remote
             .as_ref()
-            .is_some_and(|standing| standing.denies_as(&wanted))
-            || standing.is_none() && wanted.denies_as(&Denied::default())
+            .is_some_and(|remote| remote.denies_as(&desired))
+            || remote.is_none() && desired.denies_as(&Denied::default())
         {
-            self.done(place, &wanted, looked_at).await?;
+            self.mark_reconciled(target, &desired, read_at).await?;
             return Ok(false);
         }
         let Some(denied) = self
-            .write_what_fits(list, claimed, standing, wanted)
+            .write_as_much_as_fits(list, claimed, remote, desired)
             .await?
         else {
-            // Nothing more fits than what stands.
-            return Err(TendError::BackEnd(MintError::Refused(
+            // The remote list has no room for another session.
+            return Err(ReconcileError::BackEnd(MintError::Refused(
                 "it has no room for another session".into(),
             )));
         };
-        let (back, looked_at) = self.look(list, place).await?;
+        let (back, read_at) = self.read_remote(list, target).await?;
         if back.as_ref() != Some(&denied) {
-            // Either not everywhere yet, or somebody else wrote: the next look tells.
-            return Err(TendError::BackEnd(MintError::Unknown(
-                "what was written was not read back".into(),
+            // Either the write has not propagated yet, or the list was written by others. The next
+            // attempt finds out.
+            return Err(ReconcileError::BackEnd(MintError::Unknown(
+                "the list that was read back differs from the one that was written".into(),
             )));
         }
         info!(
-            place = place.name,
+            place = target.name,
             generation = denied.generation,
             sessions = denied.sessions.len(),
-            "a list of denied sessions was written and read back"
+            "a deny list was written and read back"
         );
-        self.done(place, &denied, looked_at).await?;
+        self.mark_reconciled(target, &denied, read_at).await?;
         Ok(true)
     }
 
-    /// A place that this replica's configuration does not let it write. That fails while there is
-    /// anything to deny; otherwise it is looked at again tomorrow.
-    async fn unusable(&self, claimed: &ClaimedPlace, why: String) -> Result<bool, TendError> {
-        let place = &claimed.place;
-        if !self.wanted(place).await?.denies_as(&Denied::default()) {
-            return Err(TendError::BackEnd(MintError::Refused(why)));
+    /// Handles a target that this replica's configuration does not let it write. This fails if
+    /// there is any session to deny; otherwise the target is reconciled again after
+    /// [`REST_SECONDS`].
+    async fn unusable(&self, claimed: &ClaimedPlace, why: String) -> Result<bool, ReconcileError> {
+        let target = &claimed.place;
+        if !self.desired(target).await?.denies_as(&Denied::default()) {
+            return Err(ReconcileError::BackEnd(MintError::Refused(why)));
         }
         info!(
-            place = place.name,
-            why, "a list of denied sessions cannot be read; there is nothing to deny"
+            place = target.name,
+            why, "a deny list cannot be read; there is nothing to deny"
         );
         let due_at = self.core.now().plus_seconds(REST_SECONDS);
         let store = self.core.store();
-        let rests = store.deny_place_failed(place, self.core.replica(), due_at);
+        let rests = store.deny_place_failed(target, self.core.replica(), due_at);
         rests.await.map_err(BrokerError::from)?;
         Ok(false)
     }
@@ -182,16 +184,16 @@ impl DenyLists {
     async fn write(
         &self,
         list: &dyn DenyList,
-        place: &DenyPlace,
-        standing: Option<&Denied>,
-        wanted: &Denied,
-    ) -> Result<Written, TendError> {
-        let number = standing.map_or(0, |standing| standing.generation);
+        target: &DenyPlace,
+        remote: Option<&Denied>,
+        desired: &Denied,
+    ) -> Result<Written, ReconcileError> {
+        let number = remote.map_or(0, |remote| remote.generation);
         let next = self
             .core
             .store()
             .next_deny_generation(
-                place,
+                target,
                 self.core.replica(),
                 number,
                 self.core.now().plus_seconds(WRITE_SECONDS),
@@ -199,32 +201,32 @@ impl DenyLists {
             .await
             .map_err(BrokerError::from)?;
         let denied = Denied {
-            generation: next.ok_or(TendError::Lost)?,
-            ..wanted.clone()
+            generation: next.ok_or(ReconcileError::LeaseLost)?,
+            ..desired.clone()
         };
-        match list.write(place, &denied, self.core.now()).await {
+        match list.write(target, &denied, self.core.now()).await {
             Ok(()) => Ok(Written::Whole(denied)),
             Err(DenyWriteError::TooLarge(why)) => Ok(Written::TooLarge(why)),
             Err(DenyWriteError::Other(failed)) => Err(failed.into()),
         }
     }
 
-    /// Writes a list, and where the back end has no room for it, one that names fewer sessions: of
-    /// those that none named before, an admin's stay longest. The others are left to their expiry
-    /// until room comes free, and nothing is issued at the place meanwhile. Nothing is answered
-    /// where not even one more found room.
-    async fn write_what_fits(
+    /// Writes the desired list. If the back end has no room for it, drops sessions that no written
+    /// list names yet, those of admins last, and tries again. The dropped sessions end by their
+    /// expiry unless room becomes free, and the broker issues no session that would need the list
+    /// meanwhile. Returns the written list; `None` if the back end has no room for another session.
+    async fn write_as_much_as_fits(
         &self,
         list: &dyn DenyList,
         claimed: &ClaimedPlace,
-        standing: Option<Denied>,
-        mut wanted: Denied,
-    ) -> Result<Option<Denied>, TendError> {
-        let place = &claimed.place;
+        remote: Option<Denied>,
+        mut desired: Denied,
+    ) -> Result<Option<Denied>, ReconcileError> {
+        let target = &claimed.place;
         let names = |denied: &Denied| denied.sessions.len() as u64;
         let mut short = false;
         loop {
-            let why = match self.write(list, place, standing.as_ref(), &wanted).await? {
+            let why = match self.write(list, target, remote.as_ref(), &desired).await? {
                 Written::Whole(denied) => {
                     if short {
                         let now = self.core.now();
@@ -241,96 +243,103 @@ impl DenyLists {
             short = true;
             let now = self.core.now();
             error!(
-                place = place.name,
+                place = target.name,
                 error = why,
-                sessions = wanted.sessions.len(),
-                "the back end has no room for the list of denied sessions; nothing is issued there \
-                 until it has: remove other inline policies of the role, or register fewer entries"
+                sessions = desired.sessions.len(),
+                "the back end has no room for a deny list; nothing is issued there until it has: \
+                 remove other inline policies of the role, or register fewer entries"
             );
-            let stands = standing.as_ref().map_or(0, names);
+            let named = remote.as_ref().map_or(0, names);
             let noted = self
                 .core
                 .store()
-                .deny_place_short(claimed, stands, now)
+                .deny_place_short(claimed, named, now)
                 .await;
             noted.map_err(BrokerError::from)?;
-            let unwritten = wanted.sessions.iter();
+            let unwritten = desired.sessions.iter();
             let unwritten = unwritten
                 .filter(|id| {
-                    let standing = standing.as_ref();
-                    standing.is_none_or(|standing| !standing.sessions.contains(*id))
+                    let remote = remote.as_ref();
+                    remote.is_none_or(|remote| !remote.sessions.contains(*id))
                 })
                 .count();
             let left = self
                 .core
                 .store()
-                .unlist_unwritten(place, unwritten / 2, now)
+                .unlist_unwritten(target, unwritten / 2, now)
                 .await
                 .map_err(BrokerError::from)?;
-            self.report_natural_expiry(place, &left);
-            wanted = self.wanted(place).await?;
-            let same = standing
+            self.report_natural_expiry(target, &left);
+            desired = self.desired(target).await?;
+            let same = remote
                 .as_ref()
-                .is_some_and(|standing| standing.denies_as(&wanted));
-            let nothing = standing.is_none() && wanted.denies_as(&Denied::default());
+                .is_some_and(|remote| remote.denies_as(&desired));
+            let nothing = remote.is_none() && desired.denies_as(&Denied::default());
             if left.is_empty() || same || nothing {
                 return Ok(None);
             }
         }
     }
 
-    /// Finds out whether a back end that refused a list for its size has the room that is registered:
-    /// by one of that size, whose further names are no session's. What stands then.
+    /// Finds out whether a back end that refused a list for its size now has the registered room.
+    /// To do so, writes a list that is filled to that size with ids that no session has. Returns
+    /// the remote list afterwards.
     async fn probe(
         &self,
         list: &dyn DenyList,
         claimed: &ClaimedPlace,
-        standing: Option<Denied>,
-    ) -> Result<Option<Denied>, TendError> {
-        let place = &claimed.place;
-        let mut full = self.wanted(place).await?;
-        let missing = (place.capacity as usize).saturating_sub(full.sessions.len());
+        remote: Option<Denied>,
+    ) -> Result<Option<Denied>, ReconcileError> {
+        let target = &claimed.place;
+        let mut full = self.desired(target).await?;
+        let missing = (target.capacity as usize).saturating_sub(full.sessions.len());
         full.sessions.extend(fillers().take(missing));
-        match self.write(list, place, standing.as_ref(), &full).await? {
+        match self.write(list, target, remote.as_ref(), &full).await? {
             Written::Whole(denied) => {
-                let noted = self.core.store().deny_place_fits(place).await;
+                let noted = self.core.store().deny_place_fits(target).await;
                 noted.map_err(BrokerError::from)?;
                 info!(
-                    place = place.name,
-                    "the back end has room for the list of denied sessions again"
+                    place = target.name,
+                    "the back end has room again for a deny list of the registered size"
                 );
-                let listed = self.core.store().list_waiting(place, self.core.now()).await;
+                let listed = self
+                    .core
+                    .store()
+                    .list_waiting(target, self.core.now())
+                    .await;
                 listed.map_err(BrokerError::from)?;
                 Ok(Some(denied))
             }
             Written::TooLarge(why) => {
                 let now = self.core.now();
-                let names = standing.as_ref().map_or(0, |denied| denied.sessions.len());
+                let names = remote.as_ref().map_or(0, |denied| denied.sessions.len());
                 let noted = self
                     .core
                     .store()
                     .deny_place_short(claimed, names as u64, now);
                 noted.await.map_err(BrokerError::from)?;
                 error!(
-                    place = place.name,
+                    place = target.name,
                     error = why,
-                    entries = place.capacity,
-                    "the back end has no room for a list of the registered size; nothing is issued \
-                     there until it has: remove other inline policies of the role, or register \
-                     fewer entries"
+                    entries = target.capacity,
+                    "the back end has no room for a deny list of the registered size; nothing is \
+                     issued there until it has: remove other inline policies of the role, or \
+                     register fewer entries"
                 );
-                Ok(standing)
+                Ok(remote)
             }
         }
     }
 
-    /// A list that is ahead of our records was written by a later state of them, from before a
-    /// restore, or by another deployment of the same name. Nobody on it may come alive again.
-    async fn adopt(&self, place: &DenyPlace, ahead: &Denied) -> Result<(), BrokerError> {
+    /// Imports the sessions of a remote list that is newer than the broker's records: the database
+    /// was restored from a backup, or another deployment of the same name writes the list. A
+    /// session that it names must not become valid again.
+    async fn import_remote(&self, target: &DenyPlace, ahead: &Denied) -> Result<(), BrokerError> {
         error!(
-            place = place.name,
+            place = target.name,
             generation = ahead.generation,
-            "a list of denied sessions is ahead of our records: was the store set back, or does another deployment write it?"
+            "a deny list is newer than the broker's records; was the database restored from a \
+             backup, or does another deployment write the list?"
         );
         self.core.metrics().deny_list_failed();
         let now = self.core.now();
@@ -340,23 +349,24 @@ impl DenyLists {
         let left = self
             .core
             .store()
-            .adopt_denied(place, &all, now, keep_until)
+            .adopt_denied(target, &all, now, keep_until)
             .await?;
-        self.report_natural_expiry(place, &left);
+        self.report_natural_expiry(target, &left);
         Ok(())
     }
 
-    /// What a place's list should say.
-    async fn wanted(&self, place: &DenyPlace) -> Result<Denied, BrokerError> {
+    /// The desired content of a target's list, without a number.
+    async fn desired(&self, target: &DenyPlace) -> Result<Denied, BrokerError> {
         let now = self.core.now();
-        let sessions = self.core.store().denied_sessions(place, now).await?;
+        let sessions = self.core.store().denied_sessions(target, now).await?;
         let mut sessions: BTreeSet<SessionId> = sessions.into_iter().collect();
         let horizon = self.core.known_horizon();
         if horizon < now {
-            // By a clock that is ahead, a session that was ended would come alive again at the back
-            // end: it stays until the horizon has passed its time, as far as there is room.
-            let room = usize::try_from(place.capacity).unwrap_or(usize::MAX);
-            let later = self.core.store().denied_sessions(place, horizon).await?;
+            // If this replica's clock is ahead, a session that has ended would be valid again at
+            // the back end. So it stays listed until the horizon has passed its expiry, if there is
+            // room.
+            let room = usize::try_from(target.capacity).unwrap_or(usize::MAX);
+            let later = self.core.store().denied_sessions(target, horizon).await?;
             let later = later.into_iter().filter(|id| !sessions.contains(id));
             let later: Vec<SessionId> = later.take(room.saturating_sub(sessions.len())).collect();
             sessions.extend(later);
@@ -364,101 +374,103 @@ impl DenyLists {
         Ok(Denied {
             generation: 0,
             sessions,
-            issued_before: self.issued_before(place, now.min(horizon)).await?,
+            issued_before: self.issued_before(target, now.min(horizon)).await?,
         })
     }
 
-    /// Reads a list, and notes who is on it. With it, an instant from which on it certainly stood.
-    async fn look(
+    /// Reads a remote list and records the sessions that it names. Returns the list and the instant
+    /// at which the read began.
+    async fn read_remote(
         &self,
         list: &dyn DenyList,
-        place: &DenyPlace,
-    ) -> Result<(Option<Denied>, Timestamp), TendError> {
+        target: &DenyPlace,
+    ) -> Result<(Option<Denied>, Timestamp), ReconcileError> {
         let began = self.core.now();
-        let standing = list.read(place, self.core.now()).await?;
-        let present: Vec<_> = standing
+        let remote = list.read(target, self.core.now()).await?;
+        let present: Vec<_> = remote
             .iter()
             .flat_map(|denied| denied.sessions.iter().copied())
             .collect();
-        let before = standing.as_ref().and_then(|denied| denied.issued_before);
+        let before = remote.as_ref().and_then(|denied| denied.issued_before);
         let store = self.core.store();
         let noted = store
-            .note_denied(place, self.core.replica(), &present, self.core.now())
+            .note_denied(target, self.core.replica(), &present, self.core.now())
             .await;
         self.core
             .metrics()
             .denied(noted.map_err(BrokerError::from)?);
         let noted = store
-            .note_blanket_deny(place, self.core.replica(), before)
+            .note_blanket_deny(target, self.core.replica(), before)
             .await;
         noted.map_err(BrokerError::from)?;
-        Ok((standing, began))
+        Ok((remote, began))
     }
 
-    async fn done(
+    /// Records that a target's list was read at `read_at` and was as desired.
+    async fn mark_reconciled(
         &self,
-        place: &DenyPlace,
+        target: &DenyPlace,
         denied: &Denied,
-        looked_at: Timestamp,
+        read_at: Timestamp,
     ) -> Result<(), BrokerError> {
-        let nobody = denied.denies_as(&Denied::default());
-        let room = self.core.store().deny_room(place, looked_at).await?;
-        let rests = nobody && !room.is_short;
+        let is_empty = denied.denies_as(&Denied::default());
+        let room = self.core.store().deny_room(target, read_at).await?;
+        let rests = is_empty && !room.is_short;
         let pause = if rests { REST_SECONDS } else { WATCH_SECONDS };
-        let due_at = looked_at.plus_seconds(pause);
+        let due_at = read_at.plus_seconds(pause);
         let store = self.core.store();
         store
             .deny_place_done(
-                place,
+                target,
                 self.core.replica(),
                 denied.issued_before,
-                looked_at,
+                read_at,
                 due_at,
             )
             .await?;
         self.core
             .metrics()
-            .deny_list(&place.name, denied.sessions.len() as u64);
+            .deny_list(&target.name, denied.sessions.len() as u64);
         Ok(())
     }
 
-    /// Doubles from two seconds to two minutes, and up to half as much again by chance, so that
-    /// replicas and places do not come together.
+    /// The pause after a failure. It doubles from two seconds to two minutes. A random part of up
+    /// to half of that is added, so that replicas and targets do not retry at the same time.
     fn pause_seconds(&self, claimed: &ClaimedPlace) -> u64 {
         let doubled = 2_u64.checked_shl(claimed.attempts.min(16));
         let pause = doubled.unwrap_or(MAX_PAUSE_SECONDS).min(MAX_PAUSE_SECONDS);
-        let mut chance = [0_u8];
-        // Without randomness there is no jitter, which is no reason to stop.
-        let drawn = self.core.random().fill(&mut chance).is_ok();
-        pause + u64::from(drawn) * (pause * u64::from(chance[0]) / 512)
+        let mut jitter = [0_u8];
+        // Without randomness the pause has no random part.
+        let drawn = self.core.random().fill(&mut jitter).is_ok();
+        pause + u64::from(drawn) * (pause * u64::from(jitter[0]) / 512)
     }
 }
 
-/// Why a place was not brought to what it should say.
-enum TendError {
-    /// Another replica has it.
-    Lost,
-    /// The back end.
+/// Why a target was not reconciled.
+enum ReconcileError {
+    /// The lease has expired, or another replica holds it.
+    LeaseLost,
+    /// The back end failed.
     BackEnd(MintError),
-    /// We.
+    /// The store or another part of the broker failed.
     Broker(BrokerError),
 }
 
 /// The outcome of writing a list.
 enum Written {
-    /// The back end took it.
+    /// The back end accepted this list.
     Whole(Denied),
-    /// The back end has no room for it, in its words.
+    /// The back end refused the list for its size. Holds its message.
     TooLarge(String),
 }
 
-impl From<MintError> for TendError {
+impl From<MintError> for ReconcileError {
     fn from(error: MintError) -> Self {
         Self::BackEnd(error)
     }
 }
 
-impl From<BrokerError> for TendError {
+impl From<BrokerError> for ReconcileError {
     fn from(error: BrokerError) -> Self {
         Self::Broker(error)
     }

@@ -1,5 +1,5 @@
-//! The acts that revoke: one session, the session of a token, everything that a selector matches; and the
-//! act that lifts a cutoff.
+//! The acts that revoke one session, the session of a token, or all sessions that a selector
+//! matches; and the act that lifts a cutoff.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,69 +24,73 @@ use crate::metrics::RevocationLag;
 use crate::policy::AdminAction;
 use crate::store::cutoffs::CutoffFilter;
 
-/// Sessions that an answer names; the rest are only counted.
+/// The maximum number of sessions that an answer names. The others are only counted.
 const NAMED: u32 = 100;
 
-/// Seconds until a new role is reconciled if nothing schedules it earlier: the crash of a revocation
-/// between the role's row and the cutoff.
+/// Seconds until a new role is reconciled if nothing schedules it earlier, because the replica
+/// crashed between inserting the role's row and committing the cutoff.
 const RECONCILE_DUE_SECONDS: u64 = 60;
 
-/// How long a revocation that stands is kept from its answer by counting.
-const COUNT_PATIENCE: Duration = Duration::from_secs(4);
+/// The maximum time that the answer of a committed revocation waits for the count of its sessions.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// For how long an admin wants nothing new to be granted.
+/// For how long an admin wants to refuse new requests that the selector matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockAsk {
-    /// As the selector's kind suggests.
+    /// The default of the selector's kind.
     Default,
-    /// So many seconds; none for zero.
+    /// This number of seconds; zero blocks nothing.
     Seconds(u64),
-    /// Until lifted.
+    /// Until an admin lifts the cutoff.
     UntilLifted,
 }
 
-/// A mass revocation, as it is asked for.
+/// A request for a mass revocation.
 #[derive(Clone, Debug)]
 pub struct RevokeAsk {
-    /// What is to end.
+    /// Selects the sessions that end.
     pub selector: Selector,
-    /// For how long nothing new is granted to it.
+    /// For how long new requests that it matches are refused.
     pub block: BlockAsk,
-    /// Whether the back end is to deny every session that was made earlier, instead of only those
-    /// that its list names.
+    /// Whether the back end is to deny all sessions that it created earlier, and not only those
+    /// that its deny list names.
     pub deny_all_earlier_sessions: bool,
-    /// Why, for people.
+    /// The reason, for people.
     pub reason: String,
-    /// Revoke though the broker knows nothing of the selector's name, as before a first use.
+    /// Whether to revoke even if the broker has no record of the selector's name, for example
+    /// before its first use.
     pub allow_unknown: bool,
-    /// Only say what would end.
+    /// Whether to only report the sessions that would end.
     pub dry_run: bool,
 }
 
-/// A mass revocation, done or tried.
+/// The result of a mass revocation or of its dry run.
 #[derive(Debug)]
 pub struct Revoked {
-    /// The cutoff; none where it was only tried.
+    /// The cutoff. `None` in a dry run.
     pub cutoff: Option<Cutoff>,
-    /// What it ends; none where it stands and the store did not count afterwards.
+    /// The sessions that it ends. `None` if the cutoff is committed but its sessions could not be
+    /// counted.
     pub radius: Option<BlastRadius>,
 }
 
-/// What a selector matches.
+/// The sessions that a selector matches.
 #[derive(Debug)]
 pub struct BlastRadius {
-    /// Sessions that it matches.
+    /// The number of matched sessions.
     pub matched: u64,
-    /// The first of them.
+    /// The first of them, at most 100.
     pub sessions: Vec<SessionReport>,
-    /// Of the matched ones, over for everybody; in a dry run, those that would be.
+    /// The number of matched sessions that are refused at every use; in a dry run, those that would
+    /// be.
     pub ended: u64,
-    /// Of the matched ones, over for us, to be confirmed or to expire.
+    /// The number of matched sessions that the broker has ended, but that their back end may still
+    /// accept until it confirms the end or they expire.
     pub ending: u64,
 }
 
 impl Revocation {
-    /// Ends one session, for its workload or an admin. Ending it again changes nothing.
+    /// Ends one session, for its workload or an admin. Changes nothing if it has ended already.
     #[instrument(skip_all)]
     pub async fn revoke_session(
         &self,
@@ -103,26 +107,27 @@ impl Revocation {
         unverified: Unverified<'_>,
         id: SessionId,
     ) -> Result<SessionReport, BrokerError> {
-        let asked = self.core.now();
+        let requested_at = self.core.now();
         let actor = unverified.authenticate().await?.act().await?;
         let session = self.core.store().session(id).await?;
         let admin = actor.may(AdminAction::RevokeSession)?;
         let caller = actor.caller();
         let own = |session: &Session| caller.owns(&session.workload, session.instance.as_ref());
-        let theirs = session.filter(|session| admin || own(session));
-        let session = theirs.ok_or(BrokerError::NotFound("session"))?;
-        let insisted = admin && !own(&session);
-        let lives = session.state != SessionState::Ended;
-        if insisted && lives {
-            // The note is written before the entry: first it is known that this call may write.
+        let permitted = session.filter(|session| admin || own(session));
+        let session = permitted.ok_or(BrokerError::NotFound("session"))?;
+        let by_admin = admin && !own(&session);
+        let not_ended = session.state != SessionState::Ended;
+        if by_admin && not_ended {
+            // The request to deny is written before the entry, so check first that the call may
+            // write.
             actor.use_up().await?;
         }
-        if insisted
-            && lives
-            && let Err(error) = self.deny_lists.note_insistence(&session).await
+        if by_admin
+            && not_ended
+            && let Err(error) = self.deny_lists.note_admin_request(&session).await
         {
-            // It ends all the same, if need be without its place before others.
-            warn!(session = %id, %error, "an admin's wish to have a session denied was not noted");
+            // The session ends nevertheless, but without priority on its deny list.
+            warn!(session = %id, %error, "an admin's request to deny a session was not recorded");
         }
         let entry = EndSession {
             session: id,
@@ -132,28 +137,29 @@ impl Revocation {
             by: actor.name(),
             owner: session.workload.clone(),
         };
-        let appended = actor.append(Entry::EndSession(entry), asked).await?;
+        let appended = actor.append(Entry::EndSession(entry), requested_at).await?;
         match appended {
             Appended::Replayed(_) => return Err(BrokerError::Replayed),
             Appended::Recorded(_) => {
                 self.core.metrics().sessions_ended(EndReason::Revoked, 1);
-                self.lag(asked);
+                self.lag(requested_at);
                 self.core.wake_sweeper();
             }
             _ => {}
         }
         let view = self.core.store().session_view(id).await?;
         let view = view.ok_or(BrokerError::NotFound("session"))?;
-        if insisted && view.session.state == SessionState::Ending {
-            // It is over for us either way; the sweeper asks again if this fails.
-            if let Err(error) = self.deny_lists.insist_on_end(&view.session).await {
-                warn!(session = %id, %error, "its place among the denied ones waits for the sweeper");
+        if by_admin && view.session.state == SessionState::Ending {
+            // The broker has ended the session in any case. If this fails, the sweeper tries again.
+            if let Err(error) = self.deny_lists.deny_for_admin(&view.session).await {
+                warn!(session = %id, %error, "denying a session was left to the sweeper");
             }
         }
         Ok(SessionReport::new(view, self.core.now()))
     }
 
-    /// Ends the session of a token. One that is not ours, or over, needs no ending.
+    /// Ends the session of a token. Changes nothing if the token is not the broker's or its session
+    /// has ended.
     #[instrument(skip_all)]
     pub async fn revoke_token(
         &self,
@@ -185,8 +191,8 @@ impl Revocation {
         Ok(())
     }
 
-    /// Ends everything that a selector matches, and keeps it from coming back: to the end, whoever
-    /// waits for it.
+    /// Ends all sessions that a selector matches, and blocks new ones as requested. The work
+    /// continues even if the caller disconnects.
     #[instrument(skip_all)]
     pub async fn revoke_many(
         self: &Arc<Self>,
@@ -200,13 +206,15 @@ impl Revocation {
                 .run(|unverified| revocation.revoke_tracked(unverified, ask.clone()))
                 .await;
             if let Err(error @ BrokerError::FailClosed(_)) = &revoked {
-                // Nobody may be there any more to be told.
-                warn!(%error, "nothing is known to be revoked");
+                // The caller may have disconnected and not get this error.
+                warn!(%error, "a mass revocation failed");
             }
             revoked
         };
         let revoked = self.core.shutdown().spawn("revoke", revoking).await;
-        revoked.map_err(|_| BrokerError::FailClosed("the revocation was lost".into()))?
+        revoked.map_err(|_| {
+            BrokerError::FailClosed("the revocation ended without a result; try again".into())
+        })?
     }
 
     async fn revoke_tracked(
@@ -222,33 +230,34 @@ impl Revocation {
             allow_unknown,
             dry_run,
         } = ask;
-        let asked = self.core.now();
+        let requested_at = self.core.now();
         let admin = unverified.act_as(AdminAction::RevokeMany).await?;
         if allow_unknown {
             check_name(&selector)?;
         } else {
-            self.check_known(&selector, asked).await?;
+            self.check_known(&selector, requested_at).await?;
         }
-        let place = if deny_all_earlier_sessions {
-            Some(self.deny_policy_target(&selector, asked).await?)
+        let target = if deny_all_earlier_sessions {
+            Some(self.deny_policy_target(&selector, requested_at).await?)
         } else {
             None
         };
         if dry_run {
             admin.into_reader().await?;
-            let radius = self.blast_radius(&selector, u64::MAX, asked).await?;
+            let radius = self.blast_radius(&selector, u64::MAX, requested_at).await?;
             return Ok(Revoked {
                 cutoff: None,
                 radius: Some(radius),
             });
         }
-        let block = block_until(&selector, block, asked)?;
+        let block = block_until(&selector, block, requested_at)?;
         let is_long = match block {
             Block::No => false,
-            Block::Until(end) => end > asked.plus_seconds(DEFAULT_BLOCK_SECONDS),
+            Block::Until(end) => end > requested_at.plus_seconds(DEFAULT_BLOCK_SECONDS),
             Block::UntilLifted => true,
         };
-        // Other selectors cannot lock the admins out: they block no caller, or admins lift them.
+        // Other selectors cannot lock all admins out: they block no caller, or an admin can lift
+        // them.
         if let Some(identity) = selector.workload()
             && is_long
             && admin.caller().identity().is_some()
@@ -257,30 +266,31 @@ impl Revocation {
             self.access.check_successor_without(gone).await?;
         }
         let (commitment, opening) = self.core.commitment(reason.clone().into_bytes())?;
-        if let Some(place) = &place {
+        if let Some(target) = &target {
             admin.use_up().await?;
-            // Create the reconcile job before committing the cutoff, so that a crash in between cannot
-            // lose it. Schedule it later, so that it does not run before the cutoff is visible.
-            let due = asked.plus_seconds(RECONCILE_DUE_SECONDS);
-            self.core.store().know_deny_place(place, due).await?;
+            // Create the reconcile job before committing the cutoff, so that a crash in between
+            // cannot lose it. Schedule it later, so that it does not run before the cutoff is
+            // visible.
+            let due = requested_at.plus_seconds(RECONCILE_DUE_SECONDS);
+            self.core.store().know_deny_place(target, due).await?;
         }
         let cutoff = Cutoff {
-            id: CutoffId::new(asked, self.core.random())?,
+            id: CutoffId::new(requested_at, self.core.random())?,
             index: 0,
             selector: selector.clone(),
             block,
-            deny_policy_target: place.as_ref().map(|place| place.name.clone()),
+            deny_policy_target: target.as_ref().map(|target| target.name.clone()),
             reason,
             by: admin.name(),
-            requested_at: asked,
-            committed_at: asked,
+            requested_at,
+            committed_at: requested_at,
             lifted_index: None,
         };
         let entry = Entry::Cutoff(Box::new(NewCutoff {
             cutoff: cutoff.clone(),
             reason: (commitment, opening),
         }));
-        let appended = admin.append(entry, asked).await?;
+        let appended = admin.append(entry, requested_at).await?;
         let recorded = match appended {
             Appended::Recorded(recorded) => recorded,
             Appended::Replayed(_) => return Err(BrokerError::Replayed),
@@ -291,15 +301,16 @@ impl Revocation {
             }
         };
         self.core.metrics().revocation(&selector);
-        self.lag(asked);
-        if let Some(place) = &place
+        self.lag(requested_at);
+        if let Some(target) = &target
             && let Err(error) = self
                 .core
                 .store()
-                .nudge_deny_place(place, self.core.now())
+                .nudge_deny_place(target, self.core.now())
                 .await
         {
-            warn!(place = %place.name, %error, "the deny of earlier sessions waits until its role is due");
+            // The job that was created before the commit runs it later.
+            warn!(place = %target.name, %error, "the denial of earlier sessions is delayed");
         }
         self.core.wake_sweeper();
         let cutoff = Cutoff {
@@ -307,23 +318,29 @@ impl Revocation {
             committed_at: recorded.committed_at,
             ..cutoff
         };
-        info!(cutoff = %cutoff.id, selector = selector.kind(), index = cutoff.index, "cut off");
+        info!(
+            cutoff = %cutoff.id,
+            selector = selector.kind(),
+            index = cutoff.index,
+            "a cutoff was recorded"
+        );
         Ok(self.counted(cutoff).await)
     }
 
-    /// A revocation that stands, with what it ends if that can be counted. Whoever were told of the
-    /// failure alone would do it again, or think that things live on.
+    /// The answer to a committed revocation, with its sessions if they can be counted. The
+    /// revocation is committed even if counting fails. Returning only an error would make callers
+    /// retry it or believe that it had no effect.
     async fn counted(&self, cutoff: Cutoff) -> Revoked {
         let (index, at) = (cutoff.index, cutoff.committed_at);
         let counting = self.blast_radius(&cutoff.selector, index, at);
-        let radius = match tokio::time::timeout(COUNT_PATIENCE, counting).await {
+        let radius = match tokio::time::timeout(COUNT_TIMEOUT, counting).await {
             Ok(Ok(radius)) => Some(radius),
             Ok(Err(error)) => {
-                warn!(cutoff = %cutoff.id, %error, "what a revocation ends was not counted");
+                warn!(cutoff = %cutoff.id, %error, "the sessions of a cutoff were not counted");
                 None
             }
             Err(_) => {
-                warn!(cutoff = %cutoff.id, "what a revocation ends was not counted in time");
+                warn!(cutoff = %cutoff.id, "the sessions of a cutoff were not counted in time");
                 None
             }
         };
@@ -333,7 +350,7 @@ impl Revocation {
         }
     }
 
-    /// How far a mass revocation has come.
+    /// The progress of a mass revocation.
     pub async fn revocation(
         &self,
         evidence: &Evidence,
@@ -388,11 +405,11 @@ impl Revocation {
         Ok(reader.list_cutoffs(&filter).await?)
     }
 
-    /// Lets in again what a cutoff keeps out. What it killed stays dead.
+    /// Ends the block of a cutoff. The sessions that the cutoff ended stay ended.
     ///
-    /// A caller that the cutoff itself blocks never lifts it, with one exception: a cutoff of an
-    /// attestor or of everything can be lifted by an admin whom no narrower one blocks, since there
-    /// may be no admin left whom it does not block. Each lift is judged so under the ledger's lock.
+    /// An admin that the cutoff itself blocks cannot lift it. There is one exception: an admin that
+    /// no narrower cutoff blocks can lift a cutoff of an attestor or of everything, because that
+    /// may block all admins. The ledger checks this rule under its lock.
     #[instrument(skip_all)]
     pub async fn lift(&self, evidence: &Evidence, id: CutoffId) -> Result<Cutoff, BrokerError> {
         let call = self.access.call(evidence);
@@ -410,13 +427,16 @@ impl Revocation {
         if let Some(own) = admin.caller().identity()
             && self.concerns(&cutoff.selector, own).await?
         {
-            // A caller never lifts what was cut off of itself, not even once the block is over.
+            // No caller lifts a cutoff of itself or its tasks, not even after its block has
+            // expired.
             return Err(BrokerError::Forbidden("liftCutoff"));
         }
         if cutoff.selector.issued_after().is_some() {
             return Err(BrokerError::Invalid {
                 pointer: "",
-                detail: "the acceptance of a time blocks nothing: there is nothing to lift".into(),
+                detail: "this cutoff comes from an accepted time and blocks nothing, so it cannot \
+                         be lifted"
+                    .into(),
             });
         }
         if cutoff.lifted_index.is_some() {
@@ -436,20 +456,19 @@ impl Revocation {
             // Another call lifted it meanwhile.
             Appended::Unchanged => self.genuine_cutoff(id).await,
             Appended::Replayed(_) => Err(BrokerError::Replayed),
-            _ => Err(BrokerError::FailClosed(
-                "the lifting was not recorded".into(),
-            )),
+            _ => Err(BrokerError::FailClosed("the lift was not recorded".into())),
         }
     }
 
-    /// A cutoff whose row is as the broker wrote it. Lifting makes a new MAC over what is read here,
-    /// which must not bless what somebody else wrote.
+    /// A cutoff whose row has the broker's MAC. Lifting computes a new MAC over this row, so a row
+    /// that was changed outside the broker must be refused here.
     async fn genuine_cutoff(&self, id: CutoffId) -> Result<Cutoff, BrokerError> {
         let cutoff = self.core.store().cutoff(id).await?;
         cutoff.ok_or(BrokerError::NotFound("revocation"))
     }
 
-    /// What a selector matches: counted as of a leaf and an instant, the first named.
+    /// The sessions that a selector matches as of a leaf and an instant: their numbers, and the
+    /// first of them by name.
     async fn blast_radius(
         &self,
         selector: &Selector,
@@ -479,8 +498,8 @@ impl Revocation {
         })
     }
 
-    fn lag(&self, asked: Timestamp) {
-        let lag: Duration = asked.distance(self.core.now());
+    fn lag(&self, requested_at: Timestamp) {
+        let lag: Duration = requested_at.distance(self.core.now());
         self.core
             .metrics()
             .revocation_lag(RevocationLag::RequestedToDurable, lag);

@@ -1,4 +1,4 @@
-//! Selectors: whether they name something that is known, and what may be asked with them.
+//! Checks selectors: whether they name a known object, and which options they permit.
 
 use super::Revocation;
 use super::revoke::BlockAsk;
@@ -12,8 +12,9 @@ use crate::domain::workload::Identity;
 use crate::store::tasks::TaskFilter;
 
 impl Revocation {
-    /// Whether a selector names an identity, or a task of which the identity owns a part: the task, one
-    /// above it or one below it. No part changes its owner, and none is added while it is cut off.
+    /// Whether a selector names an identity, or a task such that the identity owns it, an ancestor
+    /// or a descendant. Tasks never change their owner, and a task that is cut off gets no new
+    /// descendants.
     pub(super) async fn concerns(
         &self,
         selector: &Selector,
@@ -32,8 +33,8 @@ impl Revocation {
         })
     }
 
-    /// Refuses a selector of something that does not exist and of which nothing is on record, which is
-    /// more likely a slip than a precaution.
+    /// Refuses a selector if nothing of its name exists and no session on record matches it. Such a
+    /// name is probably a typing error.
     pub(super) async fn check_known(
         &self,
         selector: &Selector,
@@ -45,7 +46,7 @@ impl Revocation {
         Err(BrokerError::UnknownSelector(Box::new(selector.clone())))
     }
 
-    /// Whether what a selector names exists now.
+    /// Whether the object that a selector names exists now.
     async fn exists(&self, selector: &Selector) -> Result<bool, BrokerError> {
         let active = self.core.active()?;
         Ok(match selector {
@@ -95,8 +96,9 @@ impl Revocation {
         Ok(!any.await?.is_empty())
     }
 
-    /// The role of a resource, to deny every earlier session of it at once. A role that another
-    /// resource uses is refused: its sessions would die and stay recorded as good.
+    /// The deny target of a resource, for denying all its earlier sessions at once. A role that
+    /// another resource uses is refused: the other resource's sessions would be denied too, but
+    /// stay recorded as valid.
     pub(super) async fn deny_policy_target(
         &self,
         selector: &Selector,
@@ -126,34 +128,34 @@ impl Revocation {
         let resource = catalog
             .resource(name)
             .ok_or_else(|| invalid(format!("there is no resource `{name}`")))?;
-        let place = self.deny_lists.place_for(resource)?.ok_or_else(|| {
+        let target = self.deny_lists.target_for(resource)?.ok_or_else(|| {
             invalid(format!(
-                "sessions of `{name}` are not ended by a list at their back end"
+                "sessions of `{name}` are not ended by a deny list at their back end"
             ))
         })?;
         let other = catalog.resources().find(|other| {
             other.name != *name
                 && other.kind.minter() == resource.kind.minter()
-                && other.audience() == place.name
+                && other.audience() == target.name
         });
         if let Some(other) = other {
             return Err(invalid(format!(
-                "`{}` uses the same role: its sessions would die with those of `{name}`; revoke \
-                 both by name, or give each its own role",
+                "`{}` uses the same role, so its sessions would be denied too; revoke both \
+                 resources without this option, or give each its own role",
                 other.name
             )));
         }
-        if self.core.store().others_live_at(&place, name, now).await? {
+        if self.core.store().others_live_at(&target, name, now).await? {
             return Err(invalid(format!(
-                "sessions of a resource that used the same role still live; they would die with \
-                 those of `{name}`"
+                "another resource used the role of `{name}`, and its sessions have not expired; \
+                 they would be denied too; revoke without this option"
             )));
         }
-        Ok(place)
+        Ok(target)
     }
 }
 
-/// Refuses a selector whose name nothing can have.
+/// Refuses a selector whose value cannot be the name of any object.
 pub(super) fn check_name(selector: &Selector) -> Result<(), BrokerError> {
     let name = selector.value();
     let named = match selector {
@@ -174,9 +176,7 @@ pub(super) fn check_name(selector: &Selector) -> Result<(), BrokerError> {
     }
     Err(BrokerError::Invalid {
         pointer: "/selector",
-        detail: format!(
-            "a name has 1 to {MAX_NAME_BYTES} bytes, and no character that is not shown"
-        ),
+        detail: format!("a name has 1 to {MAX_NAME_BYTES} bytes and no unprintable character"),
     })
 }
 
@@ -195,7 +195,7 @@ pub(super) fn block_until(
         }
         BlockAsk::Seconds(_) => Err(BrokerError::Invalid {
             pointer: "/block_seconds",
-            detail: format!("at most {MAX_BLOCK_SECONDS}, or \"until_lifted\""),
+            detail: format!("must be at most {MAX_BLOCK_SECONDS}, or \"until_lifted\""),
         }),
         BlockAsk::UntilLifted => Ok(Block::UntilLifted),
     }

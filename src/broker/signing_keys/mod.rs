@@ -1,4 +1,4 @@
-//! The acts of admins on the signing keys: to list, rotate, withdraw and reseal them.
+//! The acts of admins on the signing keys: list, rotate, revoke and reseal them.
 
 mod reseal;
 
@@ -10,7 +10,7 @@ use tracing::instrument;
 use super::access::{Access, Actor, Unverified};
 use super::core::Core;
 use super::error::BrokerError;
-use super::keys::{KeyPolicy, KeyWish, Keys, Recorder};
+use super::keys::{KeyPolicy, KeyRequest, Keys, Recorder};
 use crate::attest::Evidence;
 use crate::clock::Timestamp;
 use crate::crypto::digest::Mac;
@@ -23,41 +23,42 @@ use crate::ledger::entry::{Entry, KeyChange, NewCutoff};
 use crate::mint::Minters;
 use crate::policy::AdminAction;
 
-/// A key, as an admin sees it.
+/// A key, as admins see it.
 #[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct KeySummary {
-    /// Its record.
     pub record: SigningKeyRecord,
     /// Whether it signs now.
     pub signing: bool,
 }
 
-/// The withdrawal of an access-token key: what follows from it, or would.
+/// The effect of revoking an access-token key, or of a dry run.
 #[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct KeyWithdrawal {
-    /// The key.
     pub kid: String,
-    /// Whether it was withdrawn. Otherwise nothing was touched.
+    /// Whether the key was revoked. If not, nothing was changed.
     pub done: bool,
-    /// Whether it signed new tokens until now.
+    /// Whether the key signed new tokens until now.
     pub signing: bool,
-    /// The key that signs new tokens afterwards, where one can at once.
+    /// The key that signs new tokens afterwards. `None` if no key can sign at once.
     pub successor: Option<String>,
-    /// From when on new tokens are signed again, where none can be at once. `None` with a successor, and
-    /// where the operator has to bring another key.
+    /// When new tokens can be signed again if there is no successor. `None` if there is one, or if
+    /// the operator has to supply another key.
     pub resumes_at: Option<Timestamp>,
-    /// Live sessions whose tokens it signed, as far as they could be counted.
+    /// The number of live sessions whose tokens it signed. `None` if they were not counted.
     pub matched: Option<u64>,
-    /// Until when verifiers that do not ask the broker may take its tokens from a cached key set.
+    /// The time until which verifiers that do not ask the broker may accept the key's tokens
+    /// because of a cached key set.
     pub cached_until: Timestamp,
 }
 
-/// What admins do to the signing keys.
+/// The acts of admins on the signing keys.
 pub struct SigningKeys {
     core: Core,
     access: Arc<Access>,
     keys: Arc<Keys>,
-    /// They name the keys with which they sign now.
+    /// Each returns the id of the key that it signs with now.
     minters: Minters,
     sealer: Arc<dyn Sealer>,
     mac: Mac,
@@ -88,7 +89,7 @@ impl SigningKeys {
         }
     }
 
-    /// Every key's record, for admins.
+    /// The records of all keys, for admins.
     pub async fn list_keys(&self, evidence: &Evidence) -> Result<Vec<KeySummary>, BrokerError> {
         let call = self.access.call(evidence);
         call.run(|unverified| self.list_keys_by(unverified)).await
@@ -122,24 +123,24 @@ impl SigningKeys {
             .collect())
     }
 
-    /// Makes the next access-token key now; it signs once it has been published long enough.
+    /// Creates the next access-token key now. It signs after it has been published long enough.
     #[instrument(skip_all)]
     pub async fn rotate_keys(&self, evidence: &Evidence) -> Result<String, BrokerError> {
         let call = self.access.call(evidence);
         call.run(async |unverified| {
-            let changed = self.rotate(unverified, KeyWish::Rotate).await?;
+            let changed = self.rotate(unverified, KeyRequest::Rotate).await?;
             Ok(changed.row.kid)
         })
         .await
     }
 
-    /// Rotates the log's key: a leaf names the new one, and checkpoints are signed by both for a
+    /// Rotates the ledger key. A leaf names the new key, and both keys sign checkpoints for a
     /// while.
     #[instrument(skip_all)]
     pub async fn rotate_ledger_key(&self, evidence: &Evidence) -> Result<String, BrokerError> {
         let call = self.access.call(evidence);
         call.run(async |unverified| {
-            let changed = self.rotate(unverified, KeyWish::RotateLedger).await?;
+            let changed = self.rotate(unverified, KeyRequest::RotateLedger).await?;
             changed.public.ok_or_else(no_key)
         })
         .await
@@ -148,16 +149,17 @@ impl SigningKeys {
     async fn rotate(
         &self,
         unverified: Unverified<'_>,
-        wish: KeyWish<'_>,
+        request: KeyRequest<'_>,
     ) -> Result<KeyChange, BrokerError> {
         let admin = unverified.act_as(AdminAction::ManageKeys).await?;
-        let changed = self.keys.change(&admin, wish, &admin.name()).await?;
+        let changed = self.keys.change(&admin, request, &admin.name()).await?;
         let changed = changed.ok_or_else(no_key)?;
         self.keys.take_keys(self.core.now()).await?;
         Ok(changed)
     }
 
-    /// Withdraws an access-token key at once, and cuts off what it signed. A dry run touches nothing.
+    /// Revokes an access-token key at once, and records a cutoff of the sessions whose tokens it
+    /// signed. A dry run changes nothing.
     #[instrument(skip_all)]
     pub async fn revoke_key(
         &self,
@@ -178,8 +180,8 @@ impl SigningKeys {
     ) -> Result<KeyWithdrawal, BrokerError> {
         let admin = unverified.act_as(AdminAction::ManageKeys).await?;
         let now = self.core.now();
-        // Of a key that is in use nothing has to be read: a row that was forged beside it must not
-        // keep it from being cut off.
+        // Do not read the stored keys if this key is loaded: a forged row of another key must not
+        // prevent its revocation.
         let keys = self.keys.access_tokens();
         if !keys.iter().any(|key| key.record.kid == kid) {
             self.check_revocable(kid, now).await?;
@@ -208,7 +210,7 @@ impl SigningKeys {
             committed_at: now,
             lifted_index: None,
         };
-        // The cutoff first: what the key signed is dead before the key is gone.
+        // Record the cutoff first, so that the sessions end even if revoking the key then fails.
         let reason = self.core.commitment(b"the key was revoked".to_vec())?;
         let entry = Entry::Cutoff(Box::new(NewCutoff { cutoff, reason }));
         let appended = admin.append(entry, now).await?;
@@ -216,15 +218,15 @@ impl SigningKeys {
             let why = "the key's cutoff was not recorded";
             return Err(BrokerError::FailClosed(why.into()));
         }
-        // The same act goes on: it is not judged by what comes between its two leaves.
-        let wish = KeyWish::Revoke(kid);
-        self.keys.change_own(wish, &admin.name()).await?;
+        // This is the second leaf of the same act, so the caller is not checked again.
+        let request = KeyRequest::Revoke(kid);
+        self.keys.change_own(request, &admin.name()).await?;
         self.keys.follow(now).await?;
         withdrawal.done = true;
         Ok(withdrawal)
     }
 
-    /// What follows from the withdrawal of a key at `now`, by the keys that are loaded.
+    /// The effect of revoking a key at `now`, according to the loaded keys.
     fn withdrawal(&self, kid: &str, now: Timestamp) -> KeyWithdrawal {
         let KeyPolicy {
             algorithm,
@@ -260,7 +262,7 @@ impl SigningKeys {
         }
     }
 
-    /// Whether a key is there, and one of access tokens.
+    /// Fails unless a key exists and is one of access tokens.
     async fn check_revocable(&self, kid: &str, now: Timestamp) -> Result<(), BrokerError> {
         let records = self.keys.opened_keys(now).await?.records;
         let found = records.into_iter().find(|record| record.kid == kid);
@@ -270,11 +272,11 @@ impl SigningKeys {
         }
         Err(BrokerError::Invalid {
             pointer: "/kid",
-            detail: "only keys of access tokens are revoked here; the log's key is rotated".into(),
+            detail: "only keys of access tokens can be revoked; rotate a ledger key instead".into(),
         })
     }
 }
 
 fn no_key() -> BrokerError {
-    BrokerError::FailClosed("no key was made".into())
+    BrokerError::FailClosed("no key was created".into())
 }

@@ -1,5 +1,6 @@
-//! The change of sealing keys: every envelope is sealed anew, and every MAC renewed, with the first of
-//! them. Each row is replaced only as it was read; one that changed meanwhile is read again.
+//! The change of sealing keys: seals every envelope again and renews every MAC with the first
+//! sealing key. A row is replaced only if it has not changed since it was read; otherwise it is
+//! read again.
 
 use tracing::{info, instrument};
 
@@ -15,13 +16,15 @@ use crate::store::cutoffs::SealedCutoff;
 use crate::store::generations::SealedActivation;
 use crate::store::keys::SigningKeyRow;
 
-/// How often all rows are gone through, before it is said that others change them.
+/// How often all rows are processed before the call fails, because others keep changing them.
 const ROUNDS: u32 = 8;
 
-/// How many rows were renewed, and how many changed before they could be.
+/// The result of one round.
 #[derive(Default)]
 struct Renewed {
+    /// The number of renewed rows.
     done: u64,
+    /// The number of rows that had changed since they were read.
     missed: u64,
 }
 
@@ -36,9 +39,10 @@ impl Renewed {
 }
 
 impl SigningKeys {
-    /// Seals every key anew with the first sealing key, and renews what protects other rows. The
-    /// answer is how many rows that were; afterwards older sealing keys can be removed. A leaf says
-    /// so, whose head is protected by the first key, and with it all that is below.
+    /// Seals every key again with the first sealing key, and renews the MACs of other rows with it.
+    /// Returns the number of renewed rows. Afterwards older sealing keys can be removed. The act is
+    /// a leaf. The head over that leaf has a MAC by the first sealing key, and covers all earlier
+    /// leaves.
     #[instrument(skip_all)]
     pub async fn reseal_keys(&self, evidence: &Evidence) -> Result<u64, BrokerError> {
         let call = self.access.call(evidence);
@@ -62,19 +66,19 @@ impl SigningKeys {
             }
         }
         Err(BrokerError::FailClosed(format!(
-            "rows changed {ROUNDS} times while they were resealed, {rows} of them were: once more"
+            "{rows} rows were resealed, but others changed in each of {ROUNDS} rounds; try again"
         )))
     }
 
     async fn reseal_signing_keys(&self, renewed: &mut Renewed) -> Result<(), BrokerError> {
         for (row, record) in &self.core.store().verified_signing_keys().await? {
             let sealer = self.sealer.as_ref();
-            // An erased key has no envelope, but its row's MAC is renewed all the same.
-            let sealed_well = row.sealed.is_empty() || !sealer.needs_reseal(&row.sealed);
-            if sealed_well && !self.mac.is_outdated(&row.mac) {
+            // An erased key has no envelope, but its row has a MAC to renew.
+            let seal_is_current = row.sealed.is_empty() || !sealer.needs_reseal(&row.sealed);
+            if seal_is_current && !self.mac.is_outdated(&row.mac) {
                 continue;
             }
-            let envelope = self.envelope_anew(row, record).await?;
+            let envelope = self.reseal_envelope(row, record).await?;
             let mac = record.tag(&self.mac, &envelope);
             let replaced = self
                 .core
@@ -86,7 +90,7 @@ impl SigningKeys {
         Ok(())
     }
 
-    async fn envelope_anew(
+    async fn reseal_envelope(
         &self,
         row: &SigningKeyRow,
         record: &SigningKeyRecord,
@@ -102,8 +106,8 @@ impl SigningKeys {
         envelope.map_err(|error| closed(error.to_string()))
     }
 
-    /// Renews the MACs that an older key made. A row whose MAC does not hold is left as it is, to
-    /// be refused by its readers.
+    /// Renews the MACs that were made with an older key. A row with an invalid MAC stays unchanged,
+    /// so that its readers refuse it.
     async fn renew_macs(&self, renewed: &mut Renewed) -> Result<(), BrokerError> {
         let mac = &self.mac;
         let store = self.core.store();

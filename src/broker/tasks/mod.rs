@@ -1,4 +1,4 @@
-//! Tasks: opened without a credential, kept alive, ended, and lent to children.
+//! Tasks: opens them without a credential, keeps them alive, delegates to children, and ends them.
 
 mod open;
 
@@ -25,12 +25,12 @@ use crate::ledger::{Appended, LedgerStatus};
 use crate::policy::AdminAction;
 use crate::store::heartbeat::{HeldTask, TaskView};
 
-/// How a caller shows that a task is its own.
+/// The proof that a caller may act for a task.
 #[derive(Debug)]
 pub enum TaskAuthority {
-    /// By the task's handle, with a DPoP proof or the certificate where the task is bound to one.
+    /// The task's handle, with a DPoP proof or a client certificate if the task is bound to a key.
     Handle(SecretString, Evidence),
-    /// By the owner's attestation.
+    /// The attestation of the owner or an admin.
     Owner(Evidence),
 }
 
@@ -42,34 +42,34 @@ impl TaskAuthority {
     }
 }
 
-/// A task as it is now.
+/// A task with its present state.
 #[derive(Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct TaskReport {
-    /// Its record.
     pub task: Task,
-    /// Its state, judged by the whole chain.
+    /// Its state, which also depends on its ancestors.
     pub state: TaskState,
-    /// When it ended.
+    /// When it ended. `None` while it is open.
     pub ended_at: Option<Timestamp>,
 }
 
-/// A task, and every session under it.
+/// A task, and the sessions of it and its descendants.
 #[derive(Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct TaskWithSessions {
-    /// The task.
     pub task: TaskReport,
-    /// Every session under it.
+    /// The sessions of the task and its descendants, at most [`MAX_PAGE`].
     pub sessions: Vec<SessionReport>,
 }
 
 /// A delegation token for one child.
 #[derive(Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Delegation {
-    /// The single-use token.
+    /// The token, which can be used once.
     pub token: SecretString,
-    /// Until when.
     pub expires_at: Timestamp,
-    /// Credentials that go with it.
+    /// The number of credentials that the child may obtain.
     pub sessions: u32,
 }
 
@@ -79,11 +79,11 @@ struct Owner<'c> {
     actor: Actor<'c>,
 }
 
-/// Opens tasks, keeps them alive, lends from them and ends them.
+/// Opens tasks, keeps them alive, delegates from them and ends them.
 pub struct Tasks {
     core: Core,
     access: Arc<Access>,
-    /// Admits a new task, and records the decision about it.
+    /// Admits new tasks and records the decisions on them.
     issuance: Arc<Issuance>,
 }
 
@@ -96,12 +96,12 @@ impl Tasks {
         }
     }
 
-    /// Notes that a task is alive. A task that is over stays over.
+    /// Records that a task is alive. A task that has ended stays ended.
     ///
-    /// A heartbeat by the handle alone uses no evidence up. It is judged by what is read with the task
-    /// and noted only if nothing that decides changed in between: two statements on PostgreSQL, three
-    /// on SQLite. Every other heartbeat, and every one that something stands against, is judged by an
-    /// append under the ledger's lock.
+    /// A heartbeat by the handle alone uses no evidence up. The broker checks it against the facts
+    /// that it reads with the task, and records it only if these facts have not changed in between.
+    /// That takes two statements on PostgreSQL and three on SQLite. All other heartbeats, and those
+    /// that fail this check, are checked by an append under the ledger's lock.
     #[instrument(skip_all)]
     pub async fn heartbeat(
         &self,
@@ -127,21 +127,21 @@ impl Tasks {
                 actor.was_judged_by_the_store();
                 return Ok(heard);
             }
-            // The task ended since it was read, or something that decides about its caller changed.
+            // The task ended after it was read, or facts on its caller changed.
         } else {
-            // No connection of the pool waits for an append.
+            // Release the connection, so that none of the pool waits for an append.
             drop(task);
         }
         actor.use_up().await?;
-        // The answer shows the cutoffs and the ends that were committed while the append waited.
+        // Read the task again: cutoffs and ends may have been committed while the append waited.
         let task = self.core.store().hold_task(id, now).await?;
         let task = task.ok_or(BrokerError::NotFound("task"))?;
         let heard = self.hear(task, now, None).await?;
         heard.ok_or(BrokerError::TaskEnded)
     }
 
-    /// Whether a heartbeat can do without an append: it uses no evidence up, the ledger works, and by
-    /// what was read with the task nothing stands against its caller.
+    /// Whether a heartbeat needs no append: it uses no evidence up, the ledger serves, the store
+    /// has room, and by the facts that were read with the task no cutoff blocks its caller.
     fn is_undisputed(
         &self,
         actor: &Actor<'_>,
@@ -156,7 +156,8 @@ impl Tasks {
             && !task.is_blocked(now)
     }
 
-    /// Notes that a task is alive, if it is. `None` where the store did not note it.
+    /// Records that a task is alive, if it is open. With `undisturbed_since`, returns `None` and
+    /// records nothing if the facts have changed since that leaf.
     async fn hear(
         &self,
         task: HeldTask,
@@ -198,7 +199,7 @@ impl Tasks {
         })
     }
 
-    /// Ends a task, and with it everything under it. Ending it again changes nothing.
+    /// Ends a task with its sessions and descendants. Changes nothing if it has ended already.
     #[instrument(skip_all)]
     pub async fn end_task(
         &self,
@@ -234,18 +235,19 @@ impl Tasks {
             Appended::Recorded(_) => true,
             _ => false,
         };
-        let told = self.with_sessions(id, self.core.now()).await?;
+        let report = self.with_sessions(id, self.core.now()).await?;
         if ended_now {
             self.core.wake_sweeper();
-            let over = told.sessions.iter();
-            for reason in over.filter_map(|report| report.status.end_reason) {
+            let sessions = report.sessions.iter();
+            for reason in sessions.filter_map(|session| session.status.end_reason) {
                 self.core.metrics().sessions_ended(reason, 1);
             }
         }
-        Ok(told)
+        Ok(report)
     }
 
-    /// Lets one child in: a single-use token for one identity, within the task's own bounds.
+    /// Gives a single-use token by which one identity can open a child. The token lends no more
+    /// than the task's remaining credentials and time.
     #[instrument(skip_all)]
     pub async fn delegate(
         &self,
@@ -290,7 +292,7 @@ impl Tasks {
             return Err(BrokerError::Invalid {
                 pointer: "/workload",
                 detail: format!(
-                    "no attestor of the active generation gives the identity {child}, so that no \
+                    "no attestor of the active generation gives the identity `{child}`, so no \
                      workload could use the delegation"
                 ),
             });
@@ -298,14 +300,17 @@ impl Tasks {
         if sessions == 0 || sessions > lender.task.sessions_left {
             return Err(BrokerError::Invalid {
                 pointer: "/max_credentials",
-                detail: format!("1 to {} credentials are left", lender.task.sessions_left),
+                detail: match lender.task.sessions_left {
+                    0 => "the task has no credentials left".to_owned(),
+                    left => format!("must be 1 to {left}: the task has no more credentials left"),
+                },
             });
         }
         let seconds = expires_in_seconds.unwrap_or(MAX_DELEGATION_SECONDS);
         if seconds == 0 || seconds > MAX_DELEGATION_SECONDS {
             return Err(BrokerError::Invalid {
                 pointer: "/expires_in_seconds",
-                detail: format!("1 to {MAX_DELEGATION_SECONDS} seconds"),
+                detail: format!("must be 1 to {MAX_DELEGATION_SECONDS}"),
             });
         }
         let expires_at = now.plus_seconds(seconds).min(lender.chain.deadline());
@@ -351,7 +356,7 @@ impl Tasks {
         self.report(id, self.core.now()).await
     }
 
-    /// The tasks of a listing: everybody's for an admin, a workload's own otherwise.
+    /// The tasks of a listing: all for an admin, otherwise the workload's own.
     pub async fn list_tasks(
         &self,
         evidence: &Evidence,
@@ -396,11 +401,12 @@ impl Tasks {
         Ok(task_report(task, &chain, now))
     }
 
-    /// Whether the caller may act for the task: by its handle, as its owner, or as an admin with
-    /// the right that this act has, if it has one. Whoever may not learns nothing of it.
+    /// Authorizes the caller to act for the task: by its handle, as its owner, or as an admin with
+    /// the right `admins`. `None` if admins may not perform this act. Other callers are told that
+    /// the task does not exist.
     ///
-    /// An act without such a right keeps the task alive or lends from it, so it is refused too
-    /// while a cutoff blocks the task or one above it. To end a task only takes away.
+    /// Acts that admins may not perform keep the task alive or delegate from it. They are refused
+    /// while a cutoff blocks the task or one of its ancestors. Ending a task is not refused then.
     async fn owner<'c>(
         &self,
         unverified: Unverified<'c>,
@@ -420,12 +426,12 @@ impl Tasks {
             }
             TaskAuthority::Owner(_) => {
                 let actor = unverified.authenticate().await?.act().await?;
-                // To end a task is not to keep it alive, nor to lend what it has.
                 let admin = match admins {
                     Some(action) => actor.may(action)?,
                     None => false,
                 };
-                // Without an instance every run of the workload looks alike: the handle is needed.
+                // Without an instance the runs of the workload cannot be distinguished, so the
+                // owner must present the handle.
                 let found = self.core.store().hold_task(id, now).await?.filter(|held| {
                     let task = &held.view.task;
                     let owner = task.owner_instance.as_ref();
@@ -442,8 +448,8 @@ impl Tasks {
         Ok(owner)
     }
 
-    /// What keeps a task alive or lends what it has needs an owner who could still be attested, here
-    /// and above. A handle alone may end a task whose attestor was removed, and nothing more.
+    /// Refuses to keep a task alive or to delegate from it if its owner, or the owner of an
+    /// ancestor, can no longer be attested. The handle of such a task can only end it.
     fn check_owners(&self, task: &TaskView) -> Result<(), BrokerError> {
         let active = self.core.active()?;
         let mut tasks = std::iter::once(&task.task).chain(&task.above);
@@ -453,7 +459,7 @@ impl Tasks {
         Err(BrokerError::OwnerWithdrawn)
     }
 
-    /// Ends a task on the sweeper's word.
+    /// Ends a task for the sweeper. Returns whether this recorded the end.
     pub async fn sweep_task(&self, task: &Task, end: TaskEnd) -> Result<bool, BrokerError> {
         let appended = self
             .core

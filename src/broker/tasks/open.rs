@@ -19,16 +19,16 @@ use crate::merkle::Receipt;
 
 /// A task that was opened without a credential.
 #[derive(Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Opened {
     /// The task, with its handle.
     pub task: IssuedTask,
-    /// The decision.
     pub decision: DecisionSummary,
-    /// The proof that it is on record.
+    /// The proof that the decision is in the ledger.
     pub receipt: Receipt,
 }
 
-/// A request for a task that policy permits, with everything that is recorded and released.
+/// A permitted request for a task, with all data that is recorded and released.
 struct TaskPermitted {
     evaluation: Evaluation,
     purpose: Option<String>,
@@ -99,7 +99,7 @@ impl Tasks {
         })
     }
 
-    /// Resolve, admit, decide.
+    /// Admits the request and decides.
     async fn evaluate_task(
         &self,
         context: &DecisionContext<'_>,

@@ -1,4 +1,4 @@
-//! Which task a request is admitted to.
+//! Admission of requests to tasks.
 
 use super::*;
 
@@ -32,7 +32,7 @@ async fn a_workload_opens_as_many_tasks_as_its_type_allows() {
         refusal(unit.issue("agent", job()).await),
         RefusalCode::TooManyOpenTasks
     );
-    // Another workload has a limit of its own, and a task that ended no longer counts.
+    // The limit is per workload, and tasks that have ended do not count.
     unit.issue_job("other").await;
     unit.end(&first, TaskEnd::Complete).await.unwrap();
     unit.issue_job("agent").await;

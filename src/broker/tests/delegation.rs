@@ -1,4 +1,4 @@
-//! Tasks that are part of another one.
+//! Delegation: children of a task.
 
 use super::*;
 
@@ -26,7 +26,7 @@ async fn a_child_is_admitted_once_by_the_identity_that_the_parent_named() {
 async fn a_child_takes_its_credentials_from_the_parents_budget() {
     let unit = Unit::new().await;
     let parent = unit.issue_job("parent").await;
-    // Three credentials in all, one of them taken.
+    // The task has three credentials, and one of them was issued already.
     assert!(matches!(
         unit.delegate(&parent, "child", 3).await,
         Err(BrokerError::Invalid {
@@ -68,7 +68,7 @@ async fn a_childs_credential_ends_with_the_session_that_covers_it() {
     assert!(child.session.expires_at <= parent.session.expires_at);
     unit.broker
         .revocation
-        .revoke_session(&unit.admin(), parent.session.id)
+        .revoke_session(&admin(), parent.session.id)
         .await
         .unwrap();
     assert!(!unit.is_active(&child).await);

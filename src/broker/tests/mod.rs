@@ -1,5 +1,5 @@
-//! Unit tests of the use cases: a whole broker on a store in memory, under a clock that the test moves,
-//! with an attestor that believes each token.
+//! Unit tests of the use cases. They run a whole broker on a store in memory, with a clock that the
+//! test moves and an attestor that accepts each token.
 
 mod admission;
 mod delegation;
@@ -40,7 +40,7 @@ kind = "sqlite"
 [store.sqlite]
 data_dir = "DIRECTORY/data"
 [ledger]
-origin = "unit.example/log"
+origin = "dev.taskpass.local/unit"
 checkpoint_file = "DIRECTORY/checkpoint"
 [policy]
 directory = "policies"
@@ -134,7 +134,7 @@ impl Unit {
         self.clock.now()
     }
 
-    /// Fresh evidence of a workload; its run is named like it.
+    /// Fresh evidence of a workload. The instance has the same name.
     fn evidence(&self, name: &str) -> Evidence {
         let serial = self.serials.fetch_add(1, Ordering::SeqCst);
         fake::evidence(name, name, serial, self.now())
@@ -174,26 +174,27 @@ impl Unit {
         delegation.await
     }
 
-    fn admin(&self) -> Evidence {
-        Evidence {
-            bearer: Some(SecretString::from(ADMIN)),
-            ..Evidence::default()
-        }
-    }
-
-    /// Whether introspection calls the credential active.
+    /// Whether introspection reports the credential as active.
     async fn is_active(&self, issued: &Issued) -> bool {
         let token = access_token(issued);
         let answer = self
             .broker
             .verification
-            .introspect(&self.admin(), &token)
+            .introspect(&admin(), &token)
             .await
             .unwrap();
         matches!(
             answer.introspection,
             super::verification::introspect::Introspection::Active(_)
         )
+    }
+}
+
+/// The evidence of the test's admin.
+fn admin() -> Evidence {
+    Evidence {
+        bearer: Some(SecretString::from(ADMIN)),
+        ..Evidence::default()
     }
 }
 
@@ -228,7 +229,7 @@ fn job() -> TaskSelector {
     TaskSelector::Open(task_of_type("job"))
 }
 
-/// A new task that is part of `parent`.
+/// A new child of `parent`.
 fn child_of(parent: TaskId, delegation: &Delegation) -> TaskSelector {
     TaskSelector::Open(NewTask {
         parent: Some(ParentRef {
@@ -257,11 +258,11 @@ fn by_handle(issued: &Issued) -> TaskAuthority {
 fn access_token(issued: &Issued) -> SecretString {
     match &issued.credential {
         Credential::Jwt { access_token, .. } => access_token.clone(),
-        other => panic!("no access token: {other:?}"),
+        other @ Credential::AwsSts { .. } => panic!("no access token: {other:?}"),
     }
 }
 
-/// The code of a refusal that is on record.
+/// The code of a refusal that is in the ledger.
 fn refusal<T: std::fmt::Debug>(result: Result<T, BrokerError>) -> RefusalCode {
     match result {
         Err(BrokerError::Denied(denied)) => denied.refusal.code,

@@ -1,4 +1,4 @@
-//! Revocation of one session and of everything that a selector matches.
+//! Revocation of one session, and of all sessions that a selector matches.
 
 use super::super::revocation::{BlockAsk, RevokeAsk};
 use super::*;
@@ -21,7 +21,7 @@ async fn a_revoked_session_is_invalid_at_once_and_no_other_is() {
     let (first, second) = (unit.issue_job("agent").await, unit.issue_job("agent").await);
     unit.broker
         .revocation
-        .revoke_session(&unit.admin(), first.session.id)
+        .revoke_session(&admin(), first.session.id)
         .await
         .unwrap();
     assert!(!unit.is_active(&first).await);
@@ -58,7 +58,7 @@ async fn a_cutoff_ends_what_it_matches_and_blocks_it_until_it_is_lifted() {
     let revoked = unit
         .broker
         .revocation
-        .revoke_many(&unit.admin(), revocation(selector))
+        .revoke_many(&admin(), revocation(selector))
         .await
         .unwrap();
     assert!(!unit.is_active(&agent).await && unit.is_active(&other).await);
@@ -67,12 +67,8 @@ async fn a_cutoff_ends_what_it_matches_and_blocks_it_until_it_is_lifted() {
         RefusalCode::Blocked
     );
     let id = revoked.cutoff.unwrap().id;
-    unit.broker
-        .revocation
-        .lift(&unit.admin(), id)
-        .await
-        .unwrap();
-    // Lifting lets new credentials in and revives none.
+    unit.broker.revocation.lift(&admin(), id).await.unwrap();
+    // After the lift, new credentials are issued, and the ended one stays ended.
     unit.issue_job("agent").await;
     assert!(!unit.is_active(&agent).await);
 }
@@ -88,7 +84,7 @@ async fn a_dry_run_counts_and_ends_nothing() {
     let counted = unit
         .broker
         .revocation
-        .revoke_many(&unit.admin(), ask)
+        .revoke_many(&admin(), ask)
         .await
         .unwrap();
     assert_eq!(counted.radius.unwrap().matched, 1);

@@ -1,8 +1,8 @@
-//! Is this token good, now? Asked by a resource's verifiers before they serve (RFC 7662).
+//! Introspection (RFC 7662): a resource's verifiers ask whether a token is valid now.
 //!
-//! The signature shows that the token is ours; everything else is read from the primary store: its
-//! session, that session's tasks and ancestors, the cutoffs. Whoever may not know gets the same
-//! answer as for a token that is no good.
+//! The signature shows that the broker issued the token. All other facts are read from the primary
+//! store: its session, that session's tasks and ancestors, and the cutoffs. A caller that may not
+//! know gets the same answer as for an invalid token.
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
@@ -22,7 +22,8 @@ use crate::policy::AdminAction;
 /// The `typ` of a signed answer (RFC 9701).
 const INTROSPECTION_TYPE: &str = "token-introspection+jwt";
 
-/// A signed answer. It has neither `sub` nor `exp`, so that nobody takes it for a token.
+/// The claims of a signed answer. It has neither `sub` nor `exp`, so that no server accepts it as a
+/// token.
 #[derive(Serialize)]
 struct Statement<'a> {
     iss: &'a str,
@@ -31,37 +32,37 @@ struct Statement<'a> {
     token_introspection: &'a Value,
 }
 
-/// What was found out, and for whom.
+/// The result of an introspection, and the caller that gets it.
 #[derive(Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
 pub struct Answer {
-    /// What they learn.
     pub introspection: Introspection,
-    /// Who asked.
+    /// The name of the caller, as the ledger records it.
     pub asker: String,
 }
 
-/// What a verifier learns.
+/// The result of an introspection.
 #[derive(Debug)]
 pub enum Introspection {
-    /// Nothing but that it is not good, or not the verifier's to know.
+    /// The token is invalid, or the caller may not know.
     Inactive,
-    /// It is good now.
+    /// The token is valid now.
     Active(Box<ActiveToken>),
 }
 
-/// A token that is good now.
+/// A token that is valid now.
 #[derive(Debug)]
 pub struct ActiveToken {
-    /// The session, with what decided about it.
+    /// The session, with the facts that determine its status.
     pub view: SessionView,
-    /// On whose behalf it is, nearest first.
+    /// The workloads on whose behalf it is used, nearest first.
     pub delegators: Vec<Identity>,
-    /// The hash of its decision's leaf, as the token carries it.
+    /// The hash of its decision's leaf, from the token.
     pub decision_hash: String,
 }
 
 impl Verification {
-    /// Judges a token for a verifier of its resource, or an admin.
+    /// Introspects a token for a verifier of its resource or an admin.
     #[instrument(skip_all)]
     pub async fn introspect(
         &self,
@@ -85,7 +86,7 @@ impl Verification {
         })
     }
 
-    /// Signs an answer for whoever asked (RFC 9701): what was true of the token at this moment.
+    /// Signs an answer for the caller `asker` (RFC 9701). It describes the token at this moment.
     pub async fn sign_introspection(
         &self,
         asker: &str,
@@ -138,7 +139,8 @@ impl Verification {
         })))
     }
 
-    /// The session of a token that we signed, with the decision hash that it carries.
+    /// The session of a token that the broker signed, and the decision hash in the token. `None` if
+    /// the broker did not sign it.
     pub(in crate::broker) fn recognise(&self, token: &SecretString) -> Option<(SessionId, String)> {
         let jwt = UnverifiedJwt::parse(token.expose_secret()).ok()?;
         if !jwt.unverified_is_type(ACCESS_TOKEN_TYPE) {

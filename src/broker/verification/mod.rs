@@ -1,6 +1,6 @@
-//! Verification: whether a credential is good now, told to those who may know.
+//! Verification: reports whether a credential is valid now, to callers that may know.
 //!
-//! It reads, and signs what it tells. It makes no credential: it knows no minter and no sealing key.
+//! It reads, and signs its answers. It makes no credentials, and has no minter and no sealing key.
 
 pub mod introspect;
 pub mod sessions;
@@ -14,7 +14,7 @@ use self::status_lists::StatusLists;
 use super::access::Access;
 use super::core::Core;
 
-/// Answers whether credentials are good now.
+/// Reports whether credentials are valid now.
 pub struct Verification {
     core: Core,
     access: Arc<Access>,
@@ -23,7 +23,7 @@ pub struct Verification {
 }
 
 impl Verification {
-    /// With the keys by which tokens are recognised and answers are signed.
+    /// `keys` verify the signatures of tokens and sign answers.
     pub(super) fn new(core: Core, access: Arc<Access>, keys: StatementKeys) -> Self {
         Self {
             core,

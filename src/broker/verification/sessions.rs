@@ -1,4 +1,4 @@
-//! Sessions, for those who may see them.
+//! Reads sessions for callers that may see them.
 
 use super::Verification;
 use crate::attest::Evidence;
@@ -15,16 +15,16 @@ use crate::store::sessions::SessionFilter;
 /// A session with its status.
 #[derive(Debug)]
 pub struct SessionReport {
-    /// Its record, and what decides about it.
+    /// Its record, with the facts that determine its status.
     pub view: SessionView,
     /// Its status when it was read.
     pub status: EffectiveStatus,
-    /// The progress of its back end with denying it. `None` where it was not read.
+    /// The progress of its denial at the back end. `None` if it was never requested, or not read.
     pub revocation_progress: Option<RevocationProgress>,
 }
 
 impl SessionReport {
-    /// With its status at `now`.
+    /// A report with the status at `now` and without the revocation's progress.
     #[must_use]
     pub fn new(view: SessionView, now: Timestamp) -> Self {
         let status = view.status_at(now);
@@ -67,7 +67,7 @@ impl Verification {
         })
     }
 
-    /// The sessions of a listing: everybody's for an admin, a workload's own otherwise.
+    /// The sessions of a listing: all for an admin, otherwise the workload's own.
     pub async fn list_sessions(
         &self,
         evidence: &Evidence,

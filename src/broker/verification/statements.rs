@@ -1,7 +1,7 @@
-//! Statements: answers that the broker signs beside credentials.
+//! Statements: signed answers of the broker that are not credentials.
 //!
-//! The keys are those of the access tokens, which servers know already. The `typ` of a statement names
-//! its kind, so that none is taken for another.
+//! They are signed with the keys of access tokens, which servers know already. The `typ` of a
+//! statement names its kind, so that no server accepts it as another kind or as a token.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::crypto::keyring::{KeyPurpose, KeySchedule, SigningKeyRecord, signer_p
 use crate::crypto::loaded::{LoadedKey, LoadedKeys};
 use crate::crypto::signer::sign_jwt;
 
-/// The keys of access tokens, and the rule by which one of them signs.
+/// The keys of access tokens, and the rule that selects the signing key.
 pub(in crate::broker) struct StatementKeys {
     pub(in crate::broker) keys: LoadedKeys,
     pub(in crate::broker) algorithm: Algorithm,
@@ -23,7 +23,7 @@ pub(in crate::broker) struct StatementKeys {
 }
 
 impl StatementKeys {
-    /// The keys that are loaded now.
+    /// The keys that this replica has loaded now.
     pub(super) fn load(&self) -> Arc<Vec<LoadedKey>> {
         self.keys.load_full()
     }

@@ -1,8 +1,9 @@
-//! Status lists: what servers that poll read instead of asking at each use.
+//! Status lists. Servers poll them instead of introspecting a credential at each use.
 //!
-//! A list is dated before the store is read for it and is good for [`STATUS_LIST_SECONDS`] from
-//! then, so that whoever keeps to its dates never believes a revoked credential for longer. It is
-//! built at most once in [`BUILT_FOR_SECONDS`], however many ask: the list itself is public.
+//! The date of a list is before the store is read for it, and the list is valid for
+//! [`STATUS_LIST_SECONDS`] from then. So a server that observes these times accepts no revoked
+//! credential for longer. Status lists are public. To limit the load, each is built at most once in
+//! [`BUILT_FOR_SECONDS`], regardless of the number of requests.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -23,21 +24,22 @@ use crate::domain::status_list::{
     STATUS_LIST_SECONDS, STATUS_LIST_SIZE, StatusBits, StatusPlace, list_uri,
 };
 
-/// The `typ` of a list.
+/// The `typ` of a status list token.
 pub const STATUS_LIST_TYPE: &str = "statuslist+jwt";
 
-/// How long one built list is handed out.
+/// For how many seconds a built list is served.
 const BUILT_FOR_SECONDS: i64 = 10;
 
-/// Lists that are kept: those of the last million credentials, and one that somebody guessed.
+/// The number of cached lists: those of the last million credentials, and a few that clients
+/// request by guessing.
 const MAX_KEPT: u64 = 16;
 
-/// A list, signed.
+/// A signed status list.
 #[derive(Debug)]
 pub struct StatusList {
-    /// The token.
+    /// The list as a signed token.
     pub token: String,
-    /// Until when it may be believed.
+    /// The expiry in the token.
     pub expires_at: Timestamp,
 }
 
@@ -67,7 +69,7 @@ struct Bits {
 }
 
 impl Verification {
-    /// The list of this number, if there can be one.
+    /// The list of this number. Fails if the log has no leaf of its range yet.
     #[instrument(skip_all)]
     pub async fn status_list(&self, list: u64) -> Result<Arc<StatusList>, BrokerError> {
         self.core.check_clock()?;
@@ -77,7 +79,7 @@ impl Verification {
                 let first = own.checked_mul(STATUS_LIST_SIZE).filter(known);
                 Some(first.ok_or(BrokerError::NotFound("status list"))?)
             }
-            // A list of the log that ours takes the place of.
+            // A list of the log that this log succeeds.
             None => None,
         };
         let now = self.core.now();
@@ -91,15 +93,16 @@ impl Verification {
             .map_err(|why| BrokerError::FailClosed(why.as_ref().clone()))
     }
 
-    /// The bits of the list that begins with the leaf at `first`. Every position that has a leaf is
-    /// invalid unless a row shows that its session is good at `now`: a row that was pruned or is
-    /// missing shows nothing.
+    /// The bits of the list that begins with the leaf at `first`. A position that has a leaf is
+    /// invalid unless a row shows that its session is valid at `now`. Without a row, because it was
+    /// pruned or is missing, the position is invalid.
     ///
-    /// Positions beyond the log's end belong to no credential yet. They stay valid, because a server
-    /// may hold this list when it is shown a credential that is issued next; the list is too old to
-    /// be believed before such a credential could be revoked for longer than the bound.
+    /// Positions beyond the log's end belong to no credential yet. They are valid, because a server
+    /// may use this list for a credential that is issued later. If such a credential is revoked,
+    /// the list expires within the bound.
     async fn status_bits(&self, first: u64, now: Timestamp) -> Result<StatusBits, BrokerError> {
-        // The size before the rows: what is appended in between has no row only because it is new.
+        // Read the size before the rows. Otherwise the position of a leaf that is appended in
+        // between would be invalid although its session is valid.
         let head = self.core.ledger().head().await?;
         let size = head.map_or(0, |head| head.size);
         let end = first.saturating_add(STATUS_LIST_SIZE);
@@ -118,7 +121,7 @@ impl Verification {
         first: Option<u64>,
         now: Timestamp,
     ) -> Result<StatusList, BrokerError> {
-        // What is read may be as old as the read lease, and the list is dated by that.
+        // The rows may be as old as the read lease, so the list is dated back by that age.
         let age = self.core.store().read_lease_age();
         let bits = match first {
             None => StatusBits::invalid_first(STATUS_LIST_SIZE),

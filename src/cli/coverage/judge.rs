@@ -553,12 +553,11 @@ fn no_session_of_aws() -> Verdict {
 
 fn told(end: Ending) -> (Reason, String) {
     let (reason, what) = match end.cause {
-        EndCause::Expired => (Reason::Expired, "expired"),
+        EndCause::Expired | EndCause::Recorded(EndReason::Expired) => (Reason::Expired, "expired"),
         EndCause::Recorded(EndReason::Completed) => (Reason::Completed, "was completed"),
         EndCause::Recorded(EndReason::Revoked) => (Reason::Revoked, "was revoked"),
         EndCause::Recorded(EndReason::Superseded) => (Reason::Superseded, "was superseded"),
         EndCause::Recorded(EndReason::Failed) => (Reason::Failed, "was never confirmed"),
-        EndCause::Recorded(EndReason::Expired) => (Reason::Expired, "expired"),
         EndCause::Task(TaskEnd::Complete) => (
             Reason::TaskOver,
             "ended with its task, which was completed,",

@@ -359,7 +359,7 @@ mod tests {
             "aws": {
                 "role_arn": "arn:aws:iam::123456789012:role/reports", "mode": "web_identity",
                 "region": "eu-central-1", "endpoint": null, "external_id": null, "regions": [],
-                "source_networks": [], "policy_arns": [], "may_leave": false, "revocation": null
+                "source_networks": [], "may_leave": false, "revocation": null
             },
             "default_ttl_seconds": 300, "max_ttl_seconds": 900, "risk": "low"
         })

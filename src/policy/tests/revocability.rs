@@ -51,16 +51,17 @@ fn a_policy_can_refuse_each_answer() {
             false,
         ),
         (
+            // The bound of an immediate revocation is no part of the context.
             "context.revocability has bound_seconds && context.revocability.bound_seconds > 4",
             false,
-            true,
+            false,
         ),
         (
             "context.revocability has bound_seconds && context.revocability.bound_seconds > 5",
             false,
             false,
         ),
-        ("!(context.revocability has bound_seconds)", true, false),
+        ("!(context.revocability has bound_seconds)", true, true),
     ] {
         let expected = |refused| {
             if refused {
@@ -75,6 +76,16 @@ fn a_policy_can_refuse_each_answer() {
             expected(of_token),
             "{condition}"
         );
+    }
+    let bounded = Revocability {
+        class: RevocationClass::Bounded { bound_seconds: 60 },
+        ..REVOCABILITY
+    };
+    for (seconds, expected) in [(59, Outcome::Deny), (60, Outcome::Permit)] {
+        let condition = format!(
+            "context.revocability has bound_seconds && context.revocability.bound_seconds > {seconds}"
+        );
+        assert_eq!(outcome(&condition, bounded), expected, "{condition}");
     }
 }
 

@@ -387,7 +387,7 @@ async fn sqlite_session(
          policies, class, bound_seconds, issued_at, expires_at, state, lease_until, lease_holder, \
          minter, is_local, in_status_lists, open_sessions, expires_by) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
-         $19, $20, $21, $22, $23, $24, $25)",
+         $19, $20, $21, $22, $23, $24, $25, $26, $27)",
     )
     .bind(session.id)
     .bind(session.task_id)
