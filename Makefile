@@ -27,7 +27,7 @@ test: ## set up what is missing, start a private PostgreSQL, run every test
 	scripts/test $(ARGS)
 
 .PHONY: check
-check: fmt clippy deny imports controls shell compose alarms ## formatting, lints, dependencies, imports, controls, scripts, compose file, alarms
+check: fmt clippy deny imports controls check-docs shell compose alarms ## formatting, lints, dependencies, imports, documents, scripts, compose file, alarms
 
 .PHONY: fmt
 fmt: ## fail where the formatting differs (cargo fmt repairs it)
@@ -56,8 +56,17 @@ imports: ## modules import only downwards
 	scripts/check-imports
 
 .PHONY: controls
-controls: ## docs/controls.md names code and tests that exist
+controls: ## docs/reference/controls.md names code and tests that exist
 	scripts/check-controls
+
+.PHONY: check-docs
+check-docs: ## the documents: links, anchors, marks of shell blocks
+	scripts/check-docs
+
+.PHONY: docs
+docs: ## build the documentation site into target/docs
+	@scripts/setup docs
+	scripts/docs $(ARGS)
 
 .PHONY: shell
 shell: ## shellcheck over the scripts
@@ -70,7 +79,7 @@ compose: ## docker-compose.yml and Dockerfile, as far as this machine can check 
 	scripts/check-compose
 
 .PHONY: alarms
-alarms: ## Prometheus's rules: valid, tested, and as docs/operations.md lists them
+alarms: ## Prometheus's rules: valid, tested, and as docs/reference/metrics.md lists them
 	@scripts/setup check
 	scripts/check-alarms
 

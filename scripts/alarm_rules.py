@@ -19,7 +19,7 @@ def main() -> int:
     rules = {rule["alert"]: (rule["expr"], rule.get("for")) for rule in group["rules"]}
 
     documented = {}
-    for line in Path("docs/operations.md").read_text().splitlines():
+    for line in Path("docs/reference/metrics.md").read_text().splitlines():
         if row := ROW.fullmatch(line):
             name, expr, count, unit = row.groups()
             documented[name] = (expr.replace("\\|", "|"), f"{count}{unit}" if count else None)

@@ -10,6 +10,9 @@ venv=$tools/venv
 # A second environment, for packages that need other versions of the same packages.
 # shellcheck disable=SC2034
 description=$tools/description
+# The environment that builds the documentation site.
+# shellcheck disable=SC2034
+docs=$tools/docs
 # shellcheck disable=SC2034
 node=$tools/node
 

@@ -401,10 +401,10 @@ mod tests {
 
     #[test]
     fn the_page_in_the_documents_is_the_one_that_the_code_gives() {
-        let written = include_str!("../../docs/environment.md");
+        let written = include_str!("../../docs/reference/environment.md");
         assert!(
             written == page(),
-            "run: taskpass reference > docs/environment.md"
+            "run: taskpass reference > docs/reference/environment.md"
         );
     }
 

@@ -1,6 +1,6 @@
 // OAuth as the metadata advertises it, with openid-client and with oauth4webapi: every endpoint, with
 // every advertised method. The file `given` holds the broker's address and the client's credentials.
-// Each line of the output is a row of the table in docs/standards.md: library, flow, result.
+// Each line of the output is a row of the table in docs/reference/standards.md: library, flow, result.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';

@@ -1,6 +1,6 @@
 """OAuth as the metadata advertises it, with Authlib or requests-oauthlib, as the first argument says. The
 file `given` holds the broker's address and the client's credentials. Each line of the output is a row of
-the table in docs/standards.md: library, flow, result.
+the table in docs/reference/standards.md: library, flow, result.
 """
 
 from __future__ import annotations

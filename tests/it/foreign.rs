@@ -138,9 +138,9 @@ async fn a_client_of_python_passes_untouched() {
     );
 }
 
-/// The rows about these libraries in the table of `docs/standards.md`.
+/// The rows about these libraries in the table of `docs/reference/standards.md`.
 fn rows(libraries: &[&str]) -> Vec<String> {
-    let document = include_str!("../../docs/standards.md");
+    let document = include_str!("../../docs/reference/standards.md");
     let rows = document.lines().filter_map(|line| line.strip_prefix("| "));
     let rows = rows.filter_map(|line| line.strip_suffix(" |"));
     let of = |row: &&str| {

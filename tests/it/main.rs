@@ -45,6 +45,7 @@ mod credential_process;
 mod cutoffs;
 mod development;
 mod disconnects;
+mod documents;
 mod endpoints;
 mod evidence;
 mod evidence_kept;

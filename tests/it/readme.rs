@@ -1,4 +1,5 @@
-//! Runs the README's production steps. Only host names and paths are replaced.
+//! Runs the production steps of `docs/how-to/run-on-postgresql.md`. Only host names and paths are
+//! replaced.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,8 +11,8 @@ use crate::support::random_hex;
 
 /// The first shell block under this heading.
 fn block(heading: &str) -> String {
-    let readme = include_str!("../../README.md");
-    let (_, section) = readme.split_once(heading).expect("the heading");
+    let page = include_str!("../../docs/how-to/run-on-postgresql.md");
+    let (_, section) = page.split_once(heading).expect("the heading");
     let (_, rest) = section.split_once("```sh\n").expect("a shell block");
     let (block, _) = rest.split_once("\n```").expect("the block's end");
     assert!(!block.contains("\n## "), "the block is of this section");
@@ -19,7 +20,7 @@ fn block(heading: &str) -> String {
 }
 
 fn replaced(text: &str, from: &str, to: &str) -> String {
-    assert!(text.contains(from), "the README names {from}");
+    assert!(text.contains(from), "the page names {from}");
     text.replace(from, to)
 }
 
@@ -37,7 +38,7 @@ fn the_production_block_of_the_readme_leads_to_an_admin_and_a_credential() {
     let server = database.address();
     let address = free_address();
     let unique = random_hex(4);
-    let mut script = block("## Run it in production");
+    let mut script = block("## All steps");
     for (from, to) in [
         ("https://broker.example", format!("http://{address}")),
         ("127.0.0.1:8443", address.to_string()),

@@ -66,7 +66,7 @@ enum Format {
 /// Join external actions to the log's decisions: proven, outside the grant, after the end, unproven
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Exits with 0 only if every action was judged and proven, 1 if one was not proven, 3 if that could not be established. Nothing is fetched. See docs/coverage.md.\n\nExamples:\n  \
+    after_help = "Exits with 0 only if every action was judged and proven, 1 if one was not proven, 3 if that could not be established. Nothing is fetched. See docs/reference/coverage.md.\n\nExamples:\n  \
     taskpass ledger coverage --log log.jsonl --key-file log.vkey --records trail/*.json.gz\n  \
     taskpass ledger coverage --log log.jsonl --key-file log.vkey --records access.jsonl --mapping access.toml --svg coverage.svg\n  \
     zcat archive/*.gz | taskpass ledger coverage --log log.jsonl --key-file log.vkey --format ocsf --records - --json"

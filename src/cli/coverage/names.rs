@@ -1,7 +1,7 @@
 //! Translates between the names in AWS's records and those in its policies.
 //!
 //! CloudTrail writes the name of a call, and a policy the name of a right. They are the same for
-//! each service and call, except for this table, which is also in `docs/coverage.md`. A call that
+//! each service and call, except for this table, which is also in `docs/reference/coverage.md`. A call that
 //! needs several rights is not compared with a grant.
 
 use super::record::{Deed, Region, arn, arn_that_begins};

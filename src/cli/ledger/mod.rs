@@ -62,7 +62,7 @@ enum Command {
     Export(export::Export),
     /// Write a verified log's entries as events of OCSF or CloudEvents
     #[command(
-        after_help = "The events and their ids are those that a sink of [[export]] receives (docs/export.md). The whole log is verified before the first event is written.\n\nExample:\n  \
+        after_help = "The events and their ids are those that a sink of [[export]] receives (docs/reference/events.md). The whole log is verified before the first event is written.\n\nExample:\n  \
         taskpass ledger events log.jsonl --key-file log.vkey --issuer https://broker.example --format ocsf --since 2026-11-01T00:00:00Z > events.jsonl"
     )]
     Events(events::Events),

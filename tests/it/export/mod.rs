@@ -620,7 +620,7 @@ fn a_sink_that_cannot_work_is_told_by_check() {
 
 /// The page's code blocks in this language.
 fn blocks(language: &str) -> Vec<&'static str> {
-    let page = include_str!("../../../docs/export.md");
+    let page = include_str!("../../../docs/how-to/export-events.md");
     let fence = format!("```{language}\n");
     let parts = page.split(fence.as_str()).skip(1);
     parts

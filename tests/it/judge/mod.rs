@@ -3,7 +3,7 @@
 //! It also judges the comparison of patterns ([`patterns`]) and the policy that denies single
 //! sessions.
 //!
-//! These tests do not show that AWS itself decides in the same way: see `docs/aws.md`.
+//! These tests do not show that AWS itself decides in the same way: see `docs/reference/aws-sessions.md`.
 
 mod patterns;
 

@@ -56,7 +56,7 @@ resources = ["orders"]
 
 /// The document's examples, in order.
 fn examples() -> Vec<&'static str> {
-    let document = include_str!("../../../docs/pipelines.md");
+    let document = include_str!("../../../docs/reference/attestors.md");
     let blocks = document.split("```toml\n").skip(1);
     blocks
         .map(|rest| rest.split("```").next().unwrap())
