@@ -27,7 +27,7 @@ test: ## set up what is missing, start a private PostgreSQL, run every test
 	scripts/test $(ARGS)
 
 .PHONY: check
-check: fmt clippy deny imports controls check-docs shell compose alarms ## formatting, lints, dependencies, imports, documents, scripts, compose file, alarms
+check: fmt clippy deny imports language controls check-docs shell compose alarms ## formatting, lints, dependencies, imports, documents, scripts, compose file, alarms
 
 .PHONY: fmt
 fmt: ## fail where the formatting differs (cargo fmt repairs it)
@@ -54,6 +54,10 @@ advisories: ## dependencies: known vulnerabilities (fetches the database)
 .PHONY: imports
 imports: ## modules import only downwards
 	scripts/check-imports
+
+.PHONY: language
+language: ## idioms, clauses with "what" and empty field docs only get fewer
+	scripts/check-language
 
 .PHONY: controls
 controls: ## docs/reference/controls.md names code and tests that exist

@@ -16,7 +16,6 @@ use crate::crypto::jwk::Algorithm;
 use crate::crypto::jwt::Claims;
 use crate::domain::workload::{Identity, Instance, Reuse, Workload, encode_value};
 
-/// The attestor's name.
 pub(crate) const NAME: &str = "fake";
 
 /// The lifetime of a token in seconds.

@@ -71,7 +71,7 @@ struct List {
 /// The use of a key.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Purpose {
-    /// Access tokens
+    /// The keys that sign access tokens
     AccessToken,
     /// The checkpoints of the ledger
     Ledger,

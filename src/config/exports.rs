@@ -19,7 +19,7 @@ const MAX_EXPORTS: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum ExportFormat {
-    /// OCSF
+    /// Events of the Open Cybersecurity Schema Framework (OCSF 1.5.0)
     Ocsf,
     /// CloudEvents 1.0, structured, in JSON
     Cloudevents,

@@ -13,7 +13,7 @@ use super::signer::Signer;
 pub struct LoadedKey {
     /// Its dates and purpose.
     pub record: SigningKeyRecord,
-    /// Signs.
+    /// Signs with the private key.
     pub signer: Arc<dyn Signer>,
     /// Verifies what it signed.
     pub verifier: VerificationKey,

@@ -369,7 +369,10 @@ fn a_whole_log_itself_names_the_key_of_its_credentials() {
         let ended = grown.verify(&log, &with);
         assert_eq!(ended.code(), Some(1), "{}", ended.stdout);
         let said = &ended.stdout;
-        assert!(said.contains("NOT SHOWN: the credential's signature"), "{said}");
+        assert!(
+            said.contains("NOT SHOWN: the credential's signature"),
+            "{said}"
+        );
         assert!(said.ends_with("not everything is shown\n"), "{said}");
         let jwks = [&with[..], &["--jwks", "jwks"]].concat();
         holds(&grown.verify(&log, &jwks), "decided: permit");

@@ -262,7 +262,12 @@ fn hidden() -> [(&'static str, String); 4] {
 
 /// Whether a refusal names the depth, or the character that hides it.
 fn tells_the_depth(refusal: &str) -> bool {
-    let reasons = ["deep here", "terms here", "no line feed after it", "in ASCII"];
+    let reasons = [
+        "deep here",
+        "terms here",
+        "no line feed after it",
+        "in ASCII",
+    ];
     reasons.iter().any(|reason| refusal.contains(reason))
 }
 

@@ -223,7 +223,7 @@ impl DenyLists {
         mut desired: Denied,
     ) -> Result<Option<Denied>, ReconcileError> {
         let target = &claimed.place;
-        let names = |denied: &Denied| denied.sessions.len() as u64;
+        let count = |denied: &Denied| denied.sessions.len() as u64;
         let mut short = false;
         loop {
             let why = match self.write(list, target, remote.as_ref(), &desired).await? {
@@ -233,7 +233,7 @@ impl DenyLists {
                         let noted =
                             self.core
                                 .store()
-                                .deny_place_short(claimed, names(&denied), now);
+                                .deny_place_short(claimed, count(&denied), now);
                         noted.await.map_err(BrokerError::from)?;
                     }
                     return Ok(Some(denied));
@@ -249,7 +249,7 @@ impl DenyLists {
                 "the back end has no room for a deny list; nothing is issued there until it has: \
                  remove other inline policies of the role, or register fewer entries"
             );
-            let named = remote.as_ref().map_or(0, names);
+            let named = remote.as_ref().map_or(0, count);
             let noted = self
                 .core
                 .store()

@@ -200,7 +200,10 @@ fn a_catalogue_action_cannot_be_the_brokers_own() {
         let action = name.to_owned().try_into().unwrap();
         parts.resources[0].actions.insert(action);
         let problems = build(parts, &[]).unwrap_err();
-        assert!(problems[0].message.contains("reserved for the broker"), "{name}");
+        assert!(
+            problems[0].message.contains("reserved for the broker"),
+            "{name}"
+        );
     }
 }
 
@@ -464,7 +467,10 @@ fn a_permit_says_who_by_something_that_the_caller_cannot_choose() {
     ] {
         let policy = read(scope, rest);
         let problems = refused(&policy);
-        assert!(problems.contains("does not pin its principal"), "{policy}\n{problems}");
+        assert!(
+            problems.contains("does not pin its principal"),
+            "{policy}\n{problems}"
+        );
     }
     for (scope, rest) in [
         (AGENT, ""),
@@ -497,7 +503,10 @@ fn the_rule_of_who_holds_for_tasks_and_for_acts_on_the_broker_too() {
         "permit (principal, action == Action::\"readLedger\", resource);",
         "permit (principal is Bootstrap, action == Action::\"listTasks\", resource);",
     ] {
-        assert!(refused(policy).contains("does not pin its principal"), "{policy}");
+        assert!(
+            refused(policy).contains("does not pin its principal"),
+            "{policy}"
+        );
     }
 }
 
