@@ -9,7 +9,6 @@ use crate::clock::Timestamp;
 use crate::domain::catalog::Resource;
 use crate::domain::generation::Generation;
 use crate::domain::grant::ActionName;
-use crate::domain::kind::ResourceKind;
 use crate::domain::kind::api::Verification;
 use crate::domain::trust::AttestorSpec;
 use crate::domain::workload::Identity;
@@ -217,9 +216,8 @@ fn check_verifiers(compiled: &CompiledGeneration, attestors: &Attestors) -> Resu
         attestor.is_some_and(|(attestor, _)| attestors.could_attest(attestor, verifier))
     };
     for resource in compiled.catalog().resources() {
-        let api = match &resource.kind {
-            ResourceKind::Jwt(api) => api,
-            ResourceKind::Aws(_) => continue,
+        let Some(api) = resource.kind.api() else {
+            continue;
         };
         if let Some(verifier) = api.verifiers.iter().find(|own| !named(own)) {
             let attestors = compiled.attestors().iter().map(AttestorSpec::name);

@@ -6,7 +6,6 @@
 
 use super::catalog::Resource;
 use super::grant::ActionName;
-use super::kind::ResourceKind;
 use super::pattern::Budget;
 
 /// The actions in lower case, grouped by the access that they leave behind.
@@ -99,11 +98,8 @@ pub struct LastingAction {
 /// runs out.
 #[must_use]
 pub fn lasting_actions(resource: &Resource, budget: &Budget) -> Vec<LastingAction> {
-    let is_silent = match &resource.kind {
-        ResourceKind::Jwt(_) => true,
-        ResourceKind::Aws(role) => role.may_leave,
-    };
-    if is_silent {
+    let role = resource.kind.aws_role();
+    if role.is_none_or(|role| role.may_leave) {
         return Vec::new();
     }
     let mut found = Vec::new();

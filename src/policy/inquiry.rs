@@ -20,7 +20,6 @@ use super::slice::{Answer, Slice};
 use crate::clock::Timestamp;
 use crate::domain::catalog::Resource;
 use crate::domain::grant::{ActionName, AuthorizationDetail, Location};
-use crate::domain::kind::ResourceKind;
 use crate::domain::limits::EVALUATION_STEPS;
 use crate::domain::pattern::Budget;
 
@@ -130,13 +129,14 @@ where
         for detail in &asked.authorization_details {
             let extents = self.extents(registered, detail);
             for action in detail.actions() {
-                let text = match &registered.kind {
-                    ResourceKind::Jwt(_) => None,
-                    ResourceKind::Aws(_) => {
+                let text = registered
+                    .kind
+                    .detail_type()
+                    .has_action_patterns()
+                    .then(|| {
                         self.texts.push(AskedText::of_action(action));
-                        Some(self.texts.len() - 1)
-                    }
-                };
+                        self.texts.len() - 1
+                    });
                 let decided_as = registered.decided_as(action, budget);
                 if decided_as.is_empty() {
                     // A right that policy cannot decide about is not permitted.
@@ -203,9 +203,9 @@ where
             self.texts.extend(texts);
             from..self.texts.len()
         };
-        let regions: Vec<Option<usize>> = match &registered.kind {
-            ResourceKind::Jwt(_) => vec![None],
-            ResourceKind::Aws(role) => {
+        let regions: Vec<Option<usize>> = match registered.kind.aws_role() {
+            None => vec![None],
+            Some(role) => {
                 let texts = AskedText::of_region(detail.region(), &role.regions);
                 add(texts).map(Some).collect()
             }

@@ -14,7 +14,7 @@ use super::asked::text::AskedText;
 use super::bundle::NamedPolicy;
 use crate::domain::catalog::{Catalog, Resource};
 use crate::domain::grant::Location;
-use crate::domain::kind::ResourceKind;
+use crate::domain::kind::{DetailType, ResourceKind};
 use crate::domain::lasting::lasting_actions;
 use crate::domain::limits::MAX_LOAD_STEPS;
 use crate::domain::pattern::Budget;
@@ -98,9 +98,9 @@ impl Notes {
 
 /// Whether every request for a resource of this kind has a region.
 fn always_has_a_region(kind: &ResourceKind) -> bool {
-    match kind {
-        ResourceKind::Jwt(_) => false,
-        ResourceKind::Aws(_) => true,
+    match kind.detail_type() {
+        DetailType::Api => false,
+        DetailType::Aws => true,
     }
 }
 

@@ -288,6 +288,15 @@ impl ResourceKind {
         }
     }
 
+    /// The API whose server takes the tokens, for kind `jwt`.
+    #[must_use]
+    pub fn api(&self) -> Option<&ApiResource> {
+        match self {
+            Self::Jwt(api) => Some(api),
+            Self::Aws(_) => None,
+        }
+    }
+
     /// The AWS role, for kind `aws`.
     #[must_use]
     pub fn aws_role(&self) -> Option<&AwsRole> {

@@ -9,7 +9,7 @@ use super::{PolicyUse, Proposal, UnusedOn, Used};
 use crate::domain::catalog::Resource;
 use crate::domain::generation::{Generation, PolicyFile};
 use crate::domain::grant::Location;
-use crate::domain::kind::ResourceKind;
+use crate::domain::kind::DetailType;
 use crate::policy::bundle::NamedPolicy;
 use crate::policy::generation::CompiledGeneration;
 use crate::policy::stack::with_balanced_stack;
@@ -107,15 +107,15 @@ fn places(resource: &Resource, used: &Used) -> Option<String> {
         return None;
     }
     let quoted = |text: &str| text.escape_debug().to_string();
-    let holds = |location: &&str| match &resource.kind {
-        ResourceKind::Jwt(_) => {
+    let holds = |location: &&str| match resource.kind.detail_type() {
+        DetailType::Api => {
             let below = quoted(location).replace('*', "\\*");
             format!(
                 "context.location == \"{}\" || context.location like \"{below}/*\"",
                 quoted(location)
             )
         }
-        ResourceKind::Aws(_) => {
+        DetailType::Aws => {
             // Cedar's patterns have no `?`. `*` matches more, but the registered locations still
             // limit it.
             let pattern = quoted(location).replace('?', "*");
