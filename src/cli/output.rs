@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::Serialize;
 
 use super::Failure;
-use crate::domain::text::is_unprintable;
+pub(super) use crate::domain::text::{printable, printable_lines};
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
@@ -145,34 +145,9 @@ fn aligned(rows: &[Vec<String>]) -> Vec<String> {
     rows.iter().map(row).collect()
 }
 
-/// Replaces characters that could move the cursor or change the reading order.
-pub(super) fn printable(text: &str) -> String {
-    let shown = |c: char| if is_unprintable(c) { '\u{fffd}' } else { c };
-    text.chars().map(shown).collect()
-}
-
-/// Like [`printable`], but keeps line breaks.
-pub(super) fn printable_lines(text: &str) -> String {
-    let shown = |c: char| {
-        if is_unprintable(c) && c != '\n' {
-            '\u{fffd}'
-        } else {
-            c
-        }
-    };
-    text.chars().map(shown).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_name_cannot_move_the_cursor() {
-        assert_eq!(printable("a\u{1b}[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
-        let lines = printable_lines("a\n\u{1b}]0;b\u{7}\r\u{202e}c\n");
-        assert_eq!(lines, "a\n\u{fffd}]0;b\u{fffd}\u{fffd}\u{fffd}c\n");
-    }
 
     #[test]
     fn a_cell_of_any_length_can_be_shown() {
