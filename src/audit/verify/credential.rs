@@ -6,15 +6,15 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::Asked;
-use super::verdict::{Claim, Verdict};
+use super::Request;
+use super::verification::{Claim, Verification};
 use crate::clock::Timestamp;
 use crate::crypto::jwt::ACCESS_TOKEN_TYPE;
 use crate::crypto::{self, UnverifiedJwt, VerificationKey};
 use crate::domain::leaf::{DecisionLeaf, Effect, Leaf};
 use crate::domain::status_list::StatusPlace;
+use crate::domain::workload::subject_and_actor;
 use crate::merkle::Hash;
-use crate::mint::jwt::subject_and_actor;
 
 /// Every claim that an access token can have (`mint/jwt.rs`).
 const CLAIMS: [&str; 15] = [
@@ -43,10 +43,10 @@ pub(super) enum Signers<'a> {
     Leaf(Logged<'a>),
     /// A leaf of the log that others could have written, because its heads were not always
     /// authenticated.
-    AnyonesLeaf(u64),
+    UnauthenticatedLeaf(u64),
     /// None. `unchecked` says whether the user accepts unverified claims, which any holder of the
     /// leaf could have written.
-    Nobody { unchecked: bool },
+    Missing { unchecked: bool },
 }
 
 /// A key that a leaf of the log names.
@@ -62,13 +62,15 @@ pub(super) struct Logged<'a> {
 
 impl<'a> Signers<'a> {
     /// Chooses the source. The auditor's keys take precedence over the log's.
-    pub(super) fn of(asked: &Asked<'a>, logged: Option<Logged<'a>>) -> Self {
-        match (asked.jwks, logged) {
+    pub(super) fn of(request: &Request<'a>, logged: Option<Logged<'a>>) -> Self {
+        match (request.jwks, logged) {
             (Some(jwks), _) => Self::Set(jwks),
             (None, Some(logged)) if logged.is_brokers => Self::Leaf(logged),
-            (None, Some(logged)) if !asked.unchecked_signature => Self::AnyonesLeaf(logged.index),
-            (None, _) => Self::Nobody {
-                unchecked: asked.unchecked_signature,
+            (None, Some(logged)) if !request.unchecked_signature => {
+                Self::UnauthenticatedLeaf(logged.index)
+            }
+            (None, _) => Self::Missing {
+                unchecked: request.unchecked_signature,
             },
         }
     }
@@ -108,7 +110,7 @@ impl Credential {
     /// Checks it against the leaf with this hash, and verifies its signature.
     pub(super) fn check(
         &self,
-        verdict: &mut Verdict,
+        verdict: &mut Verification,
         leaf_hash: &Hash,
         (index, leaf): (u64, &Leaf),
         signers: &Signers<'_>,
@@ -131,7 +133,7 @@ impl Credential {
         self.check_signature(verdict, signers);
     }
 
-    fn check_signature(&self, verdict: &mut Verdict, signers: &Signers<'_>) {
+    fn check_signature(&self, verdict: &mut Verification, signers: &Signers<'_>) {
         let checked = match signers {
             Signers::Set(jwks) => self.verify_by_set(jwks),
             Signers::Leaf(Logged { index, jwk, .. }) => self.verify_by_key(jwk).inspect(|()| {
@@ -140,13 +142,13 @@ impl Credential {
                      log names"
                 ));
             }),
-            Signers::Nobody { unchecked: true } => {
+            Signers::Missing { unchecked: true } => {
                 let note = "the credential's signature was not checked, as requested: any holder of \
                             the leaf could have written its claims";
                 verdict.notes.push(note.into());
                 return;
             }
-            Signers::AnyonesLeaf(index) => {
+            Signers::UnauthenticatedLeaf(index) => {
                 return verdict.lack(
                     Claim::Decided,
                     &format!(
@@ -156,7 +158,7 @@ impl Credential {
                     ),
                 );
             }
-            Signers::Nobody { unchecked: false } => {
+            Signers::Missing { unchecked: false } => {
                 return verdict.lack(
                     Claim::Decided,
                     "the credential's signature was not checked; give the issuer's keys with \
@@ -169,7 +171,7 @@ impl Credential {
         }
     }
 
-    fn check_claims(&self, verdict: &mut Verdict, leaf_hash: &Hash, decision: &DecisionLeaf) {
+    fn check_claims(&self, verdict: &mut Verification, leaf_hash: &Hash, decision: &DecisionLeaf) {
         let none = Value::Null;
         let claim = |name: &str| self.claims.get(name).unwrap_or(&none);
         let json = |value: Result<Value, serde_json::Error>| value.unwrap_or_default();
@@ -237,7 +239,7 @@ impl Credential {
 
     /// Checks the list and the index of the credential's status, which follow from the leaf's
     /// index.
-    fn check_status(&self, verdict: &mut Verdict, index: u64, decision: &DecisionLeaf) {
+    fn check_status(&self, verdict: &mut Verification, index: u64, decision: &DecisionLeaf) {
         let said = self.claims.get("status").unwrap_or(&Value::Null);
         let issuer = decision.issuer.as_deref().unwrap_or_default();
         let leaf = decision.first_status_list.map_or(Value::Null, |first| {
@@ -251,7 +253,12 @@ impl Credential {
         }
     }
 
-    fn check_dates(&self, verdict: &mut Verdict, decided_at: Timestamp, decision: &DecisionLeaf) {
+    fn check_dates(
+        &self,
+        verdict: &mut Verification,
+        decided_at: Timestamp,
+        decision: &DecisionLeaf,
+    ) {
         let date = |name: &str| self.claims.get(name).and_then(Value::as_i64);
         if date("iat").is_none_or(|iat| iat < decided_at.seconds()) {
             verdict.fail(
@@ -276,7 +283,7 @@ impl Credential {
     }
 
     /// Checks that the credential was valid when it was used, by its own claims.
-    pub(super) fn check_use(&self, verdict: &mut Verdict, used: Timestamp) {
+    pub(super) fn check_use(&self, verdict: &mut Verification, used: Timestamp) {
         let date = |name: &str| self.claims.get(name).and_then(Value::as_i64);
         let claim = Claim::LoggedBeforeUse;
         if let Some(iat) = date("iat").map(Timestamp::from_seconds)
@@ -321,7 +328,7 @@ impl Credential {
 }
 
 /// Compares a value in an answer or credential with the leaf's.
-pub(super) fn equal(verdict: &mut Verdict, name: &str, said: &Value, leaf: &Value) {
+pub(super) fn equal(verdict: &mut Verification, name: &str, said: &Value, leaf: &Value) {
     if said != leaf || said.is_null() {
         verdict.fail(
             Claim::Decided,

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::verdict::{Claim, Verdict};
+use super::verification::{Claim, Verification};
 use crate::clock::Timestamp;
 use crate::merkle::{
     Anchor, Checkpoint, CheckpointError, Hash, MAX_PROOF_HASHES, NoteError, Trust, VerifierKey,
@@ -27,7 +27,7 @@ const COSIGNED_WITHIN_SECONDS: u64 = 1;
 
 /// A consistency proof, in the form of `GET /v1/ledger/consistency`.
 #[derive(Clone, Debug, Deserialize)]
-pub(in crate::cli) struct Consistency {
+pub(crate) struct Consistency {
     pub(super) from: u64,
     pub(super) to: u64,
     #[serde(rename = "consistency_proof")]
@@ -36,12 +36,12 @@ pub(in crate::cli) struct Consistency {
 
 /// A checkpoint that was given in addition to the file's own.
 #[derive(Clone, Debug)]
-pub(in crate::cli) struct Given {
+pub(crate) struct Given {
     /// Its name in messages.
-    pub(in crate::cli) name: String,
-    pub(in crate::cli) note: Vec<u8>,
+    pub(crate) name: String,
+    pub(crate) note: Vec<u8>,
     /// The time at which it was public, by the clock of the person who kept it.
-    pub(in crate::cli) published: Option<Timestamp>,
+    pub(crate) published: Option<Timestamp>,
 }
 
 /// An observation of a head at a certain time.
@@ -65,7 +65,7 @@ impl Heads {
     /// Verifies the given checkpoints. One without a trusted signature is a problem, because the
     /// user named it as trusted.
     pub(super) fn open(
-        verdict: &mut Verdict,
+        verdict: &mut Verification,
         trust: &Trust,
         given: &[Given],
         proofs: &[Consistency],
@@ -167,7 +167,7 @@ impl Heads {
     /// contradictions.
     pub(super) fn vouched(
         &mut self,
-        verdict: &mut Verdict,
+        verdict: &mut Verification,
         trust: &Trust,
         head: &Checkpoint,
         note: &[u8],
@@ -238,7 +238,7 @@ impl Heads {
     /// `index` and `decided_at` are the leaf's index and its time of decision.
     pub(super) fn before_use(
         &self,
-        verdict: &mut Verdict,
+        verdict: &mut Verification,
         head: &Checkpoint,
         (index, decided_at): (u64, Timestamp),
         used_at: Option<Timestamp>,

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::credential::equal;
 use super::heads::with_causes;
 use super::name_of;
-use super::verdict::{Claim, Kind, Verdict};
+use super::verification::{Claim, Kind, Verification};
 use crate::clock::Timestamp;
 use crate::crypto::strict_json;
 use crate::domain::decision::Outcome;
@@ -18,9 +18,8 @@ use crate::domain::leaf::{DecisionLeaf, Leaf, RecordedDecision, TaskLeaf};
 use crate::domain::session::SessionState;
 use crate::domain::task::TaskState;
 use crate::domain::workload::KeyBinding;
-use crate::http::oauth::token::{ACCESS_TOKEN, JWT};
-use crate::http::problem;
 use crate::merkle::{Receipt, TlogProof, TlogProofError};
+use crate::wire::words::{ACCESS_TOKEN, JWT, PROBLEM_URN, problem_of_refusal};
 
 /// The members that accompany a receipt in an answer.
 const PARTS: [&str; 6] = [
@@ -124,14 +123,14 @@ const MEMBERS: [(&str, &[&str]); 6] = [
 ];
 
 /// The content of a file.
-pub(super) struct Held {
+pub(super) struct InputFile {
     pub(super) kind: Kind,
     pub(super) receipt: Receipt,
     /// The answer around the receipt; null if there is none.
     answer: Value,
 }
 
-impl Held {
+impl InputFile {
     /// Determines the kind of a file. A member that occurs twice, at any depth, is refused.
     pub(super) fn read(file: &[u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(file).map_err(|_| "the file is not UTF-8")?;
@@ -190,7 +189,7 @@ impl Held {
     }
 
     /// Compares the answer with the leaf.
-    pub(super) fn check(&self, verdict: &mut Verdict, leaf: &Leaf) {
+    pub(super) fn check(&self, verdict: &mut Verification, leaf: &Leaf) {
         let read = serde_json::from_slice(&self.receipt.leaf).unwrap_or_default();
         self.hold(verdict, vec![("/leaf", read)]);
         self.tell_unknown_members(verdict);
@@ -219,7 +218,7 @@ impl Held {
         }
     }
 
-    fn check_decision(&self, verdict: &mut Verdict, decision: &DecisionLeaf, at: Timestamp) {
+    fn check_decision(&self, verdict: &mut Verification, decision: &DecisionLeaf, at: Timestamp) {
         let permitted = decision.outcome == Outcome::Permit;
         if permitted != (self.kind == Kind::Issued) {
             verdict.fail(
@@ -238,8 +237,8 @@ impl Held {
             self.check_parts(verdict, &["task"]);
             let code = json(serde_json::to_value(decision.refusal));
             let kind = decision.refusal.map(|code| {
-                let (slug, _) = problem::of_refusal(decision.outcome, code);
-                format!("{}{slug}", problem::URN)
+                let (slug, _) = problem_of_refusal(decision.outcome, code);
+                format!("{PROBLEM_URN}{slug}")
             });
             let kind = Value::from(kind);
             let told = vec![("/code", code), ("/type", kind), ("/session", Value::Null)];
@@ -271,7 +270,7 @@ impl Held {
     }
 
     /// Notes members that this version does not know: the leaf does not cover them.
-    fn tell_unknown_members(&self, verdict: &mut Verdict) {
+    fn tell_unknown_members(&self, verdict: &mut Verification) {
         let mut unknown = Vec::new();
         for (part, known) in MEMBERS {
             let object = match part {
@@ -294,7 +293,7 @@ impl Held {
     }
 
     /// Checks the life of the credential: a minter may shorten the decided life, but not extend it.
-    fn check_life(&self, verdict: &mut Verdict, decision: &DecisionLeaf, at: Timestamp) {
+    fn check_life(&self, verdict: &mut Verification, decision: &DecisionLeaf, at: Timestamp) {
         let issued_at = at.floor_to_second();
         let longest = decision.expires_at.map(|end| issued_at.seconds_until(end));
         for place in ["/credential/expires_in", "/expires_in"] {
@@ -322,7 +321,7 @@ impl Held {
     }
 
     /// Checks that the credential has a token if the leaf permits one.
-    fn check_credential(&self, verdict: &mut Verdict, decision: &DecisionLeaf) {
+    fn check_credential(&self, verdict: &mut Verification, decision: &DecisionLeaf) {
         let permits_token = minter(decision).is_some_and(MinterKind::makes_access_tokens);
         match self.answer.pointer("/credential/access_token") {
             Some(Value::String(_)) => {}
@@ -343,7 +342,7 @@ impl Held {
     }
 
     /// Checks that these members are objects if they exist.
-    fn check_parts(&self, verdict: &mut Verdict, names: &[&str]) {
+    fn check_parts(&self, verdict: &mut Verification, names: &[&str]) {
         for name in names {
             if self.answer.get(name).is_some_and(|part| !part.is_object()) {
                 verdict.fail(
@@ -354,7 +353,7 @@ impl Held {
         }
     }
 
-    fn hold(&self, verdict: &mut Verdict, told: Vec<(&str, Value)>) {
+    fn hold(&self, verdict: &mut Verification, told: Vec<(&str, Value)>) {
         for (place, leaf) in told {
             if let Some(said) = self.answer.pointer(place) {
                 let name = place.trim_start_matches('/').replace('/', ".");
@@ -368,7 +367,7 @@ impl Held {
 fn kind_of(answer: &Map<String, Value>) -> Result<Kind, String> {
     let has = |name| answer.contains_key(name);
     let kind = answer.get("type").and_then(Value::as_str);
-    let refused = kind.is_some_and(|kind| kind.starts_with(problem::URN));
+    let refused = kind.is_some_and(|kind| kind.starts_with(PROBLEM_URN));
     match (has("credential") || has("access_token"), refused) {
         (true, true) => {
             Err("the answer says both that the request was granted and that it was refused".into())

@@ -15,22 +15,22 @@
 //! Nothing is fetched. Every contradiction is reported separately. The result is negative if there
 //! is any, or if a requested claim cannot be proven.
 
-mod answer;
 mod credential;
 mod heads;
-mod verdict;
+mod input_file;
+mod verification;
 mod whole_log;
 
 use std::io::{self, BufRead, Read as _};
 
 use serde_json::Value;
 
-use self::answer::Held;
 use self::credential::{Credential, Signers};
-pub(in crate::cli) use self::heads::{Consistency, Given};
+pub(crate) use self::heads::{Consistency, Given};
 use self::heads::{Heads, with_causes};
-use self::verdict::Claim;
-pub(in crate::cli) use self::verdict::{Kind, Verdict};
+use self::input_file::InputFile;
+use self::verification::Claim;
+pub(crate) use self::verification::{Kind, Verification};
 use crate::clock::Timestamp;
 use crate::domain::decision::Outcome;
 use crate::domain::leaf::{DecisionLeaf, Event, Leaf, RecordedDecision};
@@ -43,26 +43,26 @@ const MAX_PROOF_BYTES: u64 = 1024 * 1024;
 const BEGIN_BYTES: u64 = 64;
 
 /// The material and the questions of a verification.
-pub(in crate::cli) struct Asked<'a> {
+pub(crate) struct Request<'a> {
     /// The keys that the auditor trusts.
-    pub(in crate::cli) trust: &'a Trust,
+    pub(crate) trust: &'a Trust,
     /// The credential that the file must be for.
-    pub(in crate::cli) credential: Option<&'a str>,
+    pub(crate) credential: Option<&'a str>,
     /// The issuer's keys, as a JWK set.
-    pub(in crate::cli) jwks: Option<&'a [u8]>,
+    pub(crate) jwks: Option<&'a [u8]>,
     /// Whether a credential's claims suffice without a verified signature.
-    pub(in crate::cli) unchecked_signature: bool,
+    pub(crate) unchecked_signature: bool,
     /// Other checkpoints of the log.
-    pub(in crate::cli) given: &'a [Given],
+    pub(crate) given: &'a [Given],
     /// Consistency proofs between checkpoints.
-    pub(in crate::cli) proofs: &'a [Consistency],
+    pub(crate) proofs: &'a [Consistency],
     /// The time at which the credential was used.
-    pub(in crate::cli) used_at: Option<Timestamp>,
+    pub(crate) used_at: Option<Timestamp>,
 }
 
-impl Asked<'_> {
+impl Request<'_> {
     /// Reports --jwks as an error if there is no credential to verify with it.
-    fn wants_a_credential(&self, verdict: &mut Verdict) {
+    fn wants_a_credential(&self, verdict: &mut Verification) {
         if self.jwks.is_some() {
             verdict.fail(
                 Claim::Decided,
@@ -75,7 +75,7 @@ impl Asked<'_> {
     /// use.
     fn check_use(
         &self,
-        verdict: &mut Verdict,
+        verdict: &mut Verification,
         decision: Option<&DecisionLeaf>,
         credentials: &[Credential],
     ) {
@@ -103,8 +103,8 @@ impl Asked<'_> {
 
 /// Verifies a file. A whole log is read line by line; any other file longer than
 /// [`MAX_PROOF_BYTES`] is refused.
-pub(in crate::cli) fn verify(mut file: impl BufRead, asked: &Asked<'_>) -> Verdict {
-    let mut verdict = Verdict::nothing();
+pub(crate) fn verify(mut file: impl BufRead, request: &Request<'_>) -> Verification {
+    let mut verdict = Verification::nothing();
     let unreadable = |error: io::Error| format!("the file cannot be read: {error}");
     let begin = match begin_of(&mut file) {
         Ok(begin) => begin,
@@ -115,12 +115,12 @@ pub(in crate::cli) fn verify(mut file: impl BufRead, asked: &Asked<'_>) -> Verdi
     };
     let file = begin.as_slice().chain(file);
     if is_log(&begin) {
-        whole_log::verify(&mut verdict, file, asked);
+        whole_log::verify(&mut verdict, file, request);
         return verdict;
     }
     let mut bytes = Vec::new();
     match file.take(MAX_PROOF_BYTES + 1).read_to_end(&mut bytes) {
-        Ok(read) if read as u64 <= MAX_PROOF_BYTES => verify_receipt(&mut verdict, &bytes, asked),
+        Ok(read) if read as u64 <= MAX_PROOF_BYTES => verify_receipt(&mut verdict, &bytes, request),
         Ok(_) => verdict.fail(
             Claim::Logged,
             format!("the file has more than {MAX_PROOF_BYTES} bytes and is not a log"),
@@ -144,8 +144,8 @@ fn begin_of(file: &mut impl BufRead) -> io::Result<Vec<u8>> {
     Ok(begin)
 }
 
-fn verify_receipt(verdict: &mut Verdict, file: &[u8], asked: &Asked<'_>) {
-    let found = match Held::read(file) {
+fn verify_receipt(verdict: &mut Verification, file: &[u8], request: &Request<'_>) {
+    let found = match InputFile::read(file) {
         Ok(found) => found,
         Err(why) => return verdict.fail(Claim::Logged, why),
     };
@@ -155,9 +155,9 @@ fn verify_receipt(verdict: &mut Verdict, file: &[u8], asked: &Asked<'_>) {
         Ok(head) => head,
         Err(error) => return verdict.fail(Claim::Logged, with_causes(&error)),
     };
-    let mut heads = Heads::open(verdict, asked.trust, asked.given, asked.proofs);
+    let mut heads = Heads::open(verdict, request.trust, request.given, request.proofs);
     let note = receipt.checkpoint.as_bytes();
-    let Some(vouched) = heads.vouched(verdict, asked.trust, &head, note) else {
+    let Some(vouched) = heads.vouched(verdict, request.trust, &head, note) else {
         return;
     };
     verdict.show(
@@ -173,7 +173,7 @@ fn verify_receipt(verdict: &mut Verdict, file: &[u8], asked: &Asked<'_>) {
     let decision = decision_of(verdict, &leaf);
     found.check(verdict, &leaf);
     let mut tokens = found.tokens();
-    let given = asked.credential.filter(|given| !tokens.contains(given));
+    let given = request.credential.filter(|given| !tokens.contains(given));
     tokens.extend(given);
     let mut credentials = Vec::new();
     for token in &tokens {
@@ -182,7 +182,7 @@ fn verify_receipt(verdict: &mut Verdict, file: &[u8], asked: &Asked<'_>) {
             Err(why) => verdict.fail(Claim::Decided, why),
         }
     }
-    let signers = Signers::of(asked, None);
+    let signers = Signers::of(request, None);
     for credential in &credentials {
         credential.check(
             verdict,
@@ -192,7 +192,7 @@ fn verify_receipt(verdict: &mut Verdict, file: &[u8], asked: &Asked<'_>) {
         );
     }
     if tokens.is_empty() {
-        asked.wants_a_credential(verdict);
+        request.wants_a_credential(verdict);
     }
     if tokens.is_empty()
         && found.kind != Kind::Issued
@@ -202,12 +202,12 @@ fn verify_receipt(verdict: &mut Verdict, file: &[u8], asked: &Asked<'_>) {
             "no credential was given, so it was not verified that one carries this decision".into(),
         );
     }
-    asked.check_use(verdict, decision, &credentials);
-    heads.before_use(verdict, &head, (receipt.index, leaf.at), asked.used_at);
+    request.check_use(verdict, decision, &credentials);
+    heads.before_use(verdict, &head, (receipt.index, leaf.at), request.used_at);
 }
 
 /// The leaf, if this version can read it and it belongs to this log.
-fn leaf_of(verdict: &mut Verdict, receipt: &Receipt, origin: &str) -> Option<Leaf> {
+fn leaf_of(verdict: &mut Verification, receipt: &Receipt, origin: &str) -> Option<Leaf> {
     let leaf = match Leaf::from_bytes(&receipt.leaf) {
         Ok(leaf) => leaf,
         Err(error) => {
@@ -232,7 +232,7 @@ fn leaf_of(verdict: &mut Verdict, receipt: &Receipt, origin: &str) -> Option<Lea
 }
 
 /// The decision that the leaf records, if any. Reports the decision.
-fn decision_of<'a>(verdict: &mut Verdict, leaf: &'a Leaf) -> Option<&'a DecisionLeaf> {
+fn decision_of<'a>(verdict: &mut Verification, leaf: &'a Leaf) -> Option<&'a DecisionLeaf> {
     match leaf.event.facets().decision {
         Some(RecordedDecision::Request(decision)) => {
             verdict.show(Claim::Decided, decided(leaf, decision));

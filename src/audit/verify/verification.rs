@@ -4,12 +4,12 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::cli::output::printable;
+use crate::domain::text::printable;
 
 /// The kind of a verified file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(in crate::cli) enum Kind {
+pub(crate) enum Kind {
     /// A receipt without an answer around it.
     Receipt,
     /// The body of a 201 or of a token's 200, with its receipt.
@@ -54,7 +54,7 @@ pub(super) enum Claim {
 /// The state of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(in crate::cli) enum Standing {
+pub(crate) enum ClaimResult {
     /// The given material proves the claim.
     Holds,
     /// The given material does not prove the claim.
@@ -65,14 +65,14 @@ pub(in crate::cli) enum Standing {
 
 /// The state of a claim, with the reason.
 #[derive(Clone, Debug, Serialize)]
-pub(in crate::cli) struct Finding {
-    pub(in crate::cli) verdict: Standing,
-    pub(in crate::cli) detail: String,
+pub(crate) struct Finding {
+    pub(crate) verdict: ClaimResult,
+    pub(crate) detail: String,
 }
 
 /// The result of a verification.
 #[derive(Clone, Debug, Serialize)]
-pub(in crate::cli) struct Verdict {
+pub(crate) struct Verification {
     /// The kind of the file; `None` if this version does not know it.
     pub(super) kind: Option<Kind>,
     /// The decision in the leaf, and whether the credential carries it.
@@ -89,10 +89,10 @@ pub(in crate::cli) struct Verdict {
     pub(super) problems: Vec<String>,
 }
 
-impl Verdict {
+impl Verification {
     pub(super) fn nothing() -> Self {
         let unknown = |why: &str| Finding {
-            verdict: Standing::NotShown,
+            verdict: ClaimResult::NotShown,
             detail: format!("not shown{why}"),
         };
         Self {
@@ -110,7 +110,7 @@ impl Verdict {
     }
 
     /// Whether every requested claim is proven, and none contradicted.
-    pub(in crate::cli) fn holds(&self) -> bool {
+    pub(crate) fn holds(&self) -> bool {
         self.problems.is_empty() && self.missing.is_empty() && self.kind.is_some()
     }
 
@@ -124,12 +124,12 @@ impl Verdict {
 
     /// Marks a claim as proven, unless it is contradicted.
     pub(super) fn show(&mut self, claim: Claim, detail: String) {
-        self.stand(claim, Standing::Holds, detail);
+        self.stand(claim, ClaimResult::Holds, detail);
     }
 
     /// Marks a claim as not proven, with the reason.
     pub(super) fn leave(&mut self, claim: Claim, why: &str) {
-        self.stand(claim, Standing::NotShown, format!("not shown: {why}"));
+        self.stand(claim, ClaimResult::NotShown, format!("not shown: {why}"));
     }
 
     /// Marks a requested claim as not proven, though not contradicted. Keeps the other findings
@@ -138,16 +138,16 @@ impl Verdict {
         let found = self.finding(claim).detail.clone();
         self.stand(
             claim,
-            Standing::NotShown,
+            ClaimResult::NotShown,
             format!("not shown: {why}; found: {found}"),
         );
         self.missing.push(why.to_owned());
     }
 
     /// Sets the state of a claim. A contradiction, once found, is kept.
-    fn stand(&mut self, claim: Claim, verdict: Standing, detail: String) {
+    fn stand(&mut self, claim: Claim, verdict: ClaimResult, detail: String) {
         let finding = self.finding(claim);
-        if finding.verdict != Standing::Fails {
+        if finding.verdict != ClaimResult::Fails {
             *finding = Finding { verdict, detail };
         }
     }
@@ -155,12 +155,12 @@ impl Verdict {
     /// Marks a claim as contradicted.
     pub(super) fn fail(&mut self, claim: Claim, problem: impl Into<String>) {
         let problem = problem.into();
-        self.stand(claim, Standing::Fails, problem.clone());
+        self.stand(claim, ClaimResult::Fails, problem.clone());
         self.problems.push(problem);
     }
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for Verification {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = self.kind.map(Kind::describe);
         writeln!(f, "file: {}", kind.unwrap_or("unknown to this version"))?;
@@ -170,8 +170,8 @@ impl fmt::Display for Verdict {
             ("logged before use", &self.logged_before_use),
         ] {
             let verdict = match finding.verdict {
-                Standing::Fails => "DOES NOT HOLD: ",
-                Standing::Holds | Standing::NotShown => "",
+                ClaimResult::Fails => "DOES NOT HOLD: ",
+                ClaimResult::Holds | ClaimResult::NotShown => "",
             };
             writeln!(f, "{name}: {verdict}{}", printable(&finding.detail))?;
         }

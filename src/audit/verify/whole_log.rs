@@ -6,8 +6,8 @@ use std::io::BufRead;
 
 use super::credential::{Credential, Logged, Signers};
 use super::heads::{Heads, with_causes};
-use super::verdict::{Claim, Kind, Verdict};
-use super::{Asked, decision_of};
+use super::verification::{Claim, Kind, Verification};
+use super::{Request, decision_of};
 use crate::domain::decision::Outcome;
 use crate::domain::generation::GenerationDigest;
 use crate::domain::leaf::{DecisionLeaf, Effect, Event, Leaf};
@@ -43,17 +43,17 @@ struct Order {
 }
 
 /// Reads a log to its end, and reports the claims that it proves.
-pub(super) fn verify(verdict: &mut Verdict, input: impl BufRead, asked: &Asked<'_>) {
+pub(super) fn verify(verdict: &mut Verification, input: impl BufRead, request: &Request<'_>) {
     let mut reader = match LogReader::unsigned(input) {
         Ok(reader) => reader,
         Err(error) => return verdict.fail(Claim::Logged, with_causes(&error)),
     };
     verdict.kind = Some(Kind::Log);
-    let mut heads = Heads::open(verdict, asked.trust, asked.given, asked.proofs);
+    let mut heads = Heads::open(verdict, request.trust, request.given, request.proofs);
     // A log without a trusted signature need not be read to its end.
     let head = reader.checkpoint();
     if heads.largest(&head.origin) < head.size
-        && let Err(error) = asked.trust.open(reader.note().as_bytes())
+        && let Err(error) = request.trust.open(reader.note().as_bytes())
     {
         return verdict.fail(Claim::Logged, with_causes(&error));
     }
@@ -61,7 +61,7 @@ pub(super) fn verify(verdict: &mut Verdict, input: impl BufRead, asked: &Asked<'
     for size in &sizes {
         reader.want_root(*size);
     }
-    let credential = match asked.credential.map(Credential::parse).transpose() {
+    let credential = match request.credential.map(Credential::parse).transpose() {
         Ok(credential) => credential,
         Err(why) => return verdict.fail(Claim::Decided, why),
     };
@@ -107,7 +107,8 @@ pub(super) fn verify(verdict: &mut Verdict, input: impl BufRead, asked: &Asked<'
             ),
         );
     }
-    let Some(vouched) = heads.vouched(verdict, asked.trust, &head, reader.note().as_bytes()) else {
+    let Some(vouched) = heads.vouched(verdict, request.trust, &head, reader.note().as_bytes())
+    else {
         return;
     };
     order.tell(verdict);
@@ -121,7 +122,7 @@ pub(super) fn verify(verdict: &mut Verdict, input: impl BufRead, asked: &Asked<'
         ),
     );
     match (credential, found) {
-        (None, _) => without_credential(verdict, asked),
+        (None, _) => without_credential(verdict, request),
         (Some(_), None) => verdict.fail(
             Claim::Decided,
             "the log does not hold the decision that this credential names, or its body was pruned",
@@ -133,19 +134,19 @@ pub(super) fn verify(verdict: &mut Verdict, input: impl BufRead, asked: &Asked<'
                 jwk,
                 is_brokers: order.heads_authenticated,
             });
-            let signers = Signers::of(asked, logged);
+            let signers = Signers::of(request, logged);
             credential.check(verdict, &entry.hash, (entry.index, &leaf), &signers);
-            asked.check_use(verdict, decision, std::slice::from_ref(&credential));
-            heads.before_use(verdict, &head, (entry.index, leaf.at), asked.used_at);
+            request.check_use(verdict, decision, std::slice::from_ref(&credential));
+            heads.before_use(verdict, &head, (entry.index, leaf.at), request.used_at);
         }
     }
 }
 
 /// Reports the claims that a log without a credential cannot prove.
-fn without_credential(verdict: &mut Verdict, asked: &Asked<'_>) {
+fn without_credential(verdict: &mut Verification, request: &Request<'_>) {
     verdict.leave(Claim::Decided, "no credential was given");
-    asked.wants_a_credential(verdict);
-    if asked.used_at.is_some() {
+    request.wants_a_credential(verdict);
+    if request.used_at.is_some() {
         let why = "--used-at needs the credential that was used: give it with --credential-file";
         verdict.fail(Claim::LoggedBeforeUse, why);
     }
@@ -171,7 +172,7 @@ fn signing_key<'a>(leaf: &'a Leaf, wanted: Option<&str>) -> Option<&'a str> {
 
 impl Order {
     /// Processes one entry. Returns its leaf if it can be read.
-    fn take(&mut self, verdict: &mut Verdict, entry: &LogEntry, origin: &str) -> Option<Leaf> {
+    fn take(&mut self, verdict: &mut Verification, entry: &LogEntry, origin: &str) -> Option<Leaf> {
         let Some(bytes) = &entry.leaf else {
             // Retention prunes a log from its beginning.
             if entry.index > self.pruned {
@@ -305,14 +306,14 @@ impl Order {
         }
     }
 
-    fn fault(&mut self, verdict: &mut Verdict, index: u64, why: &str) {
+    fn fault(&mut self, verdict: &mut Verification, index: u64, why: &str) {
         self.faults += 1;
         if self.faults <= TOLD {
             verdict.fail(Claim::Logged, format!("leaf {index} {why}"));
         }
     }
 
-    fn tell(&self, verdict: &mut Verdict) {
+    fn tell(&self, verdict: &mut Verification) {
         if self.faults > TOLD {
             let more = self.faults - TOLD;
             verdict.fail(
