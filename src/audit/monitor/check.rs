@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::log::{Log, Trouble};
-use super::state::Kept;
+use super::state::KeptCheckpoint;
 use crate::merkle::{
     Checkpoint, GrowthPlan, Hash, Note, SignedCheckpoint, TileId, Trust, verify_consistency,
 };
@@ -25,7 +25,7 @@ const MAX_OPEN: usize = 16;
 
 /// A head that the log signed.
 #[derive(Clone, Debug)]
-pub(super) struct Seen {
+pub(super) struct SignedHead {
     pub(super) note: String,
     /// The checkpoint in the note.
     pub(super) head: Checkpoint,
@@ -37,7 +37,7 @@ pub(super) struct Seen {
 
 /// The kind of a contradiction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// The log signs a smaller tree than before.
     Rollback,
     /// The log signed two trees of the same size.
@@ -51,7 +51,8 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) fn name(self) -> &'static str {
+    /// The name of the kind in JSON.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Rollback => "rollback",
             Self::OtherRoot => "other-root",
@@ -64,14 +65,14 @@ impl Kind {
 
 /// A contradiction to report.
 #[derive(Debug)]
-pub(super) struct Contradiction {
-    pub(super) kind: Kind,
+pub(crate) struct Contradiction {
+    pub(crate) kind: Kind,
     /// The contradiction as a sentence.
-    pub(super) says: String,
+    pub(crate) says: String,
     /// The note that the log serves now.
-    pub(super) fetched: String,
+    pub(crate) fetched: String,
     /// The note that it contradicts; `None` for the kept one.
-    pub(super) against: Option<String>,
+    pub(crate) against: Option<String>,
     /// For a fork: the root of the new tree at the old size, and its consistency proof.
     pub(super) proof: Option<(Hash, Vec<Hash>)>,
     /// The tiles that were read for the comparison.
@@ -80,20 +81,20 @@ pub(super) struct Contradiction {
 
 /// The result of a check.
 #[derive(Debug)]
-pub(super) enum Verdict {
+pub(super) enum CheckResult {
     /// There was no earlier checkpoint.
-    First(Seen),
+    First(SignedHead),
     /// The head is the same as before.
-    Same(Seen),
+    Same(SignedHead),
     /// The tree has grown, and begins with the known one.
-    Grown(Seen),
+    Grown(SignedHead),
     /// The comparison was not possible.
     Unknown(Trouble),
     /// The log contradicts itself, or the address serves something else.
     Contradicted(Box<Contradiction>),
 }
 
-impl From<Trouble> for Verdict {
+impl From<Trouble> for CheckResult {
     fn from(trouble: Trouble) -> Self {
         Self::Unknown(trouble)
     }
@@ -101,28 +102,28 @@ impl From<Trouble> for Verdict {
 
 /// Checks once. `open` holds the heads of earlier checks that could not be compared yet: the log
 /// signed them, so later heads must continue them, too.
-pub(super) async fn look(
+pub(super) async fn check(
     log: &Log,
     trust: &Trust,
     origin: &str,
-    kept: Option<&Kept>,
-    open: &mut Vec<Seen>,
-) -> Verdict {
-    match try_look(log, trust, origin, kept, open).await {
+    kept: Option<&KeptCheckpoint>,
+    open: &mut Vec<SignedHead>,
+) -> CheckResult {
+    match try_check(log, trust, origin, kept, open).await {
         Ok(verdict) | Err(verdict) => verdict,
     }
 }
 
-async fn try_look(
+async fn try_check(
     log: &Log,
     trust: &Trust,
     origin: &str,
-    kept: Option<&Kept>,
-    open: &mut Vec<Seen>,
-) -> Result<Verdict, Verdict> {
+    kept: Option<&KeptCheckpoint>,
+    open: &mut Vec<SignedHead>,
+) -> Result<CheckResult, CheckResult> {
     let seen = newest(log, trust, origin, kept, open).await?;
     let Some(kept) = kept else {
-        return Ok(Verdict::First(seen));
+        return Ok(CheckResult::First(seen));
     };
     let held = hold(log, &kept.head, open, &seen).await;
     match &held {
@@ -131,9 +132,9 @@ async fn try_look(
     }
     held?;
     Ok(if seen.head.size == kept.head.size {
-        Verdict::Same(seen)
+        CheckResult::Same(seen)
     } else {
-        Verdict::Grown(seen)
+        CheckResult::Grown(seen)
     })
 }
 
@@ -142,9 +143,9 @@ async fn newest(
     log: &Log,
     trust: &Trust,
     origin: &str,
-    kept: Option<&Kept>,
-    open: &mut Vec<Seen>,
-) -> Result<Seen, Verdict> {
+    kept: Option<&KeptCheckpoint>,
+    open: &mut Vec<SignedHead>,
+) -> Result<SignedHead, CheckResult> {
     let known = open.iter().map(|seen| &seen.head);
     let known = known.chain(kept.map(|kept| &kept.head));
     let largest = known.map(|head| head.size).max().unwrap_or(0);
@@ -154,7 +155,7 @@ async fn newest(
         let opened = self::open(&log.checkpoint().await?, trust, origin);
         let again = match &opened {
             Ok(seen) => seen.head.size < largest,
-            Err(Verdict::Contradicted(_)) => true,
+            Err(CheckResult::Contradicted(_)) => true,
             Err(_) => false,
         };
         if !again || tries == TRIES {
@@ -167,22 +168,27 @@ async fn newest(
     }
 }
 
-fn remember(open: &mut Vec<Seen>, seen: &Seen) {
+fn remember(open: &mut Vec<SignedHead>, seen: &SignedHead) {
     if open.len() < MAX_OPEN && open.iter().all(|other| other.head != seen.head) {
         open.push(seen.clone());
     }
 }
 
 /// Compares a head with all that were signed before it.
-async fn hold(log: &Log, kept: &Checkpoint, open: &[Seen], seen: &Seen) -> Result<(), Verdict> {
+async fn hold(
+    log: &Log,
+    kept: &Checkpoint,
+    open: &[SignedHead],
+    seen: &SignedHead,
+) -> Result<(), CheckResult> {
     continues(log, kept, seen).await?;
     for older in open.iter().filter(|older| older.head.size > 0) {
         continues(log, &older.head, seen)
             .await
             .map_err(|verdict| match verdict {
-                Verdict::Contradicted(mut found) => {
+                CheckResult::Contradicted(mut found) => {
                     found.against = Some(older.note.clone());
-                    Verdict::Contradicted(found)
+                    CheckResult::Contradicted(found)
                 }
                 other => other,
             })?;
@@ -191,7 +197,7 @@ async fn hold(log: &Log, kept: &Checkpoint, open: &[Seen], seen: &Seen) -> Resul
 }
 
 /// Checks that a head continues one that was signed before.
-async fn continues(log: &Log, old: &Checkpoint, seen: &Seen) -> Result<(), Verdict> {
+async fn continues(log: &Log, old: &Checkpoint, seen: &SignedHead) -> Result<(), CheckResult> {
     let new = &seen.head;
     if new.size < old.size {
         let says = format!(
@@ -218,9 +224,9 @@ async fn continues(log: &Log, old: &Checkpoint, seen: &Seen) -> Result<(), Verdi
     clippy::result_large_err,
     reason = "there is one verdict for each check of the log"
 )]
-fn open(note: &[u8], trust: &Trust, origin: &str) -> Result<Seen, Verdict> {
+fn open(note: &[u8], trust: &Trust, origin: &str) -> Result<SignedHead, CheckResult> {
     let unreadable = |why: &dyn std::fmt::Display| {
-        Verdict::Unknown(Trouble::Unreadable(format!(
+        CheckResult::Unknown(Trouble::Unreadable(format!(
             "the answer is not a checkpoint: {why}"
         )))
     };
@@ -246,7 +252,7 @@ fn open(note: &[u8], trust: &Trust, origin: &str) -> Result<Seen, Verdict> {
     names.sort_unstable();
     names.dedup();
     let (witnesses, newest) = (names.len(), cosigned.iter().map(|one| one.time).max());
-    Ok(Seen {
+    Ok(SignedHead {
         note: text,
         head,
         witnesses,
@@ -255,9 +261,9 @@ fn open(note: &[u8], trust: &Trust, origin: &str) -> Result<Seen, Verdict> {
 }
 
 /// Checks that the larger tree begins with the kept one, by hashes that lead to its signed root.
-async fn contains(log: &Log, old: &Checkpoint, seen: &Seen) -> Result<(), Verdict> {
+async fn contains(log: &Log, old: &Checkpoint, seen: &SignedHead) -> Result<(), CheckResult> {
     let new = &seen.head;
-    let unreadable = |why: String| Verdict::Unknown(Trouble::Unreadable(why));
+    let unreadable = |why: String| CheckResult::Unknown(Trouble::Unreadable(why));
     let plan = GrowthPlan::new(old.size, new.size).map_err(|e| unreadable(e.to_string()))?;
     let tiles = log.tiles(plan.tiles()).await?;
     let growth = plan
@@ -285,7 +291,7 @@ async fn contains(log: &Log, old: &Checkpoint, seen: &Seen) -> Result<(), Verdic
         "the log signed {} leaves with root {}; the tree of {} leaves that it signs now began with root {} at that size",
         old.size, old.root, new.size, growth.from_root
     );
-    Err(Verdict::Contradicted(Box::new(Contradiction {
+    Err(CheckResult::Contradicted(Box::new(Contradiction {
         kind: Kind::Fork,
         says,
         fetched: seen.note.clone(),
@@ -295,8 +301,8 @@ async fn contains(log: &Log, old: &Checkpoint, seen: &Seen) -> Result<(), Verdic
     })))
 }
 
-fn contradiction(kind: Kind, says: String, fetched: &str) -> Verdict {
-    Verdict::Contradicted(Box::new(Contradiction {
+fn contradiction(kind: Kind, says: String, fetched: &str) -> CheckResult {
+    CheckResult::Contradicted(Box::new(Contradiction {
         kind,
         says,
         fetched: fetched.to_owned(),

@@ -7,18 +7,15 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
-use super::judge::{Contradiction, Kind};
-use super::state::{Kept, State};
-use crate::cli::Failure;
-use crate::cli::client::read_file;
-use crate::cli::output::Form;
+use super::check::{Contradiction, Kind};
+use super::state::{KeptCheckpoint, StateFile};
+use crate::audit::AuditError;
 use crate::clock::Timestamp;
 use crate::files::{create_private, sync_name};
 use crate::merkle::{
@@ -27,14 +24,14 @@ use crate::merkle::{
 
 const FORMAT: &str = "taskpass-watch-evidence@v1";
 /// The longest file that is read, in bytes: two notes, a proof and at most sixteen tiles.
-const MAX_BYTES: u64 = 2 * 1024 * 1024;
+pub(crate) const MAX_BYTES: u64 = 2 * 1024 * 1024;
 /// The most files of evidence in one second.
 const MAX_FILES: u32 = 1_000;
 
 /// The content of the file.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Evidence {
+pub(crate) struct Evidence {
     format: String,
     kind: String,
     /// The time of the finding, by the monitor's clock.
@@ -54,9 +51,9 @@ struct Evidence {
 
 /// Writes the evidence next to the state, without overwriting a file, and returns its path.
 pub(super) fn write(
-    state: &State,
+    state: &StateFile,
     found: &Contradiction,
-    kept: Option<&Kept>,
+    kept: Option<&KeptCheckpoint>,
     url: &str,
     at: Timestamp,
 ) -> io::Result<PathBuf> {
@@ -103,28 +100,22 @@ pub(super) fn write(
     Err(io::ErrorKind::AlreadyExists.into())
 }
 
-/// Verifies a file of evidence with the log's keys only.
-pub(super) fn check(file: &Path, keys: &[VerifierKey], form: Form) -> Result<(), Failure> {
-    let place = file.display();
-    let evidence: Evidence = serde_json::from_slice(&read_file(file, MAX_BYTES)?)
-        .map_err(|why| Failure::Usage(format!("{place} is not evidence of a monitor: {why}")))?;
-    if evidence.format != FORMAT {
-        return Err(Failure::Usage(format!(
-            "{place} does not have the format {FORMAT}"
-        )));
-    }
-    match evidence.proves(keys) {
-        Ok(says) => form.write(
-            &json!({"proven": true, "detail": says}),
-            format!("PROVEN: {says}"),
-        ),
-        Err(why) => Err(Failure::Refused(format!("not proven: {why}"))),
-    }
-}
-
 impl Evidence {
+    /// Reads the content of the file `name`.
+    pub(crate) fn read(name: &str, content: &[u8]) -> Result<Self, AuditError> {
+        let evidence: Self = serde_json::from_slice(content).map_err(|why| {
+            AuditError::Input(format!("{name} is not evidence of a monitor: {why}"))
+        })?;
+        if evidence.format != FORMAT {
+            return Err(AuditError::Input(format!(
+                "{name} does not have the format {FORMAT}"
+            )));
+        }
+        Ok(evidence)
+    }
+
     /// The contradiction that signatures and hashes prove. The file's own claims do not count.
-    fn proves(&self, keys: &[VerifierKey]) -> Result<String, String> {
+    pub(crate) fn proves(&self, keys: &[VerifierKey]) -> Result<String, String> {
         let open = |name: &str, note: &str| -> Result<Checkpoint, String> {
             let opened = SignedCheckpoint::open(note.as_bytes(), keys);
             let opened = opened.map_err(|why| format!("the {name} note: {why}"))?;
@@ -167,7 +158,7 @@ impl Evidence {
 
 impl Kind {
     /// Whether signatures and hashes alone prove it to others.
-    pub(super) fn is_proof(self) -> bool {
+    pub(crate) fn is_proof(self) -> bool {
         matches!(self, Self::OtherRoot | Self::Fork)
     }
 }

@@ -12,10 +12,9 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 use zeroize::Zeroizing;
 
-use crate::cli::Failure;
-use crate::cli::client::{Authorities, is_loopback};
+use crate::audit::AuditError;
 use crate::merkle::{Hash, MAX_NOTE_BYTES, TILE_WIDTH, TileId, hashes_from_bytes};
-use crate::outgoing::{self, BodyError};
+use crate::outgoing::{self, BodyError, innermost, is_loopback};
 
 /// The longest time for connecting, for a pause, and for a whole answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -42,13 +41,14 @@ pub(super) struct Log {
 }
 
 impl Log {
+    /// A log whose server must have a certificate of `authorities`; without them, of the system's.
     pub(super) fn new(
         base: &Url,
         token: Option<&SecretString>,
-        authorities: &Authorities,
-    ) -> Result<Self, Failure> {
+        authorities: Option<Vec<reqwest::Certificate>>,
+    ) -> Result<Self, AuditError> {
         if base.scheme() != "https" && !(base.scheme() == "http" && is_loopback(base)) {
-            return Err(Failure::Usage(format!(
+            return Err(AuditError::Input(format!(
                 "{base} is neither https nor on this machine: an attacker on the network could cause a false alarm"
             )));
         }
@@ -57,7 +57,7 @@ impl Log {
             && base.query().is_none()
             && base.fragment().is_none();
         if !plain {
-            return Err(Failure::Usage(
+            return Err(AuditError::Input(
                 "a log's URL must have no user, no query and no fragment; give a token with --token-file".into(),
             ));
         }
@@ -67,14 +67,16 @@ impl Log {
                 let value = Zeroizing::new(format!("Bearer {}", token.expose_secret()));
                 let value = HeaderValue::from_str(&value);
                 let mut value = value.map_err(|_| {
-                    Failure::Usage("the token has characters that are not valid in a header".into())
+                    AuditError::Input(
+                        "the token has characters that are not valid in a header".into(),
+                    )
                 })?;
                 value.set_sensitive(true);
                 Some(value)
             }
         };
         let mut builder = outgoing::direct_client();
-        if let Some(authorities) = authorities.read()? {
+        if let Some(authorities) = authorities {
             builder = builder.tls_certs_only(authorities);
         }
         let http = builder
@@ -83,7 +85,7 @@ impl Log {
             .timeout(TOTAL_TIMEOUT)
             .pool_max_idle_per_host(0)
             .build()
-            .map_err(Failure::unestablished)?;
+            .map_err(AuditError::unavailable)?;
         Ok(Self {
             http,
             base: base.as_str().trim_end_matches('/').to_owned(),
@@ -182,10 +184,7 @@ impl Log {
         if error.is_timeout() {
             return format!("{}/{path} was not answered in time", self.base);
         }
-        let mut cause: &dyn std::error::Error = error;
-        while let Some(inner) = cause.source() {
-            cause = inner;
-        }
-        format!("cannot reach {}/{path}: {cause}", self.base)
+        let why = innermost(error);
+        format!("cannot reach {}/{path}: {why}", self.base)
     }
 }

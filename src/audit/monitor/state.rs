@@ -6,7 +6,7 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use crate::cli::Failure;
+use crate::audit::AuditError;
 use crate::clock::Timestamp;
 use crate::files;
 use crate::merkle::{Checkpoint, MAX_NOTE_BYTES, SignedCheckpoint, VerifierKey};
@@ -16,28 +16,28 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The last verified checkpoint.
 #[derive(Clone, Debug)]
-pub(super) struct Kept {
-    pub(super) note: String,
+pub(crate) struct KeptCheckpoint {
+    pub(crate) note: String,
     /// The checkpoint in the note.
-    pub(super) head: Checkpoint,
+    pub(crate) head: Checkpoint,
     /// The time, by this machine's clock, since when no larger or newer checkpoint was seen.
     pub(super) since: Timestamp,
 }
 
 /// The path of the state file; `None` keeps the state in memory only.
 #[derive(Debug)]
-pub(super) struct State(pub(super) Option<PathBuf>);
+pub(super) struct StateFile(pub(super) Option<PathBuf>);
 
-impl State {
+impl StateFile {
     /// Reads the kept checkpoint. A file that the log's keys did not sign belongs to another
     /// program: it is an error, and the file is never overwritten.
-    pub(super) fn load(&self, keys: &[VerifierKey]) -> Result<Option<Kept>, Failure> {
+    pub(super) fn load(&self, keys: &[VerifierKey]) -> Result<Option<KeptCheckpoint>, AuditError> {
         let Some(path) = &self.0 else {
             return Ok(None);
         };
         let opened = files::open_private(path).map_err(|error| match error {
-            files::FileError::Unfit { .. } => Failure::Usage(error.to_string()),
-            files::FileError::Io { .. } => Failure::Unestablished(format!("cannot read {error}")),
+            files::FileError::Unfit { .. } => AuditError::Input(error.to_string()),
+            files::FileError::Io { .. } => AuditError::Unavailable(format!("cannot read {error}")),
         })?;
         let Some(file) = opened else {
             return Ok(None);
@@ -50,19 +50,19 @@ impl State {
             .map_err(|error| unreadable(path, &error))?;
         if bytes.len() as u64 > at_most {
             let path = path.display();
-            return Err(Failure::Usage(format!(
+            return Err(AuditError::Input(format!(
                 "{path} has more than {at_most} bytes"
             )));
         }
         let signed = SignedCheckpoint::open(&bytes, keys).map_err(|why| {
-            Failure::Usage(format!(
+            AuditError::Input(format!(
                 "{} is not a checkpoint that these keys signed, and stays unchanged: {why}",
                 path.display()
             ))
         })?;
         let modified = metadata.modified().map_err(|e| unreadable(path, &e))?;
         let since = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
-        Ok(Some(Kept {
+        Ok(Some(KeptCheckpoint {
             note: String::from_utf8_lossy(&bytes).into_owned(),
             head: signed.checkpoint().clone(),
             since: Timestamp::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX)),
@@ -72,7 +72,11 @@ impl State {
     /// Replaces the kept checkpoint completely or not at all. It does not replace a larger
     /// checkpoint that another watch kept meanwhile, and does not overwrite a file that is not this
     /// log's.
-    pub(super) fn save(&self, kept: &Kept, keys: &[VerifierKey]) -> Result<(), Failure> {
+    pub(super) fn save(
+        &self,
+        kept: &KeptCheckpoint,
+        keys: &[VerifierKey],
+    ) -> Result<(), AuditError> {
         let Some(path) = &self.0 else {
             return Ok(());
         };
@@ -81,7 +85,7 @@ impl State {
         if let Some(old) = there.map(|there| there.head)
             && (old.size > new.size || (old.size == new.size && old.root != new.root))
         {
-            return Err(Failure::Unestablished(format!(
+            return Err(AuditError::Unavailable(format!(
                 "{} holds a head of {} leaves, root {}, that another watch kept; this one has {}, \
                  root {}",
                 path.display(),
@@ -92,7 +96,7 @@ impl State {
             )));
         }
         files::write_whole(path, kept.note.as_bytes()).map_err(|error| {
-            Failure::Unestablished(format!("cannot keep {}: {error}", path.display()))
+            AuditError::Unavailable(format!("cannot keep {}: {error}", path.display()))
         })
     }
 
@@ -105,7 +109,7 @@ impl State {
 
 /// Locks the state's directory against other watches. Where directories cannot be locked, the check
 /// before writing must suffice.
-fn hold(path: &Path) -> Result<Option<File>, Failure> {
+fn hold(path: &Path) -> Result<Option<File>, AuditError> {
     let directory = path.parent().filter(|path| !path.as_os_str().is_empty());
     let held = File::open(directory.unwrap_or(Path::new("."))).map_err(|e| unreadable(path, &e))?;
     let deadline = Instant::now() + PATIENCE;
@@ -116,7 +120,7 @@ fn hold(path: &Path) -> Result<Option<File>, Failure> {
                 std::thread::sleep(Duration::from_millis(10));
             }
             Err(TryLockError::WouldBlock) => {
-                return Err(Failure::Unestablished(format!(
+                return Err(AuditError::Unavailable(format!(
                     "another process holds the directory of {}",
                     path.display()
                 )));
@@ -126,6 +130,6 @@ fn hold(path: &Path) -> Result<Option<File>, Failure> {
     }
 }
 
-fn unreadable(path: &Path, error: &io::Error) -> Failure {
-    Failure::Unestablished(format!("cannot read {}: {error}", path.display()))
+fn unreadable(path: &Path, error: &io::Error) -> AuditError {
+    AuditError::Unavailable(format!("cannot read {}: {error}", path.display()))
 }
