@@ -7,15 +7,16 @@ use secrecy::ExposeSecret as _;
 use serde_json::{Map, Value, json};
 
 use super::Failure;
-use super::client::read_secret;
+use crate::client::credentials::CredentialRequest;
+use crate::client::read_secret;
 use crate::domain::kind::DetailType;
 
 /// The requested rights.
 #[derive(Args, Clone, Debug)]
-pub(super) struct Wanted {
+pub(super) struct CredentialArgs {
     /// The resource's name
     #[arg(long, value_name = "NAME")]
-    pub(super) resource: String,
+    resource: String,
     /// An action to request; may be given several times
     #[arg(long = "action", value_name = "ACTION", required = true)]
     actions: Vec<String>,
@@ -96,7 +97,7 @@ impl AnyTask {
     }
 }
 
-impl Wanted {
+impl CredentialArgs {
     /// A copy that requests a role in AWS.
     pub(super) fn of_aws(&self) -> Self {
         Self {
@@ -111,8 +112,8 @@ impl Wanted {
         self.aws || self.region.is_some() || self.locations.iter().any(arn)
     }
 
-    /// The body of a request within `task`.
-    pub(super) fn body(&self, task: &Value) -> Value {
+    /// The request, apart from its task.
+    pub(super) fn request(&self) -> CredentialRequest {
         let mut detail = Map::new();
         let asked = if self.is_aws() {
             DetailType::Aws
@@ -127,15 +128,11 @@ impl Wanted {
         if let Some(region) = &self.region {
             detail.insert("region".into(), json!(region));
         }
-        let mut body = json!({
-            "task": task,
-            "resource": self.resource,
-            "authorization_details": [detail],
-        });
-        if let (Some(ttl), Some(body)) = (self.ttl, body.as_object_mut()) {
-            body.insert("ttl_seconds".into(), json!(ttl));
+        CredentialRequest {
+            resource: self.resource.clone(),
+            detail,
+            ttl_seconds: self.ttl,
         }
-        body
     }
 }
 

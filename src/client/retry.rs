@@ -6,52 +6,29 @@
 
 use std::time::Duration;
 
-use clap::Args;
 use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use tokio::time::{Instant, sleep};
 
-use super::{Failure, output};
+use super::{ClientError, Notify};
 use crate::clock::{Clock as _, SystemClock};
 use crate::crypto::random::SystemRandom;
 use crate::ids::Random as _;
 
 /// The longest time for one attempt.
-pub(super) const TRY_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const TRY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The pause after the first attempt. It doubles with each further attempt up to the longest pause.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// How long a request is retried.
-#[derive(Args, Clone, Copy, Debug)]
-pub(super) struct RetryArgs {
-    /// How long to retry requests while the broker, or the issuer of the attestation, does not
-    /// answer or cannot serve; 0 makes one attempt
-    #[arg(
-        long = "retry-seconds",
-        env = "TASKPASS_RETRY_SECONDS",
-        value_name = "SECONDS",
-        default_value_t = 60,
-        value_parser = clap::value_parser!(u64).range(0..=3600)
-    )]
-    seconds: u64,
-}
-
-impl RetryArgs {
-    /// No attempt begins after this time.
-    pub(super) fn limit(self) -> Duration {
-        Duration::from_secs(self.seconds)
-    }
-}
-
 /// Why an attempt failed.
 #[derive(Debug)]
-pub(super) struct Fault {
+pub(crate) struct Fault {
     /// The failure to report if there is no further attempt.
-    pub(super) failure: Failure,
+    pub(crate) failure: ClientError,
     /// Whether the request may have been received.
-    pub(super) sent: bool,
+    pub(crate) sent: bool,
     again: Again,
 }
 
@@ -62,9 +39,9 @@ enum Again {
     After(Duration),
 }
 
-impl From<Failure> for Fault {
+impl From<ClientError> for Fault {
     /// A permanent failure.
-    fn from(failure: Failure) -> Self {
+    fn from(failure: ClientError) -> Self {
         Self {
             failure,
             sent: true,
@@ -75,7 +52,7 @@ impl From<Failure> for Fault {
 
 impl Fault {
     /// A transient failure; `retry_after` is the pause that the server requested.
-    pub(super) fn transient(failure: Failure, retry_after: Option<Duration>) -> Self {
+    pub(crate) fn transient(failure: ClientError, retry_after: Option<Duration>) -> Self {
         Self {
             failure,
             sent: true,
@@ -84,7 +61,7 @@ impl Fault {
     }
 
     /// The fault of a request without an answer; `failure` describes it.
-    pub(super) fn of_transport(error: &reqwest::Error, failure: Failure) -> Self {
+    pub(crate) fn of_transport(error: &reqwest::Error, failure: ClientError) -> Self {
         if error.is_builder() || is_refused_certificate(error) {
             return failure.into();
         }
@@ -96,12 +73,12 @@ impl Fault {
 }
 
 /// Whether a server that answers with this status may serve soon.
-pub(super) fn is_transient(status: StatusCode) -> bool {
+pub(crate) fn is_transient(status: StatusCode) -> bool {
     matches!(status.as_u16(), 429 | 502 | 503 | 504)
 }
 
 /// The pause that an answer requests, as seconds or as a date.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = value.parse() {
         return Some(Duration::from_secs(seconds));
@@ -113,7 +90,7 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// Whether TLS refused the server's certificate, which another attempt would not change.
-pub(super) fn is_refused_certificate(error: &reqwest::Error) -> bool {
+pub(crate) fn is_refused_certificate(error: &reqwest::Error) -> bool {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
         if error.is::<rustls::Error>() {
@@ -131,10 +108,12 @@ pub(super) fn is_refused_certificate(error: &reqwest::Error) -> bool {
 }
 
 /// Repeats `attempt` until it succeeds, fails permanently, or `limit` has passed.
-pub(super) async fn retried<T>(
+/// The first pause is announced with `notify`.
+pub(crate) async fn retried<T>(
     limit: Duration,
+    notify: Notify,
     mut attempt: impl AsyncFnMut() -> Result<T, Fault>,
-) -> Result<T, Failure> {
+) -> Result<T, ClientError> {
     let begin = Instant::now();
     let mut tries = 0;
     loop {
@@ -150,7 +129,7 @@ pub(super) async fn retried<T>(
             return Err(fault.failure);
         };
         if tries == 0 {
-            output::note(format!(
+            notify(&format!(
                 "taskpass: {}; retrying for up to {} s",
                 fault.failure,
                 left.as_secs()
@@ -171,7 +150,7 @@ fn pause_after(earlier: u32, at_least: Duration, left: Duration) -> Option<Durat
 
 /// A random pause between half of `pause` and all of it, so that clients that failed together do
 /// not return together.
-pub(super) fn jittered(pause: Duration) -> Duration {
+pub(crate) fn jittered(pause: Duration) -> Duration {
     let mut random = [0; 4];
     // Without randomness there is no jitter, which is acceptable.
     SystemRandom::default().fill(&mut random).ok();
@@ -181,17 +160,19 @@ pub(super) fn jittered(pause: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use reqwest::header::HeaderValue;
 
-    fn unreachable() -> Failure {
-        Failure::Unestablished("unreachable".into())
+    use super::*;
+    use crate::client::silent;
+
+    fn unreachable() -> ClientError {
+        ClientError::Unavailable("unreachable".into())
     }
 
     #[tokio::test]
     async fn a_passing_failure_is_tried_again_and_a_lasting_one_is_not() {
         let mut tries = 0;
-        let done = retried(Duration::from_mins(1), async || {
+        let done = retried(Duration::from_mins(1), silent, async || {
             tries += 1;
             match tries {
                 1..3 => Err(Fault::transient(unreachable(), None)),
@@ -201,19 +182,19 @@ mod tests {
         assert_eq!(done.await.unwrap(), 3);
 
         let mut tries = 0;
-        let refused = retried(Duration::from_mins(1), async || {
+        let refused = retried(Duration::from_mins(1), silent, async || {
             tries += 1;
-            Err::<(), _>(Failure::Refused("no".into()).into())
+            Err::<(), _>(ClientError::Refused("no".into()).into())
         });
-        assert!(matches!(refused.await, Err(Failure::Refused(_))));
+        assert!(matches!(refused.await, Err(ClientError::Refused(_))));
         assert_eq!(tries, 1);
 
         let mut tries = 0;
-        let failed = retried(Duration::ZERO, async || {
+        let failed = retried(Duration::ZERO, silent, async || {
             tries += 1;
             Err::<(), _>(Fault::transient(unreachable(), None))
         });
-        assert!(matches!(failed.await, Err(Failure::Unestablished(_))));
+        assert!(matches!(failed.await, Err(ClientError::Unavailable(_))));
         assert_eq!(tries, 1, "a limit of 0 makes one attempt");
     }
 

@@ -11,13 +11,11 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::process::geteuid;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use crate::cli::Failure;
-use crate::config::{Environment as _, ProcessEnvironment};
+use super::ClientError;
 use crate::files::{FileError, PrivateDirectory};
 
 /// How long a call waits for another one of the same task. SDKs give up after a minute.
@@ -26,21 +24,8 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(50);
 /// The most bytes that are read from a file; cached sessions are shorter.
 const MAX_FILE_BYTES: u64 = 256 * 1024;
 
-/// The default directory: in the user's runtime directory, which exists while the user is logged
-/// in, or one with the user's id among temporary files.
-pub(super) fn default_directory() -> Result<PathBuf, Failure> {
-    let named = ProcessEnvironment
-        .get("XDG_RUNTIME_DIR")
-        .map_err(|_| Failure::Usage("XDG_RUNTIME_DIR is not UTF-8".into()))?;
-    let named = named.map(PathBuf::from).filter(|path| path.is_absolute());
-    Ok(match named {
-        Some(runtime) => runtime.join("taskpass"),
-        None => std::env::temp_dir().join(format!("taskpass-{}", geteuid().as_raw())),
-    })
-}
-
 /// The cache entry of one task, locked by this call.
-pub(super) struct Slot {
+pub(crate) struct CacheEntry {
     directory: PrivateDirectory,
     path: PathBuf,
     name: String,
@@ -48,10 +33,10 @@ pub(super) struct Slot {
     _lock: File,
 }
 
-impl Slot {
+impl CacheEntry {
     /// Locks the entry `key` in the directory `path`, which is created if it is missing. Waits for
     /// other calls.
-    pub(super) async fn lock(path: &Path, key: &str) -> Result<Self, Failure> {
+    pub(crate) async fn lock(path: &Path, key: &str) -> Result<Self, ClientError> {
         let directory = PrivateDirectory::open_or_make(path, false).map_err(unusable)?;
         let lock_name = format!("{key}.lock");
         let lock_path = path.join(&lock_name);
@@ -62,7 +47,7 @@ impl Slot {
             Ok(Ok(Err(error))) => return Err(failed(&lock_path, error)),
             Ok(Err(error)) => return Err(failed(&lock_path, error)),
             Err(_) => {
-                return Err(Failure::Unestablished(format!(
+                return Err(ClientError::Unavailable(format!(
                     "another call has held the lock {} for too long",
                     lock_path.display()
                 )));
@@ -78,7 +63,7 @@ impl Slot {
     }
 
     /// Reads the entry. `None` if there is none, or if another version wrote it.
-    pub(super) fn read<T: DeserializeOwned>(&self) -> Result<Option<T>, Failure> {
+    pub(crate) fn read<T: DeserializeOwned>(&self) -> Result<Option<T>, ClientError> {
         let Some(file) = self.directory.open_file(&self.name).map_err(unusable)? else {
             return Ok(None);
         };
@@ -91,14 +76,14 @@ impl Slot {
     }
 
     /// Replaces the entry completely or not at all.
-    pub(super) fn write(&self, value: &impl Serialize) -> Result<(), Failure> {
-        let bytes = serde_json::to_vec(value).map_err(Failure::unestablished)?;
+    pub(crate) fn write(&self, value: &impl Serialize) -> Result<(), ClientError> {
+        let bytes = serde_json::to_vec(value).map_err(ClientError::unavailable)?;
         let replaced = self.directory.replace(&self.name, &bytes);
         replaced.map_err(unusable)
     }
 
     /// Removes the entry if it exists.
-    pub(super) fn clear(&self) -> Result<(), Failure> {
+    pub(crate) fn clear(&self) -> Result<(), ClientError> {
         self.directory.remove(&self.name).map_err(unusable)
     }
 }
@@ -109,15 +94,15 @@ impl Slot {
     clippy::needless_pass_by_value,
     reason = "the signature that map_err requires"
 )]
-fn unusable(error: FileError) -> Failure {
+fn unusable(error: FileError) -> ClientError {
     match error {
-        FileError::Unfit { .. } => Failure::Usage(format!(
+        FileError::Unfit { .. } => ClientError::Invalid(format!(
             "{error}; or give another directory with --cache-dir"
         )),
-        FileError::Io { .. } => Failure::Unestablished(format!("cannot use {error}")),
+        FileError::Io { .. } => ClientError::Unavailable(format!("cannot use {error}")),
     }
 }
 
-fn failed(path: &Path, error: impl std::fmt::Display) -> Failure {
-    Failure::Unestablished(format!("cannot use {}: {error}", path.display()))
+fn failed(path: &Path, error: impl std::fmt::Display) -> ClientError {
+    ClientError::Unavailable(format!("cannot use {}: {error}", path.display()))
 }

@@ -8,9 +8,8 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::client::Client;
 use super::retry::{Fault, TRY_TIMEOUT, jittered, retried};
-use super::{Failure, output};
+use super::{Client, ClientError};
 
 /// How long the end of a task is retried. The broker ends the task anyway when its heartbeats stop.
 const END_RETRY: Duration = Duration::from_secs(15);
@@ -26,19 +25,19 @@ const ENDED: [&str; 2] = ["task-ended", "not-found"];
 const UNUSABLE: [&str; 4] = ["task-ended", "not-found", "owner-withdrawn", "blocked"];
 
 /// An open task, with its handle.
-pub(super) struct Lease {
+pub(crate) struct TaskLease {
     client: Client,
     path: String,
     silence: Duration,
 }
 
-impl Lease {
+impl TaskLease {
     /// The task in the answer to a granted request. `silence` is the longest time between two
     /// heartbeats, in seconds.
-    pub(super) fn of(client: &Client, granted: &Value, silence: u64) -> Result<Self, Failure> {
+    pub(crate) fn of(client: &Client, granted: &Value, silence: u64) -> Result<Self, ClientError> {
         let text = |pointer: &str| granted.pointer(pointer).and_then(Value::as_str);
         let (Some(id), Some(handle)) = (text("/task/id"), text("/task/handle")) else {
-            return Err(Failure::Unestablished(
+            return Err(ClientError::Unavailable(
                 "the broker's answer lacks the task or its handle".into(),
             ));
         };
@@ -51,12 +50,12 @@ impl Lease {
     }
 
     /// A task with its handle, in the form of a request that joins it.
-    pub(super) fn joined(client: &Client, task: &Value, silence: u64) -> Result<Self, Failure> {
+    pub(crate) fn joined(client: &Client, task: &Value, silence: u64) -> Result<Self, ClientError> {
         Self::of(client, &json!({ "task": task }), silence)
     }
 
     /// Sends heartbeats until the task ends; returns the reason.
-    pub(super) async fn keep(&self) -> String {
+    pub(crate) async fn keep(&self) -> String {
         let usual = self.silence / 3;
         let mut heard = Instant::now();
         loop {
@@ -75,12 +74,13 @@ impl Lease {
         }
     }
 
-    /// Ends the task as completed (`well`) or aborted. A failure is only printed.
-    pub(super) async fn end(&self, well: bool) {
+    /// Ends the task as completed (`well`) or aborted. A failure is only a note.
+    pub(crate) async fn end(&self, well: bool) {
         let Err(failed) = self.finish(well).await else {
             return;
         };
-        output::note(format!(
+        let notify = self.client.notify();
+        notify(&format!(
             "taskpass: the task could not be ended ({failed}); without heartbeats it ends in {} s",
             self.silence.as_secs()
         ));
@@ -88,11 +88,11 @@ impl Lease {
 
     /// Ends the task. Succeeds only if the broker confirms the end, or answers that the task had
     /// ended.
-    pub(super) async fn finish(&self, well: bool) -> Result<(), Failure> {
+    pub(crate) async fn finish(&self, well: bool) -> Result<(), ClientError> {
         let what = if well { "complete" } else { "abort" };
         let path = format!("{}/{what}", self.path);
         let nothing = json!({});
-        let ended = retried(END_RETRY, async || {
+        let ended = retried(END_RETRY, self.client.notify(), async || {
             let sent = self
                 .client
                 .try_once(Method::POST, &path, Some(&nothing), None);
@@ -108,7 +108,7 @@ impl Lease {
 
     /// Sends one heartbeat. Returns why the task can no longer be used, or that `session` was
     /// revoked; `None` if both are usable. Fails if the broker did not answer.
-    pub(super) async fn beat(&self, session: Option<&str>) -> Result<Option<String>, Failure> {
+    pub(crate) async fn beat(&self, session: Option<&str>) -> Result<Option<String>, ClientError> {
         let path = format!("{}/heartbeat", self.path);
         let nothing = json!({});
         let sent = self.client.send(Method::POST, &path, Some(&nothing));
@@ -126,8 +126,8 @@ fn state(body: &Value) -> Option<&str> {
     body.pointer("/task/state").and_then(Value::as_str)
 }
 
-fn not_of_the_broker() -> Failure {
-    Failure::Unestablished("the answer holds no task (not the broker's answer)".into())
+fn not_of_the_broker() -> ClientError {
+    ClientError::Unavailable("the answer holds no task (not the broker's answer)".into())
 }
 
 /// Why a task can no longer be used, by the answer to its heartbeat: the task ended, or the session
@@ -151,4 +151,4 @@ fn over(body: &Value, session: Option<&str>) -> Option<String> {
 }
 
 /// The result of work that never ends.
-pub(super) type Never = Infallible;
+pub(crate) type Never = Infallible;

@@ -18,18 +18,17 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use url::Url;
 
-use crate::cli::client::{innermost, read_file, read_secret};
-use crate::cli::retry::{self, Fault, TRY_TIMEOUT};
-use crate::cli::{Failure, output};
-use crate::outgoing;
+use crate::client::retry::{self, Fault, TRY_TIMEOUT};
+use crate::client::{ClientError, Notify, read_file, read_secret};
+use crate::outgoing::{self, innermost};
 
 /// Where Kubernetes mounts a pod's token for the API server, and the server's certificate
 /// authority.
-pub(super) const DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+pub(crate) const DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// The variables with which Kubernetes gives each pod the API server's address.
-pub(super) const HOST_VARIABLE: &str = "KUBERNETES_SERVICE_HOST";
-pub(super) const PORT_VARIABLE: &str = "KUBERNETES_SERVICE_PORT";
+pub(crate) const HOST_VARIABLE: &str = "KUBERNETES_SERVICE_HOST";
+pub(crate) const PORT_VARIABLE: &str = "KUBERNETES_SERVICE_PORT";
 
 /// The shortest life of a token that the API server issues, in seconds.
 const LIFE_SECONDS: u32 = 600;
@@ -39,7 +38,7 @@ const MAX_AUTHORITIES_BYTES: u64 = 1024 * 1024;
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
 /// A pod's service account, and the API server that issues tokens for it.
-pub(in crate::cli) struct ServiceAccount {
+pub(crate) struct ServiceAccount {
     directory: PathBuf,
     server: Url,
     audience: String,
@@ -80,20 +79,20 @@ impl From<Fault> for NotIssued {
     }
 }
 
-impl From<Failure> for NotIssued {
-    fn from(failure: Failure) -> Self {
+impl From<ClientError> for NotIssued {
+    fn from(failure: ClientError) -> Self {
         Self::Failed(failure.into())
     }
 }
 
 impl ServiceAccount {
     /// The service account whose token is in `directory`; `None` if there is none.
-    pub(super) fn found(
+    pub(crate) fn found(
         directory: &Path,
         (host, port): (&str, &str),
         audience: String,
         projected: Option<PathBuf>,
-    ) -> Result<Option<Self>, Failure> {
+    ) -> Result<Option<Self>, ClientError> {
         if !directory.join("token").exists() {
             return Ok(None);
         }
@@ -102,7 +101,7 @@ impl ServiceAccount {
             _ => host.to_owned(),
         };
         let server = Url::parse(&format!("https://{host}:{port}/")).map_err(|error| {
-            Failure::Usage(format!("{HOST_VARIABLE} and {PORT_VARIABLE}: {error}"))
+            ClientError::Invalid(format!("{HOST_VARIABLE} and {PORT_VARIABLE}: {error}"))
         })?;
         Ok(Some(Self {
             directory: directory.to_owned(),
@@ -113,14 +112,14 @@ impl ServiceAccount {
     }
 
     /// Values that distinguish this pod's service account from others.
-    pub(super) fn marks(&self) -> Result<[String; 3], Failure> {
+    pub(crate) fn marks(&self) -> Result<[String; 3], ClientError> {
         let account = self.account(&self.own_token()?)?;
         let pod = account.pod.map(|pod| pod.uid).unwrap_or_default();
         Ok([account.serviceaccount.uid, pod, self.audience.clone()])
     }
 
     /// Gets a fresh token for the broker.
-    pub(super) async fn token(&self) -> Result<SecretString, Fault> {
+    pub(crate) async fn token(&self, notify: Notify) -> Result<SecretString, Fault> {
         let fault = match self.request().await {
             Ok(token) => return Ok(token),
             Err(NotIssued::Failed(fault)) => return Err(fault),
@@ -129,23 +128,23 @@ impl ServiceAccount {
         let Some(projected) = &self.projected else {
             return Err(fault);
         };
-        output::note(format!(
+        notify(&format!(
             "taskpass: {}; using the projected token, which opens one task only",
             fault.failure
         ));
         Ok(read_secret(projected)?)
     }
 
-    fn own_token(&self) -> Result<SecretString, Failure> {
+    fn own_token(&self) -> Result<SecretString, ClientError> {
         read_secret(&self.directory.join("token"))
     }
 
-    fn account(&self, token: &SecretString) -> Result<Bound, Failure> {
+    fn account(&self, token: &SecretString) -> Result<Bound, ClientError> {
         let claims = token.expose_secret().split('.').nth(1);
         let claims = claims.and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
         let claims = claims.and_then(|bytes| serde_json::from_slice::<Claims>(&bytes).ok());
         let claims = claims.ok_or_else(|| {
-            Failure::Usage(format!(
+            ClientError::Invalid(format!(
                 "{} does not hold a token of a service account",
                 self.directory.join("token").display()
             ))
@@ -158,7 +157,7 @@ impl ServiceAccount {
         let account = self.account(&own)?;
         let name = format!("{}/{}", account.namespace, account.serviceaccount.name);
         let failed = |why: String| {
-            Failure::Unestablished(format!(
+            ClientError::Unavailable(format!(
                 "the Kubernetes API issued no token for service account {name}: {why}"
             ))
         };
@@ -260,6 +259,7 @@ fn is_transient(status: StatusCode) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::silent;
 
     #[test]
     fn only_a_denial_leads_to_the_projected_token() {
@@ -294,7 +294,7 @@ mod tests {
             audience: "https://broker.example".to_owned(),
             projected: Some(projected),
         };
-        let fault = account.token().await.unwrap_err();
+        let fault = account.token(silent).await.unwrap_err();
         assert!(!fault.sent, "{}", fault.failure);
     }
 }

@@ -1,20 +1,13 @@
-//! Finds a workload's attestation, which each kind of pipeline keeps in a different place.
-//!
-//! The order is: the workload's own key, the named file, the named variable, GitHub's token
-//! endpoint, the SPIFFE Workload API, and the API server of Kubernetes or a token that it
-//! projected. A pod has a token for the API server unless that is turned off, so a configured
-//! SPIFFE socket comes first. If a source was named, it is used, or its failure is the error; no
-//! other source is tried.
+//! The sources of a workload's attestation, which each kind of pipeline keeps in a different place.
 
-mod kubernetes;
-mod spiffe;
+pub(crate) mod kubernetes;
+pub(crate) mod spiffe;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use clap::Args;
 use reqwest::header::AUTHORIZATION;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject;
@@ -24,23 +17,15 @@ use url::Url;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::Failure;
-use super::client::{innermost, is_loopback, read_file, read_secret};
 use super::retry::{self, Fault, TRY_TIMEOUT};
-use crate::clock::{Clock, SystemClock};
-use crate::config::{Environment, ProcessEnvironment};
+use super::{ClientError, Notify, read_file, read_secret};
+use crate::clock::{Clock as _, SystemClock};
 use crate::crypto::digest::sha256_parts;
 use crate::crypto::jwk::Algorithm;
 use crate::crypto::random::SystemRandom;
 use crate::crypto::signer::{LocalSigner, PrivateKey, Signer, sign_jwt};
 use crate::ids::Random as _;
-use crate::outgoing::{self, BodyError};
-
-/// The path to which Kubernetes is configured to project a token for the broker.
-const PROJECTED_TOKEN: &str = "/var/run/secrets/taskpass/token";
-
-/// The default variable with a token. GitLab's `id_tokens` can have this name.
-const TOKEN_VARIABLE: &str = "TASKPASS_TOKEN";
+use crate::outgoing::{self, BodyError, innermost, is_loopback};
 
 /// How long an assertion by the workload's own key is valid.
 const ASSERTION_SECONDS: i64 = 60;
@@ -51,43 +36,8 @@ const MAX_KEY_BYTES: u64 = 64 * 1024;
 /// The longest answer with a token, in bytes.
 const MAX_TOKEN_BYTES: usize = 64 * 1024;
 
-/// The arguments that name the source of attestations.
-#[derive(Args, Clone, Debug)]
-pub(super) struct EvidenceArgs {
-    /// The file with the attestation; it is read each time one is needed, but a pipe, or standard
-    /// input for `-`, only once
-    #[arg(long, env = "TASKPASS_TOKEN_FILE", value_name = "FILE")]
-    token_file: Option<PathBuf>,
-    /// The variable with the attestation [default: `TASKPASS_TOKEN`]
-    #[arg(long, value_name = "NAME")]
-    token_env: Option<String>,
-    /// The private key of a registered workload, as PKCS#8 PEM: Ed25519 or P-256
-    #[arg(
-        long,
-        env = "TASKPASS_KEY_FILE",
-        value_name = "FILE",
-        requires = "workload"
-    )]
-    key_file: Option<PathBuf>,
-    /// The registered workload that owns the key
-    #[arg(long, env = "TASKPASS_WORKLOAD", value_name = "NAME")]
-    workload: Option<String>,
-    /// The audience of tokens from GitHub, Kubernetes or SPIFFE [default: the broker's URL]
-    #[arg(long, env = "TASKPASS_AUDIENCE", value_name = "URL")]
-    audience: Option<String>,
-    /// On Kubernetes: the directory with the pod's own token for the API server, which requests a
-    /// token for each task
-    #[arg(
-        long,
-        env = "TASKPASS_SERVICE_ACCOUNT_DIR",
-        value_name = "DIR",
-        default_value = kubernetes::DIRECTORY
-    )]
-    service_account_dir: PathBuf,
-}
-
 /// The source of fresh attestations.
-pub(super) enum Source {
+pub(crate) enum Source {
     /// Signed by the workload's registered key.
     Key {
         signer: Box<LocalSigner>,
@@ -115,13 +65,13 @@ pub(super) enum Source {
 
 /// Standard input, a pipe, or another file that is not regular. It is read when an attestation is
 /// first needed, and the text is kept.
-pub(super) struct ReadOnce {
+pub(crate) struct ReadOnce {
     file: PathBuf,
     token: OnceLock<SecretString>,
 }
 
 impl ReadOnce {
-    async fn token(&self) -> Result<SecretString, Failure> {
+    async fn token(&self) -> Result<SecretString, ClientError> {
         if let Some(token) = self.token.get() {
             return Ok(token.clone());
         }
@@ -130,7 +80,7 @@ impl ReadOnce {
     }
 
     /// Like `token`, for callers that are not asynchronous.
-    fn token_blocking(&self) -> Result<SecretString, Failure> {
+    fn token_blocking(&self) -> Result<SecretString, ClientError> {
         if let Some(token) = self.token.get() {
             return Ok(token.clone());
         }
@@ -139,96 +89,9 @@ impl ReadOnce {
     }
 }
 
-impl EvidenceArgs {
-    /// The variable that was named as the source.
-    pub(super) fn variable(&self) -> Option<String> {
-        self.token_env.clone()
-    }
-
-    /// Finds the source of attestations for the broker at `broker`.
-    pub(super) fn source(&self, broker: &Url) -> Result<Source, Failure> {
-        let own_name = broker.as_str().trim_end_matches('/').to_owned();
-        let audience = self.audience.clone().unwrap_or(own_name);
-        if let (Some(file), Some(workload)) = (&self.key_file, &self.workload) {
-            return Ok(Source::Key {
-                signer: Box::new(read_key(file)?),
-                workload: workload.clone(),
-                audience,
-            });
-        }
-        if let Some(file) = &self.token_file {
-            return Ok(Source::in_file(file));
-        }
-        let environment = ProcessEnvironment;
-        let get = |name: &str| -> Result<Option<String>, Failure> {
-            environment
-                .get(name)
-                .map_err(|_| Failure::Usage(format!("{name} is not UTF-8")))
-        };
-        let name = self.token_env.as_deref().unwrap_or(TOKEN_VARIABLE);
-        match get(name)? {
-            Some(token) if !token.trim().is_empty() => {
-                return Ok(Source::Variable(SecretString::from(token.trim())));
-            }
-            _ if self.token_env.is_some() => {
-                return Err(Failure::Usage(format!("{name} holds no token")));
-            }
-            _ => {}
-        }
-        let (url, token) = (
-            get("ACTIONS_ID_TOKEN_REQUEST_URL")?,
-            get("ACTIONS_ID_TOKEN_REQUEST_TOKEN")?,
-        );
-        if let (Some(url), Some(token)) = (url, token) {
-            let mut url = Url::parse(&url)
-                .map_err(|_| Failure::Usage("ACTIONS_ID_TOKEN_REQUEST_URL is not a URL".into()))?;
-            if url.scheme() != "https" && !(url.scheme() == "http" && is_loopback(&url)) {
-                return Err(Failure::Usage(
-                    "ACTIONS_ID_TOKEN_REQUEST_URL is not https".into(),
-                ));
-            }
-            url.query_pairs_mut().append_pair("audience", &audience);
-            return Ok(Source::GitHub {
-                url,
-                token: SecretString::from(token),
-            });
-        }
-        if let Some(socket) = get(spiffe::SOCKET_VARIABLE)? {
-            let api = spiffe::WorkloadApi::at(&socket, audience)?;
-            return Ok(Source::Spiffe(api));
-        }
-        let projected = Path::new(PROJECTED_TOKEN);
-        let projected = projected.exists().then(|| projected.to_owned());
-        let (host, port) = (
-            get(kubernetes::HOST_VARIABLE)?,
-            get(kubernetes::PORT_VARIABLE)?,
-        );
-        if let (Some(host), Some(port)) = (host, port) {
-            let found = kubernetes::ServiceAccount::found(
-                &self.service_account_dir,
-                (&host, &port),
-                audience,
-                projected.clone(),
-            );
-            if let Some(found) = found? {
-                return Ok(Source::Kubernetes(found));
-            }
-        }
-        if let Some(projected) = projected {
-            return Ok(Source::File(projected));
-        }
-        Err(Failure::Usage(format!(
-            "no attestation found: give --token-file, --key-file with --workload, or {TOKEN_VARIABLE} \
-             in the environment; a GitHub job needs `permissions: id-token: write`, a Kubernetes pod a \
-             token projected to {PROJECTED_TOKEN}, a SPIFFE workload {}",
-            spiffe::SOCKET_VARIABLE
-        )))
-    }
-}
-
 impl Source {
     /// The attestation in a named file, or on standard input for `-`.
-    fn in_file(file: &Path) -> Self {
+    pub(crate) fn in_file(file: &Path) -> Self {
         let irregular = |file: &Path| std::fs::metadata(file).is_ok_and(|found| !found.is_file());
         if file == Path::new("-") || irregular(file) {
             return Self::Once(ReadOnce {
@@ -239,9 +102,27 @@ impl Source {
         Self::File(file.to_owned())
     }
 
+    /// GitHub's token endpoint at `url`, for a token with this audience.
+    pub(crate) fn github(
+        url: &str,
+        token: SecretString,
+        audience: &str,
+    ) -> Result<Self, ClientError> {
+        let mut url = Url::parse(url).map_err(|_| {
+            ClientError::Invalid("ACTIONS_ID_TOKEN_REQUEST_URL is not a URL".into())
+        })?;
+        if url.scheme() != "https" && !(url.scheme() == "http" && is_loopback(&url)) {
+            return Err(ClientError::Invalid(
+                "ACTIONS_ID_TOKEN_REQUEST_URL is not https".into(),
+            ));
+        }
+        url.query_pairs_mut().append_pair("audience", audience);
+        Ok(Self::GitHub { url, token })
+    }
+
     /// A mark of the attestation if the source has only one, which the first use consumes; `None`
     /// otherwise.
-    pub(super) fn spent(&self) -> Option<String> {
+    pub(crate) fn spent(&self) -> Option<String> {
         match self {
             Self::Variable(token) => Some(digest(&["variable", token.expose_secret()])),
             Self::Once(once) => {
@@ -254,7 +135,7 @@ impl Source {
 
     /// A digest that identifies the workload as far as this machine can tell, so that two jobs do
     /// not share a cached session. It reveals no secret. A renewed token gives the same digest.
-    pub(super) fn fingerprint(&self) -> Result<String, Failure> {
+    pub(crate) fn fingerprint(&self) -> Result<String, ClientError> {
         Ok(match self {
             Self::Key {
                 signer,
@@ -262,7 +143,7 @@ impl Source {
                 audience,
             } => digest(&["key", workload, audience, signer.kid()]),
             Self::Once(once) if once.file == Path::new("-") => {
-                return Err(Failure::Usage(
+                return Err(ClientError::Invalid(
                     "standard input yields an attestation once, and it may be needed again".into(),
                 ));
             }
@@ -286,7 +167,7 @@ impl Source {
     }
 
     /// Gets a fresh attestation, in one attempt.
-    pub(super) async fn attestation(&self) -> Result<SecretString, Fault> {
+    pub(crate) async fn attestation(&self, notify: Notify) -> Result<SecretString, Fault> {
         Ok(match self {
             Self::Key {
                 signer,
@@ -297,7 +178,7 @@ impl Source {
             Self::Once(once) => once.token().await?,
             Self::Variable(token) => token.clone(),
             Self::GitHub { url, token } => from_github(url, token).await?,
-            Self::Kubernetes(account) => account.token().await?,
+            Self::Kubernetes(account) => account.token(notify).await?,
             Self::Spiffe(api) => api.fetch().await?,
         })
     }
@@ -305,17 +186,18 @@ impl Source {
 
 /// Reads a secret on another thread, so that the caller can be cancelled: a pipe may have no
 /// writer, and a file server may not answer.
-async fn read_apart(file: &Path) -> Result<SecretString, Failure> {
+async fn read_apart(file: &Path) -> Result<SecretString, ClientError> {
     let file = file.to_owned();
     tokio::task::spawn_blocking(move || read_secret(&file))
         .await
-        .map_err(Failure::unestablished)?
+        .map_err(ClientError::unavailable)?
 }
 
 /// A name for the file that does not depend on the spelling of its path. A link in the last part is
 /// not followed, because Kubernetes redirects it with each new token.
-fn place(file: &Path) -> Result<String, Failure> {
-    let unread = |error| Failure::Unestablished(format!("cannot read {}: {error}", file.display()));
+fn place(file: &Path) -> Result<String, ClientError> {
+    let unread =
+        |error| ClientError::Unavailable(format!("cannot read {}: {error}", file.display()));
     let parent = file
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty());
@@ -342,11 +224,12 @@ fn digest(parts: &[&str]) -> String {
     URL_SAFE_NO_PAD.encode(sha256_parts("taskpass:evidence", &parts))
 }
 
-pub(super) fn read_key(file: &Path) -> Result<LocalSigner, Failure> {
+/// Reads the private key of a registered workload.
+pub(crate) fn read_key(file: &Path) -> Result<LocalSigner, ClientError> {
     let pem = Zeroizing::new(read_file(file, MAX_KEY_BYTES)?);
     let place = file.display();
     let refused = || {
-        Failure::Usage(format!(
+        ClientError::Invalid(format!(
             "{place} is not a PKCS#8 PEM file with an Ed25519 or P-256 key; create one with \
              `openssl genpkey -algorithm ed25519`"
         ))
@@ -364,16 +247,16 @@ pub(super) fn read_key(file: &Path) -> Result<LocalSigner, Failure> {
 
 /// Signs a client assertion (RFC 7523bis). The audience is the broker that the user named, never a
 /// name that a server gives itself.
-pub(super) async fn assertion(
+pub(crate) async fn assertion(
     signer: &LocalSigner,
     workload: &str,
     audience: &str,
-) -> Result<SecretString, Failure> {
+) -> Result<SecretString, ClientError> {
     let now = SystemClock.now().seconds();
     let mut id = [0; 16];
     SystemRandom::default()
         .fill(&mut id)
-        .map_err(Failure::unestablished)?;
+        .map_err(ClientError::unavailable)?;
     let claims = json!({
         "iss": workload, "sub": workload, "aud": audience, "iat": now,
         "exp": now + ASSERTION_SECONDS, "jti": Uuid::from_bytes(id).to_string(),
@@ -381,11 +264,11 @@ pub(super) async fn assertion(
 
     sign_jwt("client-authentication+jwt", &claims, signer as &dyn Signer)
         .await
-        .map_err(Failure::unestablished)
+        .map_err(ClientError::unavailable)
 }
 
 async fn from_github(url: &Url, token: &SecretString) -> Result<SecretString, Fault> {
-    let failed = |why: String| Failure::Unestablished(format!("GitHub issued no token: {why}"));
+    let failed = |why: String| ClientError::Unavailable(format!("GitHub issued no token: {why}"));
     // The URL belongs to the job, so the message tells only the cause.
     let broken = |error: reqwest::Error| {
         let why = if error.is_timeout() {

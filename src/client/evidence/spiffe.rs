@@ -10,14 +10,14 @@ use spiffe::WorkloadApiClient;
 use spiffe::transport::Endpoint;
 use tokio::time::timeout;
 
-use crate::cli::Failure;
-use crate::cli::retry::{Fault, TRY_TIMEOUT};
+use crate::client::ClientError;
+use crate::client::retry::{Fault, TRY_TIMEOUT};
 
 /// The variable with the socket's address, defined by the standard.
-pub(super) const SOCKET_VARIABLE: &str = "SPIFFE_ENDPOINT_SOCKET";
+pub(crate) const SOCKET_VARIABLE: &str = "SPIFFE_ENDPOINT_SOCKET";
 
 /// A Workload API, and the audience of the tokens to request.
-pub(in crate::cli) struct WorkloadApi {
+pub(crate) struct WorkloadApi {
     endpoint: Endpoint,
     socket: String,
     audience: String,
@@ -25,13 +25,13 @@ pub(in crate::cli) struct WorkloadApi {
 
 impl WorkloadApi {
     /// The Workload API at `socket`.
-    pub(super) fn at(socket: &str, audience: String) -> Result<Self, Failure> {
+    pub(crate) fn at(socket: &str, audience: String) -> Result<Self, ClientError> {
         let endpoint = Endpoint::parse(socket)
-            .map_err(|error| Failure::Usage(format!("{SOCKET_VARIABLE}: {error}")))?;
+            .map_err(|error| ClientError::Invalid(format!("{SOCKET_VARIABLE}: {error}")))?;
         if let Endpoint::Tcp { host, .. } = &endpoint
             && !host.is_loopback()
         {
-            return Err(Failure::Usage(format!(
+            return Err(ClientError::Invalid(format!(
                 "{SOCKET_VARIABLE} is not on this machine: a token could be read in transit"
             )));
         }
@@ -42,21 +42,21 @@ impl WorkloadApi {
         })
     }
 
-    pub(super) fn socket(&self) -> &str {
+    pub(crate) fn socket(&self) -> &str {
         &self.socket
     }
 
-    pub(super) fn audience(&self) -> &str {
+    pub(crate) fn audience(&self) -> &str {
         &self.audience
     }
 
     /// Gets a JWT-SVID of the first identity that the API returns, for the broker's audience only.
-    pub(super) async fn fetch(&self) -> Result<SecretString, Fault> {
+    pub(crate) async fn fetch(&self) -> Result<SecretString, Fault> {
         // Retry even when the API does not know the workload: a new workload's entry may appear
         // late.
         let failed = |why: String| {
             let why = format!("the SPIFFE Workload API issued no token: {why}");
-            Fault::transient(Failure::Unestablished(why), None)
+            Fault::transient(ClientError::Unavailable(why), None)
         };
         let fetching = async {
             let client = WorkloadApiClient::connect(self.endpoint.clone()).await?;
