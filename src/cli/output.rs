@@ -11,15 +11,6 @@ use serde::Serialize;
 use super::Failure;
 pub(super) use crate::domain::text::{printable, printable_lines};
 
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        if error.kind() == io::ErrorKind::BrokenPipe {
-            return Self::ReaderGone;
-        }
-        Self::Unestablished(format!("cannot write the output: {error}"))
-    }
-}
-
 /// The form in which a command writes its result on standard output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
@@ -65,6 +56,11 @@ pub(super) fn raw(bytes: &[u8]) -> Result<(), Failure> {
 /// exit code of a command depends on a note.
 pub(super) fn note(text: impl AsRef<str>) {
     alert(text).ok();
+}
+
+/// Receives the notes of the client library.
+pub(super) fn notify(text: &str) {
+    note(text);
 }
 
 /// Writes one line on standard error, and fails if it cannot be written. It serves monitors,
@@ -164,13 +160,5 @@ mod tests {
         even_unread(Err(Failure::ReaderGone)).unwrap();
         let full = even_unread(Err(Failure::Unestablished("full".into())));
         assert!(matches!(full, Err(Failure::Unestablished(_))));
-    }
-
-    #[test]
-    fn a_reader_that_went_away_is_no_failure() {
-        let gone = Failure::from(io::Error::from(io::ErrorKind::BrokenPipe));
-        assert!(matches!(gone, Failure::ReaderGone));
-        let full = Failure::from(io::Error::from(io::ErrorKind::StorageFull));
-        assert!(matches!(full, Failure::Unestablished(_)));
     }
 }

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::Failure;
-use super::client::{Authorities, Connection, Token};
+use super::connection::{Authorities, Connection, Token};
 use super::dev::settings;
 use super::output::{self, Form};
 use super::serve::ConfigFile;

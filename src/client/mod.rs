@@ -24,7 +24,7 @@ use serde_json::Value;
 use url::Url;
 use zeroize::Zeroizing;
 
-pub(crate) use self::answer::{Answer, observed, slug};
+pub(crate) use self::answer::{Answer, observed};
 pub(crate) use self::error::{AnswerKind, ClientError};
 pub(crate) use self::input::{read_file, read_secret, secret_of, write_new_secret};
 use self::retry::{Fault, TRY_TIMEOUT};
