@@ -7,7 +7,7 @@ use super::record::Record;
 /// `principal=…`, `action=…` or `resource=…` with a pattern, in which `*` stands for any text and
 /// `?` for any one character. Several of them, separated by commas, must all match.
 #[derive(Clone, Debug)]
-pub(super) struct Filter(Vec<(Field, Vec<char>)>);
+pub(crate) struct Filter(Vec<(Field, Vec<char>)>);
 
 #[derive(Clone, Copy, Debug)]
 enum Field {
@@ -47,7 +47,7 @@ impl FromStr for Filter {
 
 impl Filter {
     /// Whether it matches a record.
-    pub(super) fn matches(&self, record: &Record) -> bool {
+    pub(crate) fn matches(&self, record: &Record) -> bool {
         self.0.iter().all(|(of, pattern)| {
             let text = match of {
                 Field::Principal => &record.principal,

@@ -17,7 +17,7 @@ use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// The longest record, in bytes. A record of CloudTrail has at most 256 KiB.
-pub(super) const MAX_RECORD_BYTES: u64 = 1024 * 1024;
+pub(crate) const MAX_RECORD_BYTES: u64 = 1024 * 1024;
 
 /// Every compressed input may grow to this many bytes, and larger inputs by this factor. Logs grow
 /// 10 to 50 times; the limit of the format is about 1,030.
@@ -35,7 +35,7 @@ const OF_AN_EVENT: [&str; 3] = ["eventName", "eventSource", "userIdentity"];
 
 /// The layout of records in an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shape {
+pub(crate) enum Shape {
     /// One record on each line. An input that begins with `[` is read as an array.
     Lines,
     /// Documents of the form `{"Records": […]}`, an array of records, or single records in
@@ -45,7 +45,7 @@ pub(super) enum Shape {
 
 /// One record, or the reason for its absence.
 #[derive(Clone, Copy)]
-pub(super) enum Piece<'a> {
+pub(crate) enum Piece<'a> {
     /// The bytes of the record.
     Record(&'a [u8]),
     /// The record exceeds the limit.
@@ -53,7 +53,7 @@ pub(super) enum Piece<'a> {
 }
 
 /// Opens an input: a file, or standard input for `-`. Input compressed by gzip is decompressed.
-pub(super) fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
+pub(crate) fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
     if path == Path::new("-") {
         return decompressed(io::stdin().lock());
     }
@@ -130,7 +130,7 @@ impl<R: Read> Read for Grown<R> {
 }
 
 /// Passes every record to `take`. The error says why the input could not be read to its end.
-pub(super) fn each(
+pub(crate) fn each(
     mut input: &mut dyn BufRead,
     shape: Shape,
     take: &mut dyn FnMut(Piece<'_>),

@@ -14,11 +14,12 @@ use crate::domain::grant::{ActionName, AuthorizationDetail, Location};
 use crate::domain::pattern::{self, Budget};
 use crate::domain::session::EndReason;
 use crate::domain::task::TaskEnd;
+use crate::domain::text::printable;
 use crate::domain::validity::{EndCause, Ending};
 
 /// The class of a judged action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Class {
+pub(crate) enum Class {
     Proven,
     OutsideGrant,
     AfterEnd,
@@ -29,7 +30,7 @@ pub(super) enum Class {
 
 impl Class {
     /// All classes, in the order of the report.
-    pub(super) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 5] = [
         Self::Proven,
         Self::OutsideGrant,
         Self::AfterEnd,
@@ -38,7 +39,7 @@ impl Class {
     ];
 
     /// The name of the class in JSON.
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Proven => "proven",
             Self::OutsideGrant => "outside_grant",
@@ -49,7 +50,7 @@ impl Class {
     }
 
     /// The name of the class for people.
-    pub(super) fn title(self) -> &'static str {
+    pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Proven => "proven",
             Self::OutsideGrant => "outside the grant",
@@ -62,7 +63,7 @@ impl Class {
 
 /// The reason for a class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Reason {
+pub(crate) enum Reason {
     Permitted,
     Action,
     Region,
@@ -93,7 +94,7 @@ pub(super) enum Reason {
 
 impl Reason {
     /// The name of the reason in JSON.
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Permitted => "permitted",
             Self::Action => "action",
@@ -127,22 +128,22 @@ impl Reason {
 
 /// The verdict on one action.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Verdict {
-    pub(super) class: Class,
-    pub(super) reason: Reason,
+pub(crate) struct Judgement {
+    pub(crate) class: Class,
+    pub(crate) reason: Reason,
     /// The reason as a sentence.
-    pub(super) told: String,
+    pub(crate) told: String,
     /// The index of the permit's leaf; `None` if no permit was found.
-    pub(super) leaf: Option<u64>,
+    pub(crate) leaf: Option<u64>,
     /// The workload and the resource of the permit.
-    pub(super) of: Option<(String, String)>,
+    pub(crate) of: Option<(String, String)>,
     /// Whether the class would be worse without the allowance for clock differences.
-    pub(super) within_skew: bool,
+    pub(crate) within_skew: bool,
     /// Whether the same AWS session was created before.
-    pub(super) made_again: bool,
+    pub(crate) made_again: bool,
 }
 
-impl Verdict {
+impl Judgement {
     fn new(class: Class, reason: Reason, told: impl Into<String>) -> Self {
         Self {
             class,
@@ -156,7 +157,7 @@ impl Verdict {
     }
 
     /// The verdict on a record that could not be read.
-    pub(super) fn unreadable(why: &str) -> Self {
+    pub(crate) fn unreadable(why: &str) -> Self {
         Self::new(Class::Unjudged, Reason::Unreadable, why)
     }
 }
@@ -166,7 +167,7 @@ const MAX_ANSWERS: usize = 4_096;
 
 /// Judges actions by the decisions of one log.
 #[derive(Debug)]
-pub(super) struct Judge<'a> {
+pub(crate) struct Judge<'a> {
     decisions: &'a Decisions,
     skew_seconds: u64,
     /// The time up to which the log is known to be complete.
@@ -178,7 +179,7 @@ pub(super) struct Judge<'a> {
 
 impl<'a> Judge<'a> {
     /// A judge for this log, which was complete at `as_of` or later.
-    pub(super) fn new(
+    pub(crate) fn new(
         decisions: &'a Decisions,
         skew_seconds: u64,
         as_of: Option<Timestamp>,
@@ -193,13 +194,13 @@ impl<'a> Judge<'a> {
     }
 
     /// The time up to which the log is known to be complete.
-    pub(super) fn until(&self) -> Option<Timestamp> {
+    pub(crate) fn until(&self) -> Option<Timestamp> {
         self.until
     }
 
-    pub(super) fn judge(&mut self, record: &Record) -> Verdict {
+    pub(crate) fn judge(&mut self, record: &Record) -> Judgement {
         if record.credential.is_empty() {
-            return Verdict::new(
+            return Judgement::new(
                 Class::Unproven,
                 Reason::NoDecision,
                 "it carries no decision: the broker was not asked",
@@ -214,9 +215,9 @@ impl<'a> Judge<'a> {
             Err(why) => match self.within(record, &permit) {
                 // The action was not granted at any time.
                 Err((Class::OutsideGrant, reason, told)) => {
-                    Verdict::new(Class::OutsideGrant, reason, told)
+                    Judgement::new(Class::OutsideGrant, reason, told)
                 }
-                _ => Verdict::new(Class::Unjudged, Reason::NoTime, why),
+                _ => Judgement::new(Class::Unjudged, Reason::NoTime, why),
             },
         };
         let made = verdict.class == Class::Proven && record.deed == Deed::Mint;
@@ -243,9 +244,9 @@ impl<'a> Judge<'a> {
     }
 
     /// Finds the permit that a record's credential carries.
-    fn permit(&self, record: &Record) -> Result<Permit<'a>, Verdict> {
+    fn permit(&self, record: &Record) -> Result<Permit<'a>, Judgement> {
         let credential = &record.credential;
-        let unproven = |reason, told: &str| Verdict::new(Class::Unproven, reason, told);
+        let unproven = |reason, told: &str| Judgement::new(Class::Unproven, reason, told);
         let contradiction = || {
             unproven(
                 Reason::Contradiction,
@@ -288,13 +289,13 @@ impl<'a> Judge<'a> {
     fn find(
         &self,
         record: &Record,
-        contradiction: &dyn Fn() -> Verdict,
-    ) -> Result<Permit<'a>, Verdict> {
+        contradiction: &dyn Fn() -> Judgement,
+    ) -> Result<Permit<'a>, Judgement> {
         let (credential, at) = (&record.credential, record.at);
         let by_hash = credential.hash.map(|hash| {
             self.decisions.by_hash(&hash).ok_or_else(|| {
                 if self.decisions.is_unread(&hash) {
-                    return Verdict::new(
+                    return Judgement::new(
                         Class::Unjudged,
                         Reason::Pruned,
                         "its decision is in the log, but was pruned or cannot be read",
@@ -322,15 +323,15 @@ impl<'a> Judge<'a> {
     }
 
     /// The verdict on a record whose decision the log does not hold.
-    fn missing(&self, at: Result<Timestamp, &'static str>, reason: Reason) -> Verdict {
+    fn missing(&self, at: Result<Timestamp, &'static str>, reason: Reason) -> Judgement {
         match at {
-            Err(why) => return Verdict::new(Class::Unjudged, Reason::NoTime, why),
+            Err(why) => return Judgement::new(Class::Unjudged, Reason::NoTime, why),
             Ok(at) if self.is_after_log(at) => return self.after_log(),
             Ok(_) => {}
         }
         // The hash of an unread leaf is known, so only a session can be in an unread leaf.
         if reason == Reason::UnknownSession && self.decisions.has_gaps() {
-            return Verdict::new(
+            return Judgement::new(
                 Class::Unjudged,
                 Reason::Pruned,
                 "its decision may be among the leaves whose bodies could not be read",
@@ -340,7 +341,7 @@ impl<'a> Judge<'a> {
             Reason::UnknownDecision => "no permit in the log has the hash that it carries",
             _ => "no permit in the log is for the session that it names",
         };
-        Verdict::new(Class::Unproven, reason, told)
+        Judgement::new(Class::Unproven, reason, told)
     }
 
     /// Clock differences are not allowed for here: an action that is later by the record's own
@@ -349,18 +350,23 @@ impl<'a> Judge<'a> {
         self.until.is_none_or(|until| at > until)
     }
 
-    fn after_log(&self) -> Verdict {
+    fn after_log(&self) -> Judgement {
         let until = self.until.map_or_else(String::new, |at| format!(", {at}"));
-        Verdict::new(
+        Judgement::new(
             Class::Unjudged,
             Reason::AfterLog,
             format!("it is later than the last entry of the log{until}: later entries are unknown"),
         )
     }
 
-    fn judge_permitted(&mut self, record: &Record, at: Timestamp, permit: &Permit<'_>) -> Verdict {
+    fn judge_permitted(
+        &mut self,
+        record: &Record,
+        at: Timestamp,
+        permit: &Permit<'_>,
+    ) -> Judgement {
         if at.plus_seconds(self.skew_seconds) < permit.at() {
-            return Verdict::new(
+            return Judgement::new(
                 Class::Unproven,
                 Reason::DecidedLater,
                 format!("its permit was decided later, at {}", permit.at()),
@@ -376,14 +382,14 @@ impl<'a> Judge<'a> {
         }
         if at > end.at.plus_seconds(self.skew_seconds) {
             let (reason, told) = told(end);
-            return Verdict::new(Class::AfterEnd, reason, told);
+            return Judgement::new(Class::AfterEnd, reason, told);
         }
         let within = self.within(record, permit);
         if let Err((class, reason, told)) = within {
-            return Verdict::new(class, reason, told);
+            return Judgement::new(class, reason, told);
         }
         if self.decisions.may_have_ended_unseen(permit) {
-            return Verdict::new(
+            return Judgement::new(
                 Class::Unjudged,
                 Reason::Pruned,
                 "the bodies that could not be read may include one that ended it",
@@ -392,7 +398,7 @@ impl<'a> Judge<'a> {
         if self.is_after_log(at) {
             return self.after_log();
         }
-        let mut verdict = Verdict::new(
+        let mut verdict = Judgement::new(
             Class::Proven,
             Reason::Permitted,
             format!("permitted at {}, by leaf {}", permit.at(), permit.index()),
@@ -415,7 +421,7 @@ impl<'a> Judge<'a> {
         let (action, places, named, unclear) = match &record.deed {
             Deed::Mint if permit.is_aws() => return Ok(()),
             Deed::Mint => {
-                let Verdict {
+                let Judgement {
                     class,
                     reason,
                     told,
@@ -527,24 +533,24 @@ fn gives(detail: &AuthorizationDetail, action: &ActionName) -> bool {
 
 /// An AWS session must belong to the role of its decision, because callers in any account can
 /// choose names and source identities.
-fn check_role(credential: &Credential, permit: &Permit<'_>) -> Result<(), Verdict> {
+fn check_role(credential: &Credential, permit: &Permit<'_>) -> Result<(), Judgement> {
     let decided = permit.audience();
     if let Some(other) = credential.roles.iter().find(|seen| !seen.is(decided)) {
-        let other = crate::cli::output::printable(&other.to_string());
+        let other = printable(&other.to_string());
         let told = format!("its session belongs to {other}, but its decision is for {decided}");
-        return Err(Verdict::new(Class::Unproven, Reason::OtherRole, told));
+        return Err(Judgement::new(Class::Unproven, Reason::OtherRole, told));
     }
     // A mapping that names the location of the session makes it trustworthy.
     let named = credential.roles.iter().any(RoleSeen::names_a_role);
     if credential.needs_both && !named {
         let told = "it does not name the role of its session";
-        return Err(Verdict::new(Class::Unproven, Reason::OtherRole, told));
+        return Err(Judgement::new(Class::Unproven, Reason::OtherRole, told));
     }
     Ok(())
 }
 
-fn no_session_of_aws() -> Verdict {
-    Verdict::new(
+fn no_session_of_aws() -> Judgement {
+    Judgement::new(
         Class::Unproven,
         Reason::NoSessionOfAws,
         "the permit that it names is not for an AWS session",

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use super::judge::Class;
-use super::report::{OTHERS, Report, name_of, percent};
+use super::report::{OTHERS, Report, percent};
 use super::tally::{Counts, shortened};
 
 const WIDTH: u64 = 960;
@@ -57,7 +57,7 @@ fn label(text: &str) -> String {
 }
 
 /// Draws the picture as SVG.
-pub(super) fn draw(report: &Report<'_>) -> Result<String, std::fmt::Error> {
+pub(crate) fn draw(report: &Report<'_>) -> Result<String, std::fmt::Error> {
     let mut groups = report.tally.worst(ROWS);
     let others = report.tally.besides(&groups);
     if others.all() > 0 {
@@ -113,7 +113,7 @@ fn write(
         };
         text(svg, x + 22, 186, "font-weight=\"600\"", &number)?;
     }
-    let by = format!("by {}, the worst first", name_of(report.tally.by));
+    let by = format!("by {}, the worst first", report.tally.by.name());
     text(svg, MARGIN, 230, "fill=\"#5b6570\"", &by)?;
     for (at, (name, counts)) in (0..).zip(groups) {
         let y = 244 + at * ROW_HEIGHT;

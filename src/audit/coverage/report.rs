@@ -1,4 +1,4 @@
-//! The result: a table for people, and JSON for programs.
+//! The result of a run as data: its conclusion, sentences, and JSON for programs.
 
 use std::collections::BTreeMap;
 
@@ -6,36 +6,34 @@ use serde_json::{Value, json};
 
 use super::decisions::Decisions;
 use super::judge::{Class, Reason};
-use super::tally::{Counts, Example, GroupBy, Tally, shortened};
-use crate::cli::{Failure, output};
+use super::tally::{Counts, Example, Tally, shortened};
 use crate::clock::Timestamp;
 
-/// The most groups in the table, and in JSON.
-const SHOWN_GROUPS: usize = 20;
+/// The most groups in JSON.
 const LISTED_GROUPS: usize = 1_000;
 
 /// The name of all groups that are not listed.
-pub(super) const OTHERS: &str = "(all others)";
+pub(crate) const OTHERS: &str = "(all others)";
 
 /// An input that could not be read to its end.
 #[derive(Clone, Debug)]
-pub(super) struct Problem {
-    pub(super) input: String,
+pub(crate) struct Problem {
+    pub(crate) input: String,
     /// The number of records that were read from it.
-    pub(super) records: u64,
-    pub(super) why: String,
+    pub(crate) records: u64,
+    pub(crate) why: String,
 }
 
 /// The tolerated share of actions, in percent.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Allowed {
-    pub(super) unproven: f64,
-    pub(super) unjudged: f64,
+pub(crate) struct Allowed {
+    pub(crate) unproven: f64,
+    pub(crate) unjudged: f64,
 }
 
 /// The conclusion of the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Conclusion {
+pub(crate) enum Conclusion {
     Covered,
     NotCovered,
     NotEstablished,
@@ -49,26 +47,17 @@ impl Conclusion {
             Self::NotEstablished => "not_established",
         }
     }
-
-    /// The exit code of the conclusion; the report itself was already printed.
-    pub(super) fn exit(self) -> Result<(), Failure> {
-        match self {
-            Self::Covered => Ok(()),
-            Self::NotCovered => Err(Failure::Told),
-            Self::NotEstablished => Err(Failure::Ended(3)),
-        }
-    }
 }
 
 /// All data of the report.
-pub(super) struct Report<'a> {
-    pub(super) decisions: &'a Decisions,
-    pub(super) until: Option<Timestamp>,
-    pub(super) as_of: Option<Timestamp>,
-    pub(super) skew_seconds: u64,
-    pub(super) tally: &'a Tally,
-    pub(super) problems: Vec<Problem>,
-    pub(super) allowed: Allowed,
+pub(crate) struct Report<'a> {
+    pub(crate) decisions: &'a Decisions,
+    pub(crate) until: Option<Timestamp>,
+    pub(crate) as_of: Option<Timestamp>,
+    pub(crate) skew_seconds: u64,
+    pub(crate) tally: Tally,
+    pub(crate) problems: Vec<Problem>,
+    pub(crate) allowed: Allowed,
 }
 
 #[expect(
@@ -83,7 +72,7 @@ fn percentage(part: u64, of: u64) -> f64 {
 }
 
 /// A percentage for people. It shows 0 % only for none and 100 % only for all.
-pub(super) fn percent(part: u64, of: u64) -> String {
+pub(crate) fn percent(part: u64, of: u64) -> String {
     let percent = percentage(part, of);
     if part > 0 && percent < 0.1 {
         "<0.1%".into()
@@ -96,7 +85,7 @@ pub(super) fn percent(part: u64, of: u64) -> String {
 
 impl Report<'_> {
     /// The conclusion that follows from the counts and the tolerated shares.
-    pub(super) fn verdict(&self) -> Conclusion {
+    pub(crate) fn verdict(&self) -> Conclusion {
         let counts = &self.tally.counts;
         let (judged, all) = (counts.judged(), counts.all());
         let unproven = percentage(counts.of(Class::Unproven), judged);
@@ -112,7 +101,7 @@ impl Report<'_> {
     }
 
     /// The conclusion as a sentence.
-    pub(super) fn sentence(&self) -> String {
+    pub(crate) fn sentence(&self) -> String {
         let counts = &self.tally.counts;
         let (judged, unjudged) = (counts.judged(), counts.of(Class::Unjudged));
         match self.verdict() {
@@ -145,8 +134,8 @@ impl Report<'_> {
     }
 
     /// Remarks that are needed to interpret the numbers.
-    pub(super) fn notes(&self) -> Vec<String> {
-        let (tally, decisions) = (self.tally, self.decisions);
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let (tally, decisions) = (&self.tally, self.decisions);
         let mut notes = vec![
             "proven means: the permit is in the signed log, and was decided before the action by the broker's clock and the record's".to_owned(),
         ];
@@ -192,8 +181,8 @@ impl Report<'_> {
     }
 
     /// The result for programs. The member names are stable.
-    pub(super) fn to_json(&self) -> Value {
-        let (tally, decisions) = (self.tally, self.decisions);
+    pub(crate) fn to_json(&self) -> Value {
+        let (tally, decisions) = (&self.tally, self.decisions);
         let judged = tally.counts.judged();
         let classes: BTreeMap<&str, Value> = Class::ALL
             .into_iter()
@@ -242,7 +231,7 @@ impl Report<'_> {
                 "skew_seconds": self.skew_seconds,
             },
             "examples": examples.collect::<Vec<_>>(),
-            "by": name_of(tally.by),
+            "by": tally.by.name(),
             "groups": groups.collect::<Vec<_>>(),
             "other_groups": counts_json(&others),
             "problems": self.problems.iter().map(|problem| json!({
@@ -250,116 +239,6 @@ impl Report<'_> {
             })).collect::<Vec<_>>(),
             "notes": self.notes(),
         })
-    }
-
-    /// Prints the result for people.
-    pub(super) fn print(&self) -> Result<(), Failure> {
-        let (tally, decisions) = (self.tally, self.decisions);
-        let last = decisions
-            .last_at()
-            .map_or("-".to_owned(), |at| at.to_string());
-        output::line(format!(
-            "log: {}, {} entries, {} permits, the last at {last}",
-            shortened(decisions.origin()),
-            decisions.size(),
-            decisions.permits()
-        ))?;
-        output::line(format!(
-            "records: {} read, {} repeated, {} refused by the service",
-            tally.records, tally.duplicates, tally.refused
-        ))?;
-        for (why, count) in &tally.set_aside {
-            output::line(format!("set aside: {count}, {why}"))?;
-        }
-        output::line("")?;
-        let heading = ["class", "actions", "share"].map(str::to_owned).to_vec();
-        let rows = Class::ALL.into_iter().map(|class| {
-            let count = tally.counts.of(class);
-            let share = match class {
-                Class::Unjudged => "-".to_owned(),
-                _ => percent(count, tally.counts.judged()),
-            };
-            vec![class.title().to_owned(), count.to_string(), share]
-        });
-        output::table(&std::iter::once(heading).chain(rows).collect::<Vec<_>>())?;
-        self.print_groups()?;
-        self.print_examples()?;
-        output::line("")?;
-        for note in self.notes() {
-            output::line(format!("note: {note}"))?;
-        }
-        for problem in &self.problems {
-            output::line(format!(
-                "FAILED: {} after {} records: {}",
-                problem.input, problem.records, problem.why
-            ))?;
-        }
-        output::line(self.sentence())
-    }
-
-    fn print_groups(&self) -> Result<(), Failure> {
-        let tally = self.tally;
-        let groups = tally.worst(SHOWN_GROUPS);
-        if groups.is_empty() {
-            return Ok(());
-        }
-        output::line("")?;
-        let mut rows = vec![vec![name_of(tally.by).to_owned()]];
-        rows[0].extend(Class::ALL.map(|class| class.title().to_owned()));
-        let row = |name: &str, counts: &Counts| {
-            let numbers = Class::ALL.map(|class| counts.of(class).to_string());
-            [vec![name.to_owned()], numbers.to_vec()].concat()
-        };
-        rows.extend(groups.iter().map(|(name, counts)| row(name, counts)));
-        let others = tally.besides(&groups);
-        if others.all() > 0 {
-            rows.push(row(OTHERS, &others));
-        }
-        output::table(&rows)?;
-        if others.all() > 0 {
-            output::line("--json lists more groups")?;
-        }
-        Ok(())
-    }
-
-    fn print_examples(&self) -> Result<(), Failure> {
-        let order = [
-            Class::Unproven,
-            Class::AfterEnd,
-            Class::OutsideGrant,
-            Class::Unjudged,
-        ];
-        for class in order {
-            let examples = self.tally.examples.get(&class);
-            let Some(examples) = examples.filter(|examples| !examples.is_empty()) else {
-                continue;
-            };
-            output::line("")?;
-            output::line(format!("{}, for example:", class.title()))?;
-            let heading = ["time", "principal", "action", "resource", "record", "why"];
-            let mut rows = vec![heading.map(str::to_owned).to_vec()];
-            rows.extend(examples.iter().map(|example| {
-                let place = format!("{}:{}", example.place.0, example.place.1);
-                vec![
-                    example.at.clone().unwrap_or_else(|| "-".to_owned()),
-                    example.principal.clone(),
-                    example.action.clone(),
-                    example.resource.clone(),
-                    example.id.clone().unwrap_or(place),
-                    example.verdict.told.clone(),
-                ]
-            }));
-            output::table(&rows)?;
-        }
-        Ok(())
-    }
-}
-
-pub(super) fn name_of(by: GroupBy) -> &'static str {
-    match by {
-        GroupBy::Principal => "principal",
-        GroupBy::Resource => "resource",
-        GroupBy::Action => "action",
     }
 }
 

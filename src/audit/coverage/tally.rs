@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
-use super::judge::{Class, Reason, Verdict};
+use super::judge::{Class, Judgement, Reason};
 use super::record::Record;
+use crate::domain::text::printable;
 use crate::merkle::leaf_hash;
 
 /// The number of recent records among which a repetition is recognized, at 16 bytes twice for each.
@@ -17,35 +18,46 @@ const MAX_GROUPS: usize = 10_000;
 const MAX_TEXT_CHARS: usize = 256;
 
 /// The key by which actions are grouped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum GroupBy {
-    /// By the principal that acted
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GroupBy {
+    /// The principal that acted.
     Principal,
-    /// By the resource acted on
+    /// The resource acted on.
     Resource,
-    /// By the name of the action
+    /// The name of the action.
     Action,
+}
+
+impl GroupBy {
+    /// The name of the key in JSON and for people.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Principal => "principal",
+            Self::Resource => "resource",
+            Self::Action => "action",
+        }
+    }
 }
 
 /// One action to show in the report.
 #[derive(Clone, Debug)]
-pub(super) struct Example {
-    pub(super) verdict: Verdict,
+pub(crate) struct Example {
+    pub(crate) verdict: Judgement,
     /// The input, and the number of the record in it.
-    pub(super) place: (String, u64),
-    pub(super) id: Option<String>,
-    pub(super) at: Option<String>,
-    pub(super) principal: String,
-    pub(super) action: String,
-    pub(super) resource: String,
+    pub(crate) place: (String, u64),
+    pub(crate) id: Option<String>,
+    pub(crate) at: Option<String>,
+    pub(crate) principal: String,
+    pub(crate) action: String,
+    pub(crate) resource: String,
 }
 
 /// Counts by class.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Counts([u64; 5]);
+pub(crate) struct Counts([u64; 5]);
 
 impl Counts {
-    pub(super) fn of(&self, class: Class) -> u64 {
+    pub(crate) fn of(&self, class: Class) -> u64 {
         self.0[class as usize]
     }
 
@@ -54,11 +66,11 @@ impl Counts {
     }
 
     /// The number of judged actions.
-    pub(super) fn judged(&self) -> u64 {
+    pub(crate) fn judged(&self) -> u64 {
         self.all() - self.of(Class::Unjudged)
     }
 
-    pub(super) fn all(&self) -> u64 {
+    pub(crate) fn all(&self) -> u64 {
         self.0.iter().sum()
     }
 
@@ -81,25 +93,25 @@ impl Counts {
     }
 
     /// The number of judged actions that are not proven.
-    pub(super) fn bad(&self) -> u64 {
+    pub(crate) fn bad(&self) -> u64 {
         self.judged() - self.of(Class::Proven)
     }
 }
 
 /// The counts and examples of all actions.
 #[derive(Debug)]
-pub(super) struct Tally {
-    pub(super) records: u64,
-    pub(super) duplicates: u64,
-    pub(super) refused: u64,
-    pub(super) within_skew: u64,
+pub(crate) struct Tally {
+    pub(crate) records: u64,
+    pub(crate) duplicates: u64,
+    pub(crate) refused: u64,
+    pub(crate) within_skew: u64,
     /// How often a session of AWS was created again.
-    pub(super) made_again: u64,
-    pub(super) set_aside: BTreeMap<&'static str, u64>,
-    pub(super) counts: Counts,
-    pub(super) reasons: BTreeMap<(Class, Reason), u64>,
-    pub(super) examples: BTreeMap<Class, Vec<Example>>,
-    pub(super) by: GroupBy,
+    pub(crate) made_again: u64,
+    pub(crate) set_aside: BTreeMap<&'static str, u64>,
+    pub(crate) counts: Counts,
+    pub(crate) reasons: BTreeMap<(Class, Reason), u64>,
+    pub(crate) examples: BTreeMap<Class, Vec<Example>>,
+    pub(crate) by: GroupBy,
     groups: HashMap<String, Counts>,
     /// Groups that began with a proven action. They are removed in favour of groups with other
     /// classes.
@@ -111,7 +123,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    pub(super) fn new(by: GroupBy, most_examples: usize) -> Self {
+    pub(crate) fn new(by: GroupBy, most_examples: usize) -> Self {
         Self {
             records: 0,
             duplicates: 0,
@@ -134,7 +146,7 @@ impl Tally {
 
     /// Whether an identical record came recently. Two records with the same id that differ in any
     /// judged value are two records, so that a writer cannot hide one behind another's id.
-    pub(super) fn is_repeated(&mut self, record: &Record) -> bool {
+    pub(crate) fn is_repeated(&mut self, record: &Record) -> bool {
         if record.id.is_none() {
             return false;
         }
@@ -157,12 +169,12 @@ impl Tally {
     }
 
     /// Counts a record that is not judged on purpose.
-    pub(super) fn set_aside(&mut self, why: &'static str) {
+    pub(crate) fn set_aside(&mut self, why: &'static str) {
         *self.set_aside.entry(why).or_default() += 1;
     }
 
     /// Counts a verdict. `record` is `None` if the record could not be read.
-    pub(super) fn add(&mut self, verdict: Verdict, record: Option<&Record>, place: (&str, u64)) {
+    pub(crate) fn add(&mut self, verdict: Judgement, record: Option<&Record>, place: (&str, u64)) {
         let class = verdict.class;
         self.counts.add(class);
         self.within_skew += u64::from(verdict.within_skew);
@@ -186,7 +198,7 @@ impl Tally {
             principal: text(|record| &record.principal),
             action: text(|record| &record.action),
             resource: text(|record| &record.resource),
-            verdict: Verdict {
+            verdict: Judgement {
                 told: shortened(&verdict.told),
                 ..verdict
             },
@@ -219,13 +231,13 @@ impl Tally {
     }
 
     /// The counts outside the given groups.
-    pub(super) fn besides(&self, groups: &[(&str, Counts)]) -> Counts {
+    pub(crate) fn besides(&self, groups: &[(&str, Counts)]) -> Counts {
         let all = groups.iter().map(|(_, counts)| *counts);
         self.counts.minus(all.fold(Counts::default(), Counts::plus))
     }
 
     /// At most `most` groups, the worst first.
-    pub(super) fn worst(&self, most: usize) -> Vec<(&str, Counts)> {
+    pub(crate) fn worst(&self, most: usize) -> Vec<(&str, Counts)> {
         let mut all: Vec<(&str, Counts)> = self
             .groups
             .iter()
@@ -243,12 +255,12 @@ impl Tally {
 }
 
 /// A text of a record in the length that is kept, without unprintable characters.
-pub(super) fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     let mut short: String = text.chars().take(MAX_TEXT_CHARS).collect();
     if short.len() < text.len() && text.chars().nth(MAX_TEXT_CHARS).is_some() {
         short.push('…');
     }
-    crate::cli::output::printable(&short)
+    printable(&short)
 }
 
 #[cfg(test)]
@@ -299,7 +311,7 @@ mod tests {
         let mut tally = Tally::new(GroupBy::Principal, 3);
         for n in 0..MAX_GROUPS + 5 {
             let record = record("1", &format!("{n}{}", "x".repeat(10_000)));
-            tally.add(Verdict::unreadable("why"), Some(&record), ("file", 1));
+            tally.add(Judgement::unreadable("why"), Some(&record), ("file", 1));
         }
         assert_eq!(tally.groups.len(), MAX_GROUPS);
         let listed = tally.worst(MAX_GROUPS);
@@ -312,10 +324,10 @@ mod tests {
 
     #[test]
     fn a_group_with_something_bad_takes_the_place_of_one_without() {
-        let verdict = |class| Verdict {
+        let verdict = |class| Judgement {
             class,
             told: "y".repeat(70_000),
-            ..Verdict::unreadable("")
+            ..Judgement::unreadable("")
         };
         let mut tally = Tally::new(GroupBy::Principal, 3);
         for n in 0..MAX_GROUPS {

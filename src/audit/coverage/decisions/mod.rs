@@ -6,24 +6,25 @@
 //! total is bounded, and a log that needs more is refused with the required size. The data is used
 //! only after the reader of the log has verified it.
 
+mod builder;
+
 use std::collections::HashMap;
 use std::io::BufRead;
-use std::mem::size_of;
 
 use uuid::Uuid;
 
-use crate::cli::Failure;
+use self::builder::Builder;
+use crate::audit::AuditError;
 use crate::clock::Timestamp;
-use crate::domain::cutoff::{Selector, SelectorSubject};
+use crate::domain::cutoff::Selector;
 use crate::domain::grant::Grant;
-use crate::domain::kind::MinterKind;
-use crate::domain::leaf::{DecisionLeaf, Effect, Leaf, LeafError};
 use crate::domain::session::{EndReason, SessionState};
 use crate::domain::task::{TaskChain, TaskEnd, TaskLife, TaskState};
+use crate::domain::text::printable;
 use crate::domain::validity::{CutOff, Ending, SessionLife, StatusFacts, is_dated_ahead};
 use crate::domain::workload::Identity;
 use crate::ids::{SessionId, TaskId};
-use crate::merkle::{Hash, LogEntry, LogFileError, LogReader, VerifierKey, leaf_hash};
+use crate::merkle::{Hash, LogFileError, LogReader, VerifierKey};
 
 /// The longest chain of derived sessions in a valid log.
 const MAX_ANCESTORS: usize = 64;
@@ -69,53 +70,53 @@ struct Ended<T> {
 
 /// One permit, with its shared values.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Permit<'a> {
+pub(crate) struct Permit<'a> {
     row: &'a Row,
     profile: &'a Profile,
 }
 
 impl Permit<'_> {
     /// The index of its leaf.
-    pub(super) fn index(&self) -> u64 {
+    pub(crate) fn index(&self) -> u64 {
         self.row.index
     }
 
     /// The time of its decision.
-    pub(super) fn at(&self) -> Timestamp {
+    pub(crate) fn at(&self) -> Timestamp {
         self.row.at
     }
 
-    pub(super) fn grant(&self) -> &Grant {
+    pub(crate) fn grant(&self) -> &Grant {
         &self.profile.grant
     }
 
-    pub(super) fn resource(&self) -> &str {
+    pub(crate) fn resource(&self) -> &str {
         &self.profile.resource
     }
 
     /// The API, or the AWS role, for which it is.
-    pub(super) fn audience(&self) -> &str {
+    pub(crate) fn audience(&self) -> &str {
         &self.profile.audience
     }
 
-    pub(super) fn workload(&self) -> &str {
+    pub(crate) fn workload(&self) -> &str {
         self.profile.workload.as_str()
     }
 
     /// Whether its credential is an AWS session.
-    pub(super) fn is_aws(&self) -> bool {
+    pub(crate) fn is_aws(&self) -> bool {
         self.profile.aws
     }
 
     /// The number of its shared values, which include its grant.
-    pub(super) fn profile(&self) -> u32 {
+    pub(crate) fn profile(&self) -> u32 {
         self.row.profile
     }
 }
 
 /// The decisions of a verified log.
 #[derive(Debug, Default)]
-pub(super) struct Decisions {
+pub(crate) struct Decisions {
     origin: String,
     /// The log that it succeeds; `None` for a log without predecessor.
     succeeds: Option<String>,
@@ -139,37 +140,23 @@ pub(super) struct Decisions {
     last_unread: Option<u64>,
 }
 
-/// Builds [`Decisions`] from the entries of a log.
-struct Builder {
-    all: Decisions,
-    profiles: HashMap<Hash, u32>,
-    chains: HashMap<Vec<TaskId>, u32>,
-    bytes: usize,
-    most: usize,
-}
-
 impl Decisions {
     /// Reads a log to its end. `most` limits the bytes that are kept.
-    pub(super) fn read(
+    pub(crate) fn read(
         input: impl BufRead,
         keys: &[VerifierKey],
         most: usize,
         mut progress: impl FnMut(u64, u64),
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, AuditError> {
         let mut reader = LogReader::open(input, keys).map_err(failure)?;
         let signed = reader.checkpoint().clone();
-        let mut builder = Builder {
-            all: Self {
-                origin: signed.origin.clone(),
-                size: signed.size,
-                root: signed.root.to_string(),
-                ..Self::default()
-            },
-            profiles: HashMap::new(),
-            chains: HashMap::new(),
-            bytes: 0,
-            most,
+        let all = Self {
+            origin: signed.origin.clone(),
+            size: signed.size,
+            root: signed.root.to_string(),
+            ..Self::default()
         };
+        let mut builder = Builder::new(all, most);
         while let Some(entry) = reader.next_entry().map_err(failure)? {
             if entry.index % STRIDE == 0 {
                 progress(entry.index, signed.size);
@@ -181,53 +168,53 @@ impl Decisions {
     }
 
     /// The origin of the log.
-    pub(super) fn origin(&self) -> &str {
+    pub(crate) fn origin(&self) -> &str {
         &self.origin
     }
 
     /// The origin of the log that it succeeds.
-    pub(super) fn succeeds(&self) -> Option<&str> {
+    pub(crate) fn succeeds(&self) -> Option<&str> {
         self.succeeds.as_deref()
     }
 
     /// The number of leaves.
-    pub(super) fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         self.size
     }
 
     /// The log's root hash, in the form of the checkpoint.
-    pub(super) fn root(&self) -> &str {
+    pub(crate) fn root(&self) -> &str {
         &self.root
     }
 
     /// The latest time in the log.
-    pub(super) fn last_at(&self) -> Option<Timestamp> {
+    pub(crate) fn last_at(&self) -> Option<Timestamp> {
         self.last_at
     }
 
     /// The number of permits.
-    pub(super) fn permits(&self) -> usize {
+    pub(crate) fn permits(&self) -> usize {
         self.rows.len()
     }
 
     /// The number of leaves whose body was pruned.
-    pub(super) fn pruned(&self) -> u64 {
+    pub(crate) fn pruned(&self) -> u64 {
         (self.unread.len() as u64).saturating_sub(self.unknown)
     }
 
     /// The number of leaves that this version cannot read.
-    pub(super) fn unknown(&self) -> u64 {
+    pub(crate) fn unknown(&self) -> u64 {
         self.unknown
     }
 
     /// Whether the log has an unread leaf, which may be a permit.
-    pub(super) fn has_gaps(&self) -> bool {
+    pub(crate) fn has_gaps(&self) -> bool {
         self.last_unread.is_some()
     }
 
     /// Whether an unread leaf after this permit may have ended it, or a permit from which it was
     /// derived is unread.
-    pub(super) fn may_have_ended_unseen(&self, permit: &Permit<'_>) -> bool {
+    pub(crate) fn may_have_ended_unseen(&self, permit: &Permit<'_>) -> bool {
         let gap_after = |row: &Row| self.last_unread.is_some_and(|last| last > row.index);
         if gap_after(permit.row) {
             return true;
@@ -246,26 +233,26 @@ impl Decisions {
     }
 
     /// The permit whose leaf has this hash.
-    pub(super) fn by_hash(&self, hash: &Hash) -> Option<Permit<'_>> {
+    pub(crate) fn by_hash(&self, hash: &Hash) -> Option<Permit<'_>> {
         let key = |at: &u32| self.row(*at).hash;
         let found = self.by_hash.binary_search_by_key(hash, key).ok()?;
         Some(self.permit(self.row(*self.by_hash.get(found)?)))
     }
 
     /// The permit of this session.
-    pub(super) fn by_session(&self, session: SessionId) -> Option<Permit<'_>> {
+    pub(crate) fn by_session(&self, session: SessionId) -> Option<Permit<'_>> {
         self.find_session(session.uuid())
             .map(|row| self.permit(row))
     }
 
     /// Whether the log has an unread leaf with this hash.
-    pub(super) fn is_unread(&self, hash: &Hash) -> bool {
+    pub(crate) fn is_unread(&self, hash: &Hash) -> bool {
         self.unread.binary_search(hash).is_ok()
     }
 
     /// When and how a permit ended, at the latest by its own expiry. The rule is that of
     /// [`crate::domain::validity`], applied to the facts in the leaves.
-    pub(super) fn first_end(&self, permit: &Permit<'_>) -> Ending {
+    pub(crate) fn first_end(&self, permit: &Permit<'_>) -> Ending {
         let mut tasks: Vec<TaskLife> = Vec::new();
         let mut ancestors = Vec::new();
         let mut cut_off: Option<CutOff> = None;
@@ -389,227 +376,16 @@ fn first_of<T: Copy>(all: &[Ended<T>], what: Uuid) -> Option<Ended<T>> {
     own.min_by_key(|ended| ended.at).copied()
 }
 
-impl Builder {
-    fn take(&mut self, entry: &LogEntry) -> Result<(), Failure> {
-        let leaf = match entry.leaf.as_deref().map(Leaf::from_bytes) {
-            Some(Ok(leaf)) => leaf,
-            Some(Err(error @ LeafError::Earlier { .. })) => {
-                let told = format!("leaf {}: {error}", entry.index);
-                return Err(Failure::Refused(told));
-            }
-            unread => {
-                self.all.unknown += u64::from(unread.is_some());
-                self.all.last_unread = Some(entry.index);
-                return self.keep(|all| &mut all.unread, entry.hash);
-            }
-        };
-        if leaf.origin != self.all.origin {
-            return Err(Failure::Refused(format!(
-                "leaf {} belongs to another log than {}",
-                entry.index,
-                crate::cli::output::printable(&self.all.origin)
-            )));
-        }
-        self.all.last_at = self.all.last_at.max(Some(leaf.at));
-        match leaf.event.facets().effect {
-            Effect::Permits(decision) => self.permit(entry.index, entry.hash, leaf.at, decision),
-            Effect::Begins(succeeds) => {
-                self.all.succeeds = succeeds.map(|former| former.origin.clone());
-                Ok(())
-            }
-            Effect::EndsTask(task, end) => self.keep(
-                |all| &mut all.tasks_ended,
-                Ended {
-                    what: task.uuid(),
-                    at: leaf.at,
-                    how: end,
-                },
-            ),
-            Effect::EndsSession(session, reason) => self.end_session(session, leaf.at, reason),
-            Effect::CutsOff(selector) => {
-                self.spend(size_of::<Selector>() + selector.value().len() + 64)?;
-                let cuts = self.all.cutoffs.entry(selector.clone()).or_default();
-                cuts.push((entry.index, leaf.at));
-                Ok(())
-            }
-            Effect::CutsOffIssuedAfter(accepted) => {
-                self.spend(2 * size_of::<(u64, Timestamp)>())?;
-                self.all.accepted.push((entry.index, accepted));
-                Ok(())
-            }
-            // None of these ends a credential. The withdrawal of a key is recorded with a cutoff.
-            Effect::AddsKey(_) | Effect::EndsKey | Effect::Nothing => Ok(()),
-        }
-    }
-
-    fn end_session(
-        &mut self,
-        session: SessionId,
-        at: Timestamp,
-        reason: EndReason,
-    ) -> Result<(), Failure> {
-        let ended = Ended {
-            what: session.uuid(),
-            at,
-            how: reason,
-        };
-        self.keep(|all| &mut all.sessions_ended, ended)
-    }
-
-    fn permit(
-        &mut self,
-        index: u64,
-        hash: Hash,
-        at: Timestamp,
-        leaf: &DecisionLeaf,
-    ) -> Result<(), Failure> {
-        if let Some(old) = leaf.supersedes {
-            self.end_session(old, at, EndReason::Superseded)?;
-        }
-        // Opening a task without a credential is a permit, too, but no credential carries it.
-        let (Some(session), Some(task), Some(expires_at), Some(grant)) =
-            (leaf.session, leaf.task, leaf.expires_at, &leaf.grant)
-        else {
-            return Ok(());
-        };
-        let profile = self.profile(leaf, grant)?;
-        let chain = self.chain(&leaf.task_parents)?;
-        let row = Row {
-            hash,
-            session,
-            task,
-            parent: leaf.parent_session.map_or(Uuid::nil(), SessionId::uuid),
-            at,
-            expires_at,
-            index,
-            profile,
-            chain,
-        };
-        // Two positions in the orders, which are created at the end.
-        self.spend(2 * size_of::<u32>())?;
-        self.keep(|all| &mut all.rows, row)
-    }
-
-    fn profile(&mut self, leaf: &DecisionLeaf, grant: &Grant) -> Result<u32, Failure> {
-        let minter = leaf.minter.as_deref().unwrap_or_default();
-        let resource = leaf.resource.clone().unwrap_or_default();
-        let audience = leaf.audience.clone().unwrap_or_default();
-        let text = serde_json::to_vec(&(
-            (&leaf.workload, &leaf.attestor, &resource, &audience, grant),
-            (&leaf.generation, &leaf.kid, &leaf.policies, minter),
-        ));
-        let text = text.map_err(Failure::unestablished)?;
-        let key = leaf_hash(&text);
-        if let Some(known) = self.profiles.get(&key) {
-            return Ok(*known);
-        }
-        // The text, the parsed form, and the selectors, which repeat most of it.
-        self.spend(4 * text.len() + size_of::<Profile>() + 64)?;
-        let subject = SelectorSubject {
-            workload: &leaf.workload,
-            attestor: &leaf.attestor,
-            resource: &resource,
-            generation: leaf.generation,
-            policies: &leaf.policies,
-            kid: leaf.kid.as_deref(),
-        };
-        let selectors = subject.selectors();
-        let number = number(self.all.profiles.len())?;
-        self.all.profiles.push(Profile {
-            grant: grant.clone(),
-            resource,
-            audience,
-            workload: leaf.workload.clone(),
-            aws: match MinterKind::parse(minter) {
-                Some(MinterKind::Aws) => true,
-                Some(MinterKind::Jwt) | None => false,
-            },
-            selectors,
-        });
-        self.profiles.insert(key, number);
-        Ok(number)
-    }
-
-    fn chain(&mut self, parents: &[TaskId]) -> Result<u32, Failure> {
-        if let Some(known) = self.chains.get(parents) {
-            return Ok(*known);
-        }
-        self.spend(2 * size_of_val(parents) + 96)?;
-        let number = number(self.all.chains.len())?;
-        self.all.chains.push(parents.into());
-        self.chains.insert(parents.to_vec(), number);
-        Ok(number)
-    }
-
-    /// Adds an element. The capacity grows by a quarter: doubling would temporarily need three
-    /// times the present size.
-    fn keep<T>(
-        &mut self,
-        list: impl FnOnce(&mut Decisions) -> &mut Vec<T>,
-        one: T,
-    ) -> Result<(), Failure> {
-        self.spend(size_of::<T>())?;
-        let list = list(&mut self.all);
-        if list.len() == list.capacity() {
-            list.reserve_exact((list.len() / 4).max(64));
-        }
-        list.push(one);
-        Ok(())
-    }
-
-    fn spend(&mut self, bytes: usize) -> Result<(), Failure> {
-        self.bytes = self.bytes.saturating_add(bytes);
-        if self.bytes > self.most {
-            return Err(Failure::Unestablished(format!(
-                "the log's first {} permits need more than {} MiB: raise the limit with --index-mib",
-                self.all.rows.len(),
-                self.most / (1024 * 1024)
-            )));
-        }
-        Ok(())
-    }
-
-    fn finish(self) -> Result<Decisions, Failure> {
-        let mut all = self.all;
-        let count = number(all.rows.len())?;
-        let mut by_hash: Vec<u32> = (0..count).collect();
-        let mut by_session = by_hash.clone();
-        by_hash.sort_unstable_by_key(|at| all.row(*at).hash);
-        by_session.sort_unstable_by_key(|at| all.row(*at).session.uuid());
-        let twice = by_session
-            .iter()
-            .zip(by_session.iter().skip(1))
-            .find(|(one, next)| all.row(**one).session == all.row(**next).session);
-        if let Some((one, next)) = twice {
-            return Err(Failure::Refused(format!(
-                "the log's leaves {} and {} permit the same session",
-                all.row(*one).index,
-                all.row(*next).index
-            )));
-        }
-        (all.by_hash, all.by_session) = (by_hash, by_session);
-        all.sessions_ended.sort_unstable_by_key(|ended| ended.what);
-        all.tasks_ended.sort_unstable_by_key(|ended| ended.what);
-        all.unread.sort_unstable();
-        Ok(all)
-    }
-}
-
-fn number(count: usize) -> Result<u32, Failure> {
-    u32::try_from(count)
-        .map_err(|_| Failure::Unestablished("the log has more permits than can be kept".into()))
-}
-
-fn failure(error: LogFileError) -> Failure {
+fn failure(error: LogFileError) -> AuditError {
     match error {
-        LogFileError::Io(error) => Failure::Unestablished(format!("cannot read the log: {error}")),
-        LogFileError::Head(why) => Failure::Usage(format!(
+        LogFileError::Io(error) => AuditError::Unavailable(format!("cannot read the log: {error}")),
+        LogFileError::Head(why) => AuditError::Input(format!(
             "the log file has no valid beginning: {}",
-            crate::cli::output::printable(&why)
+            printable(&why)
         )),
-        other => Failure::Refused(format!(
+        other => AuditError::Disproven(format!(
             "the log cannot be verified: {}",
-            crate::cli::output::printable(&other.to_string())
+            printable(&other.to_string())
         )),
     }
 }

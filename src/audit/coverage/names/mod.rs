@@ -4,24 +4,27 @@
 //! each service and call, except for this table, which is also in `docs/reference/coverage.md`. A call that
 //! needs several rights is not compared with a grant.
 
+#[cfg(test)]
+mod tests;
+
 use super::record::{Deed, Region, arn, arn_that_begins};
 use crate::domain::grant::{ActionName, Location};
 
 /// The call in a record of AWS.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Call {
+pub(crate) struct Call {
     /// The host of the service, for example `s3.amazonaws.com`.
-    pub(super) source: String,
+    pub(crate) source: String,
     /// The name of the call, for example `GetObject`.
-    pub(super) name: String,
-    pub(super) region: Region,
+    pub(crate) name: String,
+    pub(crate) region: Region,
     /// The ARN, if there is one, and the type of each resource that the record lists.
-    pub(super) resources: Vec<(Option<String>, Option<String>)>,
-    pub(super) bucket: Option<String>,
-    pub(super) key: Option<String>,
-    pub(super) version: Option<String>,
+    pub(crate) resources: Vec<(Option<String>, Option<String>)>,
+    pub(crate) bucket: Option<String>,
+    pub(crate) key: Option<String>,
+    pub(crate) version: Option<String>,
     /// Whether one of the last three members has a value that is not a text.
-    pub(super) odd: bool,
+    pub(crate) odd: bool,
 }
 
 /// Services whose host name differs from the prefix of their rights.
@@ -278,7 +281,7 @@ const REFUSED: [&str; 17] = [
 ];
 
 /// Whether an error code shows that nothing was done.
-pub(super) fn is_refusal(code: &str) -> bool {
+pub(crate) fn is_refusal(code: &str) -> bool {
     REFUSED.contains(&code)
 }
 
@@ -292,19 +295,19 @@ fn service_of(source: &str) -> Option<&str> {
 }
 
 /// Whether `source` has the form of an AWS service's host.
-pub(super) fn is_aws(source: &str) -> bool {
+pub(crate) fn is_aws(source: &str) -> bool {
     service_of(source).is_some()
 }
 
 impl Call {
     /// The call in the form of a right: `s3:GetObject`.
-    pub(super) fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         let service = service_of(&self.source).unwrap_or(&self.source);
         format!("{service}:{}", self.name)
     }
 
     /// Whether the call creates a session.
-    pub(super) fn makes_a_session(&self) -> bool {
+    pub(crate) fn makes_a_session(&self) -> bool {
         service_of(&self.source) == Some("sts")
             && matches!(
                 self.name.as_str(),
@@ -313,7 +316,7 @@ impl Call {
     }
 
     /// The deed in the terms of a grant.
-    pub(super) fn deed(&self) -> Deed {
+    pub(crate) fn deed(&self) -> Deed {
         let unclear = |why| Deed::Unclear {
             why,
             needs: Vec::new(),
@@ -421,7 +424,7 @@ impl Call {
     }
 
     /// The place of the call, for display.
-    pub(super) fn shown_place(&self) -> String {
+    pub(crate) fn shown_place(&self) -> String {
         let service = service_of(&self.source).unwrap_or_default();
         if let Some(first) = self.listed(service).into_iter().flatten().next() {
             return first.to_owned();
@@ -484,198 +487,5 @@ fn undated<'a>(service: &str, name: &'a str) -> &'a str {
     match dated {
         Some((bare, date)) if digits(date) && !bare.is_empty() => bare,
         _ => name,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn call(source: &str, name: &str) -> Call {
-        Call {
-            source: source.into(),
-            name: name.into(),
-            region: Region::of(Some("eu-central-1")),
-            ..Call::default()
-        }
-    }
-
-    fn right(source: &str, name: &str) -> String {
-        match call(source, name).deed() {
-            Deed::Rights { action, .. } => action.as_str().to_owned(),
-            other => format!("{other:?}"),
-        }
-    }
-
-    fn places(call: &Call) -> Vec<String> {
-        match call.deed() {
-            Deed::Rights { places, .. } => places.iter().map(|p| p.as_str().to_owned()).collect(),
-            other => vec![format!("{other:?}")],
-        }
-    }
-
-    #[test]
-    fn a_call_is_named_as_the_right_that_it_needs() {
-        for (source, name, expected) in [
-            ("s3.amazonaws.com", "GetObject", "s3:GetObject"),
-            ("s3.amazonaws.com", "ListObjectsV2", "s3:ListBucket"),
-            ("s3.amazonaws.com", "HeadObject", "s3:GetObject"),
-            ("s3.amazonaws.com.cn", "UploadPart", "s3:PutObject"),
-            (
-                "monitoring.amazonaws.com",
-                "PutMetricData",
-                "cloudwatch:PutMetricData",
-            ),
-            (
-                "lambda.amazonaws.com",
-                "ListFunctions20150331",
-                "lambda:ListFunctions",
-            ),
-            (
-                "lambda.amazonaws.com",
-                "GetFunction20150331v2",
-                "lambda:GetFunction",
-            ),
-            (
-                "cloudfront.amazonaws.com",
-                "GetDistribution2020_05_31",
-                "cloudfront:GetDistribution",
-            ),
-            ("dynamodb.amazonaws.com", "GetItem", "dynamodb:GetItem"),
-            ("s3.amazonaws.com", "GetBucketCors", "s3:GetBucketCORS"),
-            (
-                "s3.amazonaws.com",
-                "DeleteBucketInventoryConfiguration",
-                "s3:PutInventoryConfiguration",
-            ),
-            (
-                "s3.amazonaws.com",
-                "ListBucketMetricsConfigurations",
-                "s3:GetMetricsConfiguration",
-            ),
-            (
-                "s3.amazonaws.com",
-                "DeleteBucketPublicAccessBlock",
-                "s3:PutBucketPublicAccessBlock",
-            ),
-        ] {
-            assert_eq!(right(source, name), expected);
-        }
-        let mut versioned = call("s3.amazonaws.com", "HeadObject");
-        versioned.version = Some("3sL4".into());
-        let Deed::Rights { action, .. } = versioned.deed() else {
-            panic!();
-        };
-        assert_eq!(action.as_str(), "s3:GetObjectVersion");
-        for (source, name) in [
-            ("s3.amazonaws.com", "CopyObject"),
-            ("s3.amazonaws.com", "Get*"),
-            ("s3.amazonaws.com", "Get Object"),
-            ("s3.amazonaws.com", ""),
-            ("evil.example", "GetObject"),
-            ("amazonaws.com", "GetObject"),
-            (".amazonaws.com", "GetObject"),
-        ] {
-            assert!(
-                right(source, name).starts_with("Unclear"),
-                "{source} {name}"
-            );
-        }
-    }
-
-    #[test]
-    fn tables_are_without_doubles() {
-        for (n, (service, name, _)) in CALLS.iter().enumerate() {
-            let same = |(s, c, _): &(&str, &str, &str)| s == service && c == name;
-            assert!(!CALLS[n + 1..].iter().any(same), "{service}:{name}");
-            let several = |(s, c, _): &(&str, &str, &[&str])| s == service && c == name;
-            assert!(!SEVERAL.iter().any(several));
-        }
-    }
-
-    fn entry(arn: &str, kind: &str) -> (Option<String>, Option<String>) {
-        let arn = (!arn.is_empty()).then(|| arn.to_owned());
-        (arn, Some(kind.to_owned()))
-    }
-
-    fn facts(call: &Call) -> (bool, bool) {
-        match call.deed() {
-            Deed::Rights { named, unclear, .. } => (named, unclear.is_some()),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn of_an_object_and_its_bucket_the_object_is_what_counts() {
-        let mut one = call("s3.amazonaws.com", "GetObject");
-        assert_eq!(places(&one), ["arn:aws:s3:*:*:*"]);
-        one.bucket = Some("reports".into());
-        // The object is not named.
-        assert_eq!(places(&one), ["arn:aws:s3:::reports/*"]);
-        assert_eq!(facts(&one), (false, false));
-        one.key = Some("team/x y".into());
-        assert_eq!(places(&one), ["arn:aws:s3:::reports/team/x?y"]);
-        one.resources = vec![
-            entry("arn:aws:s3:::reports", "AWS::S3::Bucket"),
-            entry("arn:aws:s3:::reports/a", "AWS::S3::Object"),
-        ];
-        assert_eq!(places(&one), ["arn:aws:s3:::reports/a"]);
-        assert_eq!(facts(&one), (true, false));
-        one.resources.pop();
-        assert_eq!(places(&one), ["arn:aws:s3:::reports/team/x?y"]);
-        one.key = None;
-        assert_eq!(places(&one), ["arn:aws:s3:::reports/*"]);
-        assert_eq!(facts(&one), (false, false));
-        let mut list = call("s3.amazonaws.com", "ListObjectsV2");
-        list.resources = vec![
-            entry("", "AWS::S3::Object"),
-            entry("arn:aws:s3:::reports", "AWS::S3::Bucket"),
-        ];
-        assert_eq!(places(&list), ["arn:aws:s3:::reports"]);
-        assert_eq!(facts(&list), (true, false));
-        let mut china = call("sqs.amazonaws.com", "SendMessage");
-        china.region = Region::of(Some("cn-north-1"));
-        assert_eq!(places(&china), ["arn:aws-cn:sqs:*:*:*"]);
-    }
-
-    #[test]
-    fn what_is_listed_and_cannot_be_read_leaves_the_call_unclear() {
-        let mut one = call("s3.amazonaws.com", "GetObject");
-        for odd in [
-            entry("", "AWS::S3::Object"),
-            entry("", "AWS::S3::Bucket"),
-            entry("secret/x", "AWS::S3::Object"),
-        ] {
-            one.resources = vec![entry("arn:aws:s3:::reports/a", "AWS::S3::Object"), odd];
-            assert_eq!(facts(&one), (true, true), "{one:?}");
-            assert_eq!(places(&one), ["arn:aws:s3:::reports/a"]);
-        }
-        let mut odd = call("s3.amazonaws.com", "GetObject");
-        odd.odd = true;
-        assert!(facts(&odd).1);
-    }
-
-    #[test]
-    fn the_name_of_an_object_may_be_as_long_as_s3_allows() {
-        let mut one = call("s3.amazonaws.com", "GetObject");
-        one.bucket = Some("reports".into());
-        one.key = Some("k".repeat(1_024));
-        assert_eq!(facts(&one), (true, false));
-        assert!(places(&one)[0].ends_with("kkk"));
-        one.key = Some("k".repeat(5_000));
-        assert_eq!(facts(&one), (false, false));
-        assert!(places(&one)[0].starts_with("arn:aws:s3:::reports/kkk"));
-    }
-
-    #[test]
-    fn what_needs_several_rights_says_without_which_it_was_not_granted() {
-        for (service, name, rights) in SEVERAL {
-            let Deed::Unclear { needs, .. } =
-                call(&format!("{service}.amazonaws.com"), name).deed()
-            else {
-                panic!("{name}");
-            };
-            assert_eq!(needs.len(), rights.len(), "{name}");
-        }
     }
 }
