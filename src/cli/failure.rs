@@ -96,7 +96,7 @@ impl Failure {
         }
     }
 
-    /// The exit code.
+    /// The exit code of the command.
     pub(super) fn code(&self) -> u8 {
         match self {
             Self::ReaderGone => 0,

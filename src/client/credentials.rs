@@ -16,7 +16,7 @@ use crate::ids::Random as _;
 /// A request for a credential, apart from its task.
 #[derive(Clone, Debug)]
 pub(crate) struct CredentialRequest {
-    /// The resource's name.
+    /// The name of a registered resource.
     pub(crate) resource: String,
     /// The requested rights, as an object of `authorization_details` (RFC 9396).
     pub(crate) detail: Map<String, Value>,

@@ -32,7 +32,7 @@ pub(crate) enum ClientError {
 /// The class of an error answer, which follows from its status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AnswerKind {
-    /// The broker refused.
+    /// The broker refused the request, or does not know its subject.
     Refused,
     /// The request is wrong.
     Invalid,

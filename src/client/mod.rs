@@ -45,7 +45,7 @@ const MAX_WAITS: u32 = 120;
 /// Receives notes for people, for example that a request is retried. No result depends on a note.
 pub(crate) type Notify = fn(&str);
 
-/// Drops all notes.
+/// A receiver that drops all notes.
 pub(crate) fn silent(_: &str) {}
 
 /// A client of one broker, or of the sample server in `taskpass dev`.

@@ -65,7 +65,7 @@ pub(crate) struct Settings {
     pub(crate) by: GroupBy,
     /// The most examples of each class.
     pub(crate) examples: usize,
-    /// The tolerated shares.
+    /// The tolerated shares of actions that are unproven or not judged.
     pub(crate) allowed: Allowed,
 }
 

@@ -117,7 +117,7 @@ impl Monitor {
         })
     }
 
-    /// The log's URL.
+    /// The log's URL, without a slash at its end.
     pub(crate) fn url(&self) -> &str {
         self.log.base()
     }

@@ -38,7 +38,7 @@ impl Builder {
         }
     }
 
-    /// Processes one entry.
+    /// Adds the decision or the end that an entry of the log records.
     pub(super) fn take(&mut self, entry: &LogEntry) -> Result<(), AuditError> {
         let leaf = match entry.leaf.as_deref().map(Leaf::from_bytes) {
             Some(Ok(leaf)) => leaf,
