@@ -15,12 +15,18 @@
 //! - `broker`: the use cases, as services over a core; start with `broker::issuance`.
 //! - `sweep`: the background workers, which for example end expired tasks.
 //! - `export`: sends the ledger's events to external sinks.
-//! - `http`, `cli`: the interfaces to callers and operators.
+//! - `wire`: the words of the HTTP interface, which its server and its clients share.
+//! - `http`: the server's interface.
+//! - `client`: the client of a broker, for the commands: requests, retries, attestations, leases.
+//! - `audit`: verifies receipts, monitors logs and judges external actions, without a broker.
+//! - `cli`: the commands: their flags, their output and their exit codes.
 
 pub mod app;
 pub mod attest;
+pub(crate) mod audit;
 pub mod broker;
 pub mod cli;
+pub(crate) mod client;
 pub mod clock;
 pub mod config;
 pub mod crypto;
@@ -43,3 +49,4 @@ pub mod shutdown;
 pub mod store;
 pub mod sweep;
 pub mod telemetry;
+pub mod wire;

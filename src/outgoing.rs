@@ -2,6 +2,7 @@
 
 use reqwest::redirect::Policy;
 use reqwest::{ClientBuilder, Response};
+use url::{Host, Url};
 
 /// Why an answer's body was not read.
 #[derive(Debug, thiserror::Error)]
@@ -43,4 +44,26 @@ pub async fn body(mut answer: Response, at_most: usize) -> Result<Vec<u8>, BodyE
         body.extend_from_slice(&chunk);
     }
     Ok(body)
+}
+
+/// Whether the URL's host is this machine.
+#[must_use]
+pub fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
+}
+
+/// The innermost cause: "connection refused" says more than "error sending request", and holds no
+/// address.
+#[must_use]
+pub fn innermost(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
 }

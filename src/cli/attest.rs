@@ -9,11 +9,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Failure;
-use super::client::{read_file, read_secret};
 use super::output::{self, Form};
 use super::serve::ConfigFile;
 use crate::attest::explain::{Condition, Explanation, Outcome};
 use crate::attest::{AttestContext, Attestors, Evidence};
+use crate::client::{read_file, read_secret};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::domain::trust::AttestorSpec;
 use crate::domain::workload::KeyBinding;

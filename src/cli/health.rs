@@ -5,7 +5,7 @@ use serde_json::json;
 use url::Url;
 
 use super::Failure;
-use super::client::{Authorities, Client};
+use super::connection::Authorities;
 use super::output::Form;
 
 /// Check whether a broker is alive, or ready
@@ -27,7 +27,7 @@ pub(super) struct Health {
 
 impl Health {
     pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
-        let client = Client::believing(&self.url, &self.authorities)?;
+        let client = self.authorities.client_at(&self.url)?;
         let answer = client.send(reqwest::Method::GET, "", None).await?;
         if answer.status.is_success() {
             return form.write(&json!({"healthy": true}), "healthy");

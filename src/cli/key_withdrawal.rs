@@ -6,7 +6,7 @@ use std::io::{BufRead as _, IsTerminal as _};
 use serde_json::{Value, json};
 
 use super::Failure;
-use super::client::Connection;
+use super::connection::Connection;
 use super::output::{self, Form};
 
 /// Withdraws the key. Without `yes`, a dry run shows the effects first, and the user must confirm

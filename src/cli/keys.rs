@@ -7,7 +7,7 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 use super::Failure;
-use super::client::{Connection, write_new_secret};
+use super::connection::Connection;
 use super::key_withdrawal::withdraw;
 use super::ledger::new_origin::{How, revoke_log_key};
 use super::ledger::vkey;
@@ -15,6 +15,7 @@ use super::output::{self, Form};
 use super::serve::ConfigFile;
 use super::task::print_rows;
 use crate::broker::access::tokens::ADMIN_PREFIX;
+use crate::client::write_new_secret;
 use crate::crypto::{SealingKeys, SystemRandom, random_token, token_digest};
 use crate::merkle::VerifierKey;
 

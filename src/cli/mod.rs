@@ -14,17 +14,17 @@
 mod admins;
 mod attest;
 mod aws;
-mod client;
 mod completions;
+mod connection;
 mod coverage;
+mod credential_args;
 mod dev;
 mod evidence;
 mod exec;
+mod failure;
 mod health;
-mod held;
 mod key_withdrawal;
 mod keys;
-mod lease;
 mod ledger;
 mod migrate;
 mod openapi;
@@ -32,13 +32,12 @@ mod output;
 mod policy;
 mod reference;
 mod request;
-mod retry;
+mod retry_args;
 mod revocations;
 mod revoke;
 mod serve;
 mod sessions;
 mod task;
-mod wanted;
 mod workloads;
 
 use std::ffi::OsString;
@@ -46,9 +45,8 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use serde::Serialize;
-use serde_json::{Value, json};
 
+pub(crate) use self::failure::{Failure, Kind};
 use self::output::Form;
 
 /// The parsed command line.
@@ -92,141 +90,6 @@ enum Command {
     Health(health::Health),
     Reference(reference::Reference),
     Completions(completions::Completions),
-}
-
-/// Why a command failed.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
-    /// Policy or a server refused, or a proof does not hold.
-    #[error("{0}")]
-    Refused(String),
-    /// The command line, or a file that it names, is wrong.
-    #[error("{0}")]
-    Usage(String),
-    /// A server could not be reached, or a fact could not be established.
-    #[error("{0}")]
-    Unestablished(String),
-    /// The broker or another server answered with an error.
-    #[error("{text}")]
-    Answered {
-        /// The class that follows from the answer's status. Always `Unestablished` if the answer is
-        /// not a problem document of the broker.
-        kind: Kind,
-        /// The answer as sentences.
-        text: String,
-        /// The answer's body; null if it was not JSON.
-        problem: Value,
-    },
-    /// The reader closed the output.
-    #[error("the reader of the output went away")]
-    ReaderGone,
-    /// A program that the command ran ended with this exit code, and reported its own errors.
-    #[error("the command ended with {0}")]
-    Ended(u8),
-    /// The command's output already reported the failure.
-    #[error("refused")]
-    Told,
-}
-
-/// A class of failures. Each has one exit code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Kind {
-    /// A policy or the broker refused, or a proof does not hold.
-    Refused,
-    /// The command line, or a file that it names, is wrong.
-    Usage,
-    /// A server could not be reached, or a fact could not be established.
-    Unestablished,
-}
-
-impl Kind {
-    pub(crate) const ALL: [Self; 3] = [Self::Refused, Self::Usage, Self::Unestablished];
-
-    /// The exit code of the class.
-    pub(crate) fn code(self) -> u8 {
-        match self {
-            Self::Refused => 1,
-            Self::Usage => 2,
-            Self::Unestablished => 3,
-        }
-    }
-
-    /// The meaning of the exit code.
-    pub(crate) fn meaning(self) -> &'static str {
-        match self {
-            Self::Refused => "A policy or the broker refused, or a proof does not hold.",
-            Self::Usage => "The command line, or a file that it names, is wrong.",
-            Self::Unestablished => "Something could not be reached, read or established.",
-        }
-    }
-}
-
-impl Failure {
-    /// A failure to establish a fact, with its cause.
-    fn unestablished(error: impl std::fmt::Display) -> Self {
-        Self::Unestablished(error.to_string())
-    }
-
-    /// The class. `None` if the command's own output reported the failure, or there is nothing to
-    /// report.
-    fn kind(&self) -> Option<Kind> {
-        match self {
-            Self::Answered { kind, .. } => Some(*kind),
-            Self::Refused(_) => Some(Kind::Refused),
-            Self::Usage(_) => Some(Kind::Usage),
-            Self::Unestablished(_) => Some(Kind::Unestablished),
-            Self::ReaderGone | Self::Ended(_) | Self::Told => None,
-        }
-    }
-
-    /// The kind of problem in the broker's answer; empty if the failure is not such an answer.
-    fn slug(&self) -> &str {
-        match self {
-            Self::Answered { problem, .. } => client::slug(problem),
-            _ => "",
-        }
-    }
-
-    fn code(&self) -> u8 {
-        match self {
-            Self::ReaderGone => 0,
-            Self::Ended(code) => *code,
-            Self::Told => Kind::Refused.code(),
-            other => other.kind().unwrap_or(Kind::Unestablished).code(),
-        }
-    }
-
-    /// Reports the failure: as JSON on standard output, in place of the result, or as sentences on
-    /// standard error. `exec` leaves standard output to its command. If a result was already
-    /// written, it stays the only document there.
-    fn tell(&self, form: Form, own_output: bool) {
-        let Some(kind) = self.kind() else {
-            return;
-        };
-        // The text may quote other servers.
-        let text = output::printable_lines(&self.to_string());
-        let written = match form {
-            Form::Json if output::is_json_written() => {
-                writeln!(std::io::stderr().lock(), "taskpass: {text}")
-            }
-            Form::Text => writeln!(std::io::stderr().lock(), "taskpass: {text}"),
-            Form::Json => {
-                let mut error = json!({"kind": kind, "exit_code": kind.code(), "detail": text});
-                if let Self::Answered { problem, .. } = self {
-                    error["problem"] = problem.clone();
-                }
-                let line = json!({ "error": error });
-                if own_output {
-                    writeln!(std::io::stdout().lock(), "{line:#}")
-                } else {
-                    writeln!(std::io::stderr().lock(), "{line}")
-                }
-            }
-        };
-        // If this cannot be written either, there is no way to report it.
-        drop(written);
-    }
 }
 
 /// Parses a duration such as `30s`, `5m`, `24h` or `7d` into seconds.

@@ -9,16 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::Serialize;
 
 use super::Failure;
-use crate::domain::text::is_unprintable;
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        if error.kind() == io::ErrorKind::BrokenPipe {
-            return Self::ReaderGone;
-        }
-        Self::Unestablished(format!("cannot write the output: {error}"))
-    }
-}
+pub(super) use crate::domain::text::{printable, printable_lines};
 
 /// The form in which a command writes its result on standard output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +56,11 @@ pub(super) fn raw(bytes: &[u8]) -> Result<(), Failure> {
 /// exit code of a command depends on a note.
 pub(super) fn note(text: impl AsRef<str>) {
     alert(text).ok();
+}
+
+/// Receives the notes of the client library.
+pub(super) fn notify(text: &str) {
+    note(text);
 }
 
 /// Writes one line on standard error, and fails if it cannot be written. It serves monitors,
@@ -145,34 +141,9 @@ fn aligned(rows: &[Vec<String>]) -> Vec<String> {
     rows.iter().map(row).collect()
 }
 
-/// Replaces characters that could move the cursor or change the reading order.
-pub(super) fn printable(text: &str) -> String {
-    let shown = |c: char| if is_unprintable(c) { '\u{fffd}' } else { c };
-    text.chars().map(shown).collect()
-}
-
-/// Like [`printable`], but keeps line breaks.
-pub(super) fn printable_lines(text: &str) -> String {
-    let shown = |c: char| {
-        if is_unprintable(c) && c != '\n' {
-            '\u{fffd}'
-        } else {
-            c
-        }
-    };
-    text.chars().map(shown).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_name_cannot_move_the_cursor() {
-        assert_eq!(printable("a\u{1b}[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
-        let lines = printable_lines("a\n\u{1b}]0;b\u{7}\r\u{202e}c\n");
-        assert_eq!(lines, "a\n\u{fffd}]0;b\u{fffd}\u{fffd}\u{fffd}c\n");
-    }
 
     #[test]
     fn a_cell_of_any_length_can_be_shown() {
@@ -189,13 +160,5 @@ mod tests {
         even_unread(Err(Failure::ReaderGone)).unwrap();
         let full = even_unread(Err(Failure::Unestablished("full".into())));
         assert!(matches!(full, Err(Failure::Unestablished(_))));
-    }
-
-    #[test]
-    fn a_reader_that_went_away_is_no_failure() {
-        let gone = Failure::from(io::Error::from(io::ErrorKind::BrokenPipe));
-        assert!(matches!(gone, Failure::ReaderGone));
-        let full = Failure::from(io::Error::from(io::ErrorKind::StorageFull));
-        assert!(matches!(full, Failure::Unestablished(_)));
     }
 }

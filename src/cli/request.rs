@@ -4,11 +4,12 @@ use clap::Args;
 use serde_json::Value;
 
 use super::Failure;
-use super::client::{Connection, observed};
-use super::held::Asker;
+use super::connection::Connection;
+use super::credential_args::{AnyTask, CredentialArgs};
 use super::output::{self, Form};
-use super::retry::RetryArgs;
-use super::wanted::{AnyTask, Wanted};
+use super::retry_args::RetryArgs;
+use crate::client::credentials::CredentialRequester;
+use crate::client::observed;
 
 /// Request a credential
 #[derive(Args, Debug)]
@@ -21,7 +22,7 @@ pub(super) struct Request {
     #[command(flatten)]
     connection: Connection,
     #[command(flatten)]
-    wanted: Wanted,
+    wanted: CredentialArgs,
     #[command(flatten)]
     task: AnyTask,
     #[command(flatten)]
@@ -42,13 +43,13 @@ impl Request {
                     .into(),
             ));
         }
-        let asker = Asker {
+        let requester = CredentialRequester {
             client: self.connection.address.client()?,
             source: self.connection.source()?,
-            wanted: self.wanted.clone(),
+            request: self.wanted.request(),
             retry: self.retry.limit(),
         };
-        let answer = asker.ask_silently(&self.task.body()?).await?;
+        let answer = requester.request_silently(&self.task.body()?).await?;
         if form.is_json() {
             return output::json(&answer);
         }

@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::Failure;
-use super::client::Connection;
+use super::connection::Connection;
 use super::output::{self, Form};
 use super::task::print_rows;
 use crate::domain::cutoff::Selector;

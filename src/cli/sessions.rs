@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::Failure;
-use super::client::Connection;
+use super::connection::Connection;
 use super::output::{self, Form};
 use super::task::Page;
 use crate::ids::SessionId;

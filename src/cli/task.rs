@@ -7,9 +7,11 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::Failure;
-use super::client::{Client, Connection, read_secret};
+use super::connection::Connection;
 use super::output::{self, Form};
-use super::retry::{RetryArgs, retried};
+use super::retry_args::RetryArgs;
+use crate::client::retry::retried;
+use crate::client::{Client, read_secret};
 use crate::config::{Environment, ProcessEnvironment};
 use crate::ids::TaskId;
 
@@ -180,7 +182,7 @@ impl One {
         match handle {
             Some(handle) => {
                 let client = self.connection.address.client()?;
-                client.with_authorization("Handle", &handle)
+                Ok(client.with_authorization("Handle", &handle)?)
             }
             None => self.connection.client(),
         }
@@ -190,7 +192,7 @@ impl One {
         let path = format!("/v1/tasks/{}/{what}", self.id);
         let client = self.client()?;
         let nothing = Value::Object(serde_json::Map::new());
-        let answer = retried(self.retry.limit(), async || {
+        let answer = retried(self.retry.limit(), client.notify(), async || {
             let sent = client.try_once(Method::POST, &path, Some(&nothing), None);
             Ok(sent.await?.success()?)
         });

@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::Failure;
-use super::client::{Connection, read_file, write_new_secret};
-use super::evidence::{assertion, read_key};
+use super::connection::Connection;
 use super::output::{self, Form};
 use super::task::print_rows;
+use crate::client::evidence::{assertion, read_key};
+use crate::client::{read_file, write_new_secret};
 use crate::crypto::PublicJwk;
 use crate::crypto::jwk::Algorithm;
 use crate::crypto::signer::{LocalSigner, PrivateKey, Signer as _};

@@ -53,9 +53,36 @@ pub fn is_unprintable(c: char) -> bool {
             | '\u{e0000}'..='\u{e007f}')
 }
 
+/// Replaces unprintable characters, line breaks included.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    let shown = |c: char| if is_unprintable(c) { '\u{fffd}' } else { c };
+    text.chars().map(shown).collect()
+}
+
+/// Like [`printable`], but keeps line breaks.
+#[must_use]
+pub fn printable_lines(text: &str) -> String {
+    let shown = |c: char| {
+        if is_unprintable(c) && c != '\n' {
+            '\u{fffd}'
+        } else {
+            c
+        }
+    };
+    text.chars().map(shown).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_cannot_move_the_cursor() {
+        assert_eq!(printable("a\u{1b}[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
+        let lines = printable_lines("a\n\u{1b}]0;b\u{7}\r\u{202e}c\n");
+        assert_eq!(lines, "a\n\u{fffd}]0;b\u{fffd}\u{fffd}\u{fffd}c\n");
+    }
 
     #[test]
     fn text_that_shows_itself_is_taken() {

@@ -5,6 +5,7 @@ use std::fmt;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::limits::MAX_IDENTITY_BYTES;
 use crate::clock::Timestamp;
@@ -219,6 +220,29 @@ impl Workload {
     }
 }
 
+/// Subject and actor of a credential (RFC 8693 §4.1). With delegation, the subject is the workload
+/// at the root, and the actors are nested with the present one outermost.
+#[must_use]
+pub fn subject_and_actor<'a>(
+    workload: &'a Identity,
+    delegators: &'a [Identity],
+) -> (&'a Identity, Option<Value>) {
+    let Some((root, between)) = delegators.split_last() else {
+        return (workload, None);
+    };
+    let inner = between.iter().rev().fold(None, |inner, actor| {
+        Some(match inner {
+            None => json!({"sub": actor}),
+            Some(inner) => json!({"sub": actor, "act": inner}),
+        })
+    });
+    let act: Value = match inner {
+        None => json!({"sub": workload}),
+        Some(inner) => json!({"sub": workload, "act": inner}),
+    };
+    (root, Some(act))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -242,5 +266,16 @@ mod tests {
         ] {
             assert_eq!(Identity::try_from(bad), Err(InvalidIdentity));
         }
+    }
+
+    #[test]
+    fn delegation_nests_actors_with_the_present_one_outermost() {
+        let identity = |text: &str| Identity::try_from(text.to_owned()).unwrap();
+        let (root, mid, leaf) = (identity("a:root"), identity("a:mid"), identity("a:leaf"));
+        assert_eq!(subject_and_actor(&leaf, &[]), (&leaf, None));
+        let chain = [mid, root.clone()];
+        let (sub, act) = subject_and_actor(&leaf, &chain);
+        assert_eq!(sub, &root);
+        assert_eq!(act, Some(json!({"sub": "a:leaf", "act": {"sub": "a:mid"}})));
     }
 }

@@ -12,8 +12,8 @@ use super::challenge::Fault;
 use crate::attest::AttestError;
 use crate::broker::{BrokerError, Denied, Exceeded};
 use crate::clock::Timestamp;
-use crate::domain::decision::{Outcome, RefusalCode};
 use crate::ledger::entry::Blocked;
+use crate::wire::words::{PROBLEM_URN, problem_of_refusal};
 
 /// Every kind of problem: the last part of its `type`, after `urn:taskpass:problem:`.
 pub(super) const SLUGS: &[&str] = &[
@@ -49,24 +49,9 @@ pub(super) const SLUGS: &[&str] = &[
     "use-dpop-nonce",
 ];
 
-/// The prefix of every problem's `type`.
-pub(crate) const URN: &str = "urn:taskpass:problem:";
-
 /// The `type` of a problem.
 pub(super) fn urn(slug: &str) -> String {
-    format!("{URN}{slug}")
-}
-
-/// The last part of the `type` of a recorded refusal, and its title.
-pub(crate) fn of_refusal(outcome: Outcome, code: RefusalCode) -> (&'static str, &'static str) {
-    match (outcome, code) {
-        (_, RefusalCode::ApprovalRequired) => (
-            "approval-required",
-            "The request needs the approval of a person",
-        ),
-        (Outcome::Indeterminate, _) => ("indeterminate", "The decision could not be established"),
-        _ => ("denied", "Policy does not permit this"),
-    }
+    format!("{PROBLEM_URN}{slug}")
 }
 
 /// A refusal in the form of RFC 9457.
@@ -425,7 +410,7 @@ impl Problem {
     }
 
     fn denied(denied: Denied) -> Self {
-        let (slug, title) = of_refusal(denied.outcome, denied.refusal.code);
+        let (slug, title) = problem_of_refusal(denied.outcome, denied.refusal.code);
         let mut decision = json!({
             "id": denied.decision,
             "outcome": denied.outcome,
@@ -616,7 +601,7 @@ mod tests {
     use super::*;
     use crate::attest::AttestFailure;
     use crate::broker::error::NotRepeated;
-    use crate::domain::decision::Refusal;
+    use crate::domain::decision::{Outcome, Refusal, RefusalCode};
     use crate::domain::generation::GenerationDigest;
     use crate::ids::{CutoffId, DecisionId, SessionId};
     use crate::merkle::{Receipt, leaf_hash};
@@ -645,7 +630,7 @@ mod tests {
         assert_eq!(sent.headers["cache-control"], "no-store");
         assert_eq!(sent.body["status"], sent.status);
         let kind = sent.body["type"].as_str().unwrap();
-        let slug = kind.strip_prefix(URN).unwrap();
+        let slug = kind.strip_prefix(PROBLEM_URN).unwrap();
         assert!(SLUGS.contains(&slug), "{slug} is not in the list");
         sent
     }

@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::BoxFuture;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Credential, EndOutcome, MintError, MintPlace, Minter};
 use crate::clock::Timestamp;
@@ -19,7 +19,7 @@ use crate::domain::permit::Permit;
 use crate::domain::revocability::{Revocability, RevocationClass};
 use crate::domain::session::Session;
 use crate::domain::status_list::StatusPlace;
-use crate::domain::workload::{Identity, KeyBinding};
+use crate::domain::workload::{Identity, KeyBinding, subject_and_actor};
 
 /// Creates JWT access tokens.
 pub struct JwtMinter {
@@ -120,29 +120,6 @@ pub(crate) fn claims_bytes(
     serde_json::to_vec(&claims).unwrap()
 }
 
-/// Subject and actor of a credential (RFC 8693 §4.1). With delegation, the subject is the workload
-/// at the root, and the actors are nested with the present one outermost.
-#[must_use]
-pub fn subject_and_actor<'a>(
-    workload: &'a Identity,
-    delegators: &'a [Identity],
-) -> (&'a Identity, Option<Value>) {
-    let Some((root, between)) = delegators.split_last() else {
-        return (workload, None);
-    };
-    let inner = between.iter().rev().fold(None, |inner, actor| {
-        Some(match inner {
-            None => json!({"sub": actor}),
-            Some(inner) => json!({"sub": actor, "act": inner}),
-        })
-    });
-    let act: Value = match inner {
-        None => json!({"sub": workload}),
-        Some(inner) => json!({"sub": workload, "act": inner}),
-    };
-    (root, Some(act))
-}
-
 /// The `status` claim, for verifiers that poll status lists.
 fn status(issuer: &str, session: &Session, first_list: u64) -> Option<Value> {
     let RevocationClass::Bounded { .. } = session.revocability.class else {
@@ -219,24 +196,5 @@ impl Minter for JwtMinter {
             RevocationClass::ExpiryOnly => EndOutcome::Impossible,
         };
         Box::pin(async move { outcome })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn identity(text: &str) -> Identity {
-        Identity::try_from(text.to_owned()).unwrap()
-    }
-
-    #[test]
-    fn delegation_nests_actors_with_the_present_one_outermost() {
-        let (root, mid, leaf) = (identity("a:root"), identity("a:mid"), identity("a:leaf"));
-        assert_eq!(subject_and_actor(&leaf, &[]), (&leaf, None));
-        let chain = [mid, root.clone()];
-        let (sub, act) = subject_and_actor(&leaf, &chain);
-        assert_eq!(sub, &root);
-        assert_eq!(act, Some(json!({"sub": "a:leaf", "act": {"sub": "a:mid"}})));
     }
 }

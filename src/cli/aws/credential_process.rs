@@ -1,7 +1,7 @@
 //! `taskpass aws credential-process`: the command that AWS's SDKs and tools run to get credentials.
 //!
 //! They run it early, often and many times at once. All calls with the same request and workload
-//! share one task and one session, cached by [`super::cache`]. Each call sends a heartbeat, which
+//! share one task and one session, cached by [`crate::client::session_cache`]. Each call sends a heartbeat, which
 //! also shows whether the task is still open: an ended session is not returned again. If the broker
 //! cannot be reached, the cached session is returned until it expires; it would stay valid until
 //! then anyway. When little of its life is left, it is renewed within the same task. The calls open
@@ -14,19 +14,23 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Args;
+use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::cache::{Slot, default_directory};
-use crate::cli::client::Address;
+use crate::cli::connection::Address;
+use crate::cli::credential_args::{AnyTask, CredentialArgs};
 use crate::cli::evidence::EvidenceArgs;
-use crate::cli::held::{Asker, Held};
-use crate::cli::lease::Lease;
-use crate::cli::retry::RetryArgs;
-use crate::cli::wanted::{AnyTask, Wanted};
+use crate::cli::retry_args::RetryArgs;
 use crate::cli::{Failure, output};
+use crate::client::ClientError;
+use crate::client::credentials::CredentialRequester;
+use crate::client::session::CachedSession;
+use crate::client::session_cache::CacheEntry;
+use crate::client::task_lease::TaskLease;
 use crate::clock::{Clock as _, SystemClock, Timestamp};
+use crate::config::{Environment as _, ProcessEnvironment};
 use crate::crypto::digest::sha256_parts;
 
 /// How long the broker may take to answer a heartbeat.
@@ -50,7 +54,7 @@ pub(super) struct CredentialProcess {
     #[command(flatten)]
     evidence: EvidenceArgs,
     #[command(flatten)]
-    wanted: Wanted,
+    wanted: CredentialArgs,
     #[command(flatten)]
     task: AnyTask,
     #[command(flatten)]
@@ -73,7 +77,7 @@ pub(super) struct CredentialProcess {
 #[serde(rename_all = "snake_case")]
 enum Kept {
     /// The session of an open task.
-    Held(Box<Held>),
+    Held(Box<CachedSession>),
     /// The task has ended, for the reason `why`. Its credential is not kept.
     Over {
         why: String,
@@ -84,12 +88,25 @@ enum Kept {
     },
 }
 
+/// The default directory: in the user's runtime directory, which exists while the user is logged
+/// in, or one with the user's id among temporary files.
+fn default_directory() -> Result<PathBuf, ClientError> {
+    let named = ProcessEnvironment
+        .get("XDG_RUNTIME_DIR")
+        .map_err(|_| ClientError::Invalid("XDG_RUNTIME_DIR is not UTF-8".into()))?;
+    let named = named.map(PathBuf::from).filter(|path| path.is_absolute());
+    Ok(match named {
+        Some(runtime) => runtime.join("taskpass"),
+        None => std::env::temp_dir().join(format!("taskpass-{}", geteuid().as_raw())),
+    })
+}
+
 impl CredentialProcess {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let asker = Asker {
+        let requester = CredentialRequester {
             client: self.address.client()?,
             source: self.evidence.source(&self.address.url)?,
-            wanted: self.wanted.of_aws(),
+            request: self.wanted.of_aws().request(),
             retry: self.retry.limit().min(MAX_RETRY),
         };
         let task = self.task.body()?;
@@ -97,59 +114,66 @@ impl CredentialProcess {
             Some(directory) => directory.clone(),
             None => default_directory()?,
         };
-        let slot = Slot::lock(&directory, &self.key(&asker, &task)?).await?;
+        let slot = CacheEntry::lock(&directory, &self.key(&requester, &task)?).await?;
         if self.end {
-            return self.finish(&asker, &slot).await;
+            return self.finish(&requester, &slot).await;
         }
         let held = match slot.read()? {
-            Some(Kept::Held(held)) => self.seen_again(&asker, &slot, *held).await?,
+            Some(Kept::Held(held)) => self.seen_again(&requester, &slot, *held).await?,
             Some(Kept::Over { deadline, .. }) if self.may_reopen(deadline) => None,
             Some(Kept::Over { why, .. }) => return Err(self.refused(&why)),
             None => None,
         };
         let held = match held {
             Some(held) => held,
-            None => self.open(&asker, &slot, &task).await?,
+            None => self.open(&requester, &slot, &task).await?,
         };
         let spoken = held.spoken("SessionToken", &[("Version", json!(1))]);
         output::json_line(&spoken)
     }
 
     /// The name of the cache entry: a digest of all that determines the credential.
-    fn key(&self, asker: &Asker, task: &Value) -> Result<String, Failure> {
+    fn key(&self, requester: &CredentialRequester, task: &Value) -> Result<String, Failure> {
         let parts = [
             self.address.url.as_str(),
-            &asker.source.fingerprint()?,
-            &asker.wanted.body(task).to_string(),
+            &requester.source.fingerprint()?,
+            &requester.request.within(task).to_string(),
         ];
         let key = sha256_parts("taskpass:credential-process", &parts.map(str::as_bytes));
         Ok(URL_SAFE_NO_PAD.encode(key))
     }
 
-    async fn open(&self, asker: &Asker, slot: &Slot, task: &Value) -> Result<Held, Failure> {
-        let granted = asker.ask(task).await?;
+    async fn open(
+        &self,
+        requester: &CredentialRequester,
+        slot: &CacheEntry,
+        task: &Value,
+    ) -> Result<CachedSession, Failure> {
+        let granted = requester.request(task).await?;
         let joined = self.task.is_joined().then_some(task);
-        let held = Held::of_aws(&granted, joined, &asker.source, SystemClock.now());
+        let held = CachedSession::of_aws(&granted, joined, &requester.source, SystemClock.now());
         let kept = held.and_then(|held| {
             slot.write(&json!({ "held": held }))?;
             Ok(held)
         });
         if kept.is_err() && joined.is_none() {
             // The session cannot be returned, so its task ends here.
-            Lease::of(&asker.client, &granted, 0)?.end(false).await;
+            TaskLease::of(&requester.client, &granted, 0)?
+                .end(false)
+                .await;
         }
-        kept
+        Ok(kept?)
     }
 
     /// The session of an earlier call, if it may still be returned; `None` if a new task may be
     /// opened.
     async fn seen_again(
         &self,
-        asker: &Asker,
-        slot: &Slot,
-        mut held: Held,
-    ) -> Result<Option<Held>, Failure> {
-        let over = match self.standing(asker, &held).await {
+        requester: &CredentialRequester,
+        slot: &CacheEntry,
+        mut held: CachedSession,
+    ) -> Result<Option<CachedSession>, Failure> {
+        let over = match self.why_over(requester, &held).await {
             Ok(over) => over,
             Err(failure) => {
                 output::note(format!(
@@ -170,7 +194,7 @@ impl CredentialProcess {
             }
             return Err(self.refused(&why));
         }
-        let renewed = held.renew_if_due(asker, now).await;
+        let renewed = held.renew_if_due(requester, now).await;
         slot.write(&json!({ "held": held }))?;
         match renewed {
             Ok(()) if held.is_good(now) => Ok(Some(held)),
@@ -181,19 +205,27 @@ impl CredentialProcess {
                 output::note(format!("taskpass: not renewed: {failure}"));
                 Ok(Some(held))
             }
-            Err(failure) => Err(failure),
+            Err(error) => Err(error.into()),
         }
     }
 
     /// Why the task ended or the session was revoked; `None` if both are usable.
-    async fn standing(&self, asker: &Asker, held: &Held) -> Result<Option<String>, Failure> {
-        let lease = Lease::joined(&asker.client, &held.task, 0)?;
+    async fn why_over(
+        &self,
+        requester: &CredentialRequester,
+        held: &CachedSession,
+    ) -> Result<Option<String>, ClientError> {
+        let lease = TaskLease::joined(&requester.client, &held.task, 0)?;
         let beat = timeout(BEAT_TIMEOUT, lease.beat(Some(&held.session)));
         beat.await
-            .map_err(|_| Failure::Unestablished("no answer in time".into()))?
+            .map_err(|_| ClientError::Unavailable("no answer in time".into()))?
     }
 
-    async fn finish(&self, asker: &Asker, slot: &Slot) -> Result<(), Failure> {
+    async fn finish(
+        &self,
+        requester: &CredentialRequester,
+        slot: &CacheEntry,
+    ) -> Result<(), Failure> {
         let Some(kept) = slot.read()? else {
             return Err(Failure::Refused(
                 "there is no cached task for these arguments and this attestation".into(),
@@ -206,10 +238,10 @@ impl CredentialProcess {
         if let Some(task) = task
             && !self.task.is_joined()
         {
-            let lease = Lease::joined(&asker.client, &task, 0)?;
+            let lease = TaskLease::joined(&requester.client, &task, 0)?;
             lease.finish(true).await?;
         }
-        slot.clear()
+        Ok(slot.clear()?)
     }
 
     fn may_reopen(&self, deadline: Timestamp) -> bool {

@@ -1,6 +1,5 @@
 //! `taskpass aws`: commands for AWS's tools and roles.
 
-mod cache;
 mod credential_process;
 mod trust_policy;
 

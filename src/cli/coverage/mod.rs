@@ -1,23 +1,7 @@
-//! `taskpass ledger coverage`: determines which external actions had a recorded decision.
-//!
-//! It reads records of external actions and joins each action to a decision in a verified log.
-//! First it reads the whole log ([`decisions`]), then the records one at a time ([`input`], with
-//! [`cloudtrail`] and [`mapped`] for their formats). Each action is judged ([`judge`]) and counted
-//! ([`tally`]). Nothing is fetched. Records are trusted only to show that an action happened.
+//! `taskpass ledger coverage`: joins external actions to the decisions in a log, and prints which
+//! of them had one. The judgement is [`crate::audit::coverage`]'s.
 
-mod cloudtrail;
-mod decisions;
-mod filter;
-mod input;
-mod judge;
-mod mapped;
-mod names;
-mod picture;
-mod record;
-mod report;
-mod tally;
-#[cfg(test)]
-mod tests;
+mod print;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -25,17 +9,13 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 
-use self::decisions::Decisions;
-use self::filter::Filter;
-use self::input::{Piece, Shape};
-use self::judge::{Judge, Verdict};
-use self::mapped::Mapping;
-use self::record::{Outcome, Record};
-use self::report::{Allowed, Problem, Report};
-use self::tally::{GroupBy, Tally};
 use super::Failure;
-use super::client::read_file;
 use super::output::{self, Form};
+use crate::audit::coverage::{
+    self, Allowed, Conclusion, Decisions, Filter, MAX_MAPPING_BYTES, Mapping, RecordFormat, Report,
+    Run, Settings,
+};
+use crate::client::read_file;
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::files::NewFile;
 use crate::merkle::VerifierKey;
@@ -45,9 +25,6 @@ const MAX_KEY_FILE_BYTES: u64 = 64 * 1024;
 
 /// The largest permitted difference of clocks, in seconds.
 const MAX_SKEW_SECONDS: u64 = 300;
-
-/// The number of records between two reads of the clock.
-const STRIDE: u64 = 4_096;
 
 /// How often progress is printed.
 const PROGRESS: Duration = Duration::from_millis(500);
@@ -61,6 +38,27 @@ enum Format {
     Ocsf,
     /// JSON lines that --mapping explains
     Jsonl,
+}
+
+/// The key by which actions are grouped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum GroupBy {
+    /// By the principal that acted
+    Principal,
+    /// By the resource acted on
+    Resource,
+    /// By the name of the action
+    Action,
+}
+
+impl From<GroupBy> for coverage::GroupBy {
+    fn from(by: GroupBy) -> Self {
+        match by {
+            GroupBy::Principal => Self::Principal,
+            GroupBy::Resource => Self::Resource,
+            GroupBy::Action => Self::Action,
+        }
+    }
 }
 
 /// Join external actions to the log's decisions: proven, outside the grant, after the end, unproven
@@ -131,9 +129,7 @@ fn vkey(text: &str) -> Result<VerifierKey, String> {
 }
 
 fn moment(text: &str) -> Result<Timestamp, String> {
-    let text = serde_json::Value::String(text.to_owned());
-    record::time(&text, record::TimeFormat::Rfc3339)
-        .map_err(|_| "it is not RFC 3339 with an offset".into())
+    coverage::time(text).map_err(|_| "it is not RFC 3339 with an offset".into())
 }
 
 fn percent(text: &str) -> Result<f64, String> {
@@ -149,121 +145,67 @@ impl Coverage {
     /// Reads the log and the records, judges, and prints the result.
     pub(super) fn run(self, form: Form) -> Result<(), Failure> {
         let keys = self.keys()?;
-        let reading = self.reading()?;
+        let format = self.record_format()?;
         self.check_inputs()?;
         let mut progress = Progress::new();
-        let log = input::open(&self.log).map_err(|error| unreadable(&self.log, &error))?;
+        let log = coverage::open(&self.log).map_err(|error| unreadable(&self.log, &error))?;
         let most = self.index_mib as usize * 1024 * 1024;
         let decisions = Decisions::read(log, &keys, most, |at, of| {
             progress.tell(|| format!("the log: {at} of {of} entries"));
         })?;
-        let mut judge = Judge::new(&decisions, self.skew, self.as_of);
-        let mut tally = Tally::new(self.by, usize::from(self.examples));
-        let mut problems = Vec::new();
+        let settings = self.settings();
+        let mut run = Run::new(&decisions, &settings, format);
         for path in &self.records {
-            let name = path.display().to_string();
-            let before = tally.records;
-            let read = input::open(path)
-                .map_err(|error| error.to_string())
-                .and_then(|mut input| {
-                    input::each(&mut *input, reading.shape(), &mut |piece| {
-                        tally.records += 1;
-                        let place = (name.as_str(), tally.records - before);
-                        self.take(&reading, piece, place, &mut judge, &mut tally);
-                        if tally.records.is_multiple_of(STRIDE) {
-                            progress.tell(|| format!("{} records", tally.records));
-                        }
-                    })
-                });
-            if let Err(why) = read {
-                problems.push(Problem {
-                    input: tally::shortened(&name),
-                    records: tally.records - before,
-                    why: tally::shortened(&why),
-                });
-            }
+            run.read(path, |count| progress.tell(|| format!("{count} records")));
         }
         progress.end();
-        let report = Report {
-            decisions: &decisions,
-            until: judge.until(),
-            as_of: self.as_of,
-            skew_seconds: self.skew,
-            tally: &tally,
-            problems,
-            allowed: Allowed {
-                unproven: self.allow_unproven,
-                unjudged: self.allow_unjudged,
-            },
-        };
+        let report = run.finish();
         if let Some(path) = &self.svg {
-            let picture = picture::draw(&report).map_err(Failure::unestablished)?;
-            let written = NewFile::begin(path).and_then(|mut new| {
-                new.write_all(picture.as_bytes())?;
-                new.keep()
-            });
-            written.map_err(|error| {
-                Failure::Unestablished(format!("cannot write {}: {error}", path.display()))
-            })?;
+            write_picture(path, &report)?;
         }
         output::even_unread(if form.is_json() {
             output::json(&report.to_json())
         } else {
-            report.print()
+            print::print(&report)
         })?;
-        report.verdict().exit()
-    }
-
-    fn take(
-        &self,
-        reading: &Reading,
-        piece: Piece<'_>,
-        place: (&str, u64),
-        judge: &mut Judge<'_>,
-        tally: &mut Tally,
-    ) {
-        let record = match piece {
-            Piece::Record(bytes) => reading.read(bytes),
-            Piece::TooLong => Err("it is longer than the longest permitted record"),
-        };
-        let record = match record {
-            Ok(record) => record,
-            Err(why) => return tally.add(Verdict::unreadable(why), None, place),
-        };
-        if tally.is_repeated(&record) {
-            return;
-        }
-        if !self.only.iter().all(|filter| filter.matches(&record)) {
-            return tally.set_aside("not among --only");
-        }
-        if self.except.iter().any(|filter| filter.matches(&record)) {
-            return tally.set_aside("among --except");
-        }
-        match record.outcome {
-            Outcome::Nobodys(why) => tally.set_aside(why),
-            Outcome::Refused => tally.refused += 1,
-            Outcome::Done => {
-                let verdict = judge.judge(&record);
-                tally.add(verdict, Some(&record), place);
-            }
+        match report.verdict() {
+            Conclusion::Covered => Ok(()),
+            // The report was already printed.
+            Conclusion::NotCovered => Err(Failure::Told),
+            Conclusion::NotEstablished => Err(Failure::Ended(3)),
         }
     }
 
-    fn reading(&self) -> Result<Reading, Failure> {
-        let mapping = self.mapping.as_deref().map(Mapping::read).transpose()?;
+    fn settings(&self) -> Settings {
+        Settings {
+            skew_seconds: self.skew,
+            as_of: self.as_of,
+            only: self.only.clone(),
+            except: self.except.clone(),
+            by: self.by.into(),
+            examples: usize::from(self.examples),
+            allowed: Allowed {
+                unproven: self.allow_unproven,
+                unjudged: self.allow_unjudged,
+            },
+        }
+    }
+
+    fn record_format(&self) -> Result<RecordFormat, Failure> {
+        let mapping = self.mapping.as_deref().map(read_mapping).transpose()?;
         let format = self.format.unwrap_or(match mapping {
             Some(_) => Format::Jsonl,
             None => Format::Cloudtrail,
         });
         match (format, mapping) {
-            (Format::Cloudtrail, None) => Ok(Reading::Cloudtrail),
+            (Format::Cloudtrail, None) => Ok(RecordFormat::Cloudtrail),
             (Format::Cloudtrail, Some(_)) => Err(Failure::Usage(
                 "records of CloudTrail need no mapping: remove --mapping".into(),
             )),
-            (Format::Ocsf, mapping) => Ok(Reading::Ocsf(mapping.unwrap_or_default())),
+            (Format::Ocsf, mapping) => Ok(RecordFormat::Ocsf(mapping.unwrap_or_default())),
             (Format::Jsonl, Some(mapping)) => {
                 mapping.check()?;
-                Ok(Reading::Mapped(mapping))
+                Ok(RecordFormat::Mapped(mapping))
             }
             (Format::Jsonl, None) => Err(Failure::Usage(
                 "JSON lines need --mapping, which gives the locations of their fields".into(),
@@ -339,28 +281,20 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
     Failure::Unestablished(format!("cannot read {}: {error}", path.display()))
 }
 
-/// The reader for the format of the records.
-enum Reading {
-    Cloudtrail,
-    Ocsf(Mapping),
-    Mapped(Mapping),
+fn read_mapping(path: &Path) -> Result<Mapping, Failure> {
+    let content = read_file(path, MAX_MAPPING_BYTES)?;
+    Ok(Mapping::parse(&path.display().to_string(), &content)?)
 }
 
-impl Reading {
-    fn shape(&self) -> Shape {
-        match self {
-            Self::Cloudtrail => Shape::Documents,
-            Self::Ocsf(_) | Self::Mapped(_) => Shape::Lines,
-        }
-    }
-
-    fn read(&self, bytes: &[u8]) -> Result<Record, &'static str> {
-        match self {
-            Self::Cloudtrail => cloudtrail::read(bytes),
-            Self::Ocsf(mapping) => mapped::read_ocsf(mapping, bytes),
-            Self::Mapped(mapping) => mapped::read(mapping, bytes),
-        }
-    }
+fn write_picture(path: &Path, report: &Report<'_>) -> Result<(), Failure> {
+    let picture = coverage::draw(report).map_err(Failure::unestablished)?;
+    let written = NewFile::begin(path).and_then(|mut new| {
+        new.write_all(picture.as_bytes())?;
+        new.keep()
+    });
+    written.map_err(|error| {
+        Failure::Unestablished(format!("cannot write {}: {error}", path.display()))
+    })
 }
 
 /// Progress, for a user at a terminal.

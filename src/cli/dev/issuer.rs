@@ -158,8 +158,8 @@ fn fill_in(shared: &Shared, given: Map<String, Value>) -> Result<Value, Failure>
 mod tests {
     use url::Url;
 
-    use super::super::super::client::Client;
     use super::*;
+    use crate::client::Client;
     use crate::crypto::{UnverifiedJwt, VerificationKey, verify};
 
     #[tokio::test]

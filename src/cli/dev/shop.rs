@@ -16,8 +16,8 @@ use tokio::net::TcpListener;
 use url::Url;
 
 use super::super::Failure;
-use super::super::client::Client;
 use super::story::attest;
+use crate::client::Client;
 
 /// The server, listening but not yet serving.
 pub(super) struct Shop {
@@ -101,10 +101,9 @@ impl Asks {
     async fn about(&self, token: &str) -> Result<Value, Failure> {
         let own = attest(&self.issuer, "service:orders").await?;
         let client = Client::new(&self.broker)?.with_bearer(&own)?;
-        client
-            .post_form("/oauth2/introspect", &[("token", token)])
-            .await?
-            .success()
+        let form = [("token", token)];
+        let answer = client.post_form("/oauth2/introspect", &form).await?;
+        Ok(answer.success()?)
     }
 }
 

@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::super::Failure;
-use super::super::client::{Answer, Client};
-use super::super::ledger::verify::{self, Asked};
 use super::super::output::{self, Form};
 use super::Running;
 use super::shop::Shop;
+use crate::audit::verify;
+use crate::client::{Answer, Client};
 use crate::merkle::{Trust, VerifierKey};
 
 /// Prints the steps.
@@ -178,10 +178,9 @@ impl Story<'_> {
             }],
             "ttl_seconds": 300,
         });
-        Client::new(&self.broker)?
-            .with_bearer(&attestation)?
-            .send(Method::POST, "/v1/credentials", Some(&body))
-            .await
+        let client = Client::new(&self.broker)?.with_bearer(&attestation)?;
+        let path = "/v1/credentials";
+        Ok(client.send(Method::POST, path, Some(&body)).await?)
     }
 
     async fn audit(&self, granted: &Value) -> Result<(), Failure> {
@@ -202,7 +201,7 @@ impl Story<'_> {
             keys,
             witnesses: Vec::new(),
         };
-        let asked = Asked {
+        let request = verify::Request {
             trust: &trust,
             credential: None,
             jwks: Some(&jwks),
@@ -211,7 +210,7 @@ impl Story<'_> {
             proofs: &[],
             used_at: None,
         };
-        let verdict = verify::verify(file.as_slice(), &asked);
+        let verdict = verify::verify(file.as_slice(), &request);
         for line in verdict.to_string().lines() {
             self.teller.result(line)?;
         }

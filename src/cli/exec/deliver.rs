@@ -12,8 +12,9 @@ use super::How;
 use super::endpoint::Endpoint;
 use super::renewal::{Renewal, When};
 use crate::cli::Failure;
-use crate::cli::held::{Asker, Held};
-use crate::cli::lease::Never;
+use crate::client::credentials::CredentialRequester;
+use crate::client::session::CachedSession;
+use crate::client::task_lease::Never;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::ProcessEnvironment;
 use crate::crypto::random::SystemRandom;
@@ -146,7 +147,11 @@ enum Place {
 }
 
 impl Delivered {
-    pub(super) fn prepare(to: To<'_>, granted: &Value, asker: Asker) -> Result<Self, Failure> {
+    pub(super) fn prepare(
+        to: To<'_>,
+        granted: &Value,
+        requester: CredentialRequester,
+    ) -> Result<Self, Failure> {
         let To { how, variable, .. } = to;
         let mut remove: Vec<String> = removed().collect();
         remove.extend(to.hidden);
@@ -161,8 +166,8 @@ impl Delivered {
         .into_iter()
         .flatten()
         .collect();
-        let held = Held::of(granted, None, &asker.source, SystemClock.now())?;
-        let renewal = Renewal::of(held, asker);
+        let held = CachedSession::of(granted, None, &requester.source, SystemClock.now())?;
+        let renewal = Renewal::of(held, requester);
         let mut place = Place::Variables;
         let made_by = text("/credential/type").and_then(MinterKind::of_credential_type);
         match (how, made_by) {
@@ -233,7 +238,7 @@ impl Delivered {
         match self.place {
             Place::Variables => self.renewal.keep(When::Never, |_| Ok(())).await,
             Place::File(file) => {
-                let put = |held: &Held| file.replace(&contents(&held.credential)?);
+                let put = |held: &CachedSession| file.replace(&contents(&held.credential)?);
                 self.renewal.keep(When::Due, put).await
             }
             Place::Endpoint(endpoint) => {

@@ -29,9 +29,9 @@ use tokio::time::timeout;
 use tower_http::add_extension::AddExtension;
 
 use super::renewal::{Current, Renewal};
-use crate::cli::held::Held;
-use crate::cli::lease::Never;
 use crate::cli::{Failure, output};
+use crate::client::session::CachedSession;
+use crate::client::task_lease::Never;
 use crate::clock::{Clock as _, SystemClock};
 use crate::crypto::random::SystemRandom;
 use crate::ids::Random as _;
@@ -195,7 +195,7 @@ async fn credentials(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> R
 impl Shared {
     /// The current session. Starts a renewal if little of its life is left, and waits for the
     /// renewal only if the session has ended.
-    async fn held(&self) -> Arc<Held> {
+    async fn held(&self) -> Arc<CachedSession> {
         let mut current = self.current.clone();
         let Current { held, tries } = current.borrow_and_update().clone();
         let now = SystemClock.now();

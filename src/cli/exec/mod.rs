@@ -21,13 +21,13 @@ use serde_json::Value;
 use self::child::Child;
 use self::deliver::Delivered;
 use self::signals::{Signals, exit_code};
-use super::client::Address;
+use super::connection::Address;
+use super::credential_args::{CredentialArgs, NewTask};
 use super::evidence::EvidenceArgs;
-use super::held::Asker;
-use super::lease::Lease;
-use super::retry::RetryArgs;
-use super::wanted::{NewTask, Wanted};
+use super::retry_args::RetryArgs;
 use super::{Failure, output};
+use crate::client::credentials::CredentialRequester;
+use crate::client::task_lease::TaskLease;
 use crate::process;
 
 /// Run a command with a credential that ends when the command ends
@@ -44,7 +44,7 @@ pub(super) struct Exec {
     #[command(flatten)]
     evidence: EvidenceArgs,
     #[command(flatten)]
-    wanted: Wanted,
+    wanted: CredentialArgs,
     #[command(flatten)]
     task: NewTask,
     #[command(flatten)]
@@ -99,19 +99,21 @@ impl Exec {
         // The first process of a container ignores every signal that it does not listen to.
         let mut signals = Signals::listen()?;
         let client = self.address.client()?;
-        let asker = Asker {
+        let requester = CredentialRequester {
             client: client.clone(),
             source: self.evidence.source(&self.address.url)?,
-            wanted: self.wanted.clone(),
+            request: self.wanted.request(),
             retry: self.retry.limit(),
         };
         let body = self.task.body(Some(self.heartbeat));
         let granted = tokio::select! {
-            granted = asker.ask(&body) => granted?,
+            granted = requester.request(&body) => granted?,
             signal = signals.ending() => return Err(Failure::Ended(exit_code(signal.as_raw()))),
         };
-        let lease = Lease::of(&client, &granted, self.heartbeat)?;
-        let ended = self.with_lease(asker, granted, &lease, &mut signals).await;
+        let lease = TaskLease::of(&client, &granted, self.heartbeat)?;
+        let ended = self
+            .with_lease(requester, granted, &lease, &mut signals)
+            .await;
         // End the task in every case: the credential must not outlive the command.
         lease.end(matches!(ended, Ok(Ended::Code(0)))).await;
         match ended? {
@@ -125,9 +127,9 @@ impl Exec {
     /// is removed.
     async fn with_lease(
         &self,
-        asker: Asker,
+        requester: CredentialRequester,
         granted: Value,
-        lease: &Lease,
+        lease: &TaskLease,
         signals: &mut Signals,
     ) -> Result<Ended, Failure> {
         let to = deliver::To {
@@ -136,7 +138,7 @@ impl Exec {
             // The command does not get the variable from which the attestation was read.
             hidden: self.evidence.variable(),
         };
-        let delivered = Delivered::prepare(to, &granted, asker)?;
+        let delivered = Delivered::prepare(to, &granted, requester)?;
         let grace = Duration::from_secs(self.grace);
         let mut child = match Child::start(&self.command, &delivered.environment, grace) {
             Ok(child) => child,

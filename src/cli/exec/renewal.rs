@@ -7,9 +7,10 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
-use crate::cli::held::{Asker, Held};
-use crate::cli::lease::Never;
 use crate::cli::{Failure, output};
+use crate::client::credentials::CredentialRequester;
+use crate::client::session::CachedSession;
+use crate::client::task_lease::Never;
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 
 /// The longest sleep before the clock is read again: timers may not count the time in which the
@@ -22,7 +23,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// The current credential.
 #[derive(Clone)]
 pub(super) struct Current {
-    pub(super) held: Arc<Held>,
+    pub(super) held: Arc<CachedSession>,
     /// How many renewals were attempted.
     pub(super) tries: u64,
 }
@@ -40,16 +41,16 @@ pub(super) enum When {
 
 /// Keeps a credential current.
 pub(super) struct Renewal {
-    asker: Asker,
+    requester: CredentialRequester,
     current: watch::Sender<Current>,
     demand: Arc<Notify>,
 }
 
 impl Renewal {
-    pub(super) fn of(held: Held, asker: Asker) -> Self {
+    pub(super) fn of(held: CachedSession, requester: CredentialRequester) -> Self {
         let held = Arc::new(held);
         Self {
-            asker,
+            requester,
             current: watch::Sender::new(Current { held, tries: 0 }),
             demand: Arc::default(),
         }
@@ -70,11 +71,11 @@ impl Renewal {
     pub(super) async fn keep(
         self,
         when: When,
-        mut put: impl FnMut(&Held) -> Result<(), Failure>,
+        mut put: impl FnMut(&CachedSession) -> Result<(), Failure>,
     ) -> Never {
         loop {
             let held = Arc::clone(&self.current.borrow().held);
-            if when == When::Never || held.is_last(&self.asker.source) {
+            if when == When::Never || held.is_last(&self.requester.source) {
                 tokio::select! {
                     never = announce(&held, when) => return never,
                     never = self.refuse() => return never,
@@ -84,8 +85,8 @@ impl Renewal {
                 When::Asked => self.demand.notified().await,
                 _ => until(held.due_at()).await,
             }
-            let mut next = Held::clone(&held);
-            let renewed = next.renew_if_due(&self.asker, SystemClock.now()).await;
+            let mut next = CachedSession::clone(&held);
+            let renewed = next.renew_if_due(&self.requester, SystemClock.now()).await;
             if let Err(failure) = renewed {
                 say(&format!("not renewed: {failure}"));
             }
@@ -109,7 +110,7 @@ impl Renewal {
         }
     }
 
-    fn publish(&self, held: Held) {
+    fn publish(&self, held: CachedSession) {
         self.current.send_modify(|current| {
             current.held = Arc::new(held);
             current.tries += 1;
@@ -119,7 +120,10 @@ impl Renewal {
 
 /// Passes a new credential to `put` until that succeeds, or until the credential has ended and must
 /// be renewed again.
-async fn deliver(held: &Held, put: &mut impl FnMut(&Held) -> Result<(), Failure>) {
+async fn deliver(
+    held: &CachedSession,
+    put: &mut impl FnMut(&CachedSession) -> Result<(), Failure>,
+) {
     while let Err(failure) = put(held) {
         say(&format!(
             "the renewed credential was not delivered: {failure}; retrying"
@@ -133,7 +137,7 @@ async fn deliver(held: &Held, put: &mut impl FnMut(&Held) -> Result<(), Failure>
 
 /// Announces the end of a credential in advance, and again when it ends, if the task continues
 /// after it.
-async fn announce(held: &Held, when: When) -> Never {
+async fn announce(held: &CachedSession, when: When) -> Never {
     if !held.lasts_as_long_as_its_task() {
         until(held.due_at()).await;
         let why = match when {

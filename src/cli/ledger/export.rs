@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::cli::Failure;
-use crate::cli::client::Connection;
+use crate::cli::connection::Connection;
 use crate::cli::output::{self, Form};
 use crate::files::NewFile;
 use crate::merkle::LogReader;

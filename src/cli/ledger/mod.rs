@@ -4,7 +4,6 @@
 mod events;
 mod export;
 pub(super) mod new_origin;
-pub(super) mod verify;
 mod watch;
 
 use std::io::{BufReader, Read};
@@ -16,10 +15,11 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use self::verify::{Asked, Consistency, Given};
 use super::Failure;
-use super::client::{Connection, read_file, read_secret};
+use super::connection::Connection;
 use super::output::{self, Form};
+use crate::audit::verify::{self, Consistency, Given};
+use crate::client::{read_file, read_secret};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::ids::DecisionId;
 use crate::merkle::{Receipt, Trust, VerifierKey, WitnessKey};
@@ -374,7 +374,7 @@ impl Verify {
             Some(file) => Some(read_file(file, MAX_FILE_BYTES)?),
             None => None,
         };
-        let asked = Asked {
+        let request = verify::Request {
             trust: &trust,
             credential: credential.as_ref().map(ExposeSecret::expose_secret),
             jwks: jwks.as_deref(),
@@ -393,7 +393,7 @@ impl Verify {
                     Failure::Unestablished(format!("cannot read {place}: {error}"))
                 })?)
             };
-        let verdict = verify::verify(BufReader::with_capacity(256 * 1024, file), &asked);
+        let verdict = verify::verify(BufReader::with_capacity(256 * 1024, file), &request);
         output::even_unread(if form.is_json() {
             output::json(&verdict)
         } else {

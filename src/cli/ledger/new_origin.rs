@@ -12,9 +12,9 @@ use super::MAX_FILE_BYTES;
 use crate::app::StartError;
 use crate::app::succession::{self, Begun, Evidence, Old};
 use crate::cli::Failure;
-use crate::cli::client::read_file;
 use crate::cli::output::{self, Form};
 use crate::cli::serve::ConfigFile;
+use crate::client::read_file;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{
     Config, DATABASE_URL_VARIABLE, Environment, Mode, NotText, ProcessEnvironment,

@@ -7,9 +7,10 @@ use clap::Args;
 use serde::Serialize;
 
 use super::super::Failure;
-use super::super::client::Connection;
+use super::super::connection::Connection;
 use super::super::output::{self, Form, printable};
 use super::source::{decider, open, unestablished};
+use crate::client::Client;
 use crate::clock::Timestamp;
 use crate::domain::decision::{Observed, Outcome, RefusalCode};
 use crate::domain::generation::GenerationDigest;
@@ -82,11 +83,7 @@ impl Explain {
         output::line(told.to_string())
     }
 
-    async fn tell(
-        &self,
-        recorded: &Recorded,
-        client: &super::super::client::Client,
-    ) -> Result<Told, Failure> {
+    async fn tell(&self, recorded: &Recorded, client: &Client) -> Result<Told, Failure> {
         let generation = recorded
             .generation()
             .ok_or_else(|| Failure::Refused("FAILED: the leaf names no generation".into()))?;

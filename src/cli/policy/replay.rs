@@ -19,7 +19,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::super::Failure;
-use super::super::client::Connection;
+use super::super::connection::Connection;
 use super::super::output::{self, Form, printable};
 use super::super::serve::ConfigFile;
 use super::Source;

@@ -6,8 +6,8 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::super::client::Client;
 use super::super::{Failure, Kind, seconds_of};
+use crate::client::Client;
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::crypto::digest::sha256;
 use crate::domain::generation::{Generation, GenerationDigest};
@@ -95,8 +95,8 @@ pub(super) fn open(record: &Record) -> Result<Recorded, Failure> {
 }
 
 /// Turns a broker's refusal into a failure to establish facts: it says nothing about a decision.
-pub(super) fn unestablished(failure: Failure) -> Failure {
-    match failure {
+pub(super) fn unestablished(failure: impl Into<Failure>) -> Failure {
+    match failure.into() {
         Failure::Refused(text) => Failure::Unestablished(text),
         Failure::Answered { text, problem, .. } => Failure::Answered {
             kind: Kind::Unestablished,

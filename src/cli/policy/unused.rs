@@ -10,7 +10,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::super::Failure;
-use super::super::client::Connection;
+use super::super::connection::Connection;
 use super::super::output::{self, Form, printable};
 use super::Source;
 use super::lines::{self, Whole};

@@ -13,10 +13,9 @@ use super::client::authentication;
 use super::error::{OAuthError, OAuthErrorBody};
 use super::form::Form;
 use crate::broker::verification::introspect::{ActiveToken, Introspection};
-use crate::domain::workload::KeyBinding;
+use crate::domain::workload::{KeyBinding, subject_and_actor};
 use crate::http::AppState;
 use crate::http::evidence::Presented;
-use crate::mint::jwt::subject_and_actor;
 
 /// The media type of a signed answer (RFC 9701).
 const STATEMENT: &str = "application/token-introspection+jwt";

@@ -32,13 +32,10 @@ use crate::http::challenge::Scheme;
 use crate::http::evidence::Presented;
 use crate::http::params::UNREPEATABLE;
 use crate::mint::Credential;
+use crate::wire::words::{ACCESS_TOKEN, JWT};
 
 const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const CLIENT_CREDENTIALS: &str = "client_credentials";
-/// The type of every access token of this broker (RFC 8693 §3).
-pub(crate) const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
-/// The same token's type for a client that requested a JWT.
-pub(crate) const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
 const ID_TOKEN: &str = "urn:ietf:params:oauth:token-type:id_token";
 
 /// The grant types for the metadata.
