@@ -335,8 +335,7 @@ impl Problem {
             allowed: refusal.allowed,
             ..ProblemMembers::default()
         };
-        Self::new(StatusCode::FORBIDDEN, slug, title, refusal.detail)
-            .with(|own| *own = members)
+        Self::new(StatusCode::FORBIDDEN, slug, title, refusal.detail).with(|own| *own = members)
     }
 }
 

@@ -305,7 +305,10 @@ pub struct RevokeForm {
 
 /// The metadata of the authorization server (RFC 8414), which OpenID Connect discovery shows too.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
-#[expect(missing_docs, reason = "RFC 8414 and OpenID Connect Discovery define the others")]
+#[expect(
+    missing_docs,
+    reason = "RFC 8414 and OpenID Connect Discovery define the others"
+)]
 #[schema(examples(json!({
     "issuer": "https://broker.example",
     "jwks_uri": "https://broker.example/.well-known/jwks.json",
