@@ -8,6 +8,7 @@
 //! - [`process`]: hides this process's memory and environment from other processes.
 //! - `domain`: the nouns, their transitions and the subset rules; no HTTP, no SQL.
 //! - `endpoints`: this replica's table of servers to ask, and which addresses are public.
+//! - [`wire`]: the shapes of requests and answers, and the types of problems; no server, no client.
 //! - [`merkle`]: the tree, its proofs and text formats: everything that offline verification needs.
 //! - `attest`, `policy`, `mint`, `crypto`: the extension points.
 //! - `store`: PostgreSQL and SQLite behind one type.

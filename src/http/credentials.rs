@@ -4,267 +4,145 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use utoipa::ToSchema;
 
 use super::AppState;
 use super::evidence::Presented;
 use super::json::Strict;
 use super::problem::Problem;
-use super::sessions::SessionBody;
 use crate::broker::issuance::{DecisionSummary, Issued, IssuedTask};
-use crate::domain::decision::Observed;
-use crate::domain::grant::Grant;
-use crate::domain::kind::MinterKind;
 use crate::domain::limits::{MAX_IDEMPOTENCY_KEY_BYTES, MAX_PURPOSE_BYTES, MIN_HEARTBEAT_SECONDS};
 use crate::domain::request::{CredentialRequest, NewTask, ParentRef, RetryKey, TaskSelector};
 use crate::domain::text::check_text;
-use crate::ids::TaskId;
 use crate::mint::Credential;
+use crate::wire::credentials::{
+    CredentialBody, DecisionBody, IssuedBody, IssuedTaskBody, NewTaskBody, RequestBody, TaskBody,
+};
+use crate::wire::secret::SecretText;
+use crate::wire::sessions::SessionBody;
 
-/// A request for a credential.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RequestBody {
-    /// The task of the credential.
-    task: TaskBody,
-    /// The name of the resource.
-    resource: String,
-    /// The requested rights (RFC 9396).
-    #[schema(value_type = Vec<Object>)]
-    authorization_details: Grant,
-    /// The requested lifetime in seconds; if absent, the permitted default.
-    #[serde(default)]
-    ttl_seconds: Option<u64>,
-}
-
-/// An open task by `id` and `handle`, or a new task by `type` and the other members.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct TaskBody {
-    /// The id of an open task to join.
-    #[serde(default)]
-    #[schema(value_type = Option<String>)]
-    id: Option<TaskId>,
-    /// The handle of that task.
-    #[serde(default)]
-    #[schema(value_type = Option<String>)]
-    handle: Option<SecretString>,
-    /// The registered type of a new task.
-    #[serde(default, rename = "type")]
-    kind: Option<String>,
-    /// Free text for people; policy does not see it.
-    #[serde(default)]
-    purpose: Option<String>,
-    /// The parent of the new task.
-    #[serde(default)]
-    parent: Option<ParentBody>,
-    /// Seconds until the new task expires.
-    #[serde(default)]
-    deadline_seconds: Option<u64>,
-    /// The longest time between two heartbeats, in seconds.
-    #[serde(default)]
-    heartbeat_seconds: Option<u64>,
-}
-
-impl TaskBody {
-    fn into_domain(self) -> Result<TaskSelector, Problem> {
-        let opens = self.kind.is_some()
-            || self.purpose.is_some()
-            || self.parent.is_some()
-            || self.deadline_seconds.is_some()
-            || self.heartbeat_seconds.is_some();
-        match (self.id, self.handle, self.kind) {
-            (Some(id), Some(handle), None) if !opens => Ok(TaskSelector::Join { id, handle }),
-            (None, None, Some(kind)) => {
-                let new = NewTaskBody {
-                    kind,
-                    purpose: self.purpose,
-                    parent: self.parent,
-                    deadline_seconds: self.deadline_seconds,
-                    heartbeat_seconds: self.heartbeat_seconds,
-                };
-                Ok(TaskSelector::Open(new.into_domain("/task")?))
-            }
-            _ => Err(Problem::invalid(
-                "/task",
-                "give either `id` and `handle` of an open task, or the `type` of a new one",
-            )),
+/// The task that a request names. Makes the checks that do not need the catalogue.
+fn task_selector(task: TaskBody) -> Result<TaskSelector, Problem> {
+    let opens = task.kind.is_some()
+        || task.purpose.is_some()
+        || task.parent.is_some()
+        || task.deadline_seconds.is_some()
+        || task.heartbeat_seconds.is_some();
+    match (task.id, task.handle, task.kind) {
+        (Some(id), Some(handle), None) if !opens => Ok(TaskSelector::Join {
+            id,
+            handle: handle.into_secret(),
+        }),
+        (None, None, Some(kind)) => {
+            let new = NewTaskBody {
+                kind,
+                purpose: task.purpose,
+                parent: task.parent,
+                deadline_seconds: task.deadline_seconds,
+                heartbeat_seconds: task.heartbeat_seconds,
+            };
+            Ok(TaskSelector::Open(new_task(new, "/task")?))
         }
+        _ => Err(Problem::invalid(
+            "/task",
+            "give either `id` and `handle` of an open task, or the `type` of a new one",
+        )),
     }
 }
 
-/// A task to be opened.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct NewTaskBody {
-    /// The registered type's name.
-    #[serde(rename = "type")]
-    kind: String,
-    /// Free text for people; policy does not see it.
-    #[serde(default)]
-    purpose: Option<String>,
-    /// The parent of the new task.
-    #[serde(default)]
-    parent: Option<ParentBody>,
-    /// Seconds until the task expires.
-    #[serde(default)]
-    deadline_seconds: Option<u64>,
-    /// The longest time between two heartbeats, in seconds.
-    #[serde(default)]
-    heartbeat_seconds: Option<u64>,
-}
-
-/// A parent task, with the delegation token that admits this child.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ParentBody {
-    /// The id of the parent task.
-    #[schema(value_type = String)]
-    id: TaskId,
-    /// The single-use delegation token.
-    #[schema(value_type = String)]
-    delegation: SecretString,
-}
-
-impl NewTaskBody {
-    /// Makes the checks that do not need the catalogue.
-    pub(super) fn into_domain(self, pointer: &str) -> Result<NewTask, Problem> {
-        let at = |member: &str| format!("{pointer}/{member}");
-        let purpose = self.purpose.as_deref().unwrap_or_default();
-        check_text(purpose, MAX_PURPOSE_BYTES)
-            .map_err(|refused| Problem::invalid(at("purpose"), refused.to_string()))?;
-        if self.deadline_seconds == Some(0) {
-            return Err(Problem::invalid(at("deadline_seconds"), "at least 1"));
-        }
-        if self
-            .heartbeat_seconds
-            .is_some_and(|s| s < MIN_HEARTBEAT_SECONDS)
-        {
-            let detail = format!("at least {MIN_HEARTBEAT_SECONDS}");
-            return Err(Problem::invalid(at("heartbeat_seconds"), detail));
-        }
-        Ok(NewTask {
-            task_type: self.kind,
-            purpose: self.purpose,
-            parent: self.parent.map(|parent| ParentRef {
-                id: parent.id,
-                delegation: parent.delegation,
-            }),
-            deadline_seconds: self.deadline_seconds,
-            heartbeat_seconds: self.heartbeat_seconds,
-        })
+/// The new task of a request, whose body is at `pointer`. Makes the checks that do not need the
+/// catalogue.
+pub(super) fn new_task(new: NewTaskBody, pointer: &str) -> Result<NewTask, Problem> {
+    let at = |member: &str| format!("{pointer}/{member}");
+    let purpose = new.purpose.as_deref().unwrap_or_default();
+    check_text(purpose, MAX_PURPOSE_BYTES)
+        .map_err(|refused| Problem::invalid(at("purpose"), refused.to_string()))?;
+    if new.deadline_seconds == Some(0) {
+        return Err(Problem::invalid(at("deadline_seconds"), "at least 1"));
     }
-}
-
-/// A credential with its session, task, decision and receipt.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct IssuedBody {
-    /// The secret; its members depend on its `type`.
-    #[schema(value_type = Object)]
-    credential: Value,
-    /// The record of the credential.
-    session: SessionBody,
-    /// The task of the credential.
-    task: IssuedTaskBody,
-    /// The decision that permitted it.
-    decision: DecisionBody,
-    /// The proof that the decision is recorded.
-    #[schema(value_type = Object)]
-    receipt: crate::merkle::Receipt,
-}
-
-/// A task, with its handle if it was just opened.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct IssuedTaskBody {
-    id: String,
-    state: &'static str,
-    #[serde(rename = "type")]
-    kind: String,
-    deadline: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    heartbeat_seconds: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    handle: Option<String>,
+    if new
+        .heartbeat_seconds
+        .is_some_and(|s| s < MIN_HEARTBEAT_SECONDS)
+    {
+        let detail = format!("at least {MIN_HEARTBEAT_SECONDS}");
+        return Err(Problem::invalid(at("heartbeat_seconds"), detail));
+    }
+    Ok(NewTask {
+        task_type: new.kind,
+        purpose: new.purpose,
+        parent: new.parent.map(|parent| ParentRef {
+            id: parent.id,
+            delegation: parent.delegation.into_secret(),
+        }),
+        deadline_seconds: new.deadline_seconds,
+        heartbeat_seconds: new.heartbeat_seconds,
+    })
 }
 
 impl From<IssuedTask> for IssuedTaskBody {
     fn from(task: IssuedTask) -> Self {
         Self {
-            id: task.id.to_string(),
-            state: task.state.as_str(),
+            id: task.id,
+            state: task.state,
             kind: task.task_type,
-            deadline: task.deadline.to_string(),
+            deadline: task.deadline,
             heartbeat_seconds: task.heartbeat_seconds,
-            // The only place where a handle is written to an answer.
-            handle: task.handle.map(|handle| handle.expose_secret().to_owned()),
+            // The only place where a handle is put into an answer.
+            handle: task.handle.map(SecretText::from),
         }
     }
-}
-
-/// A decision, as its subject may read it.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct DecisionBody {
-    id: String,
-    outcome: &'static str,
-    policies: Vec<String>,
-    generation: String,
-    /// The outcome under the policies that only observe.
-    #[schema(value_type = Option<Object>)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    observed: Option<Box<Observed>>,
 }
 
 impl From<DecisionSummary> for DecisionBody {
     fn from(decision: DecisionSummary) -> Self {
         Self {
-            id: decision.id.to_string(),
-            outcome: decision.outcome.as_str(),
+            id: decision.id,
+            outcome: decision.outcome,
             policies: decision.policies,
-            generation: decision.generation.to_string(),
+            generation: decision.generation,
             observed: decision.observed,
         }
     }
 }
 
-impl From<Issued> for IssuedBody {
-    fn from(issued: Issued) -> Self {
-        let credential = match &issued.credential {
+impl From<Credential> for CredentialBody {
+    fn from(credential: Credential) -> Self {
+        match credential {
             Credential::Jwt {
                 access_token,
                 token_type,
                 expires_in,
-            } => json!({
-                "type": MinterKind::Jwt.credential_type(),
-                // One of the two places where an access token is written to an answer.
-                "access_token": access_token.expose_secret(),
-                "token_type": token_type,
-                "expires_in": expires_in,
-            }),
+            } => Self::Jwt {
+                // One of the two places where an access token is put into an answer.
+                access_token: access_token.into(),
+                token_type: token_type.to_owned(),
+                expires_in,
+            },
             Credential::AwsSts {
                 access_key_id,
                 secret_access_key,
                 session_token,
                 expiration,
                 region,
-            } => json!({
-                "type": MinterKind::Aws.credential_type(),
-                "access_key_id": access_key_id,
-                // The only place where a session's secrets are written to an answer.
-                "secret_access_key": secret_access_key.expose_secret(),
-                "session_token": session_token.expose_secret(),
-                "expiration": expiration,
-                "region": region,
-            }),
-        };
+            } => Self::AwsSts {
+                access_key_id,
+                // The only place where a session's secrets are put into an answer.
+                secret_access_key: secret_access_key.into(),
+                session_token: session_token.into(),
+                expiration,
+                region,
+            },
+        }
+    }
+}
+
+impl From<Issued> for IssuedBody {
+    fn from(issued: Issued) -> Self {
         Self {
-            credential,
+            credential: issued.credential.into(),
             session: SessionBody::fresh(&issued.session),
             task: issued.task.into(),
             decision: issued.decision.into(),
-            receipt: issued.receipt,
+            receipt: issued.receipt.into(),
         }
     }
 }
@@ -296,7 +174,7 @@ pub(super) async fn request(
         return Err(Problem::invalid("/ttl_seconds", "at least 1"));
     }
     let request = CredentialRequest {
-        task: body.task.into_domain()?,
+        task: task_selector(body.task)?,
         resource: body.resource.into(),
         grant: body.authorization_details,
         ttl_seconds: body.ttl_seconds,

@@ -6,34 +6,31 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
-use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::AppState;
 use super::evidence::Presented;
-use super::params::{Asked, Named, maybe_number, number};
+use super::params::{Asked, Named};
 use super::problem::Problem;
 use super::sessions::{id, limit_within};
-use crate::clock::Timestamp;
 use crate::domain::limits::MAX_DECISIONS_PAGE;
-use crate::domain::record::Record;
 use crate::ids::DecisionId;
+use crate::wire::decisions::{DecisionRecordBody, DecisionsQuery};
 
 /// Shows a decision's leaf with the opened input of its evaluation.
-#[utoipa::path(get, path = "/v1/decisions/{id}/record", params(("id" = String, Path)), responses((status = 200, body = Object), (status = 404, body = super::problem::ProblemBody)))]
+#[utoipa::path(get, path = "/v1/decisions/{id}/record", params(("id" = String, Path)), responses((status = 200, body = DecisionRecordBody), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn record(
     State(state): State<AppState>,
     presented: Presented,
     Named(text): Named,
-) -> Result<Json<Record>, Problem> {
+) -> Result<Json<DecisionRecordBody>, Problem> {
     let id: DecisionId = id("decision", &text)?;
     let record = state
         .broker
         .administration
         .decision_record(&presented.evidence, id)
         .await?;
-    Ok(Json(record))
+    Ok(Json(record.into()))
 }
 
 /// Deletes free text: a decision's purpose, or a revocation's reason by the revocation's id. The
@@ -51,22 +48,6 @@ pub(super) async fn forget(
         .forget_purpose(&presented.evidence, id)
         .await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// The decisions to list.
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-pub(super) struct DecisionsQuery {
-    /// The first ledger index. For the next page: the last index of the previous page, plus one.
-    #[serde(default, deserialize_with = "number")]
-    from: u64,
-    /// The earliest time, in RFC 3339.
-    #[param(value_type = Option<String>)]
-    since: Option<Timestamp>,
-    /// The largest number of decisions to return.
-    #[serde(default, deserialize_with = "maybe_number")]
-    limit: Option<u32>,
 }
 
 /// Lists decisions in the order of the log, with their opened inputs, one line of JSON each. An

@@ -15,53 +15,34 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::stream::{self, StreamExt as _};
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
 
 use super::AppState;
 use super::evidence::Presented;
 use super::json;
-use super::params::{Asked, Named, maybe_number, number};
+use super::params::{Asked, Named};
 use super::problem::Problem;
+use super::receipt::texts;
 use super::sessions::id;
 use crate::broker::administration::records::Under;
 use crate::broker::administration::time::AcceptAsk;
 use crate::broker::{Broker, BrokerError};
-use crate::clock::Timestamp;
 use crate::domain::limits::MAX_REASON_BYTES;
 use crate::domain::text::check_text;
 use crate::ids::DecisionId;
 use crate::ledger::proofs::{self, NoProof};
 use crate::merkle::{
-    Hash, LogEntry, Receipt, TILE_WIDTH, TilePath, encode_entries, hashes_to_bytes,
-    write_log_entry, write_log_head,
+    LogEntry, TILE_WIDTH, TilePath, encode_entries, hashes_to_bytes, write_log_entry,
+    write_log_head,
 };
 use crate::store::leaves::StoredLeaf;
+use crate::wire::decisions::{DecisionProofBody, DecisionQuery};
+use crate::wire::ledger::{
+    AcceptTimeAsk, AcceptTimeBody, ConsistencyBody, ConsistencyQuery, EntryBody, InclusionBody,
+    ProofQuery, VkeysBody,
+};
 
 /// How long a reader of the whole log may read before the cutoffs are checked again.
 const READER_IS_JUDGED_EVERY: Duration = Duration::from_secs(1);
-
-/// A decision, with the proof that it is recorded.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct DecisionProofBody {
-    #[schema(value_type = Object)]
-    receipt: Receipt,
-    /// The leaf as parsed JSON.
-    #[schema(value_type = Object)]
-    leaf: serde_json::Value,
-}
-
-/// The checkpoint to prove a decision under.
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-pub struct DecisionQuery {
-    /// Use the oldest checkpoint over the decision that any witness signed; otherwise the newest.
-    #[serde(default)]
-    witnessed: bool,
-    /// Use the oldest checkpoint that the witness of this name signed.
-    witness: Option<String>,
-}
 
 fn under(witnessed: bool, witness: Option<&str>) -> Under<'_> {
     match (witnessed, witness) {
@@ -86,6 +67,7 @@ pub(super) async fn decision(
         .decision(&presented.evidence, id, under);
     let receipt = shown.await?;
     let leaf = serde_json::from_slice(&receipt.leaf).unwrap_or_default();
+    let receipt = receipt.into();
     Ok(Json(DecisionProofBody { receipt, leaf }))
 }
 
@@ -101,13 +83,6 @@ async fn check_public(state: &AppState, presented: &Presented) -> Result<(), Pro
     Ok(())
 }
 
-/// The log's verifier keys.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct VkeysBody {
-    /// Verifier keys of signed notes, the current one first.
-    vkeys: Vec<String>,
-}
-
 /// Lists the keys of the log's checkpoints.
 #[utoipa::path(get, path = "/v1/ledger/keys", responses((status = 200, body = VkeysBody), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn keys(
@@ -118,30 +93,6 @@ pub(super) async fn keys(
     let keys = state.broker.core.ledger().keys();
     let vkeys = keys.iter().map(|key| key.verifier.to_string()).collect();
     Ok(Json(VkeysBody { vkeys }))
-}
-
-/// The acceptance of the broker's time.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct AcceptTimeAsk {
-    /// The time of the admin's clock. It must be within 60 s of the broker's.
-    #[schema(value_type = String, format = DateTime)]
-    time: Timestamp,
-    /// The reason, for people.
-    reason: String,
-}
-
-/// A time that was accepted.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct AcceptTimeBody {
-    /// The id of the cutoff of permits with a later date.
-    id: String,
-    /// The index of the leaf that records the acceptance.
-    index: u64,
-    /// The time in the newest leaf before it.
-    recorded_time: String,
-    /// The time that was accepted.
-    accepted_time: String,
 }
 
 /// Accepts the time of the broker's clock although the ledger or the process had seen another time.
@@ -165,10 +116,10 @@ pub(super) async fn accept_time(
         .accept_time(&presented.evidence, ask)
         .await?;
     Ok(Json(AcceptTimeBody {
-        id: accepted.id.to_string(),
+        id: accepted.id,
         index: accepted.index,
-        recorded_time: accepted.recorded.to_string(),
-        accepted_time: accepted.accepted.to_string(),
+        recorded_time: accepted.recorded,
+        accepted_time: accepted.accepted,
     }))
 }
 
@@ -198,16 +149,6 @@ fn newest(state: &AppState) -> Result<Response, Problem> {
 /// A full tile of an append-only tree never changes.
 const FOR_EVER: &str = "public, max-age=31536000, immutable";
 
-/// A leaf of the log.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct EntryBody {
-    index: u64,
-    leaf_hash: String,
-    /// The leaf's bytes in base64; absent once they are pruned.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    leaf: Option<String>,
-}
-
 /// Shows one leaf.
 #[utoipa::path(get, path = "/v1/ledger/entries/{index}", params(("index" = u64, Path)), responses((status = 200, body = EntryBody), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn entry(
@@ -226,38 +167,6 @@ pub(super) async fn entry(
         leaf_hash: leaf.hash.to_string(),
         leaf: leaf.body.map(|body| STANDARD.encode(body)),
     }))
-}
-
-/// The tree to prove a leaf in.
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-pub struct ProofQuery {
-    /// The number of leaves of the tree. If absent, the tree of a signed checkpoint is used, and
-    /// the answer also has that checkpoint and the leaf, which make it a receipt.
-    #[serde(default, deserialize_with = "maybe_number")]
-    tree_size: Option<u64>,
-    /// Use the oldest checkpoint over the leaf that any witness signed; otherwise the newest.
-    #[serde(default)]
-    witnessed: bool,
-    /// Use the oldest checkpoint that the witness of this name signed.
-    witness: Option<String>,
-}
-
-/// The proof that a leaf is in a tree.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct InclusionBody {
-    index: u64,
-    tree_size: u64,
-    leaf_hash: String,
-    #[schema(value_type = Vec<String>)]
-    inclusion_proof: Vec<Hash>,
-    /// The signed checkpoint of that tree, unless the request gave its size.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    checkpoint: Option<String>,
-    /// With a checkpoint: the leaf's bytes in base64; absent once they are pruned.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    leaf: Option<String>,
 }
 
 /// Proves that a leaf is in a tree (RFC 9162).
@@ -282,7 +191,7 @@ pub(super) async fn proof(
             index,
             tree_size: proven.tree_size,
             leaf_hash,
-            inclusion_proof: proven.inclusion_proof,
+            inclusion_proof: texts(&proven.inclusion_proof),
             checkpoint: Some(proven.checkpoint),
             leaf: proven.leaf.body.map(|body| STANDARD.encode(body)),
         }));
@@ -291,40 +200,19 @@ pub(super) async fn proof(
         let told = "leave it out: the witness's checkpoint determines the tree";
         return Err(Problem::invalid(json::member("tree_size"), told));
     }
+    let inclusion = state
+        .broker
+        .administration
+        .inclusion(index, tree_size)
+        .await?;
     Ok(Json(InclusionBody {
         index,
         tree_size,
         leaf_hash,
-        inclusion_proof: state
-            .broker
-            .administration
-            .inclusion(index, tree_size)
-            .await?,
+        inclusion_proof: texts(&inclusion),
         checkpoint: None,
         leaf: None,
     }))
-}
-
-/// The trees to compare.
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-pub struct ConsistencyQuery {
-    /// The number of leaves of the earlier tree.
-    #[serde(deserialize_with = "number")]
-    from: u64,
-    /// The number of leaves of the later tree; if absent, of the newest.
-    #[serde(default, deserialize_with = "maybe_number")]
-    to: Option<u64>,
-}
-
-/// The proof that one tree is a prefix of another.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct ConsistencyBody {
-    from: u64,
-    to: u64,
-    #[schema(value_type = Vec<String>)]
-    consistency_proof: Vec<Hash>,
 }
 
 /// Proves that one tree is a prefix of another (RFC 9162).
@@ -338,14 +226,15 @@ pub(super) async fn consistency(
     let to = asked
         .to
         .unwrap_or_else(|| state.broker.core.ledger().basis());
+    let consistency = state
+        .broker
+        .administration
+        .consistency(asked.from, to)
+        .await?;
     Ok(Json(ConsistencyBody {
         from: asked.from,
         to,
-        consistency_proof: state
-            .broker
-            .administration
-            .consistency(asked.from, to)
-            .await?,
+        consistency_proof: texts(&consistency),
     }))
 }
 
@@ -489,6 +378,7 @@ pub(super) async fn tile(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Timestamp;
     use crate::merkle::leaf_hash;
 
     fn leaf(index: u64, body: bool) -> StoredLeaf {

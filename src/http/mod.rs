@@ -1,8 +1,8 @@
 //! The HTTP interface: routes, and the layers around them.
 //!
-//! Each resource has a file with its wire types and thin handlers: they read a request, call one
-//! method of the broker, and write the answer. [`problem`] has the form of every refusal. The order
-//! of layers, outermost first:
+//! Each resource has a file with thin handlers: they read a request, call one method of the broker,
+//! and write the answer. The shapes of both are in [`crate::wire`]. [`problem`] makes every refusal.
+//! The order of layers, outermost first:
 //!
 //! 1. secrets in a request are marked, so that nothing logs them;
 //! 2. the client's address, metrics, trace context and a request id, for every request, refused
@@ -34,6 +34,7 @@ pub mod oauth;
 mod ops;
 mod params;
 pub(crate) mod problem;
+mod receipt;
 pub mod revocations;
 pub mod server;
 pub mod sessions;

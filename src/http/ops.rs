@@ -6,39 +6,18 @@ use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use serde::Serialize;
-use utoipa::ToSchema;
 
 use super::AppState;
 use super::evidence::Presented;
 use super::problem::Problem;
 use crate::metrics::{CONTENT_TYPE, Metrics};
 use crate::shutdown::Phase;
+use crate::wire::health::{OtherEndpointsBody, ReadyBody};
 
 /// Answers while the process runs.
 #[utoipa::path(get, path = "/livez", responses((status = 200)))]
 pub(super) async fn livez() -> StatusCode {
     StatusCode::OK
-}
-
-/// The report of a ready replica.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct ReadyBody {
-    /// The replica's name, as in leases and logs.
-    replica: String,
-    /// The digest of its endpoints.
-    endpoints: String,
-    /// Running replicas with other endpoints than this one.
-    other_endpoints: Vec<OtherEndpointsBody>,
-}
-
-/// A replica with other endpoints.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct OtherEndpointsBody {
-    /// The name of the replica.
-    replica: String,
-    /// The digest of its endpoints.
-    endpoints: String,
 }
 
 /// Answers 200 if the broker can serve; otherwise with the reason.

@@ -2,12 +2,10 @@
 //! every refusal is a problem.
 
 use std::collections::BTreeSet;
-use std::str::FromStr;
 
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
-use serde::de::{DeserializeOwned, Error as _};
-use serde::{Deserialize, Deserializer};
+use serde::de::DeserializeOwned;
 
 use super::json;
 use super::problem::Problem;
@@ -24,32 +22,6 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
             _ => Err(Problem::not_found("resource")),
         }
     }
-}
-
-/// Parses a text only if it is the canonical spelling: a number without a sign or leading zeros, an
-/// id as the broker writes it.
-pub(super) fn in_one_spelling<T: FromStr + ToString>(text: &str) -> Option<T> {
-    let value: T = text.parse().ok()?;
-    (value.to_string() == text).then_some(value)
-}
-
-/// Reads a whole number of a query.
-pub(super) fn number<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: FromStr + ToString,
-{
-    let text = String::deserialize(deserializer)?;
-    in_one_spelling(&text).ok_or_else(|| D::Error::custom("not a whole number, or out of range"))
-}
-
-/// Reads an optional whole number.
-pub(super) fn maybe_number<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: FromStr + ToString,
-{
-    number(deserializer).map(Some)
 }
 
 /// Refuses a request with an `Idempotency-Key` where repetitions are not recognised.
@@ -113,6 +85,7 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
+    use crate::wire::query::maybe_number;
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]

@@ -3,105 +3,16 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
-use serde_json::{Map, Value, json};
 use tracing::warn;
-use utoipa::ToSchema;
 
 use super::challenge::Fault;
 use crate::attest::AttestError;
 use crate::broker::{BrokerError, Denied, Exceeded};
 use crate::clock::Timestamp;
 use crate::ledger::entry::Blocked;
-use crate::wire::words::{PROBLEM_URN, problem_of_refusal};
-
-/// Every kind of problem: the last part of its `type`, after `urn:taskpass:problem:`.
-pub(super) const SLUGS: &[&str] = &[
-    "already-issued",
-    "approval-required",
-    "attestation-failed",
-    "attestation-unavailable",
-    "blocked",
-    "body-timeout",
-    "denied",
-    "fail-closed",
-    "forbidden",
-    "idempotency-mismatch",
-    "in-progress",
-    "indeterminate",
-    "internal",
-    "invalid-request",
-    "last-admin",
-    "method-not-allowed",
-    "no-generation",
-    "not-found",
-    "not-implemented",
-    "overloaded",
-    "own-binding",
-    "owner-withdrawn",
-    "payload-too-large",
-    "rate-limited",
-    "task-ended",
-    "timeout",
-    "too-many-keys",
-    "unready",
-    "unsupported-media-type",
-    "use-dpop-nonce",
-];
-
-/// The `type` of a problem.
-pub(super) fn urn(slug: &str) -> String {
-    format!("{PROBLEM_URN}{slug}")
-}
-
-/// A refusal in the form of RFC 9457.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct ProblemBody {
-    /// The type of the problem: `urn:taskpass:problem:<slug>`.
-    #[serde(rename = "type")]
-    kind: String,
-    /// A short text for people; the same for every problem of a type.
-    title: &'static str,
-    /// The HTTP status code.
-    status: u16,
-    /// The details of this occurrence.
-    detail: String,
-    #[serde(flatten)]
-    #[schema(value_type = ProblemMembers)]
-    more: Map<String, Value>,
-}
-
-/// The further members of a problem, by its type.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "it describes the map in `ProblemBody`")]
-pub(super) struct ProblemMembers {
-    /// In `invalid-request`: a JSON pointer to the mistake in the body, or `/name` of a parameter.
-    pointer: Option<String>,
-    /// In `denied`, `indeterminate` and `approval-required`: the kind of refusal.
-    code: Option<String>,
-    /// In the same: `id`, `outcome` and `generation` of the decision.
-    #[schema(value_type = Option<Object>)]
-    decision: Option<Value>,
-    /// In the same: the proof that the refusal is recorded.
-    #[schema(value_type = Option<Object>)]
-    receipt: Option<Value>,
-    /// In the same, if policy could permit a smaller request: that request.
-    #[schema(value_type = Option<Object>)]
-    allowed: Option<Value>,
-    /// In `already-issued`: the session to end.
-    session_id: Option<String>,
-    /// In `forbidden`: the missing right.
-    action: Option<String>,
-    /// In `blocked`: the revocation, if the caller may lift it.
-    revocation: Option<String>,
-    /// In `attestation-failed`, once the signature is verified: the check of the caller's own token
-    /// that failed, as a stable code.
-    reason: Option<String>,
-    /// With `reason`: the claim or header parameter of that check.
-    claim: Option<String>,
-    /// For an attestation from a file that was used before: when the file should hold the next one.
-    next_attestation_at: Option<String>,
-}
+pub(super) use crate::wire::problem::ProblemBody;
+use crate::wire::problem::{ProblemMembers, RefusedDecisionBody, urn};
+use crate::wire::words::problem_of_refusal;
 
 /// A refusal, ready to be sent.
 #[derive(Debug)]
@@ -116,7 +27,7 @@ pub(super) struct Problem {
 #[derive(Debug)]
 struct Rest {
     detail: String,
-    more: Map<String, Value>,
+    members: ProblemMembers,
     headers: Vec<(header::HeaderName, HeaderValue)>,
     fault: Option<Fault>,
 }
@@ -140,17 +51,16 @@ impl Problem {
             title,
             rest: Box::new(Rest {
                 detail: detail.into(),
-                more: Map::new(),
+                members: ProblemMembers::default(),
                 headers: Vec::new(),
                 fault: None,
             }),
         }
     }
 
-    fn with(mut self, name: &str, value: impl Serialize) -> Self {
-        if let Ok(value) = serde_json::to_value(value) {
-            self.rest.more.insert(name.to_owned(), value);
-        }
+    /// Sets further members.
+    fn with(mut self, set: impl FnOnce(&mut ProblemMembers)) -> Self {
+        set(&mut self.rest.members);
         self
     }
 
@@ -183,13 +93,14 @@ impl Problem {
     }
 
     pub(super) fn invalid(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        let pointer = pointer.into();
         Self::new(
             StatusCode::BAD_REQUEST,
             "invalid-request",
             "The request is not well-formed",
             detail,
         )
-        .with("pointer", pointer.into())
+        .with(|members| members.pointer = Some(pointer))
     }
 
     pub(super) fn not_found(what: &str) -> Self {
@@ -369,7 +280,7 @@ impl Problem {
                 "{act} is refused: revocation {id} blocks the caller; you may lift it: \
                  `taskpass lift {id}`"
             ))
-            .with("revocation", id),
+            .with(|members| members.revocation = Some(id)),
         }
     }
 
@@ -400,33 +311,30 @@ impl Problem {
 
     /// Tells the caller which check of its own evidence failed.
     fn refused_attestation(error: &AttestError) -> Self {
-        let problem = Self::attestation_failed(format!("the attestation is refused: {error}"))
-            .with("reason", error.reason())
-            .challenged(Fault::of(error));
-        match error.claim() {
-            Some(claim) => problem.with("claim", claim),
-            None => problem,
-        }
+        Self::attestation_failed(format!("the attestation is refused: {error}"))
+            .with(|members| {
+                members.reason = Some(error.reason().to_owned());
+                members.claim = error.claim().map(str::to_owned);
+            })
+            .challenged(Fault::of(error))
     }
 
     fn denied(denied: Denied) -> Self {
         let (slug, title) = problem_of_refusal(denied.outcome, denied.refusal.code);
-        let mut decision = json!({
-            "id": denied.decision,
-            "outcome": denied.outcome,
-            "generation": denied.generation,
-        });
-        if let Some(observed) = denied.observed {
-            decision["observed"] = json!(observed);
-        }
-        let problem = Self::new(StatusCode::FORBIDDEN, slug, title, denied.refusal.detail)
-            .with("code", denied.refusal.code)
-            .with("decision", decision)
-            .with("receipt", denied.receipt);
-        match denied.refusal.allowed {
-            Some(allowed) => problem.with("allowed", allowed),
-            None => problem,
-        }
+        let refusal = denied.refusal;
+        let members = ProblemMembers {
+            code: Some(refusal.code.as_str().to_owned()),
+            decision: Some(RefusedDecisionBody {
+                id: denied.decision,
+                outcome: denied.outcome,
+                generation: denied.generation,
+                observed: denied.observed,
+            }),
+            receipt: Some(denied.receipt.into()),
+            allowed: refusal.allowed,
+            ..ProblemMembers::default()
+        };
+        Self::new(StatusCode::FORBIDDEN, slug, title, refusal.detail).with(|own| *own = members)
     }
 }
 
@@ -463,11 +371,11 @@ impl From<BrokerError> for Problem {
                      it opened; the file that holds it should have the next at {next_at}, or bind \
                      it to a key by a DPoP proof"
                 );
-                problem.with("next_attestation_at", next_at.to_string())
+                problem.with(|members| members.next_attestation_at = Some(next_at))
             }
             BrokerError::Forbidden(action) => {
                 Self::forbidden(&format!("policy does not permit `{action}` to the caller"))
-                    .with("action", action)
+                    .with(|members| members.action = Some(action.to_owned()))
             }
             BrokerError::Blocked(blocked) => Self::blocked(blocked),
             BrokerError::NotFound(what) => Self::not_found(what),
@@ -513,7 +421,7 @@ impl From<BrokerError> for Problem {
                      with a new Idempotency-Key"
                 ),
             )
-            .with("session_id", session),
+            .with(|members| members.session_id = Some(session)),
             BrokerError::InProgress => Self::new(
                 StatusCode::CONFLICT,
                 "in-progress",
@@ -554,10 +462,10 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let body = ProblemBody {
             kind: urn(self.slug),
-            title: self.title,
+            title: self.title.to_owned(),
             status: self.status.as_u16(),
             detail: self.rest.detail,
-            more: self.rest.more,
+            members: self.rest.members,
         };
         let bytes = serde_json::to_vec(&body).unwrap_or_default();
         let mut response = (self.status, bytes).into_response();
@@ -590,13 +498,16 @@ impl Problem {
         &self.rest.detail
     }
 
-    pub(super) fn member(&self, name: &str) -> &Value {
-        self.rest.more.get(name).unwrap_or(&Value::Null)
+    pub(super) fn member(&self, name: &str) -> serde_json::Value {
+        let members = serde_json::to_value(&self.rest.members).unwrap();
+        members.get(name).cloned().unwrap_or_default()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::super::challenge::{self, Scheme};
     use super::*;
     use crate::attest::AttestFailure;
@@ -605,6 +516,7 @@ mod tests {
     use crate::domain::generation::GenerationDigest;
     use crate::ids::{CutoffId, DecisionId, SessionId};
     use crate::merkle::{Receipt, leaf_hash};
+    use crate::wire::problem::SLUGS;
 
     const ID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 

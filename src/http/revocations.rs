@@ -2,173 +2,36 @@
 
 use axum::Json;
 use axum::extract::State;
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
 
 use super::AppState;
 use super::evidence::Presented;
 use super::json::Strict;
 use super::params::{Asked, Named, Unrepeatable};
 use super::problem::Problem;
-use super::sessions::{SessionBody, cursor, id, page_limit, read_cursor};
+use super::sessions::{cursor, id, page_limit, read_cursor};
 use crate::broker::revocation::{BlockAsk, RevokeAsk, Revoked};
 use crate::clock::Timestamp;
-use crate::domain::cutoff::{Cutoff, Selector};
+use crate::domain::cutoff::Selector;
 use crate::domain::limits::MAX_REASON_BYTES;
 use crate::domain::text::check_text;
 use crate::ids::CutoffId;
 use crate::store::cutoffs::CutoffFilter;
-
-/// A revocation to make.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RevocationAsk {
-    /// An object with one member: `workload`, `task`, `resource`, `attestor`, `generation`,
-    /// `policy`, `signing_key`, or `{"all": true}`.
-    #[schema(value_type = Object)]
-    selector: Selector,
-    /// Seconds for which nothing new is granted, `"until_lifted"`, or 0 for no block.
-    #[serde(default)]
-    #[schema(value_type = Option<Object>)]
-    block_seconds: Option<BlockBody>,
-    /// Only with a resource of kind `aws` whose role no other resource has: AWS then refuses every
-    /// earlier session of the broker on the role, whatever their number.
-    #[serde(default)]
-    deny_all_earlier_sessions: bool,
-    /// The reason, for people.
-    reason: String,
-    /// Whether to revoke if nothing has the selector's name and no recorded session matches it.
-    /// Otherwise the answer is 404.
-    #[serde(default)]
-    allow_unknown: bool,
-    /// Whether to only report the sessions that would end.
-    #[serde(default)]
-    dry_run: bool,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum BlockBody {
-    Seconds(u64),
-    Until(UntilLifted),
-}
-
-#[derive(Debug, Deserialize)]
-enum UntilLifted {
-    #[serde(rename = "until_lifted")]
+use crate::wire::revocations::{
+    BlockBody, CutoffBody, RevocationAsk, RevocationBody, RevocationPage, RevocationQuery,
     UntilLifted,
-}
+};
+use crate::wire::sessions::SessionBody;
 
-/// A recorded revocation.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct CutoffBody {
-    id: String,
-    /// The index of its leaf: every match with an earlier leaf has ended.
-    index: u64,
-    /// The selector: an object with one member, as in the request.
-    #[schema(value_type = Object)]
-    selector: Selector,
-    /// Until when nothing new is granted: a time, or `until_lifted`; absent without a block.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    blocked_until: Option<String>,
-    /// Whether the block is in effect now.
-    block_active: bool,
-    /// The role whose earlier sessions AWS refuses; absent if it refuses none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    deny_policy_target: Option<String>,
-    /// The reason in the admin's words.
-    reason: String,
-    /// The admin who revoked.
-    by: String,
-    requested_at: String,
-    committed_at: String,
-    lifted: bool,
-    /// The index of the leaf that lifted the block.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    lifted_index: Option<u64>,
-}
-
-impl CutoffBody {
-    fn new(cutoff: &Cutoff, now: Timestamp) -> Self {
-        Self {
-            id: cutoff.id.to_string(),
-            index: cutoff.index,
-            selector: cutoff.selector.clone(),
-            blocked_until: cutoff.block.to_text(),
-            block_active: cutoff.blocks(now),
-            deny_policy_target: cutoff.deny_policy_target.clone(),
-            reason: cutoff.reason.clone(),
-            by: cutoff.by.clone(),
-            requested_at: cutoff.requested_at.to_string(),
-            committed_at: cutoff.committed_at.to_string(),
-            lifted: cutoff.lifted_index.is_some(),
-            lifted_index: cutoff.lifted_index,
-        }
+fn revocation_body(revocation: &Revoked, now: Timestamp) -> RevocationBody {
+    let cutoff = revocation.cutoff.as_ref();
+    let radius = revocation.radius.as_ref();
+    RevocationBody {
+        cutoff: cutoff.map(|cutoff| CutoffBody::new(cutoff, now)),
+        matched: radius.map(|radius| radius.matched),
+        sessions: radius.map(|radius| radius.sessions.iter().map(SessionBody::from).collect()),
+        ended: radius.map(|radius| radius.ended),
+        ending: radius.map(|radius| radius.ending),
     }
-}
-
-/// A mass revocation, made or only checked, with the sessions that it ends.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct RevocationBody {
-    /// The revocation; absent in a dry run.
-    #[serde(flatten)]
-    cutoff: Option<CutoffBody>,
-    /// The number of sessions that it ends. This and the next three are absent if the revocation
-    /// was made but the count failed; read the revocation again.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    matched: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sessions: Option<Vec<SessionBody>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ended: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ending: Option<u64>,
-}
-
-impl RevocationBody {
-    fn new(revocation: &Revoked, now: Timestamp) -> Self {
-        let cutoff = revocation.cutoff.as_ref();
-        let radius = revocation.radius.as_ref();
-        Self {
-            cutoff: cutoff.map(|cutoff| CutoffBody::new(cutoff, now)),
-            matched: radius.map(|radius| radius.matched),
-            sessions: radius.map(|radius| radius.sessions.iter().map(SessionBody::from).collect()),
-            ended: radius.map(|radius| radius.ended),
-            ending: radius.map(|radius| radius.ending),
-        }
-    }
-}
-
-/// The revocations to list.
-#[derive(Debug, Deserialize, Serialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-pub struct RevocationQuery {
-    /// Whether to show only revocations whose block is in effect now.
-    #[serde(default)]
-    standing: bool,
-    /// Only those with this selector: `kind=value`, or `all`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    selector: Option<String>,
-    /// The `next_cursor` of the previous page.
-    #[serde(default, skip_serializing)]
-    cursor: Option<String>,
-    /// The largest number of rows, 1 to 500; 100 if absent.
-    #[serde(
-        default,
-        skip_serializing,
-        deserialize_with = "super::params::maybe_number"
-    )]
-    limit: Option<u32>,
-}
-
-/// A page of a listing of revocations, newest first.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct RevocationPage {
-    revocations: Vec<CutoffBody>,
-    /// The `cursor` of the next page; absent on the last page.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next_cursor: Option<String>,
 }
 
 /// Lists revocations, newest first, for admins.
@@ -235,7 +98,7 @@ pub(super) async fn revoke(
         },
     );
     let revoked = revoked.await?;
-    Ok(Json(RevocationBody::new(&revoked, state.broker.core.now())))
+    Ok(Json(revocation_body(&revoked, state.broker.core.now())))
 }
 
 /// Shows the progress of a mass revocation.
@@ -251,10 +114,7 @@ pub(super) async fn show(
         .revocation
         .revocation(&presented.evidence, id)
         .await?;
-    Ok(Json(RevocationBody::new(
-        &revocation,
-        state.broker.core.now(),
-    )))
+    Ok(Json(revocation_body(&revocation, state.broker.core.now())))
 }
 
 /// Lifts the block of a revocation. The sessions that it ended stay ended.

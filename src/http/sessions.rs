@@ -8,108 +8,23 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use utoipa::{IntoParams, ToSchema};
 
 use super::AppState;
 use super::evidence::Presented;
 use super::json::Strict;
-use super::params::{Asked, Named, in_one_spelling, maybe_number};
+use super::params::{Asked, Named};
 use super::problem::Problem;
 use crate::broker::verification::sessions::SessionReport;
 use crate::crypto::digest::sha256;
-use crate::domain::deny_list::RevocationProgress;
 use crate::domain::limits::{DEFAULT_PAGE, MAX_PAGE, MAX_REASON_BYTES};
-use crate::domain::revocability::{Revocability, RevocationClass};
-use crate::domain::session::{EndReason, Session, SessionState};
+use crate::domain::session::SessionState;
 use crate::domain::text::check_text;
-use crate::domain::validity::EffectiveStatus;
-use crate::ids::{SessionId, TaskId};
+use crate::ids::SessionId;
 use crate::store::sessions::SessionFilter;
-
-/// A session in answers.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct SessionBody {
-    id: String,
-    state: &'static str,
-    task_id: String,
-    workload: String,
-    resource: String,
-    #[schema(value_type = Vec<Object>)]
-    authorization_details: Value,
-    issued_at: String,
-    expires_at: String,
-    #[schema(value_type = Object)]
-    revocability: Revocability,
-    decision_id: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    parent_session_id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    end_reason: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ended_at: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    confirmed_at: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    revocation_progress: Option<RevocationProgressBody>,
-}
-
-/// The progress of a back end that denies a revoked session.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct RevocationProgressBody {
-    requested_at: String,
-    /// Whether the session ends only at its expiry: the list has no room for it, or it expires
-    /// before the list would take effect.
-    expires_naturally: bool,
-    /// When the back end's list was first read with the session on it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    written_at: Option<String>,
-    /// When every use is refused, by the declared bound. The broker does not hold the credential,
-    /// so it cannot test this.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    refused_from: Option<String>,
-}
-
-impl RevocationProgressBody {
-    fn new(progress: &RevocationProgress, session: &Session) -> Self {
-        let refused_from = match session.revocability.class {
-            RevocationClass::Bounded { bound_seconds } => progress.holds_from(bound_seconds),
-            RevocationClass::Immediate { .. } | RevocationClass::ExpiryOnly => None,
-        };
-        Self {
-            requested_at: progress.requested_at.to_string(),
-            expires_naturally: !progress.listed,
-            written_at: progress.written_at.map(|at| at.to_string()),
-            refused_from: refused_from.map(|at| at.to_string()),
-        }
-    }
-}
-
-impl SessionBody {
-    /// The body of a session that was just issued.
-    pub(super) fn fresh(session: &Session) -> Self {
-        Self::new(session, EffectiveStatus::ACTIVE)
-    }
-
-    fn new(session: &Session, status: EffectiveStatus) -> Self {
-        Self {
-            id: session.id.to_string(),
-            state: status.state.as_str(),
-            task_id: session.task_id.to_string(),
-            workload: session.workload.to_string(),
-            resource: session.resource.clone(),
-            authorization_details: serde_json::to_value(&session.grant).unwrap_or_default(),
-            issued_at: session.issued_at.to_string(),
-            expires_at: session.expires_at.to_string(),
-            revocability: session.revocability,
-            decision_id: session.decision_id.to_string(),
-            parent_session_id: session.parent.map(|parent| parent.to_string()),
-            end_reason: status.end_reason.map(EndReason::as_str),
-            ended_at: status.ended_at.map(|at| at.to_string()),
-            confirmed_at: status.confirmed_at.map(|at| at.to_string()),
-            revocation_progress: None,
-        }
-    }
-}
+use crate::wire::query::in_one_spelling;
+use crate::wire::sessions::{
+    RevocationProgressBody, RevokeBody, SessionBody, SessionPage, SessionQuery,
+};
 
 impl From<&SessionReport> for SessionBody {
     fn from(report: &SessionReport) -> Self {
@@ -121,52 +36,6 @@ impl From<&SessionReport> for SessionBody {
             ..Self::new(session, report.status)
         }
     }
-}
-
-/// The sessions to list.
-#[derive(Debug, Deserialize, Serialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-pub struct SessionQuery {
-    /// `active` shows only sessions that are valid now; any other state only those that have it
-    /// now.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[param(value_type = Option<String>)]
-    state: Option<SessionState>,
-    /// Only of this workload.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    workload: Option<String>,
-    /// Only under this task.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[param(value_type = Option<String>)]
-    task: Option<TaskId>,
-    /// Only on this resource.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    resource: Option<String>,
-    /// The `next_cursor` of the previous page.
-    #[serde(default, skip_serializing_if = "is_place")]
-    cursor: Option<String>,
-    /// The largest number of rows.
-    #[serde(
-        default,
-        skip_serializing_if = "is_place",
-        deserialize_with = "maybe_number"
-    )]
-    limit: Option<u32>,
-}
-
-/// A page of sessions, newest first.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct SessionPage {
-    sessions: Vec<SessionBody>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next_cursor: Option<String>,
-}
-
-/// `cursor` and `limit` select a page of a listing and are not part of the filter to which a cursor
-/// is bound. (An unconditional skip would also remove them from the OpenAPI description.)
-pub(super) fn is_place<T>(_: &T) -> bool {
-    true
 }
 
 /// The position in a listing: the last id, bound to the filter of the listing.
@@ -308,15 +177,6 @@ pub(super) async fn show(
         .session(id, &presented.evidence)
         .await?;
     Ok(Json(SessionBody::from(&report)))
-}
-
-/// The revocation of a session.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RevokeBody {
-    /// The reason, for people.
-    #[serde(default)]
-    reason: Option<String>,
 }
 
 /// Ends one session, for its own workload or an admin.

@@ -4,104 +4,53 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use secrecy::ExposeSecret;
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
 
 use super::AppState;
-use super::credentials::{DecisionBody, IssuedTaskBody, NewTaskBody};
+use super::credentials::new_task;
 use super::evidence::Presented;
 use super::json::Strict;
-use super::params::{Asked, Named, Unrepeatable, maybe_number};
+use super::params::{Asked, Named, Unrepeatable};
 use super::problem::Problem;
-use super::sessions::{cursor, id, is_place, link_next, page_limit, read_cursor};
+use super::sessions::{cursor, id, link_next, page_limit, read_cursor};
 use crate::broker::tasks::{TaskReport, TaskWithSessions};
-use crate::domain::session::EndReason;
 use crate::domain::task::{TaskEnd, TaskState};
-use crate::domain::workload::Identity;
 use crate::ids::TaskId;
 use crate::store::tasks::TaskFilter;
-
-/// A task that was opened without a credential.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct OpenedBody {
-    task: IssuedTaskBody,
-    decision: DecisionBody,
-    #[schema(value_type = Object)]
-    receipt: crate::merkle::Receipt,
-}
-
-/// A task in its present state.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct TaskStateBody {
-    id: String,
-    state: &'static str,
-    #[serde(rename = "type")]
-    kind: String,
-    owner: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    parent_id: Option<String>,
-    opened_at: String,
-    deadline: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    heartbeat_seconds: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    heartbeat_due_at: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ended_at: Option<String>,
-    credentials_left: u32,
-}
+use crate::wire::credentials::NewTaskBody;
+use crate::wire::tasks::{
+    DelegateBody, DelegationBody, EndedSessionBody, OpenedBody, TaskOnlyBody, TaskPage, TaskQuery,
+    TaskSessionsBody, TaskStateBody,
+};
 
 impl From<&TaskReport> for TaskStateBody {
     fn from(report: &TaskReport) -> Self {
         let task = &report.task;
         let open = report.state == TaskState::Open;
         Self {
-            id: task.id.to_string(),
-            state: report.state.as_str(),
+            id: task.id,
+            state: report.state,
             kind: task.task_type.clone(),
-            owner: task.owner.to_string(),
-            parent_id: task.parent.map(|parent| parent.to_string()),
-            opened_at: task.opened_at.to_string(),
-            deadline: task.deadline.to_string(),
+            owner: task.owner.clone(),
+            parent_id: task.parent,
+            opened_at: task.opened_at,
+            deadline: task.deadline,
             heartbeat_seconds: task.heartbeat_seconds,
             heartbeat_due_at: task
                 .heartbeat_seconds
                 .filter(|_| open)
-                .map(|_| task.life().expires_at().to_string()),
-            ended_at: report.ended_at.map(|at| at.to_string()),
+                .map(|_| task.life().expires_at()),
+            ended_at: report.ended_at,
             credentials_left: task.sessions_left,
         }
     }
 }
 
-/// A task without its sessions.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct TaskOnlyBody {
-    task: TaskStateBody,
-}
-
-/// A task, and every session under it.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct TaskSessionsBody {
-    task: TaskStateBody,
-    sessions: Vec<EndedSessionBody>,
-}
-
-/// A session under a task that ended.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct EndedSessionBody {
-    id: String,
-    state: &'static str,
-    end_reason: Option<&'static str>,
-}
-
 impl From<TaskWithSessions> for TaskSessionsBody {
     fn from(ended: TaskWithSessions) -> Self {
         let sessions = ended.sessions.iter().map(|report| EndedSessionBody {
-            id: report.view.session.id.to_string(),
-            state: report.status.state.as_str(),
-            end_reason: report.status.end_reason.map(EndReason::as_str),
+            id: report.view.session.id,
+            state: report.status.state,
+            end_reason: report.status.end_reason,
         });
         Self {
             task: TaskStateBody::from(&ended.task),
@@ -118,7 +67,7 @@ pub(super) async fn open(
     _: Unrepeatable,
     body: Strict<NewTaskBody>,
 ) -> Result<Response, Problem> {
-    let new = body.value.into_domain("")?;
+    let new = new_task(body.value, "")?;
     let opened = state
         .broker
         .tasks
@@ -128,41 +77,9 @@ pub(super) async fn open(
     let body = OpenedBody {
         task: opened.task.into(),
         decision: opened.decision.into(),
-        receipt: opened.receipt,
+        receipt: opened.receipt.into(),
     };
     Ok((StatusCode::CREATED, [("location", location)], Json(body)).into_response())
-}
-
-/// The tasks to list.
-#[derive(Debug, Deserialize, Serialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-pub struct TaskQuery {
-    /// Only tasks with this recorded state.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[param(value_type = Option<String>)]
-    state: Option<TaskState>,
-    /// Only of this owner.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    owner: Option<String>,
-    /// The `next_cursor` of the previous page.
-    #[serde(default, skip_serializing_if = "is_place")]
-    cursor: Option<String>,
-    /// The largest number of rows.
-    #[serde(
-        default,
-        skip_serializing_if = "is_place",
-        deserialize_with = "maybe_number"
-    )]
-    limit: Option<u32>,
-}
-
-/// A page of tasks.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct TaskPage {
-    tasks: Vec<TaskStateBody>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next_cursor: Option<String>,
 }
 
 /// Lists tasks, newest first: an admin sees all, any other caller its own.
@@ -260,33 +177,6 @@ async fn end(
     Ok(Json(ended.into()))
 }
 
-/// A child task to admit.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct DelegateBody {
-    /// The identity of the child task's owner.
-    #[schema(value_type = String)]
-    workload: Identity,
-    /// The number of credentials that move from this task's budget to the child's.
-    #[serde(default = "one")]
-    max_credentials: u32,
-    /// Seconds until the token expires.
-    #[serde(default)]
-    expires_in_seconds: Option<u64>,
-}
-
-fn one() -> u32 {
-    1
-}
-
-/// A delegation token.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct DelegationBody {
-    delegation: String,
-    expires_at: String,
-    max_credentials: u32,
-}
-
 /// Creates a single-use token that lets one child open a task under this one.
 #[utoipa::path(post, path = "/v1/tasks/{id}/delegations", params(("id" = String, Path)), request_body = DelegateBody, responses((status = 201, body = DelegationBody), (status = 404, body = super::problem::ProblemBody), (status = 409, body = super::problem::ProblemBody)))]
 pub(super) async fn delegate(
@@ -310,9 +200,9 @@ pub(super) async fn delegate(
         )
         .await?;
     let body = DelegationBody {
-        // The only place where a delegation token is written to an answer.
-        delegation: lent.token.expose_secret().to_owned(),
-        expires_at: lent.expires_at.to_string(),
+        // The only place where a delegation token is put into an answer.
+        delegation: lent.token.into(),
+        expires_at: lent.expires_at,
         max_credentials: lent.sessions,
     };
     Ok((StatusCode::CREATED, Json(body)))

@@ -18,7 +18,8 @@ use utoipa::openapi::security::{
 };
 use utoipa::openapi::{Components, Content, OpenApi, Ref, RefOr, Response};
 
-use super::problem::{SLUGS, urn};
+use crate::wire::openapi::OpenApiDocument;
+use crate::wire::problem::{SLUGS, urn};
 
 mod headers;
 mod shapes;
@@ -57,7 +58,7 @@ static SERVED: LazyLock<Bytes> = LazyLock::new(|| {
 });
 
 /// The OpenAPI description of this interface.
-#[utoipa::path(get, path = "/openapi.json", responses((status = 200, body = Object)))]
+#[utoipa::path(get, path = "/openapi.json", responses((status = 200, body = OpenApiDocument)))]
 pub(super) async fn openapi_json() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], SERVED.clone())
 }

@@ -39,7 +39,7 @@ fn reference(name: &str) -> Value {
 
 /// Schemas that no Rust type provides.
 #[expect(clippy::too_many_lines, reason = "a list, one schema after the other")]
-fn schemas() -> [(&'static str, Value); 8] {
+fn schemas() -> [(&'static str, Value); 7] {
     let texts = |most: usize| {
         json!({
             "type": "array",
@@ -173,24 +173,6 @@ fn schemas() -> [(&'static str, Value); 8] {
             }),
         ),
         (
-            "Receipt",
-            json!({
-                "type": "object",
-                "description": "The proof that a leaf is in the log.",
-                "required": [
-                    "leaf", "leaf_hash", "index", "tree_size", "inclusion_proof", "checkpoint",
-                ],
-                "properties": {
-                    "leaf": {"type": "string", "description": "The leaf's bytes in base64."},
-                    "leaf_hash": text(),
-                    "index": whole(),
-                    "tree_size": whole(),
-                    "inclusion_proof": {"type": "array", "items": text()},
-                    "checkpoint": text(),
-                },
-            }),
-        ),
-        (
             "Observed",
             json!({
                 "type": "object",
@@ -216,7 +198,6 @@ fn members() -> Vec<(&'static str, &'static str, Value)> {
     let purpose = || json!({"maxLength": MAX_PURPOSE_BYTES});
     let heartbeat = || json!({"minimum": MIN_HEARTBEAT_SECONDS});
     let positive = || json!({"minimum": 1});
-    let receipt = || reference("Receipt");
     let details = || reference("AuthorizationDetails");
     vec![
         ("RequestBody", "authorization_details", details()),
@@ -268,11 +249,8 @@ fn members() -> Vec<(&'static str, &'static str, Value)> {
         ("TokenForm", "task_heartbeat_seconds", heartbeat()),
         ("TokenForm", "task", id()),
         ("TokenBody", "authorization_details", details()),
-        ("TokenBody", "receipt", receipt()),
         ("IssuedBody", "credential", reference("Credential")),
-        ("IssuedBody", "receipt", receipt()),
-        ("OpenedBody", "receipt", receipt()),
-        ("DecisionProofBody", "receipt", receipt()),
+        ("ActiveTokenBody", "authorization_details", details()),
         ("SessionBody", "authorization_details", details()),
         ("SessionBody", "revocability", reference("Revocability")),
     ]
@@ -291,6 +269,7 @@ fn parameters() -> Vec<(&'static str, &'static str, Value)> {
         ("/v1/sessions", "limit", page(MAX_PAGE)),
         ("/v1/tasks", "state", json!({"enum": task_states})),
         ("/v1/tasks", "limit", page(MAX_PAGE)),
+        ("/v1/revocations", "limit", page(MAX_PAGE)),
         ("/v1/decisions", "limit", page(MAX_DECISIONS_PAGE)),
         ("/v1/decisions", "since", json!({"format": "date-time"})),
         (

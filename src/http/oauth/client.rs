@@ -7,8 +7,7 @@ use super::form::Form;
 use crate::attest::{Evidence, TokenScheme};
 use crate::crypto::jwt::UnverifiedJwt;
 use crate::http::evidence::Presented;
-
-const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+use crate::wire::oauth::JWT_BEARER;
 
 /// The assertion of a form, if it has one.
 pub(super) fn assertion(form: &Form) -> Result<Option<SecretString>, OAuthError> {

@@ -5,41 +5,18 @@ use std::borrow::Cow;
 use axum::Json;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
 use tracing::warn;
-use utoipa::ToSchema;
 
 use crate::attest::AttestError;
 use crate::broker::BrokerError;
 use crate::domain::decision::Observed;
 use crate::http::challenge::Fault;
 use crate::http::problem::Told;
+use crate::ids::DecisionId;
+use crate::wire::oauth::OAuthErrorBody;
 
 /// The description for a caller that a revocation blocks.
 pub(super) const BLOCKED: &str = "a revocation blocks this caller";
-
-/// An error in the form of RFC 6749 §5.2.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct OAuthErrorBody {
-    /// A code of RFC 6749.
-    error: &'static str,
-    /// A description of the error, for people.
-    #[schema(value_type = String)]
-    error_description: Cow<'static, str>,
-    /// Which check of the caller's own token failed; absent if that may not be revealed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'static str>,
-    /// The claim or header parameter of that check.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    claim: Option<String>,
-    /// The decision that refused; absent if policy was not evaluated.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    decision_id: Option<String>,
-    /// The outcome under the policies that only observe.
-    #[schema(value_type = Option<Object>)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    observed: Option<Box<Observed>>,
-}
 
 /// How a request to an OAuth endpoint authenticates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +37,7 @@ pub(super) struct OAuthError {
     pub(super) refused: Option<Box<AttestError>>,
     pub(super) retry_seconds: Option<u64>,
     /// The decision that refused, if there was one.
-    pub(super) decision_id: Option<String>,
+    pub(super) decision_id: Option<DecisionId>,
     /// The outcome under the policies that only observe.
     pub(super) observed: Option<Box<Observed>>,
     /// The fault that the challenge of a 401 names.
@@ -248,15 +225,12 @@ fn plain(text: &str) -> String {
 
 impl IntoResponse for OAuthError {
     fn into_response(self) -> Response {
+        let refused = self.refused.as_deref();
         let body = OAuthErrorBody {
-            error: self.error,
-            error_description: self.description,
-            reason: self.refused.as_deref().map(AttestError::reason),
-            claim: self
-                .refused
-                .as_deref()
-                .and_then(AttestError::claim)
-                .map(str::to_owned),
+            error: self.error.to_owned(),
+            error_description: self.description.into_owned(),
+            reason: refused.map(|error| error.reason().to_owned()),
+            claim: refused.and_then(AttestError::claim).map(str::to_owned),
             decision_id: self.decision_id,
             observed: self.observed,
         };

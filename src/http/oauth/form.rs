@@ -9,8 +9,8 @@ use super::error::OAuthError;
 use crate::domain::limits::MAX_BODY_BYTES;
 use crate::http::AppState;
 use crate::http::json::{body, is_media_type};
-use crate::http::params::in_one_spelling;
 use crate::http::problem::Problem;
+use crate::wire::query::in_one_spelling;
 
 /// A form without repeated parameters.
 #[derive(Debug)]

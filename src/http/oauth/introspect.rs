@@ -5,46 +5,28 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::{Value, json};
-use utoipa::ToSchema;
 
 use super::accept::Acceptance;
 use super::client::authentication;
-use super::error::{OAuthError, OAuthErrorBody};
+use super::error::OAuthError;
 use super::form::Form;
+use crate::broker::BrokerError;
 use crate::broker::verification::introspect::{ActiveToken, Introspection};
+use crate::domain::cutoff::True;
 use crate::domain::workload::{KeyBinding, subject_and_actor};
 use crate::http::AppState;
 use crate::http::evidence::Presented;
-
-/// The media type of a signed answer (RFC 9701).
-const STATEMENT: &str = "application/token-introspection+jwt";
-
-/// The form of RFC 7662.
-#[derive(ToSchema)]
-#[expect(
-    dead_code,
-    reason = "describes the form; it is read by hand, to refuse repeated parameters"
-)]
-pub struct IntrospectForm {
-    /// The token to introspect.
-    token: String,
-    /// Ignored, as RFC 7662 permits.
-    token_type_hint: Option<String>,
-    /// With `private_key_jwt` instead of `Authorization`: the URN of `jwt-bearer`.
-    client_assertion_type: Option<String>,
-    /// The assertion of `private_key_jwt`.
-    client_assertion: Option<String>,
-    /// Optional with an assertion: its subject.
-    client_id: Option<String>,
-}
+use crate::wire::oauth::{
+    ActiveTokenBody, False, InactiveTokenBody, IntrospectForm, IntrospectionBody, OAuthErrorBody,
+    SIGNED_INTROSPECTION,
+};
 
 /// Says whether a token is valid now (RFC 7662), to a verifier of its resource or an admin.
 #[utoipa::path(
     post,
     path = "/oauth2/introspect",
     request_body(content = IntrospectForm, content_type = "application/x-www-form-urlencoded"),
-    responses((status = 200, content((Object = "application/json"), (String = "application/token-introspection+jwt"))), (status = 400, body = OAuthErrorBody), (status = 401, body = OAuthErrorBody), (status = 413, body = OAuthErrorBody), (status = 415, body = OAuthErrorBody))
+    responses((status = 200, content((IntrospectionBody = "application/json"), (String = "application/token-introspection+jwt"))), (status = 400, body = OAuthErrorBody), (status = 401, body = OAuthErrorBody), (status = 413, body = OAuthErrorBody), (status = 415, body = OAuthErrorBody))
 )]
 pub(in crate::http) async fn introspect(
     State(state): State<AppState>,
@@ -59,7 +41,7 @@ pub(in crate::http) async fn introspect(
 
 /// Whether the caller prefers a signed answer, or names it explicitly with equal weight.
 fn wants_statement(headers: &HeaderMap) -> bool {
-    let signed = Acceptance::of(headers, STATEMENT);
+    let signed = Acceptance::of(headers, SIGNED_INTROSPECTION);
     let plain = Acceptance::of(headers, "application/json");
     let named = signed.closeness == 3 && signed.weight > 0;
     signed.weight > plain.weight || (named && signed.weight == plain.weight)
@@ -79,49 +61,43 @@ async fn try_introspect(
     let answer = broker.verification.introspect(&evidence, &token).await;
     let answer = answer.map_err(|error| OAuthError::of(error, way))?;
     let body = match &answer.introspection {
-        Introspection::Inactive => json!({"active": false}),
+        Introspection::Inactive => IntrospectionBody::Inactive(InactiveTokenBody { active: False }),
         Introspection::Active(active) => describe(broker.core.issuer(), active),
     };
     if !signed {
         return Ok(Json(body).into_response());
     }
+    let unwritten =
+        |error: serde_json::Error| OAuthError::of(BrokerError::FailClosed(error.to_string()), way);
+    let body = serde_json::to_value(&body).map_err(unwritten)?;
     let statement = broker
         .verification
         .sign_introspection(&answer.asker, &body)
         .await;
     let statement = statement.map_err(|error| OAuthError::of(error, way))?;
-    let headers = [(header::CONTENT_TYPE, STATEMENT)];
+    let headers = [(header::CONTENT_TYPE, SIGNED_INTROSPECTION)];
     Ok((headers, statement.expose_secret().to_owned()).into_response())
 }
 
-fn describe(issuer: &str, active: &ActiveToken) -> Value {
+fn describe(issuer: &str, active: &ActiveToken) -> IntrospectionBody {
     let session = &active.view.session;
     let (sub, act) = subject_and_actor(&session.workload, &active.delegators);
-    let mut claims = json!({
-        "active": true,
-        "iss": issuer,
-        "sub": sub,
-        "aud": session.audience,
-        "client_id": session.workload,
-        "iat": session.issued_at.seconds(),
-        "exp": session.expires_at.seconds(),
-        "jti": session.id,
-        "scope": session.grant.scope(),
-        "authorization_details": session.grant,
-        "token_type": KeyBinding::token_type(session.key.as_ref()),
-        "task": session.task_id,
-        "sid": session.id,
-        "dec": active.decision_hash,
-    });
-    if let Some(members) = claims.as_object_mut() {
-        if let Some(act) = act {
-            members.insert("act".into(), act);
-        }
-        if let Some(key) = &session.key
-            && let Ok(key) = serde_json::to_value(key)
-        {
-            members.insert("cnf".into(), key);
-        }
-    }
-    claims
+    IntrospectionBody::Active(Box::new(ActiveTokenBody {
+        active: True,
+        iss: issuer.to_owned(),
+        sub: sub.clone(),
+        aud: session.audience.clone(),
+        client_id: session.workload.clone(),
+        iat: session.issued_at.seconds(),
+        exp: session.expires_at.seconds(),
+        jti: session.id,
+        scope: session.grant.scope(),
+        authorization_details: session.grant.clone(),
+        token_type: KeyBinding::token_type(session.key.as_ref()).to_owned(),
+        task: session.task_id,
+        sid: session.id,
+        dec: active.decision_hash.clone(),
+        act,
+        cnf: session.key.clone(),
+    }))
 }

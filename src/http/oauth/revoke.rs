@@ -4,33 +4,14 @@ use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use secrecy::SecretString;
-use utoipa::ToSchema;
 
 use super::client::authentication;
-use super::error::{OAuthError, OAuthErrorBody};
+use super::error::OAuthError;
 use super::form::Form;
 use crate::broker::BrokerError;
 use crate::http::AppState;
 use crate::http::evidence::Presented;
-
-/// The form of RFC 7009.
-#[derive(ToSchema)]
-#[expect(
-    dead_code,
-    reason = "describes the form; it is read by hand, to refuse repeated parameters"
-)]
-pub struct RevokeForm {
-    /// The token to revoke.
-    token: String,
-    /// Ignored, as RFC 7009 permits.
-    token_type_hint: Option<String>,
-    /// With `private_key_jwt` instead of `Authorization`: the URN of `jwt-bearer`.
-    client_assertion_type: Option<String>,
-    /// The assertion of `private_key_jwt`.
-    client_assertion: Option<String>,
-    /// Optional with an assertion: its subject.
-    client_id: Option<String>,
-}
+use crate::wire::oauth::{OAuthErrorBody, RevokeForm};
 
 /// Ends a token's session, for its workload or an admin. An unknown token counts as revoked.
 #[utoipa::path(

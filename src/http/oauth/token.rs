@@ -9,20 +9,18 @@ use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use secrecy::{ExposeSecret, SecretString};
-use serde::Serialize;
+use secrecy::SecretString;
 use serde_json::json;
-use utoipa::ToSchema;
 
 use super::client;
-use super::error::{BLOCKED, OAuthError, OAuthErrorBody, Way};
+use super::error::{BLOCKED, OAuthError, Way};
 use super::form::Form;
 use crate::attest::{AttestError, Evidence, TokenScheme};
 use crate::broker::BrokerError;
 use crate::broker::error::Denied;
 use crate::broker::issuance::Issued;
 use crate::crypto::strict_json;
-use crate::domain::decision::{Observed, RefusalCode};
+use crate::domain::decision::RefusalCode;
 use crate::domain::grant::Grant;
 use crate::domain::limits::MAX_PURPOSE_BYTES;
 use crate::domain::request::{CredentialRequest, NewTask, ResourceSelector, TaskSelector};
@@ -32,82 +30,12 @@ use crate::http::challenge::Scheme;
 use crate::http::evidence::Presented;
 use crate::http::params::UNREPEATABLE;
 use crate::mint::Credential;
+use crate::wire::oauth::{
+    CLIENT_CREDENTIALS, OAuthErrorBody, REQUESTED_TOKEN_TYPES, SUBJECT_TOKEN_TYPES, TOKEN_EXCHANGE,
+    TokenBody, TokenForm,
+};
+use crate::wire::secret::SecretText;
 use crate::wire::words::{ACCESS_TOKEN, JWT};
-
-const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
-const CLIENT_CREDENTIALS: &str = "client_credentials";
-const ID_TOKEN: &str = "urn:ietf:params:oauth:token-type:id_token";
-
-/// The grant types for the metadata.
-pub(super) const GRANT_TYPES: [&str; 2] = [EXCHANGE, CLIENT_CREDENTIALS];
-
-/// The form of a token request.
-#[derive(ToSchema)]
-#[expect(
-    dead_code,
-    reason = "describes the form; it is read by hand, to refuse repeated parameters"
-)]
-pub struct TokenForm {
-    /// Token exchange (RFC 8693) or `client_credentials`.
-    grant_type: String,
-    /// For token exchange: the workload's attestation.
-    subject_token: Option<String>,
-    /// For token exchange: the URN of `jwt` or `id_token`.
-    subject_token_type: Option<String>,
-    /// For token exchange: the URN of `access_token` or `jwt`, or nothing.
-    requested_token_type: Option<String>,
-    /// For client credentials: the URN of `jwt-bearer`.
-    client_assertion_type: Option<String>,
-    /// For client credentials: the assertion.
-    client_assertion: Option<String>,
-    /// Optional for client credentials: the subject of the assertion.
-    client_id: Option<String>,
-    /// The audience of the resource.
-    resource: Option<String>,
-    /// The name of the resource, instead of `resource`.
-    audience: Option<String>,
-    /// The requested rights (RFC 9396), as JSON.
-    authorization_details: Option<String>,
-    /// Instead of `authorization_details`: actions, at every location of the resource.
-    scope: Option<String>,
-    /// The requested lifetime in seconds.
-    ttl_seconds: Option<u64>,
-    /// The id of an open task to join.
-    task: Option<String>,
-    /// The handle of that task.
-    task_handle: Option<String>,
-    /// The type of a new task.
-    task_type: Option<String>,
-    /// The purpose of the new task, in free text.
-    task_purpose: Option<String>,
-    /// Seconds until the new task expires.
-    task_deadline_seconds: Option<u64>,
-    /// The longest time between two heartbeats of the new task, in seconds.
-    task_heartbeat_seconds: Option<u64>,
-}
-
-/// A token (RFC 6749 §5.1, RFC 8693 §2.2), with its task.
-#[derive(Serialize, ToSchema)]
-pub struct TokenBody {
-    access_token: String,
-    issued_token_type: &'static str,
-    token_type: &'static str,
-    expires_in: u64,
-    scope: String,
-    #[schema(value_type = Vec<Object>)]
-    authorization_details: Grant,
-    task: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    task_handle: Option<String>,
-    session_id: String,
-    decision_id: String,
-    /// The outcome under the policies that only observe.
-    #[schema(value_type = Option<Object>)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    observed: Option<Box<Observed>>,
-    #[schema(value_type = Object)]
-    receipt: crate::merkle::Receipt,
-}
 
 /// Exchanges an attestation, or a registered key's assertion, for a credential.
 #[utoipa::path(
@@ -208,7 +136,7 @@ enum GrantType {
 impl GrantType {
     fn of(form: &Form) -> Result<Self, OAuthError> {
         match form.required("grant_type")? {
-            EXCHANGE => Ok(Self::Exchange),
+            TOKEN_EXCHANGE => Ok(Self::Exchange),
             CLIENT_CREDENTIALS => Ok(Self::ClientCredentials),
             _ => Err(OAuthError::bad(
                 "unsupported_grant_type",
@@ -228,13 +156,13 @@ impl GrantType {
 fn exchanged(form: &Form) -> Result<SecretString, OAuthError> {
     // An empty token is refused and logged like any other invalid attestation.
     let token = form.get("subject_token").unwrap_or_default();
-    if ![JWT, ID_TOKEN].contains(&form.required("subject_token_type")?) {
+    if !SUBJECT_TOKEN_TYPES.contains(&form.required("subject_token_type")?) {
         return Err(OAuthError::invalid_request(
             "subject_token_type has to be the URN of jwt or id_token",
         ));
     }
     if let Some(wanted) = form.get("requested_token_type")
-        && ![ACCESS_TOKEN, JWT].contains(&wanted)
+        && !REQUESTED_TOKEN_TYPES.contains(&wanted)
     {
         return Err(OAuthError::invalid_request(
             "requested_token_type has to be the URN of access_token or jwt",
@@ -438,7 +366,7 @@ fn denial(denied: &Denied, by_scope: bool) -> OAuthError {
         _ => ("access_denied", "policy does not permit this"),
     };
     OAuthError {
-        decision_id: Some(denied.decision.to_string()),
+        decision_id: Some(denied.decision),
         observed: denied.observed.clone(),
         ..OAuthError::bad(error, description)
     }
@@ -449,29 +377,25 @@ fn answer(issued: Issued, issued_token_type: &'static str) -> Result<TokenBody, 
         access_token,
         token_type,
         expires_in,
-    } = &issued.credential
+    } = issued.credential
     else {
         let error = BrokerError::FailClosed("not a token".into());
         return Err(OAuthError::of(error, Way::Assertion));
     };
     let session = &issued.session;
     Ok(TokenBody {
-        // The other place where an access token is written to an answer.
-        access_token: access_token.expose_secret().to_owned(),
-        issued_token_type,
-        token_type,
-        expires_in: *expires_in,
+        // The other place where an access token is put into an answer.
+        access_token: access_token.into(),
+        issued_token_type: issued_token_type.to_owned(),
+        token_type: token_type.to_owned(),
+        expires_in,
         scope: session.grant.scope(),
         authorization_details: session.grant.clone(),
-        task: issued.task.id.to_string(),
-        task_handle: issued
-            .task
-            .handle
-            .as_ref()
-            .map(|handle| handle.expose_secret().to_owned()),
-        session_id: session.id.to_string(),
-        decision_id: issued.decision.id.to_string(),
+        task: issued.task.id,
+        task_handle: issued.task.handle.map(SecretText::from),
+        session_id: session.id,
+        decision_id: issued.decision.id,
         observed: issued.decision.observed,
-        receipt: issued.receipt,
+        receipt: issued.receipt.into(),
     })
 }

@@ -1,0 +1,208 @@
+//! `POST /v1/credentials`, and the parts that opening a task shares with it.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::receipt::ReceiptBody;
+use super::secret::SecretText;
+use super::sessions::SessionBody;
+use crate::clock::Timestamp;
+use crate::domain::decision::{Observed, Outcome};
+use crate::domain::generation::GenerationDigest;
+use crate::domain::grant::Grant;
+use crate::domain::task::TaskState;
+use crate::ids::{DecisionId, TaskId};
+
+/// A request for a credential.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RequestBody {
+    /// The task of the credential.
+    pub task: TaskBody,
+    /// The name of the resource.
+    pub resource: String,
+    /// The requested rights (RFC 9396).
+    #[schema(value_type = Vec<Object>)]
+    pub authorization_details: Grant,
+    /// The requested lifetime in seconds; if absent, the permitted default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds: Option<u64>,
+}
+
+/// An open task by `id` and `handle`, or a new task by `type` and the other members.
+#[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TaskBody {
+    /// The id of an open task to join.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub id: Option<TaskId>,
+    /// The handle of that task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub handle: Option<SecretText>,
+    /// The registered type of a new task.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Free text for people; policy does not see it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purpose: Option<String>,
+    /// The parent of the new task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<ParentBody>,
+    /// Seconds until the new task expires.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_seconds: Option<u64>,
+    /// The longest time between two heartbeats, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heartbeat_seconds: Option<u64>,
+}
+
+/// A task to be opened.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewTaskBody {
+    /// The registered type's name.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Free text for people; policy does not see it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purpose: Option<String>,
+    /// The parent of the new task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<ParentBody>,
+    /// Seconds until the task expires.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_seconds: Option<u64>,
+    /// The longest time between two heartbeats, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heartbeat_seconds: Option<u64>,
+}
+
+/// A parent task, with the delegation token that admits this child.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ParentBody {
+    /// The id of the parent task.
+    #[schema(value_type = String)]
+    pub id: TaskId,
+    /// The single-use delegation token.
+    #[schema(value_type = String)]
+    pub delegation: SecretText,
+}
+
+/// A credential with its session, task, decision and receipt.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct IssuedBody {
+    /// The secret; its members depend on its `type`.
+    #[schema(value_type = Object)]
+    pub credential: CredentialBody,
+    /// The record of the credential.
+    pub session: SessionBody,
+    /// The task of the credential.
+    pub task: IssuedTaskBody,
+    /// The decision that permitted it.
+    pub decision: DecisionBody,
+    /// The proof that the decision is recorded.
+    pub receipt: ReceiptBody,
+}
+
+/// The secret of an answer. Its `type` is
+/// [`MinterKind::credential_type`](crate::domain::kind::MinterKind::credential_type).
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "type")]
+#[expect(missing_docs, reason = "the other names say it all")]
+pub enum CredentialBody {
+    /// A JWT access token (RFC 9068).
+    #[serde(rename = "jwt")]
+    Jwt {
+        access_token: SecretText,
+        /// `Bearer`, or `DPoP` if the token is bound to a key.
+        token_type: String,
+        /// Whole seconds until the token expires.
+        expires_in: u64,
+    },
+    /// A session of an AWS role.
+    #[serde(rename = "aws_sts")]
+    AwsSts {
+        access_key_id: String,
+        secret_access_key: SecretText,
+        session_token: SecretText,
+        expiration: Timestamp,
+        /// The default region for its use.
+        region: String,
+    },
+}
+
+/// A task, with its handle if it was just opened.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[expect(missing_docs, reason = "the other names say it all")]
+pub struct IssuedTaskBody {
+    #[schema(value_type = String)]
+    pub id: TaskId,
+    #[schema(value_type = String)]
+    pub state: TaskState,
+    /// The registered type's name.
+    #[serde(rename = "type")]
+    pub kind: String,
+    #[schema(value_type = String, format = DateTime)]
+    pub deadline: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heartbeat_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub handle: Option<SecretText>,
+}
+
+/// A decision, as its subject may read it.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[expect(missing_docs, reason = "the other names say it all")]
+pub struct DecisionBody {
+    #[schema(value_type = String)]
+    pub id: DecisionId,
+    #[schema(value_type = String)]
+    pub outcome: Outcome,
+    pub policies: Vec<String>,
+    #[schema(value_type = String)]
+    pub generation: GenerationDigest,
+    /// The outcome under the policies that only observe.
+    #[schema(value_type = Option<Object>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed: Option<Box<Observed>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::domain::kind::MinterKind;
+
+    #[test]
+    fn a_credential_names_its_type_first_and_is_read_back() {
+        for (made_by, text) in [
+            (
+                MinterKind::Jwt,
+                r#"{"type":"jwt","access_token":"a.b.c","token_type":"DPoP","expires_in":60}"#,
+            ),
+            (
+                MinterKind::Aws,
+                r#"{"type":"aws_sts","access_key_id":"ASIA1","secret_access_key":"s","session_token":"t","expiration":"2026-01-01T00:00:00Z","region":"eu-west-1"}"#,
+            ),
+        ] {
+            let credential: CredentialBody = serde_json::from_str(text).unwrap();
+            assert_eq!(serde_json::to_string(&credential).unwrap(), text);
+            let value: Value = serde_json::from_str(text).unwrap();
+            assert_eq!(value["type"], made_by.credential_type());
+        }
+    }
+
+    #[test]
+    fn a_task_is_written_with_the_members_that_it_has() {
+        let text = r#"{"type":"report","purpose":"p"}"#;
+        let task: TaskBody = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&task).unwrap(), text);
+        let unknown = json!({"type": "report", "colour": "red"});
+        assert!(serde_json::from_value::<TaskBody>(unknown).is_err());
+    }
+}

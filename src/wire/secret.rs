@@ -1,0 +1,45 @@
+//! Secrets in requests and answers.
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize, Serializer};
+
+/// A secret that a request or an answer carries: a token, a handle, a key.
+///
+/// Writing it as JSON exposes the secret, so a value of this type belongs in the body of a request
+/// or an answer only. Its debug form shows nothing.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(transparent)]
+pub struct SecretText(SecretString);
+
+impl SecretText {
+    /// The secret, for use in this process.
+    #[must_use]
+    pub fn into_secret(self) -> SecretString {
+        self.0
+    }
+}
+
+impl From<SecretString> for SecretText {
+    fn from(secret: SecretString) -> Self {
+        Self(secret)
+    }
+}
+
+impl Serialize for SecretText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0.expose_secret())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_written_to_a_body_and_not_to_a_log() {
+        let secret: SecretText = serde_json::from_str("\"tph_1\"").unwrap();
+        assert_eq!(serde_json::to_string(&secret).unwrap(), "\"tph_1\"");
+        assert!(!format!("{secret:?}").contains("tph_1"));
+        assert_eq!(secret.into_secret().expose_secret(), "tph_1");
+    }
+}
