@@ -542,7 +542,7 @@ mod tests {
         assert_eq!(sent.headers["cache-control"], "no-store");
         assert_eq!(sent.body["status"], sent.status);
         let kind = sent.body["type"].as_str().unwrap();
-        let slug = kind.strip_prefix(PROBLEM_URN).unwrap();
+        let slug = kind.strip_prefix(crate::wire::words::PROBLEM_URN).unwrap();
         assert!(SLUGS.contains(&slug), "{slug} is not in the list");
         sent
     }
