@@ -588,7 +588,9 @@ pub(super) fn fits(applied: i64, oldest_binary: i64, known: i64) -> Result<(), S
 
 fn unmigrated() -> StoreError {
     StoreError::Unfit(
-        "the database has no Taskpass schema; run `taskpass migrate` with the owner's role".into(),
+        "the database has no Taskpass schema; run `taskpass migrate` as the role that owns the \
+         database"
+            .into(),
     )
 }
 

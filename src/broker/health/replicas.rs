@@ -67,7 +67,7 @@ impl Health {
                     replica = other.replica,
                     endpoints = %other.endpoints,
                     own = %own.endpoints,
-                    "a replica has other endpoints than this one; configure the same `[endpoints]` \
+                    "the endpoints of another replica differ from this replica's; configure the same `[endpoints]` \
                      on all replicas"
                 );
             }
