@@ -67,8 +67,8 @@ impl Health {
                     replica = other.replica,
                     endpoints = %other.endpoints,
                     own = %own.endpoints,
-                    "the endpoints of another replica differ from this replica's; configure the same `[endpoints]` \
-                     on all replicas"
+                    "another replica has different endpoints; configure the same `[endpoints]` on \
+                     all replicas"
                 );
             }
             self.other_endpoints.store(others.into());
