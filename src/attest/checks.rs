@@ -473,8 +473,8 @@ fn check_tenant(at: &Checked<'_>, spec: &OidcSpec, issuer: &Url) -> Outcome {
     at.refuse(
         "required",
         "no owner or tenant is pinned",
-        "require a value of a claim that is declared immutable, or set `single_tenant = true` if \
-        the issuer serves you alone",
+        "add a claim that `claims` declares with immutable = true, and its value; or set \
+         `single_tenant = true` if only your organization uses this issuer",
     )
 }
 

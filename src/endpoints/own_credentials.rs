@@ -47,12 +47,12 @@ impl OwnCredentials {
                 "list role_arns or accounts, or remove the table",
             );
         }
-        for (at, arn) in self.role_arns.iter().enumerate() {
+        for arn in &self.role_arns {
             let role = RoleArn::parse(arn);
             if role.is_none() {
                 refuse(
                     "role_arns",
-                    format!("has an entry that is not the ARN of a role, number {at}"),
+                    format!("has the entry `{arn}`, which is not the ARN of a role"),
                     "write `arn:aws:iam::123456789012:role/…`",
                 );
             } else if role
@@ -61,7 +61,7 @@ impl OwnCredentials {
             {
                 refuse(
                     "role_arns",
-                    format!("has a role of another partition than the region's, number {at}"),
+                    format!("has the role `{arn}`, which is not in the partition of `region`"),
                     "name roles of the region's partition",
                 );
             }

@@ -223,10 +223,11 @@ fn observed_where_it_may_not_be(named: &NamedPolicy, catalog: &Catalog) -> Optio
             harmful.name
         )
     } else {
+        let other = &harmful.name;
         format!(
-            "its credentials are valid at resource `{}` too, which is not registered with risk = \
-            \"low\"",
-            harmful.name
+            "credentials for `{}` are also valid at resource `{other}`, and `{other}` is not \
+             registered with risk = \"low\"",
+            resource.name
         )
     };
     Some((

@@ -574,7 +574,7 @@ pub(super) fn fits(applied: i64, oldest_binary: i64, known: i64) -> Result<(), S
     if applied < OLDEST_SCHEMA {
         return Err(StoreError::Unfit(format!(
             "the schema has version {applied}, this binary needs {OLDEST_SCHEMA}; run `taskpass \
-             migrate` with the owner's role"
+             migrate` as the role that owns the database"
         )));
     }
     if known < oldest_binary {
@@ -588,7 +588,9 @@ pub(super) fn fits(applied: i64, oldest_binary: i64, known: i64) -> Result<(), S
 
 fn unmigrated() -> StoreError {
     StoreError::Unfit(
-        "the database has no Taskpass schema; run `taskpass migrate` with the owner's role".into(),
+        "the database has no Taskpass schema; run `taskpass migrate` as the role that owns the \
+         database"
+            .into(),
     )
 }
 

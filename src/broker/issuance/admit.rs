@@ -388,7 +388,7 @@ impl Issuance {
     /// several, the one that expires last.
     #[expect(
         clippy::disallowed_methods,
-        reason = "the caller may use the parent task: a delegation admits its child"
+        reason = "the caller's delegation token permits it to use the parent task"
     )]
     async fn covering(
         &self,
