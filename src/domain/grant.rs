@@ -8,8 +8,8 @@
 //!
 //! Reading refuses every text that servers could interpret in two ways, with [`InvalidAction`] or
 //! [`InvalidLocation`], and changes only a trailing slash, which it removes. A list that is empty
-//! or too long, or with values that do not fit the type, is an [`InvalidGrant`]. A comparison whose [`Budget`] runs out answers *not
-//! covered* or *overlapping*.
+//! or too long, or with values that do not fit the type, is an [`InvalidGrant`]. A comparison whose
+//! [`Budget`] runs out answers *not covered* or *overlapping*.
 //!
 //! [`super::pattern`] compares wildcards, and [`super::kind`] says which values a type permits.
 //! Whether a resource registers the rights is checked in [`super::catalog`].
