@@ -6,8 +6,8 @@
 //! [`ValidityFacts`] and decides nothing. The ledger calls the same functions under its lock, and
 //! the coverage report calls them with facts that it rebuilt from leaves.
 //!
-//! Nothing here returns an error, and a missing ancestor never makes a session valid: a task whose row
-//! or ancestor is missing counts as aborted, and a session whose ancestor session is missing as
+//! Nothing here returns an error, and a missing ancestor never makes a session valid: a task whose
+//! row or ancestor is missing counts as aborted, and a session whose ancestor session is missing as
 //! revoked. A session with an end that its back end has not confirmed is [`SessionState::Ending`],
 //! which is not valid either.
 //!

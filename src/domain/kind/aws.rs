@@ -6,8 +6,8 @@
 //! and actions are compared without regard to case, as AWS does.
 //!
 //! A registration that breaks a rule is refused with the reason as a text, which `domain::catalog`
-//! returns as a `CatalogError`. A text that is no role's ARN, or a region without a host in the role's
-//! partition, is `None`.
+//! returns as a `CatalogError`. A text that is no role's ARN, or a region without a host in the
+//! role's partition, is `None`.
 //!
 //! [`super::ResourceKind`] calls this file. Nothing here calls AWS: `mint::aws` does.
 
