@@ -119,8 +119,8 @@ impl Selector {
         }
     }
 
-    /// The inverse of [`Self::kind`] and [`Self::value`]. `None` if the kind is unknown or the value
-    /// does not fit it.
+    /// The inverse of [`Self::kind`] and [`Self::value`]. `None` if the kind is unknown or the
+    /// value does not fit it.
     #[must_use]
     pub fn from_parts(kind: &str, value: &str) -> Option<Self> {
         Some(match kind {

@@ -56,8 +56,8 @@ pub(super) struct CredentialInput {
     /// The requested life in seconds; `None` requests the default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) ttl_seconds: Option<u64>,
-    /// Seconds of life that the task, a parent's credential or a retried credential leave. `None` if
-    /// only the answer of policy is wanted.
+    /// Seconds of life that the task, a parent's credential or a retried credential leave. `None`
+    /// if only the answer of policy is wanted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) left_seconds: Option<u64>,
     /// Whether the credential replaces one that was lost in transit.

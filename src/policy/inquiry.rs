@@ -245,8 +245,8 @@ where
     }
 
     /// The candidate policies for this action, as an index into `self.slices`. The action alone
-    /// identifies them: all actions of one inquiry are about the same resource, except the opening of
-    /// the task, whose action no resource can register.
+    /// identifies them: all actions of one inquiry are about the same resource, except the opening
+    /// of the task, whose action no resource can register.
     fn slice(
         &mut self,
         generation: &'g CompiledGeneration,

@@ -114,8 +114,8 @@ pub struct PolicyUse {
     /// never used for a credential.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub longest_ttl_seconds: Option<u64>,
-    /// A proposal that would have sufficed, for review. `None` if none is narrower, or if the use is
-    /// not completely known.
+    /// A proposal that would have sufficed, for review. `None` if none is narrower, or if the use
+    /// is not completely known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proposal: Option<Proposal>,
     /// Why no narrower scope is proposed, if rights are unused.

@@ -28,8 +28,8 @@
 //! A URL is requested as two values, the location itself and everything below it. This makes the
 //! usual `context.location == "X" || context.location like "X/*"` exact.
 //!
-//! If the steps for comparing run out, no permit and every forbid applies. A policy that uses one of
-//! these facts in any other way is refused when the generation is loaded.
+//! If the steps for comparing run out, no permit and every forbid applies. A policy that uses one
+//! of these facts in any other way is refused when the generation is loaded.
 
 pub(super) mod patterns;
 pub(super) mod question;
