@@ -187,8 +187,8 @@ pub const MAX_LEDGER_KEYS: usize = 4;
 /// Verifiers limit the keys of a set: the broker's own limit is 100.
 pub const MAX_PUBLISHED_KEYS: usize = 16;
 
-/// The broker becomes unready this many seconds before the signing ledger key ends: a week, so that
-/// someone can rotate it in time. A log whose key has ended cannot continue.
+/// The broker becomes unready this many seconds before the signing ledger key ends: a week, which
+/// leaves time for a rotation. A log whose key has ended cannot continue.
 pub const LEDGER_KEY_WARNING_SECONDS: u64 = 604_800;
 
 /// Maximum number of entries that wait for the ledger. A full queue refuses with 503 at once: a
@@ -220,8 +220,8 @@ pub const MAX_BATCH_ENTRIES: usize = 256;
 /// An operation whose leaf would be larger is refused.
 pub const MAX_LEAF_BYTES: usize = 65_535;
 
-/// Maximum number of rows in one page of a list, so that one answer stays small. A request
-/// for more is refused.
+/// Maximum number of rows in one page of a list, so that one answer stays small. A request for more
+/// is refused.
 pub const MAX_PAGE: u32 = 500;
 
 /// Maximum number of decisions in one page of their list. Programs read it, and the entries are
@@ -263,9 +263,9 @@ pub const MAX_CLOCK_STEP_SECONDS: u64 = 5;
 /// most, so an id that is deleted after that cannot be used again, even if clocks were wrong.
 pub const MAX_EVIDENCE_SECONDS: u64 = 172_800;
 
-/// The largest burst of log lines about failed attestations for one attestor and reason. Anyone can
-/// cause such failures, and must not be able to fill the log. Further lines are omitted, and the
-/// next line states their number.
+/// The largest burst of log lines about failed attestations for one attestor and reason. Every
+/// caller can cause such failures, and must not be able to fill the log. Further lines are omitted,
+/// and the next line states their number.
 pub const ATTESTATION_LINES_AT_ONCE: u64 = 10;
 
 /// Seconds until one more log line is permitted for such an attestor and reason: ten in a minute.

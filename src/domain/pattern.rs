@@ -8,8 +8,8 @@
 //!
 //! Each comparison spends a [`Budget`]. One that runs out gives the safe answer: *not covered*,
 //! *overlapping*. The caller must then refuse, as [`Budget::is_exhausted`] tells it.
-//! [`super::grant`] compares rights with this module, and policy what is asked for with what it
-//! names; the meaning of a text as an action or location is theirs.
+//! [`super::grant`] compares rights with this module, and `policy::asked` compares requested values
+//! with the texts in policies. They decide what an action or location means.
 //!
 //! # Cost
 //! The positions in a pattern are a bit set with one bit for each position, so a step over one
