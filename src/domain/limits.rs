@@ -1,8 +1,8 @@
-//! The broker's general maxima, default values and similar numbers. Each states its unit, its reason
-//! and the consequence beyond it.
+//! The broker's general maxima, default values and similar numbers. Each states its unit, its
+//! reason and the consequence beyond it.
 //!
-//! This file enforces nothing: the user of a constant does, and is tested at the limit and one above
-//! it. Maxima that belong to one algorithm or format stand next to it instead.
+//! This file enforces nothing: the user of a constant does, and is tested at the limit and one
+//! above it. Maxima that belong to one algorithm or format stand next to it instead.
 
 /// The largest request body. A credential request has about 1 KiB; the rest leaves room for long
 /// `authorization_details`. A longer body is refused.
