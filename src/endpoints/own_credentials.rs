@@ -1,7 +1,13 @@
 //! `[aws.own_credentials]`: the roles for which this replica uses the AWS credentials of its host.
 //!
-//! The API can change a generation but not this table. So a generation alone never makes a replica
-//! search for its host's credentials, and never decides to which AWS partition they go.
+//! [`OwnCredentials`] lists roles and accounts. The API can change a generation but not this table.
+//! So a generation alone never makes a replica search for its host's credentials, and never decides
+//! to which AWS partition they go: each role must be in the partition of the table's region.
+//!
+//! [`OwnCredentials::errors`] returns every error in the table, and [`crate::config`] refuses to
+//! start with one. A role of mode `assume_role` that the table does not permit is
+//! [`UnfitEndpoint::OwnCredentials`]; roles of other modes need no permission.
+//! [`super::EndpointTable`] answers for this table, and [`crate::mint`] obtains the credentials.
 
 use std::collections::BTreeSet;
 

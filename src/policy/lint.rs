@@ -21,6 +21,11 @@
 //!   forgotten scope does not create an admin.
 //! - Obligations apply to permits for credentials and tasks only.
 //! - A policy that only observes names one resource, which is registered with low risk.
+//! - A `forbid` names a wide AWS action by `action in`, not by `==`, which would miss the narrower
+//!   registered actions.
+//!
+//! [`check`] returns a [`Finding`] for each broken rule; one is enough to refuse the generation.
+//! `super::generation` calls it after Cedar's strict validation, which finds wrong types and names.
 
 use std::sync::Arc;
 
