@@ -102,7 +102,7 @@ pub const MAX_ADDED_EXPRESSIONS: usize = 100_000;
 pub const MAX_LOAD_STEPS: u64 = 5_000_000;
 
 /// The number of problems at which each check of a load stops. Each needs a search through its file
-/// for the line, and nobody reads more. The further ones are not reported.
+/// for the line, and a longer list does not help its reader. The further ones are not reported.
 pub const MAX_PROBLEMS: usize = 100;
 
 /// Maximum time in seconds that a call waits for another generation to load. A replica loads one at
