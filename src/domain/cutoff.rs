@@ -171,65 +171,37 @@ impl Selector {
     /// The identity of [`Self::Workload`]; `None` for other kinds.
     #[must_use]
     pub fn workload(&self) -> Option<&Identity> {
-        match self {
-            Self::Workload(identity) => Some(identity),
-            Self::Task(_)
-            | Self::Resource(_)
-            | Self::Attestor(_)
-            | Self::Generation(_)
-            | Self::Policy(_)
-            | Self::SigningKey(_)
-            | Self::IssuedAfter(_)
-            | Self::All(_) => None,
-        }
+        let Self::Workload(identity) = self else {
+            return None;
+        };
+        Some(identity)
     }
 
     /// The task of [`Self::Task`]; `None` for other kinds.
     #[must_use]
     pub fn task(&self) -> Option<TaskId> {
-        match self {
-            Self::Task(id) => Some(*id),
-            Self::Workload(_)
-            | Self::Resource(_)
-            | Self::Attestor(_)
-            | Self::Generation(_)
-            | Self::Policy(_)
-            | Self::SigningKey(_)
-            | Self::IssuedAfter(_)
-            | Self::All(_) => None,
-        }
+        let Self::Task(id) = self else {
+            return None;
+        };
+        Some(*id)
     }
 
     /// The digest of [`Self::Generation`]; `None` for other kinds.
     #[must_use]
     pub fn generation(&self) -> Option<GenerationDigest> {
-        match self {
-            Self::Generation(digest) => Some(*digest),
-            Self::Workload(_)
-            | Self::Task(_)
-            | Self::Resource(_)
-            | Self::Attestor(_)
-            | Self::Policy(_)
-            | Self::SigningKey(_)
-            | Self::IssuedAfter(_)
-            | Self::All(_) => None,
-        }
+        let Self::Generation(digest) = self else {
+            return None;
+        };
+        Some(*digest)
     }
 
     /// The accepted time of [`Self::IssuedAfter`]; `None` for other kinds.
     #[must_use]
     pub fn issued_after(&self) -> Option<Timestamp> {
-        match self {
-            Self::IssuedAfter(at) => Some(*at),
-            Self::Workload(_)
-            | Self::Task(_)
-            | Self::Resource(_)
-            | Self::Attestor(_)
-            | Self::Generation(_)
-            | Self::Policy(_)
-            | Self::SigningKey(_)
-            | Self::All(_) => None,
-        }
+        let Self::IssuedAfter(at) = self else {
+            return None;
+        };
+        Some(*at)
     }
 }
 
