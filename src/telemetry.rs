@@ -115,7 +115,7 @@ fn parse_filter(filter: &str) -> Result<EnvFilter, TelemetryError> {
     parsed.map_err(|_| TelemetryError::Filter)
 }
 
-/// Whether a line may be logged whatever the filter says: dependencies' `trace` lines may not.
+/// Whether a line may be logged under any filter: `trace` lines of dependencies may not.
 fn may_be_logged(line: &Metadata<'_>) -> bool {
     line.target().starts_with(env!("CARGO_PKG_NAME")) || *line.level() <= Level::DEBUG
 }

@@ -340,7 +340,7 @@ impl Client {
         self.send(Method::DELETE, path, Some(body)).await?.success()
     }
 
-    /// Sends a request, and returns the answer whatever its status.
+    /// Sends a request, and returns the answer of any status.
     pub(super) async fn send(
         &self,
         method: Method,

@@ -198,8 +198,8 @@ impl Model {
         })
     }
 
-    /// A workload of which only the identity and roles are known. It has no claims, whatever the
-    /// schema requires. `None` if this generation has no such attestor.
+    /// A workload of which only the identity and roles are known. It has no claims, even if
+    /// the schema requires some. `None` if this generation has no such attestor.
     pub(super) fn unclaimed_scene(
         &self,
         identity: &Identity,

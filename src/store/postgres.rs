@@ -220,10 +220,10 @@ impl Options {
             ("lock_timeout", lock.as_str()),
             ("idle_in_transaction_session_timeout", idle.as_str()),
             ("default_transaction_isolation", "read committed"),
-            // The broker releases a permit after this commit, so it must be on disk, whatever the
-            // default.
+            // The broker releases a permit after this commit, so it must be on disk, even if
+            // the default differs.
             ("synchronous_commit", "on"),
-            // Whatever the role's default: only a warning tells that a commit was not acknowledged.
+            // The role's default may differ: only a warning tells that a commit was not acknowledged.
             ("client_min_messages", "warning"),
             // Both statements are long, and every lookup in them uses an index: planning them for
             // each batch would cost more than running them.

@@ -609,7 +609,7 @@ mod tests {
         assert_eq!(record.id, None);
         assert_eq!(record.at, Err("it has no time"));
         assert_eq!(record.resource, "-");
-        // Strings and arrays in place of objects count as missing, whatever they contain.
+        // Strings and arrays in place of objects count as missing, regardless of their contents.
         for odd in [json!("reports"), json!(["reports", "team/a"]), json!(7)] {
             let mut odd_one = self::event();
             odd_one["requestParameters"] = odd.clone();
