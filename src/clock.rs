@@ -3,6 +3,11 @@
 //! Only this file reads the machine's clock. All other code receives a [`Clock`] or a
 //! [`Timestamp`], and SQL never says `now()`. Tests of expiry can therefore use a [`ManualClock`],
 //! and both databases see the same instant to the microsecond.
+//!
+//! Arithmetic on a [`Timestamp`] cannot fail: it stops at the years 1970 and 9999, so an overflow
+//! never turns a late instant into an early one. A text that is not RFC 3339 is refused. Whether
+//! the clock is right is not known here: `ledger::clock_watch` compares it with other clocks, and
+//! the broker closes in doubt.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,16 +1,20 @@
 //! The configuration: one TOML file, and the environment for secrets.
 //!
-//! The configuration loads completely or not at all. An unknown key, a missing trust setting or two
-//! contradicting settings stop the start. Each complaint names the file, the line, the key and the
-//! remedy. All contradictions are reported together; a file that cannot be parsed yields the first
-//! error only.
+//! [`Config`] loads completely or not at all. An unknown key, a missing trust setting or two
+//! contradicting settings stop the start. Each complaint of [`ConfigErrors`] names the file, the
+//! key, the remedy, and the line if there is one. A file that cannot be parsed yields the first
+//! error only. Otherwise the contradictions in the text and the variables are reported together,
+//! and once there are none, the faults of the files that it names. A fault can hide further ones of
+//! the same section.
 //!
 //! The file holds no secrets. They come from environment variables, or from files that the
-//! environment names and other users cannot read, and are held in [`SecretString`]. Messages quote
-//! keys, never values. All access to the environment goes through [`Environment`], so that tests
-//! can pass their own.
+//! environment or the configuration names and other users cannot read, and are held in
+//! [`SecretString`]. Messages quote keys, never values. All access to the environment goes through
+//! [`Environment`], so that tests can pass their own.
 //!
-//! Relative paths are relative to the directory of the configuration file.
+//! Relative paths are relative to the directory of the configuration file. [`crate::app`] builds
+//! the broker from a [`Config`] and reloads what a running broker can change. Whether a generation
+//! fits the policies is decided when it is loaded, not here.
 //!
 //! | variable | value |
 //! |---|---|

@@ -1,10 +1,16 @@
 //! Creates and opens the process's files: complete after a loss of power, and private.
 //!
-//! All files with state or secrets are created and opened here. Such a file has mode 0600 and
-//! belongs to this process's user. A file or directory that other users can access is refused with
-//! the command that repairs it. New files get names that cannot be guessed and are created
-//! exclusively. A symbolic link in the last part of a path is not followed. Checks look at the
-//! opened file, so exchanging the file afterwards has no effect.
+//! All files in which the process keeps state or its own secrets are created and opened here. Such
+//! a file has mode 0600 and belongs to this process's user. New files get names that cannot be
+//! guessed and are created exclusively. A symbolic link in the last part of a path is not followed.
+//! Checks look at the opened file, so exchanging the file afterwards has no effect. Only
+//! [`open_to_append`] creates files that a group may read.
+//!
+//! A file or directory that other users can access is [`FileError::Unfit`], with the command that
+//! repairs it. Any other failure is [`FileError::Io`]; functions that return [`io::Error`] pass
+//! both on in it. Files that an operator supplies are opened by those who read them:
+//! [`crate::config`] accepts secrets of root's as well. Locking, and the content of the files, are
+//! left to their users, such as [`crate::store`] and [`crate::ledger`].
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File};

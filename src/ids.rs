@@ -2,7 +2,9 @@
 //! task's id where a session's is expected.
 //!
 //! Ids order pages in listings. An id is never a secret, and never a consumer's cursor: consumers
-//! use the ledger's index.
+//! use the ledger's index. Each id has one spelling only; another is [`InvalidId`]. Without
+//! randomness from [`Random`] there is no id ([`NoRandomness`]), and the caller must create
+//! nothing. Whether an object with an id exists, and who may see it, is decided by the broker.
 
 use std::fmt;
 use std::str::FromStr;

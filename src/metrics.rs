@@ -1,9 +1,16 @@
 //! The metrics for Prometheus.
 //!
-//! Callers report events in terms of the domain and do not depend on Prometheus. Every label has a
-//! small set of values: an enumeration, text from the source code, or the name of an activated
-//! policy that only observes. Ids of workloads, tasks and sessions are never labels: they are
-//! unbounded, and not every scraper may see them.
+//! [`Metrics`] has one method for each event or measurement. Callers report in terms of the domain
+//! and do not depend on Prometheus. Every label has a small set of values: an enumeration, text
+//! from the source code, or a name that an admin or the configuration chose, such as that of an
+//! attestor, a sink or an observing policy. The digest of a generation is one only while it is
+//! active. Ids of workloads, tasks and sessions are never labels: they are unbounded, and not every
+//! scraper may see them.
+//!
+//! Reporting never fails. A series whose labels are known in advance begins with the value zero,
+//! because the first event of a series that starts with it would be no increase. If the text cannot
+//! be written, [`Metrics::render`] returns an empty one, so that a partial one does not look
+//! complete. Who may read it is decided by [`crate::http`].
 
 use std::borrow::Cow;
 use std::sync::atomic::AtomicU64;

@@ -1,4 +1,10 @@
 //! Requests to other servers: no redirects, and bounded answers.
+//!
+//! [`client`] and [`direct_client`] begin every client of this program, and [`body`] reads an
+//! answer up to a limit. A redirect could send a credential to another server, and an endless
+//! answer could fill the memory. A body beyond the limit or one that breaks off is a [`BodyError`];
+//! nothing of it is returned. Timeouts, authorities and addresses are the caller's choice. The
+//! clients of the AWS SDK are not made here.
 
 use reqwest::redirect::Policy;
 use reqwest::{ClientBuilder, Response};

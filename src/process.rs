@@ -6,7 +6,10 @@
 //! therefore removes secrets from the environment that the kernel shows: it executes the same
 //! program again in the same process, without the secrets, and passes them on in memory.
 //!
-//! Other systems have no safe call for either. Both functions do nothing there.
+//! If the system refuses either call, it returns an error, and the program must not go on. Other
+//! systems have no safe call for either; there both functions do nothing. `main` calls the first
+//! for every command, and `taskpass exec` the second before it starts a program. [`crate::config`]
+//! reads the withheld variables.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -1,8 +1,8 @@
 //! Tracked work, and the orderly stop of the process.
 //!
 //! A queued request must run to its end even if its caller disconnects, so it cannot live in the
-//! connection's task. This module spawns it, and no other code spawns work. A stop has phases, in
-//! an order that loses no answer that was released:
+//! connection's task. [`Shutdown`] spawns it, and no other code spawns tasks (except blocking calls
+//! that it awaits). A stop has phases, in an order that loses no answer that was released:
 //!
 //! 1. *Running.*
 //! 2. *Draining*: the replica reports that it is not ready and serves on, so that load balancers
@@ -12,12 +12,15 @@
 //!    that wait for it. A listener is tracked like a request and ends with its last connection: no
 //!    request can begin once the workers stop.
 //!
-//! A second signal ends the process at once. That has the effect of a crash, from which the
-//! sweepers recover.
+//! Each phase has a limit; [`Stopped`] counts the work that exceeded it, and the caller exits
+//! regardless. A second signal ends the process at once. That has the effect of a crash, from which
+//! the sweepers recover.
 //!
 //! A worker that ends without having been told to is a fault of the whole process: a broker without
 //! its appender or sweepers must not look healthy. It starts the same orderly stop and is reported.
-//! A panic in tracked work is counted and logged under the task's name; the process goes on.
+//! A panic in tracked work is counted and logged under the task's name, and is [`Lost`] for the
+//! code that waits for it; the process goes on. [`crate::app`] and [`crate::http`] spawn here; the
+//! exit status is left to the command.
 
 use std::fmt;
 use std::future::Future;

@@ -11,11 +11,12 @@
 //!   log warnings only, unless an operator sets `TASKPASS_LOG`. Even then their `trace` lines stay
 //!   off, because some dependencies write whole requests and answers there.
 //!
-//! Each line carries the fields of all enclosing spans, such as the request's id and the client's
-//! address, at every level.
+//! [`init`] sets up the log once for each process; a bad filter or a second call is a
+//! [`TelemetryError`]. Each line carries the fields of all enclosing spans, such as the request's
+//! id and the client's address, at every level; [`crate::http`] opens those spans.
 //!
-//! A `traceparent` is untrusted input. It is parsed strictly, and an invalid one starts a new
-//! trace. It serves correlation only.
+//! A `traceparent` is untrusted input. [`TraceContext`] parses it strictly, and an invalid one
+//! starts a new trace. It serves correlation only. Traces are not exported.
 
 use std::fmt;
 use std::io::IsTerminal;
@@ -114,7 +115,7 @@ fn parse_filter(filter: &str) -> Result<EnvFilter, TelemetryError> {
     parsed.map_err(|_| TelemetryError::Filter)
 }
 
-/// Whether a line may be logged whatever the filter says: dependencies' `trace` lines may not.
+/// Whether a line may be logged under any filter: `trace` lines of dependencies may not.
 fn may_be_logged(line: &Metadata<'_>) -> bool {
     line.target().starts_with(env!("CARGO_PKG_NAME")) || *line.level() <= Level::DEBUG
 }

@@ -1,9 +1,14 @@
 //! Requests to an endpoint of the replica's configuration: the API of a cluster, or the server of a
 //! bundle.
 //!
-//! An endpoint may have its own authorities and a bearer token. Other processes replace both files
-//! while the broker runs, so they are read for each request. Responses are limited in time and
-//! size, and a redirect is an error.
+//! [`Api`] is the client of one endpoint. An endpoint may have its own authorities and a bearer
+//! token. Other processes replace both files while the broker runs, so they are read for each
+//! request. Responses are limited in time and size, and a redirect is an error. The token is sent
+//! to the endpoint's own origin only.
+//!
+//! Every failure is an [`ApiError`], which names a file or a status and quotes neither token nor
+//! response. There is no second attempt: [`super::jwks`] and [`super::review`] call this file and
+//! decide. `endpoints::table` defines the endpoints.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;

@@ -1,7 +1,13 @@
 //! Checks a configuration of attestors before any evidence is accepted.
 //!
 //! Each check prevents a known mistake: an audience that a provider gives to all its customers, an
-//! issuer that signs for every tenant, a name that can be given away.
+//! issuer that signs for every tenant, a name that can be given away. [`check`] checks every
+//! attestor by itself and against the others.
+//!
+//! The first problem is returned as an [`AttestorConfigError`] with attestor, key, problem and
+//! remedy; the configuration or generation then does not load. Passing proves nothing about a
+//! token: the attestors check each one. `Attestors::new` and `config` call this file. Presets are
+//! applied before (`domain::presets`), and their result is checked like any other.
 
 mod conditions;
 
@@ -473,8 +479,8 @@ fn check_tenant(at: &Checked<'_>, spec: &OidcSpec, issuer: &Url) -> Outcome {
     at.refuse(
         "required",
         "no owner or tenant is pinned",
-        "require a value of a claim that is declared immutable, or set `single_tenant = true` if \
-        the issuer serves you alone",
+        "add a claim that `claims` declares with immutable = true, and its value; or set \
+         `single_tenant = true` if only your organization uses this issuer",
     )
 }
 

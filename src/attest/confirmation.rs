@@ -2,8 +2,14 @@
 //! it.
 //!
 //! A token with `cnf` is not a bearer token and is useless without its key. `jkt` is the thumbprint
-//! of a DPoP key (RFC 9449 §6), `x5t#S256` the hash of a client certificate (RFC 8705 §3.1). Any
-//! other member is a condition that the broker cannot check, so the token is refused.
+//! of a DPoP key (RFC 9449 §6), `x5t#S256` the hash of a client certificate (RFC 8705 §3.1).
+//! [`Confirmation`] holds every key that the token names, and the caller must prove all of them.
+//!
+//! Any other member is a condition that the broker cannot check, so the token is refused. Every
+//! refusal is [`AttestError::Confirmation`] with the reason. A token without `cnf` passes. The
+//! proofs themselves are verified in [`super::dpop`] and by the TLS handshake
+//! ([`super::certificate`]); [`super::Attestors`] calls this file after the token's signature has
+//! verified.
 
 use serde_json::Value;
 

@@ -1,7 +1,14 @@
 //! DPoP (RFC 9449): the caller proves for one request that it holds a private key.
 //!
+//! [`of_request`] verifies the proof of a request, and [`Proof`] has its key and its one-time id.
 //! The checks are those of §4.3. The nonce is checked last, for a proof that is otherwise valid.
 //! The URL in a proof is compared with the configured one, so a forged `Host` header has no effect.
+//!
+//! A request without a proof is `None`, unless its scheme needs one. A proof that fails a check is
+//! [`AttestError::BadProof`] with the reason: the caller made the proof, so it may learn it. A
+//! proof without a valid nonce is [`AttestError::NonceWanted`], and the caller retries with the
+//! nonce of the response. Single use is left to the ledger. Which key a token needs is decided in
+//! [`super::confirmation`]; [`super::Attestors`] and `broker::access` call this file.
 
 use std::fmt::Write as _;
 
@@ -72,7 +79,7 @@ pub(super) fn shown_key(evidence: &Evidence) -> Option<KeyBinding> {
     Some(KeyBinding::Jkt(key.thumbprint().to_owned()))
 }
 
-/// The one-time id of a request's proof, unverified.
+/// The one-time id of a request's proof, unverified; `None` if there is no readable proof.
 pub(crate) fn shown_id(evidence: &Evidence) -> Option<[u8; 32]> {
     let [header] = evidence.dpop.as_slice() else {
         return None;

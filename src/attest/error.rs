@@ -1,14 +1,24 @@
 //! The reasons why evidence is refused, and the part of a reason that its holder may learn.
 //!
+//! [`AttestError`] is the condition that failed. [`Refused`] adds whether the signature was
+//! verified before, and [`AttestFailure`] the attestor and the unverified issuer.
+//!
 //! Logs and metrics receive the full reason. A caller learns which condition failed only after the
-//! signature of its token has verified: then its own token is at fault, and the response names the
-//! claim but never the value that the configuration requires. Before that every refusal is the
-//! same, so that callers cannot probe the configuration with forged tokens.
+//! signature of its token has verified ([`AttestFailure::for_caller`]): then its own token is at
+//! fault, and the response names the claim but never the value that the configuration requires.
+//! Before that every refusal is the same, so that callers cannot probe the configuration with
+//! forged tokens.
+//!
+//! Three reasons are faults of the broker or the issuer ([`AttestError::is_transient`]): the same
+//! caller can succeed later. Evidence that was verified before another part of its request was
+//! refused is carried along ([`VerifiedEvidence`]); `broker::access` consumes it, logs the failure
+//! and counts it.
 
 use crate::crypto::jwt::{JwtError, TimeError};
 use crate::domain::workload::{OneTime, Workload};
 
-/// The longest issuer in a log line.
+/// The longest issuer in a log line, in bytes; the rest is cut off. The text is unverified, and a
+/// caller must not be able to fill the log with it.
 const MAX_ISSUER_BYTES: usize = 200;
 
 /// How long a caller waits before the broker fetches a key set or asks a cluster again.
@@ -170,7 +180,7 @@ impl AttestError {
         }
     }
 
-    /// The claim or header parameter that was refused, if the reason has one.
+    /// The claim or header parameter that was refused; `None` if the refusal is about neither.
     #[must_use]
     pub fn claim(&self) -> Option<&str> {
         match self {
@@ -207,7 +217,8 @@ impl AttestError {
         self.retry_seconds().is_some()
     }
 
-    /// Seconds until the next attempt can succeed, if the broker or the issuer is at fault.
+    /// Seconds until the next attempt can succeed; `None` if neither the broker nor the issuer is
+    /// at fault.
     #[must_use]
     pub fn retry_seconds(&self) -> Option<u64> {
         match self {
@@ -279,12 +290,14 @@ pub struct AttestFailure {
     pub error: AttestError,
     /// The attestor of the evidence; `None` if there is none or more than one.
     pub attestor: Option<String>,
-    /// The unverified issuer in the token, in printable characters and of limited length.
+    /// The unverified issuer in the token, in printable characters and of limited length; `None` if
+    /// the token cannot be read or names none.
     pub issuer: Option<String>,
     /// Whether the caller may learn the reason: the signature of its token was verified, or the
     /// reason is about data that the caller itself made, such as a DPoP proof.
     pub told: bool,
-    /// The evidence that was verified before the refusal, and is consumed by it.
+    /// The evidence that was verified before the refusal, and is consumed by it; `None` if the
+    /// refusal came before the verification, so that nothing is consumed.
     pub verified: Option<Box<VerifiedEvidence>>,
 }
 

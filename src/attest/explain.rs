@@ -1,8 +1,14 @@
 //! Explains a token condition by condition.
 //!
-//! An attestor lists its conditions once. To accept a token, all must hold, and the first that
-//! fails is the reason for the refusal. To explain a token to the operator offline, all of them are
-//! shown.
+//! An attestor lists its conditions once ([`Conditions`]). To accept a token, all must hold, and
+//! the first that fails is the reason for the refusal. To explain a token to the operator offline,
+//! all of them are shown ([`Attestors::explain`] returns an [`Explanation`]).
+//!
+//! An explanation accepts nothing: it makes no request, consumes no evidence, and returns no
+//! workload. A condition that cannot be checked offline is [`Outcome::NotChecked`] with the reason,
+//! so an explanation without a failure does not prove that the broker would accept the token. A
+//! token that no attestor recognises has one failed condition. The command `attest` calls this
+//! file. It shows the required values, so its output is for the operator alone.
 
 use std::borrow::Cow;
 
@@ -30,7 +36,8 @@ pub struct Condition {
     /// The claim or header parameter that it is about, or `signature`, `identity` or `use`.
     pub name: Cow<'static, str>,
     pub outcome: Outcome,
-    /// The value that the configuration requires, for its operator.
+    /// The value that the configuration requires, for its operator; `None` if it requires no
+    /// particular one.
     pub expected: Option<String>,
 }
 
@@ -76,7 +83,7 @@ impl Conditions {
 /// A token compared with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
-    /// The attestor for the token.
+    /// The attestor for the token; `None` if there is none or more than one.
     pub attestor: Option<String>,
     /// The conditions in the order in which the broker evaluates them.
     pub conditions: Vec<Condition>,

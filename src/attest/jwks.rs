@@ -1,10 +1,10 @@
 //! The keys of an issuer: discovery (OpenID Connect Discovery 1.0) and its JWK set.
 //!
-//! Readers never wait for the network while the required key is known: they read one snapshot. The
-//! set is fetched again when it becomes old and when a token names an unknown key. At most one
-//! fetch runs at a time, it completes even if the caller has gone, and the next may begin only
-//! [`COOL_DOWN_SECONDS`] after it *began*. So tokens with invented key ids cost the issuer one
-//! request in that time, and the broker one lookup each.
+//! [`KeySource`] holds the keys of one issuer. Readers never wait for the network while the
+//! required key is known: they read one snapshot. The set is fetched again when it becomes old and
+//! when a token names an unknown key. At most one fetch runs at a time, it completes even if the
+//! caller has gone, and the next may begin only [`COOL_DOWN_SECONDS`] after it *began*. So tokens
+//! with invented key ids cost the issuer one request in that time, and the broker one lookup each.
 //!
 //! During this cool-down a key that the issuer has just published is unknown. A lookup of an
 //! unknown key waits for the end of the cool-down if that is at most [`MAX_COOL_DOWN_WAIT`] away.
@@ -23,11 +23,15 @@
 //! less than [`COOL_DOWN_SECONDS`] ago; otherwise the lookup waits for one fetch. So a key that its
 //! issuer withdrew is accepted for at most [`MAX_UNCONFIRMED_SECONDS`] while the issuer answers, or
 //! until [`COOL_DOWN_SECONDS`] after a failed fetch began, if that is later. While the issuer does
-//! not answer, the key is accepted for `max_stale_seconds`.
+//! not answer, the key is accepted for `max_stale_seconds`. After that every lookup is
+//! [`KeyError::Unreachable`], and the caller gets a 503.
 //!
 //! Discovery uses public addresses only, except for the server of the endpoint that the attestor
 //! names for it. The issuer's metadata names the location of the key set, and this rule prevents it
 //! from leading into the host's network.
+//!
+//! [`super::oidc`] and [`super::spiffe`] look keys up and verify tokens with them
+//! ([`verify_with`]). [`super::api`] sends the requests to endpoints.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -48,12 +52,14 @@ use crate::crypto::jwt::{JwtError, UnverifiedJwt, VerifiedClaims, verify};
 use crate::endpoints::{Endpoint, PublicClient, RefusedAddress};
 use crate::outgoing::{self, BodyError};
 
-/// The least time from the beginning of one fetch to the beginning of the next.
+/// The least time from the beginning of one fetch to the beginning of the next, so that tokens with
+/// unknown keys cannot make the broker flood an issuer.
 pub(super) const COOL_DOWN_SECONDS: u64 = 10;
 
 const COOL_DOWN: Duration = Duration::from_secs(COOL_DOWN_SECONDS);
 
-/// The longest time that a lookup of an unknown key waits for the end of the cool-down.
+/// The longest time that a lookup of an unknown key waits for the end of the cool-down. A lookup
+/// that would wait longer gives [`KeyError::Unknown`].
 const MAX_COOL_DOWN_WAIT: Duration = Duration::from_secs(2);
 
 /// The age at which a set is fetched again in the background.

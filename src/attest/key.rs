@@ -1,8 +1,15 @@
 //! Registered workload keys, proven by a client assertion (RFC 7523bis).
 //!
-//! The assertion states its audience and its type: `aud` is the broker's issuer alone, as one text
-//! or as a list of one (RFC 7519 §4.1.3), and `typ` is `client-authentication+jwt`. So an assertion
-//! for another server cannot be used here, and no other token by the same key can serve as one.
+//! [`Keys`] is the attestor. The workload's name (`iss`) selects its keys: first those in the
+//! configuration, then those that [`WorkloadKeys`] has stored. The assertion states its audience
+//! and its type: `aud` is the broker's issuer alone, as one text or as a list of one (RFC 7519
+//! §4.1.3), and `typ` is `client-authentication+jwt`. So an assertion for another server cannot be
+//! used here, and no other token by the same key can serve as one.
+//!
+//! A workload without keys and a wrong signature are refused without a reason for the caller. If
+//! the stored keys cannot be read, the error is [`AttestError::KeysUnavailable`], which is
+//! transient. A key that may not be registered is a text with the reason ([`registrable`], which
+//! `broker::administration` also calls). Single use is left to the ledger, by the id from `jti`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -80,7 +80,7 @@ pub enum TokenScheme {
 #[derive(Clone, Default)]
 #[expect(missing_docs, reason = "the other names say it all")]
 pub struct Evidence {
-    /// The token, regardless of its scheme.
+    /// The token, regardless of its scheme; `None` if the request has none.
     pub bearer: Option<SecretString>,
     pub scheme: TokenScheme,
     /// The id that identifies the request in the response and in log lines.
@@ -115,7 +115,8 @@ impl fmt::Debug for Evidence {
 }
 
 impl Evidence {
-    /// The unverified issuer in its token, in a form that is safe in a log line.
+    /// The unverified issuer in its token, in a form that is safe in a log line; `None` if there is
+    /// no readable token, or it names none.
     #[must_use]
     pub fn claimed_issuer(&self) -> Option<String> {
         let presented = Presented::new(self);
@@ -187,7 +188,8 @@ trait Attestor: Send + Sync {
     /// The conditions on a token's claims at `now`, other than its signature.
     fn conditions(&self, claims: &Claims, now: Timestamp) -> Conditions;
 
-    /// The value that the configuration requires of a claim, for its operator.
+    /// The value that the configuration requires of a claim, for its operator; `None` if it
+    /// requires none.
     fn expected(&self, name: &str) -> Option<String>;
 
     /// Whether it could yield an identity with this name after its own.
@@ -246,7 +248,7 @@ pub struct AttestContext {
     /// issuer.
     pub own_issuers: Vec<String>,
     /// Evidence from before this time is refused, because the broker does not know which of it was
-    /// used.
+    /// used. `None` if it knows all of it.
     pub not_before: Option<Timestamp>,
     /// Tracks the tasks that fetch keys.
     pub tracker: TaskTracker,

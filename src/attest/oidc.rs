@@ -1,9 +1,15 @@
 //! OpenID Connect tokens of one issuer: CI systems, clusters, clouds.
 //!
-//! The token must be from exactly this issuer, for exactly this audience alone, of the expected
-//! type, and signed with an algorithm that the configuration permits. Then the required claims must
-//! be equal, and every declared claim must have its declared type: an id that is a text in one
-//! token and a number in the next would be two values to policy.
+//! [`Oidc`] is the attestor. The token must be from exactly this issuer, for exactly this audience
+//! alone, of the expected type, and signed with an algorithm that the configuration permits. Then
+//! the required claims must be equal, and every declared claim must have its declared type: an id
+//! that is a text in one token and a number in the next would be two values to policy. Identity and
+//! instance are rendered from immutable claims ([`super::template`]).
+//!
+//! A token that fails a condition is [`Refused`], with the reason for its holder only if the
+//! signature verified. An issuer or a cluster that cannot be reached is a transient error.
+//! [`super::jwks`] fetches the keys, [`super::review`] asks a cluster last, and
+//! [`super::Attestors`] calls this file. Single use and proofs of possession are not checked here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;

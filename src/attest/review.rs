@@ -1,9 +1,14 @@
 //! Kubernetes' `TokenReview`: whether the pod of a token still exists.
 //!
 //! A signature is valid as long as the token; its pod may be deleted earlier. Only the cluster
-//! knows this, so it reviews each token that passed all other checks. If the cluster cannot be
-//! reached, its tokens are refused. The review names the broker's audience: otherwise the API
-//! server would confirm tokens that were issued for itself.
+//! knows this, so it reviews each token that passed all other checks ([`Review::check`]). The
+//! review names the broker's audience: otherwise the API server would confirm tokens that were
+//! issued for itself. The answer must also agree with the claims about service account and pod.
+//!
+//! Every doubt refuses the token. A cluster that cannot be reached or gives no valid answer is
+//! [`AttestError::ReviewUnreachable`], which is transient; one that does not confirm the token is
+//! [`AttestError::Reviewed`]. [`super::oidc`] calls this file, and [`super::api`] sends the
+//! request.
 
 use std::collections::BTreeMap;
 

@@ -1,8 +1,14 @@
 //! JWT-SVIDs of one SPIFFE trust domain.
 //!
-//! An SVID needs no `iss`. The trust domain of `sub` determines its keys: those in the domain's
-//! bundle that are for JWT-SVIDs. A SPIFFE ID is split and compared as trust domain and path, never
-//! by a prefix of its text.
+//! [`Spiffe`] is the attestor. An SVID needs no `iss`. The trust domain of `sub` determines its
+//! keys: those in the domain's bundle that are for JWT-SVIDs. A SPIFFE ID is split and compared as
+//! trust domain and path, never by a prefix of its text. The identity is the attestor's name and
+//! the path.
+//!
+//! A token that fails a condition is [`Refused`], with the reason for its holder only if the
+//! signature verified. A bundle that cannot be fetched is [`AttestError::IssuerUnreachable`], which
+//! is transient. [`super::jwks`] fetches the bundle, and [`super::Attestors`] calls this file.
+//! Single use and proofs of possession are not checked here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

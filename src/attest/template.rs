@@ -1,8 +1,14 @@
 //! Templates of identities: `repo:{repository_id}:env:{environment}`.
 //!
-//! A rendered template must correspond to one set of values only. So values are percent-encoded,
-//! and two placeholders must have a character between them that no encoded value can contain:
-//! `{a}:{b}` is accepted, `{a}{b}` and `{a}-{b}` are refused when the configuration is loaded.
+//! A rendered [`Template`] must correspond to one set of values only. So values are
+//! percent-encoded, and two placeholders must have a character between them that no encoded value
+//! can contain: `{a}:{b}` is accepted, `{a}{b}` and `{a}-{b}` are refused when the configuration is
+//! loaded.
+//!
+//! A template that is ambiguous, malformed or without a claim is a [`TemplateError`]. Rendering
+//! without a value for a claim is [`NoValue`]; there is no default. [`Template::could_render`] may
+//! answer `true` for a text that no real claims give, never `false` for one that they can.
+//! [`super::checks`] decides which claims a template may use, and [`super::oidc`] renders.
 
 use crate::domain::workload::encode_value;
 

@@ -175,7 +175,7 @@ impl Client {
         self.send(Method::DELETE, path, Some(body)).await?.success()
     }
 
-    /// Sends a request, and returns the answer whatever its status.
+    /// Sends a request, and returns the answer of any status.
     pub(crate) async fn send(
         &self,
         method: Method,

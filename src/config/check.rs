@@ -1,4 +1,14 @@
-//! Checks that the file's types cannot make: ranges, contradictions, and the files that it names.
+//! Checks that the file's types cannot make: ranges, contradictions, the secrets, and the files
+//! that it names.
+//!
+//! `Checker` collects the faults, and `Checker::finish` returns all of them as [`ConfigErrors`]. A
+//! fault in one section does not hide those of the others, but can hide further ones of its own. A
+//! setting without effect is refused like a wrong one: its author believes that it works. Secrets
+//! come only from files that other users cannot access.
+//!
+//! `Config::parse` checks the text and the variables, and `Config::load` then the other files.
+//! Rules of the domain are checked by its own types ([`Catalog`], `KeySchedule`), whose errors this
+//! file gives a line. Sinks and endpoints have files of their own.
 
 use std::collections::BTreeSet;
 use std::fs::File;

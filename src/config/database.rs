@@ -3,6 +3,11 @@
 //! The driver completes the URL from its own variables (`PGHOST`, `PGHOSTADDR`, `PGSSLMODE` …),
 //! uses the last value of a repeated parameter, and prefers a socket to a host. These checks
 //! therefore read the driver's options, not the URL's text.
+//!
+//! [`check`] accepts a URL that leads to this host, or to a host whose certificate is verified, or
+//! any if the network is trusted. Everything else is a [`DatabaseFault`]. So is a parameter that
+//! the driver ignores: it could be a mistyped `sslmode`, and the driver logs its value.
+//! `config::check` words the complaint, and [`crate::store`] connects.
 
 use std::net::IpAddr;
 

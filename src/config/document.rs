@@ -1,4 +1,13 @@
 //! The file's text with source positions: from a key to its line, and from an error to its key.
+//!
+//! [`Document::parse`] indexes the positions, and [`Document::read`] reads the sections. Attestors
+//! and resources are read one by one, because serde would lose their positions.
+//!
+//! No message quotes a value of the file, since a user may have pasted a secret in the wrong place:
+//! values are cut from the parser's messages, and a key is quoted only if it is short and plain.
+//! The first error of the parser or of serde ends the reading and is a [`ConfigErrors`].
+//! `config::check` looks for contradictions afterwards, and asks [`Document::error`] for the line
+//! of each.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,13 @@
 //! `[endpoints.NAME]`: the servers that this replica may ask, and the files that the entries name.
+//!
+//! This file builds the [`EndpointTable`], and checks at the start that each named file can be
+//! read, has certificates or text, and is none of the files with the broker's own secrets. A token
+//! file must not contain a sealing key or the database's URL either. Otherwise an endpoint could
+//! send the broker's secrets to another server.
+//!
+//! Each fault is a complaint of the whole configuration ([`super::ConfigErrors`]). The rules for
+//! entries are in [`crate::endpoints`]. The files are read again for each use, and are not checked
+//! again then.
 
 use std::path::{Path, PathBuf};
 

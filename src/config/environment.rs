@@ -1,4 +1,9 @@
 //! Access to environment variables, as a parameter.
+//!
+//! [`Environment`] is the only way to a variable (except for `process` itself), so tests can pass a
+//! map instead. [`ProcessEnvironment`] also has the variables that [`process`] withheld from other
+//! processes. An unset variable is `None`; one that is not UTF-8 is [`NotText`]. What an empty
+//! value means is decided by the caller.
 
 use std::collections::BTreeMap;
 

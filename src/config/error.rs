@@ -1,4 +1,9 @@
 //! Errors of a configuration, with their remedies.
+//!
+//! A [`ConfigError`] is one complaint: file, position, key, problem and remedy. [`ConfigErrors`] is
+//! all of them, ordered by position (those of variables come first), and never empty. Both quote
+//! keys and never values; the modules that create them ensure it. The commands print them, and the
+//! start ends.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

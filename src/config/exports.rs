@@ -1,4 +1,13 @@
 //! `[[export]]`: external sinks that receive the ledger's events.
+//!
+//! [`Export`] is one sink as written. The checks accept it only if no setting contradicts its kind
+//! of sink, no two sinks share a name, a file or standard output, and a webhook's URL is https (or
+//! http on loopback) without credentials. The signing secrets are read from files that other users
+//! cannot read.
+//!
+//! Each fault is a complaint of the whole configuration ([`super::ConfigErrors`]), also a file that
+//! cannot be read. [`crate::export`] delivers to the sinks; whether one can be reached is seen
+//! there only.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

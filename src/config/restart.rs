@@ -1,4 +1,12 @@
 //! The settings that a running broker does not reload.
+//!
+//! [`Config::settings_for_next_start`] compares the running configuration with a newer one, setting
+//! by setting. `RELOADED` and `RELOADED_OF_SINK` name the exceptions; every other setting takes
+//! effect at the next start, so a new one is reported without a change here. It returns keys and no
+//! values, because values may be private.
+//!
+//! The comparison cannot fail. A section that holds a path that is not UTF-8 is not compared.
+//! `app::reload` logs a warning for each key and reloads the rest.
 
 use std::collections::{BTreeMap, BTreeSet};
 

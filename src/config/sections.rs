@@ -1,4 +1,10 @@
 //! The sections of the file. `taskpass.example.toml` describes every key; a test compares the two.
+//!
+//! `File` is the whole file, and each section has a type with its defaults. An unknown key is an
+//! error everywhere, so that a mistyped setting cannot leave a default in force. The types accept
+//! values out of range and contradictions: `config::check` refuses those, and `document.rs` turns
+//! errors of the types into complaints with a line. Endpoints, sinks, attestors and the catalog
+//! have types in other modules.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};

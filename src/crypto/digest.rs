@@ -2,8 +2,13 @@
 //!
 //! A [`Mac`] covers the log's origin, a purpose and a list of fields. The length precedes each, so
 //! different inputs never have the same bytes, and a tag for one log or purpose is invalid for
-//! another. A tag contains the id of its key, so a missing key can be distinguished from a changed
-//! row. [`sha256_parts`] frames its input in the same way without a key.
+//! another. [`sha256_parts`] frames its input in the same way without a key.
+//!
+//! [`Mac::verify`] distinguishes three failures: bytes that are no tag, a tag whose key is not
+//! configured ([`MacError::NoSuchKey`]: the operator adds the key), and a changed row
+//! ([`MacError::Mismatch`]: an incident). A tag contains the id of its key for this purpose.
+//! [`super::sealer`] derives the keys. The rows' own modules choose purpose and fields, and their
+//! readers in `store` and `ledger` refuse a row that does not verify.
 
 use std::sync::Arc;
 

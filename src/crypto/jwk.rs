@@ -1,9 +1,17 @@
 //! Public keys as JWK (RFC 7517), and the algorithms that they may verify.
 //!
-//! A key has one family, and one algorithm if it names one. An RSA key never verifies an ES256
-//! token, and a P-256 key never an ES384 one, regardless of the token's header. A JWK with a
-//! private member is refused even if only its public half would be used: its sender has disclosed a
-//! private key by mistake and should learn of it.
+//! [`PublicJwk`] is a key that passed every check, and [`VerificationKey`] is one that is prepared
+//! for verification. A key has one family, and one algorithm if it names one. An RSA key never
+//! verifies an ES256 token, and a P-256 key never an ES384 one, regardless of the token's header.
+//!
+//! A key that is weak, ambiguous or not for signatures is a [`JwkError`]. So is a JWK with a
+//! private member, even if only its public half would be used: its sender has disclosed a private
+//! key by mistake and should learn of it. A signature that does not fit is [`BadSignature`],
+//! without a reason.
+//!
+//! Whether an elliptic-curve point is on its curve is checked only by
+//! [`PublicJwk::check_on_curve`], which the registration of keys calls. Which key belongs to an
+//! issuer is decided in `attest::jwks` and `attest::key`; [`super::jwt`] verifies tokens.
 
 use std::fmt;
 use std::str::FromStr;
@@ -514,7 +522,7 @@ impl PublicJwk {
         URL_SAFE_NO_PAD.encode(sha256(format!("{{{}}}", members.join(",")).as_bytes()))
     }
 
-    /// Its `kid`, if it has one.
+    /// Its `kid`; `None` if it has none.
     #[must_use]
     pub fn kid(&self) -> Option<&str> {
         self.kid.as_deref()
@@ -529,7 +537,8 @@ impl PublicJwk {
         }
     }
 
-    /// The raw key, if it is an Ed25519 key. The verifier key of a signed note contains it.
+    /// The raw key; `None` if it is not an Ed25519 key. The verifier key of a signed note contains
+    /// it.
     #[must_use]
     pub fn ed25519_bytes(&self) -> Option<[u8; 32]> {
         match &self.point {

@@ -8,7 +8,10 @@
 //!    [`VerifiedClaims`].
 //! 3. [`check_times`] checks the dates at an instant that is a parameter. It is pure.
 //!
-//! The caller checks issuer, audience, `typ` and all other claims.
+//! A token that fails a step is a [`JwtError`] or a [`TimeError`]. They name the header parameter
+//! or the claim and quote no value. They are for the broker's records: `attest::error` decides
+//! which part a caller learns. The caller checks issuer, audience, `typ` and all other claims, and
+//! whether the token was used before.
 //!
 //! # One use
 //! [`UnverifiedJwt::signing_input_hash`] identifies a token without a `jti`. It covers header and
@@ -186,13 +189,13 @@ impl UnverifiedJwt {
         &self.claims
     }
 
-    /// The token's unverified issuer, to choose the key set.
+    /// The token's unverified issuer, to choose the key set. `None` if it is missing or no text.
     #[must_use]
     pub fn unverified_issuer(&self) -> Option<&str> {
         text(&self.claims.claims, "iss")
     }
 
-    /// The token's unverified subject.
+    /// The token's unverified subject; `None` if it is missing or no text.
     #[must_use]
     pub fn unverified_subject(&self) -> Option<&str> {
         text(&self.claims.claims, "sub")
@@ -210,7 +213,7 @@ impl UnverifiedJwt {
         self.claims.header.algorithm
     }
 
-    /// The token's unverified key id. Use it only to look up a key.
+    /// The token's unverified key id; `None` if it has none. Use it only to look up a key.
     #[must_use]
     pub fn unverified_kid(&self) -> Option<&str> {
         self.claims.header.kid.as_deref()
@@ -222,8 +225,8 @@ impl UnverifiedJwt {
         self.claims.header.is_type(expected)
     }
 
-    /// The key in a proof's header. The proof shows possession of it once its signature verifies;
-    /// it does not show the key's owner.
+    /// The key in a proof's header; `None` for a token that is no proof. The proof shows possession
+    /// of it once its signature verifies; it does not show the key's owner.
     #[must_use]
     pub fn unverified_key(&self) -> Option<&PublicJwk> {
         self.embedded_key.as_ref()
@@ -371,7 +374,7 @@ impl Claims {
         &self.claims
     }
 
-    /// One claim.
+    /// One claim; `None` if the token does not have it.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.claims.get(name)
@@ -430,7 +433,7 @@ impl Claims {
         self.header.typ.is_some()
     }
 
-    /// The header's `kid`.
+    /// The header's `kid`; `None` if it has none.
     #[must_use]
     pub fn kid(&self) -> Option<&str> {
         self.header.kid.as_deref()
@@ -545,7 +548,7 @@ pub fn check_expiry(
     Ok(expires_at)
 }
 
-/// Checks only `nbf`.
+/// Checks only `nbf`. `None` if the token has none, which is valid.
 pub fn check_not_before(
     claims: &Claims,
     now: Timestamp,

@@ -1,9 +1,14 @@
 //! The back end of jsonwebtoken on *ring*: verifies RS, PS, ES256, ES384 and Ed25519, and signs
 //! ES256, Ed25519 and RS256.
 //!
-//! It has no HMAC, so a token that claims HS256 and was made with one of the broker's public keys
-//! fails with an unknown algorithm. [`super::jwt`] calls [`PROVIDER`] directly. [`install`] serves
-//! libraries that call jsonwebtoken themselves, whose first call would otherwise panic.
+//! [`PROVIDER`] is the back end, and `KeyPair` a parsed private key. The back end has no HMAC, so
+//! a token that claims HS256 and was made with one of the broker's public keys fails with an
+//! unknown algorithm. A key of another family than the algorithm is refused too.
+//!
+//! Errors are those of jsonwebtoken; they quote no key. [`super::jwk`] verifies and
+//! [`super::signer`] signs with this file directly. [`install`] serves libraries that call
+//! jsonwebtoken themselves, whose first call would otherwise panic. If another back end was
+//! installed before, it only logs a warning.
 
 use std::sync::Once;
 

@@ -1,5 +1,8 @@
 //! The life of a signing key, as dates. Pure: no secret, no clock, no store.
 //!
+//! [`SigningKeyRecord`] is a key without its secret, and [`KeySchedule`] the timing of the keys of
+//! one purpose.
+//!
 //! ```text
 //! made, published      signs                  published only              gone
 //! |------ lead -------|------- period -------|-- longest token + margin --|
@@ -19,10 +22,13 @@
 //! There are two special cases. The **first** keys of a purpose sign at once, because no verifier
 //! can hold an older key set of the issuer; they are recognised by `active_from == published_at`.
 //! After the **revocation** of the active key, its successor becomes active early if it has been
-//! published for a lead. Otherwise there is no signer until it has, and nothing is signed.
+//! published for a lead. Otherwise there is no signer ([`signer_at`] answers `None`) until it has,
+//! and nothing is signed.
 //!
 //! A party that can write to the table must not be able to revive a key. So a tag of the [`Mac`]
-//! covers a row's dates, see [`SigningKeyRecord::tag`].
+//! covers a row's dates, see [`SigningKeyRecord::tag`]; a row that was changed fails
+//! [`SigningKeyRecord::verify_tag`]. A schedule with a gap between keys is [`BadSchedule`].
+//! `broker::keys` creates and loads keys by these rules, and the minters ask which one signs.
 
 use std::fmt;
 use std::str::FromStr;
@@ -111,7 +117,8 @@ pub struct SigningKeyRecord {
     pub retire_at: Timestamp,
     /// The time at which it leaves the key set.
     pub remove_at: Timestamp,
-    /// The time of its revocation. A revoked key neither signs nor is published, at any instant.
+    /// The time of its revocation; `None` if it was not revoked. A revoked key neither signs nor is
+    /// published, at any instant.
     pub revoked_at: Option<Timestamp>,
     /// Whether its private half was erased. An erased key neither signs nor is published, at any
     /// instant.
@@ -294,7 +301,7 @@ impl NewKey {
 
 /// The key that signs at `now`: among those that may, the one with the latest `active_from`. If
 /// none may because the active key was revoked, the next one that verifiers know signs early. Every
-/// replica chooses the same key, ties included.
+/// replica chooses the same key, ties included. `None` if no key may sign.
 #[must_use]
 pub fn signer_at<'a>(
     keys: &'a [SigningKeyRecord],
@@ -314,9 +321,10 @@ pub fn signer_at<'a>(
         })
 }
 
-/// As [`signer_at`], but keys of the configured algorithm take precedence. So a change of algorithm
-/// takes effect while older keys are alive, both when the change is reverted and when a successor
-/// with the former algorithm was already published.
+/// The key that signs at `now`: among the keys of the configured algorithm that may sign, the one
+/// with the latest `active_from`; if there is none, the key that [`signer_at`] chooses. So a change
+/// of algorithm takes effect while older keys are alive, both when the change is reverted and when
+/// a successor with the former algorithm was already published.
 #[must_use]
 pub fn signer_preferring<'a>(
     keys: &'a [SigningKeyRecord],
@@ -339,7 +347,8 @@ pub fn ledger_order(key: &SigningKeyRecord) -> (Timestamp, Timestamp, &str) {
     (key.remove_at, key.created_at, &key.kid)
 }
 
-/// The current ledger key, even if it has ended: the log has no other.
+/// The current ledger key, even if it has ended: the log has no other. `None` if every ledger key
+/// was revoked or none exists.
 #[must_use]
 pub fn newest_ledger_key(keys: &[SigningKeyRecord]) -> Option<&SigningKeyRecord> {
     keys.iter()
@@ -387,8 +396,8 @@ pub fn rotation_due(
     })
 }
 
-/// The key to create and publish at `now`, if one is due. `keys` contains all records, including
-/// revoked and retired ones: a purpose without a record has never signed.
+/// The key to create and publish at `now`; `None` if none is due. `keys` contains all records,
+/// including revoked and retired ones: a purpose without a record has never signed.
 #[must_use]
 pub fn plan_rotation(
     keys: &[SigningKeyRecord],

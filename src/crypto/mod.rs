@@ -1,4 +1,6 @@
-//! The only module that uses *ring* and jsonwebtoken.
+//! Cryptography: the only module that signs, seals and verifies tokens, and the only user of
+//! jsonwebtoken. `merkle` uses *ring* too, to hash the tree and to verify notes, and `policy` to
+//! hash a generation.
 //!
 //! It implements no primitives. It decides which primitives are used, with which keys and over
 //! which bytes, and gives the rest of the crate types that are hard to misuse.

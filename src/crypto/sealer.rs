@@ -1,21 +1,26 @@
 //! Sealing: the encryption of the broker's own keys in the database.
 //!
-//! An envelope is AES-256-GCM under a key that exists for this envelope alone: HKDF-SHA-256 of a
-//! sealing key with 256 random bits of salt. Two envelopes never share a key, so a repeated nonce
-//! does no harm, however many envelopes are sealed. The associated data name the content: purpose,
-//! kid, algorithm and validity. An envelope that is copied into another row, or whose row has
-//! changed dates, does not open.
+//! [`Sealer`] seals and opens; [`SealingKeys`] does it with local keys, and a key service can
+//! implement it too. An envelope is AES-256-GCM under a key that exists for this envelope alone:
+//! HKDF-SHA-256 of a sealing key with 256 random bits of salt. Two envelopes never share a key, so
+//! a repeated nonce does no harm, however many envelopes are sealed. The [`SealContext`] (purpose,
+//! kid, algorithm and validity) is authenticated but not stored: the caller supplies it. An
+//! envelope that is copied into another row, or whose row has changed dates, does not open.
 //!
 //! ```text
 //! version 1 byte | sealing key id 8 | salt 32 | nonce 12 | ciphertext and tag
 //! ```
 //!
 //! The operator gives a list of sealing keys, `tpk1_…`: the first seals, every one opens. To
-//! replace one, put the new one first, reseal, then remove the old one. A running process loads a
-//! changed list and keeps opening with its former keys, so a key that was removed too early is only
-//! detected at a start, which reads every row. The id in the envelope distinguishes a key that is
-//! not configured from a changed envelope: the operator fixes the former by adding the key; the
-//! latter is an incident.
+//! replace one, put the new one first, reseal, then remove the old one. A running process that
+//! loads a changed list still opens with its former keys ([`SealingKeys::take_over`] returns their
+//! ids). It does not know whether a row still needs one of them: only a start, which opens every
+//! row, shows that a key was removed too early.
+//!
+//! An envelope that does not open is [`OpenError::NoSuchKey`] (the operator adds the key),
+//! [`OpenError::Tampered`] (an incident) or [`OpenError::Malformed`]. Without randomness nothing is
+//! sealed. `broker::keys` seals and opens signing keys, and `broker::signing_keys` reseals them.
+//! The same sealing keys give the [`Mac`] of rows ([`super::digest`]).
 
 use std::fmt;
 use std::sync::Arc;
@@ -38,10 +43,11 @@ use super::random::SystemRandom;
 /// The prefix of a sealing key in text form.
 pub const SEALING_KEY_PREFIX: &str = "tpk1_";
 
-/// Maximum number of configured sealing keys: the present one, the next, and some old ones.
+/// Maximum number of configured sealing keys: the present one, the next, and some old ones. A
+/// longer list is refused, because it has probably never been cleaned up.
 pub const MAX_SEALING_KEYS: usize = 16;
 
-/// The largest plaintext: a private key or an upstream secret, never a document.
+/// The largest plaintext. Private keys and upstream secrets have a few kilobytes; more is refused.
 pub const MAX_PLAINTEXT_BYTES: usize = 64 * 1024;
 
 const VERSION: u8 = 1;
@@ -162,7 +168,8 @@ pub trait Sealer: Send + Sync {
         envelope: &'a [u8],
     ) -> BoxFuture<'a, Result<Zeroizing<Vec<u8>>, OpenError>>;
 
-    /// Whether `envelope` was sealed with another key than the present one.
+    /// Whether to seal the secret again: `envelope` was sealed with another key than the one that
+    /// seals now, or is no envelope.
     fn needs_reseal(&self, envelope: &[u8]) -> bool;
 }
 
@@ -217,7 +224,8 @@ pub enum SealingKeyError {
 
 struct SealingKey {
     id: KeyId,
-    envelopes: Zeroizing<[u8; 32]>,
+    /// The key as configured, from which the key of each envelope is derived.
+    master: Zeroizing<[u8; 32]>,
     mac: hmac::Key,
 }
 
@@ -281,20 +289,23 @@ impl SealingKey {
 
     fn derive(master: &[u8; 32]) -> Result<Self, ring::error::Unspecified> {
         let extracted = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(master);
+        // The id is public and part of every stored envelope and tag, so its derivation must not
+        // change. HKDF extracts under another key than this HMAC, so the id reveals nothing about
+        // the derived keys.
         let hashed = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, master), ID_LABEL);
         let mut id = [0; KeyId::BYTES];
         id.copy_from_slice(&hashed.as_ref()[..KeyId::BYTES]);
         let mac = expand(&extracted, MAC_LABEL)?;
         Ok(Self {
             id: KeyId(id),
-            envelopes: Zeroizing::new(*master),
+            master: Zeroizing::new(*master),
             mac: hmac::Key::new(hmac::HMAC_SHA256, mac.as_slice()),
         })
     }
 
     /// The key of one envelope.
     fn envelope_key(&self, salt: &[u8]) -> Result<LessSafeKey, ring::error::Unspecified> {
-        let extracted = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(self.envelopes.as_slice());
+        let extracted = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(self.master.as_slice());
         let key = expand(&extracted, ENVELOPE_LABEL)?;
         UnboundKey::new(&AES_256_GCM, key.as_slice()).map(LessSafeKey::new)
     }
@@ -341,8 +352,9 @@ impl SealingKeys {
         })
     }
 
-    /// Seals with the first key of `newer` from now on, and opens with its keys and the former
-    /// ones. Returns the ids of the former keys that `newer` lacks.
+    /// Takes the keys of `newer` into this list: from now on this list seals with the first key of
+    /// `newer`, and opens with the keys of `newer` and with its own former ones. Returns the ids of
+    /// the former keys that `newer` lacks.
     pub fn take_over(&self, newer: &Self) -> Vec<KeyId> {
         let (present, newer) = (self.keys.load_full(), newer.keys.load_full());
         let kept: Vec<_> = present
@@ -369,8 +381,9 @@ impl SealingKeys {
         self.keys.load().all().map(|key| key.id).collect()
     }
 
-    /// The MAC for rows that only brokers of the log `origin` may write: the first key makes tags,
-    /// every one verifies. A row of another log with the same sealing keys does not verify.
+    /// The MAC of rows that only the brokers of the log `origin` may write. The first key makes
+    /// tags, every key verifies. A row of another log does not verify, even if its broker has the
+    /// same sealing keys.
     #[must_use]
     pub fn mac(&self, origin: &str) -> Mac {
         let pair = |key: &Arc<SealingKey>| (key.id, key.mac.clone());
@@ -382,7 +395,7 @@ impl SealingKeys {
         )
     }
 
-    fn seal_now(&self, context: SealContext<'_>, secret: &[u8]) -> Result<Vec<u8>, SealError> {
+    fn seal_locally(&self, context: SealContext<'_>, secret: &[u8]) -> Result<Vec<u8>, SealError> {
         if secret.len() > MAX_PLAINTEXT_BYTES {
             return Err(SealError::TooLong);
         }
@@ -413,7 +426,7 @@ impl SealingKeys {
         Ok(envelope)
     }
 
-    fn open_now(
+    fn open_locally(
         &self,
         context: SealContext<'_>,
         envelope: &[u8],
@@ -425,6 +438,7 @@ impl SealingKeys {
             .find(|key| key.id == parts.key_id)
             .ok_or(OpenError::NoSuchKey(parts.key_id))?
             .envelope_key(parts.salt)
+            // Unreachable: a derivation of this fixed length does not fail.
             .map_err(|_| OpenError::Tampered)?;
         let mut body = Zeroizing::new(parts.body.to_vec());
         let aad = Aad::from(context.associated_data(parts.header));
@@ -476,7 +490,7 @@ impl Sealer for SealingKeys {
         context: SealContext<'a>,
         secret: &'a [u8],
     ) -> BoxFuture<'a, Result<Vec<u8>, SealError>> {
-        Box::pin(async move { self.seal_now(context, secret) })
+        Box::pin(async move { self.seal_locally(context, secret) })
     }
 
     fn open<'a>(
@@ -484,7 +498,7 @@ impl Sealer for SealingKeys {
         context: SealContext<'a>,
         envelope: &'a [u8],
     ) -> BoxFuture<'a, Result<Zeroizing<Vec<u8>>, OpenError>> {
-        Box::pin(async move { self.open_now(context, envelope) })
+        Box::pin(async move { self.open_locally(context, envelope) })
     }
 
     fn needs_reseal(&self, envelope: &[u8]) -> bool {
@@ -517,7 +531,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_sealed_secret_opens_as_what_it_was_sealed_as() {
+    async fn a_sealed_secret_opens_in_its_own_context() {
         let keys = keys(&[1]);
         let sealer: &dyn Sealer = &keys;
         for secret in [&b""[..], b"secret", &vec![7; MAX_PLAINTEXT_BYTES]] {
@@ -536,12 +550,12 @@ mod tests {
     #[test]
     fn every_changed_byte_is_noticed() {
         let keys = keys(&[1]);
-        let envelope = keys.seal_now(CONTEXT, b"secret").unwrap();
+        let envelope = keys.seal_locally(CONTEXT, b"secret").unwrap();
         for index in 0..envelope.len() {
             for flip in [1, 0x80] {
                 let mut bad = envelope.clone();
                 bad[index] ^= flip;
-                let error = keys.open_now(CONTEXT, &bad).unwrap_err();
+                let error = keys.open_locally(CONTEXT, &bad).unwrap_err();
                 match index {
                     0 => assert!(matches!(error, OpenError::Malformed)),
                     1..=8 => assert!(matches!(error, OpenError::NoSuchKey(_))),
@@ -550,16 +564,16 @@ mod tests {
             }
         }
         for length in 0..envelope.len() {
-            assert!(keys.open_now(CONTEXT, &envelope[..length]).is_err());
+            assert!(keys.open_locally(CONTEXT, &envelope[..length]).is_err());
         }
         let longer = [envelope, vec![0]].concat();
-        assert!(keys.open_now(CONTEXT, &longer).is_err());
+        assert!(keys.open_locally(CONTEXT, &longer).is_err());
     }
 
     #[test]
-    fn every_associated_field_is_held_to() {
+    fn a_change_of_any_associated_field_is_refused() {
         let keys = keys(&[1]);
-        let envelope = keys.seal_now(CONTEXT, b"secret").unwrap();
+        let envelope = keys.seal_locally(CONTEXT, b"secret").unwrap();
         for context in [
             SealContext {
                 purpose: "ledger",
@@ -589,26 +603,26 @@ mod tests {
             },
         ] {
             assert!(matches!(
-                keys.open_now(context, &envelope),
+                keys.open_locally(context, &envelope),
                 Err(OpenError::Tampered)
             ));
         }
-        assert!(keys.open_now(CONTEXT, &envelope).is_ok());
+        assert!(keys.open_locally(CONTEXT, &envelope).is_ok());
     }
 
     #[test]
     fn the_first_key_seals_all_open_and_a_missing_one_is_named() {
         let old = keys(&[1]);
         let new = keys(&[2, 1]);
-        let envelope = old.seal_now(CONTEXT, b"secret").unwrap();
+        let envelope = old.seal_locally(CONTEXT, b"secret").unwrap();
         assert!(!old.needs_reseal(&envelope));
         assert!(new.needs_reseal(&envelope));
         assert!(new.needs_reseal(b"rubbish"));
-        let opened = new.open_now(CONTEXT, &envelope).unwrap();
-        let resealed = new.seal_now(CONTEXT, &opened).unwrap();
+        let opened = new.open_locally(CONTEXT, &envelope).unwrap();
+        let resealed = new.seal_locally(CONTEXT, &opened).unwrap();
         assert!(!new.needs_reseal(&resealed));
         let id = new.key_ids()[0];
-        let error = old.open_now(CONTEXT, &resealed).unwrap_err();
+        let error = old.open_locally(CONTEXT, &resealed).unwrap_err();
         assert!(matches!(error, OpenError::NoSuchKey(missing) if missing == id));
         assert!(error.to_string().contains(&id.to_string()));
     }
@@ -618,14 +632,14 @@ mod tests {
         let running = keys(&[1]);
         let mac = running.mac("o");
         let shared = mac.clone();
-        let envelope = running.seal_now(CONTEXT, b"secret").unwrap();
+        let envelope = running.seal_locally(CONTEXT, b"secret").unwrap();
         let tag = mac.tag("row", &[b"x"]);
         assert_eq!(running.take_over(&keys(&[2, 1])), []);
         mac.take_over(&running.mac("o"));
         assert!(running.needs_reseal(&envelope));
-        assert!(running.open_now(CONTEXT, &envelope).is_ok());
-        let newer = running.seal_now(CONTEXT, b"secret").unwrap();
-        assert!(keys(&[2]).open_now(CONTEXT, &newer).is_ok());
+        assert!(running.open_locally(CONTEXT, &envelope).is_ok());
+        let newer = running.seal_locally(CONTEXT, b"secret").unwrap();
+        assert!(keys(&[2]).open_locally(CONTEXT, &newer).is_ok());
         assert!(shared.verify("row", &[b"x"], &tag).is_ok());
         let by_new = keys(&[2]).mac("o");
         assert!(
@@ -637,7 +651,7 @@ mod tests {
         // returned.
         assert_eq!(running.take_over(&keys(&[2])), keys(&[1]).key_ids());
         mac.take_over(&running.mac("o"));
-        assert!(running.open_now(CONTEXT, &envelope).is_ok());
+        assert!(running.open_locally(CONTEXT, &envelope).is_ok());
         assert!(shared.verify("row", &[b"x"], &tag).is_ok());
     }
 
@@ -738,20 +752,20 @@ mod tests {
         }
         let keys = SealingKeys::parse_with(&[text(1)], Box::new(Broken)).unwrap();
         assert!(matches!(
-            keys.seal_now(CONTEXT, b"x"),
+            keys.seal_locally(CONTEXT, b"x"),
             Err(SealError::NoRandomness(_))
         ));
     }
 
     proptest! {
         #[test]
-        fn no_bytes_open(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn random_bytes_do_not_open(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let keys = keys(&[1]);
-            prop_assert!(keys.open_now(CONTEXT, &bytes).is_err());
+            prop_assert!(keys.open_locally(CONTEXT, &bytes).is_err());
             let mut likely = vec![VERSION];
             likely.extend_from_slice(keys.key_ids()[0].as_bytes());
             likely.extend_from_slice(&bytes);
-            prop_assert!(keys.open_now(CONTEXT, &likely).is_err());
+            prop_assert!(keys.open_locally(CONTEXT, &likely).is_err());
         }
 
         #[test]

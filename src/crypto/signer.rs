@@ -1,5 +1,6 @@
 //! Signing: an interface that a key service can implement, and local keys.
 //!
+//! [`PrivateKey`] is a key as bytes, [`Signer`] signs with one, and [`sign_jwt`] signs a token.
 //! [`Signer`] is asynchronous because a key service answers over the network; [`LocalSigner`]
 //! answers at once. It parses its key once and computes the public half from the private one, so
 //! the published key always fits the signatures.
@@ -8,6 +9,11 @@
 //! other source for keys, so this file does not use [`crate::ids::Random`]. *ring* cannot generate
 //! RSA keys. An operator who needs RS256 supplies one with [`PrivateKey::import_rsa_pem`], made by
 //! `openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:3072`.
+//!
+//! A key that is unsound or of another algorithm is a [`PrivateKeyError`] when it is read, so that
+//! a wrong key is not detected at the first signature. A failed signature is a [`SignError`]; no
+//! token is returned then. [`super::keyring`] decides which key may sign, and `broker::keys` opens
+//! and loads the stored ones.
 
 use std::fmt;
 

@@ -1,9 +1,14 @@
 //! Strict parsing of JSON from untrusted parties: a duplicate member at any depth, and U+0000 in
 //! any text, are errors.
 //!
-//! Two parsers of `{"sub":"a","sub":"b"}` can each read another value, and the store cannot hold
-//! U+0000. `serde_json` limits the nesting. Each error occurs at the faulty member, so callers can
-//! report its path.
+//! [`object`] and [`value`] parse bytes, and [`typed`] reads a parsed value as a type. Two parsers
+//! of `{"sub":"a","sub":"b"}` can each read another value, and the store cannot hold U+0000.
+//! [`typed`] accepts no array for a struct.
+//!
+//! Every failure is a `serde_json` error, and it occurs at the faulty member, so that
+//! [`object_or_path`] and [`typed`] can report its path. `serde_json` limits the nesting; the
+//! caller limits the length. Tokens and keys (`crypto`), HTTP bodies (`http`) and files for the CLI
+//! are parsed here.
 
 use std::fmt;
 

@@ -1,7 +1,13 @@
 //! Webhook signatures by the Standard Webhooks specification: HMAC-SHA-256 over the message's id,
 //! the time of the attempt and the body, with a secret that sender and receiver share.
 //!
-//! Several secrets sign at once, so that a receiver can change from one to the next.
+//! [`WebhookSecrets`] holds the secrets of one receiver. Several secrets sign at once, so that a
+//! receiver can change from one to the next. A changed file replaces them in a running broker
+//! ([`WebhookSecrets::take_over`]).
+//!
+//! A text without a usable secret, or with too many, is a [`WebhookSecretError`], which never shows
+//! the text. Signing cannot fail. `config` reads the files, and `export::webhook` sends the
+//! signature. Repeated and old messages are left to the receiver, which checks the id and the time.
 
 use std::sync::Arc;
 
@@ -14,7 +20,8 @@ use zeroize::Zeroizing;
 /// The prefix of a secret in text form.
 pub const SECRET_PREFIX: &str = "whsec_";
 
-/// Maximum number of secrets that sign at once.
+/// Maximum number of secrets that sign at once: a change needs two, and one more is a margin. More
+/// are refused.
 pub const MAX_SECRETS: usize = 3;
 
 /// The permitted length of a secret, by the specification.

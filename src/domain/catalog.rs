@@ -1,4 +1,16 @@
 //! The registered resources and task types of a configuration.
+//!
+//! [`Resource`] is a target of credentials, [`TaskType`] a kind of task, and [`Catalog`] holds both
+//! by name. [`Catalog::new`] checks them: names, limits, references from task types to resources,
+//! and the conditions of each kind ([`super::kind`]). [`Resource::check_serves`] checks a request
+//! against one resource.
+//!
+//! Every entry of a catalog has passed these checks; the first failure is a [`CatalogError`] with
+//! the name and the reason. A request for an action, a location or a region that is not registered
+//! gets a [`Refusal`], as does one whose patterns take too many steps to compare.
+//!
+//! `config::check` and `policy::generation` make catalogs. [`super::request`] and `policy` look
+//! names up in them. Whether a workload may have a right is decided by policy, not here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -325,13 +337,13 @@ impl Catalog {
         Ok(catalog)
     }
 
-    /// The resource with this name.
+    /// The resource with this name; `None` if no resource has it.
     #[must_use]
     pub fn resource(&self, name: &str) -> Option<&Arc<Resource>> {
         self.resources.get(name)
     }
 
-    /// The task type with this name.
+    /// The task type with this name; `None` if no task type has it.
     #[must_use]
     pub fn task_type(&self, name: &str) -> Option<&Arc<TaskType>> {
         self.task_types.get(name)

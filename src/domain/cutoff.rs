@@ -1,8 +1,15 @@
 //! A cutoff: one row that ends everything a selector matches whose leaf precedes the cutoff's leaf.
 //! It can also block new grants to the selector, until a time or until it is lifted.
 //!
-//! The kill switch and every mass revocation are one cutoff each, regardless of the number of
-//! sessions. The end of a task is a cutoff too; the task's own row records it.
+//! [`Selector`] says which sessions and tasks end, [`Block`] for how long new grants are refused,
+//! and [`Cutoff`] is the record. The kill switch and every mass revocation are one cutoff each,
+//! regardless of the number of sessions. The end of a task is a cutoff too; the task's own row
+//! records it.
+//!
+//! A text that is no selector is refused with [`NoSelector`], as is `issued_after`, which only the
+//! acceptance of a time creates. [`Selector::from_parts`] answers `None` for a stored value that it
+//! cannot read. Whether a cutoff ends a given session is decided in [`super::validity`].
+//! `broker::revocation` creates cutoffs; the ledger commits them and enforces their blocks.
 
 use std::fmt;
 use std::str::FromStr;
@@ -112,7 +119,8 @@ impl Selector {
         }
     }
 
-    /// The inverse of [`Self::kind`] and [`Self::value`].
+    /// The inverse of [`Self::kind`] and [`Self::value`]. `None` if the kind is unknown or the
+    /// value does not fit it.
     #[must_use]
     pub fn from_parts(kind: &str, value: &str) -> Option<Self> {
         Some(match kind {
@@ -160,68 +168,40 @@ impl Selector {
         }
     }
 
-    /// The workload that it names.
+    /// The identity of [`Self::Workload`]; `None` for other kinds.
     #[must_use]
     pub fn workload(&self) -> Option<&Identity> {
-        match self {
-            Self::Workload(identity) => Some(identity),
-            Self::Task(_)
-            | Self::Resource(_)
-            | Self::Attestor(_)
-            | Self::Generation(_)
-            | Self::Policy(_)
-            | Self::SigningKey(_)
-            | Self::IssuedAfter(_)
-            | Self::All(_) => None,
-        }
+        let Self::Workload(identity) = self else {
+            return None;
+        };
+        Some(identity)
     }
 
-    /// The task of [`Self::Task`].
+    /// The task of [`Self::Task`]; `None` for other kinds.
     #[must_use]
     pub fn task(&self) -> Option<TaskId> {
-        match self {
-            Self::Task(id) => Some(*id),
-            Self::Workload(_)
-            | Self::Resource(_)
-            | Self::Attestor(_)
-            | Self::Generation(_)
-            | Self::Policy(_)
-            | Self::SigningKey(_)
-            | Self::IssuedAfter(_)
-            | Self::All(_) => None,
-        }
+        let Self::Task(id) = self else {
+            return None;
+        };
+        Some(*id)
     }
 
-    /// The digest of [`Self::Generation`].
+    /// The digest of [`Self::Generation`]; `None` for other kinds.
     #[must_use]
     pub fn generation(&self) -> Option<GenerationDigest> {
-        match self {
-            Self::Generation(digest) => Some(*digest),
-            Self::Workload(_)
-            | Self::Task(_)
-            | Self::Resource(_)
-            | Self::Attestor(_)
-            | Self::Policy(_)
-            | Self::SigningKey(_)
-            | Self::IssuedAfter(_)
-            | Self::All(_) => None,
-        }
+        let Self::Generation(digest) = self else {
+            return None;
+        };
+        Some(*digest)
     }
 
-    /// The accepted time of [`Self::IssuedAfter`].
+    /// The accepted time of [`Self::IssuedAfter`]; `None` for other kinds.
     #[must_use]
     pub fn issued_after(&self) -> Option<Timestamp> {
-        match self {
-            Self::IssuedAfter(at) => Some(*at),
-            Self::Workload(_)
-            | Self::Task(_)
-            | Self::Resource(_)
-            | Self::Attestor(_)
-            | Self::Generation(_)
-            | Self::Policy(_)
-            | Self::SigningKey(_)
-            | Self::All(_) => None,
-        }
+        let Self::IssuedAfter(at) = self else {
+            return None;
+        };
+        Some(*at)
     }
 }
 
@@ -339,7 +319,7 @@ pub struct Cutoff {
     pub selector: Selector,
     pub block: Block,
     /// The role whose back end denies every earlier session of the role, including sessions that
-    /// the selector does not match.
+    /// the selector does not match. `None` if the cutoff denies no role as a whole.
     pub deny_policy_target: Option<String>,
     /// The reason that the admin gave.
     pub reason: String,
@@ -349,12 +329,12 @@ pub struct Cutoff {
     pub requested_at: Timestamp,
     /// The time at which the committing replica, by its clock, decided to commit it.
     pub committed_at: Timestamp,
-    /// Index of the leaf that lifted the block.
+    /// Index of the leaf that lifted the block; `None` if no admin lifted it.
     pub lifted_index: Option<u64>,
 }
 
 impl Cutoff {
-    /// The index of its leaf and the accepted time, if it is the acceptance of a time.
+    /// The index of its leaf and the accepted time; `None` if it is not the acceptance of a time.
     #[must_use]
     pub fn accepted(&self) -> Option<(u64, Timestamp)> {
         Some((self.index, self.selector.issued_after()?))

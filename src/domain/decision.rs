@@ -1,4 +1,15 @@
 //! The outcome of policy on one request, and the reasons for refusals.
+//!
+//! [`Decision`] is the result: [`Permitted`] with the granted life, or a [`Refusal`]. A refusal has
+//! a [`RefusalCode`] for programs, a text for people, and [`Allowed`] if a smaller request would be
+//! permitted. [`Observed`] is the effect that observing policies would have had.
+//!
+//! A permit grants exactly the requested rights. If policy cannot be evaluated, the request is
+//! refused, and the outcome is recorded as [`Outcome::Indeterminate`].
+//!
+//! These types decide nothing and return no errors. `policy` makes decisions; the catalog,
+//! [`super::request`], `broker::issuance` and the ledger make the other refusals. The ledger
+//! records both in leaves, and `http` turns a refusal into the response.
 
 use serde::{Deserialize, Serialize};
 
@@ -153,7 +164,7 @@ pub struct Refusal {
     pub code: RefusalCode,
     /// The reason for people.
     pub detail: String,
-    /// A smaller request that would be permitted.
+    /// A smaller request that would be permitted; `None` if there is none or it is not known.
     pub allowed: Option<Allowed>,
 }
 

@@ -1,9 +1,16 @@
 //! Back ends that end single sessions by a deny list: one document for each target, which names the
 //! sessions that are denied there.
 //!
+//! [`DenyPlace`] is a target with its capacity, [`DenyWish`] the reason to deny a session,
+//! [`Denied`] the content of a document, and [`RevocationProgress`] the progress of one denial.
 //! Such a document is written as a whole, and the last write wins. So the broker treats it as a
 //! projection of its own records: it renders the document from them, numbers it, reads it back, and
 //! rewrites it if its content differs.
+//!
+//! A part of the capacity is reserved for revocations by admins: entries for completed sessions use
+//! at most half. These types only compute. `store::deny_entries` adds a session within
+//! [`DenyPlace::room_for`], or leaves it to its expiry. `broker::revocation` issues nothing when a
+//! list is nearly full and reconciles the documents. `mint::aws::deny` reads and writes them.
 
 use std::collections::BTreeSet;
 
@@ -74,7 +81,7 @@ pub struct Denied {
     /// The sessions that it names.
     pub sessions: BTreeSet<SessionId>,
     /// The document denies all of the broker's sessions that the back end created before this
-    /// instant, in whole seconds.
+    /// instant, in whole seconds. `None` if it denies only the named sessions.
     pub issued_before: Option<Timestamp>,
 }
 
@@ -105,22 +112,24 @@ pub struct RevocationProgress {
     pub requested_at: Timestamp,
     /// Whether the document should name the session. If not, the session ends by its expiry.
     pub listed: bool,
-    /// The time at which the document was first read back with the session.
+    /// The time at which the document was first read back with the session; `None` until then.
     pub written_at: Option<Timestamp>,
-    /// The time at which the document was last read and had the intended content.
+    /// The time at which the document was last read and had the intended content; `None` until
+    /// then.
     pub read_at: Option<Timestamp>,
 }
 
 impl RevocationProgress {
-    /// The time from which the back end refuses the session everywhere.
+    /// The time from which the back end refuses the session everywhere; `None` if the document was
+    /// not yet read back with the session, or will not name it.
     #[must_use]
     pub fn holds_from(&self, propagation_seconds: u64) -> Option<Timestamp> {
         let written = self.written_at.filter(|_| self.listed)?;
         Some(written.plus_seconds(propagation_seconds))
     }
 
-    /// Whether the denial is confirmed: the document had the intended content when it was read
-    /// after that time.
+    /// Whether the denial is confirmed: the document had the intended content when it was read at
+    /// or after [`Self::holds_from`].
     #[must_use]
     pub fn is_confirmed(&self, propagation_seconds: u64) -> bool {
         match (self.holds_from(propagation_seconds), self.read_at) {

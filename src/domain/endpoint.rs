@@ -1,8 +1,14 @@
 //! Names of servers that the broker calls: a generation names an endpoint, and each replica's
 //! configuration defines its address.
 //!
-//! The API can change a generation but not `[endpoints.NAME]`. So no change through the API can
-//! redirect the broker's secrets or select a file for the broker to read.
+//! [`EndpointName`] is the name, [`EndpointUse`] the purpose for which a server may be called, and
+//! [`EndpointReference`] one use by a generation. The API can change a generation but not
+//! `[endpoints.NAME]`. So no change through the API can redirect the broker's secrets or select a
+//! file for the broker to read.
+//!
+//! A text that is not a name is refused with [`InvalidEndpointName`]. This file does not know which
+//! names exist: `endpoints::table` holds the replica's servers, and refuses a reference to an
+//! endpoint that is missing or has another purpose.
 
 use std::fmt;
 

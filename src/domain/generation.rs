@@ -1,7 +1,14 @@
 //! A generation: every input of decisions other than the request, as one document with one digest.
 //!
-//! The document is stored as a whole before it is activated. A replica decides by the stored
+//! [`Generation`] is the document: policies, schema, attestors, resources, task types, limits and
+//! retention. [`GenerationDigest`] is the SHA-256 of its bytes. Equal generations have equal bytes,
+//! and the document is stored as a whole before it is activated. A replica decides by the stored
 //! document, not by its local files.
+//!
+//! Reading refuses unknown members (serde), and a text that is no digest ([`InvalidDigest`]). No
+//! other check is here: `policy::generation` checks and compiles a generation, and
+//! `endpoints::table` checks the endpoints that it names. `broker::generations` loads the active
+//! one.
 
 use std::fmt;
 use std::str::FromStr;
@@ -98,9 +105,10 @@ pub struct DecisionLimits {
     /// Maximum number of recorded denials of one identity in each window. Further requests receive
     /// 429, and one leaf counts them.
     pub denials_per_identity: u32,
-    /// The same maximum for all identities of one attestor together.
+    /// Maximum number of recorded denials in each window for all identities of one attestor
+    /// together.
     pub denials_per_attestor: u32,
-    /// Length of the window.
+    /// Length of the window, in seconds.
     pub denial_window_seconds: u64,
 }
 

@@ -1,8 +1,18 @@
 //! Requested and granted rights: typed `authorization_details` (RFC 9396), and the order between
 //! them.
 //!
-//! The rights of one object are the product of its actions and locations; several objects are a
-//! union. [`Grant::covers_within`] alone decides whether one grant is within another.
+//! [`ActionName`] and [`Location`] are single values, [`AuthorizationDetail`] is one object, and
+//! [`Grant`] a nonempty list of objects. The rights of one object are the product of its actions
+//! and locations; several objects are a union. [`Grant::covers_within`] alone decides whether one
+//! grant is within another.
+//!
+//! Reading refuses every text that servers could interpret in two ways, with [`InvalidAction`] or
+//! [`InvalidLocation`], and changes only a trailing slash, which it removes. A list that is empty
+//! or too long, or with values that do not fit the type, is an [`InvalidGrant`]. A comparison whose
+//! [`Budget`] runs out answers *not covered* or *overlapping*.
+//!
+//! [`super::pattern`] compares wildcards, and [`super::kind`] says which values a type permits.
+//! Whether a resource registers the rights is checked in [`super::catalog`].
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -435,7 +445,7 @@ impl AuthorizationDetail {
         }
     }
 
-    /// The only region, for AWS.
+    /// The only region, for AWS; `None` for an API, or if the object names no region.
     #[must_use]
     pub fn region(&self) -> Option<&str> {
         match self {
@@ -455,7 +465,7 @@ impl AuthorizationDetail {
         Self::of_type(self.detail_type(), actions, locations, region)
     }
 
-    /// Adds all locations to an object that names none.
+    /// Replaces the locations by `everywhere`; for an object that names none.
     pub(super) fn locate(&mut self, everywhere: &BTreeSet<Location>) {
         let (Self::Api { locations, .. }
         | Self::Aws {

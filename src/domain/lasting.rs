@@ -1,8 +1,13 @@
 //! AWS actions by which a session can create access that outlives it: a policy on another resource
 //! or principal, a grant, running code, a login with its own life.
 //!
-//! The session policy denies the ways that no task needs (`mint/aws/policy.rs`). Some tasks need
-//! the actions listed here, so the broker grants them and warns about their registration.
+//! [`lasting_actions`] lists the registered actions of a resource that cover such an action. The
+//! list is a warning and refuses nothing: some tasks need these actions, so the broker grants them.
+//! The session policy (`mint::aws::policy`) denies the other ways, which no task needs.
+//!
+//! The list is incomplete if the budget of comparisons runs out. It is empty for resources without
+//! an AWS role, and for a role that is registered with `may_leave`. `policy::notes` calls this file
+//! and shows the list to operators.
 
 use super::catalog::Resource;
 use super::grant::ActionName;

@@ -1,12 +1,18 @@
 //! The leaves of the ledger: the bytes that are hashed.
 //!
-//! A leaf is JSON with a format version. It is serialised once; these bytes are stored, hashed and
+//! [`Leaf`] is an [`Event`] with the log's origin, a time and a format version; [`DecisionLeaf`] is
+//! the most important event. A leaf is serialised once, as JSON; these bytes are stored, hashed and
 //! served, and comparisons use them and never a second serialisation. A leaf has no ledger index
 //! and no commit time, because both are properties of the log.
 //!
 //! The leaf of a permit identifies exactly one credential. Values that its subject may not read,
 //! and values that a person may ask to delete, are present only as salted [`Commitment`]s; the
 //! openings are stored separately.
+//!
+//! Bytes of another format version are [`LeafError::Earlier`] or [`LeafError::Later`], other
+//! unreadable bytes [`LeafError::Malformed`]. `ledger::entry` writes leaves. Their readers use
+//! [`Event::facets`], so that they need no match on every kind of event. Hashes and proofs are in
+//! `merkle`.
 
 use std::cmp::Ordering;
 

@@ -6,14 +6,18 @@
 //! approximation would grant too much. For example, `a*b` is within `a*` because `a*` matches every
 //! text that `a*b` matches, not because both have the same prefix.
 //!
+//! Each comparison spends a [`Budget`]. One that runs out gives the safe answer: *not covered*,
+//! *overlapping*. The caller must then refuse, as [`Budget::is_exhausted`] tells it.
+//! [`super::grant`] compares rights with this module, and `policy::asked` compares requested values
+//! with the texts in policies. They decide what an action or location means.
+//!
 //! # Cost
 //! The positions in a pattern are a bit set with one bit for each position, so a step over one
 //! character takes a few machine words. Overlap takes one step for each character. Inclusion takes
 //! one step for each pair of a position in the inner pattern and a set of positions in the outer
 //! one. A later position after which the outer pattern accepts everything that an earlier one
 //! accepts replaces the earlier one. So a pattern without `?` between characters has at most as
-//! many sets as positions. Patterns with such `?` can have more. Each comparison spends a
-//! [`Budget`], and a comparison that runs out gives the safe answer: *not covered*, *overlapping*.
+//! many sets as positions. Patterns with such `?` can have more.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;

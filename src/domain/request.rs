@@ -1,4 +1,17 @@
 //! A request by a caller, and its form after every name is resolved.
+//!
+//! [`CredentialRequest`] becomes a [`ResolvedRequest`] by [`Catalog::resolve`]: the resource and
+//! the task type by their registrations, and a grant whose every object names its locations. An
+//! object without locations gets all of the resource's. Admission and policy take only the resolved
+//! form.
+//!
+//! Resolving never narrows a request. An unknown name, a right that the resource does not register,
+//! or a value above a limit is a [`Refusal`] with its own code. Those for deadline and heartbeat
+//! also name the permitted maximum.
+//!
+//! Two limits are left to later steps, which know every bound: admission (`broker::issuance`)
+//! checks the deadline of a child task, and policy checks the life. They use [`deadline_too_long`]
+//! and [`ttl_too_long`]. Whether a workload may have the rights is decided by policy alone.
 
 use std::fmt;
 use std::sync::Arc;
@@ -79,13 +92,13 @@ pub enum TaskSelector {
 pub struct NewTask {
     /// The name of the registered type.
     pub task_type: String,
-    /// Free text for people. Evidence, not authority: policy does not see it.
+    /// Free text for people, recorded with the task. Policy does not see it.
     pub purpose: Option<String>,
-    /// The parent task, if there is one.
+    /// The parent task; `None` opens a task without a parent.
     pub parent: Option<ParentRef>,
     /// Seconds from opening to deadline; `None` requests the maximum.
     pub deadline_seconds: Option<u64>,
-    /// Longest heartbeat interval in seconds.
+    /// Longest heartbeat interval in seconds; `None` requests a task without heartbeats.
     pub heartbeat_seconds: Option<u64>,
 }
 
@@ -107,14 +120,16 @@ pub struct RetryKey {
     pub fingerprint: [u8; 32],
 }
 
-/// A request with resolved names. Admission and policy accept nothing else.
+/// A request with resolved names, made by [`Catalog::resolve`]. Admission and policy take this type
+/// and never a [`CredentialRequest`].
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the other names say it all")]
 pub struct ResolvedRequest {
     pub resource: Arc<Resource>,
     /// The requested rights, with every location named.
     pub grant: Grant,
-    /// The requested life in seconds, within the resource's maximum; `None` requests the default.
+    /// The requested life in seconds, not yet checked: policy compares it with every maximum.
+    /// `None` requests the default.
     pub ttl_seconds: Option<u64>,
     pub task: ResolvedTask,
     /// The `Idempotency-Key` that identifies a retry, if sent.
@@ -136,7 +151,7 @@ pub enum ResolvedTask {
 }
 
 impl ResolvedTask {
-    /// The purpose of a task to open.
+    /// The purpose of a task to open; `None` if the request joins a task or states no purpose.
     #[must_use]
     pub fn purpose(&self) -> Option<&str> {
         match self {
@@ -146,7 +161,8 @@ impl ResolvedTask {
     }
 }
 
-/// A task to open, with the limits of its type applied.
+/// A task to open, checked against the limits of its type. Admission checks the deadline of a child
+/// task.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the other names say it all")]
 pub struct OpenTask {
@@ -154,14 +170,16 @@ pub struct OpenTask {
     /// Free text for people.
     pub purpose: Option<String>,
     pub parent: Option<ParentRef>,
-    /// Seconds from opening to deadline, within the type's maximum; `None` requests the maximum.
+    /// Seconds from opening to deadline, within the type's maximum unless the task has a parent;
+    /// `None` requests the maximum.
     pub deadline_seconds: Option<u64>,
-    /// Longest heartbeat interval in seconds.
+    /// Longest heartbeat interval in seconds; `None` if the task needs no heartbeat.
     pub heartbeat_seconds: Option<u64>,
 }
 
 impl Catalog {
-    /// The only resource that matches the selector.
+    /// The resource that the selector names; `None` if there is none. Of several resources with the
+    /// same audience, the first by name.
     #[must_use]
     pub fn select(&self, selector: &ResourceSelector) -> Option<&Arc<Resource>> {
         let of_tokens = |resource: &&Arc<Resource>| resource.kind.minter().makes_access_tokens();
@@ -176,7 +194,8 @@ impl Catalog {
     }
 
     /// Resolves every name of the request. Refuses a name that does not exist and a value above a
-    /// registered limit; narrows nothing. Policy checks the life, because only it knows all bounds.
+    /// registered limit, and never replaces such a value by a smaller one. Policy checks the life,
+    /// because only it knows every bound.
     pub fn resolve(&self, request: CredentialRequest) -> Result<ResolvedRequest, Refusal> {
         let task = match request.task {
             TaskSelector::Open(new) => ResolvedTask::Open(self.resolve_task(new)?),
@@ -200,7 +219,7 @@ impl Catalog {
         })
     }
 
-    /// Applies the limits of a task type to a task to open.
+    /// Resolves the type of a task to open, and checks the task against the limits of the type.
     pub fn resolve_task(&self, new: NewTask) -> Result<OpenTask, Refusal> {
         let task_type = self.task_type(&new.task_type).ok_or_else(|| {
             Refusal::new(
@@ -299,6 +318,8 @@ fn resolve_grant(resource: &Resource, asked: Grant) -> Result<Grant, Refusal> {
             ),
         ));
     }
+    // The details come from a valid grant. Only the number of locations has grown, so the error
+    // can only be that an object has too many of them.
     Grant::try_from(details)
         .map_err(|error| Refusal::new(RefusalCode::TooManyRights, error.to_string()))
 }

@@ -1,4 +1,4 @@
-//! Revocability: the three answers to "what happens when this credential is revoked?".
+//! Revocability: three facts about the effect of revoking a credential.
 //!
 //! 1. New uses: how soon the first one is refused ([`RevocationClass`]).
 //! 2. Open sessions: whether a connection or session that the credential has opened goes on
@@ -8,6 +8,10 @@
 //!
 //! Each kind of resource states them ([`ResourceKind::revocability`](super::kind::ResourceKind)).
 //! The session, the permit's leaf and the context of policy evaluation contain them.
+//!
+//! Nothing here returns an error: `parse` and `from_parts` answer `None` for an unknown name, or
+//! for a class with a bound that it does not have. The store then reports a corrupt row. This file
+//! ends nothing: [`super::validity`] derives from the class when an end takes effect.
 
 use serde::{Deserialize, Serialize};
 

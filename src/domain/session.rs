@@ -1,8 +1,13 @@
 //! A session: the broker's record of one credential. The broker never stores the credential itself.
 //!
-//! `minting → active → ending → ended`. Only `active` is valid. Whether an active session *is*
-//! valid is decided at each use ([`super::validity`]), from the clock, its task and the ancestors
-//! of the task, the sessions from which it was derived, and the cutoffs.
+//! [`Session`] is the record. Its [`SessionState`] goes `minting → active → ending → ended`, and
+//! [`EndReason`] says why it ended. Only `active` can be valid. The recorded state may lag behind:
+//! [`super::validity`] decides at each use whether the session *is* valid, from the clock, its task
+//! and the ancestors of the task, the sessions from which it was derived, and the cutoffs.
+//!
+//! Nothing here returns an error. `parse` answers `None` for an unknown name; the store then
+//! reports a corrupt row. `broker::issuance` makes the record, the ledger writes it together with
+//! the decision's leaf, and the store reads it.
 
 use serde::{Deserialize, Serialize};
 
@@ -101,7 +106,7 @@ pub struct Session {
     pub id: SessionId,
     /// The task of the credential.
     pub task_id: TaskId,
-    /// The session of the parent task that covers this one.
+    /// The session of the parent task that covers this one; `None` for a task without a parent.
     pub parent: Option<SessionId>,
     /// The decision that permitted it.
     pub decision_id: DecisionId,
@@ -121,7 +126,7 @@ pub struct Session {
     pub audience: String,
     /// The kind of minter that created it and that can end it.
     pub minter: MinterKind,
-    /// The key to which it is bound.
+    /// The key to which it is bound; `None` for a bearer credential.
     pub key: Option<KeyBinding>,
     /// The id of the key that signed it.
     pub kid: String,
@@ -137,11 +142,11 @@ pub struct Session {
     pub expires_at: Timestamp,
     /// The recorded state; [`super::validity`] decides the effective one.
     pub state: SessionState,
-    /// The recorded reason of its end.
+    /// The recorded reason of its end; `None` while no end is recorded.
     pub end_reason: Option<EndReason>,
-    /// The recorded time of its end.
+    /// The recorded time of its end; `None` while no end is recorded.
     pub ended_at: Option<Timestamp>,
-    /// The time at which the back end confirmed the end.
+    /// The time at which the back end confirmed the end; `None` until then.
     pub confirmed_at: Option<Timestamp>,
 }
 

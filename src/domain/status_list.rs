@@ -1,8 +1,14 @@
 //! Status lists: one bit for each credential, for servers that poll instead of asking at each use
 //! (the IETF's Token Status List).
 //!
-//! The position of a credential's bit follows from the index of its leaf, so it is unique and need
-//! not be stored. It reveals the index, which is not secret: receipts contain it.
+//! [`StatusPlace`] is the position of a credential's bit, [`StatusBits`] the content of one list.
+//! The position follows from the index of the credential's leaf, so it is unique and need not be
+//! stored. It reveals the index, which is not secret: receipts contain it.
+//!
+//! A list starts with every bit set (invalid), and a bit is cleared only for a credential that is
+//! shown to be valid. Nothing here returns an error; [`StatusBits::set`] ignores an index beyond
+//! the list. The minter of JWTs writes the position into tokens. `broker::verification` fills the
+//! lists and decides by [`super::validity`] which credentials are valid.
 
 /// Number of credentials in one list: 8 KiB of bits before compression.
 pub const STATUS_LIST_SIZE: u64 = 65_536;

@@ -1,8 +1,13 @@
 //! A task: the unit of work that credentials are issued for. Its end ends its credentials.
 //!
-//! `open → completed | aborted | expired`, with no way back. Whether a task is alive is decided at
-//! each use ([`super::validity`]), from its state, its deadline, its heartbeat, and the same of
-//! every ancestor. The sweeper records the end later.
+//! [`Task`] is the record, [`TaskLife`] are the facts in it that decide whether the task is alive,
+//! and [`TaskChain`] holds these facts for the task and each ancestor. The state goes `open →
+//! completed | aborted | expired`, with no way back.
+//!
+//! The recorded state may lag behind. [`super::validity`] decides at each use whether a task is
+//! alive, from its state, its deadline, its heartbeat, and the same of every ancestor; the sweeper
+//! records an expiry later. An empty [`TaskChain`] counts as ended. Nothing here returns an error:
+//! `parse` answers `None` for an unknown name, and the store then reports a corrupt row.
 
 use serde::{Deserialize, Serialize};
 
@@ -84,7 +89,7 @@ pub struct TaskLife {
     pub heartbeat_seconds: Option<u64>,
     /// The time of the last heartbeat or other use.
     pub heard_at: Timestamp,
-    /// The recorded time of its end.
+    /// The recorded time of its end; `None` while no end is recorded.
     pub ended_at: Option<Timestamp>,
 }
 
@@ -129,11 +134,12 @@ pub struct Task {
     pub heartbeat_seconds: Option<u64>,
     /// The time of the last heartbeat or other use.
     pub heard_at: Timestamp,
-    /// The recorded time of its end.
+    /// The recorded time of its end; `None` while no end is recorded.
     pub ended_at: Option<Timestamp>,
     /// SHA-256 of its handle.
     pub handle_digest: [u8; 32],
-    /// The key that the opening request proved. Every use of the handle must prove it too.
+    /// The key that the opening request proved. Every use of the handle must prove it too. `None`
+    /// if the handle is bound to no key.
     pub handle_key: Option<String>,
     /// Number of credentials that can still be issued under it.
     pub sessions_left: u32,
@@ -142,7 +148,8 @@ pub struct Task {
 }
 
 impl Task {
-    /// Whether `proved` is the key that its handle is bound to, if the handle is bound to one.
+    /// Whether a caller that proved the key `proved` may use the handle: true if the handle is
+    /// bound to no key, or to this one.
     #[must_use]
     pub fn fits_key(&self, proved: Option<&KeyBinding>) -> bool {
         match &self.handle_key {

@@ -1,4 +1,13 @@
 //! The accepted evidence: the configuration of attestors and of registered workload keys.
+//!
+//! [`AttestorSpec`] is one attestor: [`OidcSpec`], [`SpiffeSpec`] or [`KeySpec`]. [`OidcWritten`]
+//! is an `oidc` attestor as an operator writes it, and [`OidcWritten::resolve`] completes it by its
+//! preset. [`ClaimSpec`] declares a claim and its type.
+//!
+//! A complete specification has every required member. A missing one, or one that a preset refuses,
+//! is a [`SpecRefusal`] with its key and the remedy. Further checks are not here: `attest::checks`
+//! judges whether a configuration is safe, and `attest` verifies evidence by it. `config` reads the
+//! specifications, and a generation contains them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -173,7 +182,8 @@ pub struct OidcSpec {
     /// Template of the identity after `<name>:`, for example
     /// `repo:{repository_id}:env:{environment}`.
     pub identity: String,
-    /// Template of the instance, for example `{run_id}:{run_attempt}:{check_run_id}`.
+    /// Template of the instance, for example `{run_id}:{run_attempt}:{check_run_id}`. `None` if the
+    /// claims do not distinguish runs.
     pub instance: Option<String>,
     /// The claims that identity, instance and policy may use.
     pub claims: BTreeMap<String, ClaimSpec>,

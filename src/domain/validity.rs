@@ -6,6 +6,11 @@
 //! [`ValidityFacts`] and decides nothing. The ledger calls the same functions under its lock, and
 //! the coverage report calls them with facts that it rebuilt from leaves.
 //!
+//! Nothing here returns an error, and a missing ancestor never makes a session valid: a task whose
+//! row or ancestor is missing counts as aborted, and a session whose ancestor session is missing as
+//! revoked. A session with an end that its back end has not confirmed is [`SessionState::Ending`],
+//! which is not valid either.
+//!
 //! SQL statements that filter or count many rows decide in SQL. `store/validity_sql.rs` has their
 //! fragments, each with the name of the function here that it mirrors. A property test on both
 //! databases shows that they are equal.
@@ -190,7 +195,7 @@ impl TaskChain {
             .map_or(TaskState::Open, |(_, end, _)| end.state())
     }
 
-    /// The end of the nearest link that has ended at `now`.
+    /// The end of the nearest link that has ended at `now`; `None` if the task is alive.
     #[must_use]
     pub fn ended(&self, now: Timestamp) -> Option<Ending> {
         self.endings(now).next()
@@ -327,7 +332,7 @@ pub struct StatusFacts<'a> {
     pub life: SessionLife,
     /// Its task and the ancestors of the task.
     pub tasks: &'a TaskChain,
-    /// The first matching cutoff.
+    /// The first matching cutoff; `None` if none matches.
     pub cut_off: Option<CutOff>,
     /// The sessions from which it was derived, nearest first.
     pub ancestors: Vec<SessionLife>,
@@ -514,7 +519,7 @@ pub struct SessionView {
     /// The sessions from which it was derived, nearest first.
     pub ancestors: Vec<Ancestor>,
     /// The commit time of the first cutoff that matches it, its task, an ancestor session, or an
-    /// ancestor task.
+    /// ancestor task. `None` if no cutoff matches.
     pub cut_off_at: Option<Timestamp>,
     /// Whether the record of a session from which it was derived is missing.
     pub is_orphaned: bool,
@@ -533,7 +538,7 @@ impl SessionView {
         self.status_at(now).is_valid()
     }
 
-    /// The end at `now` that does not come from its own record or expiry.
+    /// The end at `now` that does not come from its own record or expiry; `None` if there is none.
     #[must_use]
     pub fn inherited_end(&self, now: Timestamp) -> Option<Ending> {
         self.facts().inherited_end(now)

@@ -1,4 +1,16 @@
 //! The caller: the facts that an attestor verified.
+//!
+//! [`Workload`] is the verified caller: its [`Identity`] and [`Instance`], the claims that policy
+//! may read, and the [`OneTime`] ids of its evidence. [`Reuse`] says how often evidence may be
+//! used, and [`KeyBinding`] which key the caller proved.
+//!
+//! An identity or instance is nonempty, printable ASCII of limited length; other text is refused
+//! with [`InvalidIdentity`]. [`encode_value`] escapes each value, so that one value cannot look
+//! like two.
+//!
+//! The attestors of `attest` make a [`Workload`] after they verified the evidence; this file
+//! verifies nothing. A one-time id prevents no replay by itself: the ledger's append consumes it,
+//! and refuses an entry whose id was used before, unless with the same binding.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -117,7 +129,8 @@ pub enum Reuse {
 pub struct OneTime {
     /// SHA-256 over the unique parts of the evidence; never over a signature, which can be varied.
     pub key: [u8; 32],
-    /// If set, the key may be used again with the same binding.
+    /// A digest of the key or the task that the evidence serves. The id may be used again with the
+    /// same binding. `None` if it may be used once only.
     pub binding: Option<[u8; 32]>,
     /// Whether it must be unused even with the same binding. A repeated request then needs other
     /// evidence.
@@ -160,7 +173,7 @@ impl KeyBinding {
         }
     }
 
-    /// The inverse of [`Self::to_text`].
+    /// The inverse of [`Self::to_text`]; `None` for another text.
     #[must_use]
     pub fn from_text(text: &str) -> Option<Self> {
         if let Some(value) = text.strip_prefix("jkt:") {
@@ -189,7 +202,7 @@ pub struct Workload {
     pub evidence: OneTime,
     /// Further one-time ids, such as that of a DPoP proof.
     pub proofs: Vec<OneTime>,
-    /// The key that the caller proved to hold.
+    /// The key that the caller proved to hold; `None` if its evidence is bound to no key.
     pub key: Option<KeyBinding>,
 }
 
@@ -201,9 +214,10 @@ impl Workload {
         self.identity == *identity && self.instance.as_ref() == instance
     }
 
-    /// The time at which the holder can have new evidence, if it cannot simply request it: a file
-    /// is replaced once most of its token's life has passed. A kubelet replaces it after four
-    /// fifths of the life and after a day at the latest, a SPIRE agent after half.
+    /// The time at which the holder can have new evidence. `None` if it can request new evidence at
+    /// any time. A holder of [`Reuse::PerTask`] evidence reads it from a file that is replaced once
+    /// most of the token's life has passed: a kubelet replaces it after four fifths of the life and
+    /// after a day at the latest, a SPIRE agent after half.
     #[must_use]
     pub fn next_evidence_at(&self) -> Option<Timestamp> {
         let file = self.reuse == Reuse::PerTask;

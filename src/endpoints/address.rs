@@ -2,9 +2,14 @@
 //!
 //! The broker fetches documents from URLs that it did not choose: an issuer that an attestor names,
 //! and the key set that the issuer's metadata names. Such a URL must not lead into the host's
-//! network. A literal address is checked before the request. A name is checked in the client's own
-//! resolver, on the addresses to which it then connects, so a different second DNS answer has no
-//! effect.
+//! network. [`check_url`] checks a literal address before the request. A name is checked in the
+//! resolver of [`PublicClient`], on the addresses to which it then connects, so a different second
+//! DNS answer has no effect. In doubt an address is not public.
+//!
+//! A refused URL is a [`RefusedAddress`]. A refused name fails the request with a connection error
+//! that has a [`RefusedAddress`] as its source. The settings that the caller passes decide on
+//! proxies and redirects: with a proxy, the proxy would resolve the names. `attest::jwks` is the
+//! only user of the client. Requests to configured endpoints and to AWS do not pass here.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;

@@ -1,7 +1,13 @@
 //! `[aws.own_credentials]`: the roles for which this replica uses the AWS credentials of its host.
 //!
-//! The API can change a generation but not this table. So a generation alone never makes a replica
-//! search for its host's credentials, and never decides to which AWS partition they go.
+//! [`OwnCredentials`] lists roles and accounts. The API can change a generation but not this table.
+//! So a generation alone never makes a replica search for its host's credentials, and never decides
+//! to which AWS partition they go: each role must be in the partition of the table's region.
+//!
+//! [`OwnCredentials::errors`] returns every error in the table, and [`crate::config`] refuses to
+//! start with one. A role of mode `assume_role` that the table does not permit is
+//! [`UnfitEndpoint::OwnCredentials`]; roles of other modes need no permission.
+//! [`super::EndpointTable`] answers for this table, and [`crate::mint`] obtains the credentials.
 
 use std::collections::BTreeSet;
 
@@ -47,12 +53,12 @@ impl OwnCredentials {
                 "list role_arns or accounts, or remove the table",
             );
         }
-        for (at, arn) in self.role_arns.iter().enumerate() {
+        for arn in &self.role_arns {
             let role = RoleArn::parse(arn);
             if role.is_none() {
                 refuse(
                     "role_arns",
-                    format!("has an entry that is not the ARN of a role, number {at}"),
+                    format!("has the entry `{arn}`, which is not the ARN of a role"),
                     "write `arn:aws:iam::123456789012:role/…`",
                 );
             } else if role
@@ -61,7 +67,7 @@ impl OwnCredentials {
             {
                 refuse(
                     "role_arns",
-                    format!("has a role of another partition than the region's, number {at}"),
+                    format!("has the role `{arn}`, which is not in the partition of `region`"),
                     "name roles of the region's partition",
                 );
             }

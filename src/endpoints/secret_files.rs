@@ -1,7 +1,12 @@
 //! Files that no endpoint may name: those with the broker's own secrets.
 //!
-//! A file is identified by device and inode, so another path, a symbolic link or a hard link to it
-//! is the same file.
+//! [`SecretFiles`] identifies a file by device and inode, so another path, a symbolic link or a
+//! hard link to it is the same file. It knows the files that the caller added, and the directories
+//! of the system. A file that does not exist when it is added is not known; a directory stays
+//! secret with files that are added to it later.
+//!
+//! [`SecretFiles::find`] fails if the file cannot be read. `config::endpoints` lists the files and
+//! refuses a configuration whose endpoint names one.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;

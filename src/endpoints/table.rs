@@ -1,4 +1,15 @@
-//! The table of a replica's endpoints.
+//! The table of a replica's endpoints: `[endpoints.NAME]`, and with them `[aws.own_credentials]`.
+//!
+//! [`EndpointTable`] is read once at the start, and the API cannot change it. A generation obtains
+//! a server only by [`EndpointTable::find`], with a name and a use that the entry permits. A server
+//! is identified by scheme, host and port ([`Endpoint::serves`]), and plain http is for loopback
+//! only.
+//!
+//! [`EndpointTable::new`] returns every error in the entries. A name, use or role that the table
+//! does not permit is an [`UnfitEndpoint`], whose remedy is a change of this replica's
+//! configuration. The broker checks a generation's references before it activates it, and attestors
+//! and minters check again when they use one. Files are opened elsewhere: [`crate::config`] checks
+//! them at the start, `attest::api` and [`crate::mint`] read them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

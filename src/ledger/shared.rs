@@ -493,7 +493,7 @@ impl SharedCheckpoint {
             self.store.note_committed(opened.checkpoint().size);
         }
         // The store is read after the location, which only ever holds committed checkpoints: so the
-        // store must contain this one, whatever other replicas append meanwhile.
+        // store must contain this one, even if other replicas append entries meanwhile.
         let (head, server) = match through {
             Through::Pool => (self.store.head(&self.heads).await?, None),
             Through::Connection(connection) => {

@@ -1,4 +1,15 @@
 //! Trust anchors of an auditor: pinned keys, and the checkpoints that they signed.
+//!
+//! [`Trust`] are the keys that an auditor obtained independently of the broker. [`Trust::open`]
+//! turns a signed note into an [`Anchor`], and nothing else creates one. So every anchor was signed
+//! by a pinned key of its log or cosigned by a pinned witness, and its origin is the name of a
+//! pinned key.
+//!
+//! A note that is malformed, has an invalid signature of a pinned key, or none of them, is a
+//! [`CheckpointError`]. [`verify_same_tree`] compares two heads of one log; a [`ProofError`] can
+//! mean a forked log or wrong hashes ([`super::growth`] distinguishes them). The offline verifier
+//! (`cli::ledger::verify`) calls this file. That a log shows the same tree to all parties is not
+//! shown by one anchor.
 
 use super::checkpoint::{Checkpoint, CheckpointError};
 use super::hash::Hash;

@@ -1,4 +1,13 @@
 //! Checkpoints: the head of a tree as text, in the format of C2SP tlog-checkpoint.
+//!
+//! [`Checkpoint`] is the head, unsigned. [`SignedCheckpoint::open`] verifies a signed one; nothing
+//! else creates a [`SignedCheckpoint`], so a known key of its own log has signed it. A trusted log
+//! cannot sign for another one.
+//!
+//! A text that is no checkpoint, or one without such a signature, is a [`CheckpointError`]. The
+//! empty tree has one root only. Nothing here proves that a leaf is in the tree, or that two
+//! checkpoints belong to one log: [`super::receipt`] and [`super::proof`] do. `ledger::appender`
+//! signs checkpoints.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,4 +1,16 @@
 //! The right edge of a growing tree, and the proofs for appended leaves.
+//!
+//! [`Frontier`] are the peaks of a tree, which determine its root. [`Edge`] adds the incomplete
+//! tiles, from which the tree grows. [`BatchProver`] computes the root after a batch of leaves and
+//! the inclusion proof of each leaf, with one hash for each new node and without reads.
+//!
+//! Stored hashes whose numbers do not fit the size of the tree are an [`EdgeError`]. Their values
+//! are not checked: the caller compares the root with the known one. [`Edge::advance`] refuses a
+//! batch that was prepared for another edge. A node that should exist and does not is replaced by a
+//! wrong hash instead of a panic, because every proof is verified by its recipient.
+//!
+//! The ledger's appender keeps one edge, and [`super::log_file`] one for each file that it reads.
+//! The store keeps the tiles; this file reads nothing.
 
 use super::hash::{EMPTY_ROOT, Hash, fold_peaks, node_hash, root_of};
 use super::plan::{inclusion_ranges, log2, tile_shift};
@@ -106,7 +118,7 @@ impl Frontier {
         fold_peaks(&self.peaks)
     }
 
-    /// The peak of this height, if the size has the corresponding bit.
+    /// The peak of this height; `None` if the size does not have the corresponding bit.
     fn peak(&self, height: u32) -> Option<Hash> {
         if self.size >> height & 1 == 0 {
             return None;
@@ -196,7 +208,8 @@ impl Edge {
         &self.levels
     }
 
-    /// The hashes of a tile if it is in this edge. The rightmost tiles of a plan then need no read.
+    /// The hashes of a tile; `None` if it is not in this edge. The rightmost tiles of a plan are,
+    /// and need no read.
     #[must_use]
     pub fn tile(&self, id: &TileId) -> Option<&[Hash]> {
         let hashes = self.levels.get(usize::from(id.level))?;

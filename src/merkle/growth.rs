@@ -2,10 +2,13 @@
 //! invalid hashes in tiles that come from an untrusted party.
 //!
 //! A failed consistency proof has two possible causes: the new tree does not continue the old one,
-//! or a hash is invalid. Here both roots are computed from one set of hashes. If the newer root is
-//! the one that the log signed, the hashes belong to that tree, and so does the computed older
-//! root. If this older root differs from the known one, the log forked. If the newer root differs,
-//! the hashes prove nothing.
+//! or a hash is invalid. A [`GrowthPlan`] computes both roots from one set of hashes ([`Growth`]).
+//! If the newer root is the one that the log signed, the hashes belong to that tree, and so does
+//! the computed older root. If this older root differs from the known one, the log forked. If the
+//! newer root differs, the hashes prove nothing.
+//!
+//! A missing tile or one of the wrong width is a [`PlanError`]. The two comparisons are left to the
+//! caller, `cli::ledger::watch`, which also fetches the tiles.
 
 use std::collections::HashMap;
 

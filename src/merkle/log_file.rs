@@ -3,8 +3,15 @@
 //! The first line is a JSON object with `format` ([`LOG_FILE_FORMAT`]) and `checkpoint`, the signed
 //! note. Each further line is a JSON object with `index` and either `leaf`, the leaf's bytes in
 //! base64, or, if the body was pruned, `hash`, the leaf's hash. Lines are in the order of the log
-//! from 0, and there are as many as the checkpoint has leaves. A reader that reaches the end can
-//! compare them with the checkpoint. It keeps only the edge of the tree in memory.
+//! from 0, and there are as many as the checkpoint has leaves.
+//!
+//! [`LogReader`] reads the file entry by entry and keeps only the edge of the tree in memory. Its
+//! entries are unverified until [`LogReader::finish`] succeeds: then their number and root are
+//! those of the checkpoint. Do not rely on an entry before. A file that is malformed, reordered or
+//! incomplete is a [`LogFileError`] with the line.
+//!
+//! `http` writes log files, and the CLI reads them. [`LogReader::open`] verifies the signature of
+//! the checkpoint; after [`LogReader::unsigned`] the caller must.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, Read as _, Write};
@@ -157,7 +164,7 @@ impl<R: BufRead> LogReader<R> {
         self.roots.insert(size, None);
     }
 
-    /// The root at a requested size, if that many entries were read.
+    /// The root at a requested size; `None` if it was not requested or fewer entries were read.
     #[must_use]
     pub fn root_at(&self, size: u64) -> Option<Hash> {
         self.roots.get(&size).copied().flatten()

@@ -1,8 +1,15 @@
 //! Signed notes in the format of C2SP signed-note, with Ed25519.
 //!
 //! A note is a text, an empty line, and a line for each signature: `— <key name> <base64 of the
-//! key's four-byte id and the signature>`. A verifier ignores signatures of unknown keys, and does
-//! not trust the text until a known key has signed it.
+//! key's four-byte id and the signature>`. [`Note`] is a parsed note, [`VerifierKey`] the public
+//! key of a log, and [`VerifiedNote`] a note that a known key has signed; only [`Note::verify`]
+//! creates it.
+//!
+//! A verifier ignores signatures of unknown keys, and does not trust the text until a known key has
+//! signed it. One invalid signature of a known key refuses the whole note, even if another is
+//! valid. A refused note is a [`NoteError`], a refused key a [`KeyError`]. Nothing here signs:
+//! [`note_signature_line`] and [`sign_note`] only write signatures that `ledger::appender` made.
+//! [`super::checkpoint`] reads the text, and [`super::witness`] the cosignatures.
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,7 +24,8 @@ use crate::crypto::is_small_order;
 /// The largest note: a checkpoint and sixteen post-quantum cosignatures of 5 kB.
 pub const MAX_NOTE_BYTES: usize = 128 * 1024;
 
-/// Maximum number of signatures on one note. The specification requires at least 16.
+/// Maximum number of signatures on one note. The specification requires at least 16; a note with
+/// more than this is refused.
 pub const MAX_NOTE_SIGNATURES: usize = 32;
 
 /// The longest name of a key, equal to the longest origin.

@@ -1,4 +1,14 @@
 //! Proofs in older trees: the tiles that they need, and their construction.
+//!
+//! A plan names the tiles, the caller fetches them, and the plan builds the result: the proof of a
+//! leaf ([`InclusionPlan`]), the proof that one tree begins with another ([`ConsistencyPlan`]), a
+//! root ([`RootPlan`]) or an edge ([`EdgePlan`]). So this file needs no reader.
+//!
+//! A leaf or size outside of the tree, and a tile that is missing or too short, are a
+//! [`PlanError`]. A tile that is longer than required is cut. The hashes themselves are not
+//! checked: the result is only as reliable as the tiles, so the caller compares it with a known
+//! root ([`super::proof`]). `ledger::proofs` plans with the store's tiles, and `cli::ledger::watch`
+//! with those of a log ([`super::growth`]).
 
 use std::collections::{BTreeSet, HashMap};
 

@@ -1,4 +1,13 @@
 //! Verification of proofs by RFC 9162 §2.1.3.2 and §2.1.4.2.
+//!
+//! [`verify_inclusion`] shows that a leaf is in a tree, and [`verify_consistency`] that one tree
+//! begins with all leaves of another. Both accept exactly the proofs that the RFC defines: a proof
+//! with a hash too many or too few is refused, as is one that leads to another root.
+//!
+//! Every failure is a [`ProofError`], and none panics on any input. A failed consistency proof has
+//! two possible causes, a fork or wrong hashes, which [`super::growth`] distinguishes. Whether a
+//! root is that of the log is left to the caller: [`super::checkpoint`] verifies its signature.
+//! [`super::plan`] builds proofs.
 
 use super::hash::{EMPTY_ROOT, Hash, node_hash};
 

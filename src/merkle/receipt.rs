@@ -1,9 +1,15 @@
 //! Receipts: a leaf, its inclusion proof, and the checkpoint that the log signed.
 //!
-//! A receipt is checked with verifier keys only. It shows that the log of the checkpoint committed
-//! to exactly these bytes at this index. It does not show the time, beyond the order in the log,
-//! nor that the log shows the same tree to all parties. To establish the latter, compare
-//! checkpoints.
+//! [`Receipt::verify`] checks a [`Receipt`] with verifier keys only, and nothing else creates a
+//! [`VerifiedReceipt`]. It shows that the log of the checkpoint committed to exactly these bytes at
+//! this index. It does not show the time, beyond the order in the log, nor that the log shows the
+//! same tree to all parties. To establish the latter, compare checkpoints.
+//!
+//! A receipt with a wrong hash, size, proof or signature is a [`VerifyError`]. After
+//! [`Receipt::unsigned`] the caller must verify the checkpoint itself, for example with
+//! [`super::anchor`]. The content of the leaf is not read here: `domain::leaf` does, and the caller
+//! compares its origin with the checkpoint's. The ledger makes receipts, and callers and the CLI
+//! verify them.
 
 use std::fmt;
 

@@ -1,4 +1,13 @@
 //! Tiles, entry bundles and their paths, in the format of C2SP tlog-tiles.
+//!
+//! [`TileId`] names a tile or a prefix of it, [`Tile`] is a completed one, and [`TilePath`] is its
+//! path below the log's URL. [`encode_entries`] and [`decode_entries`] convert bundles of leaves.
+//!
+//! A tile has one path only; any other text is a [`TilePathError`]. Bytes that are no bundle are a
+//! [`BundleError`]. [`TileId::source`] says from which rows a store reads a tile, and answers
+//! `None` for a tile that the store cannot have. The hashes are not checked here: [`super::plan`]
+//! uses them, and its caller compares the result with a known root. `ledger::proofs` and
+//! `http::ledger` serve tiles.
 
 use std::fmt;
 use std::str::FromStr;

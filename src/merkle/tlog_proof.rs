@@ -1,4 +1,11 @@
 //! The proof of one entry as a text file, in the format of C2SP tlog-proof.
+//!
+//! [`TlogProof`] has an index, hashes, a signed checkpoint, and as extra data the leaf. One proof
+//! has one text. A text of another form is a [`TlogProofError`], which names the line or the part.
+//!
+//! Parsing verifies nothing: a parsed proof can contain any hashes and signatures.
+//! [`super::receipt::Receipt::from_tlog_proof`] turns it into a receipt, whose `verify` checks all
+//! of it. The CLI writes and reads these files.
 
 use std::fmt;
 use std::str::FromStr;

@@ -4,6 +4,12 @@
 //! that log (C2SP tlog-witness). So a log cannot show two histories to a witness. The signature
 //! (C2SP tlog-cosignature, `cosignature/v1`) contains the time by the witness's own clock. A claim
 //! that an event was logged before a use can be based on that time.
+//!
+//! [`WitnessKey`] is a witness's public key, and [`Cosignature`] its verified statement. An invalid
+//! cosignature of a known witness refuses the whole note with a [`NoteError`], as does one without
+//! a time; those of unknown keys are ignored. [`add_checkpoint_body`] and [`parse_witness_size`]
+//! write and read the bodies of the witness protocol; `ledger::witnesses` sends them. The
+//! consistency that a witness checks is not checked here.
 
 use std::fmt;
 use std::str::FromStr;
@@ -188,7 +194,7 @@ pub fn add_checkpoint_body(old: u64, proof: &[Hash], checkpoint: &str) -> Option
 }
 
 /// Parses the answer of a witness whose last size differs from the stated one (`text/x.tlog.size`):
-/// that size and a newline.
+/// that size and a newline. `None` for any other text.
 #[must_use]
 pub fn parse_witness_size(answer: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(answer).ok()?;

@@ -1,4 +1,14 @@
 //! Access tokens as JWTs (RFC 9068), signed in this process.
+//!
+//! [`JwtMinter`] signs the claims of a permit's session with the key that the decision's leaf
+//! names. The token has exactly the recorded rights, audience, life and key binding, and carries
+//! the hash of its leaf (`dec`).
+//!
+//! If that key was revoked since the decision, or signing fails, the mint is [`MintError::Refused`]
+//! and no token exists. If no key may sign, [`Minter::signing_key`] is `None` and nothing is
+//! granted. A JWT ends by the broker's record, by a status list, or by expiry, as the revocability
+//! says; no back end is called. `crypto::keyring` chooses the key, and `broker::verification`
+//! answers introspection.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -120,7 +130,8 @@ pub(crate) fn claims_bytes(
     serde_json::to_vec(&claims).unwrap()
 }
 
-/// The `status` claim, for verifiers that poll status lists.
+/// The `status` claim, for verifiers that poll status lists; `None` if no verifier ends the session
+/// by them.
 fn status(issuer: &str, session: &Session, first_list: u64) -> Option<Value> {
     let RevocationClass::Bounded { .. } = session.revocability.class else {
         return None;

@@ -1,12 +1,17 @@
 //! Minters: the back ends that create credentials of one kind and can end them.
 //!
-//! A minter accepts only a [`Permit`], so no credential is created before its decision is recorded.
-//! It states the true effect of revoking its credentials.
+//! [`Minter`] is a back end, [`Credential`] its result, and [`DenyList`] a back end that ends
+//! sessions by a document. A minter accepts only a [`Permit`], so no credential is created before
+//! its decision is recorded. It states the true effect of revoking its credentials.
 //!
 //! A *local* minter cannot fail outside this process: its session is committed `active`, and the
 //! credential is created after the commit. For an *external* one, the session is committed
 //! `minting` with a lease, the back end is called, and the session is activated by compare-and-set.
 //! The sweeper ends sessions that a crash left behind.
+//!
+//! A failed mint says whether a credential may exist: only [`MintError::Unknown`] means that it
+//! may. `broker::issuance` then ends the session at the back end. `broker::issuance` calls the
+//! minters, and `broker::revocation` the deny lists; neither decides about policy here.
 
 pub mod aws;
 pub mod jwt;
@@ -139,7 +144,7 @@ pub trait Minter: Send + Sync {
     /// Ends a credential, or a mint of unknown outcome, by its session's name.
     fn end<'a>(&'a self, session: &'a Session, now: Timestamp) -> BoxFuture<'a, EndOutcome>;
 
-    /// The deny list of the back end, if it ends sessions by one.
+    /// The deny list of the back end; `None` if it does not end sessions by one.
     fn deny_list(&self) -> Option<&dyn DenyList> {
         None
     }
@@ -195,7 +200,7 @@ impl Minters {
         self.0.keys().copied()
     }
 
-    /// The minter of a kind.
+    /// The minter of a kind; `None` if the configuration has none.
     #[must_use]
     pub fn of_kind(&self, kind: MinterKind) -> Option<&Arc<dyn Minter>> {
         self.0.get(&kind)

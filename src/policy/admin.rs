@@ -1,11 +1,16 @@
 //! Rights to act on the broker itself. Policies grant them like all other rights.
 //!
-//! Each act is an action on `Broker::"taskpass"`. A workload acts under its attested identity and
-//! its bound roles, the bearer of the bootstrap token as `Bootstrap::"token"`, and the bearer of
-//! the development mode's admin token as `Bootstrap::"dev"`. Policies cannot take two acts from the
-//! bootstrap token: activating a generation and managing admins. Policies cannot give it
-//! credentials, tasks or approvals: the schema does not offer it these actions, so a policy that
-//! grants one does not load.
+//! [`AdminAction`] lists the acts, and [`AdminPrincipal`] is the party that wants to act. Each act
+//! is an action on `Broker::"taskpass"`. A workload acts under its attested identity and its bound
+//! roles, the bearer of the bootstrap token as `Bootstrap::"token"`, and the bearer of the
+//! development mode's admin token as `Bootstrap::"dev"`.
+//!
+//! Policies cannot take two acts from the bootstrap token: activating a generation and managing
+//! admins. Policies cannot give it credentials, tasks or approvals: the schema does not offer it
+//! these actions, so a policy that grants one does not load.
+//!
+//! This file decides nothing and returns no errors; an unknown name is `None`. `super::decide`
+//! answers whether a principal may act, and `broker::access` enforces the answer.
 
 use std::collections::BTreeSet;
 
@@ -74,7 +79,7 @@ admin_actions! {
 }
 
 impl AdminAction {
-    /// The action of this name.
+    /// The act of this name; `None` if no act has it.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|own| own.as_str() == name)

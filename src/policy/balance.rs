@@ -3,8 +3,13 @@
 //! Cedar reads `a || b || c || d` as `((a || b) || c) || d`. A chain of a thousand terms becomes a
 //! tree of a thousand levels, and each level takes stack in every later pass over the policy. `&&`
 //! and `||` are associative in their value, in the order of evaluation, in where evaluation stops
-//! and in which terms fail. Therefore chains are rebuilt as `(a || b) || (c || d)`, whose depth is
-//! the number of binary digits of the number of terms.
+//! and in which terms fail. Therefore [`balanced`] rebuilds chains as `(a || b) || (c || d)`, whose
+//! depth is the number of binary digits of the number of terms.
+//!
+//! A balanced policy has the same value and the same errors as the written one. A policy that Cedar
+//! cannot convert returns Cedar's error. This file limits nothing: it returns the depth, and
+//! `super::bundle` refuses a policy that is too deep. `super::asked` uses [`terms`], [`chain`] and
+//! [`levels`] to rewrite balanced policies.
 
 use std::sync::Arc;
 

@@ -1,9 +1,15 @@
 //! Policy files: reading a directory, parsing, names and annotations.
 //!
-//! Cedar names the policies of a text by their position, so an added policy would change the names
-//! of others. Here each policy is renamed to its `@id`, and a policy without one is refused.
-//! Unknown annotations are refused too: the typing error `@max_tll("60")` would otherwise silently
-//! remove a limit.
+//! [`read_directory`] and [`read_tests`] read files, and [`parse`] turns their text into
+//! [`NamedPolicy`] values. Cedar names the policies of a text by their position, so an added policy
+//! would change the names of others. Here each policy is renamed to its `@id`, and a policy without
+//! one is refused. Unknown annotations are refused too: the typing error `@max_tll("60")` would
+//! otherwise silently remove a limit.
+//!
+//! Every problem is returned with its file and line, not only the first. A directory without a
+//! policy file is a problem, because every request would be refused. `super::shape` checks each
+//! text before Cedar reads it, and `super::balance` flattens the chains. Types and meaning are not
+//! checked here: `super::generation` validates the policies by the schema and by `super::lint`.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -21,9 +27,10 @@ use crate::domain::limits::{MAX_EVALUATION_DEPTH, MAX_NAME_BYTES, MAX_PROBLEMS, 
 /// Obligations of a permit: conditions that bind when it is satisfied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Obligations {
-    /// `@max_ttl`: the longest life of a credential, in seconds.
+    /// `@max_ttl`: the longest life of a credential, in seconds; `None` sets no limit.
     pub(super) max_ttl_seconds: Option<u64>,
-    /// `@approval`: the name of the role whose member must approve first, or `required`.
+    /// `@approval`: the name of the role whose member must approve first, or `required`. `None` if
+    /// no approval is needed.
     pub(super) approval: Option<String>,
 }
 
@@ -40,7 +47,8 @@ pub(super) struct NamedPolicy {
     /// The policy under its `@id`, with its chains balanced.
     pub(super) policy: Policy,
     pub(super) obligations: Obligations,
-    /// `@mode("observe")`: the instant of enforcement. Before it, the policy only observes.
+    /// `@mode("observe")`: the instant of enforcement. Before it, the policy only observes. `None`
+    /// enforces the policy from its activation on.
     pub(super) observed_until: Option<Timestamp>,
 }
 

@@ -1,8 +1,9 @@
 //! Decides one request.
 //!
-//! A request for a credential is split into single actions at single locations. Each is evaluated
-//! by itself. The request is permitted only if all of them are, and the opening of the task too if
-//! the request opens one. The strictest obligations of all satisfied permits bind.
+//! [`CompiledGeneration::decide`] splits a request for a credential into single actions at single
+//! locations, each of which is evaluated by itself. The request is permitted only if all of them
+//! are, and the opening of the task too if the request opens one. The strictest obligations of all
+//! satisfied permits bind. [`CompiledGeneration::may`] decides about an act on the broker.
 //!
 //! The broker first writes every fact that an evaluation may depend on into its *input*, and the
 //! evaluation reads only that. So the recorded input and the generation reproduce the decision
@@ -11,6 +12,12 @@
 //! A policy that only observes takes effect from its date on, judged by the instant of the input.
 //! Before that date it is evaluated separately ([`Observed`]), so it cannot make a verdict weaker
 //! or wider.
+//!
+//! A decision is always returned, never an error: a policy that fails, or a fact that does not fit
+//! the schema, makes it *indeterminate*, which is a refusal. Acts and recorded inputs return
+//! [`PolicyError`], and the broker then fails closed. `broker::issuance` and `broker::tasks` call
+//! this file for requests, `broker::access` for acts. It records nothing; the ledger does, and may
+//! still refuse a request that policy permits.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -237,12 +244,13 @@ impl CompiledGeneration {
         }
     }
 
-    /// Whether `who` may perform this act on the broker.
+    /// Whether `who` may perform this act on the broker. An error means that policy could not be
+    /// evaluated; the caller must refuse.
     pub fn may(&self, who: AdminPrincipal<'_>, action: AdminAction) -> Result<bool, PolicyError> {
         Ok(!self.may_by(who, action)?.is_empty())
     }
 
-    /// The policies that permit this act on the broker to `who`; `None` if it is not permitted.
+    /// The policies that permit this act on the broker to `who`; empty if it is not permitted.
     pub fn may_by(
         &self,
         who: AdminPrincipal<'_>,

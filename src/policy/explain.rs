@@ -1,13 +1,19 @@
 //! Explains a decision, and finds small changes that would have changed its outcome.
 //!
-//! An explanation has three parts. First, the policies that determined the decision, with file and
-//! line. Second, for each refused right, the forbids that apply, or the nearest permits and their
-//! conditions that do not hold. Third, changes of one single fact that change the outcome: each
-//! candidate is tried by deciding again, and only candidates that change the outcome are reported.
-//! The facts are those of the request (life, actions, locations), of the credential's revocability,
-//! of the caller's claims and roles, of its task, and finally its identity. The values tried are
-//! those that policies name, and their neighbours. So the search misses changes that need two facts
-//! or a value that no policy names; an empty result is no proof that no change exists.
+//! An [`Explanation`] has three parts. First, the policies that determined the decision, with file
+//! and line. Second, for each refused right, the forbids that apply, or the nearest permits and
+//! their conditions that do not hold. Third, changes of one single fact that change the outcome:
+//! each candidate is tried by deciding again, and only candidates that change the outcome are
+//! reported. The facts are those of the request (life, actions, locations), of the credential's
+//! revocability, of the caller's claims and roles, of its task, and finally its identity. The
+//! values tried are those that policies name, and their neighbours. So the search misses changes
+//! that need two facts or a value that no policy names; an empty result is no proof that no change
+//! exists.
+//!
+//! Bytes that are not the input of an evaluation are a [`PolicyError`]. A search that reaches its
+//! limit stops and says so (`cut_short`). An explanation shows policies and is for operators, not
+//! for the caller of the broker: the command `policy explain` is the only caller. `super::parts`
+//! splits the policies.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,11 +39,12 @@ use crate::domain::revocability::{ExpiresBy, OpenSessions, Revocability, Revocat
 use crate::domain::trust::{AttestorSpec, ClaimType};
 use crate::domain::workload::ClaimValue;
 
-/// Maximum number of decisions in one search.
+/// Maximum number of decisions in one search, to bound its CPU time. The search then stops.
 const MAX_TRIES: usize = 2_000;
-/// Maximum number of reported changes. The search tries the request's own facts first.
+/// Maximum number of reported changes: more would not help a reader. The search tries the request's
+/// own facts first and then stops.
 const MAX_CHANGES: usize = 8;
-/// Maximum number of nearest permits for one refused right.
+/// Maximum number of nearest permits that are reported for one refused right.
 const MAX_NEAREST: usize = 3;
 
 /// A policy and its source location.
@@ -47,7 +54,7 @@ pub struct Place {
     /// The `@id` of the policy.
     pub policy: String,
     pub file: String,
-    /// Line number in the file, from 1.
+    /// Line number in the file, from 1; 0 if the file is unknown.
     pub line: usize,
     /// Either `permit` or `forbid`.
     pub effect: &'static str,

@@ -8,6 +8,12 @@
 //! [`CompiledGeneration::compile_recorded`] loads a generation that decided in the past. It checks
 //! less, because rules that were added later do not invalidate an old decision. To establish that
 //! it still decides the same, compare the bytes of the results.
+//!
+//! A generation that fails a check is returned as a list of [`PolicyProblem`]s with file, line and
+//! remedy; nothing of it can be used. The parts of the check are in `super::bundle` (text),
+//! `super::schema`, `super::lint` and `super::asked`. Two checks are left to the caller, because
+//! they need the time or the replica: [`CompiledGeneration::check_dates`], and the check of
+//! endpoints and attestors in `broker::check`. `super::decide` decides by the result.
 
 use std::collections::{BTreeSet, HashMap};
 

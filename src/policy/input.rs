@@ -19,6 +19,7 @@ pub(super) struct Input {
     pub(super) now: Timestamp,
     pub(super) principal: PrincipalInput,
     pub(super) task: TaskFacts,
+    /// `None` if the request only opens a task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) credential: Option<CredentialInput>,
 }
@@ -52,9 +53,11 @@ pub(super) struct CredentialInput {
     pub(super) authorization_details: Vec<AuthorizationDetail>,
     /// The revocability that the minter states for the requested credential.
     pub(super) revocability: Revocability,
+    /// The requested life in seconds; `None` requests the default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) ttl_seconds: Option<u64>,
-    /// Seconds of life that the task, a parent's credential or a retried credential leave.
+    /// Seconds of life that the task, a parent's credential or a retried credential leave. `None`
+    /// if only the answer of policy is wanted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) left_seconds: Option<u64>,
     /// Whether the credential replaces one that was lost in transit.

@@ -1,10 +1,19 @@
 //! The evaluations that one request needs.
 //!
-//! A request is split into single actions at single locations. Each can still cover many values:
-//! everything below a URL, everything a pattern matches, every region. If the candidate policies
-//! have questions about these values ([`super::asked`]), the broker answers them first. Parts of
-//! the request with the same registered action and the same answers share one evaluation. So
-//! policies without locations are evaluated once for a request with a hundred locations.
+//! [`CompiledGeneration::inquiry`] splits a request into single actions at single locations
+//! ([`Single`]). Each can still cover many values: everything below a URL, everything a pattern
+//! matches, every region. If the candidate policies have questions about these values
+//! ([`super::asked`]), the broker answers them first. Parts of the request with the same registered
+//! action and the same answers share one evaluation. So policies without locations are evaluated
+//! once for a request with a hundred locations. [`Inquiry::answers`] then runs the evaluations.
+//!
+//! Doubt never permits. An evaluation for which no steps are left answers *deny*. A right that no
+//! registered action covers gets no evaluations, which counts as denied. A name or value that the
+//! schema does not have is [`Unmappable`]. The caller must check the budget and discard a result
+//! for which it ran out: `super::decide` refuses then.
+//!
+//! Candidate policies and their questions come from `super::slice`, contexts from `super::mapping`.
+//! This file answers single evaluations; `super::decide` combines them into the decision.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -29,19 +38,21 @@ pub(super) struct Single<'a> {
     pub(super) location: &'a Location,
     /// The registered action that policy decides about.
     pub(super) decided_as: &'a str,
-    /// The evaluations that it needs, by number, each with one of the locations that it decides
-    /// about.
-    pub(super) asked: BTreeMap<usize, Place>,
+    /// The evaluations that it needs, by number, each with one of the values that it decides about.
+    /// Empty if no registered action decides about this action; the single is then denied.
+    pub(super) asked: BTreeMap<usize, ExtentIndex>,
 }
 
 struct Evaluation {
+    /// The candidate policies, as an index into the slices of the inquiry.
     slice: usize,
     request: Request,
 }
 
-/// The requested values, as indices into the texts of the inquiry.
+/// An [`Extent`] as indices into the texts of the inquiry. `None` if the request does not have the
+/// fact.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Place {
+pub(super) struct ExtentIndex {
     location: Option<usize>,
     action: Option<usize>,
     region: Option<usize>,
@@ -54,6 +65,7 @@ pub(super) struct Inquiry<'g, 'a> {
     pub(super) opening: Option<usize>,
     /// Every action at every location.
     pub(super) singles: Vec<Single<'a>>,
+    /// The candidate policies of each action.
     slices: Vec<(EntityUid, Slice<'g>)>,
     texts: Vec<AskedText>,
     evaluations: Vec<Evaluation>,
@@ -70,8 +82,8 @@ impl CompiledGeneration {
     where
         'g: 'a,
     {
-        let asked = input.credential.as_ref();
-        let resource = asked.map(|asked| asked.resource.as_str());
+        let credential = input.credential.as_ref();
+        let resource = credential.map(|credential| credential.resource.as_str());
         let mut inquiry = Inquiry {
             scene: self.model.workload_scene(&input.principal, resource)?,
             opening: None,
@@ -80,11 +92,13 @@ impl CompiledGeneration {
             texts: Vec::new(),
             evaluations: Vec::new(),
         };
-        if input.task.opens || asked.is_none() {
+        // A request without a credential always asks to open its task. Otherwise it would have no
+        // evaluation that could deny it.
+        if input.task.opens || credential.is_none() {
             inquiry.ask_to_open(self, &input.task, budget)?;
         }
-        if let Some(asked) = asked {
-            inquiry.ask_for(self, &input.task, asked, budget)?;
+        if let Some(credential) = credential {
+            inquiry.ask_for(self, &input.task, credential, budget)?;
         }
         Ok(inquiry)
     }
@@ -104,7 +118,7 @@ where
         let action = model.action(schema::OPEN_TASK);
         let task_type = model.task_type(&task.task_type);
         let slice = self.slice(generation, action.clone(), &task_type);
-        let holding = self.holding(generation, slice, Place::default(), budget);
+        let holding = self.holding(generation, slice, ExtentIndex::default(), budget);
         let context = mapping::task_context(task, &holding)?;
         let request = model.request(&self.scene, &action, &task_type, context)?;
         self.opening = Some(self.evaluations.len());
@@ -116,18 +130,19 @@ where
         &mut self,
         generation: &'g CompiledGeneration,
         task: &TaskFacts,
-        asked: &'a CredentialInput,
+        credential: &'a CredentialInput,
         budget: &Budget,
     ) -> Result<(), Unmappable> {
-        let unknown = || Unmappable(format!("no resource `{}`", asked.resource));
-        let uid = generation.model.resource(&asked.resource);
+        let unknown = || Unmappable(format!("no resource `{}`", credential.resource));
+        let uid = generation.model.resource(&credential.resource);
         let uid = uid.ok_or_else(unknown)?;
         let catalog = generation.catalog();
-        let registered = catalog.resource(&asked.resource).ok_or_else(unknown)?;
-        let ttl_seconds = generation.asked_ttl(asked, task);
+        let registered = catalog.resource(&credential.resource).ok_or_else(unknown)?;
+        let ttl_seconds = generation.asked_ttl(credential, task);
+        // The number of the evaluation for a slice and the questions that hold.
         let mut known: HashMap<(usize, Vec<u32>), usize> = HashMap::new();
-        for detail in &asked.authorization_details {
-            let extents = self.extents(registered, detail);
+        for detail in &credential.authorization_details {
+            let by_location = self.extents(registered, detail);
             for action in detail.actions() {
                 let text = registered
                     .kind
@@ -137,9 +152,10 @@ where
                         self.texts.push(AskedText::of_action(action));
                         self.texts.len() - 1
                     });
-                let decided_as = registered.decided_as(action, budget);
-                if decided_as.is_empty() {
-                    // A right that policy cannot decide about is not permitted.
+                let deciding = registered.decided_as(action, budget);
+                if deciding.is_empty() {
+                    // Policy cannot decide about this right. A single without evaluations is denied
+                    // when the answers are combined.
                     self.singles
                         .extend(detail.locations().iter().map(|location| Single {
                             action,
@@ -148,13 +164,13 @@ where
                             asked: BTreeMap::new(),
                         }));
                 }
-                for decided_as in decided_as {
+                for decided_as in deciding {
                     let name = decided_as.as_str();
                     let slice = self.slice(generation, generation.model.action(name), &uid);
-                    for (location, extents) in &extents {
+                    for (location, extents) in &by_location {
                         let mut numbers = BTreeMap::new();
                         for extent in extents {
-                            let extent = Place {
+                            let extent = ExtentIndex {
                                 action: text,
                                 ..*extent
                             };
@@ -168,13 +184,15 @@ where
                                 task,
                                 &key.1,
                                 ttl_seconds,
-                                asked.revocability,
+                                credential.revocability,
                             )?;
-                            let (action, _) = &self.slices[slice];
-                            let request =
-                                generation
-                                    .model
-                                    .request(&self.scene, action, &uid, context)?;
+                            let (uid_of_action, _) = &self.slices[slice];
+                            let request = generation.model.request(
+                                &self.scene,
+                                uid_of_action,
+                                &uid,
+                                context,
+                            )?;
                             numbers.insert(self.evaluations.len(), extent);
                             known.insert(key, self.evaluations.len());
                             self.evaluations.push(Evaluation { slice, request });
@@ -197,7 +215,7 @@ where
         &mut self,
         registered: &Resource,
         detail: &'a AuthorizationDetail,
-    ) -> BTreeMap<&'a Location, Vec<Place>> {
+    ) -> BTreeMap<&'a Location, Vec<ExtentIndex>> {
         let mut add = |texts: Vec<AskedText>| {
             let from = self.texts.len();
             self.texts.extend(texts);
@@ -215,7 +233,7 @@ where
             .map(|location| {
                 let texts = add(AskedText::of_location(location));
                 let extents = texts.flat_map(|text| {
-                    regions.iter().map(move |region| Place {
+                    regions.iter().map(move |region| ExtentIndex {
                         location: Some(text),
                         action: None,
                         region: *region,
@@ -226,7 +244,9 @@ where
             .collect()
     }
 
-    /// The candidate policies for this action, as an index into `self.slices`.
+    /// The candidate policies for this action, as an index into `self.slices`. The action alone
+    /// identifies them: all actions of one inquiry are about the same resource, except the opening
+    /// of the task, whose action no resource can register.
     fn slice(
         &mut self,
         generation: &'g CompiledGeneration,
@@ -244,11 +264,12 @@ where
         self.slices.len() - 1
     }
 
+    /// The numbers of the questions of the slice that hold for the values at `extent`.
     fn holding(
         &self,
         generation: &CompiledGeneration,
         slice: usize,
-        extent: Place,
+        extent: ExtentIndex,
         budget: &Budget,
     ) -> Vec<u32> {
         let (_, slice) = &self.slices[slice];
@@ -257,13 +278,13 @@ where
             .holding(slice, &self.extent(extent), budget)
     }
 
-    /// The requested values at `extent`.
-    pub(super) fn extent(&self, extent: Place) -> Extent<'_> {
-        let text = |place: Option<usize>| place.and_then(|place| self.texts.get(place));
+    /// The requested values that `index` names.
+    pub(super) fn extent(&self, index: ExtentIndex) -> Extent<'_> {
+        let text = |at: Option<usize>| at.and_then(|at| self.texts.get(at));
         Extent {
-            location: text(extent.location),
-            action: text(extent.action),
-            region: text(extent.region),
+            location: text(index.location),
+            action: text(index.action),
+            region: text(index.region),
         }
     }
 
@@ -287,7 +308,7 @@ where
             .map(|(_, own)| &own.request)
     }
 
-    /// The request of one evaluation.
+    /// The request of one evaluation; `None` if no evaluation has this number.
     pub(super) fn request(&self, number: usize) -> Option<&Request> {
         self.evaluations.get(number).map(|own| &own.request)
     }

@@ -21,6 +21,11 @@
 //!   forgotten scope does not create an admin.
 //! - Obligations apply to permits for credentials and tasks only.
 //! - A policy that only observes names one resource, which is registered with low risk.
+//! - A `forbid` names a wide AWS action by `action in`, not by `==`, which would miss the narrower
+//!   registered actions.
+//!
+//! [`check`] returns a [`Finding`] for each broken rule; one is enough to refuse the generation.
+//! `super::generation` calls it after Cedar's strict validation, which finds wrong types and names.
 
 use std::sync::Arc;
 
@@ -223,10 +228,11 @@ fn observed_where_it_may_not_be(named: &NamedPolicy, catalog: &Catalog) -> Optio
             harmful.name
         )
     } else {
+        let other = &harmful.name;
         format!(
-            "its credentials are valid at resource `{}` too, which is not registered with risk = \
-            \"low\"",
-            harmful.name
+            "credentials for `{}` are also valid at resource `{other}`, and `{other}` is not \
+             registered with risk = \"low\"",
+            resource.name
         )
     };
     Some((

@@ -1,8 +1,15 @@
 //! Maps the broker's types to Cedar's entities and context.
 //!
+//! [`Model`] has the types and constant entities of one generation, [`Scene`] the entities of one
+//! principal. [`credential_context`], [`task_context`] and [`broker_context`] build the contexts.
+//!
 //! All values are built directly and checked against the schema at once. The schema is required:
 //! without it Cedar knows no action hierarchy, `action in Action::"any"` matches nothing, and a
 //! `forbid` that uses it would silently have no effect.
+//!
+//! A value that does not fit the schema is [`Unmappable`]; its text is for the broker's logs, and
+//! `super::decide` turns it into an indeterminate decision. `super::inquiry`, `super::decide` and
+//! `super::roles` call this file. It evaluates nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -116,7 +123,7 @@ impl Model {
         })
     }
 
-    /// The attestor whose workloads have this type.
+    /// The attestor whose workloads have this type; `None` if the type is not one of workloads.
     pub(super) fn attestor_of(&self, kind: &EntityTypeName) -> Option<&str> {
         self.workloads
             .iter()
@@ -136,6 +143,7 @@ impl Model {
         self.broker.clone()
     }
 
+    /// The entity of a resource; `None` if the catalog has no resource of this name.
     pub(super) fn resource(&self, name: &str) -> Option<EntityUid> {
         self.resources.get(name).map(Entity::uid)
     }
@@ -190,8 +198,8 @@ impl Model {
         })
     }
 
-    /// A workload of which only the identity and roles are known. It has no claims, whatever the
-    /// schema requires. `None` if this generation has no such attestor.
+    /// A workload of which only the identity and roles are known. It has no claims, even if
+    /// the schema requires some. `None` if this generation has no such attestor.
     pub(super) fn unclaimed_scene(
         &self,
         identity: &Identity,
@@ -327,8 +335,8 @@ pub(super) fn revocability_record(own: Revocability) -> Result<RestrictedExpress
             let bound = RestrictedExpression::new_long(long(bound_seconds)?);
             pairs.push(("bound_seconds".to_owned(), bound));
         }
-        // The bound of an immediate revocation is a setting of the replica, and replicas that decide by
-        // one generation must decide alike.
+        // The bound of an immediate revocation is a setting of the replica, and replicas that
+        // decide by one generation must decide alike.
         RevocationClass::Immediate { .. } | RevocationClass::ExpiryOnly => {}
     }
     RestrictedExpression::new_record(pairs).map_err(Unmappable::because)

@@ -1,5 +1,12 @@
-//! Finds policies that load but probably do not have the intended effect. `policy check` prints the
-//! findings.
+//! Finds policies that load but probably do not have the intended effect.
+//!
+//! [`Notes`] has four lists: permits that name a URL but not the locations below it, forbids about
+//! locations that no request can have, policies that require an AWS request without a region, and
+//! registered AWS actions that leave access behind.
+//!
+//! A note is a hint: it refuses nothing and changes no decision. The lists are incomplete if
+//! comparing the patterns takes more than `MAX_LOAD_STEPS`. `super::generation` collects the notes
+//! when it compiles, and `policy check` prints them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,7 +1,13 @@
 //! Finds the part of a refused request that would be permitted, to tell the caller.
 //!
-//! An offer reveals only facts that the caller could learn by requesting it: the broker decides
-//! about an offer before it returns it.
+//! [`CompiledGeneration::offer`] takes the single rights that policy permits without approval,
+//! groups them into objects, and lets policy decide about the result. So an offer reveals only
+//! facts that the caller could learn by requesting it.
+//!
+//! There is no offer (`None`) if opening the task is refused or needs approval, if no part is
+//! permitted, or if the budget of steps runs out. A missing offer does not change the refusal.
+//! `super::decide` is the only caller; the caller of the broker must send the smaller request
+//! itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 

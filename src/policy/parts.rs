@@ -1,5 +1,12 @@
 //! Splits a policy into the parts that must hold for it to apply: principal, action, resource, and
 //! each conjunct of its conditions. An explanation can then name the parts that do not hold.
+//!
+//! [`Dissected`] is a policy with its [`Part`]s, and [`Case`] is the request that they are
+//! evaluated for. Each part is evaluated by Cedar as a permit with no other part.
+//!
+//! Nothing here returns an error, and nothing here affects a decision. A part that cannot be
+//! evaluated by itself counts as not holding; a policy that Cedar cannot convert to JSON has no
+//! parts. `super::explain` is the only caller.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,11 @@
 //! Problems of a generation, with the remedies that a person can apply.
+//!
+//! [`PolicyProblem`] is one problem: the file or part of the configuration, line and column,
+//! message and remedy. It is the error of every function that loads policies or runs their tests.
+//! Functions that find several problems return them all, up to about `MAX_PROBLEMS` for each check.
+//!
+//! A problem without a single line has line 0 and column 0; one that a person can understand
+//! without a remedy has an empty one. The CLI prints problems, and `http` returns them to an admin.
 
 use std::fmt;
 

@@ -1,9 +1,9 @@
 //! A recorded decision: the contents of its leaf's commitment, reading it, and reproducing it.
 //!
 //! A decision's leaf commits to the complete input of the evaluation and, if its subject may not
-//! read them, to the policies that refused. With the generation, this reproduces the decision. To
-//! test whether it is *the same* decision, the leaf is written again from the result, and its bytes
-//! must equal the recorded ones ([`Recorded::reproduce`]).
+//! read them, to the policies that refused ([`committed`]). With the generation, this reproduces
+//! the decision. To test whether it is *the same* decision, the leaf is written again from the
+//! result, and its bytes must equal the recorded ones ([`Recorded::reproduce`]).
 //!
 //! Policy did not make two kinds of refusal, so these are not reproduced:
 //! - Refusals before policy was evaluated (no such resource, a task that has ended). Their input is
@@ -11,6 +11,11 @@
 //! - Refusals by the log, where the request became impossible between policy's permit and its
 //!   append (a cutoff, no budget left). In their commitment no policies follow the input. Policy's
 //!   own answer, a permit, is reproduced instead.
+//!
+//! A record that is pruned, malformed or does not match its commitment is a [`RecordError`]; a
+//! decision that differs is [`NotReproduced`] with each difference. `broker::issuance` calls
+//! [`committed`]; the offline commands read records. Whether the leaf is in the log is not checked
+//! here: the caller compares it with its hash.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -229,14 +234,15 @@ impl Recorded {
         }
     }
 
-    /// The granted life in seconds.
+    /// The granted life in seconds; `None` for a refusal, or if the request only opened a task.
     #[must_use]
     pub fn granted_seconds(&self) -> Option<u64> {
         let until = self.credential().and_then(|leaf| leaf.expires_at);
         until.map(|until| self.leaf.at.floor_to_second().seconds_until(until))
     }
 
-    /// The leaf of a decision about a credential, or of a refusal.
+    /// The leaf of a decision about a credential, or of a refusal. `None` for the permit to open a
+    /// task without a credential.
     #[must_use]
     pub fn credential(&self) -> Option<&DecisionLeaf> {
         match self.recorded()? {
@@ -331,14 +337,15 @@ fn refusal(decision: &Decision) -> Option<&Refusal> {
     decision.verdict.as_ref().err()
 }
 
-/// The code of a refusal before policy was evaluated.
+/// The code of a refusal before policy was evaluated; `None` if the input is that of an evaluation.
 fn never_asked(input: &[u8]) -> Option<String> {
     let read: Value = serde_json::from_slice(input).ok()?;
     let code = read.get(BEFORE_POLICY)?;
     Some(code.as_str().unwrap_or_default().to_owned())
 }
 
-/// The time of a decision whose leaf remains, even if other parts of its record were pruned.
+/// The time of a decision whose leaf remains, even if other parts of its record were pruned. `None`
+/// if the leaf was pruned or cannot be read.
 #[must_use]
 pub fn decided_at(record: &Record) -> Option<Timestamp> {
     let bytes = STANDARD.decode(record.leaf.as_deref()?).ok()?;

@@ -1,21 +1,24 @@
 //! Replay: evaluates recorded inputs with a candidate generation and compares the results with the
 //! recorded decisions.
 //!
-//! The recorded side is the record itself and is not evaluated again, so a replay reports
-//! differences between real decisions and those of the candidate: newly permitted, newly denied,
-//! another life, another reason. The candidate's policies and catalog both matter: a resource that
-//! the candidate does not have, or a shorter maximum, is a difference like a forbid.
+//! [`Replay::add`] takes one record, and [`Tally`] is the result. The recorded side is the record
+//! itself and is not evaluated again, so a replay reports differences between real decisions and
+//! those of the candidate: newly permitted, newly denied, another life, another reason. The
+//! candidate's policies and catalog both matter: a resource that the candidate does not have, or a
+//! shorter maximum, is a difference like a forbid.
 //!
 //! Some records cannot be compared. A replay counts and skips refusals before policy was evaluated.
 //! Where the log refused a request that policy permitted, the replay compares with policy's permit.
 //! If the recorded input lacks facts that the candidate needs ([`Untold`]), the replay counts it as
-//! unknown. [`NOT_COMPARED`] lists facts that no input contains.
+//! unknown. [`NOT_COMPARED`] lists facts that no input contains. An input that cannot be read is an
+//! error, which ends the replay.
 //!
 //! A replay shows the effect of activating the candidate now. So a policy that only observes until
 //! a past day is enforced, regardless of the time of the decision.
 //!
 //! An evaluation uses the clock only to compare it with the enforcement dates of observing
 //! policies, and most inputs differ only in their instant. So each replay caches its evaluations.
+//! The command `policy replay` calls this file and reads the records by [`super::record`].
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -29,11 +32,12 @@ use crate::crypto::digest::sha256;
 use crate::domain::decision::{Outcome, RefusalCode};
 use crate::ids::DecisionId;
 
-/// Maximum number of cached evaluations.
+/// Maximum number of cached evaluations, to bound memory. At the maximum the cache is emptied.
 const MAX_REMEMBERED: usize = 200_000;
-/// Maximum number of groups. Further groups are counted together as [`OTHERS`].
+/// Maximum number of groups, to bound memory. Further workloads of a group are counted together as
+/// [`OTHERS`].
 const MAX_GROUPS: usize = 10_000;
-/// The name of the group for all further ones.
+/// The workload of the groups for all further workloads.
 const OTHERS: &str = "(others)";
 
 /// The parts of a configuration that no recorded input shows and a replay therefore cannot compare.

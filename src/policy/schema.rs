@@ -1,12 +1,17 @@
 //! The Cedar schema, generated from attestors, resources and task types.
 //!
-//! Each attestor has a principal type of its own, `Workload::<attestor>`, with only the claims that
-//! it declares: a claim of another issuer with the same name cannot satisfy a policy about GitHub's
-//! `repository_id`. A `-` in an attestor's name becomes `_` in the type's name, because Cedar
-//! identifiers cannot contain `-`.
+//! [`text`] writes the schema that policies are written against, and [`evaluated_text`] that of the
+//! form in which they are evaluated. Each attestor has a principal type of its own,
+//! `Workload::<attestor>`, with only the claims that it declares: a claim of another issuer with
+//! the same name cannot satisfy a policy about GitHub's `repository_id`. A `-` in an attestor's
+//! name becomes `_` in the type's name, because Cedar identifiers cannot contain `-`.
 //!
 //! Policies can permit only actions that are in the schema. The schema offers credentials and tasks
 //! to workload types alone, so no policy can give them to the bootstrap token.
+//!
+//! A name that Cedar cannot express, that is reserved or ambiguous, and AWS actions that take too
+//! many steps to compare, are returned as problems. `super::generation` calls this file and lets
+//! Cedar validate policies by the schema; `super::mapping` builds the entities of its types.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};

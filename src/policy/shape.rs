@@ -2,16 +2,19 @@
 //!
 //! Cedar parses, validates and evaluates policies by recursion: each nested bracket and each term
 //! of a chain such as `a || b || c` takes one level of stack. A text of a few kilobytes could take
-//! more stack than any thread has, and the process would abort. Therefore this check first scans
-//! the text token by token, without recursion, and refuses deep nesting and long chains with their
+//! more stack than any thread has, and the process would abort. Therefore [`check`] first scans the
+//! text token by token, without recursion, and refuses deep nesting and long chains with their
 //! line. Texts that pass fit on the stacks of [`super::stack`].
 //!
 //! The count is valid only if this tokenizer and Cedar's produce the same tokens. So the check
 //! refuses every character that the two could read differently: a carriage return that no line feed
 //! follows (it ends a comment for Cedar), and any non-ASCII character outside of texts and comments
 //! (Cedar accepts spaces that are not ASCII). It also refuses brackets that do not match, since
-//! Cedar's parser continues after an error and may count them differently. Cedar reports all other
-//! errors.
+//! Cedar's parser continues after an error and may count them differently.
+//!
+//! The result is a list of problems, at most one for each policy; an empty list means that Cedar
+//! may read the text. Cedar reports all other errors. [`super::bundle`] calls this file for each
+//! policy file.
 
 use super::problem::PolicyProblem;
 use crate::domain::generation::PolicyFile;

@@ -17,8 +17,9 @@
 //!
 //! Each compartment is a policy set of its own, built at load. A request is evaluated against each
 //! of its compartments, and the answers are joined by Cedar's rules: one satisfied forbid denies,
-//! else one satisfied permit permits, and every error is kept. A property test shows that the
-//! result equals one evaluation of the whole set.
+//! else one satisfied permit permits. If any policy fails, the answer is [`Answer::Error`]
+//! regardless of the others. A property test shows that the result equals one evaluation of the
+//! whole set.
 //!
 //! Policies that only observe until a date are kept outside the compartments, by resource, each in
 //! a set of its own. They join the others from their date on and are evaluated separately before
@@ -26,6 +27,8 @@
 //!
 //! The index contains the evaluated form of policies ([`Rule`]). Permits whose terms bind more
 //! requests than they permit have a second set, which is evaluated if the first permits.
+//! `super::generation` builds the index; `super::inquiry`, `super::decide` and `super::roles` use
+//! it.
 
 use std::collections::{BTreeSet, HashMap};
 

@@ -7,10 +7,16 @@
 //!
 //! - Code that reads policy texts runs on its own thread ([`with_load_stack`]), whose stack fits
 //!   the largest policy that [`super::shape`] accepts.
+//! - Code that handles loaded policies, whose chains are balanced, needs less
+//!   ([`with_balanced_stack`]).
 //! - An evaluation has the stack that the deepest policy of its generation needs
 //!   ([`with_evaluation_stack`]). If the thread has less left, a new stack is mapped for the
 //!   evaluation. The runtime's threads have enough for all but very deep policies.
 //! - [`evaluates_at`] tests the depth once, while a generation is loaded.
+//!
+//! If the thread for reading cannot be started or panics, the caller gets the I/O error and the
+//! generation does not load. The file checks no policy: [`super::shape`] and [`super::bundle`]
+//! limit the depth.
 
 use std::io;
 use std::sync::LazyLock;

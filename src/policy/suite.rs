@@ -15,10 +15,14 @@
 //! allowed_actions = ["orders:read"]
 //! ```
 //!
-//! `[[task]]` requests a task without a credential, `[[admin]]` an act on the broker. A case with
-//! an unknown name is an error, not a denial: otherwise a test for a misspelt resource would always
-//! pass. A suite without a refusal fails, because it would also pass with a policy that permits
-//! everything.
+//! `[[task]]` requests a task without a credential, `[[admin]]` an act on the broker. [`run`]
+//! decides every case by the real policies and returns a [`Report`]; it never stops at a failure.
+//!
+//! A case with an unknown name is an error, not a denial: otherwise a test for a misspelt resource
+//! would always pass. A suite without a refusal fails, because it would also pass with a policy
+//! that permits everything. A file that cannot be parsed is a problem of the suite. The cases run
+//! without attestation, admission, store and ledger, so limits that those enforce are not tested.
+//! The command `policy test` calls this file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

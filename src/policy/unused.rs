@@ -1,6 +1,7 @@
 //! Unused rights: compares each permit with the recorded decisions that rest on it, and proposes a
 //! narrower permit that would have permitted the same.
 //!
+//! [`Usage::add`] takes one record, and [`Usage::report`] returns a [`PolicyUse`] for each permit.
 //! A right counts as used if it was requested and permitted. The broker has no record of the
 //! credential's later use: introspections are not recorded, and AWS sessions are used at AWS. So an
 //! *unused* right was certainly not exercised, because that needs a credential. A *used* right was
@@ -10,6 +11,11 @@
 //! But its terms (life, approval) also bind rights that other permits grant while it applies too.
 //! Where this is possible, its scope is left unchanged; narrowing it would lift those terms and so
 //! widen the whole.
+//!
+//! If the use is not completely known (pruned records, inputs that lack a fact, reading that
+//! stopped early), there are no proposals. An input that cannot be read is a [`PolicyError`]. The
+//! command `policy unused` calls this file; `proposal` writes the narrower policies and compiles
+//! the result. Nothing is activated here.
 
 mod proposal;
 
@@ -42,9 +48,10 @@ pub use proposal::proposed;
 
 use proposal::Narrower;
 
-/// Maximum number of cached evaluations.
+/// Maximum number of cached evaluations, to bound memory. At the maximum the cache is emptied.
 const MAX_REMEMBERED: usize = 100_000;
-/// Maximum number of distinct workloads that are counted for one policy.
+/// Maximum number of distinct workloads that are counted for one policy, to bound memory. Further
+/// ones are not counted.
 const MAX_WORKLOADS: usize = 10_000;
 
 /// The limits of the report: facts that the broker has no record of.
@@ -96,17 +103,19 @@ pub struct PolicyUse {
     /// The time of the last of these decisions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_used: Option<Timestamp>,
-    /// Number of workloads that used it.
+    /// Number of workloads that used it. Counting stops at `MAX_WORKLOADS`.
     pub workloads: usize,
     /// The granted rights that no workload used.
     pub unused: Vec<UnusedOn>,
     /// The longest life that it permits, in seconds; `None` if it opens tasks only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_ttl_seconds: Option<u64>,
-    /// The longest life that policy granted where the permit applied, in seconds.
+    /// The longest life that policy granted where the permit applied, in seconds. `None` if it was
+    /// never used for a credential.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub longest_ttl_seconds: Option<u64>,
-    /// A proposal that would have sufficed, for review.
+    /// A proposal that would have sufficed, for review. `None` if none is narrower, or if the use
+    /// is not completely known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proposal: Option<Proposal>,
     /// Why no narrower scope is proposed, if rights are unused.

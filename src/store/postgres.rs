@@ -220,10 +220,10 @@ impl Options {
             ("lock_timeout", lock.as_str()),
             ("idle_in_transaction_session_timeout", idle.as_str()),
             ("default_transaction_isolation", "read committed"),
-            // The broker releases a permit after this commit, so it must be on disk, whatever the
-            // default.
+            // The broker releases a permit after this commit, so it must be on disk, even if
+            // the default differs.
             ("synchronous_commit", "on"),
-            // Whatever the role's default: only a warning tells that a commit was not acknowledged.
+            // The role's default may differ: only a warning tells that a commit was not acknowledged.
             ("client_min_messages", "warning"),
             // Both statements are long, and every lookup in them uses an index: planning them for
             // each batch would cost more than running them.
@@ -574,7 +574,7 @@ pub(super) fn fits(applied: i64, oldest_binary: i64, known: i64) -> Result<(), S
     if applied < OLDEST_SCHEMA {
         return Err(StoreError::Unfit(format!(
             "the schema has version {applied}, this binary needs {OLDEST_SCHEMA}; run `taskpass \
-             migrate` with the owner's role"
+             migrate` as the role that owns the database"
         )));
     }
     if known < oldest_binary {
@@ -588,7 +588,9 @@ pub(super) fn fits(applied: i64, oldest_binary: i64, known: i64) -> Result<(), S
 
 fn unmigrated() -> StoreError {
     StoreError::Unfit(
-        "the database has no Taskpass schema; run `taskpass migrate` with the owner's role".into(),
+        "the database has no Taskpass schema; run `taskpass migrate` as the role that owns the \
+         database"
+            .into(),
     )
 }
 

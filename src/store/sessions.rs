@@ -657,7 +657,7 @@ impl Store {
         after: Option<(Timestamp, SessionId)>,
         limit: u32,
     ) -> Result<Vec<SessionView>, StoreError> {
-        // A session that expires at this instant has expired, whatever its id.
+        // A session that expires at this instant has expired, regardless of its id.
         let (expiry, id) = after.unwrap_or((now, SessionId::from(Uuid::max())));
         let rows: Vec<SessionRow> = read_current!(self, db => {
             sqlx::query_as(ACTIVE_EXTERNAL)

@@ -307,7 +307,7 @@ impl Store {
 #[derive(Clone, FromRow)]
 #[expect(
     clippy::struct_field_names,
-    reason = "the columns stand beside those of another table"
+    reason = "the columns are read with those of another table"
 )]
 pub(super) struct LinkRow {
     link_id: TaskId,

@@ -22,7 +22,7 @@ pub struct RevocationAsk {
     #[schema(value_type = Option<Object>)]
     pub block_seconds: Option<BlockBody>,
     /// Only with a resource of kind `aws` whose role no other resource has: AWS then refuses every
-    /// earlier session of the broker on the role, whatever their number.
+    /// earlier session of the broker on the role, regardless of their number.
     #[serde(default)]
     pub deny_all_earlier_sessions: bool,
     /// The reason, for people.

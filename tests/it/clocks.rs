@@ -400,7 +400,7 @@ on_both_stores! {
         let early = rig.token("agent:reports", json!({}));
         rig.clock.set(right.plus_seconds(MONTH));
         start(&mut rig).await;
-        // The request uses up the evidence, whatever its result.
+        // The request uses up the evidence, even if it fails.
         let ahead = rig.token("agent:reports", json!({}));
         drop(rig.broker.issuance.issue(bearer(&ahead), ask(&["orders:read"])).await);
         let later = rig.now().plus_seconds(HOUR);

@@ -1,5 +1,5 @@
-//! After its verification, evidence is used up whatever the result of the call is, and whether or
-//! not the caller waits for it.
+//! After its verification, evidence is used up even if the call fails or the caller does not
+//! wait for its result.
 
 use std::future::{poll_fn, ready};
 use std::pin::pin;

@@ -179,7 +179,7 @@ fn doors() -> Vec<Door> {
     ]
 }
 
-/// Whether the broker accepted the caller's evidence, whatever the result of the request.
+/// Whether the broker accepted the caller's evidence, even if it refused the request later.
 fn was_taken(door: &Door, answer: &Answer) -> bool {
     if !door.in_form {
         // The bootstrap token is accepted everywhere, but has few rights.

@@ -199,7 +199,7 @@ on_both_stores! {
         assert_problem(&ask(replica, &once, None, &guessed).await, 404, "not-found");
         let again = ask(replica, &once, None, &joining(&granted)).await.expect(201);
         assert_eq!(again["task"]["id"], granted["task"]["id"]);
-        // A byte-for-byte repetition of the request is refused, whatever its idempotency key.
+        // A byte-for-byte repetition of the request is refused with any idempotency key.
         let keyed = |token: String| {
             let request = replica.client.request(Method::POST, "/v1/credentials");
             let request = request.header("idempotency-key", "\"k\"").bearer_auth(token);

@@ -485,7 +485,7 @@ async fn a_verdict_is_one_though_nobody_reads_it() {
         };
         assert_eq!(run(&["replay", "--candidate", "same"]), Some(0));
         assert_eq!(run(&["replay", "--candidate", "next"]), Some(1));
-        // No permit was used, whatever the fleet's policies permit.
+        // No permit was used, so none of the fleet's rights is.
         assert_eq!(run(&["unused", "same"]), Some(1));
     }
 }

@@ -213,7 +213,7 @@ async fn a_replayed_proof_is_an_invalid_proof_and_not_an_invalid_request() {
         .expect(200);
     let again = post(replica, "/oauth2/token", &exchange(fleet), &dpop).await;
     assert_oauth_error(&again, 400, "invalid_dpop_proof");
-    // A used attestation stays an invalid request, whatever the proof.
+    // A used attestation stays an invalid request, even with a fresh proof.
     let used = exchange(fleet);
     token(replica, &used).await.expect(200);
     let fresh = [("dpop", proof(replica, &key, "/oauth2/token", None).await)];

@@ -180,7 +180,7 @@ on_both_stores! {
         let (revoked, pruned, alive) = (issued(&rig).await, issued(&rig).await, issued(&rig).await);
         rig.revoke(revoked.session.id).await;
         change(&rig, "DELETE FROM session WHERE id = $1", &revoked).await;
-        // A missing row counts as invalid, whatever its session's state was.
+        // A missing row counts as invalid, regardless of its session's state.
         change(&rig, "DELETE FROM session WHERE id = $1", &pruned).await;
         assert!(polled(&rig, &revoked).await.1);
         assert!(polled(&rig, &pruned).await.1);

@@ -77,7 +77,7 @@ fn run(
         .run()
 }
 
-/// Tests that the policies pass, whatever the proposal removes.
+/// Tests that pass both before and after the proposal.
 const TESTS: &str = r#"
 [[task]]
 name = "the reports open trials"

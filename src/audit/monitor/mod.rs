@@ -28,7 +28,7 @@ use super::AuditError;
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::merkle::{Note, Trust};
 
-/// The longest time for one check, whatever the server does.
+/// The longest time for one check. A server that answers slowly cannot extend it.
 const ROUND_TIMEOUT: Duration = Duration::from_mins(1);
 /// Consecutive checks without a cosigned checkpoint after which the watch fails. There are several
 /// because a witness may sign a moment after the log.

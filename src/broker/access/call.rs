@@ -214,8 +214,8 @@ impl<'a> Call<'a> {
         Ok(matches!(appended, Appended::Blocked(_)))
     }
 
-    /// Binds the evidence, whatever the outcome of the call: evidence that was used with this
-    /// binding before may be used with it again.
+    /// Binds the evidence, even if the call fails later: evidence that was used with this binding
+    /// before may be used with it again.
     pub(super) fn bind(&self, binding: [u8; 32]) {
         if let Some(evidence) = self.state().unspent.first_mut() {
             evidence.binding = Some(binding);

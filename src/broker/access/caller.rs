@@ -105,7 +105,7 @@ impl Access {
     ) -> Result<bool, BrokerError> {
         let principal = match &caller.who {
             // While the clock is in doubt, attestations cannot be verified. So the bootstrap token
-            // may accept the time whatever policy says.
+            // may accept the time without a decision of policy.
             Who::Bootstrap
                 if action == AdminAction::AcceptTime || action.always_open_to_bootstrap() =>
             {

@@ -308,8 +308,8 @@ impl Requester<'_> {
         self.call.is_blocked().await
     }
 
-    /// Binds its evidence, whatever the outcome of the call: evidence that was used with this
-    /// binding before may be used with it again.
+    /// Binds its evidence, even if the call fails later: evidence that was used with this binding
+    /// before may be used with it again.
     pub(in crate::broker) fn bind(&self, binding: [u8; 32]) {
         self.call.bind(binding);
     }

@@ -67,8 +67,8 @@ impl Health {
                     replica = other.replica,
                     endpoints = %other.endpoints,
                     own = %own.endpoints,
-                    "a replica has other endpoints than this one; configure the same `[endpoints]` \
-                     on all replicas"
+                    "another replica has different endpoints; configure the same `[endpoints]` on \
+                     all replicas"
                 );
             }
             self.other_endpoints.store(others.into());

@@ -364,7 +364,7 @@ impl Issuance {
         handle: &SecretString,
     ) -> Result<AdmittedTask<TaskPlan>, Unadmitted> {
         if context.workload.reuse == Reuse::PerTask {
-            // Evidence that is bound to this task can be used for it again, whatever the outcome.
+            // Evidence that is bound to this task can be used for it again, even if this call fails.
             context.requester.bind(sha256(id.uuid().as_bytes()));
         }
         let not_found = || BrokerError::NotFound("task");
@@ -388,7 +388,7 @@ impl Issuance {
     /// several, the one that expires last.
     #[expect(
         clippy::disallowed_methods,
-        reason = "the caller may use the parent task: a delegation admits its child"
+        reason = "the caller's delegation token permits it to use the parent task"
     )]
     async fn covering(
         &self,

@@ -220,7 +220,8 @@ impl Issuance {
             owner: session.workload.clone(),
         });
         match self.core.ledger().append_own(entry, self.core.now()).await {
-            Ok(_) => self.core.metrics().sessions_ended(reason, 1),
+            Ok(Appended::Recorded(_)) => self.core.metrics().sessions_ended(reason, 1),
+            Ok(_) => {}
             // Its lease or the session itself expires. No caller has the credential.
             Err(error) => {
                 warn!(session = %session.id, %error, "the end of a session was not recorded");

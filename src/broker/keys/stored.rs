@@ -86,7 +86,7 @@ pub async fn open_keys(
     let mut ledger = Vec::new();
     for (row, record) in rows.into_iter().zip(records) {
         let tampered = || KeyProblem::Tampered(row.kid.clone());
-        // An erased key counts as removed, whatever its dates are. The current ledger key never
+        // An erased key counts as removed, regardless of its dates. The current ledger key never
         // counts as expired, because a log needs one.
         if record.erased {
             continue;

@@ -238,9 +238,12 @@ impl Tasks {
         let report = self.with_sessions(id, self.core.now()).await?;
         if ended_now {
             self.core.wake_sweeper();
-            let sessions = report.sessions.iter();
-            for reason in sessions.filter_map(|session| session.status.end_reason) {
-                self.core.metrics().sessions_ended(reason, 1);
+            for status in report.sessions.iter().map(|session| session.status) {
+                // Sessions that had ended before are counted already.
+                let by_this_act = status.ended_at.is_some_and(|at| at >= now);
+                if let Some(reason) = status.end_reason.filter(|_| by_this_act) {
+                    self.core.metrics().sessions_ended(reason, 1);
+                }
             }
         }
         Ok(report)

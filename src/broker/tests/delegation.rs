@@ -46,11 +46,7 @@ async fn a_child_takes_its_credentials_from_the_parents_budget() {
 async fn a_child_ends_with_its_parent() {
     let unit = Unit::new().await;
     let parent = unit.issue_job("parent").await;
-    let delegation = unit.delegate(&parent, "child", 1).await.unwrap();
-    let child = unit
-        .issue("child", child_of(parent.task.id, &delegation))
-        .await
-        .unwrap();
+    let child = unit.issue_child(&parent).await;
     assert!(unit.is_active(&child).await);
     unit.end(&parent, TaskEnd::Complete).await.unwrap();
     assert!(!unit.is_active(&child).await);
@@ -60,11 +56,7 @@ async fn a_child_ends_with_its_parent() {
 async fn a_childs_credential_ends_with_the_session_that_covers_it() {
     let unit = Unit::new().await;
     let parent = unit.issue_job("parent").await;
-    let delegation = unit.delegate(&parent, "child", 1).await.unwrap();
-    let child = unit
-        .issue("child", child_of(parent.task.id, &delegation))
-        .await
-        .unwrap();
+    let child = unit.issue_child(&parent).await;
     assert!(child.session.expires_at <= parent.session.expires_at);
     unit.broker
         .revocation
@@ -90,11 +82,7 @@ async fn an_ended_task_lends_nothing() {
 async fn an_ended_parent_ends_the_heartbeats_of_its_child() {
     let unit = Unit::new().await;
     let parent = unit.issue_job("parent").await;
-    let delegation = unit.delegate(&parent, "child", 1).await.unwrap();
-    let child = unit
-        .issue("child", child_of(parent.task.id, &delegation))
-        .await
-        .unwrap();
+    let child = unit.issue_child(&parent).await;
     let beat = || {
         unit.broker
             .tasks

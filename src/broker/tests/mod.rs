@@ -183,6 +183,14 @@ impl Unit {
         delegation.await
     }
 
+    /// Issues a credential to `child`, in a task that the parent delegated to it.
+    async fn issue_child(&self, parent: &Issued) -> Issued {
+        let delegation = self.delegate(parent, "child", 1).await.unwrap();
+        self.issue("child", child_of(parent.task.id, &delegation))
+            .await
+            .unwrap()
+    }
+
     /// Whether introspection reports the credential as active.
     async fn is_active(&self, issued: &Issued) -> bool {
         let token = access_token(issued);

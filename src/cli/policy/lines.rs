@@ -147,8 +147,8 @@ impl Whole {
     pub(super) fn cut_short(&self, since: Option<Timestamp>) -> Option<String> {
         let Some(end) = &self.end else {
             return Some(
-                "the file does not end with the line that `policy decisions` writes last: it may \
-                 be truncated"
+                "the file does not end with the line that `policy decisions` writes last, so it \
+                 may be truncated; write the file again"
                     .to_owned(),
             );
         };

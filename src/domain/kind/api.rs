@@ -1,4 +1,14 @@
 //! HTTP APIs whose servers accept access tokens of the broker: resources of kind `jwt`.
+//!
+//! [`ApiResource`] is the registration: the audience of the tokens, the identities that may
+//! introspect them, and the method by which the server verifies them ([`Verification`]), which
+//! determines the revocability. No API has an audience of the broker itself or of federation with
+//! AWS, because its tokens would be valid there. Actions have no wildcards, so an action covers
+//! only itself.
+//!
+//! A registration that breaks a rule is refused with the reason as a text, which `domain::catalog`
+//! returns as a `CatalogError`. [`super::ResourceKind`] calls this file. `mint::jwt` makes the
+//! tokens, and `broker::verification` answers introspection.
 
 use std::collections::BTreeSet;
 

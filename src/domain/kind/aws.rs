@@ -1,4 +1,15 @@
 //! AWS roles: resources of kind `aws`.
+//!
+//! [`AwsRole`] is the registration: the role, the way to obtain a session ([`AwsMode`]) and the
+//! restrictions of all its sessions. [`AwsRevocation`] names the inline policy that revokes single
+//! sessions, and [`RoleArn`] are the parts of a role's ARN. Actions and locations can be patterns,
+//! and actions are compared without regard to case, as AWS does.
+//!
+//! A registration that breaks a rule is refused with the reason as a text, which `domain::catalog`
+//! returns as a `CatalogError`. A text that is no role's ARN, or a region without a host in the
+//! role's partition, is `None`.
+//!
+//! [`super::ResourceKind`] calls this file. Nothing here calls AWS: `mint::aws` does.
 
 use std::collections::BTreeSet;
 
@@ -39,10 +50,11 @@ pub struct AwsRole {
     pub mode: AwsMode,
     /// The region of the STS endpoint.
     pub region: String,
-    /// The endpoint to call instead of AWS's own STS.
+    /// The endpoint to call instead of AWS's own STS; `None` calls AWS's own.
     #[serde(default)]
     pub endpoint: Option<EndpointName>,
-    /// The external id that the role's trust policy requires, in mode `assume_role`.
+    /// The external id that the role's trust policy requires, in mode `assume_role`. `None` sends
+    /// none.
     #[serde(default)]
     pub external_id: Option<String>,
     /// The regions in which sessions work; empty means all.
@@ -65,7 +77,8 @@ pub struct AwsRole {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AwsRevocation {
-    /// In mode `web_identity`: the role that may read and write the inline policy.
+    /// In mode `web_identity`: the role that may read and write the inline policy. `None` in mode
+    /// `assume_role`, in which the broker writes with its own credentials.
     #[serde(default)]
     pub role_arn: Option<String>,
     /// Name of the inline policy.
@@ -75,7 +88,7 @@ pub struct AwsRevocation {
     /// no time; minutes are safe.
     #[serde(default = "default_propagation_seconds")]
     pub propagation_seconds: u64,
-    /// The endpoint to call instead of AWS's own IAM.
+    /// The endpoint to call instead of AWS's own IAM; `None` calls AWS's own.
     #[serde(default)]
     pub endpoint: Option<EndpointName>,
     /// Maximum number of sessions that the policy can name, 4 to 230. A role without other inline
@@ -184,7 +197,8 @@ fn is_aws_region(text: &str) -> bool {
     counted && area.len() == 2 && letters(area) && !rest.is_empty() && rest.iter().all(letters)
 }
 
-/// Whether `text` could be the name of an AWS region.
+/// Whether `text` could be the name of an AWS region: 4 to 32 lower-case letters, digits and `-`.
+/// It may name a region that does not exist.
 #[must_use]
 pub fn is_region(text: &str) -> bool {
     let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
@@ -246,7 +260,7 @@ impl AwsRole {
         }
     }
 
-    /// The parts of the role's ARN.
+    /// The parts of the role's ARN; `None` if it is not the ARN of one role.
     #[must_use]
     pub fn parsed(&self) -> Option<RoleArn<'_>> {
         RoleArn::parse(&self.role_arn)
@@ -312,8 +326,8 @@ impl AwsRole {
     }
 
     /// The reason why the role cannot be registered together with `other`, the role of the resource
-    /// `name`. The deny policy belongs to the role, so resources with the same role must have the
-    /// same settings for it.
+    /// `name`; `None` if it can. The deny policy belongs to the role, so resources with the same
+    /// role must have the same settings for it.
     pub(super) fn conflict_with(&self, other: &Self, name: &str) -> Option<String> {
         let conflicts = self.role_arn == other.role_arn && self.revocation != other.revocation;
         conflicts.then(|| {

@@ -2,8 +2,13 @@
 //! between rights.
 //!
 //! Each kind has one file. This file holds the enums that distinguish the kinds for the rest of the
-//! crate. Every match on them is exhaustive, so the compiler lists the places that a new kind must
-//! handle.
+//! crate: [`MinterKind`], [`DetailType`], and [`ResourceKind`] with the registration of a kind.
+//! Every match on them is exhaustive, so the compiler lists the places that a new kind must handle.
+//!
+//! Reading and checking a registration returns the reason of a refusal as a text, and
+//! [`super::catalog`] adds the resource's name. A name of a kind that this version does not know is
+//! `None`, or a refusal when a resource is read. A comparison whose budget runs out answers *not
+//! covered*. The credentials are made in `mint`, not here.
 
 pub mod api;
 pub mod aws;
@@ -43,7 +48,7 @@ impl MinterKind {
         }
     }
 
-    /// The inverse of [`Self::as_str`].
+    /// The inverse of [`Self::as_str`]; `None` for an unknown name.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == text)
@@ -199,7 +204,7 @@ impl ResourceKind {
     }
 
     /// The reason why the resource cannot be registered together with `other`, the registration of
-    /// the resource `name`.
+    /// the resource `name`; `None` if it can.
     pub(super) fn conflict_with(&self, other: &Self, name: &str) -> Option<String> {
         match (self, other) {
             (Self::Aws(role), Self::Aws(other)) => role.conflict_with(other, name),
@@ -288,7 +293,7 @@ impl ResourceKind {
         }
     }
 
-    /// The API whose server takes the tokens, for kind `jwt`.
+    /// The API whose server takes the tokens; `None` for other kinds than `jwt`.
     #[must_use]
     pub fn api(&self) -> Option<&ApiResource> {
         match self {
@@ -297,7 +302,7 @@ impl ResourceKind {
         }
     }
 
-    /// The AWS role, for kind `aws`.
+    /// The AWS role; `None` for other kinds than `aws`.
     #[must_use]
     pub fn aws_role(&self) -> Option<&AwsRole> {
         match self {

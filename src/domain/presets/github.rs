@@ -1,7 +1,13 @@
-//! GitHub Actions.
+//! GitHub Actions: the rules of the preset `github-actions`.
 //!
 //! `sub` has two formats, can be customised and omits the branch if there is an environment, so no
-//! condition uses it. Names of owners and repositories can pass to other parties; ids cannot.
+//! condition uses it. Names of owners and repositories can pass to other parties; ids cannot. So
+//! the identity is the repository's id, and an attestor must require an id of an owner, a
+//! repository or an enterprise. Events that outsiders can start are refused, and by default only
+//! GitHub's own runners are accepted.
+//!
+//! `RULES` is data. [`super`] applies it, and refuses a written member that is weaker with a
+//! `SpecRefusal`.
 
 use url::Url;
 

@@ -1,14 +1,16 @@
 //! Presets: the known facts about each provider of tokens.
 //!
-//! A preset completes an attestor of kind `oidc`: issuer, algorithms, claims with their types, the
-//! templates of identity and instance, and the conditions that close the provider's known
-//! weaknesses. The operator must supply the rest: an audience that identifies this broker, and the
-//! immutable id of the owner. Other written members may make an attestor narrower; members that
-//! would make it wider are refused. An operator who needs a wider one writes the attestor without a
-//! preset.
+//! A preset ([`Preset`], with its `Rules` in one file each) completes an attestor of kind `oidc`:
+//! issuer, algorithms, claims with their types, the templates of identity and instance, and the
+//! conditions that close the provider's known weaknesses. The operator must supply the rest: an
+//! audience that identifies this broker, and the immutable id of the owner. Other written members
+//! may make an attestor narrower; members that would make it wider are refused. An operator who
+//! needs a wider one writes the attestor without a preset.
 //!
-//! A preset is applied when a configuration is read. The result is complete, so a generation does
-//! not depend on a later version's presets.
+//! `fill_in` returns a [`SpecRefusal`] with the member, the problem and the remedy; the first one
+//! ends it. [`super::trust`] calls it when a configuration is read. The result is complete, so a
+//! generation does not depend on a later version's presets. `attest::checks` checks the completed
+//! attestor like any other.
 
 mod aws;
 mod buildkite;

@@ -1,11 +1,17 @@
 //! Clients for AWS: at AWS's own hosts or at endpoints of the replica's configuration.
 //!
-//! STS receives tokens of the broker's federation, and any server could accept them. So the host of
-//! each request is compared, before it is sent, with the required one: the endpoint's, or AWS's own
-//! for the role's partition and region. The credentials of the replica's host are used if the role
-//! is registered that way and `[aws.own_credentials]` of the replica's configuration permits it.
-//! Environment variables and files supply these credentials ([`super::own_credentials`]) but cannot
-//! select a host.
+//! [`Clients`] creates the clients of STS and IAM for a role. STS receives tokens of the broker's
+//! federation, and any server could accept them. So the host of each request is compared, before it
+//! is sent, with the required one ([`OnlyTo`]): the endpoint's, or AWS's own for the role's
+//! partition and region. The credentials of the replica's host are used if the role is registered
+//! that way and `[aws.own_credentials]` of the replica's configuration permits it. Environment
+//! variables and files supply these credentials ([`super::own_credentials`]) but cannot select a
+//! host.
+//!
+//! A role whose endpoint, host or own credentials this replica lacks is [`MintError::Refused`]:
+//! nothing was sent. A call has three attempts and a total time limit below the mint's lease. The
+//! meaning of a failed call is decided in [`super::sts`]. [`super::sts`] and [`super::deny`] use
+//! the clients.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

@@ -1,9 +1,17 @@
 //! The list of denied sessions of a role: one inline policy of the role that belongs to the broker.
 //!
-//! In mode `web_identity` the policy is read and written with a session of another role, which the
-//! broker assumes as an OpenID provider and restricts to this one role's inline policies. In mode
-//! `assume_role` it is read and written with the credentials of the replica's host; only their own
-//! policies restrict their other rights.
+//! [`AwsMinter`] implements [`DenyList`] here. In mode `web_identity` the policy is read and
+//! written with a session of another role, which the broker assumes as an OpenID provider and
+//! restricts to this one role's inline policies. In mode `assume_role` it is read and written with
+//! the credentials of the replica's host; only their own policies restrict their other rights.
+//!
+//! Reading returns `None` for a policy that is missing or that another party changed, so that the
+//! broker writes it again. The policy of another broker is never overwritten: it is
+//! [`MintError::Refused`]. A document that is too large is [`DenyWriteError::TooLarge`], and the
+//! former one stays in effect; after any other failed write, either may be in effect.
+//!
+//! `broker::revocation` decides which sessions to deny and when a denial is confirmed.
+//! [`super::policy`] writes and reads the document.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;

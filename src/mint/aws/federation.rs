@@ -1,8 +1,14 @@
 //! The broker as an OpenID provider for AWS: tokens with which it assumes roles, and nothing else.
 //!
+//! [`Federation`] signs them: one for each mint, and one for the session that writes deny lists.
 //! The federation has its own issuer, keys and audience, which no other token has. So STS accepts
 //! none of the credentials that the broker releases, and no other server accepts these tokens. They
 //! live for a minute, and the broker sends them only to STS.
+//!
+//! If no key may sign, or the key was revoked since the decision, the result is
+//! [`MintError::Refused`] and nothing is sent. `http::federation` serves the public keys,
+//! [`super::trust`] writes the policy by which AWS accepts these tokens, and [`super::clients`]
+//! limits their recipient.
 
 use secrecy::SecretString;
 use serde::Serialize;

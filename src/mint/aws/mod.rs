@@ -1,18 +1,18 @@
 //! Sessions of AWS roles.
 //!
-//! A mint is one call of STS, either with a token of the broker that AWS trusts (`web_identity`:
-//! the broker holds no AWS key) or with the credentials of the replica's host (`assume_role`). The
-//! session policy limits the session's rights ([`policy`]) and ends it, because AWS creates no
-//! session shorter than 15 minutes.
+//! [`AwsMinter`] creates them. A mint is one call of STS, either with a token of the broker that
+//! AWS trusts (`web_identity`: the broker holds no AWS key) or with the credentials of the
+//! replica's host (`assume_role`). The session policy limits the session's rights ([`policy`]) and
+//! ends it, because AWS creates no session shorter than 15 minutes.
 //!
 //! Every session has its own name, `tp-` and the session's id, and carries the hash of its
 //! decision's leaf as its source identity. So a line in `CloudTrail` leads to the proof of its
-//! decision, and a denial can name exactly this session.
+//! decision, and a denial can name exactly this session. To revoke a session, the broker writes a
+//! policy of its role that denies it (`deny`), if it may write one.
 //!
-//! To revoke a session, the broker writes a policy of its role that denies it ([`deny`]), if it may
-//! write one.
-//!
-//! Every answer of STS other than a definite refusal is treated as if a session exists.
+//! A grant whose policy would be too long is refused before the decision ([`Minter::fits`]). Every
+//! answer of STS other than a definite refusal is [`MintError::Unknown`]: it is treated as if a
+//! session exists. `broker::issuance` calls this minter, and `broker::revocation` its deny list.
 
 mod clients;
 mod deny;

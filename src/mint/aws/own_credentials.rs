@@ -1,10 +1,14 @@
 //! Finds the AWS credentials of the replica's host in the sources of AWS's tools: environment,
 //! files, container, instance.
 //!
-//! To find them, the provider chain of AWS's SDK calls servers, and sends some of them a token of
-//! the host. Environment variables and files can name such a server. So the chain's requests may
-//! only go to STS of the region in the replica's configuration, and to the link-local addresses of
-//! the metadata services. Every other request is refused before it is sent.
+//! [`own_credentials`] returns a provider that can renew them. To find them, the provider chain of
+//! AWS's SDK calls servers, and sends some of them a token of the host. Environment variables and
+//! files can name such a server. So the chain's requests may only go to STS of the region in the
+//! replica's configuration, and to the link-local addresses of the metadata services.
+//!
+//! Every other request is refused before it is sent, with an error in the log; the chain then tries
+//! its next source. A host without credentials is `None`. [`super::clients`] and the start of the
+//! broker call this file; `endpoints::own_credentials` decides which roles may use the credentials.
 
 use aws_config::{BehaviorVersion, Region};
 use aws_sdk_sts::config::{

@@ -1,14 +1,19 @@
 //! The policies that the broker writes: the session policy, made from the grant, and the deny
 //! policy of a role.
 //!
-//! A session has the rights that the role's own policies *and* its session policy allow. So the
-//! session policy allows exactly the granted rights. An explicit deny overrides every allow. Denies
-//! end the session at its expiry, because AWS has a minimum of 900 s; they restrict the session to
-//! the registered regions and networks; and they deny the actions by which its holder could create
+//! [`session_policy`] and [`denying`] make a [`Document`], and [`denied_by`] reads one. A session
+//! has the rights that the role's own policies *and* its session policy allow. So the session
+//! policy allows exactly the granted rights. An explicit deny overrides every allow. Denies end the
+//! session at its expiry, because AWS has a minimum of 900 s; they restrict the session to the
+//! registered regions and networks; and they deny the actions by which its holder could create
 //! credentials that outlive it.
 //!
 //! The document is a typed structure. A caller's text enters it only as a JSON string that was
 //! checked to be an action, an ARN or a region.
+//!
+//! A session policy above AWS's limit is [`PolicyTooLarge`]. A deny policy that the broker could
+//! not have written, member order and white space apart, is `None`. [`super::AwsMinter`] sends the
+//! session policy to STS, and [`super::deny`] reads and writes the other.
 
 use std::collections::BTreeMap;
 use std::iter;
@@ -176,7 +181,8 @@ pub fn session_policy(role: &AwsRole, grant: &Grant, expires_at: Timestamp) -> D
 
 const REGION: &str = "aws:RequestedRegion";
 
-/// The policy of the broker's own session: it may manage the inline policies of this one role.
+/// The policy of the broker's own session: it may read and write the inline policies of this one
+/// role.
 pub fn over_role(role_arn: &str) -> Document {
     Document::of(vec![Statement {
         sid: None,

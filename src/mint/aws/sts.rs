@@ -1,4 +1,14 @@
 //! The calls of STS.
+//!
+//! [`Asked`] is a request for a session, and [`Made`] the session that STS created. An answer is
+//! accepted only if it is about the requested session, with an expiry that was requested.
+//!
+//! The error says whether a session may exist. [`MintError::Refused`], [`MintError::TooManyRights`]
+//! and [`MintError::Throttled`] mean that AWS itself refused, or that nothing was sent, so none
+//! exists. Everything else is [`MintError::Unknown`], and so is a refusal after an attempt with an
+//! unclear result (`Tries`): the broker then treats the session as existing. [`super::AwsMinter`]
+//! calls this file for permits, and [`super::deny`] for the session that writes deny lists.
+//! [`super::clients`] limits attempts and time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

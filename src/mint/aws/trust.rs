@@ -1,5 +1,14 @@
 //! The trust policy of a role: the policy that admits the broker's federation for one subject, and
 //! the faults of an existing policy.
+//!
+//! [`Trusted`] is the subject: a resource, or the broker itself. [`Trusted::policy`] writes the
+//! policy, and [`Trusted::faults_of`] lists the rights that the broker lacks, rights beyond those
+//! it needs, and other principals that the role admits.
+//!
+//! An ARN that is not a role's, or an issuer that is no URL, is `None`. A statement that this file
+//! cannot read counts as a fault. An empty list does not prove that AWS will accept the broker:
+//! other policies of the account can deny it. The command `aws trust-policy` calls this file;
+//! nothing is sent to AWS.
 
 use serde_json::{Value, json};
 
@@ -26,13 +35,15 @@ pub struct Trusted {
 }
 
 impl Trusted {
-    /// The resource with this name, at its role, for a broker with this issuer.
+    /// The resource with this name, at its role, for a broker with this issuer. `None` if the
+    /// ARN is not a role's or the issuer is no URL.
     #[must_use]
     pub fn resource(issuer: &str, role_arn: &str, name: &str) -> Option<Self> {
         Self::new(issuer, role_arn, format!("resource:{name}"), &ACTIONS)
     }
 
-    /// The broker itself, at the role by which it writes deny lists.
+    /// The broker itself, at the role by which it writes deny lists. `None` as in
+    /// [`Self::resource`].
     #[must_use]
     pub fn revoker(issuer: &str, role_arn: &str) -> Option<Self> {
         let subject = federation::REVOKER_SUBJECT.to_owned();

@@ -12,7 +12,12 @@
 //! | a forbid | some requested value meets it | [overlaps](patterns::PatternSet::overlaps) |
 //!
 //! A negation (`!`, `!=`, `unless`) swaps the two readings, `if a then b else c` is read as `a && b
-//! || !a && c`, and `context has location` is true if a request has locations. By induction over a condition: if the first reading holds, the condition holds for each value; if the condition holds for any value, the second reading holds. So a permit never applies to more than it would for each value alone, a forbid never to less, and a smaller request is never refused where a larger one is permitted. If two comparisons in one condition depend on each other, the result can be stricter than necessary, never weaker.
+//! || !a && c`, and `context has location` is true if a request has locations. By induction over a
+//! condition: if the first reading holds, the condition holds for each value; if the condition
+//! holds for any value, the second reading holds. So a permit never applies to more than it would
+//! for each value alone, a forbid never to less, and a smaller request is never refused where a
+//! larger one is permitted. If two comparisons in one condition depend on each other, the result
+//! can be stricter than necessary, never weaker.
 //!
 //! At load, every part of a condition that depends on these facts alone becomes a [`question`]. In
 //! the policy that Cedar evaluates, a lookup of the question's number in `context.asked` replaces
@@ -22,6 +27,9 @@
 //!
 //! A URL is requested as two values, the location itself and everything below it. This makes the
 //! usual `context.location == "X" || context.location like "X/*"` exact.
+//!
+//! If the steps for comparing run out, no permit and every forbid applies. A policy that uses one
+//! of these facts in any other way is refused when the generation is loaded.
 
 pub(super) mod patterns;
 pub(super) mod question;

@@ -1,8 +1,13 @@
 //! The texts and patterns that policies compare one fact with.
 //!
 //! Policies can list thousands of locations, and a request must not cost one comparison for each.
-//! Texts without wildcards, and patterns whose only wildcard is a final `*`, are sorted and looked
-//! up. All others are compared one by one.
+//! So a [`PatternSet`] sorts texts without wildcards, and patterns whose only wildcard is a final
+//! `*`, and looks them up. All others are compared one by one.
+//!
+//! Both comparisons spend a budget. If it runs out, [`PatternSet::covers`] is `false` and
+//! [`PatternSet::overlaps`] is `true`, so that no permit and every forbid applies. A set covers a
+//! value only if one of its patterns alone does. [`super::rewrite`] builds the sets,
+//! [`super::question`] compares them, and `domain::pattern` compares single patterns.
 
 use super::text::{AskedText, Kind};
 use crate::domain::pattern::{Budget, Pattern, Token};

@@ -1,4 +1,13 @@
 //! Questions: the conditions of policies on the requested values.
+//!
+//! A [`Question`] compares the values of one [`Fact`] with a set of patterns, or joins other
+//! questions by *and* and *or*. [`Questions`] numbers the distinct questions of a generation, so
+//! that an evaluated policy can name each by its number.
+//!
+//! Nothing here returns an error. If the budget of comparisons runs out, [`Question::holds`] gives
+//! the answer by which no permit and every forbid applies. A request without the fact neither meets
+//! nor is covered by any pattern. [`super::rewrite`] makes the questions when a generation is
+//! loaded, and `policy::slice` asks for those of the candidate policies at each request.
 
 use std::collections::HashMap;
 

@@ -1,5 +1,17 @@
 //! Rewrites policies into the form that Cedar evaluates: the number of a question replaces every
 //! part of a condition that depends on the requested values alone.
+//!
+//! [`rewrite`] returns a [`Rule`]: the policy by the reading that [`super`] explains (every value
+//! for a permit, some value for a forbid), and for a permit with terms a second policy that applies
+//! if the first would for some value. The rule permits no value that the written policy would
+//! refuse.
+//!
+//! A policy that cannot be evaluated for many values at once is [`Unaskable`], with the remedy: it
+//! uses `context` or a requested fact other than in a comparison with texts, could fail for some of
+//! the values only, or becomes too large or too deep. The generation then does not load.
+//!
+//! `policy::generation` calls this file for each balanced policy, and validates the result by a
+//! schema without the requested facts. `policy::slice` evaluates it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,4 +1,13 @@
 //! The requested values of one fact, as a set of texts.
+//!
+//! [`AskedText`] is such a set: one text, every text with a prefix, or every text that a pattern
+//! matches ([`Kind`]). It covers at least every value that the credential would permit, so that a
+//! forbid about any of them is found. A URL has two sets: the location itself, and everything below
+//! it.
+//!
+//! Nothing here returns an error: the values were checked when the request was read
+//! (`domain::grant`). `policy::inquiry` makes the sets of a request, and [`super::patterns`]
+//! compares them with those of policies.
 
 use std::cell::OnceCell;
 use std::collections::BTreeSet;

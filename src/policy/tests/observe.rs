@@ -263,7 +263,7 @@ fn only_what_is_registered_as_of_low_risk_is_observed() {
     assert!(
         problems[0]
             .message
-            .contains("valid at resource `orders-api` too"),
+            .contains("also valid at resource `orders-api`"),
         "{}",
         problems[0]
     );

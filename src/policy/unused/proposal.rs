@@ -1,4 +1,13 @@
 //! Writes narrower policies, inserts them into the bundle, and checks the result.
+//!
+//! [`Narrower::write`] writes one policy with the used actions, resource and locations and the
+//! longest life that was granted. [`proposed`] inserts all of them into the policy files.
+//!
+//! The result loads, and apart from the proposals every policy is as before: a replacement of too
+//! much text could otherwise remove an adjacent forbid. A proposal for which this does not hold is
+//! dropped from the report, and the others remain. `super` calls this file and decides which
+//! aspects may be narrowed. Nothing here proves that the recorded decisions stay the same: `policy
+//! replay` shows that.
 
 use std::collections::{BTreeMap, BTreeSet};
 

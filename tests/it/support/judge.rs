@@ -29,7 +29,7 @@ pub enum Verdict {
 /// The reason of a denial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denial {
-    /// A policy denies it, whatever other policies allow.
+    /// A policy denies it, even if another policy allows it.
     Explicit,
     /// No policy allows it.
     Implicit,

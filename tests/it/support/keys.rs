@@ -144,7 +144,8 @@ impl Key {
     }
 }
 
-/// A JWT with exactly this header and these claims, signed by `key`, whatever key the header names.
+/// A JWT with exactly this header and these claims, signed by `key`, even if the header
+/// names another key.
 pub fn sign_jwt(header: &Value, claims: &Value, key: &Key) -> String {
     assemble(header, claims, |input| key.sign(input))
 }

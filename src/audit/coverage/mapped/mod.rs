@@ -53,8 +53,8 @@ impl Pointer {
         }
     }
 
-    /// The value at the pointer as text, whatever its type; `None` if it is missing or null.
-    fn whatever(&self, record: &Value) -> Option<String> {
+    /// The value at the pointer as text, from any JSON type; `None` if it is missing or null.
+    fn as_text(&self, record: &Value) -> Option<String> {
         match self.of(record) {
             Value::Null => None,
             other => self.text(record).or_else(|| Some(other.to_string())),
@@ -152,7 +152,7 @@ impl Mapping {
     /// Reads the broker's credential from the mapped locations. Every one of them must hold a value
     /// of the broker's.
     fn credential(&self, record: &Value, into: &mut Credential) {
-        let text = |pointer: &Option<Pointer>| pointer.as_ref()?.whatever(record);
+        let text = |pointer: &Option<Pointer>| pointer.as_ref()?.as_text(record);
         if let Some(text) = text(&self.credential.session) {
             into.add_session_text(&text);
         }
@@ -275,7 +275,7 @@ fn shown(said: &[Option<String>]) -> String {
 }
 
 fn region(pointer: Option<&Pointer>, record: &Value) -> Region {
-    let found = pointer.and_then(|pointer| pointer.whatever(record));
+    let found = pointer.and_then(|pointer| pointer.as_text(record));
     Region::of(found.as_deref())
 }
 

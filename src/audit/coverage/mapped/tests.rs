@@ -264,7 +264,7 @@ fn a_users_name_that_looks_like_a_session_is_none() {
     ] {
         assert!(of(&user, "").is_empty(), "{user}");
     }
-    // A session name in the form of AWS counts as one, whatever the service.
+    // A session name in the form of AWS counts as one for every service.
     for credential in [
         of(&format!("arn:aws:sts::1:assumed-role/r/{name}"), ""),
         of("eve", name),
