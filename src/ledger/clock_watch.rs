@@ -236,8 +236,8 @@ impl ClockWatch {
         apart
     }
 
-    /// Compares the clock with the database's, which was asked `ago` before now and showed `theirs`.
-    /// `None` with a simulated clock.
+    /// Compares the clock with the database's, which was asked `ago` before now and showed
+    /// `theirs`. `None` with a simulated clock.
     pub(super) fn compare_within(&self, ago: Duration, theirs: Timestamp) -> Option<Duration> {
         let asked = self.clock.now().minus(ago);
         self.clock.is_real().then(|| self.compare(asked, theirs))

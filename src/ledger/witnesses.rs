@@ -208,8 +208,8 @@ impl fmt::Display for Witness {
     }
 }
 
-/// The note of one size: the log's signed checkpoint with the cosignature of each witness. `None` if
-/// there are no rows, or the first one holds no note. Verifies no signature.
+/// The note of one size: the log's signed checkpoint with the cosignature of each witness. `None`
+/// if there are no rows, or the first one holds no note. Verifies no signature.
 #[must_use]
 pub fn cosigned_note(rows: &[CosignedRow]) -> Option<(u64, String)> {
     let text = |row: &CosignedRow| {

@@ -11,7 +11,7 @@
 //! statement that always causes a warning. A driver or a pooler that does not pass warnings on is
 //! thereby refused (`Unfit`). After a warning the caller gets `NotPrimary`: the commit may or may
 //! not be durable, and the caller must drop the connection. `store::append` and `store::lease` call
-//! this module; finding out what became of the commit is left to them.
+//! this module; they find out whether the commit was made.
 
 use std::fmt;
 use std::future::Future;

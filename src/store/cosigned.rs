@@ -78,7 +78,8 @@ impl Store {
     }
 
     /// The cosignatures of all witnesses on one checkpoint: the smallest one over leaf `index` that
-    /// the named witness signed, or without a name, that any witness signed. Empty if there is none.
+    /// the named witness signed, or without a name, that any witness signed. Empty if there is
+    /// none.
     pub async fn cosigned_over(
         &self,
         index: u64,

@@ -5,10 +5,11 @@
 //! ones.
 //!
 //! The rule: each generation is stored whole under its digest before it is activated, and neither a
-//! document nor an activation is changed or deleted. Failures: `None` means that there is no such
-//! document, or that no generation was activated yet. A row that cannot be parsed is `Corrupt`.
-//! Nothing is verified here: the callers check the MAC by `open`, and compare the document with its
-//! digest. `broker` and the ledger read; only the ledger's transaction writes (`append::acts`).
+//! document nor an activation is changed or deleted; only the MAC of an activation is ever renewed.
+//! Failures: `None` means that there is no such document, or that no generation was activated yet.
+//! A row that cannot be parsed is `Corrupt`. Nothing is verified here: the callers check the MAC by
+//! `open`, and compare the document with its digest. `broker` and the ledger read; only the
+//! ledger's transaction writes (`append::acts`).
 
 use super::codec::{digest, unsigned};
 use super::{Store, StoreError, read, read_current};

@@ -80,9 +80,9 @@ impl SigningKeyRow {
     }
 }
 
-/// A digest over all keys of a purpose in their present state. A change of keys is planned from such
-/// a state. The ledger records the change only if the rows still have the same digest under its
-/// lock.
+/// A digest over all keys of a purpose in their present state. A change of keys is planned from
+/// such a state. The ledger records the change only if the rows still have the same digest under
+/// its lock.
 #[must_use]
 pub fn keys_basis(rows: &[SigningKeyRow], purpose: &str) -> [u8; 32] {
     let of_purpose = rows.iter().filter(|row| row.purpose == purpose);

@@ -1,4 +1,4 @@
-//! What a store is and where its log stands: its mode and origin, the log that it succeeds, the
+//! The identity and the state of a store: its mode and origin, the log that it succeeds, the
 //! bootstrap tokens that were seen, the horizon, and the location of the shared checkpoint.
 //!
 //! `claim` marks a store or checks the mark. Then come the succession, the shared checkpoint's

@@ -94,10 +94,10 @@ macro_rules! read {
     };
 }
 
-/// Runs one statement that both databases understand, for reading rows that decide whether something
-/// is valid: sessions, tasks, cutoffs, roles, keys, the active generation. They are returned only
-/// while the server is known to be the primary ([`fence`]). A test checks that every statement over
-/// these tables uses this macro.
+/// Runs one statement that both databases understand, for reading rows that decide whether
+/// something is valid: sessions, tasks, cutoffs, roles, keys, the active generation. They are
+/// returned only while the server is known to be the primary ([`fence`]). A test checks that every
+/// statement over these tables uses this macro.
 macro_rules! read_current {
     ($store:expr, $db:ident => $body:expr) => {
         $crate::store::read!($store, finish_current, $db => $body)

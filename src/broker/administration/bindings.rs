@@ -7,9 +7,9 @@
 //! bootstrap or development token acts.
 //!
 //! Failures: `OwnBinding`, `Invalid` with the faulty member, `LastAdmin` and `Forbidden`. A binding
-//! that exists already is no error. If the act cannot be recorded, the caller gets `FailClosed`.
-//! `http::admin` and `http::ops` call this module. `access` authorizes the caller and checks the
-//! successors; the ledger records the act and writes the row.
+//! that exists already is no error, and is recorded again. If the act cannot be recorded, the
+//! caller gets `FailClosed`. `http::admin` and `http::ops` call this module. `access` authorizes
+//! the caller and checks the successors; the ledger records the act and writes the row.
 
 use tracing::instrument;
 

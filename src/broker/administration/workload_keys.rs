@@ -7,10 +7,10 @@
 //! The last identity that could activate a generation keeps its key.
 //!
 //! Failures: `Invalid` with the faulty member, `Forbidden` for the further right, `LastAdmin`.
-//! Removing a key that is not registered is no error. An attestor that cannot read the keys gets
-//! `WorkloadKeysUnavailable`, and refuses the evidence as unavailable. `http::admin` calls the
-//! acts; `app` gives `StoredWorkloadKeys` to the attestors. `attest::key` judges the key itself;
-//! the ledger records the act and writes the row.
+//! Removing a key that is not registered is no error, and is recorded. An attestor that cannot read
+//! the keys gets `WorkloadKeysUnavailable`, and refuses the evidence as unavailable. `http::admin`
+//! calls the acts; `app` gives `StoredWorkloadKeys` to the attestors. `attest::key` judges the key
+//! itself; the ledger records the act and writes the row.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,8 @@
 //! The transaction of a batch: read under the lock, settle, write, commit.
 //!
 //! `commit` tries a batch, `attempt` on one connection, and `try_commit` is the transaction itself.
-//! `connect_checked` makes a connection, and `resolve_commit_outcome` asks what became of a commit.
+//! `connect_checked` makes a connection, and `resolve_commit_outcome` finds out whether a commit
+//! was made.
 //!
 //! The rule: everything that an entry depends on is read under the lock, and this replica's state
 //! moves only after the commit was acknowledged. If the answer to COMMIT is lost, the batch is
