@@ -1,12 +1,16 @@
 //! The composition root: assembles a broker from its configuration, and stops its parts in order.
 //!
-//! A start opens, in this order: the store, which it claims for this use; the sealing keys; the
-//! ledger, whose key the first start creates, and which is checked against the checkpoint kept
-//! outside the store; the broker; its signing keys; the generation; the sweeper; the listener. A
-//! part that fails its check stops the start with a message that names the remedy.
+//! [`start`] first binds the sockets and checks the configuration. Then it opens, in this order:
+//! the store, which it claims for this use; the sealing keys; the ledger, whose key the first start
+//! creates, and which is checked against the checkpoint kept outside the store; the broker; its
+//! signing keys; the generation; the sweeper; the listener. [`App::stop`] reports that the broker
+//! is not ready, drains, accepts no more connections, lets tracked requests finish, drains the
+//! ledger, and closes the store.
 //!
-//! A stop reports that the broker is not ready, drains, accepts no more connections, lets tracked
-//! requests finish, drains the ledger, and closes the store.
+//! The rule: a start that cannot succeed creates nothing, as far as that is known in advance.
+//! Failures: a part that fails its check stops the start with a [`StartError`] that names the
+//! remedy. With a clock in doubt the broker starts, but fails closed. `cli` and tests call this
+//! module, which calls all others.
 
 pub mod check;
 mod reload;

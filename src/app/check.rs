@@ -1,5 +1,14 @@
 //! Checks a configuration, its generation, and the files of the broker's state before a start
 //! creates anything.
+//!
+//! [`check`] does all checks, in this order: certificate, generation, data directory, checkpoint
+//! file, shared checkpoint file. `generation_of` reads the files that describe the generation.
+//!
+//! The rule: nothing is created and no lock is taken, so that the check can run while a broker
+//! runs. A start makes the same checks. Failures: the first fault is returned as a [`CheckError`]
+//! whose text names the remedy and whose `kind` is stable. It does not connect to PostgreSQL, an
+//! issuer or an object behind HTTP. `app`, `taskpass serve --check` and the `policy` commands call
+//! this module; `broker::check` judges the generation, and the modules of the files judge those.
 
 use std::io;
 use std::path::Path;

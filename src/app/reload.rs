@@ -1,12 +1,17 @@
 //! Reloads files that change while the broker runs: the listener's certificate, the log level, and
 //! the secret files.
 //!
-//! A worker checks the files every few seconds and at each SIGHUP. It applies each part completely
-//! or not at all. If a certificate does not match its key yet, or the configuration does not load,
-//! the former values stay in force. The worker then retries at each check until the reload
-//! succeeds, because the cause may be a file or a mode that it does not watch. A warning reports
-//! the first failure and each new cause, and a metric shows that a reload is pending. All other
-//! settings take effect at the next start; a warning names each changed one.
+//! A worker checks the files every few seconds and at each SIGHUP (`Reloading::run`). It reads the
+//! certificate (`reload_tls`) and the configuration (`reload_configuration`), and
+//! `SharedSecrets::take_over` applies the secrets.
+//!
+//! The rule: if a certificate does not match its key yet, or the configuration does not load, the
+//! former values stay in force. Each secret is applied by itself, so one that cannot be applied
+//! does not prevent the others. All other settings take effect at the next start; a warning names
+//! each changed one. Failures: the worker retries at each check until the reload succeeds, because
+//! the cause may be a file or a mode that it does not watch. A warning reports the first failure
+//! and each new cause, and a metric shows that a reload is pending. Nothing is returned. `app` runs
+//! the worker; `config`, `http::tls` and `crypto::sealer` hold the values.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;

@@ -1,8 +1,15 @@
 //! `taskpass ledger new-origin`: begins a new log after leaves were lost or the log's key was
 //! stolen. It opens the stores directly, because no broker can serve at that time.
 //!
-//! The new log begins in its own store, under its own name. The old store stays unchanged, so that
-//! its receipts can still be verified.
+//! [`Old`] is the old log with its kept checkpoints: `lost` compares them with the store, and
+//! `give_up` and `revoke` record why the log ended. [`begin`] begins the new log, and [`begun`]
+//! reads how far it is. The rules: the old store stays unchanged, so that its receipts can still be
+//! verified. A new log begins only in an empty store, under its own name, and no broker serves it
+//! until all restrictions are carried over.
+//!
+//! Failures: `StartError::Unfit` with the remedy; an interrupted run is resumed by the next. `None`
+//! from `lost` means that the log can continue. `cli` and `app` call this module;
+//! `broker::administration::succession` carries the restrictions over.
 
 use std::sync::Arc;
 use std::time::Duration;

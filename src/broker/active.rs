@@ -1,4 +1,16 @@
-//! The generation that decides on this replica, compiled, with its attestors.
+//! The generation that decides on this replica: compiled, and with its attestors.
+//!
+//! `Active` bundles a `CompiledGeneration` and its `Attestors`. It gives out the digest, the
+//! catalog, the policies and the limits, and answers whether an identity, or the owner of a task,
+//! can still be attested. The rule: a task's owner counts as attested only if the attestor that
+//! attested it still exists, can still give that identity, and determines identities by the same
+//! configuration as then (equal digests).
+//!
+//! Failures: nothing here returns an error. Whatever is unknown is answered with `false`: an
+//! attestor that no longer exists, or an identity without a `:`. Only `broker` can make an
+//! `Active`: `broker::generations` does, after `broker::check` has accepted the generation.
+//! `broker::core` keeps the one that decides. Verifying evidence is left to `attest`, and decisions
+//! to `policy`.
 
 use crate::attest::Attestors;
 use crate::domain::catalog::Catalog;
@@ -7,14 +19,14 @@ use crate::domain::task::Task;
 use crate::domain::workload::Identity;
 use crate::policy::CompiledGeneration;
 
-/// A generation that can decide on this replica.
+/// A checked generation, ready to decide. The one that `Core` holds decides.
 pub struct Active {
     pub(super) compiled: CompiledGeneration,
     pub(super) attestors: Attestors,
 }
 
 impl Active {
-    /// Takes the parts of a generation that was checked.
+    /// Takes the parts of a generation that `broker::check` has accepted. Checks nothing itself.
     pub(super) fn new(compiled: CompiledGeneration, attestors: Attestors) -> Self {
         Self {
             compiled,
@@ -40,23 +52,25 @@ impl Active {
         &self.compiled
     }
 
-    /// Whether a task's owner can still be attested by the attestor that attested it, with the same
-    /// identity.
+    /// Whether a task's owner can still be attested as the same identity: the attestor that
+    /// attested it exists, can give the identity, and determines identities as it did then. False
+    /// if any of this is unknown.
     #[must_use]
     pub fn attests(&self, task: &Task) -> bool {
         self.attestors.could_attest(&task.attestor, &task.owner)
             && self.attestor_digest(&task.attestor) == task.attestor_digest
     }
 
-    /// The digest of the parts of an attestor that determine its identities.
+    /// The digest of the parts of an attestor's configuration that determine which identities it
+    /// gives. For an attestor that does not exist, the digest of no bytes, which no task has.
     pub(super) fn attestor_digest(&self, attestor: &str) -> [u8; 32] {
         self.attestors.digest_of(attestor)
     }
 
-    /// Whether an identity could be attested: its attestor exists and can give this name.
+    /// Whether an identity could be attested: its attestor exists and can give this identity.
     pub(super) fn could_attest(&self, identity: &Identity) -> bool {
-        let name = identity.as_str().split_once(':');
-        name.is_some_and(|(attestor, _)| self.attestors.could_attest(attestor, identity))
+        let parts = identity.as_str().split_once(':');
+        parts.is_some_and(|(attestor, _)| self.attestors.could_attest(attestor, identity))
     }
 
     /// The limits that take part in decisions.

@@ -1,5 +1,16 @@
 //! Checks whether a generation can decide on a replica. `serve --check`, `serve`, `policy check`
 //! and activation all use this check.
+//!
+//! `check_generation` does the check and returns a `Fit`: the compiled policies and the attestors.
+//! `Unfit` says why a generation cannot decide. The checks, in order: endpoints and roles of this
+//! replica, attestors, policies, dates of observing policies, verifiers of resources, and resources
+//! that give the same token. The first check that fails ends the whole.
+//!
+//! Failures: an `Unfit` with a stable `kind` and a JSON pointer to the faulty part. Policy problems
+//! come as a list, all others one at a time. `Unfit::LockOut` and `Unfit::Unchecked` are not made
+//! here, but by `access::successors` and `broker::generations`. It reads no store and knows no
+//! callers. `broker::generations` and `app` call it; it calls `endpoints`, `attest` and
+//! `policy`. It takes much CPU time: callers run it on a blocking thread.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,5 +1,16 @@
 //! The parts that the broker's services share: the store, the ledger, the clock, the generation
 //! that decides, and a few more.
+//!
+//! `Core` is a cheap handle to the shared parts. After plain access come three groups: the active
+//! generation (`active`, `set_active`), the clock (`now`, `certain_now`, `check_clock`) and the
+//! horizon, which deletions use as the present. The rule: while the clock is in doubt, nothing is
+//! expired or deleted by it. `horizon` then returns the epoch, so that a deletion finds nothing.
+//!
+//! Failures: `active` is `NoGeneration` until a generation was loaded; `check_clock` is
+//! `FailClosed` while the clock is in doubt. `None` of `certain_now` means the same doubt.
+//! Everything that needs the store or randomness returns `FailClosed` if they fail. All services of
+//! `broker`, `sweep`, `http` and `app` use it. `ledger::clock_watch` judges the clock,
+//! `broker::horizon` computes the horizon, and `broker::generations` sets the active generation.
 
 use std::sync::Arc;
 

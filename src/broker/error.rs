@@ -1,5 +1,16 @@
-//! The reasons why a call failed, one variant each. Each interface converts them into its own error
-//! format in one module.
+//! The reasons why a call failed, one variant each.
+//!
+//! `BrokerError` is the error of every public method of a service. `Denied` is a refusal that is in
+//! the ledger, with its receipt. `NotRepeated` says why a repeated request gets no new credential,
+//! and `Exceeded` describes a rate limit. The rule: if store, ledger, policy or randomness fail,
+//! the error is `FailClosed`, and nothing is released. Of the ledger's errors, only a full queue
+//! becomes `Overloaded`.
+//!
+//! `is_transient` tells failures of the broker, which the same request may not meet again, from
+//! refusals of the request. `NotFound` stands both for an absent object and for one that the caller
+//! may not learn of. Each interface converts these errors into its own format in one module:
+//! `http::problem` and `http::oauth::error`. The texts of `FailClosed` are for operators and the
+//! log.
 
 use super::check::Unfit;
 use crate::attest::AttestFailure;

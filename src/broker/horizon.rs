@@ -1,6 +1,16 @@
 //! The stored horizon: an instant that slowly follows the clocks of all replicas. Deletions use it
 //! as the present, so that a clock that is ahead cannot make the broker delete rows that it still
 //! needs.
+//!
+//! `Horizon` is this process's knowledge of it. `may_be` computes how far it may advance,
+//! `moved_to` registers that it was written, `forget` discards everything after a doubt about the
+//! clock, and `tasks_over_by` gives the instant for the expiry of tasks.
+//!
+//! The rule: the horizon never passes the clock, and advances at most at `HORIZON_PACE` times the
+//! running time, regardless of the number of replicas and of restarts. Nothing here fails. As long
+//! as nothing was read, `known` and `tasks_over_by` return the epoch, so that nothing counts as
+//! expired. Only `broker::core` calls this module; it reads and writes the row and judges the
+//! clock.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -12,6 +12,9 @@
 //! A service uses another one only as the table in `scripts/check-imports` allows. [`Broker`]
 //! bundles the services for the interfaces, such as the HTTP server. Interfaces call only these
 //! services. This module contains no HTTP and no SQL.
+//!
+//! Every service returns a [`BrokerError`]. If store, ledger, policy or keys cannot be relied on,
+//! it is `FailClosed`, and nothing is released. `app` builds the broker from [`BrokerParts`].
 
 pub mod access;
 pub mod active;

@@ -1,8 +1,14 @@
 //! Sends checkpoints to a webhook, so that the receiver can compare the log with each.
 //!
-//! Only the newest checkpoint matters, so none is queued: after a failed delivery the next try
-//! sends the newest one by then. Each replica sends the checkpoints that it signed. The event's id
-//! is derived from the checkpoint.
+//! `tell_checkpoints` serves one sink; `checkpoint` writes the event, whose id is derived from the
+//! checkpoint.
+//!
+//! The rule: only the newest checkpoint matters, so none is queued: after a failed delivery the
+//! next try sends the newest one by then. Each replica sends the checkpoints that it signed,
+//! without a lease. Failures: a failed delivery is logged and counted, and tried again after a
+//! growing pause. A receiver that answers 410 disables the whole sink. A sink with another
+//! registration gets nothing from this replica. `super::Exporter::run` calls this module; `webhook`
+//! makes the request. No cursor is moved.
 
 use std::time::Duration;
 

@@ -1,8 +1,13 @@
 //! Events of CloudEvents 1.0.2, structured, in JSON.
 //!
-//! `data` holds the leaf byte for byte, with its index and its hash. `sequence` (an extension of
-//! CloudEvents) orders the events of one source as text; `partitionkey` (another extension) is the
-//! session, if the event has one.
+//! `write` turns a [`Reading`] into one event. `data` holds the leaf byte for byte, with its index
+//! and its hash. `sequence` (an extension of CloudEvents) orders the events of one source as text;
+//! `partitionkey` (another extension) is the session, if the event has one.
+//!
+//! The rule: an event is one line of JSON, and its leaf has the hash that the event names. A leaf
+//! with a line break, and one that is no JSON, is left out; a pruned one is marked `pruned`. The
+//! only error is that of serialisation, and the caller then sends nothing. Only `super::event`
+//! calls this module; it parses the leaf and makes the id.
 
 use serde::Serialize;
 use serde_json::value::RawValue;

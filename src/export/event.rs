@@ -1,8 +1,15 @@
 //! One leaf of the log as one event: its id, its position in the order, its bytes.
 //!
-//! The id is derived from the leaf, so it is equal for every attempt, replica and sink, and a
-//! receiver can detect duplicates. A leaf holds no secret and no free text; free text is added only
-//! for a sink that is configured to get it.
+//! [`Recorded`] is the input, [`Message`] the output; `Reading` is the leaf, parsed as far as this
+//! version can.
+//!
+//! The rules: the id is derived from the leaf, so it is equal for every attempt, replica and sink,
+//! and a receiver can detect duplicates. A leaf holds no secret and no free text; free text is
+//! added only for a sink that is configured to get it. Failures: a leaf that this build cannot read
+//! is exported as `unknown`, a pruned one as `pruned`; neither is skipped. [`Message::session`] is
+//! `None` for an event of no session or of several, which is then sent alone. `super` reads the
+//! leaves and calls `Message::write`; `cloudevents` and `ocsf` write the formats. The leaf is not
+//! verified here: `store::leaves` compares its hash.
 
 use serde_json::Value;
 use uuid::Uuid;

@@ -2,8 +2,8 @@
 //!
 //! The log is the outbox. Every decision and every act is a leaf before it takes effect, and leaves
 //! have an order without gaps, so each sink only needs a cursor. A separate worker reads the leaves
-//! after the cursor, delivers them and advances the cursor. No request waits for a sink: a sink
-//! that hangs, fails or is gone only shows in the lag.
+//! after the cursor, delivers them and advances the cursor (`round`, `tell`). No request waits for
+//! a sink: a sink that hangs, fails or is gone only shows in the lag.
 //!
 //! - **At least once.** The cursor advances after the delivery, so an interrupted delivery is
 //!   repeated with the same id.
@@ -16,6 +16,10 @@
 //!   correct times would.
 //! - A failed delivery is repeated without end, with growing pauses: skipping an event would hide
 //!   it from the receiver. Only a sink that answers 410 gets nothing more, with an alarm.
+//!
+//! A sink that cannot be set up is a [`SinkError`] at the start. `app` runs the exporter;
+//! `store::exports` keeps the cursors, `event` writes the events, `writer` and `webhook` deliver
+//! them.
 
 mod checkpoints;
 mod cloudevents;

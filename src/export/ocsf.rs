@@ -8,14 +8,17 @@
 //! | task opened, delegated, ended | 3004 Entity Management | 1 Create, 3 Update, 11 Deactivate |
 //! | cutoff, lifted | 3004 | 1 Create, 11 Deactivate |
 //! | generation of policies activated | 3004 | 10 Activate |
-//! | signing key added, revoked, removed | 3004 | 1 Create, 9 Disable, 4 Delete |
+//! | signing key added, revoked; given an end (`retired`) | 3004 | 1 Create, 9 Disable; 99 Other |
 //! | role given, removed | 3005 User Access Management | 1 Assign Privileges, 2 Revoke Privileges |
-//! | workload key added, removed | 3004 | 6 Enroll, 7 Unenroll |
+//! | workload key added, removed; keys resealed | 3004 | 6 Enroll, 7 Unenroll; 3 Update |
+//! | a time accepted | 3004 | 3 Update |
 //! | the log begins | 3004 | 1 Create |
-//! | any other; one whose bytes were pruned | 0 Base Event | 99 Other |
+//! | one that this build cannot read; one whose bytes were pruned | 0 Base Event | 99 Other |
 //!
-//! OCSF has no class for a decision that precedes its effect. The proof is the leaf: `raw_data` has
-//! it byte for byte, and `unmapped.leaf_hash` is its hash in the log.
+//! `event` writes the common attributes, and `class` those of the class. OCSF has no class for a
+//! decision that precedes its effect. The proof is the leaf: `raw_data` has it byte for byte, and
+//! `unmapped.leaf_hash` is its hash in the log. No event is left out, and nothing here fails: a
+//! missing time is 0, and a missing identity is `unknown`. Only `super::event` calls this module.
 
 use serde_json::{Map, Value, json};
 

@@ -1,8 +1,14 @@
 //! Requests to a configured receiver, signed as Standard Webhooks requires.
 //!
-//! An attempt is bounded in time. A redirect is a failure, because the signature is for one
-//! receiver only. Only the status of an answer is used; nothing of it is logged. The id is the
-//! event's and equal at every attempt; time and signature belong to the attempt.
+//! [`Webhook::deliver`] makes one attempt. The id is the event's and equal at every attempt; time
+//! and signature belong to the attempt.
+//!
+//! The rule: an attempt is bounded in time. A redirect is a failure, because the signature is for
+//! one receiver only. Only the status of an answer is used, and the `Retry-After` of 429 and 503;
+//! nothing of it is logged, and neither is the address, which may contain a secret. Failures:
+//! [`Undelivered::Gone`] after 410, otherwise [`Undelivered::Later`] with the cause and the pause
+//! that the receiver requested, at most [`MAX_PAUSE_SECONDS`]. Nothing is tried again here: `super`
+//! and `checkpoints` do that. `crypto::webhook` makes the signature.
 
 use std::time::Duration;
 

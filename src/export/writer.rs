@@ -1,12 +1,16 @@
 //! Writes lines to a file or to standard output on a separate thread: a hanging disk, or a pipe
 //! without a reader, blocks only that thread.
 //!
-//! A file is opened for each batch, so that a rotation needs no signal. A batch counts as delivered
-//! once it is synced to disk. An incomplete last line, left by a crash, is removed: it was not
-//! delivered and is sent again.
+//! [`Writer::start`] starts the thread, `write` hands over a batch, and `look` has the file's
+//! length compared. A file is opened for each batch, so that a rotation needs no signal.
 //!
-//! A rotation that copies the file and then truncates it loses the lines in between, and only the
-//! file's length reveals it. So the length is compared before each batch and about once a second.
+//! The rule: a batch counts as delivered once it is synced to disk. An incomplete last line, left
+//! by a crash, is removed: it was not delivered and is sent again. A rotation that copies the file
+//! and then truncates it loses the lines in between, and only the file's length reveals it. So the
+//! length is compared before each batch and about once a second. Failures: an error of the disk, a
+//! batch that takes longer than `patience`, and a last line that this broker did not write are
+//! `io::Error`s; the caller sends the batch again. While an earlier batch hangs, nothing more is
+//! written. Only `super` calls this module; a truncation is reported to it and stops nothing.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};

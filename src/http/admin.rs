@@ -1,4 +1,12 @@
 //! The resources that admins change: roles, workload keys, signing keys, generations.
+//!
+//! Each handler passes the evidence to one act of `broker::administration` or
+//! `broker::signing_keys`. The rule: nothing is authorized or decided here. `activate` and `check`
+//! have large bodies, which count only if the broker authorized the caller: an error of the body is
+//! returned only to a caller with the right.
+//!
+//! Failures: a malformed body is a 400 with a pointer. All others are the broker's errors, which
+//! `problem` maps. `http::mod` routes to this module.
 
 use axum::Json;
 use axum::extract::{FromRequest, Request, State};

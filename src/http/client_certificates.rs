@@ -4,6 +4,10 @@
 //! proves that the client has that key. So a self-signed certificate suffices: names, dates and
 //! chains are checked only if authorities are configured. Code that relies on a certificate's
 //! subject has to check it; a binding only proves that two requests used the same certificate.
+//!
+//! [`Possession`] is the verifier that `tls` installs. Failures: a certificate that is too large,
+//! that cannot be parsed, or that the authorities did not sign ends the handshake. A client without
+//! a certificate is accepted. `attest::certificate` reads the key for the binding.
 
 use std::sync::Arc;
 

@@ -1,6 +1,10 @@
 //! Recorded decisions with their opened inputs, for readers of the whole log; `policy explain` and
-//! `policy replay` use them. A subject cannot read its own decisions here. Also the deletion of
-//! free text.
+//! `policy replay` use them. Also the deletion of free text.
+//!
+//! `record` shows one decision, `list` a page of them as JSON lines, and `forget` deletes the free
+//! text of one. The rule: a subject cannot read its own decisions here. Failures: a caller without
+//! the right gets a 404, like the one for a decision that does not exist. An empty page is the end
+//! of the list. Other errors are the broker's. All three call `broker::administration`.
 
 use axum::Json;
 use axum::extract::State;

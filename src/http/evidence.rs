@@ -1,4 +1,12 @@
 //! The evidence that a request presents, in the form that attestors take.
+//!
+//! [`Presented`] is the extractor; `into_authority` makes a task's authority of it. The rules:
+//! nothing is verified here, and a handle is never tried as an attestation. The URL of the request
+//! is made from the configured issuer, never from `Host`.
+//!
+//! The extractor cannot fail. Several `Authorization` headers, or one of an unknown scheme, are
+//! `TokenScheme::Unreadable`, which the broker refuses; thus a request is refused in one place
+//! only. The handlers pass the evidence to the broker, and `attest` verifies it.
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -1,8 +1,13 @@
 //! Checks the head and the framing of a request before anything else (RFC 9110, 9112).
 //!
-//! A server behind a proxy must read a request exactly as the proxy did. So a request is refused if
-//! two readers could disagree on its host, on the framing or coding of its body, or on its content
-//! type.
+//! A server behind a proxy must read a request exactly as the proxy did. So [`check`] refuses a
+//! request if two readers could disagree on its host, on the framing or coding of its body, or on
+//! its content type. [`hosts`] lists the hosts that a request names. [`Arrival`] tells whether the
+//! body of a request is still awaited.
+//!
+//! Failures: a transfer coding other than `chunked` is a 501, a content coding a 415, all others
+//! are a 400. `http::mod` has the layer, and its timeout uses `Arrival`. This module calls only
+//! `problem`.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -1,5 +1,13 @@
 //! Bodies, read strictly: the media type, the size, no unknown and no repeated member, and a
 //! pointer to the mistake.
+//!
+//! [`Strict`] is the extractor; it also has the digest of the bytes, by which `Idempotency-Key`
+//! detects a different request. [`body`] reads the bytes within the route's limit. The rule: a body
+//! is read in full or refused; nothing in it is ignored.
+//!
+//! Failures: another media type is a 415, a larger body a 413, and any mistake in the JSON a 400
+//! with a pointer to the member. The handlers take the extractor, and `oauth::form` calls `body`.
+//! `crypto::strict_json` parses.
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;

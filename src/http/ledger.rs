@@ -1,7 +1,13 @@
-//! The log: decisions, keys, checkpoint, entries, proofs, tiles.
+//! The log: decisions, keys, checkpoint, entries, proofs, tiles, export.
 //!
-//! The configuration may make keys, checkpoint and hash tiles public. Entries and decisions are for
-//! readers of the ledger, and for the identities that they belong to.
+//! The rule: the configuration may make keys, checkpoint and hash tiles public. Entries and
+//! decisions are for readers of the ledger, and for the identities that they belong to. Failures: a
+//! missing right is a 404, like the one for an absent leaf. A store that does not answer is a 503,
+//! so that no reader takes it for a missing tile.
+//!
+//! An export is a stream: it is cut off if a leaf is missing or was pruned meanwhile, or if its
+//! reader is blocked, which is checked each second. A reader detects that by the size of its
+//! checkpoint. `broker::administration` authorizes and reads; `ledger::proofs` makes the proofs.
 
 use std::io;
 use std::sync::Arc;

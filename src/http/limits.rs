@@ -1,5 +1,13 @@
 //! The limits by address, applied before anything is read or verified: requests a second, and
 //! simultaneous connections.
+//!
+//! [`AddressLimiter`] counts requests and [`AddressConnections`] connections, by IPv4 address and
+//! by IPv6 /64. The rule: these limits need no knowledge of the caller. `broker::access` limits
+//! identities, after their evidence was verified.
+//!
+//! Failures: a request beyond the limit is a 429 with the time to wait. `None` from `place` means
+//! that the address has all its connections. A request whose client address is unknown is not
+//! limited. `http::mod` has the layer [`by_address`]; `server` takes places for connections.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};

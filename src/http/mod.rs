@@ -1,8 +1,8 @@
 //! The HTTP interface: routes, and the layers around them.
 //!
 //! Each resource has a file with thin handlers: they read a request, call one method of the broker,
-//! and write the answer. The shapes of both are in [`crate::wire`]. [`problem`] makes every refusal.
-//! The order of layers, outermost first:
+//! and write the answer. The shapes of both are in [`crate::wire`]. [`router`] has all routes and
+//! layers, [`openapi`] their description. The order of layers, outermost first:
 //!
 //! 1. secrets in a request are marked, so that nothing logs them;
 //! 2. the client's address, metrics, trace context and a request id, for every request, refused
@@ -10,11 +10,17 @@
 //! 3. security headers, for every answer;
 //! 4. a 401 gets its challenge, and refusals of the layers below at OAuth endpoints get OAuth's
 //!    form;
-//! 5. panics become a problem, and the connection stays open;
+//! 5. panics become a problem, and the connection stays open; in development mode, requests by a
+//!    page in a browser are refused;
 //! 6. the limit by address, before a byte of a body is read or a signature checked;
 //! 7. ambiguous requests are refused;
 //! 8. the timeout, which ends the wait and not the work;
-//! 9. the limit of a body.
+//! 9. an answer to a DPoP proof gets the next nonce, and a body has a limit.
+//!
+//! The rule: a handler gets every check that it needs from a layer, an extractor or the broker, and
+//! decides nothing. Failures: all refusals have the form of [`problem`]. At the timeout the caller
+//! gets a 503, or a 408 if its body did not arrive, and the work continues. `server` and tests call
+//! [`router`]; the handlers call only services of `broker`.
 
 pub mod admin;
 mod challenge;

@@ -1,4 +1,13 @@
 //! Health, readiness, metrics.
+//!
+//! `livez` answers while the process runs, `readyz` while the replica can serve, and `metrics` with
+//! all metrics as text. The rule: metrics need the right `readMetrics`, unless the configuration
+//! opens them and the request was made directly on this machine. A request with an unknown peer or
+//! with a header of a proxy is not direct.
+//!
+//! Failures: `readyz` is a 503 `unready` with the reason, also while the broker stops. Replicas
+//! with other endpoints are only named. `broker::health` judges; `server` uses [`exposition`] for
+//! the separate listener of metrics.
 
 use std::net::{IpAddr, SocketAddr};
 

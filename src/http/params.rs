@@ -1,5 +1,12 @@
-//! Paths and queries, read as strictly as bodies: no unknown or repeated parameter, no U+0000, and
-//! every refusal is a problem.
+//! Paths and queries, read as strictly as bodies.
+//!
+//! [`Named`] is a name in a path, [`Asked`] a query, and [`Unrepeatable`] refuses `Idempotency-Key`
+//! where repeats are not recognized. `in_one_spelling` parses a value that has one canonical text.
+//! The rule: no parameter is unknown or repeated, and none contains U+0000.
+//!
+//! Failures: a path that is not a name is a 404, because nothing can have that name; any other
+//! mistake is a 400 with a pointer to the parameter. `None` from `in_one_spelling` means that the
+//! text is not the canonical one. The handlers and `oauth::form` call this module.
 
 use std::collections::BTreeSet;
 

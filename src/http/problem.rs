@@ -1,5 +1,13 @@
-//! The form of refusals: RFC 9457, with a stable `type`. This is the only mapping from the broker's
-//! errors; the OAuth endpoints map them to RFC 6749's in [`super::oauth`].
+//! The form of refusals: RFC 9457, with a stable `type`.
+//!
+//! [`Problem`] is a refusal, and `SLUGS` lists all types. `From<BrokerError>` is the only mapping
+//! from the broker's errors; for the OAuth endpoints, [`super::oauth`] maps them to the errors of
+//! RFC 6749. The rules: before the signature of evidence was verified, all faults get the same
+//! answer. An absent thing and a hidden one get the same 404. The reason for `FailClosed` is only
+//! logged.
+//!
+//! Nothing fails here. A problem leaves [`Told`] in its answer, from which OAuth's form is made,
+//! and a [`Fault`] for the challenge. All handlers and layers of `http` call this module.
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};

@@ -1,4 +1,11 @@
 //! `/v1/revocations`: revocations of everything that a selector matches.
+//!
+//! `revoke` makes one, `list` and `show` read them, and `lift` ends the block that one left. The
+//! rule: a revocation always has a reason. `broker::revocation` authorizes, records and counts.
+//!
+//! Failures: a missing or unfit reason, or a cursor of another query, is a 400 with a pointer; an
+//! unknown id is a 404. If the revocation was committed but its sessions could not be counted, the
+//! answer is a success without the counts. Other errors are the broker's, which `problem` maps.
 
 use axum::Json;
 use axum::extract::State;

@@ -1,4 +1,13 @@
 //! The listeners: TLS on ring, timeouts for slow clients, a limit of connections.
+//!
+//! [`Sockets`] binds the addresses, [`start`] serves the interface, and [`start_metrics`] the
+//! metrics. [`Bounded`] accepts connections within the limits. The rules: a connection beyond a
+//! limit is closed before a byte of it is read, and trusted proxies are exempt from the limit by
+//! address.
+//!
+//! Failures: an address in use or an unfit certificate is an `io::Error` at the start. A listener
+//! that fails later is only logged. `app` calls this module. It calls `router`, `tls` for
+//! certificates, `limits` for places, and `unread` to end connections whose client does not read.
 
 use std::future::{Ready, ready};
 use std::io;

@@ -1,4 +1,13 @@
-//! `/v1/sessions`.
+//! `/v1/sessions`: lists, shows and revokes sessions. Other listings use its cursors and pages.
+//!
+//! `list`, `show` and `revoke` are the handlers; `cursor`, `read_cursor`, `page_limit`, `id` and
+//! `link_next` are shared. The rules: a cursor is valid only with the filter that it was made for.
+//! The state is filtered after a page was read, so a page may have fewer rows than asked, and still
+//! a next one.
+//!
+//! Failures: a foreign cursor or an unfit limit is a 400 with a pointer, a malformed id a 404, like
+//! an unknown or hidden session. Other errors are the broker's. `broker::verification` reads the
+//! sessions, and `broker::revocation` ends them.
 
 use axum::Json;
 use axum::extract::State;

@@ -1,4 +1,12 @@
-//! `/v1/tasks`.
+//! `/v1/tasks`: opens, lists, shows, continues, ends and delegates tasks.
+//!
+//! The handlers pass a handle or an attestation to `broker::tasks`, which authorizes and decides.
+//! The rule: a delegation's token is written only by `delegate`, and can never be read again.
+//! Repeats are not recognized here, so `Idempotency-Key` is refused where something is created.
+//!
+//! Failures: an unfit body or a foreign cursor is a 400 with a pointer. A malformed id is a 404,
+//! like the one of a task that the caller must not see. Other errors are the broker's, which
+//! `problem` maps. `sessions` has the cursors, `credentials` the form of a new task.
 
 use axum::Json;
 use axum::extract::State;

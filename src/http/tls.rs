@@ -1,4 +1,12 @@
 //! The listener's TLS: the certificate that it presents, and its replacement by a renewed one.
+//!
+//! [`ServedTls`] reads the files at the start, and `reload` reads them again. [`check`] reads them
+//! without serving. The rules: the key must match the certificate. A listener that asks for client
+//! certificates resumes no TLS session, because a resumed one would not prove the key again.
+//!
+//! Failures: files that cannot be read or do not match are an `io::Error`; a reload with an error
+//! changes nothing. `None` from `read` means that the listener has no TLS. `server`, `app::check`
+//! and `app::reload` call this module; `client_certificates` verifies clients.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,12 @@
 //! Ends streams whose other end does not read.
 //!
 //! A client that sends requests and never reads the answers fills the buffers in between. The
-//! server would then wait forever to write, also at shutdown.
+//! server would then wait forever to write, also at shutdown. [`WriteTimeout`] wraps a stream. The
+//! rule: a write fails if no byte was accepted for the given time; any accepted byte restarts that
+//! time. Reads are not limited here.
+//!
+//! Failures: `TimedOut` for the write, whereupon the caller drops the connection. `server::Bounded`
+//! wraps each connection; this module calls only the stream.
 
 use std::future::Future as _;
 use std::io;

@@ -1,5 +1,13 @@
 //! The caller of a request as the ledger judges it: its evidence, the cutoffs that may block it,
 //! and the state of the broker in which it was authorized.
+//!
+//! [`RequestCaller`] is the caller as cutoffs match it, [`Premises`] the state by which it was
+//! authorized, [`OneTimeUse`] both with the one-time ids, and [`Blocked`] the refusal.
+//!
+//! The rule: a blocked caller learns which cutoff blocks it only if it may lift that cutoff. These
+//! types decide nothing and cannot fail. `broker::access` fills them in; `ledger::batch` and
+//! `ledger::locked` judge them under the lock. `None` as the caller means the broker's own work, or
+//! a configured token: no cutoff matches them.
 
 use crate::domain::generation::GenerationDigest;
 use crate::domain::task::Task;

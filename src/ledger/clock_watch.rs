@@ -1,25 +1,30 @@
 //! Checks whether this replica's clock can be relied on.
 //!
 //! A wrong clock does harm that cannot be undone: it accepts expired evidence, deletes the record
-//! of used evidence, and dates leaves so that the correct clock is rejected afterwards. So the
-//! clock is compared with four values:
+//! of used evidence, and dates leaves so that the correct clock is rejected afterwards. So
+//! [`ClockWatch::judge`] compares the clock with four values:
 //!
-//! * the machine's **boot-time clock**, which no setting moves. If the difference between the two
+//! - the machine's boot-time clock, which no setting moves. If the difference between the two
 //!   changes by more than [`MAX_CLOCK_STEP_SECONDS`], the clock was set while this process ran.
 //!   Smaller corrections by a time service are followed slowly. Both clocks count the time for
 //!   which a machine was suspended, so a resumed machine causes no doubt;
-//! * the **database's clock**, if the database is PostgreSQL: at the start, once a second, and in
-//!   the statement with which each batch of the ledger reads under its lock. No leaf is dated by a
+//! - the database's clock, if the database is PostgreSQL: at the start, once a second, and in the
+//!   statement with which each batch of the ledger reads under its lock. No leaf is dated by a
 //!   clock that is [`MAX_CLOCK_SKEW_SECONDS`] off;
-//! * the time of the **newest leaf**: if the clock is more than [`MAX_CLOCK_STEP_SECONDS`] before
-//!   it, either the clock is wrong, or the clock that dated the leaf was;
-//! * the **largest expiry of evidence whose use was deleted**: if the clock is before it, either
-//!   the clock is wrong, or the clock by which that evidence had expired was.
+//! - the time of the newest leaf: if the clock is more than [`MAX_CLOCK_STEP_SECONDS`] before it,
+//!   either the clock is wrong, or the clock that dated the leaf was;
+//! - the largest expiry of evidence whose use was deleted: if the clock is more than
+//!   [`MAX_CLOCK_STEP_SECONDS`] before it, either the clock is wrong, or the clock by which that
+//!   evidence had expired was.
 //!
 //! While the clock is in doubt, the broker decides, accepts, expires and deletes nothing. The doubt
 //! ends when the clock agrees again, or when an admin accepts the present time, which is recorded
 //! in a leaf ([`Entry::AcceptTime`](super::entry::Entry::AcceptTime)). A difference from the
 //! database's clock cannot be accepted.
+//!
+//! A doubt is a [`ClockDoubt`], never an error; `None` means that the clock can be relied on. Only
+//! a store that does not answer is an error. The appender and `broker::health` feed in the values;
+//! the callers refuse their work.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -197,13 +202,13 @@ impl ClockWatch {
         Reading { now, doubt }
     }
 
-    /// The reason not to rely on the clock now.
+    /// The reason not to rely on the clock now. `None` if it can be relied on.
     #[must_use]
     pub fn doubt(&self) -> Option<ClockDoubt> {
         self.judge().doubt
     }
 
-    /// The time of the newest leaf that this replica knows.
+    /// The time of the newest leaf that this replica knows. `None` if it knows none.
     #[must_use]
     pub fn newest(&self) -> Option<Timestamp> {
         self.state().newest
@@ -231,7 +236,8 @@ impl ClockWatch {
         apart
     }
 
-    /// The same, given how long ago the database was asked.
+    /// Compares the clock with the database's, which was asked `ago` before now and showed
+    /// `theirs`. `None` with a simulated clock.
     pub(super) fn compare_within(&self, ago: Duration, theirs: Timestamp) -> Option<Duration> {
         let asked = self.clock.now().minus(ago);
         self.clock.is_real().then(|| self.compare(asked, theirs))

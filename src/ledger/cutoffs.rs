@@ -1,5 +1,15 @@
-//! The cutoffs that one replica knows. Each append updates them under the lock, so that no permit
-//! misses one.
+//! The cutoffs that one replica knows.
+//!
+//! [`Cutoffs`] holds them by selector. `learn` and `add` take changes, `check` judges a permit
+//! ([`CutoffTarget`]), `blocking` a caller, `dated_ahead` a task.
+//!
+//! The rule: each append updates them under the lock, so that no permit misses one. A cutoff in a
+//! newer state replaces its earlier one, and where a batch knows a newer state, the older one is
+//! ignored. Failures: a row with a wrong MAC is [`Forged`], and the ledger stops. [`Stopped`] is
+//! the answer for a permit: `Stale` if it must be decided again, `Blocked` if every new request is
+//! refused. `None` and `false` mean that nothing is known against the request. The appender keeps
+//! one set for the replica, `locked` one for the batch; `domain::cutoff` says which sessions a
+//! cutoff stops.
 
 use std::collections::HashMap;
 

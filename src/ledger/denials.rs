@@ -1,8 +1,15 @@
 //! The budget of denials, so that a caller that is refused again and again does not fill the log.
 //!
-//! Within a window, each identity, and all identities of an attestor together, have a limited
-//! number of denials recorded. A further denial is answered with 429 and counted; when the window
-//! ends, one leaf records their number. Permits do not count and are always recorded.
+//! [`Denials::count`] counts a denial, and `take_omitted` gives out the counts of a window that has
+//! ended.
+//!
+//! The rule: within a window, each identity, and all identities of an attestor together, have a
+//! limited number of denials recorded. A further denial is answered with 429 and counted; when the
+//! window ends, one leaf records their number. Permits do not count and are always recorded. The
+//! budget belongs to one replica and is lost at a restart. [`Budget::Spent`] is an answer, not an
+//! error. Once [`MAX_IDENTITIES`] identities are counted in a window, further identities get no
+//! leaf of their own. `broker::issuance` counts; the sweeper takes the omitted counts and has them
+//! recorded.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -10,8 +17,9 @@ use std::sync::{Mutex, PoisonError};
 use crate::clock::Timestamp;
 use crate::domain::generation::DecisionLimits;
 
-/// The largest number of identities that are counted separately in one window. Beyond it only the
-/// attestor's budget counts.
+/// The largest number of identities that are counted separately in one window: a bound on memory.
+/// The denials of further identities get no leaf of their own, and are counted together for their
+/// attestor.
 const MAX_IDENTITIES: usize = 100_000;
 
 /// Whether a denial may have a leaf of its own.

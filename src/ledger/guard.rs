@@ -2,9 +2,15 @@
 //!
 //! A running replica compares every head that it reads with the tree that it saw last: the new leaf
 //! hashes on top of the old edge must give the new root, which is a complete consistency proof. For
-//! restarts, each replica keeps the last checkpoint in a file outside the store, and the store's
-//! tree must contain that checkpoint. For other replicas and failovers of the database, all
-//! replicas share one checkpoint ([`super::shared`]).
+//! restarts, each replica keeps the last checkpoint in a file outside the store (`check_file`,
+//! `write_file`), and the store's tree must contain that checkpoint ([`contains`]). For other
+//! replicas and failovers of the database, all replicas share one checkpoint ([`super::shared`]).
+//!
+//! Failures: a store that lacks the checkpoint is an error with both heads, and the start or the
+//! ledger stops. So does a file that cannot be read or is not a checkpoint of this log. A missing
+//! file is only logged. A file that cannot be written is a warning: the broker goes on.
+//! `ledger::appender` and `app` call the guard; `proofs` computes the roots. It verifies no
+//! signature on the replica's own file.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

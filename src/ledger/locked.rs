@@ -1,5 +1,14 @@
 //! The state that the entries of a batch are settled against: the rows that were read under the
-//! ledger's lock, and the changes of the earlier entries. Nothing here reads from the store.
+//! ledger's lock, and the changes of the earlier entries.
+//!
+//! [`LockedState`] answers questions about the clock, cutoffs, tasks and sessions, and collects the
+//! rows to write. [`Obstacle`] is the cause that blocks a caller.
+//!
+//! The rule: every change is applied to the view and to the writes together, so that later entries
+//! of the batch see it. Nothing here reads from the store. It reports no errors. `None` and `false`
+//! mean that the row was not read or does not exist: an unknown task is not open, and ending an
+//! unknown or ended session changes nothing. `ledger::batch` and the entries call this module;
+//! `store::append` reads the rows and writes the collected ones.
 
 use super::caller::{Blocked, Premises, RequestCaller};
 use super::clock_watch::{ClockDoubt, Reading};
@@ -146,12 +155,13 @@ impl<'a> LockedState<'a> {
         self.view.signing_keys = keys;
     }
 
-    /// The largest expiry of evidence whose use may have been deleted.
+    /// The largest expiry of evidence whose use may have been deleted. `None` if none was.
     pub(super) fn forgotten(&self) -> Option<Timestamp> {
         self.view.forgotten
     }
 
-    /// The same for evidence that a fast clock deleted before an admin accepted a time.
+    /// The largest expiry of evidence whose use a fast clock may have deleted, before an admin
+    /// accepted an earlier time. `None` if none was.
     pub(super) fn forgotten_accepted(&self) -> Option<Timestamp> {
         self.view.forgotten_accepted
     }
@@ -181,7 +191,8 @@ impl<'a> LockedState<'a> {
         open.copied().unwrap_or(0)
     }
 
-    /// Whether the state in which a caller was authorized has not changed.
+    /// Whether the state in which a caller was authorized has not changed. True for a caller that
+    /// rests on no such state.
     pub(super) fn premises_hold(&self, premises: &Premises) -> bool {
         let decides = premises
             .generation
@@ -233,7 +244,7 @@ impl LockedState<'_> {
         })
     }
 
-    /// The cause that blocks a caller at any of these times.
+    /// The cause that blocks a caller at any of these times. `None` if it is not blocked.
     pub(super) fn obstacle(
         &self,
         by: &RequestCaller,

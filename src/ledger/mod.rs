@@ -28,6 +28,11 @@
 //! heads ([`guard`]). It also stops at a head without the broker's MAC ([`crate::store::heads`]),
 //! and at a leaf that no head covers. So a checkpoint's signature attests that brokers wrote every
 //! leaf below it, even if others can write to the tables.
+//!
+//! # Neighbours
+//! `broker` appends: `broker::access` for callers, the other services by [`Ledger::append_own`].
+//! The ledger authorizes no caller and decides no policy. `store` has the statements, `merkle` the
+//! tree.
 
 pub mod appender;
 mod batch;
@@ -107,7 +112,8 @@ pub struct LedgerParts {
     /// a while, so that a verifier that knows only the old key learns the new one from the log.
     pub keys: LedgerKeys,
     pub key_source: Arc<dyn LedgerKeySource>,
-    /// The MAC key for the rows of cutoffs.
+    /// The MAC key for the rows that only a broker may write: heads, cutoffs, activations, role
+    /// bindings and workload keys.
     pub mac: Mac,
     pub clock: SharedClock,
     pub metrics: Arc<Metrics>,
@@ -341,7 +347,7 @@ impl Ledger {
         drop(self.shared.alarm.set(why));
     }
 
-    /// Whether this replica's clock can be relied on.
+    /// Judges this replica's clock.
     #[must_use]
     pub fn clock(&self) -> &ClockWatch {
         &self.shared.clock

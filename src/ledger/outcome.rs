@@ -1,5 +1,14 @@
-//! The outcome of one entry. The same type serves its settling, with a leaf that is yet to be
-//! written, and the answer of an append, with a durable leaf.
+//! The outcome of one entry.
+//!
+//! [`Outcome`] serves both the settling of an entry, with a leaf that is yet to be written, and the
+//! answer of an append, with a durable leaf. [`AppendError`] says why nothing was appended, or why
+//! the outcome is unknown.
+//!
+//! The rule: an outcome says whether the evidence was used up (`uses_evidence_up`). Only `Stale`,
+//! `Superseded` and `RetryTaken` leave it unused, because the caller decides or judges again with
+//! the same evidence. After `Unknown` and `Unsigned` a leaf may exist, and nothing may be released.
+//! `batch` and the entries make outcomes, the appender errors; `broker` turns both into a
+//! `BrokerError`.
 
 use std::sync::Arc;
 
@@ -34,7 +43,8 @@ pub enum Outcome<T> {
 }
 
 impl<T> Outcome<T> {
-    /// The same outcome with the leaf that `then` returns.
+    /// Replaces the leaf by the one that `then` makes of it. An outcome without a leaf stays as it
+    /// is.
     pub(super) fn try_map<U, E>(
         self,
         then: impl FnOnce(T) -> Result<U, E>,

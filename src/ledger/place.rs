@@ -1,6 +1,15 @@
 //! The location of the shared checkpoint: a file on a disk that the replicas share, or an object
-//! behind HTTP. A write never replaces content that the writer did not read: the file changes under
-//! a lock, the object by conditional requests (RFC 9110, section 13.1).
+//! behind HTTP.
+//!
+//! [`Place`] is one of both, [`Kept`] its content with a version, and `Place::swap` a conditional
+//! write. `Place::is_careless` finds out whether an object store ignores conditions.
+//!
+//! The rule: a write never replaces content that the writer did not read: the file changes under a
+//! lock, the object by conditional requests (RFC 9110, section 13.1). Every access ends within
+//! [`PATIENCE`]. Failures: `Swapped::Changed` means that the content was another one; it is no
+//! error. A [`PlaceError`] names the file or URL; a missing file counts as empty only if its
+//! directory exists. Nothing is tried again here. `ledger::shared` calls this module and judges the
+//! note; `s3` signs requests to S3.
 
 mod s3;
 
@@ -202,7 +211,8 @@ impl Place {
     }
 
     /// Whether the location ignores conditions: it accepts a change from a version that never
-    /// existed. The change writes the current note, so an accepted one loses nothing.
+    /// existed. The change writes the current note, so an accepted one loses nothing. False for a
+    /// file, which is locked, and for an empty location, where this cannot be tried.
     pub async fn is_careless(&self, kept: &Kept) -> Result<bool, PlaceError> {
         let note = kept.note.as_deref().map(std::str::from_utf8);
         let (Self::Object(object), Some(Ok(note))) = (self, note) else {

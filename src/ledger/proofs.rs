@@ -1,4 +1,14 @@
 //! Proofs about any earlier tree, from stored tiles: at most eight reads below 2³² leaves.
+//!
+//! `inclusion` and `consistency` make proofs, `tile` gives out a tile, `edge_at` and `root_at`
+//! serve the start and the guard.
+//!
+//! The rule: a proof is made only for trees up to the size of the newest head, and from tiles that
+//! fit together; an edge is checked against its head. Failures, as [`NoProof`]: `OutOfRange` for a
+//! tree or leaf that never existed, `Store` if the store fails, `Broken` if the tiles do not fit.
+//! `None` of `tile` means that the tile does not have that width yet. `merkle` plans and builds the
+//! proofs. `broker::administration`, `http::ledger`, `witnesses`, `guard` and the appender call
+//! this module; authorizing readers is left to them.
 
 use std::collections::HashMap;
 

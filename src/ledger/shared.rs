@@ -1,17 +1,20 @@
 //! The checkpoint outside the store that all replicas share.
 //!
 //! Each replica publishes its newest checkpoint there, in exchange for the one that it read and
-//! verified, so the shared checkpoint never goes back. An empty location is accepted only if it is
-//! new and a note can be written there: a share that is not mounted, and a bucket or route that was
-//! removed, look empty as well. If the store does not contain the shared checkpoint, it has lost or
-//! changed leaves for which receipts may exist: a backup was restored, a standby was promoted
-//! before it had received every leaf, or the store was forked. The ledger then stops for good. It
-//! checks this at the start, on each new connection to the database, because that may lead to
-//! another server, and with each publication.
+//! verified, so the shared checkpoint never goes back (`publish`). An empty location is accepted
+//! only if it is new and a note can be written there: a share that is not mounted, and a bucket or
+//! route that was removed, look empty as well. If the store does not contain the shared checkpoint
+//! (`judge`), it has lost or changed leaves for which receipts may exist: a backup was restored, a
+//! standby was promoted before it had received every leaf, or the store was forked. The ledger then
+//! stops for good. It checks this at the start, on each new connection to the database, because
+//! that may lead to another server, and with each publication.
 //!
-//! Each replica also reads the location about twice a second. Its content is known to be committed.
-//! So a replica that appends nothing still detects that its connections lead to a server that lacks
-//! leaves, and stops reading from that server.
+//! Each replica also reads the location about twice a second (`look`). Its content is known to be
+//! committed. So a replica that appends nothing still detects that its connections lead to a server
+//! that lacks leaves, and stops reading from that server. Failures: [`SharedError::Alarm`] stops
+//! the ledger. `Unavailable` and `Store` fail a start or a new connection; in the running worker
+//! they are logged and tried again. `guard` and the appender call this module; `place` reads and
+//! writes the location.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

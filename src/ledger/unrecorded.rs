@@ -1,9 +1,15 @@
 //! Evidence whose use could not be recorded.
 //!
 //! If the store does not accept a batch, or the queue has no room for an entry, the caller is
-//! answered with 503, although its evidence was presented. So the replica keeps the one-time ids,
-//! refuses them in every later batch, and records their use with its next batches. Other replicas
-//! learn of the use when the store does. A restart before that loses the ids.
+//! answered with 503, although its evidence was presented. So the replica keeps the one-time ids
+//! (`keep`), refuses them in every later batch (`replayed`), and records their use with its next
+//! batches (`take`).
+//!
+//! The rule: an id that is kept is refused, unless it is bound and comes with the same binding. Ids
+//! whose rows the store refuses are kept until they have expired. A restart before that loses the
+//! ids, and other replicas learn of the use only when the store does. When
+//! [`MAX_UNRECORDED_EVIDENCE`] ids are kept, further calls with evidence are refused as overloaded;
+//! nothing else here fails. `ledger` and the appender call this module.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -72,7 +78,8 @@ impl Unrecorded {
         taken
     }
 
-    /// The first of these ids that was used before, with another binding or without one.
+    /// The first of these ids that was used before, with another binding or without one. `None` if
+    /// all of them may still be used.
     pub(super) fn replayed(&self, ids: &[OneTime]) -> Option<[u8; 32]> {
         let state = self.state();
         let replayed = ids.iter().find(|id| {

@@ -1,13 +1,17 @@
 //! The log as a client of its witnesses (C2SP tlog-witness, `add-checkpoint`).
 //!
-//! Each witness is sent the newest checkpoint, at most about once a second, with the proof that it
-//! continues the checkpoint that this witness signed last. The store keeps its cosignature. The
-//! witnesses are independent of each other: one that is slow, dead or wrong causes a warning and a
-//! metric, and delays nothing else. No answer of a witness stops the ledger, because refusals are
-//! not signed; those that may mean a fork are logged as errors.
+//! [`Ledger::tell_witnesses`] serves all witnesses; `follow` and `tell` serve one, and
+//! [`cosigned_note`] puts the cosignatures of one size into a note. Each witness is sent the newest
+//! checkpoint, at most about once a second, with the proof that it continues the checkpoint that
+//! this witness signed last. The store keeps its cosignature. Every replica does this, starting
+//! from the cosignatures in the store: the first replica to submit a size saves the others the
+//! request.
 //!
-//! Every replica does this, starting from the cosignatures in the store: the first replica to
-//! submit a size saves the others the request.
+//! The rule: only a cosignature that the witness's key verifies, with a time near the clock, is
+//! stored. The witnesses are independent of each other: one that is slow, dead or wrong delays
+//! nothing else. Failures: a [`Failure`] causes a warning, a metric and a pause. No answer of a
+//! witness stops the ledger, because refusals are not signed; those that may mean a fork are logged
+//! as errors. `app` runs this worker; `proofs` makes the proofs, `store::cosigned` keeps the rows.
 
 use std::fmt;
 use std::time::Duration;
@@ -204,7 +208,8 @@ impl fmt::Display for Witness {
     }
 }
 
-/// The note of one size: the log's signed checkpoint with the cosignature of each witness.
+/// The note of one size: the log's signed checkpoint with the cosignature of each witness. `None`
+/// if there are no rows, or the first one holds no note. Verifies no signature.
 #[must_use]
 pub fn cosigned_note(rows: &[CosignedRow]) -> Option<(u64, String)> {
     let text = |row: &CosignedRow| {

@@ -7,8 +7,11 @@
 //! as no acknowledgement.
 //!
 //! The driver hands the server's notices only to `tracing`. [`NoticeWatch`] is the subscriber of
-//! the one future that commits. Each new connection first runs a statement that always causes a
-//! warning. A driver or a pooler that does not pass warnings on is thereby refused.
+//! the one future that commits; [`WatchedConnection`] runs it. Each new connection first runs a
+//! statement that always causes a warning. A driver or a pooler that does not pass warnings on is
+//! thereby refused (`Unfit`). After a warning the caller gets `NotPrimary`: the commit may or may
+//! not be durable, and the caller must drop the connection. `store::append` and `store::lease` call
+//! this module; they find out whether the commit was made.
 
 use std::fmt;
 use std::future::Future;

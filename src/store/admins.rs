@@ -1,5 +1,13 @@
-//! The roles of each identity. Rows are only added: the newest row of an identity and a role says
-//! whether it has that role, so a removed role cannot be restored from an older row.
+//! The roles of each identity.
+//!
+//! [`AdminBinding`] is a row with its MAC. `roles_of` reads one identity, `bound_roles` all present
+//! roles, `admin_bindings` the newest row of each pair, removed roles included.
+//!
+//! The rule: rows are only added. The newest row of an identity and a role says whether it has that
+//! role, so a removed role cannot be restored from an older row. Failures: a row with a wrong MAC
+//! is `Forged` and stops the ledger. An identity without rows has an empty set of roles.
+//! `admin_bindings` checks no MAC: its callers do. `broker::access` and `broker::administration`
+//! read the roles; only the ledger adds rows, by `store::append`.
 
 use std::collections::BTreeSet;
 

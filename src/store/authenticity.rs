@@ -1,6 +1,13 @@
-//! Checks of the rows that only a broker may write. Each carries a MAC under the sealing keys. The
-//! check is made here, on reading, so that no reader can omit it. The first forged row is kept as
-//! the alarm: from then on the ledger is stopped, and nothing is judged by the store.
+//! Checks of the rows that only a broker may write. Each carries a MAC under the sealing keys.
+//!
+//! `RowGuard::check` opens a row and keeps the alarm; `Store::authenticate_with` sets the key, and
+//! `Store::check_rows` checks all rows that decide about validity or rights.
+//!
+//! The rule: the check is made here, on reading, so that no reader can omit it. The first forged
+//! row is kept as the alarm: from then on the ledger is stopped, and nothing is judged by the
+//! store. Failures: a wrong MAC is `Forged`, and so is every later trusted read. A store without a
+//! key is `Unfit`. An alarm ends only with the process. The store's own files call `check_row`; the
+//! ledger shares the alarm, and `broker::health` calls `check_rows`.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};

@@ -1,5 +1,13 @@
 //! The form of our types in each database: instants are `TIMESTAMPTZ` or microseconds, unsigned
 //! numbers are signed.
+//!
+//! The conversions of `Timestamp` come first, then `signed` and `unsigned` for counts and indices,
+//! `minter`, and `digest`.
+//!
+//! The rule: a value that is read has a valid form or is refused; nothing is guessed. A value to
+//! write that is too large saturates, because no count comes near the limit. Failures: a negative
+//! count and a digest of another length are `Corrupt`: no broker wrote that row. An unknown minter
+//! is `Unfit`, because a newer binary may have written it. All files of `store` use this module.
 
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;

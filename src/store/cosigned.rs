@@ -1,4 +1,13 @@
-//! The cosignatures of witnesses on the log's checkpoints. Rows are added, and never changed.
+//! The cosignatures of witnesses on the log's checkpoints.
+//!
+//! [`CosignedRow`] is one cosignature. `put_cosigned` adds one; `last_cosigned`, `cosigned_over`
+//! and `cosigned_until` read. Each statement has the same text on both databases.
+//!
+//! The rule: rows are added, and never changed or deleted. A second cosignature of the same key on
+//! the same size is ignored, so the first one, with its earlier time, stays. Failures: an
+//! unreadable size is `Corrupt`; an empty result means that no witness signed such a checkpoint.
+//! The store verifies no signature: `ledger::witnesses` does, before it stores one.
+//! `ledger::witnesses`, `broker::administration` and `app::succession` read the rows.
 
 use super::codec::{signed, unsigned};
 use super::{Store, StoreError, read, write};
@@ -11,6 +20,7 @@ pub struct CosignedRow {
     pub size: u64,
     /// The witness's verifier key in the text form of C2SP.
     pub vkey: String,
+    /// The name of the witness in the configuration.
     pub witness: String,
     /// The signature line, with its newline.
     pub line: String,
@@ -35,7 +45,8 @@ fn rows(columns: Vec<Columns>) -> Result<Vec<CosignedRow>, StoreError> {
 }
 
 impl Store {
-    /// Stores a cosignature. The first one for a size is kept, since it is the earlier time.
+    /// Stores a cosignature. If the key has one on this size already, that one stays: its time is
+    /// the earlier one.
     pub async fn put_cosigned(&self, row: &CosignedRow) -> Result<(), StoreError> {
         write!(self, db => {
             sqlx::query(
@@ -53,7 +64,7 @@ impl Store {
         Ok(())
     }
 
-    /// The largest size that a witness's key has signed.
+    /// The largest size that a witness's key has signed. `None` if it has signed none.
     pub async fn last_cosigned(&self, vkey: &str) -> Result<Option<u64>, StoreError> {
         let row: (Option<i64>,) = read!(self, db => {
             sqlx::query_as("/* last_cosigned */ SELECT max(size) FROM cosigned WHERE vkey = $1")
@@ -66,8 +77,9 @@ impl Store {
             .transpose()
     }
 
-    /// The cosignatures of all witnesses on the smallest checkpoint over leaf `index` that any
-    /// witness signed, or that the given witness signed.
+    /// The cosignatures of all witnesses on one checkpoint: the smallest one over leaf `index` that
+    /// the named witness signed, or without a name, that any witness signed. Empty if there is
+    /// none.
     pub async fn cosigned_over(
         &self,
         index: u64,

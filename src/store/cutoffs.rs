@@ -1,5 +1,14 @@
-//! Cutoffs. Each row carries a MAC over every column that decides, so that a write to the table
-//! cannot lift one.
+//! Cutoffs.
+//!
+//! [`SealedCutoff`] is a row with its MAC. `cutoffs_after`, `list_cutoffs`, `accepted_times` and
+//! `cutoff` return verified cutoffs; `cutoffs` returns sealed ones.
+//!
+//! The rule: each row carries a MAC over every column that decides, so that a write to the table
+//! cannot lift one. The reason, the actor and the time of the request decide nothing and are not
+//! covered. Failures: a row with a wrong MAC is `Forged` and stops the ledger; one that cannot be
+//! parsed is `Corrupt`. `None` means that there is no such cutoff. Which sessions a cutoff ends is
+//! decided in `domain::validity` and `store::validity_sql`; the ledger writes the rows by
+//! `store::append`.
 
 use sqlx::FromRow;
 
@@ -226,7 +235,7 @@ impl Store {
         times.collect()
     }
 
-    /// One cutoff.
+    /// One cutoff. `None` if there is no such cutoff.
     pub async fn cutoff(&self, id: CutoffId) -> Result<Option<Cutoff>, StoreError> {
         let row: Option<CutoffRow> = read_current!(self, db => {
             sqlx::query_as("/* cutoff */ SELECT * FROM cutoff WHERE id = $1")

@@ -1,8 +1,15 @@
 //! The sessions on deny lists at back ends: which are to be denied, which have room on the list,
 //! and which were read back.
 //!
-//! Every change of a list's room is made under the lock of its row in `deny_place`, so that no two
-//! replicas assign the same room.
+//! An entry is requested (`note_deny_wish`, `ask_deny`), listed when there is room
+//! (`list_waiting`), and confirmed when a document that names it was read (`note_denied`).
+//!
+//! The rule: every change of a list's room is made under the lock of its row in `deny_place`, so
+//! that no two replicas assign the same room. Sessions that an admin revoked come before all
+//! others. Failures: a session without room stays waiting, which is no error. `None` of
+//! `revocation_progress` means that no denial was requested. A replica that has lost its lease
+//! records nothing in `note_denied` and gets 0. `broker::revocation` calls this module, and writes
+//! the documents; the targets are in [`super::deny_lists`].
 
 use sqlx::Connection as _;
 

@@ -1,6 +1,16 @@
 //! The deny lists at back ends: their targets, the replica that writes each, and the facts that
-//! were read back of each document as a whole. The document follows from the rows, never the
-//! reverse. [`super::deny_entries`] has the sessions.
+//! were read back of each document as a whole.
+//!
+//! A target is inserted (`put_deny_place`, `know_deny_place`), leased (`claim_deny_places`), and
+//! released as done or failed. `last_blanket_deny` and `blanket_deny` belong to the denial of all
+//! earlier sessions.
+//!
+//! The rule: the document follows from the rows, never the reverse. Only the holder of the lease
+//! records facts about a document, and the numbers of documents only rise. Failures: `None` of
+//! `next_deny_generation` means that the lease was lost. A record of a replica without the lease
+//! changes nothing and is no error. A forged cutoff is `Forged`. `broker::revocation` and
+//! `broker::administration::succession` call this module. It calls no back end.
+//! [`super::deny_entries`] has the sessions.
 
 use sqlx::FromRow;
 
@@ -208,7 +218,7 @@ impl Store {
     }
 
     /// The time of the latest cutoff since `since` that denies all earlier sessions at a target.
-    /// Checks the MACs of the rows.
+    /// `None` if there is none. Checks the MACs of the rows.
     pub async fn last_blanket_deny(
         &self,
         place: &str,
@@ -231,7 +241,8 @@ impl Store {
         Ok(times.into_iter().max())
     }
 
-    /// The blanket deny of a target, as its document was last read back.
+    /// The blanket deny of a target, as its document was last read back. `None` if the document had
+    /// none.
     pub async fn blanket_deny(&self, place: &DenyPlace) -> Result<Option<BlanketDeny>, StoreError> {
         type Row = (Option<Timestamp>, Option<Timestamp>, Option<Timestamp>);
         let row: Option<Row> = read!(self, db => {

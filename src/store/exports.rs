@@ -1,7 +1,15 @@
 //! The cursors of external sinks: how far each was sent the log, and which replica sends it.
 //!
-//! A cursor belongs to a sink's name and a log's origin. Only the replica that holds its lease
-//! moves it, and only from the position that this replica last recorded.
+//! The life of a cursor: `register_export`, then `claim_export`, `advance_export` and
+//! `release_export` for each delivery; `take_over_export` for a changed registration,
+//! `disable_export` for a sink that is gone.
+//!
+//! The rule: a cursor belongs to a sink's name and a log's origin. Only the replica that holds its
+//! lease moves it, and only from the position that this replica last recorded. A time that a wrong
+//! clock dated too far ahead counts as past ([`Believed`]). Failures: `None` or `false` means that
+//! another replica holds the sink, its registration is another, or the position has moved; the
+//! caller then stops delivering. Nothing is retried here. Only `export` calls this module; it sends
+//! the leaves and chooses the pauses.
 
 use super::codec::{signed, unsigned};
 use super::{Store, StoreError, read, write};
@@ -74,7 +82,7 @@ impl Store {
         Ok(())
     }
 
-    /// The state of a sink.
+    /// The state of a sink. `None` if it was never registered for this log.
     pub async fn export_cursor(&self, key: &ExportKey) -> Result<Option<ExportCursor>, StoreError> {
         type Row = (String, i64, Timestamp, i64, Option<Timestamp>, Timestamp);
         let row: Option<Row> = read!(self, db => {
@@ -157,7 +165,8 @@ impl Store {
     }
 
     /// Leases a due sink to `holder` until `lease_until`, and returns the index to continue from.
-    /// `None` if another replica holds it, or it has another registration.
+    /// `None` if the sink is not due, is disabled, has another registration, or is leased to
+    /// another replica.
     pub async fn claim_export(
         &self,
         key: &ExportKey,

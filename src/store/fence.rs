@@ -13,6 +13,9 @@
 //! this process ([`super::lease`]). A process that has seen nothing newer cannot tell an isolated
 //! old primary by the number of leaves. It can by the commit: without its synchronous standby,
 //! which was promoted, the old primary acknowledges none.
+//!
+//! A refused read is `NotPrimary` with the reason. [`Fence`] only keeps the state and judges it:
+//! `super::postgres` makes the connections, and `super::lease` the commits.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -83,7 +86,8 @@ impl Fence {
         *lock(&self.retired) = Some(Instant::now());
     }
 
-    /// Whether a connection of this age may be used.
+    /// Whether a connection of this age may be used. False if it was made before the last
+    /// [`Self::retire`].
     pub(super) fn admits(&self, age: Duration) -> bool {
         let Some(retired) = *lock(&self.retired) else {
             return true;
@@ -91,7 +95,8 @@ impl Fence {
         retired.elapsed() > age
     }
 
-    /// The reason not to read from a server, if any. `known` was read before `shown`.
+    /// The reason not to read from a server. `None` if it may be read from. `known` was read before
+    /// `shown`.
     pub(super) fn refusal(known: u64, shown: Shown) -> Option<String> {
         if shown.in_recovery {
             return Some("it is in recovery, as a standby is".to_owned());
@@ -123,7 +128,8 @@ impl Fence {
         lock(&self.refused).take();
     }
 
-    /// The refusal of a moment ago.
+    /// The last refusal, if it is not older than [`REFUSED_FOR`]. `None` if a connection may be
+    /// tried.
     pub(super) fn recent_refusal(&self) -> Option<StoreError> {
         let refused = lock(&self.refused);
         let (at, why) = refused.as_ref()?;
@@ -144,7 +150,7 @@ impl Fence {
         }
     }
 
-    /// The time since the last acknowledged commit was sent.
+    /// The time since the last acknowledged commit was sent. `None` if none was acknowledged yet.
     pub(super) fn lease_age(&self) -> Option<Duration> {
         (*lock(&self.proof)).map(|proof| proof.asked.elapsed())
     }

@@ -1,4 +1,15 @@
-//! Generations. Each is stored whole under its digest before it is activated.
+//! Generations, and the activations that name the one that decides.
+//!
+//! [`SealedActivation`] is the MAC-protected part of an [`Activation`]. `generation` reads a
+//! document, `active_generation` the newest activation, `generations_since` the digests of earlier
+//! ones.
+//!
+//! The rule: each generation is stored whole under its digest before it is activated, and neither a
+//! document nor an activation is changed or deleted; only the MAC of an activation is ever renewed.
+//! Failures: `None` means that there is no such document, or that no generation was activated yet.
+//! A row that cannot be parsed is `Corrupt`. Nothing is verified here: the callers check the MAC by
+//! `open`, and compare the document with its digest. `broker` and the ledger read; only the
+//! ledger's transaction writes (`append::acts`).
 
 use super::codec::{digest, unsigned};
 use super::{Store, StoreError, read, read_current};
@@ -89,7 +100,8 @@ pub struct Activation {
 }
 
 impl Store {
-    /// A generation's document.
+    /// A generation's document. `None` if it is not stored. The bytes are not compared with the
+    /// digest.
     pub async fn generation(
         &self,
         digest: GenerationDigest,
@@ -122,7 +134,7 @@ impl Store {
             .collect()
     }
 
-    /// The newest activation, which decides now.
+    /// The newest activation, which decides now. `None` if there is none. Does not check its MAC.
     pub async fn active_generation(&self) -> Result<Option<Activation>, StoreError> {
         type Row = (i64, Vec<u8>, String, Timestamp, Vec<u8>);
         let row: Option<Row> = read_current!(self, db => {

@@ -2,8 +2,13 @@
 //!
 //! The serving role may insert rows into the tables of the log. A replica that followed a forged
 //! row would sign a checkpoint over leaves that no broker decided. So each head carries a MAC under
-//! the sealing keys, and a head becomes a [`Head`] only after [`HeadSeal::open`] checked it. A head
-//! covers every leaf below it, so one MAC is enough for the whole log up to there.
+//! the sealing keys, and a [`SealedHead`] becomes a [`Head`] only after [`HeadSeal::open`] checked
+//! it. A head covers every leaf below it, so one MAC is enough for the whole log up to there.
+//!
+//! Failures: `None` means an empty log. A wrong MAC, or a leaf behind the newest head, is a
+//! [`ForeignHead`]; the ledger stops when it finds one. A store that does not answer is
+//! [`HeadError::Store`]. `ledger` and `app` call this module; only `store::append` writes heads.
+//! The root is not recomputed here: the ledger compares it with the leaf hashes.
 
 use sqlx::FromRow;
 

@@ -1,9 +1,16 @@
 //! A task with everything that decides whether its caller may keep it open, and the heartbeat
 //! itself.
 //!
-//! On PostgreSQL a heartbeat runs two statements on one connection of the pool, after the check of
-//! that connection's server: the read, and the update, which also returns the sessions. SQLite
-//! cannot change and read in one statement, so it runs three.
+//! `Store::hold_task` reads a [`TaskView`], and [`HeldTask::hear`] records the heartbeat. On
+//! PostgreSQL that takes two statements on one connection of the pool, after the check of that
+//! connection's server: the read, and the update, which also returns the sessions. SQLite cannot
+//! change and read in one statement, so it runs three.
+//!
+//! The rule: the update repeats the conditions. It changes nothing if the task has ended or, with
+//! `undisturbed_since`, if a cutoff or an activation came since the read. Failures: `None` of
+//! `hold_task` means that there is no such task; `None` of `hear` that nothing was recorded. A
+//! forged cutoff is `Forged`. Only `broker::tasks` calls this module. It compares the handle,
+//! checks the owner's attestor, and falls back to an append under the ledger's lock.
 
 use sqlx::{FromRow, Row};
 
@@ -178,7 +185,7 @@ const SQLITE_UNDER: &str = concat!(
 );
 
 impl Store {
-    /// A task with everything that decides about it at `now`.
+    /// A task with everything that decides about it at `now`. `None` if there is no such task.
     pub async fn task_view(
         &self,
         id: TaskId,
@@ -188,7 +195,9 @@ impl Store {
         Ok(held.map(HeldTask::into_view))
     }
 
-    /// The same, for a heartbeat by [`HeldTask::hear`].
+    /// A task with everything that decides about it at `now`, for a heartbeat by
+    /// [`HeldTask::hear`]. `None` if there is no such task. On PostgreSQL the result holds the
+    /// connection.
     pub async fn hold_task(
         &self,
         id: TaskId,

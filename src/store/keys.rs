@@ -1,4 +1,16 @@
-//! The broker's sealed signing keys, and the renewal of the MACs of other rows.
+//! The broker's sealed signing keys, and the renewal of the MACs of other rows: cutoffs,
+//! activations, role bindings and workload keys.
+//!
+//! `verified_signing_keys` reads the keys and checks their MACs; `signing_keys` does not check
+//! them. `keys_basis` identifies the state of a purpose's keys. `reseal_key` and the `remac_…`
+//! functions replace envelopes and MACs after a change of the sealing keys.
+//!
+//! The rules: a row is replaced only if it still has the MAC that was read (compare and swap). A
+//! public key is derived from the opened private key, never read from a row. A row that no broker
+//! wrote is not accepted as a key. Failures: a forged key is `Forged` and stops the ledger.
+//! `Ok(false)` means that the row has changed since it was read and was left alone. `broker::keys`
+//! and `broker::signing_keys` call this module, and make the new MACs and envelopes; new keys are
+//! written by the ledger's transaction (`append::acts`).
 
 use sqlx::FromRow;
 
@@ -42,7 +54,8 @@ impl SigningKeyRow {
         format!("the table signing_key: the key `{}`", self.kid)
     }
 
-    /// The record in the row, without a check of the MAC. `None` if no broker writes such a row.
+    /// The content of the row, without a check of the MAC. `None` if its purpose or algorithm is
+    /// unknown; no broker writes such a row.
     #[must_use]
     pub fn claimed(&self) -> Option<SigningKeyRecord> {
         Some(SigningKeyRecord {
@@ -59,7 +72,7 @@ impl SigningKeyRow {
         })
     }
 
-    /// The key's record, if a broker of this log wrote its row.
+    /// Checks the MAC and returns the key's record. Opens no envelope.
     pub fn open(&self, mac: &Mac) -> Result<SigningKeyRecord, MacError> {
         let record = self.claimed().ok_or(MacError::Mismatch)?;
         record.verify_tag(mac, &self.sealed, &self.mac)?;
@@ -67,8 +80,9 @@ impl SigningKeyRow {
     }
 }
 
-/// A digest over all keys of a purpose in their present state. A change of keys is recorded only if
-/// the rows still have the digest on which it was planned.
+/// A digest over all keys of a purpose in their present state. A change of keys is planned from
+/// such a state. The ledger records the change only if the rows still have the same digest under
+/// its lock.
 #[must_use]
 pub fn keys_basis(rows: &[SigningKeyRow], purpose: &str) -> [u8; 32] {
     let of_purpose = rows.iter().filter(|row| row.purpose == purpose);
@@ -85,12 +99,13 @@ pub(super) const SIGNING_KEYS: &str = "/* signing_keys */ SELECT kid, purpose, a
      FROM signing_key ORDER BY created_at, kid";
 
 impl Store {
-    /// Every signing key, oldest first.
+    /// Every signing key, oldest first. Does not check the MACs.
     pub async fn signing_keys(&self) -> Result<Vec<SigningKeyRow>, StoreError> {
         Ok(read_current!(self, db => sqlx::query_as(SIGNING_KEYS).fetch_all(db).await?))
     }
 
-    /// Every signing key with its record, oldest first. A forged row stops the ledger.
+    /// Every signing key with its record, oldest first. A forged row fails the read, and
+    /// `check_row` stops the ledger.
     pub async fn verified_signing_keys(
         &self,
     ) -> Result<Vec<(SigningKeyRow, SigningKeyRecord)>, StoreError> {
@@ -102,9 +117,9 @@ impl Store {
         rows.into_iter().map(verified).collect()
     }
 
-    /// Replaces a key's envelope by one that is sealed with a newer sealing key, if the row still
-    /// has the MAC `old`. A row that changed meanwhile has other dates, to which the new MAC does
-    /// not apply. Returns whether the row was replaced.
+    /// Replaces a key's envelope and MAC, if the row still has the MAC `old`. A row that changed
+    /// since it was read has other dates, which the new MAC does not cover. Returns whether the row
+    /// was replaced.
     pub async fn reseal_key(
         &self,
         kid: &str,
@@ -112,9 +127,10 @@ impl Store {
         sealed: &[u8],
         mac: &[u8],
     ) -> Result<bool, StoreError> {
-        // Takes the ledger's lock. A concurrent change of keys is recorded either before, and this
-        // update then finds another MAC, or after, and that change then finds another MAC. SQLite
-        // has one writer.
+        // Takes the ledger's lock, because a change of keys compares the MACs of these rows with
+        // its basis under that lock. A concurrent change is recorded either before this update,
+        // which then changes nothing, or after it, and is then planned again. SQLite has one
+        // writer. The other tables need no lock: no entry of the ledger compares their MACs.
         let sql = match self {
             Self::Postgres(_) => {
                 "/* reseal_key */ UPDATE signing_key SET sealed = $3, mac = $4 \
@@ -139,9 +155,8 @@ impl Store {
         Ok(replaced == 1)
     }
 
-    /// Replaces the MAC `old` of a cutoff's row by one under a newer sealing key. Leaves a row
-    /// alone that has another MAC by now, because the cutoff was lifted. Returns whether it was
-    /// replaced.
+    /// Replaces the MAC `old` of a cutoff's row by one under a newer sealing key. Returns false if
+    /// the row has another MAC by now, because the cutoff was lifted; the row then stays as it is.
     pub async fn remac_cutoff(
         &self,
         id: CutoffId,
@@ -160,7 +175,8 @@ impl Store {
         Ok(replaced == 1)
     }
 
-    /// The same for an activation.
+    /// Replaces the MAC `old` of the activation by the leaf at `index`. Returns false if the row
+    /// has another MAC by now; it then stays as it is.
     pub async fn remac_activation(
         &self,
         index: u64,
@@ -179,7 +195,8 @@ impl Store {
         Ok(replaced == 1)
     }
 
-    /// The same for a role binding.
+    /// Replaces the MAC of a role binding's row, if the row is still `old`. Returns whether it was
+    /// replaced.
     pub async fn remac_binding(&self, old: &AdminBinding, mac: &[u8]) -> Result<bool, StoreError> {
         let replaced = write!(self, db => {
             sqlx::query(
@@ -198,7 +215,8 @@ impl Store {
         Ok(replaced == 1)
     }
 
-    /// The same for a workload key.
+    /// Replaces the MAC of a workload key's row, if the row is still `old`. Returns whether it was
+    /// replaced.
     pub async fn remac_workload_key(
         &self,
         old: &WorkloadKeyRow,

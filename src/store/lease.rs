@@ -1,15 +1,19 @@
 //! The read lease: the proof that the server from which this process reads is the primary.
 //!
 //! About once a second a dedicated connection makes one synchronous commit that writes nothing but
-//! a record of the write-ahead log. When the server acknowledges it, the server's synchronous
-//! standby was still following the server at some moment after the commit was sent. So no standby
-//! had been promoted by then, and every earlier acknowledged commit is visible on the server.
+//! a record of the write-ahead log ([`ReadLease::renew`]). When the server acknowledges it, the
+//! server's synchronous standby was still following the server at some moment after the commit was
+//! sent. So no standby had been promoted by then, and every earlier acknowledged commit is visible
+//! on the server.
 //!
 //! When the standby is gone, COMMIT waits and the lease expires. That is intended: a primary alone
 //! cannot tell a dead standby from a promoted one. A comparison with the shared checkpoint does not
 //! replace the commit, because a replica on the new primary may be unable to publish there; it only
 //! tells how many leaves the server must show. A commit that was answered with a warning does not
-//! count either: its wait for the standby may have been cancelled ([`super::acknowledged`]).
+//! count either ([`super::acknowledged`]). Failures: `NotPrimary` if the commit was not
+//! acknowledged in time or the server shows too few leaves, `Unavailable` if no connection can be
+//! made; the caller tries again. `app` runs the renewals; [`super::fence`] refuses reads once the
+//! lease has expired.
 
 use std::time::Duration;
 

@@ -1,4 +1,14 @@
 //! Reads of the ledger: leaves, tiles, decisions.
+//!
+//! `leaf`, `leaves` and `acts` read leaves, `leaf_hashes`, `tile` and `tile_roots` the tree,
+//! `decisions` and `openings` the inputs. `check_leaf_format` judges a database at its start.
+//!
+//! The rule: a body is returned only if it has the hash of its leaf. Failures: a changed body is
+//! `Forged` and names the leaf; it does not stop the ledger. A pruned body or opening is `None`; an
+//! index beyond the log's end is absent. Leaves of another format make the database `Unfit`. No
+//! reader is authorized here, and the hashes are not compared with the head:
+//! `broker::administration::records` and `ledger::proofs` do that. The ledger, the exports and the
+//! sweeper also read here.
 
 use tracing::error;
 
@@ -57,7 +67,7 @@ impl Store {
     }
 
     /// The largest expiry of evidence whose use may have been deleted, since a time was last
-    /// accepted.
+    /// accepted. `None` if none was deleted since then.
     pub async fn forgotten(&self) -> Result<Option<Timestamp>, StoreError> {
         let row: Option<(Option<Timestamp>,)> = read!(self, db => {
             sqlx::query_as("/* forgotten */ SELECT forgotten FROM store_meta")
@@ -81,7 +91,7 @@ impl Store {
             .collect()
     }
 
-    /// The 256 hashes of a complete tile.
+    /// The 256 hashes of a complete tile. `None` if the tile is not complete yet.
     pub async fn tile(&self, level: u8, index: u64) -> Result<Option<Vec<Hash>>, StoreError> {
         let row: Option<(Vec<u8>,)> = read!(self, db => {
             sqlx::query_as("/* tile */ SELECT hashes FROM tile WHERE level = $1 AND idx = $2")
@@ -122,7 +132,7 @@ impl Store {
             .collect()
     }
 
-    /// The leaf at `index`.
+    /// The leaf at `index`. `None` beyond the end of the log.
     pub async fn leaf(&self, index: u64) -> Result<Option<StoredLeaf>, StoreError> {
         let mut leaves = self.leaves(index, 1).await?;
         Ok(leaves.pop())
@@ -174,7 +184,7 @@ impl Store {
         rows.into_iter().map(stored).collect()
     }
 
-    /// The index of a decision's leaf.
+    /// The index of a decision's leaf. `None` if there is no such decision.
     pub async fn decision_index(&self, id: DecisionId) -> Result<Option<u64>, StoreError> {
         let row: Option<(i64,)> = read!(self, db => {
             sqlx::query_as("/* decision_index */ SELECT idx FROM leaf WHERE decision_id = $1")
@@ -278,7 +288,7 @@ pub(super) fn check_leaf_format(oldest: Option<(Vec<u8>,)>) -> Result<(), StoreE
             format!(
                 "{error}, and continues no other log. With the earlier build, revoke everything \
                  (`taskpass revoke all=true`) and wait until the newest credential and attestation have \
-                 expired; then give this build a new, empty database, and bind its admins anew"
+                 expired; then give this build a new, empty database, and bind its admins again"
             )
         }
         Err(error @ LeafError::Later { .. }) => format!("{error}: run the later build"),

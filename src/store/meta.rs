@@ -1,4 +1,16 @@
-//! The identity of a store: its mode (`dev` or `production`) and its log, fixed when it is made.
+//! The identity and the state of a store: its mode and origin, the log that it succeeds, the
+//! bootstrap tokens that were seen, the horizon, and the location of the shared checkpoint.
+//!
+//! `claim` marks a store or checks the mark. Then come the succession, the shared checkpoint's
+//! location, the bootstrap tokens, the horizon, and two questions to PostgreSQL (connections and
+//! clock).
+//!
+//! The rules: a development store never serves production, nor the reverse, and a store keeps its
+//! origin. A bootstrap token keeps its first times, and its end cannot be undone. The horizon moves
+//! by compare and swap. Failures: a mark that does not fit is `Unfit`, with a message for the
+//! operator. `None` means that nothing is recorded, or that the database is SQLite. The store does
+//! not judge: `app` and `broker::access::tokens` judge tokens, `broker::core` the horizon, and the
+//! callers check the succession's MAC. `app`, `broker` and `ledger::shared` call this module.
 
 use sqlx::FromRow;
 
@@ -31,7 +43,7 @@ struct MetaRow {
     origin: String,
 }
 
-/// The log that this store's log succeeds, as its row has it.
+/// The log that this store's log succeeds: a plain document with a MAC, which is not verified here.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct SealedSuccession {
     /// A [`crate::domain::succession::Succession`] in JSON.
@@ -45,10 +57,11 @@ pub struct SealedSuccession {
 pub struct BootstrapToken {
     /// When it was first seen configured, on any replica.
     pub first_seen: Timestamp,
-    /// The latest time that was known at `first_seen`: of the clock, the newest leaf and the
-    /// horizon.
+    /// The latest time that the broker knew at `first_seen`: the maximum of the clock, the time of
+    /// the newest leaf, and the horizon. A clock that is behind then does not prolong the token.
     pub log_time: Timestamp,
-    /// Whether it was ended, because its day had passed or an admin accepted an earlier time.
+    /// Whether it was ended for good: the day for which a token is valid had passed, or an admin
+    /// accepted a time before `first_seen` (`taskpass ledger accept-time`).
     pub ended: bool,
     /// Whether another token was first seen after it.
     pub replaced: bool,
@@ -97,8 +110,8 @@ impl Store {
         Ok(())
     }
 
-    /// Records in an empty store which log its log succeeds. Returns whether the store says so now;
-    /// it does not if it holds leaves, or already names another succession.
+    /// Records in an empty store which log its log succeeds. Returns whether the store names this
+    /// succession now. It does not if it names another one, or if it holds leaves and names none.
     pub async fn put_succession(&self, sealed: &SealedSuccession) -> Result<bool, StoreError> {
         write!(self, db => {
             sqlx::query(
@@ -125,7 +138,8 @@ impl Store {
         Ok(row)
     }
 
-    /// Replaces the succession, if its row still has the MAC `old`.
+    /// Replaces the succession, if its row still has the MAC `old`. Otherwise changes nothing: the
+    /// caller reads the succession again.
     pub async fn update_succession(
         &self,
         old: &[u8],
@@ -158,7 +172,8 @@ impl Store {
         Ok(replaced == 1)
     }
 
-    /// Where the replicas last kept the shared checkpoint.
+    /// The file or URL where the replicas last kept the checkpoint that they share
+    /// (`ledger::shared`). `None` if they never kept one.
     pub async fn shared_place(&self) -> Result<Option<String>, StoreError> {
         let row: Option<(Option<String>,)> = read!(self, db => {
             sqlx::query_as("/* shared_place */ SELECT shared_place FROM store_meta")
@@ -168,7 +183,7 @@ impl Store {
         Ok(row.and_then(|(place,)| place))
     }
 
-    /// Records where the replicas keep the shared checkpoint.
+    /// Records the file or URL where the replicas keep the checkpoint that they share.
     pub async fn put_shared_place(&self, place: &str) -> Result<(), StoreError> {
         write!(self, db => {
             sqlx::query(
@@ -182,8 +197,8 @@ impl Store {
         Ok(())
     }
 
-    /// Records that a bootstrap token is configured, at `now` by the clock and at `log_time` by the
-    /// latest known time. A token that was seen before keeps its first times.
+    /// Records that a bootstrap token is configured. `now` is the clock's time, and `log_time` the
+    /// latest time that the broker knows. A token that was seen before keeps its first times.
     pub async fn see_bootstrap(
         &self,
         digest: &[u8; 32],
@@ -204,8 +219,8 @@ impl Store {
         Ok(())
     }
 
-    /// Ends, for good, the bootstrap tokens that were first seen until `up_to` or later than
-    /// `after`.
+    /// Ends, for good, the bootstrap tokens whose first time, by the clock or by the latest known
+    /// time, is at most `up_to`, and those that were first seen after `after`.
     pub async fn end_bootstrap_tokens(
         &self,
         up_to: Timestamp,
@@ -224,7 +239,7 @@ impl Store {
         Ok(())
     }
 
-    /// A bootstrap token that was seen.
+    /// A bootstrap token that was seen. `None` if no replica has seen this one.
     pub async fn bootstrap_token(
         &self,
         digest: &[u8; 32],
@@ -256,8 +271,8 @@ impl Store {
             .collect()
     }
 
-    /// The horizon: the instant that every permanent deletion uses as the present. `None` in a
-    /// store that was not marked.
+    /// The horizon: the instant that every permanent deletion uses as the present, so that a clock
+    /// that is ahead deletes nothing too early. `None` in a store that was not marked.
     pub async fn horizon(&self) -> Result<Option<Timestamp>, StoreError> {
         let row: Option<(Timestamp,)> = read!(self, db => {
             sqlx::query_as("/* horizon */ SELECT horizon FROM store_meta")
@@ -284,8 +299,9 @@ impl Store {
         Ok(moved == 1)
     }
 
-    /// How many connections brokers have to this database now. Zero on SQLite, whose directory only
-    /// one process can use.
+    /// The number of connections that brokers have to this database now, not of brokers. Counts the
+    /// connections of this process too if it connects as a broker. Zero on SQLite, whose directory
+    /// only one process can use.
     pub async fn connected_brokers(&self) -> Result<u64, StoreError> {
         let Self::Postgres(postgres) = self else {
             return Ok(0);
@@ -302,7 +318,7 @@ impl Store {
         Ok(count.unsigned_abs())
     }
 
-    /// The database's clock. `None` on SQLite.
+    /// The database's clock. `None` on SQLite, which has no clock of its own.
     pub async fn clock(&self) -> Result<Option<Timestamp>, StoreError> {
         match self {
             Self::Postgres(postgres) => postgres.clock().await.map(Some),

@@ -3,20 +3,19 @@
 //!
 //! [`Store`] is an enum with one method per question. Each method contains its SQL: one text where
 //! both databases can run it, otherwise two. One conformance suite runs every method on both.
-//! [`postgres`] and [`sqlite`] hold only the differences: pools, connections and settings.
-//!
-//! Only [`append`] writes leaves and the rows that depend on them, in the ledger's own transaction.
-//! The other writers here change rows that record no act: heartbeats, the sweeper's times, pruning,
-//! generations that are not active yet.
+//! [`postgres`] and [`sqlite`] hold only the differences: pools, connections and settings. Only
+//! [`append`] writes leaves and the rows that depend on them, in the ledger's own transaction. The
+//! other writers here change rows that record no act: heartbeats, the sweeper's times, deny lists,
+//! cursors of exports, cosignatures, marks of the store, new MACs, and pruning.
 //!
 //! The store returns facts. [`crate::domain::validity`] judges whether something is valid; where a
-//! statement has to judge many rows, its condition is a fragment of `validity_sql`.
-//!
-//! Every statement of PostgreSQL's pool runs on a connection whose server was checked against the
-//! commits that this process knows ([`fence`]). Rows that decide validity are returned only under a
-//! lease ([`lease`]).
-//!
-//! SQL never calls `now()`: time is a parameter.
+//! statement has to judge many rows, its condition is a fragment of `validity_sql`. Every statement
+//! of PostgreSQL's pool runs on a connection whose server was checked against the commits that this
+//! process knows ([`fence`]). Rows that decide validity are returned only under a lease
+//! ([`lease`]). SQL never calls `now()`: time is a parameter. Every method fails with a
+//! [`StoreError`], which tells a failure that may pass (`Unavailable`, `NotPrimary`) from a refused
+//! statement, a forged row and an unreadable one. Nothing is tried again here: the callers decide.
+//! The store knows no callers' rights; `broker::access` does.
 
 pub mod acknowledged;
 pub mod admins;
@@ -95,16 +94,18 @@ macro_rules! read {
     };
 }
 
-/// The same for rows that decide whether something is valid: sessions, tasks, cutoffs, roles, keys,
-/// the active generation. They are returned only while the server is known to be the primary
-/// ([`fence`]). A test checks that every statement over these tables uses this macro.
+/// Runs one statement that both databases understand, for reading rows that decide whether
+/// something is valid: sessions, tasks, cutoffs, roles, keys, the active generation. They are
+/// returned only while the server is known to be the primary ([`fence`]). A test checks that every
+/// statement over these tables uses this macro.
 macro_rules! read_current {
     ($store:expr, $db:ident => $body:expr) => {
         $crate::store::read!($store, finish_current, $db => $body)
     };
 }
 
-/// The same for writing; SQLite has one writer.
+/// Runs one statement that both databases understand, for writing. On SQLite it waits for the one
+/// writer.
 macro_rules! write {
     ($store:expr, $db:ident => $body:expr) => {
         match $store {
@@ -144,12 +145,12 @@ pub enum StoreError {
     Unfit(String),
 }
 
-/// The tables of the log: their rows are inserted under the lock and never changed.
+/// The tables of the log: their rows are inserted under the lock only.
 const LOG_TABLES: [&str; 5] = ["leaf", "leaf_body", "tile", "ledger_head", "activation"];
 
 impl StoreError {
     /// The database's message if the error is that a row of the log could not be inserted because
-    /// another row has its key.
+    /// another row has its key. `None` for every other error.
     #[must_use]
     pub fn occupied(&self) -> Option<String> {
         let Self::Refused(sqlx::Error::Database(error)) = self else {
@@ -232,7 +233,8 @@ impl Store {
         }
     }
 
-    /// The reason not to issue anything, if the write-ahead log has reached its limit.
+    /// The reason not to issue anything, if the write-ahead log has reached its limit. `None` if it
+    /// has not, and on PostgreSQL.
     #[must_use]
     pub fn overfull(&self) -> Option<String> {
         match self {
@@ -275,7 +277,7 @@ impl Store {
         Ok(Some(lease))
     }
 
-    /// Whether rows that decide validity can be read now.
+    /// Fails with [`StoreError::NotPrimary`] if rows that decide validity cannot be read now.
     pub fn check_read_lease(&self) -> Result<(), StoreError> {
         match self {
             Self::Postgres(postgres) => postgres.fence().check_lease(None),

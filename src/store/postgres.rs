@@ -1,4 +1,16 @@
-//! PostgreSQL: the pool, the ledger's connection, migrations.
+//! PostgreSQL: the pool, the ledger's connection, migrations, and the rights of the serving role.
+//!
+//! [`Postgres::connect`] makes the pool, `acquire` lends a checked connection ([`Fenced`]), and
+//! `ledger_connection` makes the ledger's own. `migrate`, `check_schema`, `grant_serving` and
+//! `check_confined` serve the start and `taskpass migrate`.
+//!
+//! The rules: no statement runs on a server that lacks known commits or is a standby
+//! ([`super::fence`]). Each connection has timeouts, and the ledger's waits for a synchronous
+//! standby whatever the database's default. Failures: `Unfit` for a pooler, an unusable schema or a
+//! role with too many rights, each with the remedy; `NotPrimary` for a wrong server; `Unavailable`
+//! for one that does not answer. After an error that ends a connection, no older connection is used
+//! again. `take_over_url` answers `false` if the URL names another database. The other files of
+//! `store` and `app` call this module.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -151,7 +163,8 @@ impl Fenced {
         self.keep(outcome)
     }
 
-    /// The same for rows that decide validity, which are returned only under the read lease.
+    /// Takes the result of a statement over rows that decide validity. Returns it only under the
+    /// read lease.
     pub(super) fn finish_current<T>(
         mut self,
         outcome: Result<T, sqlx::Error>,

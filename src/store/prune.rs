@@ -1,6 +1,15 @@
-//! Pruning: deletes rows that are no longer needed. Each statement deletes a bounded number of rows
-//! and returns that number, so that the sweeper can continue while there is work, and other writers
-//! wait only briefly.
+//! Pruning: deletes rows that are no longer needed, and texts that an admin deletes.
+//!
+//! There is one method for each table; `patrol_openings` finds openings that `prune_openings`
+//! passes over, and `scrub` removes deleted bytes from SQLite's write-ahead log.
+//!
+//! The rules: each statement deletes a bounded number of rows and returns that number, so that the
+//! sweeper can continue while there is work, and other writers wait only briefly. No row is deleted
+//! that another one refers to. Hashes, tiles and decisions are never deleted, and the bodies that
+//! remain are the end of the log. Failures: a failed statement is a `StoreError` and deletes
+//! nothing. `forget_purpose` answers `false` if there was no text; `scrub` answers `false` if a
+//! reader prevents it. Retention and the present instant come from the caller, `sweep::prune`,
+//! which uses the horizon and not the clock.
 
 use super::codec::{signed, unsigned};
 use super::validity_sql::blocks;
@@ -167,8 +176,10 @@ impl Store {
         Ok(pruned)
     }
 
-    /// The same for leaves from `from` on; without it, a leaf that is dated ahead would keep the
-    /// openings behind it. Returns how many were deleted and where to continue; `None` at the end.
+    /// Deletes the openings of leaves from `from` on that were decided before `before`, among the
+    /// next `limit`. [`Self::prune_openings`] looks at the oldest only, where leaves that are dated
+    /// ahead hide the openings behind them. Returns how many were deleted and the leaf to continue
+    /// from; `None` at the end of the log.
     pub async fn patrol_openings(
         &self,
         before: Timestamp,

@@ -1,5 +1,17 @@
 //! Sessions: reads of them with everything that decides whether they are valid, and the leases of
-//! unfinished mints and unconfirmed ends. This module does not judge validity.
+//! unfinished mints and unconfirmed ends.
+//!
+//! `session` and `session_view` read one, `list_sessions` and `sessions_under` a page,
+//! `count_matching` and `list_matching` those of a selector. `settle_mint`, `unfinished_mints` and
+//! `claim_unconfirmed` serve minting and the sweeper; `listed` the status lists; `active_external`
+//! and `external_under` the search for orphans.
+//!
+//! The rule: this module does not judge. A [`SessionView`] carries the session's tasks, ancestors
+//! and cutoffs, and `domain::validity` judges it. All rows are read under the read lease. Failures:
+//! `None` means that there is no such session. A row that cannot be parsed is `Corrupt`, an unknown
+//! minter `Unfit`, a forged cutoff `Forged`. `settle_mint` answers `false` if the lease has expired
+//! or the session has ended. Only the ledger's transaction creates and ends sessions. `broker` and
+//! `sweep` call this module.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -320,7 +332,8 @@ impl TryFrom<SessionRow> for Session {
 }
 
 impl Store {
-    /// One session's record, without the facts that decide whether it is valid.
+    /// One session's record, without the facts that decide whether it is valid. `None` if there is
+    /// no such session.
     pub async fn session(&self, id: SessionId) -> Result<Option<Session>, StoreError> {
         let row: Option<SessionRow> = read_current!(self, db => {
             sqlx::query_as(select_session!("/* session */ WHERE id = $1"))
@@ -674,8 +687,9 @@ impl Store {
         self.session_views(sessions).await
     }
 
-    /// The same sessions, restricted to those under these tasks and their descendants, and to these
-    /// sessions and those derived from them.
+    /// The unexpired, active sessions of external minters that are under these tasks and their
+    /// descendants, or among these sessions and those derived from them, with everything that
+    /// decides about them. Ordered by id.
     pub async fn external_under(
         &self,
         tasks: &[TaskId],

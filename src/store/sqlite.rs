@@ -1,4 +1,15 @@
 //! SQLite: one process, one writer, a locked data directory.
+//!
+//! [`Sqlite::open`] locks the directory, creates and migrates the database and opens the pools.
+//! `open_to_read` serves tools, `check_directory` the check before a start. `bound_log` and
+//! `empty_log` truncate the write-ahead log.
+//!
+//! The rules: a second process cannot open the directory, and no file in it is accessible to other
+//! users. One connection writes. Deleted text is overwritten, also in the write-ahead log.
+//! Failures: an unsafe or locked directory, another leaf format and a failed migration are `Unfit`.
+//! `None` means that there is no store. `empty_log` answers `false` while a connection still reads;
+//! the sweeper tries again. `app` opens the store; the other files of `store` use `writer` and
+//! `readers`. `super::sqlite_log` judges the size of the log.
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
@@ -32,7 +43,7 @@ const LOCK: &str = "lock";
 /// The endings that SQLite appends to [`FILE`]. It gives these files the mode of the database file.
 const ENDINGS: [&str; 3] = ["-wal", "-shm", "-journal"];
 
-/// How long a statement waits for another connection's lock; `empty_log` repeats the number.
+/// How long a statement waits for another connection's lock; `truncate` repeats the number.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A SQLite file with one writer and several readers.

@@ -5,6 +5,11 @@
 //! reads are short; a backup or a person with SQLite's shell may read for long. So the broker
 //! truncates the log as soon as nothing reads from it, and issues nothing while it is beyond a
 //! limit.
+//!
+//! `measure` reads the size, `is_due` says when to truncate, `untold` when to warn, and `overfull`
+//! why nothing may be issued. A file that cannot be read counts as empty, because it does not exist
+//! before the first write. Without `set_limit` there is no limit. Only `super::sqlite` calls this
+//! module, and does the truncation; the ledger and readiness use `overfull`.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -74,6 +79,7 @@ impl WriteAheadLog {
     }
 
     /// The size and the path, if the log is large and no warning was given in the last minute.
+    /// `None` if there is nothing to warn of now.
     pub(super) fn untold(&self, now: Instant) -> Option<(u64, &Path)> {
         let bytes = self.bytes.load(Ordering::SeqCst);
         let limit = self.limit.load(Ordering::SeqCst);
@@ -89,7 +95,7 @@ impl WriteAheadLog {
         Some((bytes, &self.path))
     }
 
-    /// The reason not to issue anything, if the log has reached its limit.
+    /// The reason not to issue anything, if the log has reached its limit. `None` if it has not.
     pub(super) fn overfull(&self) -> Option<String> {
         let bytes = self.bytes.load(Ordering::SeqCst);
         let limit = self.limit.load(Ordering::SeqCst);

@@ -1,5 +1,15 @@
 //! Tasks: reads of them with all their ancestors, and the tasks that the sweeper has to check.
-//! [`super::heartbeat`] records heartbeats. This module does not judge whether a task is open.
+//!
+//! `task` and `tasks` read tasks, `task_chains` and `task_links` their ancestors, `owns_part_of`
+//! their owners. `claim_due_tasks` and `put_off_check` serve the sweeper; `delegation` reads a
+//! delegation token.
+//!
+//! The rule: this module does not judge whether a task is open; `domain::validity` does, from the
+//! whole chain. All rows are read under the read lease. Failures: `None` means that there is no
+//! such task or token; unknown tasks are left out of `task_chains`. A row that cannot be parsed is
+//! `Corrupt`. [`super::heartbeat`] records heartbeats, and the ledger's transaction opens and ends
+//! tasks. `broker` and `sweep` call this module; it does not check that a token's time has not
+//! passed.
 
 use std::collections::HashMap;
 
@@ -142,7 +152,7 @@ pub struct Delegation {
 }
 
 impl Store {
-    /// One task.
+    /// One task. `None` if there is no such task.
     pub async fn task(&self, id: TaskId) -> Result<Option<Task>, StoreError> {
         let row: Option<TaskRow> = read_current!(self, db => {
             sqlx::query_as(select_task!("/* task */ WHERE id = $1")).bind(id).fetch_optional(db).await?
@@ -278,7 +288,7 @@ impl Store {
         Ok(())
     }
 
-    /// A delegation token, by its digest.
+    /// A delegation token, by its digest. `None` if there is none; it may have expired.
     pub async fn delegation(&self, digest: &[u8; 32]) -> Result<Option<Delegation>, StoreError> {
         let row: Option<(TaskId, String, i64, Timestamp)> = read_current!(self, db => {
             sqlx::query_as(

@@ -1,9 +1,14 @@
 //! SQL fragments that judge validity, for statements that filter or count more rows than can be
-//! read. Each mirrors one function of [`crate::domain::validity`], or one of
-//! [`Cutoff`](crate::domain::cutoff::Cutoff), and its comment names it. `tests/it/validity.rs`
-//! checks on both databases that the statements agree with these functions.
+//! read.
 //!
-//! `$of` is empty or a table's alias with a dot; `$at` and `$now` are parameters.
+//! Each mirrors one function of [`crate::domain::validity`], or one of
+//! [`Cutoff`](crate::domain::cutoff::Cutoff), and its comment names it. `tests/it/validity.rs`
+//! checks on both databases that the statements agree with these functions. `$of` is empty or a
+//! table's alias with a dot; `$at` and `$now` are parameters.
+//!
+//! The rule: a fragment is true exactly for the rows for which its function is true. Change both,
+//! or neither. A fragment runs nothing and never fails; a NULL in a row counts as the function
+//! counts `None`. The other files of `store` put the fragments into their statements.
 
 /// `!SessionLife::is_expired`.
 macro_rules! unexpired {

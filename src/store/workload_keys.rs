@@ -1,5 +1,14 @@
-//! Registered workload keys. Rows are only added: the newest row of a key says whether it is
-//! registered, so a removed key cannot be restored from an older row.
+//! Registered workload keys.
+//!
+//! [`WorkloadKeyRow`] is a row with its MAC. `workload_keys` reads the keys of one workload,
+//! `registered_keys` all present ones, `all_workload_keys` the newest row of each, removed keys
+//! included.
+//!
+//! The rule: rows are only added. The newest row of a key says whether it is registered, so a
+//! removed key cannot be restored from an older row. Failures: a row with a wrong MAC is `Forged`
+//! and stops the ledger. A workload without rows has no keys. `all_workload_keys` checks no MAC:
+//! its callers do. `broker::administration` and the attestors of kind `key` read the keys; only the
+//! ledger adds rows, by `store::append`. The JWK itself is judged by `attest::key`.
 
 use super::codec::unsigned;
 use super::{Store, StoreError, read_current};

@@ -10,7 +10,7 @@
 //!
 //! | worker | finds | does |
 //! |---|---|---|
-//! | `health` | whether the store answers, and whether the clock can be relied on | shows it in readiness; while the clock is in doubt, no worker but `generation_sync` and `partitions` does anything |
+//! | `health` | whether the store answers, and whether the clock can be relied on | shows it in readiness; while the clock is in doubt, only `health`, `generation_sync`, `partitions`, `replicas` and `wal` do anything |
 //! | `horizon` | how far the horizon may be | advances it; every permanent deletion uses it |
 //! | `task_expiry` | open tasks whose `check_at` has come | ends those that have expired, or were opened by a fast clock; else sets the next check |
 //! | `unfinished_mints` | `minting` sessions whose lease has expired | hands them to `endings` |
@@ -21,8 +21,13 @@
 //! | `partitions` | whether there are tables for the next leaves | creates them, on PostgreSQL |
 //! | `prune` | rows past their retention | deletes them, children before parents |
 //! | `keys` | signing keys that are due | creates the next, loads those of other replicas |
-//! | `replicas` | replicas with other endpoints | shows them in readiness |
+//! | `replicas` | replicas with other endpoints | shows them in readiness, deletes rows of replicas that have stopped |
+//! | `wal` | the size of SQLite's write-ahead log | truncates it |
 //! | `generation_sync` | another active generation | compiles it and uses it |
+//!
+//! A worker that fails is logged and counted, and runs again in the next round; nothing is returned
+//! to the caller. The rule for a deletion is that it goes by the horizon and not by the clock. `app`
+//! runs the loops; the workers call `broker`, which holds the rules, and `store` for the rows.
 
 mod orphans;
 pub mod prune;

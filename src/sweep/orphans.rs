@@ -1,11 +1,17 @@
 //! The worker `orphaned_sessions`: finds external sessions that ended by a task's end, a cutoff or
 //! the end of a session that they were derived from, and not by their own record.
 //!
-//! Each of these causes is an act with a leaf. So the worker reads the acts since its last round,
-//! and searches only under the tasks and sessions that they ended. If no act ended anything, a
-//! round reads the newest head and the few leaves since. All live external sessions are searched at
-//! the start, after a cutoff, and from time to time, because a process may have died after it
-//! finished a mint and before it judged the session again.
+//! Each of these causes is an act with a leaf. So the worker reads the acts since its last round
+//! (`ended_by_acts`), and searches only under the tasks and sessions that they ended (`under`). If
+//! no act ended anything, a round reads the newest head and the few leaves since. All live external
+//! sessions are searched (`all`) at the start, after a cutoff, when a retry superseded a session,
+//! and from time to time, because a process may have died after it finished a mint and before it
+//! judged the session again.
+//!
+//! The rule: a session that has ended is found again in each round until its end is recorded. A
+//! leaf that cannot be read or was pruned causes a search of all. A failure ends the round with a
+//! `BrokerError`, and the next round starts from the same leaf. `sweep` calls this worker;
+//! `broker::revocation::orphans` keeps its progress, and the worker `endings` asks the back ends.
 
 use std::collections::BTreeSet;
 use std::time::Instant;

@@ -1,5 +1,14 @@
 //! Pruning: deletes rows that are no longer needed, children before parents, a bounded number at
 //! once.
+//!
+//! [`Pruner::round`] runs one round over all tables; `patrol` looks for openings behind leaves that
+//! are dated ahead; `scrub` empties SQLite's journal.
+//!
+//! The rule: the present is the horizon, never the clock, because a deletion cannot be undone. No
+//! row is deleted that another row refers to. Failures: a failed deletion does not stop the others;
+//! it rests for [`REST`], and [`Pruned::failed`] has the first error. `Pruned::more` says whether
+//! to continue at once. `sweep` calls this module with the retention of the active generation;
+//! `store::prune` has the statements.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -1,4 +1,17 @@
-//! A call in progress: the evidence that it presents, and the results of its verification.
+//! A call in progress: the evidence that it presents, the results of its verification, and whether
+//! that evidence was used up.
+//!
+//! Read in this order: `Verified` holds the results, `Call::run` runs a handler, `Call::appraise`
+//! verifies a workload's evidence, `Call::append_with` appends an entry that carries the evidence,
+//! and `Drop` covers an interrupted call. The rule: verified evidence is used up before the caller
+//! gets an answer, whatever the handler returns. A handler whose premises (generation and role
+//! bindings) have changed runs again, up to `MAX_ATTEMPTS` times.
+//!
+//! Failures: a blocked caller gets `Blocked`; used evidence gets `UsedUp`, `Replayed`, or
+//! `Attestation` if only its proof was used before; changed premises after all attempts get
+//! `FailClosed`. If the broker itself failed, that error takes precedence over a failure to use up
+//! the evidence. The services of `broker` call `run`; `access::evidence` calls the rest. The module
+//! verifies no signature: `attest` does. It checks no cutoff: the ledger does, under its lock.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -231,7 +244,8 @@ impl<'a> Call<'a> {
         self.append_with(entry, at, |_| {}).await
     }
 
-    /// The same, after `adjust` has added to the one-time ids or bound the evidence's own.
+    /// Appends an entry with the call's one-time ids, after `adjust` has added further ids or bound
+    /// the evidence's own.
     #[expect(clippy::disallowed_methods, reason = "the append of a call")]
     pub(super) async fn append_with(
         &self,

@@ -1,7 +1,16 @@
 //! Authenticated callers, their roles, and the acts that policy permits them.
 //!
-//! An admin is an attested identity that a role was bound to. Cedar policy decides which acts the
-//! role permits.
+//! `Caller` is the bearer of the bootstrap token, of the development token, or of a task's handle,
+//! or an attested workload. `Access::may` asks policy about an act. An admin is an attested
+//! identity that a role was bound to; Cedar policy decides which acts the role permits. The rule:
+//! only policy grants acts. The exceptions are the acts of the bootstrap token that
+//! `AdminAction::always_open_to_bootstrap` names, and accepting the time. A handle has no right as
+//! an admin.
+//!
+//! Failures: `may` returns `false` for a refusal; without an active generation, or if policy cannot
+//! be evaluated, it returns an error (`NoGeneration`, `FailClosed`). A failed read of roles is
+//! `FailClosed`. `access::evidence` and `access::tokens` make callers; the services ask about them.
+//! Nothing here verifies evidence or checks cutoffs.
 
 use std::collections::{BTreeMap, BTreeSet};
 

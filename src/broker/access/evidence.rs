@@ -1,4 +1,16 @@
 //! From evidence to the caller: each step consumes the one before it.
+//!
+//! The order is `Unverified`, then `Authenticated`, `Requester` or `HandleBearer`, then `Actor`,
+//! then `Reader`. The types are the guarantee: an `Actor` or a `Reader` exists only for verified
+//! evidence; a `Reader` only after the evidence was used up.
+//!
+//! Failures: evidence that does not verify is `Attestation` or, if the broker or the issuer is at
+//! fault, `AttestationUnavailable`; a missing right is `Forbidden`; a caller that a revocation
+//! blocks gets `Blocked`. A handle that does not fit gives `None`, and the caller of this module
+//! answers "not found". A blocked requester gets no error here: the denial is recorded as a
+//! decision. The services call these methods in the handlers that they pass to `Call::run`.
+//! `attest` verifies tokens and proofs, `super::tokens` the admins' tokens, and `super::call` uses
+//! the evidence up.
 
 use secrecy::{ExposeSecret as _, SecretString};
 

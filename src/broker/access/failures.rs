@@ -1,9 +1,14 @@
 //! Logs and counts failed attestations, for operators.
 //!
-//! A line names the attestor, the reason, the claim, the issuer and the request, so that an
-//! operator can explain a 401 to its caller. It never holds a token or the value of a claim. Lines
-//! are limited for each attestor and reason, so that invalid requests cannot fill the log. The next
-//! line says how many were left out. The counter counts all failures.
+//! `Access::refuse_evidence` logs a failure and returns the caller's error; `note_failure` only
+//! logs and counts. `FailureLines` limits the lines for each attestor and reason, so that invalid
+//! requests cannot fill the log. The next line says how many were left out.
+//!
+//! The rule: the counter counts every failure, and a line never holds a token or the value of a
+//! claim. A line names the attestor, the reason, the claim, the issuer and the request, so that an
+//! operator can explain a 401 to its caller. The returned error is `AttestationUnavailable` for a
+//! transient failure and `Attestation` otherwise. Nothing here fails. `super::call`,
+//! `super::evidence` and `super::tokens` call this module.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};

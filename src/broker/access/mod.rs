@@ -17,12 +17,12 @@
 //! Only this module makes values of these types, and only `run` ends a call. Before the caller gets
 //! an answer, `run` uses up all verified evidence that no append has used up yet. It does so on
 //! each way out of the handler (a 404, a 409, a 429, a failed read), so that evidence that was
-//! presented once cannot be sent again after conditions have changed. If that append fails, the
-//! answer is 503.
+//! presented once cannot be sent again after conditions have changed. If the store cannot record
+//! the use, the answer is 503; if the evidence was used before, it is 401.
 //!
 //! Each entry also carries the caller. The ledger refuses the entry under its lock if a cutoff
-//! blocks the caller. A blocked caller always gets that refusal, even if the handler found another
-//! error.
+//! blocks the caller. A blocked caller gets that refusal even if the handler found another error,
+//! unless that error is a failure of the broker.
 //!
 //! Each entry also carries the premises of the call: the generation and the role bindings by which
 //! the caller was authorized. If they have changed when the ledger holds its lock, it records
@@ -34,6 +34,9 @@
 //! A failure of the broker (503) also uses verified evidence up. If the append that carried it
 //! failed because the store could not be written or too many requests waited, the ledger keeps the
 //! one-time ids, refuses them, and records their use later.
+//!
+//! The services of `broker` call this module. It calls `attest` to verify evidence, `policy` to
+//! permit acts and the ledger to append; it renders no answer.
 
 mod call;
 mod caller;

@@ -1,5 +1,16 @@
-//! Ensures that a bound identity remains that can activate the next generation. Acts that would
-//! remove the last one are refused.
+//! Ensures that a bound identity remains that can activate the next generation. Without one, no
+//! admin could repair a policy that permits too little.
+//!
+//! `Access::successors` judges a new generation, and `Access::check_successor_without` an act that
+//! removes a role, a key or an identity's access (`Gone`). `able_to_activate` counts the identities
+//! that the new state would leave. An identity counts only if its roles alone permit the
+//! activation, an attestor of the generation can attest it, it has the key that its attestor
+//! requires, and no cutoff blocks it as far as this replica knows.
+//!
+//! Failures: a generation that leaves none is `Unfit::LockOut`; an act that would remove the last
+//! one is `LastAdmin`. If there is none before the act, the act is not refused. A store that cannot
+//! be read is `FailClosed`. `administration` and `revocation` call these checks before they append.
+//! The checks are not made under the ledger's lock, so two acts at the same moment can both pass.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,7 +39,7 @@ pub(in crate::broker) enum Gone<'a> {
     Identity(&'a Identity),
 }
 
-/// Counts of the identities that could activate the next generation.
+/// The number of bound identities, and of those that could activate the next generation.
 pub(in crate::broker) struct Successors {
     /// The number of identities that are bound to any role.
     pub(in crate::broker) bound: usize,

@@ -1,8 +1,16 @@
-//! Admins' tokens.
+//! Admins' tokens: the bootstrap token and the development token.
 //!
 //! - Of the bootstrap token, only the hash is configured. It expires one day after a replica first
 //!   saw it, or as soon as a replica sees another one.
 //! - The development token exists in development mode only, and lives as long as its process.
+//!
+//! `Access::token_bearer` authenticates a token, `judge_bootstrap` asks the store about the
+//! bootstrap token, and `bootstrap_fault` applies the rule. A bootstrap token that has become
+//! invalid stays invalid: its end is recorded in the store, unless the clock is in doubt.
+//!
+//! Failures: an unknown token, a token that has ended, and a token that comes with a DPoP proof are
+//! all `Attestation`, and the reason is logged. A store that cannot be read is an error, never a
+//! valid token. `access::evidence`, the start (`app`) and the sweeper call this module.
 
 use super::Access;
 use super::caller::Caller;

@@ -1,4 +1,15 @@
 //! Bindings of roles to identities. An identity with a role is an admin.
+//!
+//! `bind_admin` binds or unbinds a role, `admin_bindings` lists the bindings, and
+//! `check_metrics_reader` authorizes the reading of metrics. The rules: a caller never changes
+//! bindings of its own identity; a role is bound only if a policy names it and an attestor can give
+//! the identity; the last identity that could activate a generation keeps its role, unless the
+//! bootstrap or development token acts.
+//!
+//! Failures: `OwnBinding`, `Invalid` with the faulty member, `LastAdmin` and `Forbidden`. A binding
+//! that exists already is no error, and is recorded again. If the act cannot be recorded, the
+//! caller gets `FailClosed`. `http::admin` and `http::ops` call this module. `access` authorizes
+//! the caller and checks the successors; the ledger records the act and writes the row.
 
 use tracing::instrument;
 

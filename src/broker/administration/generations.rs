@@ -1,4 +1,17 @@
 //! The acts of admins on generations: check, activate and read them.
+//!
+//! `try_generation` checks a document and changes nothing. `activate`, `activate_own` and
+//! `activate_carried` lead to `activate_by`, which checks, records the leaf and then makes the
+//! generation decide here. `generation` and `generation_of` read documents. The rule: a generation
+//! decides only after it was checked and its activation is in the ledger. A document is read only
+//! after the caller was authorized, because it may be large.
+//!
+//! Failures: a generation that cannot decide is `Unfit`, also if it would lock out all admins or
+//! only observes for too long. `Ok(None)` means that the document could not be read; the HTTP
+//! handler then answers. A reader without the right gets `Forbidden` from `generation` and
+//! `NotFound` from `generation_of`, as for an unknown digest. If the leaf is not recorded, the
+//! caller gets `FailClosed`. `http::admin`, `app` and `administration::succession` call this
+//! module. `broker::generations` compiles and loads; the ledger records.
 
 use futures_util::FutureExt as _;
 use tracing::{info, instrument};
@@ -116,7 +129,8 @@ impl Administration {
         .await
     }
 
-    /// The same for the start of an embedded broker. The ledger records `by` as the actor.
+    /// Stores a generation and makes it decide, at the start of an embedded broker. No caller is
+    /// authorized; the ledger records `by` as the actor.
     pub async fn activate_own(
         &self,
         by: &str,

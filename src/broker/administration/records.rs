@@ -1,5 +1,17 @@
 //! Reads decisions and leaves, for callers that may read them: auditors read all, and workloads
-//! their own.
+//! their own. It also deletes single texts that a person or program wrote.
+//!
+//! Single reads: `decision`, `decision_record`, `ledger_entry`. Pages: `decision_records`. Proofs:
+//! `proven`, `inclusion`, `consistency`. Deletion: `forget_purpose`. The rule: a body whose hash
+//! does not match its leaf is never given out, and no leaf behind the newest verified head is read
+//! as one of this log.
+//!
+//! Failures: an absent leaf and a leaf that the caller may not read are both `NotFound`. A changed
+//! body is `FailClosed`; so is a leaf that no checkpoint of this replica covers yet. A pruned leaf
+//! has no body: `decision` answers `NotFound`, `ledger_entry` returns it without a body.
+//! `http::ledger` and `http::decisions` call this module. `proven`, `inclusion` and `consistency`
+//! authorize no caller: call `check_ledger_reader` or `ledger_entry` first. `ledger::proofs`
+//! computes the proofs.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

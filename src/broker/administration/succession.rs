@@ -1,11 +1,18 @@
 //! A new log succeeds one that cannot continue. Restrictions in the old log's store are always
 //! carried over; roles, workload keys and the active generation only if the operator asks for them.
 //!
-//! Credentials that are verified with the broker end: their sessions are not in the new store,
-//! their signing keys are no longer published, and their status lists report them all as invalid.
-//! Back ends with a deny list are made to deny all earlier sessions, at each target where the old
-//! log may have had sessions. At back ends without one, the sessions live until they expire, and
-//! the broker reports them.
+//! `Legacy::read` reads the old store. `Succession::succeed` records a cutoff of all earlier
+//! sessions, then carries the data over. An interrupted run can be repeated: data that was carried
+//! over already is skipped. Credentials that are verified with the broker end: their sessions are
+//! not in the new store, their signing keys are no longer published, and their status lists report
+//! them all as invalid. Back ends with a deny list are made to deny all earlier sessions, at each
+//! target where the old log may have had sessions. At back ends without one, the sessions live
+//! until they expire, and the broker reports them (`ExpiresNaturally`).
+//!
+//! Failures: a row of the old store with a wrong MAC, an active generation that does not match its
+//! digest, and an entry that is not recorded are `FailClosed`. A target that cannot be denied is no
+//! error: the answer lists it. `app::succession` calls this module before the new log serves. It
+//! writes no deny list: `broker::revocation` does later.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,4 +1,14 @@
-//! The act by which an admin accepts the present time.
+//! The act by which an admin accepts the present time, after the clock has come into doubt.
+//!
+//! `accept_time` checks the request (`check_acceptable`), appends the act, and returns the cutoff
+//! (`Accepted`) that ends all sessions with a later date. The rule: this is the only act that is
+//! accepted while the clock is in doubt. It is accepted only for a doubt that an acceptance can
+//! end, and only if the admin's clock and the broker's differ by at most `ACCEPTED_WITHIN_SECONDS`.
+//!
+//! Failures: `Invalid` if the clock is not in doubt or the two clocks differ; `FailClosed` for
+//! another doubt, or if other leaves were appended during each of `TRIES` attempts. `http::ledger`
+//! calls this module. `ledger::clock_watch` judges the clock; the append, under the ledger's lock,
+//! checks that no leaf came in between and ends the doubt.
 
 use std::time::Duration;
 

@@ -1,5 +1,16 @@
 //! Registered keys of workloads. Admins add and remove them, and attestors of kind `key` look them
 //! up.
+//!
+//! `StoredWorkloadKeys` looks keys up in the store. `add_workload_key`, `remove_workload_key` and
+//! `list_workload_keys` are the admins' acts. The rule: no admin gains a right by registering a
+//! key. A key is refused if its identity has a right on the broker that the caller does not have.
+//! The last identity that could activate a generation keeps its key.
+//!
+//! Failures: `Invalid` with the faulty member, `Forbidden` for the further right, `LastAdmin`.
+//! Removing a key that is not registered is no error, and is recorded. An attestor that cannot read
+//! the keys gets `WorkloadKeysUnavailable`, and refuses the evidence as unavailable. `http::admin`
+//! calls the acts; `app` gives `StoredWorkloadKeys` to the attestors. `attest::key` judges the key
+//! itself; the ledger records the act and writes the row.
 
 use std::collections::BTreeMap;
 

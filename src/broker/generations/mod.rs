@@ -3,11 +3,21 @@
 //! A generation is checked, stored whole under its digest, and activated by an admin's act, which
 //! is a leaf. From that leaf on, the ledger compares generations on every append: a request that
 //! another generation decided is decided again. Each replica compiles the document from the store;
-//! policy files on the replica's host never decide. A generation that does not compile never
-//! replaces one that does.
+//! policy files on the replica's host never decide.
 //!
-//! [`Generations`] knows no callers. [`super::administration`] holds the acts of admins on
-//! generations.
+//! `check_for_call` checks a document for an admin. `follow` loads the active generation of the
+//! store, and `take_over` makes it decide here. `loads` limits the replica to one load at a time.
+//!
+//! The rule: a generation that does not compile, whose activation has a wrong MAC, or whose
+//! document does not match its digest never replaces one that decides.
+//!
+//! Failures: `follow` then returns `FailClosed`, and `behind` says why until it succeeds; readiness
+//! reports that text. A call that waits too long for its load gets `Overloaded`. A generation that
+//! cannot decide is `Unfit`.
+//!
+//! [`Generations`] knows no callers: [`super::administration`] holds the acts of admins on
+//! generations. `broker::check` does the check itself. The sweeper, `access` and `app` call
+//! `follow`.
 
 mod loads;
 
@@ -93,7 +103,8 @@ impl Generations {
         self.check_in(slot, generation).await
     }
 
-    /// The same for a call, which waits only for a limited time. Then the replica is overloaded.
+    /// Checks a generation for a call, and returns it, ready to decide. Waits for another load at
+    /// most `LOAD_WAIT_SECONDS`; after that the call fails as overloaded.
     pub(super) async fn check_for_call(
         &self,
         generation: Generation,

@@ -1,4 +1,17 @@
 //! Checks whether this replica can serve. Readiness reports the result.
+//!
+//! `Health::check_health` asks the store, compares clocks and checks rows; the sweeper calls it
+//! once a second. `Health::unready` answers for readiness from the last result and reads no store.
+//! The rule: a replica is unready while its clock is in doubt, its ledger fails or has stopped, its
+//! store cannot be relied on or is full, its generation is missing or behind, its ledger key soon
+//! expires without a successor, or a resource has no key that may sign. The first of these is
+//! reported.
+//!
+//! Failures: `None` of `unready` means ready; readiness shows the text to every client.
+//! `check_health` returns the fault as a `BrokerError`, and keeps it for `unready` unless it is a
+//! doubt about the clock. `http::ops` calls `unready`. This module changes nothing, except that it
+//! may append an empty entry to learn whether the ledger can be written or of other replicas'
+//! leaves. `replicas` compares endpoints.
 
 pub mod replicas;
 

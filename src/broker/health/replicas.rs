@@ -1,9 +1,13 @@
 //! Checks whether all replicas have the same endpoints.
 //!
-//! Each replica has its own configuration of endpoints. It publishes the digest of its table, and
-//! readiness names the replicas whose digest differs. Otherwise a generation could be able to
-//! decide on one replica and not on another, or replicas could send the same request to different
-//! servers.
+//! Each replica has its own configuration of endpoints. `compare_replicas` publishes the digest of
+//! this replica's table, reads those of the other replicas, and deletes rows of replicas that have
+//! stopped. `other_endpoints` returns the replicas whose digest differed in the last round.
+//!
+//! The reason: otherwise a generation could be able to decide on one replica and not on another, or
+//! replicas could send the same request to different servers. A difference is reported by a log
+//! line, a metric and readiness, and stops nothing. A store that fails gives `FailClosed`, and the
+//! last result stays. The sweeper calls `compare_replicas`; `http::ops` reads the result.
 
 use tracing::warn;
 

@@ -2,10 +2,17 @@
 //!
 //! A new task must fit its type and, if it has a parent, the parent's deadline and budget. A
 //! credential under a child must be covered by one credential of the parent. Joining a task
-//! requires its handle and the owner's identity. A retry finds the task of the first request.
+//! requires its handle and the owner's identity. A retry finds the task of the first request. Start
+//! with `Issuance::admit`. `admit_new`, `admit_join` and `readmit` give an `AdmittedTask`;
+//! `covering` finds the parent's credential.
 //!
+//! Failures are an `Unadmitted`: `Refused` is recorded as a denial (a task that has ended, a limit,
+//! a parent that does not cover), `Failed` is not recorded (`NotFound` for a wrong handle or
+//! delegation token, `AlreadyIssued`, `InProgress`, `RetryMismatch`, a store that failed).
+//! `covering` looks at the `MAX_COVERING` newest sessions only; one that is older does not count.
 //! Admission reads without the ledger's lock. The append reads the facts that matter again under
-//! the lock.
+//! the lock. `issue` and `tasks::open` call this module; policy and the credential's life are left
+//! to `policy`.
 
 use secrecy::{ExposeSecret, SecretString};
 

@@ -1,8 +1,16 @@
 //! Evaluates and records decisions, in the same way for a credential and for a task without one.
 //!
-//! The evaluation of a request yields a permit or a refusal, each with all data that is recorded.
-//! The ledger makes the final decision under its lock: it can record a permit as a refusal, or
-//! require that the request be decided again.
+//! `DecisionContext` holds the fixed facts of a request. `Evaluated` is its evaluation, a permit or
+//! a refusal, each with all data that is recorded. `record_permit` and `record_refusal` append it.
+//! The rule: each decision is a leaf before its caller learns of it. The ledger makes the final
+//! decision under its lock: it can record a permit as a refusal, or require that the request be
+//! decided again.
+//!
+//! Failures: `Denied` is a refusal that is in the ledger. An identity that has spent its budget of
+//! denials gets `RateLimited`, and its refusal is not recorded. `Superseded` means that the handler
+//! runs again; `Replayed` and `InProgress` come from used evidence and a concurrent retry; anything
+//! else is `FailClosed`. `issue`, `mint` and `tasks::open` call this module. Policy's answer comes
+//! from `policy`; `ledger::denials` keeps the budget.
 
 use tracing::{info, warn};
 

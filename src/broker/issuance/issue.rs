@@ -1,11 +1,18 @@
 //! `POST /v1/credentials`, in order: verify the evidence, resolve the request, admit it to a task,
 //! decide, commit, and only then mint, activate and release.
 //!
-//! Each step returns a value that the next step requires. Only the commit returns a [`Permit`], and
-//! a minter accepts only a permit.
+//! Each step returns a value that the next step requires. `CredentialPermit` is a request that
+//! policy permits and that is not committed yet. Only the commit returns a [`Permit`], and a minter
+//! accepts only that one. A refusal is also committed, before its caller gets `Denied`. All steps
+//! run in a tracked async task. If the caller disconnects or times out, the work continues. A
+//! credential whose caller no longer waits for it (`Unclaimed`) is ended at once.
 //!
-//! All steps run in a tracked async task. If the caller disconnects or times out, the work
-//! continues. A credential whose caller no longer waits for it is ended at once.
+//! Failures: a refusal is `Denied` with its receipt. If a resource has no key that may sign, or the
+//! task ended without a result, the caller gets `FailClosed`, and no credential is released. If
+//! minting fails, `mint::not_made` ends the session and chooses the error. The neighbours: `access`
+//! verifies, `admit` finds the task, `policy` decides, `decisions` records, `mint` mints. A local
+//! minter's session is active at its commit; an external one starts as `minting` under a lease,
+//! because its back end must first answer.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -49,11 +56,11 @@ pub struct Issued {
     pub session: Session,
     pub task: IssuedTask,
     pub decision: DecisionSummary,
-    /// The proof that the decision is in the ledger.
+    /// The receipt of the decision's leaf.
     pub receipt: Receipt,
 }
 
-/// The task of an answer.
+/// The task of a credential, as the answer names it.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "the other names say it all")]
 pub struct IssuedTask {
@@ -64,11 +71,11 @@ pub struct IssuedTask {
     pub deadline: Timestamp,
     /// Seconds without a heartbeat after which the task expires. `None` if it needs no heartbeats.
     pub heartbeat_seconds: Option<u64>,
-    /// Its new handle. `None` if this request gave it none.
+    /// The new handle of the task. `None` if the task keeps the handle that it has.
     pub handle: Option<SecretString>,
 }
 
-/// A permit, as its subject may read it.
+/// The decision that permitted the request, as its subject may read it.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the other names say it all")]
 pub struct DecisionSummary {
@@ -91,8 +98,9 @@ pub(super) struct CredentialPermit {
 }
 
 impl CredentialPermit {
-    /// The task that the permit opens. `None` if it opens none, or if a retry can find it because
-    /// the request has an `Idempotency-Key`.
+    /// The task that the permit opens and that is lost without the answer, which alone holds its
+    /// handle. `None` if the permit opens no task, or if the request has an `Idempotency-Key`: a
+    /// retry with that key then gets a new handle for the task.
     pub(super) fn opens(&self) -> Option<&Task> {
         match (&self.admission.task.plan, &self.admission.retry) {
             (TaskPlan::Open(OpenPlan { task, .. }), None) => Some(task),
@@ -170,6 +178,7 @@ impl Issuance {
         request: &CredentialRequest,
     ) -> Result<Issued, BrokerError> {
         let call = self.access.call(evidence);
+        // `run` calls the handler again if its premises changed, so each run gets its own copy.
         Box::pin(call.run(|unverified| self.issue_by(unverified, request.clone()))).await
     }
 
@@ -178,11 +187,13 @@ impl Issuance {
         unverified: Unverified<'_>,
         request: CredentialRequest,
     ) -> Result<Issued, BrokerError> {
-        // The log's size is read first: any later cutoff that matches this request refuses it.
+        // Read the size of the log before anything else. The ledger compares it under its lock, and
+        // refuses the request if a cutoff in a later leaf matches it.
         let basis = self.core.ledger().basis();
         let now = self.core.now();
         let active = self.core.active()?;
 
+        // Verifies the evidence.
         let appraising = Instant::now();
         let requester = unverified.request(&active, now).await?;
         self.core
@@ -207,14 +218,14 @@ impl Issuance {
                 return Err(BrokerError::Denied(Box::new(denied)));
             }
         };
-        let (proof, receipt) = self.commit(&context, &permit).await?;
-        match self.mint_and_activate(proof).await {
+        let (to_mint, receipt) = self.commit(&context, &permit).await?;
+        match self.mint_and_activate(to_mint).await {
             Ok((credential, session)) => Ok(released(credential, session, permit, receipt)),
             Err(failed) => Err(self.not_made(&context, &permit, failed).await),
         }
     }
 
-    /// Resolves the request, admits it to a task, and decides.
+    /// Refuses a blocked caller, resolves the request, admits it to a task, and decides.
     async fn evaluate(
         &self,
         context: &DecisionContext<'_>,
@@ -241,6 +252,7 @@ impl Issuance {
         let purpose = request.task.purpose().map(ToOwned::to_owned);
         let admission = match self.admit_mintable(context, &request).await {
             Ok(admission) => admission,
+            // A refusal is recorded; any other error fails the call.
             Err(unadmitted) => return refuse(unadmitted.refusal()?, purpose),
         };
         let deciding = Instant::now();
@@ -318,11 +330,12 @@ impl Issuance {
             .stage(Stage::Commit, committing.elapsed());
         let recorded = recorded?;
         if permit.supersedes() {
-            // The permit also ended the earlier session, which has no leaf of its own for its end.
+            // The permit also ended the earlier session. The search for ended sessions reads the
+            // leaves of ends, and this end has none, so all sessions must be searched.
             self.orphan_search.demand();
         }
         match recorded.into_permit() {
-            (Some(proof), receipt) => Ok((proof, receipt)),
+            (Some(to_mint), receipt) => Ok((to_mint, receipt)),
             (None, _) => Err(BrokerError::FailClosed(
                 "a permit without a session was recorded".into(),
             )),
@@ -344,6 +357,8 @@ impl Issuance {
         } = permit;
         let resource = &request.resource;
         let minter = minter_of(&self.minters, resource.kind.minter())?;
+        // A local minter signs the token with this key; an external one uses it to authenticate the
+        // broker to its back end.
         let kid = minter.signing_key(resource, now).ok_or_else(|| {
             let name = &resource.name;
             BrokerError::FailClosed(format!("no key may sign now for `{name}`"))
@@ -365,6 +380,7 @@ impl Issuance {
             task_id: admission.task.plan.id(),
             parent: covered_by.map(|parent| parent.session),
             decision_id: decision,
+            // The commit sets it.
             leaf_index: 0,
             attestor: workload.attestor.clone(),
             workload: workload.identity.clone(),
@@ -400,7 +416,8 @@ impl Issuance {
     }
 }
 
-/// The decision of policy, bounded by the task, the parent's credential and the superseded one.
+/// The decision of policy. The admission's `not_after` bounds it: the earliest end of the task, the
+/// parent's credential and the superseded one.
 fn decide(
     context: &DecisionContext<'_>,
     roles: Option<&BTreeSet<String>>,
@@ -417,13 +434,15 @@ fn decide(
         task: admission.task.facts.clone(),
         bounds: Some(Bounds {
             not_after: admission.not_after,
+            // Only for a retry that supersedes a credential.
             retried: retry.is_some_and(|retry| retry.replaces.is_some()),
         }),
         now: context.now,
     })
 }
 
-/// The task of an answer.
+/// An admitted task, as the answer names it. `P` is the plan of a task that the request opens, or
+/// of one that it opens or joins.
 pub(in crate::broker) fn issued_task<P>(id: TaskId, task: AdmittedTask<P>) -> IssuedTask {
     IssuedTask {
         id,

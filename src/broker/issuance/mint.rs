@@ -1,4 +1,16 @@
 //! Turns a permit into a credential: mints and activates it, or ends it after a failure.
+//!
+//! `mint_and_activate` calls the minter and, for an external one, `activate_session`. `not_made`
+//! finishes a request whose credential was not made. `end_unclaimed` ends a credential that its
+//! caller did not receive. The rule: a credential is released only if its session is still valid
+//! after it was made. If its outcome is unknown, the session becomes `ending`, and the sweeper ends
+//! it by the name that the broker chose.
+//!
+//! Failures: `NotMade` holds the caller's error. Too many rights become a recorded refusal
+//! (`Denied`); a throttled back end is `Overloaded`; all others are `FailClosed`. A failure to
+//! record an end is logged; the session then ends by its lease or its expiry. `issue` calls this
+//! module. `mint` talks to the back ends, `revocation::deny_lists` ends external sessions, and the
+//! ledger records the ends.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,6 +1,16 @@
-//! Changes of signing keys. Each change is planned from the keys of the store. The ledger records
-//! it as a whole, and only if the keys are unchanged under its lock; otherwise the change is
+//! Changes of signing keys, by the schedule, by admins and at a start.
+//!
+//! `Keys::change` takes a `KeyRequest`, plans the change from the keys of the store, and has a
+//! `Recorder` append it. `change_own` does so without a caller. The rule: the ledger records a
+//! change as a whole, and only if the keys are unchanged under its lock; otherwise the change is
 //! planned again. So two concurrent changes cannot both replace the same key.
+//!
+//! Failures: `Ok(None)` means that the keys need no change. `TooManyKeys` says when the next
+//! rotation is possible; an unknown key is `NotFound`; a key that cannot be made or opened, or
+//! `TRIES` concurrent changes, are `FailClosed`. `broker::keys` calls this module for the schedule
+//! and `broker::signing_keys` for admins. `stored` makes and seals keys, `crypto::keyring` holds
+//! the rules of the schedule, and the ledger writes the rows with the leaf. Authorizing the caller
+//! is left to `access`.
 
 use tracing::{info, warn};
 
@@ -121,7 +131,8 @@ impl Keys {
         )))
     }
 
-    /// The same for a change of the broker itself, without a caller.
+    /// Plans and records a change by the broker itself, without a caller. `None` if the keys need
+    /// no change.
     pub(in crate::broker) async fn change_own(
         &self,
         request: KeyRequest<'_>,

@@ -1,11 +1,18 @@
 //! The broker's own signing keys: creates them, publishes them before they sign, rotates them on
 //! schedule, and erases them.
 //!
-//! Each change is a leaf in the transaction that makes it. Replicas find each other's keys by
-//! reading the store at intervals. A key is published for longer than such an interval before it
-//! signs.
+//! `Keys::follow` loads the keys of the store, creates those that are due and erases those that are
+//! not needed; `Keys::load` only loads. The public parts are `published_jwks` and
+//! `federation_jwks`. `changes` plans and records changes; `stored` reads and seals. The rules:
+//! each change is a leaf in the transaction that makes it. Replicas find each other's keys by
+//! reading the store at intervals; a key is published for longer than such an interval before it
+//! signs. An erased key is gone for good, so erasing goes by the horizon and keeps the newest key
+//! of each purpose unless it was revoked.
 //!
-//! [`Keys`] knows no callers. [`super::signing_keys`] holds the acts of admins on keys.
+//! Failures: a forged row or an envelope that does not open is `FailClosed`, and the loaded keys
+//! stay in use. While the clock is in doubt, all loaded keys are published, because none can be
+//! said to have expired. [`Keys`] knows no callers: [`super::signing_keys`] holds the acts of
+//! admins on keys. The sweeper and `app` call `follow`; `mint` signs with the loaded keys.
 
 mod changes;
 mod stored;

@@ -1,5 +1,16 @@
 //! The signing keys in the store. A row holds the private key in a sealed envelope, its dates, and
-//! a MAC over both. The public key is computed from the opened private key.
+//! a MAC over both.
+//!
+//! `open_keys` reads, checks and opens all keys into `OpenedKeys`. `make_key` creates and seals one
+//! (`MadeKey`). `StoredLedgerKeys` gives the ledger its keys. The rules: the public key is computed
+//! from the opened private key and never read from a row. Only published keys are opened. The
+//! current ledger key is opened even after its expiry, because a log without a key could not
+//! continue.
+//!
+//! Failures, as a `KeyProblem`: `Forged` if the MAC of a row is wrong, `Sealed` if an envelope does
+//! not open, `Tampered` if it holds another key than the row names, `Unavailable` if the store or
+//! the sealer fails. One such row fails the whole read. `broker::keys` and `app` call this module.
+//! `store::keys` verifies the MACs, `crypto::sealer` opens the envelopes.
 
 use std::sync::Arc;
 

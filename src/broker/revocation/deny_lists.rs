@@ -1,11 +1,19 @@
 //! Ends single sessions by the deny list of their back end: decides which sessions are listed, and
 //! when a denial is confirmed.
 //!
-//! The end of a session is a row. [`DenyLists::tend_deny_lists`] then writes the lists according to
-//! the rows. A denial is confirmed after the list was read back with the session, the back end's
+//! `end_external` ends one session for the sweeper, `deny_for_admin` and `note_admin_request` serve
+//! an admin's revocation, and `ensure_revocation_capacity` guards the issuing of credentials. The
+//! end of a session is a row; [`DenyLists::tend_deny_lists`] then writes the lists according to the
+//! rows.
+//!
+//! The rule: a denial is confirmed after the list was read back with the session, the back end's
 //! propagation time has passed, and the list still had the session when it was read again. While a
 //! list names sessions, it is read regularly, so that a change by a slow replica or by a person is
-//! noticed and corrected.
+//! noticed and corrected. Failures: a list without room is no error: the session then ends by its
+//! expiry, which is logged and counted. No credential is issued that the list could not end; its
+//! caller gets `Overloaded`. A replica without the minter is `FailClosed`. `issuance`, `revoke` and
+//! the sweeper call this module; `reconcile` talks to the back ends, and `store::deny_entries`
+//! assigns the room.
 
 use std::sync::Arc;
 

@@ -2,9 +2,18 @@
 //! target's lease reads the target's list, writes it as a whole with the next number, and reads it
 //! back.
 //!
-//! A back end may have less room than is registered. It reports that when a list is too large. Then
-//! the list names as many sessions as fit, the broker issues no session that would need the list,
-//! and from time to time it tries a list of the registered size.
+//! Start with `tend_deny_lists`, one round over the due targets, and `reconcile`, one target. A
+//! back end may have less room than is registered. It reports that when a list is too large. Then
+//! the list names as many sessions as fit (`write_as_much_as_fits`), the broker issues no session
+//! that would need the list, and from time to time it tries a list of the registered size
+//! (`probe`).
+//!
+//! The rule: only the holder of the lease writes, and a session that a remote list names never
+//! becomes valid again through a write here. Failures: a failed target is logged and counted, and
+//! is tried again after a pause that doubles up to two minutes; the round goes on with the next
+//! target. Only a failure of the store or the broker itself is returned. A lost lease is no
+//! failure. The sweeper calls this module. `mint` speaks to the back end; `super::deny_lists`
+//! decides which sessions are to be denied.
 
 use std::collections::BTreeSet;
 

@@ -1,5 +1,17 @@
 //! The acts that revoke one session, the session of a token, or all sessions that a selector
 //! matches; and the act that lifts a cutoff.
+//!
+//! `revoke_session` and `revoke_token` end one session. `revoke_many` records a cutoff;
+//! `revocation` and `revocations` report cutoffs; `lift` ends the block of one. From the commit of
+//! the leaf on, the broker reports the sessions as ended.
+//!
+//! Failures: a session or cutoff that does not exist, or that the caller may not see, is
+//! `NotFound`. `Forbidden`, `LastAdmin` and `UnknownSelector` refuse a mass revocation, and
+//! `Forbidden` a lift by an admin whom the cutoff concerns. A foreign token is no error: the caller
+//! learns nothing. If the sessions of a committed cutoff cannot be counted, `radius` is `None`.
+//! `http::sessions`, `http::revocations` and `http::oauth::revoke` call this module. `selectors`
+//! checks selectors, `super::deny_lists` and the sweeper make back ends deny, and the ledger checks
+//! blocks and lifts under its lock.
 
 use std::sync::Arc;
 use std::time::Duration;

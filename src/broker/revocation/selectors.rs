@@ -1,4 +1,14 @@
 //! Checks selectors: whether they name a known object, and which options they permit.
+//!
+//! `check_known` and `check_name` check the name, `block_until` the length of the block,
+//! `deny_policy_target` the option that denies all earlier sessions of a role, and `concerns`
+//! whether a cutoff affects an identity itself.
+//!
+//! The rule: a revocation by a name that nothing has is refused unless the caller insists, because
+//! it is probably a typing error. A role is denied as a whole only if no other resource uses it.
+//! Failures: `UnknownSelector` for an unknown name, `Invalid` with the member at fault for a wrong
+//! option. `concerns` answers `false` for selectors that name neither an identity nor a task. Only
+//! `revoke` calls this module; it reads the store and the active generation, and changes nothing.
 
 use super::Revocation;
 use super::revoke::BlockAsk;

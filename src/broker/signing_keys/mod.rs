@@ -1,4 +1,15 @@
 //! The acts of admins on the signing keys: list, rotate, revoke and reseal them.
+//!
+//! `list_keys` reads. `rotate_keys` and `rotate_ledger_key` add a key. `revoke_key` records a
+//! cutoff of the key's sessions first and then revokes the key, so that the sessions end even if
+//! the second step fails. `reseal` is in a file of its own.
+//!
+//! The rule: every act requires the right `manageKeys` and is a leaf. Only keys of access tokens
+//! can be revoked; a ledger key is rotated instead. Failures: an unknown key is `NotFound`, a key
+//! of another purpose `Invalid`, too many published keys `TooManyKeys`. `FailClosed` after the
+//! cutoff of a revocation means that the sessions have ended and that the call must be repeated for
+//! the key. `http::admin` calls this module. `access` authorizes, `broker::keys` plans and records
+//! the change, and each minter names the key that it signs with.
 
 mod reseal;
 

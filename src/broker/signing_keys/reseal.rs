@@ -1,6 +1,16 @@
 //! The change of sealing keys: seals every envelope again and renews every MAC with the first
-//! sealing key. A row is replaced only if it has not changed since it was read; otherwise it is
-//! read again.
+//! sealing key.
+//!
+//! `reseal_keys` goes over all rows in rounds: `reseal_signing_keys` for the envelopes,
+//! `renew_macs` for cutoffs, the succession, the activation, role bindings and workload keys. The
+//! last step is a leaf.
+//!
+//! The rule: a row is replaced only if it has not changed since it was read; otherwise it is read
+//! again in the next round. A row with an invalid MAC is never given a valid one. Failures: a
+//! forged signing key, an envelope that does not open, and rows that change in each of `ROUNDS`
+//! rounds are `FailClosed`; the rows that were renewed until then stay renewed, and the act can be
+//! repeated. Another row with an invalid MAC is left alone, for its readers to refuse.
+//! `http::admin` calls this act; `store::keys` replaces the rows.
 
 use tracing::{info, instrument};
 

@@ -1,4 +1,16 @@
 //! Tasks: opens them without a credential, keeps them alive, delegates to children, and ends them.
+//!
+//! `heartbeat`, `delegate` and `end_task` act for a task; `task` and `list_tasks` read;
+//! `sweep_task` ends a task for the sweeper; `open` opens. `owner` authorizes: by the handle, as
+//! the owner, or as an admin.
+//!
+//! The rule: only the holder of the handle, or the owner with an instance, keeps a task alive or
+//! delegates from it; an admin can only read and end it. An owner that can no longer be attested
+//! can only end it. Failures: a wrong handle, an absent task and a task of another owner are all
+//! `NotFound`. `TaskEnded` also covers an ancestor that has ended, `OwnerWithdrawn` an ancestor's
+//! owner. Ending a task twice is no error. `http::tasks` calls this module. `issuance` admits and
+//! records new tasks, `store::heartbeat` checks and writes a heartbeat, and the ledger ends the
+//! sessions with the task.
 
 mod open;
 

@@ -1,4 +1,14 @@
 //! Opens a task without a credential.
+//!
+//! `open_task` follows the order of `issuance::issue`: read the log's size, verify the evidence,
+//! admit (`admit_task`), decide (`evaluate_task`), and commit. There is nothing to mint.
+//!
+//! The rule: the task exists only from the commit on, and its handle is released only with the
+//! receipt of that leaf. Failures: a refusal by admission or policy is recorded and returned as
+//! `Denied`. Errors without a decision, such as `NotFound` for a delegation token, are not
+//! recorded. The work does not continue if the caller disconnects; a task that was committed then
+//! is open without a known handle until it expires. `http::tasks` calls this module; it uses the
+//! admission and the records of `issuance`.
 
 use tracing::instrument;
 

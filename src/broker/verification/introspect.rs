@@ -1,8 +1,16 @@
 //! Introspection (RFC 7662): a resource's verifiers ask whether a token is valid now.
 //!
-//! The signature shows that the broker issued the token. All other facts are read from the primary
-//! store: its session, that session's tasks and ancestors, and the cutoffs. A caller that may not
-//! know gets the same answer as for an invalid token.
+//! `introspect` answers, `sign_introspection` signs an answer (RFC 9701), and `recognise` finds the
+//! session of a token. The signature shows that the broker issued the token. All other facts are
+//! read from the primary store: its session, that session's tasks and ancestors, and the cutoffs.
+//!
+//! The rule: only a verifier of the resource, or a caller with the right `introspect`, learns that
+//! a token is valid. A caller that may not know gets the same answer as for an invalid token.
+//! Failures: `Inactive` stands for a foreign, unknown, ended or expired token, for a revoked
+//! signing key, and for a caller without the right. Only a failure of the broker or of the caller's
+//! own evidence is an error, so doubt is never reported as `Active`. `http::oauth::introspect`
+//! calls this module; `revocation` uses `recognise`. Whether a session is valid is decided in
+//! `domain::validity`.
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;

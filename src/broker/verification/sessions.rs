@@ -1,4 +1,13 @@
 //! Reads sessions for callers that may see them.
+//!
+//! `session` reads one, `list_sessions` a page. A `SessionReport` is a session with its status at
+//! the moment of the read.
+//!
+//! The rule: a workload sees its own sessions, an admin with the right `listSessions` all.
+//! Failures: `NotFound` for a session that does not exist or that the caller may not see. A caller
+//! without an identity (a token or a handle) and without the right gets `Forbidden` from the
+//! listing. `revocation_progress` is `None` in listings. `http::sessions` calls this module;
+//! `access` authorizes the caller, and `domain::validity` computes the status.
 
 use super::Verification;
 use crate::attest::Evidence;

@@ -1,9 +1,15 @@
 //! Status lists. Servers poll them instead of introspecting a credential at each use.
 //!
-//! The date of a list is before the store is read for it, and the list is valid for
+//! `status_list` answers from the cache or builds the list (`build_status_list`, `status_bits`).
+//! Status lists are public. To limit the load, each is built at most once in [`BUILT_FOR_SECONDS`],
+//! regardless of the number of requests.
+//!
+//! The rule: the date of a list is before the store is read for it, and the list is valid for
 //! [`STATUS_LIST_SECONDS`] from then. So a server that observes these times accepts no revoked
-//! credential for longer. Status lists are public. To limit the load, each is built at most once in
-//! [`BUILT_FOR_SECONDS`], regardless of the number of requests.
+//! credential for longer. A position whose session is unknown is invalid. Failures: a list beyond
+//! the log's end is `NotFound`. While the clock is in doubt, the store cannot be read or no key may
+//! sign, the answer is `FailClosed` and no list. A list of the log that this log succeeds reports
+//! all credentials as invalid. `http::status_lists` calls this module; `super::statements` signs.
 
 use std::io::Write;
 use std::sync::Arc;

@@ -1,4 +1,10 @@
-//! The headers of answers, and the DPoP proof that any request may carry.
+//! The headers of answers, and the DPoP proof that any request may carry, in the OpenAPI
+//! description.
+//!
+//! [`complete`] adds the definitions to the components, [`describe`] adds references to one answer,
+//! and [`proof`] is a reference to the parameter. The rule: a header that a layer or several
+//! handlers write is described here once. Nothing fails here. `document::complete` calls this
+//! module, which calls only `utoipa`.
 
 use utoipa::openapi::header::Header;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};

@@ -2,7 +2,12 @@
 //!
 //! A handler declares only its own answers. The layers and extractors imply the others: any request
 //! may be limited or time out, an authenticated one may be answered with 401, a body has a size and
-//! a media type, and a problem has one form. They are added here, so that no handler can omit them.
+//! a media type, and a problem has one form. [`complete`] adds them, so that no handler can omit
+//! them. `headers` has the headers, `shapes` the forms of values.
+//!
+//! Nothing fails while the broker runs: the description is made from code alone, and tests compare
+//! it with `docs/openapi.json`. `http::openapi` calls this module; `problem` has the types of
+//! problems.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;

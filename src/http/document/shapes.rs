@@ -1,5 +1,10 @@
-//! Details that the handlers' types do not have: the forms of values that they take as text or as
-//! any object, with the lengths and numbers of [`crate::domain::limits`].
+//! Details of the OpenAPI description that the handlers' types do not have.
+//!
+//! These are the forms of values that handlers take as text or as any object. [`complete`] adds
+//! them to the schemas, [`refine_parameter`] to the parameters. The rule: lengths and numbers come
+//! from [`crate::domain::limits`], so that the description and the checks cannot differ. Nothing
+//! fails here: a schema that would become unusable stays as it was, which a test detects.
+//! `document::complete` calls this module.
 
 #[cfg(test)]
 use serde_json::Map;
@@ -308,8 +313,8 @@ fn with(mut schema: Value, more: Value) -> Value {
     schema
 }
 
-/// The same for a schema of the description. A result that cannot be parsed leaves it unchanged,
-/// which a test detects.
+/// Adds keywords to a schema of the description. A result that cannot be parsed leaves the schema
+/// unchanged, which a test detects.
 fn refine(schema: &mut RefOr<Schema>, more: &Value) {
     let refined = serde_json::to_value(&*schema).map(|own| with(own, more.clone()));
     if let Ok(Ok(refined)) = refined.map(serde_json::from_value) {

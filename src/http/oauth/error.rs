@@ -1,4 +1,14 @@
 //! The errors of RFC 6749.
+//!
+//! [`OAuthError::of`] maps the broker's errors, by the [`Way`] in which the client authenticates;
+//! `refused_evidence` maps faults in evidence, and `of_layer` the refusals of the layers. The
+//! rules: a description has only the characters that the RFC permits. The reason for `FailClosed`
+//! is only logged.
+//!
+//! Nothing fails here. An error of the broker without a counterpart is `invalid_request`, with a
+//! text that tells no more. At an endpoint that accepts no scheme of `Authorization`, a 401 becomes
+//! a 400 without a challenge. The other modules of `oauth` call this one; `challenge` writes the
+//! header.
 
 use std::borrow::Cow;
 
@@ -112,8 +122,8 @@ impl OAuthError {
         }
     }
 
-    /// The same without a challenge, for endpoints that accept no scheme of `Authorization`. A 401
-    /// would have to name a scheme (RFC 9110 §15.5.2), so it becomes a 400.
+    /// This error without a challenge, for endpoints that accept no scheme of `Authorization`. A
+    /// 401 would have to name a scheme (RFC 9110 §15.5.2), so it becomes a 400.
     pub(super) fn without_challenge(self) -> Self {
         let status = if self.status == StatusCode::UNAUTHORIZED {
             StatusCode::BAD_REQUEST

@@ -1,4 +1,10 @@
 //! The forms of OAuth endpoints.
+//!
+//! [`Form`] reads a body and gives its parameters. The rules (RFC 6749 §3.2): no parameter is
+//! repeated, one without a value is absent, and unknown ones are ignored. Failures: another media
+//! type is a 415. A repeated parameter is `invalid_request`, or `invalid_target` if it names a
+//! target, because the token would get the rights of each. `None` means that a parameter is absent.
+//! `token`, `introspect` and `revoke` call this module; `http::json` reads the bytes.
 
 use std::collections::BTreeMap;
 

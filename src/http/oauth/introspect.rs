@@ -1,4 +1,12 @@
 //! `/oauth2/introspect` (RFC 7662), also with a signed answer (RFC 9701).
+//!
+//! `introspect` authenticates the caller, has the token judged by `broker::verification`, and
+//! writes the answer, signed if the request prefers that form. The rule: an inactive answer has no
+//! other member, so that a caller cannot tell an unknown token from a revoked one or from one that
+//! it must not see.
+//!
+//! Failures: a caller that is not authenticated gets `invalid_client`, all other errors are mapped
+//! by `oauth::error`. An inactive token is not an error. `broker::keys` signs.
 
 use axum::Json;
 use axum::extract::{Request, State};

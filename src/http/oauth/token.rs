@@ -4,6 +4,10 @@
 //! also authenticates the client. Client credentials with `private_key_jwt` (RFC 7523bis), for
 //! workloads with a registered key. The target is one registered resource, by its audience (RFC
 //! 8707) or by its name; the rights are `authorization_details` (RFC 9396) or a `scope`.
+//!
+//! The rules: a client authenticates in the form, so `Authorization` is refused, and so is
+//! `Idempotency-Key`. Credentials for AWS are not given here. Failures: `error` maps the broker's;
+//! a denial gets the code of RFC 6749 or 8707 that fits. `broker::issuance` decides and issues.
 
 use axum::Json;
 use axum::extract::{Request, State};

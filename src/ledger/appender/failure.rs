@@ -44,7 +44,8 @@ pub(super) fn unwritten(error: StoreError) -> Failure {
     }
 }
 
-/// The same for a failure before the store received any row of the batch: no entry is the cause.
+/// The failure of a statement before the store received any row of the batch. No entry can be the
+/// cause, so the batch is not halved.
 pub(super) fn unanswered(error: StoreError) -> Failure {
     match failure(error) {
         Failure::Content(error) => Failure::Unavailable(error),

@@ -1,5 +1,14 @@
 //! Follows the log in the store: its head, the leaves of other replicas, the cutoffs, the
-//! activation. Accepts only rows that a broker of this log wrote.
+//! activation.
+//!
+//! `open_head` and `open_activation` check MACs, `follow` and `catch_up` extend this replica's
+//! tree, `learn_cutoffs` and the `take_…` functions update the cutoffs.
+//!
+//! The rule: only rows that a broker of this log wrote are accepted, and only a tree that continues
+//! the one that this replica saw last. Failures: a wrong MAC and another tree are `Fatal`: the
+//! ledger stops. A pool whose server has fewer leaves than the ledger's is `Unavailable`, and the
+//! batch is tried again. `transaction` calls this module, under the lock except for `catch_up`;
+//! `ledger::cutoffs` keeps the cutoffs.
 
 use std::sync::Arc;
 

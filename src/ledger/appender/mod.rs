@@ -1,4 +1,16 @@
-//! The worker that gathers the queue into batches and commits them.
+//! The worker that gathers the queue into batches, commits them and answers the callers.
+//!
+//! Read [`Appender::run`], then `process_all` for the outcomes of a batch and `release` for the
+//! signature and the answers. `transaction` commits, `follow` reads the log of other replicas,
+//! `failure` classifies errors, `signing` signs.
+//!
+//! The rule: one batch at a time, and no caller is answered before the commit is acknowledged. A
+//! decision is released only with a signed checkpoint. Failures: an entry that the store refuses is
+//! found by halving the batch, and fails alone (`Poisoned`). If the store does not answer, all
+//! entries fail (`Unavailable`, `Unknown`), and their evidence is kept in `unrecorded`. A `Fatal`
+//! failure stops the ledger for good. An act whose checkpoint could not be signed stays recorded,
+//! with an empty checkpoint in its receipt; a decision fails as `Unsigned`. `ledger` fills the
+//! queue, `app` runs the worker, and `batch` settles the entries.
 
 mod failure;
 mod follow;

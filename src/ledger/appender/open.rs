@@ -1,4 +1,14 @@
 //! The creation of a log, and the opening of a log in the store.
+//!
+//! [`Ledger::begin`] commits the first entry of an empty store. [`Ledger::open`] reads the newest
+//! head, checks the log, signs its checkpoint and returns the [`Ledger`] with its [`Appender`].
+//!
+//! The rule: no log is opened whose head lacks the broker's MAC, whose tiles do not give the root,
+//! or which does not contain the checkpoints outside the store. A head is signed only after a later
+//! commit was acknowledged. Failures: `Stopped` for such a log, with the reason; `Unavailable` if
+//! the store does not answer; `Unknown` if the outcome of the first commit is unknown. If another
+//! replica created the log first, `begin` succeeds and changes nothing. `app` and `app::succession`
+//! call this module; `guard` and `proofs` do the checks.
 
 use std::sync::Arc;
 

@@ -1,4 +1,15 @@
 //! The transaction of a batch: read under the lock, settle, write, commit.
+//!
+//! `commit` tries a batch, `attempt` on one connection, and `try_commit` is the transaction itself.
+//! `connect_checked` makes a connection, and `resolve_commit_outcome` finds out whether a commit
+//! was made.
+//!
+//! The rule: everything that an entry depends on is read under the lock, and this replica's state
+//! moves only after the commit was acknowledged. If the answer to COMMIT is lost, the batch is
+//! looked up by its id; until then nothing is released. Failures: a batch of which nothing was
+//! committed is tried once more. `Unknown` means that the outcome could not be found in
+//! [`COMMIT_OUTCOME_TIMEOUT`]. A server that lacks known leaves is left for a new connection.
+//! `super::Appender` calls `commit`; `store::append` has the statements, `ledger::batch` the rules.
 
 use std::time::{Duration, Instant};
 
@@ -274,7 +285,8 @@ impl Appender {
         self.parts.store.ledger_connection().await.map_err(failure)
     }
 
-    /// Whether a batch was committed. Asks on new connections until one answers.
+    /// Whether a batch was committed. Asks on new connections until one answers. If none answers in
+    /// time, or the batch has no leaf to be found by, the failure is `Unknown`.
     async fn resolve_commit_outcome(&self, writes: &Writes) -> Result<bool, Failure> {
         let Some(head) = &writes.head else {
             // Without leaves there is no head to find the batch by.

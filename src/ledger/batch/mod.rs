@@ -1,11 +1,16 @@
 //! Settles a batch under the lock, without reading from the store.
 //!
-//! Each entry is settled against the rows that
+//! `needs` names the rows to read, and [`Batch::settle`] settles one entry against the rows that
 //! [`LedgerConnection::enter`](crate::store::append::LedgerConnection::enter) read: recorded as
 //! decided, recorded as refused because a fact that it depends on changed, or not recorded. Each
-//! entry sees the changes of the entries before it. This module has the rules for every kind of
-//! entry: the clock, the evidence, the caller, the row of the leaf.
-//! [`EntryKind`](super::entry::EntryKind) has the rules of each kind.
+//! entry sees the changes of the entries before it.
+//!
+//! The rule: the checks for every kind of entry are made here, in this order: the clock, the
+//! evidence, the premises of the caller, the date of the entry, the cutoffs.
+//! [`EntryKind`](super::entry::EntryKind) has the rules of each kind. Failures: an [`AppendError`]
+//! fails one entry alone, for example `ClockInDoubt`. Used evidence, a blocked caller and a
+//! decision to be made again are outcomes, not errors. `ledger::appender` calls this module and
+//! adds tiles and head; `ledger::locked` holds the state.
 
 use std::collections::HashMap;
 use std::sync::Arc;

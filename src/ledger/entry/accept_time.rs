@@ -1,4 +1,14 @@
 //! The acceptance of the clock's time by an admin, while the clock is in doubt.
+//!
+//! [`AcceptTime`] holds the act; `settle` checks it under the lock, and `cutoff` makes the cutoff
+//! of everything with a later date.
+//!
+//! The rule: it is the only act that is recorded while the clock is in doubt, and only for a doubt
+//! that can be accepted. A block that would have expired by the doubted clock still refuses its
+//! caller. Failures: without a doubt the outcome is `Unchanged`; a difference from the database's
+//! clock is `ClockInDoubt`; if the clock or the newest leaf has moved since the request, the
+//! outcome is `Stale`, and the caller tries again. `broker::administration::time` makes the entry;
+//! `store::append` corrects the dates in the rows, and `clock_watch` relies on the clock again.
 
 use std::time::Duration;
 

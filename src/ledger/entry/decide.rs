@@ -1,8 +1,15 @@
 //! A decision on a request for a credential or a task, with the rows of a permit.
 //!
-//! Every decision is a permit of a credential, a permit of a task without one, or a refusal. A
-//! permit is recorded only if every fact that it depends on is still true under the lock; otherwise
-//! the decision is recorded as a refusal, or made again.
+//! Every decision is a permit of a credential, a permit of a task without one, or a refusal
+//! ([`Decided`]). The `…_leaf` functions write the leaf, and `check` repeats the facts under the
+//! lock.
+//!
+//! The rule: a permit is recorded only if every fact that it depends on is still true under the
+//! lock; otherwise the decision is recorded as a refusal, or made again. A blocked caller learns
+//! nothing else. Outcomes: `Stale` if the generation or a cutoff came in between, `RetryTaken` if
+//! another request used the `Idempotency-Key`, `Refused` for a task or budget that ended. None of
+//! these is an error. `broker::issuance` and `broker::tasks` make the entries; `permit` holds the
+//! rows, and `locked` the state.
 
 use super::permit::{CredentialPlan, OpenPlan, Overtaken, PermitPlan, SessionPlan, TaskPermit};
 use super::{Blocked, Draft, EntryKind, Openings, RequestCaller};

@@ -1,4 +1,13 @@
 //! A change of the signing keys of one purpose.
+//!
+//! [`KeyChange`] holds the new rows and the basis on which they were planned; `settle` checks both,
+//! and `has_one_ledger_key` the result.
+//!
+//! The rule: a change is recorded as a whole, only if the keys have the basis on which it was
+//! planned, and only if exactly one ledger key without an end remains. Outcomes: `Stale` if the
+//! keys have changed, and the change is planned again; `Unchanged` if the ledger would be left
+//! without exactly one key. Neither is an error. `broker::keys::changes` plans the change; the rows
+//! are written in the transaction of the leaf. The MACs of the rows come with the entry.
 
 use super::{Draft, EntryKind};
 use crate::clock::Timestamp;

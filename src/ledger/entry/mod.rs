@@ -5,6 +5,12 @@
 //! [`EntryKind`]: its event, the rows that it reads under the lock, the check against them, and the
 //! rows that it writes. A new kind is a file here, a variant of [`Entry`] and a line in
 //! [`Entry::kind`].
+//!
+//! The rule: `settle` changes the state only for an entry that is recorded. Ends and revocations
+//! are accepted even if the store is full; no kind but `AcceptTime` and `Consume` goes by a doubted
+//! clock. An error of `settle` fails its entry alone; everything else is an [`Outcome`].
+//! `ledger::batch` calls the kinds, after its checks of evidence and caller. The services of
+//! `broker` and the sweeper make entries.
 
 mod accept_time;
 mod activate;

@@ -1,5 +1,14 @@
-//! The rows of a permit: a credential under a new or an open task, or only a new task. They are
-//! checked against the state under the lock, and then added to it.
+//! The rows of a permit: a credential under a new or an open task, or only a new task.
+//!
+//! [`PermitPlan`] is the whole; [`CredentialPlan`], [`TaskPlan`], [`OpenPlan`], [`JoinPlan`] and
+//! [`RetryPlan`] are its parts. Each has `need` (rows to read), `check` and `apply`.
+//!
+//! The rule: first everything is checked against the state under the lock, and then everything is
+//! applied. So a budget is never exceeded, and a key is used by one request at a time. Failures:
+//! [`Overtaken`] says which fact is no longer true. `Refused` becomes a recorded refusal with its
+//! code, `Stale` a new decision, `RetryTaken` an answer about the other request.
+//! `broker::issuance::admit` makes the plans; `decide` calls them and checks the cutoffs; `locked`
+//! holds the state.
 
 use std::sync::Arc;
 

@@ -1,5 +1,14 @@
 //! Signs requests to S3 (AWS Signature Version 4), with credentials from the sources that AWS's own
 //! tools use.
+//!
+//! [`Signer::sign`] fetches the credentials and adds the headers of the signature to a whole
+//! request: method, path, headers and body.
+//!
+//! The rule: a signature covers the digest of the body, so a request cannot be changed on its way.
+//! The headers are marked as sensitive, so that they are not logged. Failures: the error is a text
+//! without secrets, if there are no credentials within [`PATIENCE`] or the request cannot be
+//! signed; the request is then not sent. The provider caches and renews the credentials. Only
+//! `ledger::place` calls this module, and sends the request.
 
 use std::time::{Duration, SystemTime};
 

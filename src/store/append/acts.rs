@@ -1,4 +1,14 @@
-//! The rows of rare acts, and the statements that write them.
+//! The rows of rare acts (cutoffs, lifts, activations, keys, roles, delegations, an accepted time),
+//! and the statements that write them.
+//!
+//! [`ActWrite`] is the row of an act; `postgres` and `sqlite` write it by the same statements.
+//!
+//! The rule: an act's row is written in the transaction of its leaf. Rows are added, except that a
+//! lift and a change of a key update theirs, and an accepted time corrects the times that a fast
+//! clock dated ahead. Failures: a statement that fails is returned as a `StoreError`, and the whole
+//! batch rolls back. A lift of a cutoff that is lifted already changes nothing. Nothing is checked
+//! here: the ledger's entries judge the act under the lock and make its MAC. Only `store::append`
+//! calls this module.
 
 use std::sync::Arc;
 
@@ -103,8 +113,8 @@ const TIME_ACCEPTED: [&str; 5] = [
     "/* accept_time */ UPDATE deny_place SET due_at = $1 WHERE due_at > $1",
 ];
 
-/// The same for times that are never more than `$2` ahead, so that nothing waits for a time far
-/// ahead.
+/// Corrects leases, pauses and delegations that a fast clock dated ahead. By the accepted time `$1`
+/// none can end later than `$2`; a later end is from the fast clock, so it is set to `$1`.
 const LEASES_ACCEPTED: [&str; 4] = [
     "/* accept_time */ UPDATE session SET retry_at = $1 WHERE state = 'ending' AND retry_at > $2",
     "/* accept_time */ UPDATE session SET lease_until = $1 \
@@ -113,7 +123,8 @@ const LEASES_ACCEPTED: [&str; 4] = [
     "/* accept_time */ UPDATE delegation SET expires_at = $1 WHERE expires_at > $2",
 ];
 
-/// Seconds; longer than any lease, any pause between two tries, and the life of a delegation.
+/// From `$1` to `$2`, in seconds: longer than any lease, any pause between two tries, and the life
+/// of a delegation.
 const LEASES_SECONDS: u64 = 600;
 
 /// Writes the row of one rare act, on either database.

@@ -1,4 +1,14 @@
 //! Reads, under the lock, everything that a batch depends on.
+//!
+//! `postgres` and `sqlite` take the lock and read the rows that [`Needs`](super::Needs) names into
+//! a [`View`](super::View). `look` reads head and server without the lock. PostgreSQL reads in one
+//! statement, with lists of rows as JSON; SQLite reads row by row.
+//!
+//! The rule: both databases return the same facts, and all of them were read after the lock was
+//! obtained, so they stay true until COMMIT. Failures: a row that cannot be parsed is `Corrupt`,
+//! and the batch fails. An absent row is simply absent from the view; the entries decide its
+//! meaning. MACs are not checked here: `ledger::appender` opens head, activation and cutoffs. Only
+//! `store::append` calls this module.
 
 use std::time::Instant;
 

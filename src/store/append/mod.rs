@@ -2,14 +2,18 @@
 //! them.
 //!
 //! It has three steps, each one statement on PostgreSQL. [`LedgerConnection::enter`] takes the lock
-//! and reads everything that the batch depends on. [`LedgerConnection::write`] writes the outcome.
-//! [`LedgerConnection::commit`] makes it durable. A statement of its own takes the lock before the
-//! statement that reads: at READ COMMITTED a statement sees the rows that were committed when it
-//! began, so it must begin after the lock was obtained. Two round trips therefore lie between the
-//! lock's answer and COMMIT. Each rare act (a cutoff, a key, an activation) adds one.
+//! and reads everything that the batch depends on ([`Needs`], [`View`]).
+//! [`LedgerConnection::write`] writes the outcome ([`Writes`]). [`LedgerConnection::commit`] makes
+//! it durable. A statement of its own takes the lock before the statement that reads: at READ
+//! COMMITTED a statement sees the rows that were committed when it began, so it must begin after
+//! the lock was obtained. Two round trips therefore lie between the lock's answer and COMMIT. Each
+//! rare act (a cutoff, a key, an activation) adds one.
 //!
-//! Every value that is read here is written only under the same lock, so it stays true until
-//! COMMIT.
+//! The rule: every value that is read here is written only under the same lock, so it stays true
+//! until COMMIT. Failures: after any error the caller drops the connection. After a failed commit
+//! the outcome is unknown; [`LedgerConnection::committed`] answers it on a new connection. Only
+//! `ledger::appender` calls this module. It judges the entries and checks the MACs; this module
+//! does neither.
 
 mod acts;
 mod enter;
@@ -65,7 +69,7 @@ pub struct TaskFacts {
     pub life: TaskLife,
     /// The parent task. `None` for a root task.
     pub parent: Option<TaskId>,
-    /// The number of ancestors.
+    /// The number of tasks from the root to this one; 1 for a root task.
     pub depth: u8,
     /// The number of credentials that may still be issued under the task.
     pub sessions_left: u32,
@@ -164,19 +168,20 @@ pub struct View {
     pub server: Option<Server>,
     /// The row of the newest head. `None` in an empty log.
     pub head: Option<SealedHead>,
-    /// The row of the newest activation.
+    /// The row of the newest activation. `None` if no generation was activated.
     pub activation: Option<SealedActivation>,
     /// The database's clock, and the instant at which it was read. `None` on SQLite, which has no
     /// clock of its own.
     pub clock: Option<(Instant, Timestamp)>,
-    /// The time of the newest leaf.
+    /// The time of the newest leaf. `None` in an empty log.
     pub newest_at: Option<Timestamp>,
-    /// One-time ids that expired up to this instant may have been deleted.
+    /// One-time ids that expired up to this instant may have been deleted. `None` if none were.
     pub forgotten: Option<Timestamp>,
     /// The index of the leaf of the newest change of a role binding, or of the newest removal of a
     /// workload key.
     pub newest_binding: Option<u64>,
-    /// The same as `forgotten`, for ids that a fast clock deleted before an admin accepted a time.
+    /// One-time ids that expired up to this instant may have been deleted by a fast clock, before
+    /// an admin accepted an earlier time. `None` if none were.
     pub forgotten_accepted: Option<Timestamp>,
     /// Leaf hashes from [`Needs::hashes_from`] on, at most [`MAX_HASHES`].
     pub hashes: Vec<Hash>,
@@ -355,7 +360,7 @@ impl LedgerConnection {
         }
     }
 
-    /// Ends a transaction that wrote nothing with a commit that the server acknowledges. Every row
+    /// Ends a transaction that wrote nothing, with a commit that the server acknowledges. Every row
     /// that the transaction read is then on the synchronous standby, too. Without this commit it
     /// may not be: after a crash, or after a cancelled wait for the standby, the server also shows
     /// rows that no standby has. Rows that SQLite shows are durable.

@@ -1,4 +1,13 @@
-//! Writes the outcome of a batch.
+//! Writes the outcome of a batch: leaves, tiles, the head, one-time ids, tasks, sessions, retries.
+//!
+//! `postgres` writes everything in one statement, with one array for each column; `sqlite` row by
+//! row. Both have the same effect.
+//!
+//! The rule: a session that has ended is not ended again: its row keeps its first end. All other
+//! rows were judged by the ledger's entries; this module checks nothing. Failures: any failed
+//! statement is returned as a `StoreError`, and the transaction rolls back. A leaf, head, tile,
+//! task, session or one-time id that exists already violates its key and fails the batch. Only
+//! `store::append` calls this module; it writes the rare acts by `acts`.
 
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::SqliteConnection;
