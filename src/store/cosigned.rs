@@ -14,7 +14,6 @@ use super::{Store, StoreError, read, write};
 
 /// One witness's cosignature on one checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the other names say it all")]
 pub struct CosignedRow {
     /// The number of leaves under the checkpoint.
     pub size: u64,
