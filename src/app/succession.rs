@@ -1,7 +1,7 @@
 //! `taskpass ledger new-origin`: begins a new log after leaves were lost or the log's key was
 //! stolen. It opens the stores directly, because no broker can serve at that time.
 //!
-//! [`Old`] is the old log with its kept checkpoints: `lost` compares them with the store, and
+//! [`OldLog`] is the old log with its kept checkpoints: `lost` compares them with the store, and
 //! `give_up` and `revoke` record why the log ended. [`begin`] begins the new log, and [`begun`]
 //! reads how far it is. The rules: the old store stays unchanged, so that its receipts can still be
 //! verified. A new log begins only in an empty store, under its own name, and no broker serves it
@@ -21,7 +21,7 @@ use super::{
     Assembled, Options, StartError, Succeeded, bootstrap_digest, key_policy, open_store,
     open_store_to_read, prepare_schema, put_together, sealing_keys, unfit, unfit_store,
 };
-use crate::broker::administration::succession::{CarriedOver, Legacy};
+use crate::broker::administration::succession::{CarriedOver, OldLogRecords};
 use crate::broker::check::check_generation;
 use crate::broker::keys;
 use crate::clock::{SharedClock, Timestamp};
@@ -46,10 +46,10 @@ use crate::store::meta::{SealedSuccession, StoreMode};
 use crate::store::{Store, StoreError};
 
 /// The number of leaves read in one batch.
-const BITE: u64 = 1_000;
+const BATCH_ROWS: u64 = 1_000;
 
 /// The number of cosignatures read in one batch.
-const COSIGNED_BITE: u32 = 256;
+const COSIGNED_BATCH_ROWS: u32 = 256;
 
 /// How long the new broker may take to stop: it publishes its last checkpoint.
 const STOP: Duration = Duration::from_secs(15);
@@ -58,7 +58,7 @@ const STOP: Duration = Duration::from_secs(15);
 const CLIENT: &str = "taskpass-succession";
 
 /// An old store, and the checkpoints of its log that were kept outside it.
-pub struct Old {
+pub struct OldLog {
     origin: String,
     store: Store,
     config: Config,
@@ -102,7 +102,7 @@ pub struct Evidence {
 /// A leaf that only the signatures of one key cover.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[expect(missing_docs, reason = "the other names say it all")]
-pub struct Orphan {
+pub struct UnwitnessedLeaf {
     pub index: u64,
     pub hash: Hash,
     /// The time of its decision.
@@ -116,7 +116,7 @@ pub struct Orphan {
 }
 
 /// A new log that has begun.
-pub struct Begun {
+pub struct NewLog {
     /// The verifier key that clients must pin from now on.
     pub vkey: String,
     /// The log's first signed checkpoint.
@@ -138,7 +138,7 @@ fn unfit_head(error: HeadError) -> StartError {
 
 /// A store's record of the log that its own log succeeds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Said {
+pub(super) struct SuccessionRecord {
     /// The succeeded log, and the reason.
     #[serde(flatten)]
     pub(super) succession: Succession,
@@ -147,7 +147,7 @@ pub(super) struct Said {
     unfinished: bool,
 }
 
-impl Said {
+impl SuccessionRecord {
     fn seal(&self, mac: &Mac) -> Result<SealedSuccession, StartError> {
         let document = serde_json::to_string(self).map_err(unfit)?;
         Ok(SealedSuccession {
@@ -174,7 +174,7 @@ impl Said {
 }
 
 /// Reads which log the store's own log succeeds. Fails if the record's MAC does not verify.
-pub(super) async fn read(store: &Store, mac: &Mac) -> Result<Option<Said>, StartError> {
+pub(super) async fn read(store: &Store, mac: &Mac) -> Result<Option<SuccessionRecord>, StartError> {
     let Some(sealed) = store.succession().await.map_err(unfit_store)? else {
         return Ok(None);
     };
@@ -243,7 +243,7 @@ pub async fn begun(config: &Config) -> Result<Option<Beginning>, StartError> {
     let Some(store) = open_store_to_read(config, CLIENT).await? else {
         return Ok(None);
     };
-    let said = read(
+    let record = read(
         &store,
         &sealing_keys(config, &store)?.mac(&config.ledger.origin),
     )
@@ -251,14 +251,14 @@ pub async fn begun(config: &Config) -> Result<Option<Beginning>, StartError> {
     let head = store.sealed_head().await.map_err(unfit_store)?;
     store.close().await;
     // Without a first leaf there is no work to resume.
-    let said = said.filter(|_| head.is_some());
-    Ok(said.map(|said| Beginning {
-        finished: !said.unfinished,
-        succession: said.succession,
+    let record = record.filter(|_| head.is_some());
+    Ok(record.map(|record| Beginning {
+        finished: !record.unfinished,
+        succession: record.succession,
     }))
 }
 
-impl Old {
+impl OldLog {
     /// Opens an old store, and collects the checkpoints of its log: from the replica's own file,
     /// from the location that all replicas share, and from `given`. `successor` is the new log's
     /// name. `pinned` holds keys of the old log that its store may no longer have.
@@ -290,7 +290,7 @@ impl Old {
             .map(|record| record.kid.clone())
             .collect();
         let succeeded = match read(&store, &mac).await? {
-            Some(said) => Some(said.succession),
+            Some(record) => Some(record.succession),
             None => first_leaf(&store).await?.and_then(|leaf| leaf.predecessor),
         };
         let head = store.head(&HeadSeal::new(&origin, &mac)).await;
@@ -298,12 +298,12 @@ impl Old {
             size: 0,
             root: EMPTY_ROOT,
         });
-        let place = match store.shared_place().await {
+        let location = match store.shared_checkpoint_location().await {
             // A store with an older schema does not record it.
             Err(StoreError::Refused(_)) => None,
             known => known.map_err(unfit_store)?,
         };
-        let known = known(&config, &keys, successor, given, place.as_deref()).await?;
+        let known = known(&config, &keys, successor, given, location.as_deref()).await?;
         Ok(Self {
             origin,
             store,
@@ -467,7 +467,10 @@ impl Old {
         let vkey = key.to_string();
         let mut until = self.head.size;
         while until > 0 {
-            let rows = self.store.cosigned_until(&vkey, until, COSIGNED_BITE).await;
+            let rows = self
+                .store
+                .cosigned_until(&vkey, until, COSIGNED_BATCH_ROWS)
+                .await;
             let rows = rows.map_err(unfit_store)?;
             let Some(last) = rows.last() else { break };
             until = last.size - 1;
@@ -508,7 +511,7 @@ impl Old {
     pub async fn vouched_by_alone(
         &self,
         key: &VerifierKey,
-        mut each: impl FnMut(Orphan) -> Result<(), StartError>,
+        mut each: impl FnMut(UnwitnessedLeaf) -> Result<(), StartError>,
     ) -> Result<u64, StartError> {
         let own = kid(key);
         let others = self.records.iter().filter(|(kid, _)| *kid != own);
@@ -517,7 +520,11 @@ impl Old {
         let mut count = 0;
         let mut from = self.witnessed().await?;
         while from < self.head.size {
-            let leaves = self.store.leaves(from, BITE).await.map_err(unfit_store)?;
+            let leaves = self
+                .store
+                .leaves(from, BATCH_ROWS)
+                .await
+                .map_err(unfit_store)?;
             let Some(last) = leaves.last() else { break };
             from = last.index + 1;
             for leaf in leaves {
@@ -531,7 +538,7 @@ impl Old {
                     Some(read?.get(name)?.as_str()?.to_owned())
                 };
                 count += 1;
-                each(Orphan {
+                each(UnwitnessedLeaf {
                     index: leaf.index,
                     hash: leaf.hash,
                     at: leaf.at,
@@ -567,9 +574,9 @@ async fn known(
     if let Some(note) = read_private(file, MAX_NOTE_BYTES).map_err(unfit)? {
         evidence.push(Evidence { name, note });
     }
-    if let Some(place) = Box::pin(super::shared_place(config)).await? {
-        let kept = place.read().await.map_err(unfit)?;
-        let name = place.to_string();
+    if let Some(shared) = Box::pin(super::checkpoint_store(config)).await? {
+        let kept = shared.read().await.map_err(unfit)?;
+        let name = shared.to_string();
         if kept.note.is_none() && kept_at == Some(&*name) {
             return Err(unfit(format!(
                 "{name}: the checkpoint that was kept there is missing: mount the disk or restore \
@@ -612,9 +619,9 @@ pub async fn begin(
     config: &Config,
     clock: SharedClock,
     succession: &Succession,
-    old: &Old,
+    old: &OldLog,
     all: bool,
-) -> Result<Begun, StartError> {
+) -> Result<NewLog, StartError> {
     if config.ledger.origin == succession.origin {
         return Err(unfit(
             "ledger.origin is still that of the old log: give the new log another origin",
@@ -623,9 +630,9 @@ pub async fn begin(
     // Refuse an unusable configuration or generation before anything is changed.
     check(config, None, Some(clock.now()))?;
     let mac = sealing_keys(config, &old.store)?.mac(&config.ledger.origin);
-    let legacy = Legacy::read(&old.store, &old.mac, clock.now()).await;
-    let legacy = legacy.map_err(unfit)?;
-    if let Some(generation) = legacy.generation().filter(|_| all) {
+    let old_records = OldLogRecords::read(&old.store, &old.mac, clock.now()).await;
+    let old_records = old_records.map_err(unfit)?;
+    if let Some(generation) = old_records.generation().filter(|_| all) {
         let usable = check_generation(generation, attest_context(config), None);
         usable.map_err(|error| {
             unfit(format!(
@@ -643,7 +650,7 @@ pub async fn begin(
         minters: Vec::new(),
     };
     let assembled = put_together(config, options, None, Succeeded::InPart).await?;
-    let carried = carry(&assembled, config, old, legacy, all).await;
+    let carried = carry(&assembled, config, old, old_records, all).await;
     let finished = match &carried {
         Ok(_) => finish(&assembled, succession, &sealed, &mac).await,
         Err(_) => Ok(()),
@@ -664,7 +671,7 @@ pub async fn begin(
              `taskpass serve` publishes it when it starts",
         ));
     }
-    Ok(Begun {
+    Ok(NewLog {
         vkey: vkey.unwrap_or_default(),
         checkpoint: signed.map_or_else(String::new, |signed| signed.checkpoint.to_string()),
         carried,
@@ -693,11 +700,11 @@ async fn claim(
         let seen = store.see_bootstrap(digest, *first_seen, *first_seen).await;
         seen.map_err(unfit_store)?;
     }
-    let said = Said {
+    let record = SuccessionRecord {
         succession: succession.clone(),
         unfinished: true,
     };
-    let sealed = said.seal(mac)?;
+    let sealed = record.seal(mac)?;
     let before = store.succession().await.map_err(unfit_store)?;
     let begun = store.sealed_head().await.map_err(unfit_store)?.is_some();
     if let Some(before) = before.filter(|_| !begun) {
@@ -706,9 +713,9 @@ async fn claim(
         updated.map_err(unfit_store)?;
     }
     let put = store.put_succession(&sealed).await.map_err(unfit_store)?;
-    let said = store.succession().await.map_err(unfit_store)?;
+    let record = store.succession().await.map_err(unfit_store)?;
     store.close().await;
-    said.filter(|_| put).ok_or_else(|| {
+    record.filter(|_| put).ok_or_else(|| {
         unfit(
             "the new store already holds a log, or a record that it succeeds another one: a new \
              log needs an empty store",
@@ -740,20 +747,23 @@ async fn finish(
     sealed: &SealedSuccession,
     mac: &Mac,
 ) -> Result<(), StartError> {
-    let said = Said {
+    let record = SuccessionRecord {
         succession: succession.clone(),
         unfinished: false,
     };
-    let said = said.seal(mac)?;
-    let updated = assembled.store.update_succession(&sealed.mac, &said).await;
+    let record = record.seal(mac)?;
+    let updated = assembled
+        .store
+        .update_succession(&sealed.mac, &record)
+        .await;
     updated.map_err(unfit_store)
 }
 
 async fn carry(
     assembled: &Assembled,
     config: &Config,
-    old: &Old,
-    legacy: Legacy,
+    old: &OldLog,
+    old_records: OldLogRecords,
     all: bool,
 ) -> Result<CarriedOver, StartError> {
     let registered = config.resources.iter().chain(&old.config.resources);
@@ -761,7 +771,7 @@ async fn carry(
     let carried = assembled
         .broker
         .succession
-        .succeed(legacy, &registered, all)
+        .succeed(old_records, &registered, all)
         .await;
     carried.map_err(unfit)
 }

@@ -1,7 +1,7 @@
 //! Back ends that end single sessions by a deny list: one document for each target, which names the
 //! sessions that are denied there.
 //!
-//! [`DenyPlace`] is a target with its capacity, [`DenyWish`] the reason to deny a session,
+//! [`DenyPolicyTarget`] is a target with its capacity, [`DenyWish`] the reason to deny a session,
 //! [`Denied`] the content of a document, and [`RevocationProgress`] the progress of one denial.
 //! Such a document is written as a whole, and the last write wins. So the broker treats it as a
 //! projection of its own records: it renders the document from them, numbers it, reads it back, and
@@ -9,8 +9,9 @@
 //!
 //! A part of the capacity is reserved for revocations by admins: entries for completed sessions use
 //! at most half. These types only compute. `store::deny_entries` adds a session within
-//! [`DenyPlace::room_for`], or leaves it to its expiry. `broker::revocation` issues nothing when a
-//! list is nearly full and reconciles the documents. `mint::aws::deny` reads and writes them.
+//! [`DenyPolicyTarget::room_for`], or leaves it to its expiry. `broker::revocation` issues nothing
+//! when a list is nearly full and reconciles the documents. `mint::aws::deny` reads and writes
+//! them.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +21,7 @@ use crate::ids::SessionId;
 
 /// A target whose deny list ends sessions; for AWS, a role.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DenyPlace {
+pub struct DenyPolicyTarget {
     /// The kind of minter of its sessions.
     pub minter: MinterKind,
     /// Its name at the back end.
@@ -47,7 +48,7 @@ pub enum DenyWish {
     Admin = 2,
 }
 
-impl DenyPlace {
+impl DenyPolicyTarget {
     /// Maximum number of listed sessions with which an entry of this kind may still be added.
     #[must_use]
     pub fn room_for(&self, wish: DenyWish) -> u32 {
@@ -96,7 +97,7 @@ impl Denied {
 /// A request to deny one session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the other names say it all")]
-pub struct DenyAsk {
+pub struct DenyRequest {
     pub session: SessionId,
     /// The time of the request.
     pub at: Timestamp,

@@ -40,7 +40,7 @@ use tracing::{error, info, warn};
 
 pub use self::event::{Message, Recorded};
 use self::webhook::{MAX_PAUSE_SECONDS, Undelivered, Webhook};
-use self::writer::{Place, Truncated, Writer};
+use self::writer::{SinkTarget, Truncated, Writer};
 use crate::clock::{SharedClock, Timestamp};
 use crate::config::{Config, Export, ExportFormat, ExportFrom, ExportTo, MAX_TIMEOUT_SECONDS};
 use crate::crypto::digest::sha256_parts;
@@ -257,7 +257,7 @@ impl Exporter {
                 () = tokio::time::sleep(MEASURE) => {}
             }
             if let To::Lines(writer) = &sink.to {
-                writer.look();
+                writer.queue_compare();
             }
             // The delivery reports a store that does not answer.
             if !matches!(self.measure(sink).await, Ok(true)) {
@@ -632,16 +632,16 @@ impl Sink {
         let name = || export.name.clone();
         let unfit = |why| SinkError::Unfit(name(), why);
         let timeout = Duration::from_secs(export.timeout_seconds);
-        let start = |place| {
+        let start = |target| {
             let told = tell_truncation(name(), Arc::clone(metrics));
-            Writer::start(place, told).map_err(|error| SinkError::Thread(name(), error))
+            Writer::start(target, told).map_err(|error| SinkError::Thread(name(), error))
         };
-        let (to, place) = match export.to {
-            ExportTo::Stdout => (To::Lines(start(Place::Stdout)?), "-".to_owned()),
+        let (to, location) = match export.to {
+            ExportTo::Stdout => (To::Lines(start(SinkTarget::Stdout)?), "-".to_owned()),
             ExportTo::File => {
                 let path = export.path.as_ref().ok_or_else(|| unfit("has no file"))?;
-                let place = path.to_string_lossy().into_owned();
-                (To::Lines(start(Place::File(path.clone()))?), place)
+                let location = path.to_string_lossy().into_owned();
+                (To::Lines(start(SinkTarget::File(path.clone()))?), location)
             }
             ExportTo::Webhook => {
                 let url = export.url.as_ref().ok_or_else(|| unfit("has no url"))?;
@@ -668,7 +668,7 @@ impl Sink {
         let told = format!("{:?} {}", export.format, export.free_text);
         let parts: [&[u8]; 4] = [
             kind.as_bytes(),
-            place.as_bytes(),
+            location.as_bytes(),
             &revision,
             told.as_bytes(),
         ];

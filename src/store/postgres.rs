@@ -195,7 +195,7 @@ impl Fenced {
 }
 
 /// The state of a connection's server.
-async fn look(connection: &mut PgConnection) -> Result<Shown, sqlx::Error> {
+async fn read_server_state(connection: &mut PgConnection) -> Result<Shown, sqlx::Error> {
     let (in_recovery, since, size): (bool, Timestamp, Option<i64>) = sqlx::query_as(
         "/* fence */ SELECT pg_is_in_recovery(), pg_postmaster_start_time(), \
          (SELECT size FROM ledger_head ORDER BY size DESC LIMIT 1)",
@@ -236,7 +236,8 @@ impl Options {
             // The broker releases a permit after this commit, so it must be on disk, even if
             // the default differs.
             ("synchronous_commit", "on"),
-            // The role's default may differ: only a warning tells that a commit was not acknowledged.
+            // The role's default may differ: only a warning tells that a commit was not
+            // acknowledged.
             ("client_min_messages", "warning"),
             // Both statements are long, and every lookup in them uses an index: planning them for
             // each batch would cost more than running them.
@@ -322,7 +323,7 @@ impl Postgres {
         // next one is new.
         for _ in 0..2 {
             let mut connection = self.pool.acquire().await?;
-            let shown = match look(&mut connection).await {
+            let shown = match read_server_state(&mut connection).await {
                 Ok(shown) => shown,
                 Err(error) if ends_connection(&error) => {
                     drop(connection.detach());
@@ -366,13 +367,13 @@ impl Postgres {
     /// the broker must be restarted.
     pub fn take_over_url(&self, url: &SecretString) -> Result<bool, StoreError> {
         let newer = Options::read(url, &self.settings)?;
-        let place = |options: &PgConnectOptions| {
+        let server_and_database = |options: &PgConnectOptions| {
             let database = options.get_database().map(str::to_owned);
             let socket = options.get_socket().cloned();
             let host = options.get_host().to_owned();
             (host, options.get_port(), database, socket)
         };
-        if place(&newer.pooled) != place(&self.options.load().pooled) {
+        if server_and_database(&newer.pooled) != server_and_database(&self.options.load().pooled) {
             return Ok(false);
         }
         self.pool.set_connect_options(newer.pooled.clone());

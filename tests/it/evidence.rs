@@ -26,7 +26,7 @@ use taskpass::domain::revocability::{ExpiresBy, OpenSessions, Revocability, Revo
 use taskpass::domain::session::Session;
 use taskpass::domain::task::TaskEnd;
 use taskpass::ids::{SessionId, TaskId};
-use taskpass::mint::{Credential, EndOutcome, MintError, MintPlace, Minter};
+use taskpass::mint::{Credential, EndOutcome, MintError, MintMode, Minter};
 use taskpass::store::sessions::SessionFilter;
 use tokio::sync::Semaphore;
 
@@ -121,8 +121,8 @@ impl Minter for BackEnd {
         MinterKind::Aws
     }
 
-    fn place(&self) -> MintPlace {
-        MintPlace::External { lease_seconds: 600 }
+    fn mode(&self) -> MintMode {
+        MintMode::External { lease_seconds: 600 }
     }
 
     fn revocability(&self, _: &Resource) -> Revocability {

@@ -25,7 +25,7 @@ use taskpass::domain::session::{EndReason, Session, SessionState};
 use taskpass::domain::task::TaskEnd;
 use taskpass::domain::validity::SessionView;
 use taskpass::ids::SessionId;
-use taskpass::mint::{Credential, EndOutcome, MintError, MintPlace, Minter};
+use taskpass::mint::{Credential, EndOutcome, MintError, MintMode, Minter};
 use taskpass::sweep;
 use tokio::sync::Semaphore;
 
@@ -95,8 +95,8 @@ impl Minter for BackEnd {
         MinterKind::Aws
     }
 
-    fn place(&self) -> MintPlace {
-        MintPlace::External {
+    fn mode(&self) -> MintMode {
+        MintMode::External {
             lease_seconds: LEASE_SECONDS,
         }
     }

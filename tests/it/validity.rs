@@ -14,7 +14,7 @@ use taskpass::crypto::SealingKeys;
 use taskpass::crypto::digest::Mac;
 use taskpass::crypto::random::SystemRandom;
 use taskpass::domain::cutoff::{Block, Cutoff, Selector, True};
-use taskpass::domain::deny_list::DenyPlace;
+use taskpass::domain::deny_list::DenyPolicyTarget;
 use taskpass::domain::generation::GenerationDigest;
 use taskpass::domain::kind::MinterKind;
 use taskpass::domain::revocability::{ExpiresBy, OpenSessions, Revocability, RevocationClass};
@@ -611,7 +611,7 @@ impl Check<'_> {
     }
 
     async fn places(&self, now: Timestamp) -> Checked {
-        let places = self.store.places_of_sessions(now).await;
+        let places = self.store.external_session_groups(now).await;
         let places: BTreeSet<(String, String, [u8; 32])> = places
             .map_err(fail)?
             .into_iter()
@@ -628,7 +628,7 @@ impl Check<'_> {
             .collect();
         prop_assert_eq!(places, expected, "places");
         for audience in AUDIENCES {
-            let place = DenyPlace {
+            let place = DenyPolicyTarget {
                 minter: MinterKind::Aws,
                 name: audience.into(),
                 registration: "{}".into(),
@@ -746,7 +746,7 @@ impl Check<'_> {
         }
         for (n, spec) in self.world.sessions.iter().enumerate() {
             let session = &self.facts.sessions[&session_id(n)];
-            let settled = self.store.settle_mint(session.id, HOLDER, now).await;
+            let settled = self.store.activate_session(session.id, HOLDER, now).await;
             let expected = session.state == SessionState::Minting
                 && spec.lease.is_some_and(|until| at(until) > now)
                 && !session.life().is_expired(now);

@@ -29,7 +29,7 @@ use crate::domain::task::{Task, TaskEnd};
 use crate::ledger::Appended;
 use crate::ledger::entry::{EndSession, EndTask, Entry};
 use crate::metrics::{Ended, Stage};
-use crate::mint::{Credential, MintError, MintPlace};
+use crate::mint::{Credential, MintError, MintMode};
 
 /// Why a permitted credential was not made.
 pub(super) struct NotMade {
@@ -98,7 +98,7 @@ impl Issuance {
                 return Err(failed);
             }
         };
-        if minter.place() == MintPlace::Local {
+        if minter.mode() == MintMode::Local {
             return Ok((credential, session));
         }
         let settling = Instant::now();
@@ -183,7 +183,7 @@ impl Issuance {
         let won = self
             .core
             .store()
-            .settle_mint(session.id, self.core.replica(), now)
+            .activate_session(session.id, self.core.replica(), now)
             .await?;
         let view = if won {
             self.core.store().session_view(session.id).await?

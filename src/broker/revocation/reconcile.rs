@@ -2,11 +2,11 @@
 //! target's lease reads the target's list, writes it as a whole with the next number, and reads it
 //! back.
 //!
-//! Start with `tend_deny_lists`, one round over the due targets, and `reconcile`, one target. A
-//! back end may have less room than is registered. It reports that when a list is too large. Then
-//! the list names as many sessions as fit (`write_as_much_as_fits`), the broker issues no session
-//! that would need the list, and from time to time it tries a list of the registered size
-//! (`probe`).
+//! Start with `reconcile_due_deny_lists`, one round over the due targets, and `reconcile`, one
+//! target. A back end may have less room than is registered. It reports that when a list is too
+//! large. Then the list names as many sessions as fit (`write_as_much_as_fits`), the broker issues
+//! no session that would need the list, and from time to time it tries a list of the registered
+//! size (`probe`).
 //!
 //! The rule: only the holder of the lease writes, and a session that a remote list names never
 //! becomes valid again through a write here. Failures: a failed target is logged and counted, and
@@ -23,11 +23,11 @@ use uuid::Uuid;
 use super::deny_lists::{DenyLists, REST_SECONDS, WATCH_SECONDS};
 use crate::broker::error::BrokerError;
 use crate::clock::Timestamp;
-use crate::domain::deny_list::{Denied, DenyPlace};
+use crate::domain::deny_list::{Denied, DenyPolicyTarget};
 use crate::domain::limits::MAX_TTL_SECONDS;
 use crate::ids::{Random, SessionId};
 use crate::mint::{DenyList, DenyWriteError, MintError};
-use crate::store::deny_lists::ClaimedPlace;
+use crate::store::deny_lists::ClaimedTarget;
 
 /// How long a replica leases a target: longer than the calls for one target can take.
 const LEASE_SECONDS: u64 = 90;
@@ -58,7 +58,7 @@ fn is_filler(id: SessionId) -> bool {
 
 impl DenyLists {
     /// Reconciles the targets that are due. Returns the number of written lists.
-    pub async fn tend_deny_lists(&self) -> Result<u64, BrokerError> {
+    pub async fn reconcile_due_deny_lists(&self) -> Result<u64, BrokerError> {
         let mut written = 0;
         let mut result = Ok(());
         for _ in 0..ROUND_TARGETS {
@@ -67,12 +67,12 @@ impl DenyLists {
             let lease_until = now.plus_seconds(LEASE_SECONDS);
             let store = self.core.store();
             let claimed = store
-                .claim_deny_places(self.core.replica(), now, lease_until, 1)
+                .claim_deny_policies(self.core.replica(), now, lease_until, 1)
                 .await?;
             let Some(claimed) = claimed.first() else {
                 break;
             };
-            let target = &claimed.place;
+            let target = &claimed.target;
             let failed = match self.reconcile(claimed).await {
                 Ok(wrote) => {
                     written += u64::from(wrote);
@@ -98,18 +98,18 @@ impl DenyLists {
             self.core.metrics().deny_list_failed();
             let due_at = self.core.now().plus_seconds(self.pause_seconds(claimed));
             store
-                .deny_place_failed(target, self.core.replica(), due_at)
+                .mark_deny_policy_failed(target, self.core.replica(), due_at)
                 .await?;
         }
-        let short = self.core.store().short_deny_places().await?;
+        let short = self.core.store().count_short_deny_policies().await?;
         self.core.metrics().short_deny_lists(short);
         result.map(|()| written)
     }
 
     /// Reads the list of one target. If its content is not as required, writes it and reads it
     /// back. Returns whether it was written.
-    async fn reconcile(&self, claimed: &ClaimedPlace) -> Result<bool, ReconcileError> {
-        let target = &claimed.place;
+    async fn reconcile(&self, claimed: &ClaimedTarget) -> Result<bool, ReconcileError> {
+        let target = &claimed.target;
         let minter = self.minter(target.minter)?;
         let Some(list) = minter.deny_list() else {
             return Err(ReconcileError::BackEnd(MintError::Refused(
@@ -173,8 +173,8 @@ impl DenyLists {
     /// Handles a target that this replica's configuration does not let it write. This fails if
     /// there is any session to deny; otherwise the target is reconciled again after
     /// [`REST_SECONDS`].
-    async fn unusable(&self, claimed: &ClaimedPlace, why: String) -> Result<bool, ReconcileError> {
-        let target = &claimed.place;
+    async fn unusable(&self, claimed: &ClaimedTarget, why: String) -> Result<bool, ReconcileError> {
+        let target = &claimed.target;
         if !self.desired(target).await?.denies_as(&Denied::default()) {
             return Err(ReconcileError::BackEnd(MintError::Refused(why)));
         }
@@ -184,7 +184,7 @@ impl DenyLists {
         );
         let due_at = self.core.now().plus_seconds(REST_SECONDS);
         let store = self.core.store();
-        let rests = store.deny_place_failed(target, self.core.replica(), due_at);
+        let rests = store.mark_deny_policy_failed(target, self.core.replica(), due_at);
         rests.await.map_err(BrokerError::from)?;
         Ok(false)
     }
@@ -193,7 +193,7 @@ impl DenyLists {
     async fn write(
         &self,
         list: &dyn DenyList,
-        target: &DenyPlace,
+        target: &DenyPolicyTarget,
         remote: Option<&Denied>,
         desired: &Denied,
     ) -> Result<Written, ReconcileError> {
@@ -227,11 +227,11 @@ impl DenyLists {
     async fn write_as_much_as_fits(
         &self,
         list: &dyn DenyList,
-        claimed: &ClaimedPlace,
+        claimed: &ClaimedTarget,
         remote: Option<Denied>,
         mut desired: Denied,
     ) -> Result<Option<Denied>, ReconcileError> {
-        let target = &claimed.place;
+        let target = &claimed.target;
         let count = |denied: &Denied| denied.sessions.len() as u64;
         let mut short = false;
         loop {
@@ -242,7 +242,7 @@ impl DenyLists {
                         let noted =
                             self.core
                                 .store()
-                                .deny_place_short(claimed, count(&denied), now);
+                                .mark_deny_policy_short(claimed, count(&denied), now);
                         noted.await.map_err(BrokerError::from)?;
                     }
                     return Ok(Some(denied));
@@ -262,7 +262,7 @@ impl DenyLists {
             let noted = self
                 .core
                 .store()
-                .deny_place_short(claimed, named, now)
+                .mark_deny_policy_short(claimed, named, now)
                 .await;
             noted.map_err(BrokerError::from)?;
             let unwritten = desired.sessions.iter();
@@ -296,16 +296,16 @@ impl DenyLists {
     async fn probe(
         &self,
         list: &dyn DenyList,
-        claimed: &ClaimedPlace,
+        claimed: &ClaimedTarget,
         remote: Option<Denied>,
     ) -> Result<Option<Denied>, ReconcileError> {
-        let target = &claimed.place;
+        let target = &claimed.target;
         let mut full = self.desired(target).await?;
         let missing = (target.capacity as usize).saturating_sub(full.sessions.len());
         full.sessions.extend(fillers().take(missing));
         match self.write(list, target, remote.as_ref(), &full).await? {
             Written::Whole(denied) => {
-                let noted = self.core.store().deny_place_fits(target).await;
+                let noted = self.core.store().mark_deny_policy_fits(target).await;
                 noted.map_err(BrokerError::from)?;
                 info!(
                     place = target.name,
@@ -325,7 +325,7 @@ impl DenyLists {
                 let noted = self
                     .core
                     .store()
-                    .deny_place_short(claimed, names as u64, now);
+                    .mark_deny_policy_short(claimed, names as u64, now);
                 noted.await.map_err(BrokerError::from)?;
                 error!(
                     place = target.name,
@@ -343,7 +343,11 @@ impl DenyLists {
     /// Imports the sessions of a remote list that is newer than the broker's records: the database
     /// was restored from a backup, or another deployment of the same name writes the list. A
     /// session that it names must not become valid again.
-    async fn import_remote(&self, target: &DenyPlace, ahead: &Denied) -> Result<(), BrokerError> {
+    async fn import_remote(
+        &self,
+        target: &DenyPolicyTarget,
+        ahead: &Denied,
+    ) -> Result<(), BrokerError> {
         error!(
             place = target.name,
             generation = ahead.generation,
@@ -358,14 +362,14 @@ impl DenyLists {
         let left = self
             .core
             .store()
-            .adopt_denied(target, &all, now, keep_until)
+            .import_denied(target, &all, now, keep_until)
             .await?;
         self.report_natural_expiry(target, &left);
         Ok(())
     }
 
     /// The desired content of a target's list, without a number.
-    async fn desired(&self, target: &DenyPlace) -> Result<Denied, BrokerError> {
+    async fn desired(&self, target: &DenyPolicyTarget) -> Result<Denied, BrokerError> {
         let now = self.core.now();
         let sessions = self.core.store().denied_sessions(target, now).await?;
         let mut sessions: BTreeSet<SessionId> = sessions.into_iter().collect();
@@ -392,7 +396,7 @@ impl DenyLists {
     async fn read_remote(
         &self,
         list: &dyn DenyList,
-        target: &DenyPlace,
+        target: &DenyPolicyTarget,
     ) -> Result<(Option<Denied>, Timestamp), ReconcileError> {
         let began = self.core.now();
         let remote = list.read(target, self.core.now()).await?;
@@ -418,7 +422,7 @@ impl DenyLists {
     /// Records that a target's list was read at `read_at` and was as desired.
     async fn mark_reconciled(
         &self,
-        target: &DenyPlace,
+        target: &DenyPolicyTarget,
         denied: &Denied,
         read_at: Timestamp,
     ) -> Result<(), BrokerError> {
@@ -429,7 +433,7 @@ impl DenyLists {
         let due_at = read_at.plus_seconds(pause);
         let store = self.core.store();
         store
-            .deny_place_done(
+            .mark_deny_policy_reconciled(
                 target,
                 self.core.replica(),
                 denied.issued_before,
@@ -445,7 +449,7 @@ impl DenyLists {
 
     /// The pause after a failure. It doubles from two seconds to two minutes. A random part of up
     /// to half of that is added, so that replicas and targets do not retry at the same time.
-    fn pause_seconds(&self, claimed: &ClaimedPlace) -> u64 {
+    fn pause_seconds(&self, claimed: &ClaimedTarget) -> u64 {
         let doubled = 2_u64.checked_shl(claimed.attempts.min(16));
         let pause = doubled.unwrap_or(MAX_PAUSE_SECONDS).min(MAX_PAUSE_SECONDS);
         let mut jitter = [0_u8];

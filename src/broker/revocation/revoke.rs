@@ -284,7 +284,7 @@ impl Revocation {
             // cannot lose it. Schedule it later, so that it does not run before the cutoff is
             // visible.
             let due = requested_at.plus_seconds(RECONCILE_DUE_SECONDS);
-            self.core.store().know_deny_place(target, due).await?;
+            self.core.store().upsert_deny_policy(target, due).await?;
         }
         let cutoff = Cutoff {
             id: CutoffId::new(requested_at, self.core.random())?,
@@ -318,7 +318,7 @@ impl Revocation {
             && let Err(error) = self
                 .core
                 .store()
-                .nudge_deny_place(target, self.core.now())
+                .schedule_deny_policy(target, self.core.now())
                 .await
         {
             // The job that was created before the commit runs it later.

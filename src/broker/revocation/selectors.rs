@@ -15,7 +15,7 @@ use super::revoke::BlockAsk;
 use crate::broker::error::BrokerError;
 use crate::clock::Timestamp;
 use crate::domain::cutoff::{Block, Selector};
-use crate::domain::deny_list::DenyPlace;
+use crate::domain::deny_list::DenyPolicyTarget;
 use crate::domain::limits::{DEFAULT_BLOCK_SECONDS, MAX_BLOCK_SECONDS, MAX_NAME_BYTES};
 use crate::domain::text::is_unprintable;
 use crate::domain::workload::Identity;
@@ -113,7 +113,7 @@ impl Revocation {
         &self,
         selector: &Selector,
         now: Timestamp,
-    ) -> Result<DenyPlace, BrokerError> {
+    ) -> Result<DenyPolicyTarget, BrokerError> {
         let invalid = |detail: String| BrokerError::Invalid {
             pointer: "/deny_all_earlier_sessions",
             detail,

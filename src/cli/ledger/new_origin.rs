@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::MAX_FILE_BYTES;
 use crate::app::StartError;
-use crate::app::succession::{self, Begun, Evidence, Old};
+use crate::app::succession::{self, Evidence, NewLog, OldLog};
 use crate::cli::Failure;
 use crate::cli::output::{self, Form};
 use crate::cli::serve::ConfigFile;
@@ -180,7 +180,7 @@ const TAKEN_UP: &str = "an earlier run was interrupted, and this one continues i
 
 struct Opened {
     config: Config,
-    old: Old,
+    old: OldLog,
 }
 
 impl Opened {
@@ -233,7 +233,7 @@ impl Opened {
         let successor = &config.ledger.origin;
         let now = SystemClock.now();
         let keys: Vec<VerifierKey> = how.keys.iter().chain(revoked).cloned().collect();
-        let old = Old::open(old_config, successor, evidence?, &keys, now).await;
+        let old = OldLog::open(old_config, successor, evidence?, &keys, now).await;
         let old = old.map_err(failed)?;
         if old.has_seen_bootstrap_of(&config).await.map_err(failed)? {
             return Err(Failure::Usage(format!(
@@ -357,7 +357,7 @@ impl Opened {
         )
     }
 
-    fn report(&self, succession: &Succession, begun: &Begun, more: &Value) -> Value {
+    fn report(&self, succession: &Succession, begun: &NewLog, more: &Value) -> Value {
         let carried = &begun.carried;
         let mut report = json!({
             "origin": self.config.ledger.origin,

@@ -24,7 +24,8 @@ use url::Url;
 
 use super::kind::{DetailType, api, aws};
 use super::limits::{
-    MAX_ACTIONS, MAX_DETAILS, MAX_GRANT_TEXT_BYTES, MAX_LOCATIONS, MAX_PLACE_BYTES, MAX_WILDCARDS,
+    MAX_ACTIONS, MAX_DETAILS, MAX_GRANT_TEXT_BYTES, MAX_LOCATION_BYTES, MAX_LOCATIONS,
+    MAX_WILDCARDS,
 };
 use super::pattern::{self, Budget};
 
@@ -57,7 +58,7 @@ impl Location {
     /// The location of an access on record. Written like a location in a grant, but it may be as
     /// long as the names of objects and paths can be.
     pub fn accessed(text: String) -> Result<Self, InvalidLocation> {
-        Self::within(text, MAX_PLACE_BYTES)
+        Self::within(text, MAX_LOCATION_BYTES)
     }
 
     /// Whether it is an ARN and not a URL.

@@ -4,17 +4,17 @@
 //! verified, so the shared checkpoint never goes back (`publish`). An empty location is accepted
 //! only if it is new and a note can be written there: a share that is not mounted, and a bucket or
 //! route that was removed, look empty as well. If the store does not contain the shared checkpoint
-//! (`judge`), it has lost or changed leaves for which receipts may exist: a backup was restored, a
-//! standby was promoted before it had received every leaf, or the store was forked. The ledger then
-//! stops for good. It checks this at the start, on each new connection to the database, because
-//! that may lead to another server, and with each publication.
+//! (`check_note`), it has lost or changed leaves for which receipts may exist: a backup was
+//! restored, a standby was promoted before it had received every leaf, or the store was forked. The
+//! ledger then stops for good. It checks this at the start, on each new connection to the database,
+//! because that may lead to another server, and with each publication.
 //!
-//! Each replica also reads the location about twice a second (`look`). Its content is known to be
-//! committed. So a replica that appends nothing still detects that its connections lead to a server
-//! that lacks leaves, and stops reading from that server. Failures: [`SharedError::Alarm`] stops
-//! the ledger. `Unavailable` and `Store` fail a start or a new connection; in the running worker
-//! they are logged and tried again. `guard` and the appender call this module; `place` reads and
-//! writes the location.
+//! Each replica also reads the location about twice a second (`compare`). Its content is known to
+//! be committed. So a replica that appends nothing still detects that its connections lead to a
+//! server that lacks leaves, and stops reading from that server. Failures: [`SharedError::Alarm`]
+//! stops the ledger. `Unavailable` and `Store` fail a start or a new connection; in the running
+//! worker they are logged and tried again. `guard` and the appender call this module;
+//! `checkpoint_store` reads and writes the location.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,8 +24,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
+use super::checkpoint_store::{CheckpointStore, CheckpointStoreError, Swapped, VersionedNote};
 use super::guard::{NotContained, contains, rewound, succeeded, unverified};
-use super::place::{Kept, Place, PlaceError, Swapped};
 use super::{LedgerKey, LedgerKeySource, LedgerKeys, LedgerParts, Signed, proofs};
 use crate::clock::SharedClock;
 use crate::domain::succession::{Succession, Why};
@@ -41,14 +41,14 @@ const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 
 /// The time between two reads of the location. Together with [`PUBLISH_EVERY`] it bounds how long a
 /// replica on a superseded server gives outdated answers: about two seconds.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const COMPARE_EVERY: Duration = Duration::from_millis(500);
 
 /// How often one publication is tried when other replicas publish first.
 const TRIES: u32 = 8;
 
 /// The location, and the values to check its content against.
 pub(super) struct SharedCheckpoint {
-    place: Place,
+    location: CheckpointStore,
     store: Store,
     origin: String,
     heads: HeadSeal,
@@ -89,7 +89,7 @@ pub(super) enum Through<'a> {
 
 /// The content of the location, checked against the store.
 #[derive(Default)]
-struct Judged {
+struct CheckedNote {
     /// The head there. `None` if it is of the predecessor log.
     there: Option<Head>,
     /// The server that a new connection leads to.
@@ -106,14 +106,14 @@ enum Opened {
 
 /// A note in the location that is known to be of this log.
 struct Known {
-    kept: Kept,
+    kept: VersionedNote,
     size: u64,
 }
 
 /// The worker's knowledge of the location.
 struct Watched {
     known: Option<Known>,
-    next_look: Instant,
+    next_compare: Instant,
     /// Whether the last read failed.
     failing: bool,
 }
@@ -121,7 +121,7 @@ struct Watched {
 /// Why nothing was published or checked.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SharedError {
-    /// The location did not answer, or its content cannot be judged yet; the next try may succeed.
+    /// The location did not answer, or its content cannot be checked yet; the next try may succeed.
     #[error("the shared checkpoint: {0}")]
     Unavailable(String),
     /// The store did not answer.
@@ -141,16 +141,16 @@ impl From<HeadError> for SharedError {
     }
 }
 
-impl From<PlaceError> for SharedError {
-    fn from(error: PlaceError) -> Self {
+impl From<CheckpointStoreError> for SharedError {
+    fn from(error: CheckpointStoreError) -> Self {
         Self::Unavailable(error.to_string())
     }
 }
 
 impl SharedCheckpoint {
-    pub(super) fn new(place: Place, parts: &LedgerParts, alarm: Alarm) -> Self {
+    pub(super) fn new(location: CheckpointStore, parts: &LedgerParts, alarm: Alarm) -> Self {
         Self {
-            place,
+            location,
             store: parts.store.clone(),
             origin: parts.origin.clone(),
             heads: parts.head_seal(),
@@ -178,40 +178,40 @@ impl SharedCheckpoint {
         let mut kept = self.read().await?;
         if kept.note.is_none() {
             let Some(ours) = ours else {
-                info!(place = %self.place, "the shared checkpoint does not exist yet");
+                info!(place = %self.location, "the shared checkpoint does not exist yet");
                 return Ok(None);
             };
             // The location is new, or the checkpoint was removed.
             warn!(
-                place = %self.place, leaves = ours.head.size,
+                place = %self.location, leaves = ours.head.size,
                 "the shared checkpoint does not exist although the log has leaves: unless the \
-                 place is new, find out who removed it"
+                 location is new, find out who removed it"
             );
-            kept = match self.place.swap(&kept, &ours.checkpoint).await? {
+            kept = match self.location.swap(&kept, &ours.checkpoint).await? {
                 Swapped::Done(new) => {
                     self.try_conditions(&kept, ours).await?;
                     new
                 }
                 // Another replica published first.
-                Swapped::Changed => self.place.read().await?,
+                Swapped::Changed => self.location.read().await?,
             };
         }
         self.try_careless(&kept).await?;
-        let judged = Box::pin(self.judge(&kept, through)).await?;
-        if judged.there.is_some() {
+        let checked = Box::pin(self.check_note(&kept, through)).await?;
+        if checked.there.is_some() {
             self.note().await?;
         }
-        Ok(judged.server)
+        Ok(checked.server)
     }
 
     /// The content of the location. Fails if it is empty but held a checkpoint before.
-    async fn read(&self) -> Result<Kept, SharedError> {
-        let kept = self.place.read().await?;
+    async fn read(&self) -> Result<VersionedNote, SharedError> {
+        let kept = self.location.read().await?;
         if kept.note.is_some() || !self.is_known().await? {
             return Ok(kept);
         }
         // Another replica may have written the first checkpoint after the location was read.
-        let kept = self.place.read().await?;
+        let kept = self.location.read().await?;
         if kept.note.is_none() {
             return Err(self.gone());
         }
@@ -224,8 +224,8 @@ impl SharedCheckpoint {
         if self.seen.load(Ordering::Relaxed) {
             return Ok(true);
         }
-        let known = self.store.shared_place().await?;
-        Ok(known.is_some_and(|known| known == self.place.to_string()))
+        let known = self.store.shared_checkpoint_location().await?;
+        Ok(known.is_some_and(|known| known == self.location.to_string()))
     }
 
     /// The error for a checkpoint that disappeared.
@@ -234,7 +234,7 @@ impl SharedCheckpoint {
             "{}: a checkpoint was kept there and is gone: the disk is not mounted, the bucket or \
              the route does not exist, or the checkpoint was removed. If it is lost, put another \
              checkpoint of this log there, for example a replica's ledger.checkpoint_file",
-            self.place
+            self.location
         ))
     }
 
@@ -242,8 +242,8 @@ impl SharedCheckpoint {
     /// counts as new.
     async fn note(&self) -> Result<(), SharedError> {
         if !self.noted.load(Ordering::Relaxed) {
-            let place = self.place.to_string();
-            self.store.put_shared_place(&place).await?;
+            let location = self.location.to_string();
+            self.store.put_shared_checkpoint_location(&location).await?;
             self.noted.store(true, Ordering::Relaxed);
         }
         Ok(())
@@ -254,14 +254,14 @@ impl SharedCheckpoint {
         self.running.store(true, Ordering::Relaxed);
         let mut watched = Watched {
             known: None,
-            next_look: Instant::now() + LOOK_EVERY,
+            next_compare: Instant::now() + COMPARE_EVERY,
             failing: false,
         };
         loop {
-            let changed = tokio::time::timeout_at(watched.next_look, newest.changed()).await;
+            let changed = tokio::time::timeout_at(watched.next_compare, newest.changed()).await;
             let stopped = match changed {
                 Ok(Err(_)) => return,
-                Err(_) => self.look(&mut watched).await.is_err(),
+                Err(_) => self.compare(&mut watched).await.is_err(),
                 Ok(Ok(())) => {
                     let signed = newest.borrow_and_update().clone();
                     match signed {
@@ -297,7 +297,7 @@ impl SharedCheckpoint {
             Err(why) => {
                 watched.known = None;
                 self.metrics.shared_checkpoint_failed();
-                warn!(%why, place = %self.place, "a checkpoint could not be published");
+                warn!(%why, place = %self.location, "a checkpoint could not be published");
             }
         }
         let until = Instant::now() + PUBLISH_EVERY;
@@ -306,14 +306,14 @@ impl SharedCheckpoint {
             // published at once.
             let mut end = newest.clone();
             let wait = end.wait_for(|_| false);
-            let next = until.min(watched.next_look);
+            let next = until.min(watched.next_compare);
             if tokio::time::timeout_at(next, wait).await.is_ok() {
                 break true;
             }
             if next == until {
                 break false;
             }
-            self.look(watched).await?;
+            self.compare(watched).await?;
         };
         if published.is_err() {
             if gone {
@@ -326,27 +326,27 @@ impl SharedCheckpoint {
     }
 
     /// Reads the location and checks the pool's server against it. `Err` when the ledger stops.
-    async fn look(&self, watched: &mut Watched) -> Result<(), ()> {
-        let looked = Box::pin(self.try_look(&mut watched.known)).await;
-        watched.next_look = Instant::now() + LOOK_EVERY;
-        match looked {
+    async fn compare(&self, watched: &mut Watched) -> Result<(), ()> {
+        let compared = Box::pin(self.try_compare(&mut watched.known)).await;
+        watched.next_compare = Instant::now() + COMPARE_EVERY;
+        match compared {
             Ok(()) => watched.failing = false,
             Err(SharedError::Alarm(why)) => {
                 self.raise_alarm(&why);
                 return Err(());
             }
             Err(why) if watched.failing => {
-                debug!(%why, place = %self.place, "the shared checkpoint was not compared");
+                debug!(%why, place = %self.location, "the shared checkpoint was not compared");
             }
             Err(why) => {
                 watched.failing = true;
-                warn!(%why, place = %self.place, "the shared checkpoint was not compared");
+                warn!(%why, place = %self.location, "the shared checkpoint was not compared");
             }
         }
         Ok(())
     }
 
-    async fn try_look(&self, known: &mut Option<Known>) -> Result<(), SharedError> {
+    async fn try_compare(&self, known: &mut Option<Known>) -> Result<(), SharedError> {
         let kept = self.read().await?;
         if kept.note.is_none() {
             return Ok(());
@@ -356,8 +356,8 @@ impl SharedCheckpoint {
             return Ok(());
         }
         *known = None;
-        let judged = Box::pin(self.judge(&kept, Through::Pool)).await?;
-        *known = judged.there.map(|Head { size, .. }| Known { kept, size });
+        let checked = Box::pin(self.check_note(&kept, Through::Pool)).await?;
+        *known = checked.there.map(|Head { size, .. }| Known { kept, size });
         Ok(())
     }
 
@@ -382,8 +382,8 @@ impl SharedCheckpoint {
             } else {
                 let kept = self.read().await?;
                 if kept.note.is_some() {
-                    let judged = Box::pin(self.judge(&kept, Through::Pool)).await?;
-                    if let Some(Head { size, .. }) = judged.there
+                    let checked = Box::pin(self.check_note(&kept, Through::Pool)).await?;
+                    if let Some(Head { size, .. }) = checked.there
                         && size >= signed.head.size
                     {
                         *known = Some(Known { kept, size });
@@ -392,7 +392,7 @@ impl SharedCheckpoint {
                 }
                 kept
             };
-            if let Swapped::Done(new) = self.place.swap(&kept, &signed.checkpoint).await? {
+            if let Swapped::Done(new) = self.location.swap(&kept, &signed.checkpoint).await? {
                 self.seen.store(true, Ordering::Relaxed);
                 self.try_conditions(&kept, signed).await?;
                 self.try_careless(&new).await?;
@@ -405,14 +405,18 @@ impl SharedCheckpoint {
         }
         Err(SharedError::Unavailable(format!(
             "{}: other replicas published first, {TRIES} times",
-            self.place
+            self.location
         )))
     }
 
     /// Tries each condition once, directly after a swap: the same swap must now fail, because the
     /// old content is gone. A location that accepts it ignores conditions, and a slow replica would
     /// overwrite newer checkpoints of others.
-    async fn try_conditions(&self, gone: &Kept, signed: &Signed) -> Result<(), SharedError> {
+    async fn try_conditions(
+        &self,
+        gone: &VersionedNote,
+        signed: &Signed,
+    ) -> Result<(), SharedError> {
         let tried = match gone.note {
             None => &self.tried.creation,
             Some(_) => &self.tried.change,
@@ -420,7 +424,7 @@ impl SharedCheckpoint {
         // A note that was replaced by itself is not gone.
         let same = gone.note.as_deref() == Some(signed.checkpoint.as_bytes());
         if !same && !tried.load(Ordering::Relaxed) {
-            if let Swapped::Done(_) = self.place.swap(gone, &signed.checkpoint).await? {
+            if let Swapped::Done(_) = self.location.swap(gone, &signed.checkpoint).await? {
                 return Err(self.careless(signed.checkpoint.as_bytes()).await);
             }
             tried.store(true, Ordering::Relaxed);
@@ -429,18 +433,18 @@ impl SharedCheckpoint {
     }
 
     /// Tries a change from a version that never existed, before anything depends on the condition.
-    async fn try_careless(&self, kept: &Kept) -> Result<(), SharedError> {
+    async fn try_careless(&self, kept: &VersionedNote) -> Result<(), SharedError> {
         if self.tried.careless.load(Ordering::Relaxed) {
             return Ok(());
         }
-        match self.place.is_careless(kept).await {
+        match self.location.is_careless(kept).await {
             Ok(true) => {
                 let note = kept.note.as_deref().unwrap_or_default();
                 return Err(self.careless(note).await);
             }
             Ok(false) => self.tried.careless.store(true, Ordering::Relaxed),
             // The first real change will find out.
-            Err(error) => info!(%error, "whether the place honours conditions is not known yet"),
+            Err(error) => info!(%error, "whether the location honours conditions is not known yet"),
         }
         Ok(())
     }
@@ -448,26 +452,30 @@ impl SharedCheckpoint {
     /// The error for a note that was written although the condition was false. If the location does
     /// not hold the note, a proxy may have answered success without writing; that is not an alarm.
     async fn careless(&self, note: &[u8]) -> SharedError {
-        match self.place.read().await {
+        match self.location.read().await {
             Ok(kept) if kept.note.as_deref() == Some(note) => SharedError::Alarm(format!(
                 "{}: a write succeeded although its condition (If-Match, If-None-Match) was false: \
                  such a store lets replicas overwrite newer checkpoints; use another store",
-                self.place
+                self.location
             )),
             Ok(_) => SharedError::Unavailable(format!(
                 "{}: the write was answered with success, but the note is not there",
-                self.place
+                self.location
             )),
             Err(error) => error.into(),
         }
     }
 
     /// The head in the location, if a key of this log signed it and the store's tree contains it.
-    async fn judge(&self, kept: &Kept, through: Through<'_>) -> Result<Judged, SharedError> {
+    async fn check_note(
+        &self,
+        kept: &VersionedNote,
+        through: Through<'_>,
+    ) -> Result<CheckedNote, SharedError> {
         let Some(note) = &kept.note else {
             return Err(SharedError::Unavailable(format!(
                 "{}: the checkpoint that was there is gone",
-                self.place
+                self.location
             )));
         };
         self.seen.store(true, Ordering::Relaxed);
@@ -477,14 +485,14 @@ impl SharedCheckpoint {
         {
             // This log succeeds the old one, so a broker that still runs the old log must stop.
             return match succeeded(&known, succeeds) {
-                Ok(()) => Ok(Judged::default()),
+                Ok(()) => Ok(CheckedNote::default()),
                 Err(why) if succeeds.reason == Why::KeyRevoked => {
                     // A holder of the revoked key could have signed this checkpoint. Cosigned
                     // checkpoints were checked when the log was given up.
-                    warn!(place = %self.place, %why, "a checkpoint by the revoked key is replaced");
-                    Ok(Judged::default())
+                    warn!(place = %self.location, %why, "a checkpoint by the revoked key is replaced");
+                    Ok(CheckedNote::default())
                 }
-                Err(why) => Err(SharedError::Alarm(format!("{}: {why}", self.place))),
+                Err(why) => Err(SharedError::Alarm(format!("{}: {why}", self.location))),
             };
         }
         let opened = self.open(note).await?;
@@ -500,9 +508,9 @@ impl SharedCheckpoint {
         let (head, server) = match through {
             Through::Pool => (self.store.head(&self.heads).await?, None),
             Through::Connection(connection) => {
-                let look = connection.look().await?;
-                let head = look.head.map(|head| self.heads.open(&head)).transpose();
-                (head.map_err(HeadError::Foreign)?, Some(look.server))
+                let read = connection.head_and_server().await?;
+                let head = read.head.map(|head| self.heads.open(&head)).transpose();
+                (head.map_err(HeadError::Foreign)?, Some(read.server))
             }
         };
         let opened = match opened {
@@ -524,19 +532,19 @@ impl SharedCheckpoint {
                 });
                 return Err(SharedError::Alarm(format!(
                     "{}: {}",
-                    self.place,
+                    self.location,
                     rewound(kept, shown)
                 )));
             }
             self.check_pool(head).await?;
         }
         match contains(&self.store, head, kept).await {
-            Ok(()) => Ok(Judged {
+            Ok(()) => Ok(CheckedNote {
                 there: Some(kept),
                 server,
             }),
             Err(NotContained::Rewound(why)) => {
-                Err(SharedError::Alarm(format!("{}: {why}", self.place)))
+                Err(SharedError::Alarm(format!("{}: {why}", self.location)))
             }
             Err(NotContained::Unknown(why)) => Err(SharedError::Unavailable(why)),
         }
@@ -575,7 +583,7 @@ impl SharedCheckpoint {
             "{}: not a checkpoint of the log `{}` by a key that the store holds ({error}); {says}, \
              and the store {shows}: the store is older than a change of keys, another log is kept \
              there, or another party wrote to it; find out which before you change anything",
-            self.place, self.origin
+            self.location, self.origin
         )
     }
 

@@ -2,16 +2,16 @@
 //! unfinished mints and unconfirmed ends.
 //!
 //! `session` and `session_view` read one, `list_sessions` and `sessions_under` a page,
-//! `count_matching` and `list_matching` those of a selector. `settle_mint`, `unfinished_mints` and
-//! `claim_unconfirmed` serve minting and the sweeper; `listed` the status lists; `active_external`
-//! and `external_under` the search for orphans.
+//! `count_matching` and `list_matching` those of a selector. `activate_session`, `unfinished_mints`
+//! and `claim_unconfirmed` serve minting and the sweeper; `listed` the status lists;
+//! `active_external` and `external_under` the search for orphans.
 //!
 //! The rule: this module does not judge. A [`SessionView`] carries the session's tasks, ancestors
 //! and cutoffs, and `domain::validity` judges it. All rows are read under the read lease. Failures:
 //! `None` means that there is no such session. A row that cannot be parsed is `Corrupt`, an unknown
-//! minter `Unfit`, a forged cutoff `Forged`. `settle_mint` answers `false` if the lease has expired
-//! or the session has ended. Only the ledger's transaction creates and ends sessions. `broker` and
-//! `sweep` call this module.
+//! minter `Unfit`, a forged cutoff `Forged`. `activate_session` answers `false` if the lease has
+//! expired or the session has ended. Only the ledger's transaction creates and ends sessions.
+//! `broker` and `sweep` call this module.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -528,7 +528,7 @@ impl Store {
 
     /// Activates a session whose mint is finished (`minting → active`), if the holder's lease has
     /// not expired. Returns whether it was activated.
-    pub async fn settle_mint(
+    pub async fn activate_session(
         &self,
         id: SessionId,
         holder: &str,

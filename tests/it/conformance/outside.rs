@@ -14,17 +14,17 @@ cases! {
     async fn sessions_are_put_on_a_list_while_it_has_room_and_seen_on_it(store: &Store) {
         // The list holds four sessions for admins' revocations, three for the broker's, two for
         // ended tasks.
-        let (place, other) = (deny_place("role"), deny_place("other"));
+        let (place, other) = (deny_target("role"), deny_target("other"));
         for place in [&place, &other] {
-            store.put_deny_place(place, at(0)).await.unwrap();
+            store.upsert_and_schedule_deny_policy(place, at(0)).await.unwrap();
         }
-        let ask = |n: i64, until, wish| DenyAsk {
+        let ask = |n: i64, until, wish| DenyRequest {
             session: session_id(n.unsigned_abs().into()), at: at(10 + n), keep_until: at(until), wish,
         };
         let over = DenyWish::Over;
-        store.ask_deny(&other, &ask(9, 100, over)).await.unwrap();
+        store.request_denial(&other, &ask(9, 100, over)).await.unwrap();
         for (n, until) in [(1, 100), (2, 200), (3, 300), (1, 900)] {
-            store.ask_deny(&place, &ask(n, until, over)).await.unwrap();
+            store.request_denial(&place, &ask(n, until, over)).await.unwrap();
         }
         let standing = async |n| store.revocation_progress(session_id(n)).await.unwrap();
         let asked = RevocationProgress {
@@ -57,7 +57,7 @@ cases! {
         };
         assert_eq!(note("a", &[session_id(1)], 19).await, 0);
         assert_eq!(written(1).await, None, "only the lease's holder may record a read");
-        store.claim_deny_places("a", at(19), at(900), 5).await.unwrap();
+        store.claim_deny_policies("a", at(19), at(900), 5).await.unwrap();
         assert_eq!(note("a", &[session_id(1), session_id(77)], 20).await, 1);
         assert_eq!(note("a", &[session_id(1), session_id(2)], 30).await, 1);
         assert_eq!((written(1).await, written(2).await), (Some(at(20)), Some(at(30))));
@@ -74,9 +74,9 @@ cases! {
 
     ["note_deny_wish" "ask_deny" "list_waiting" "unlist_unwritten"]
     async fn a_wish_is_raised_and_never_lowered_and_an_admins_comes_first(store: &Store) {
-        let place = deny_place("role");
-        store.put_deny_place(&place, at(0)).await.unwrap();
-        let ask = |n: i64, wish| DenyAsk {
+        let place = deny_target("role");
+        store.upsert_and_schedule_deny_policy(&place, at(0)).await.unwrap();
+        let ask = |n: i64, wish| DenyRequest {
             session: session_id(n.unsigned_abs().into()),
             at: at(n),
             keep_until: at(if n == 1 { 100 } else { 900 }),
@@ -87,7 +87,7 @@ cases! {
             ids.sort_unstable();
             ids
         };
-        let put = async |n, wish| store.ask_deny(&place, &ask(n, wish)).await.unwrap();
+        let put = async |n, wish| store.request_denial(&place, &ask(n, wish)).await.unwrap();
         // A wish that is only recorded neither lists the session nor makes it wait.
         store.note_deny_wish(&place, &ask(8, DenyWish::Admin)).await.unwrap();
         assert_eq!(store.list_waiting(&place, at(20)).await.unwrap(), []);
@@ -119,15 +119,15 @@ cases! {
 
     ["adopt_denied"]
     async fn what_a_document_names_has_its_room_and_what_none_names_gives_way(store: &Store) {
-        let place = deny_place("role");
-        store.put_deny_place(&place, at(0)).await.unwrap();
-        let ask = |n: i64, wish| DenyAsk {
+        let place = deny_target("role");
+        store.upsert_and_schedule_deny_policy(&place, at(0)).await.unwrap();
+        let ask = |n: i64, wish| DenyRequest {
             session: session_id(n.unsigned_abs().into()), at: at(n), keep_until: at(300), wish,
         };
         for n in [1, 2] {
-            store.ask_deny(&place, &ask(n, DenyWish::Admin)).await.unwrap();
+            store.request_denial(&place, &ask(n, DenyWish::Admin)).await.unwrap();
         }
-        store.ask_deny(&place, &ask(3, DenyWish::Unknown)).await.unwrap();
+        store.request_denial(&place, &ask(3, DenyWish::Unknown)).await.unwrap();
         let listed = async |now| {
             let mut ids = store.denied_sessions(&place, at(now)).await.unwrap();
             ids.sort_unstable();
@@ -137,21 +137,21 @@ cases! {
             let standing = store.revocation_progress(session_id(n)).await.unwrap();
             standing.unwrap().written_at
         };
-        store.claim_deny_places("a", at(10), at(900), 5).await.unwrap();
+        store.claim_deny_policies("a", at(10), at(900), 5).await.unwrap();
         store.note_denied(&place, "a", &[session_id(2)], at(10)).await.unwrap();
         // The document names the second session and three that the store does not know, and the
         // list holds four. The session that no document names is removed first, and an admin's
         // second.
         let named = [2, 51, 52, 50].map(session_id);
-        let left = store.adopt_denied(&place, &named, at(20), at(700)).await.unwrap();
+        let left = store.import_denied(&place, &named, at(20), at(700)).await.unwrap();
         assert_eq!(left, [session_id(3), session_id(1)]);
         assert_eq!(listed(20).await, [2, 50, 51, 52].map(session_id));
         assert_eq!((written(50).await, written(2).await), (Some(at(20)), Some(at(10))));
         assert_eq!(listed(699).await, [50, 51, 52].map(session_id));
         // A second import changes nothing. A fifth session in the document is denied already, so it
         // stays.
-        assert_eq!(store.adopt_denied(&place, &named, at(30), at(800)).await.unwrap(), []);
-        let left = store.adopt_denied(&place, &[session_id(53)], at(30), at(800)).await.unwrap();
+        assert_eq!(store.import_denied(&place, &named, at(30), at(800)).await.unwrap(), []);
+        let left = store.import_denied(&place, &[session_id(53)], at(30), at(800)).await.unwrap();
         assert_eq!(left, []);
         assert_eq!(listed(30).await, [2, 50, 51, 52, 53].map(session_id));
         // The removed sessions wait until the list has a free entry.
@@ -160,36 +160,36 @@ cases! {
 
     ["deny_place_short" "deny_place_fits" "short_deny_places"]
     async fn a_list_takes_no_more_than_its_back_end_has_room_for(store: &Store) {
-        let place = deny_place("role");
-        store.put_deny_place(&place, at(0)).await.unwrap();
-        let claimed = store.claim_deny_places("a", at(1), at(900), 5).await.unwrap();
+        let place = deny_target("role");
+        store.upsert_and_schedule_deny_policy(&place, at(0)).await.unwrap();
+        let claimed = store.claim_deny_policies("a", at(1), at(900), 5).await.unwrap();
         assert_eq!(claimed[0].refused_at, None);
-        assert_eq!(store.short_deny_places().await.unwrap(), 0);
-        store.deny_place_short(&claimed[0], 1, at(5)).await.unwrap();
-        assert_eq!(store.short_deny_places().await.unwrap(), 1);
+        assert_eq!(store.count_short_deny_policies().await.unwrap(), 0);
+        store.mark_deny_policy_short(&claimed[0], 1, at(5)).await.unwrap();
+        assert_eq!(store.count_short_deny_policies().await.unwrap(), 1);
         assert!(store.deny_room(&place, at(5)).await.unwrap().is_short);
         for n in [1, 2] {
-            let ask = DenyAsk {
+            let ask = DenyRequest {
                 session: session_id(n), at: at(2), keep_until: at(300), wish: DenyWish::Admin,
             };
-            store.ask_deny(&place, &ask).await.unwrap();
+            store.request_denial(&place, &ask).await.unwrap();
         }
         let listed = async || store.denied_sessions(&place, at(10)).await.unwrap();
         assert_eq!(listed().await, [session_id(1)]);
-        let again = store.claim_deny_places("a", at(900), at(990), 5).await.unwrap();
+        let again = store.claim_deny_policies("a", at(900), at(990), 5).await.unwrap();
         assert_eq!(again[0].refused_at, Some(at(5)));
-        store.deny_place_fits(&place).await.unwrap();
-        assert_eq!(store.short_deny_places().await.unwrap(), 0);
+        store.mark_deny_policy_fits(&place).await.unwrap();
+        assert_eq!(store.count_short_deny_policies().await.unwrap(), 0);
         assert_eq!(store.list_waiting(&place, at(10)).await.unwrap(), [session_id(2)]);
     }
 
     ["deny_places" "places_of_sessions"]
     async fn the_places_of_lists_and_of_sessions_that_live_are_found(store: &Store) {
-        assert_eq!(store.deny_places().await.unwrap(), []);
+        assert_eq!(store.deny_policy_targets().await.unwrap(), []);
         for name in ["two", "one"] {
-            store.put_deny_place(&deny_place(name), at(0)).await.unwrap();
+            store.upsert_and_schedule_deny_policy(&deny_target(name), at(0)).await.unwrap();
         }
-        assert_eq!(store.deny_places().await.unwrap(), ["one", "two"].map(deny_place));
+        assert_eq!(store.deny_policy_targets().await.unwrap(), ["one", "two"].map(deny_target));
         let made = Session { minter: MinterKind::Aws, ..session(11, 1, None) };
         let writes = Writes {
             tasks: vec![task(1, None)],
@@ -197,13 +197,13 @@ cases! {
             ..Writes::default()
         };
         seed(store, writes).await;
-        let expected = SessionsAt {
+        let expected = SessionGroup {
             minter: made.minter,
             audience: made.audience.clone(),
             resource: made.resource.clone(),
             generation: made.generation,
         };
-        let found = async |now| store.places_of_sessions(now).await.unwrap();
+        let found = async |now| store.external_session_groups(now).await.unwrap();
         assert_eq!(found(at(0)).await, [expected]);
         assert_eq!(found(made.expires_at).await, []);
     }
@@ -211,10 +211,10 @@ cases! {
     ["others_live_at"]
     async fn sessions_of_another_resource_at_a_place_are_seen_while_they_live(store: &Store) {
         let made = session(11, 1, None);
-        let place = DenyPlace {
-            name: made.audience.clone(), minter: made.minter, ..deny_place("x")
+        let place = DenyPolicyTarget {
+            name: made.audience.clone(), minter: made.minter, ..deny_target("x")
         };
-        let others = async |place: &DenyPlace, resource: &str, now| {
+        let others = async |place: &DenyPolicyTarget, resource: &str, now| {
             store.others_live_at(place, resource, now).await.unwrap()
         };
         assert!(!others(&place, "other", at(0)).await);
@@ -226,18 +226,18 @@ cases! {
         seed(store, writes).await;
         assert!(others(&place, "other", at(0)).await);
         assert!(!others(&place, &made.resource, at(0)).await);
-        assert!(!others(&deny_place("elsewhere"), "other", at(0)).await);
+        assert!(!others(&deny_target("elsewhere"), "other", at(0)).await);
         assert!(!others(&place, "other", made.expires_at).await);
     }
 
     ["claim_deny_places" "next_deny_generation" "deny_place_done" "deny_place_failed" "blanket_deny"
         "nudge_deny_place" "note_blanket_deny"]
     async fn a_list_is_one_replicas_at_a_time(store: &Store) {
-        let place = deny_place("role");
-        store.put_deny_place(&place, at(0)).await.unwrap();
+        let place = deny_target("role");
+        store.upsert_and_schedule_deny_policy(&place, at(0)).await.unwrap();
         let claim = async |holder, now, until| {
-            let claimed = store.claim_deny_places(holder, at(now), at(until), 5).await.unwrap();
-            claimed.into_iter().map(|claimed| (claimed.place, claimed.attempts)).collect::<Vec<_>>()
+            let claimed = store.claim_deny_policies(holder, at(now), at(until), 5).await.unwrap();
+            claimed.into_iter().map(|claimed| (claimed.target, claimed.attempts)).collect::<Vec<_>>()
         };
         assert_eq!(claim("a", -1, 50).await, [], "not due yet");
         assert_eq!(claim("a", 0, 50).await, [(place.clone(), 0)]);
@@ -251,16 +251,16 @@ cases! {
 
         // Another replica schedules the list meanwhile: it is due at once, not at the holder's
         // time.
-        store.nudge_deny_place(&place, at(3)).await.unwrap();
-        store.deny_place_done(&place, "b", None, at(5), at(999)).await.unwrap();
-        store.deny_place_done(&place, "a", Some(at(4)), at(5), at(65)).await.unwrap();
+        store.schedule_deny_policy(&place, at(3)).await.unwrap();
+        store.mark_deny_policy_reconciled(&place, "b", None, at(5), at(999)).await.unwrap();
+        store.mark_deny_policy_reconciled(&place, "a", Some(at(4)), at(5), at(65)).await.unwrap();
         let deny = store.blanket_deny(&place).await.unwrap().unwrap();
         assert_eq!(
             (deny.issued_before, deny.written_at, deny.read_at),
             (at(4), at(5), Some(at(5)))
         );
         assert_eq!(claim("b", 5, 90).await, [(place.clone(), 0)]);
-        store.deny_place_done(&place, "b", Some(at(4)), at(8), at(65)).await.unwrap();
+        store.mark_deny_policy_reconciled(&place, "b", Some(at(4)), at(8), at(65)).await.unwrap();
         let deny = store.blanket_deny(&place).await.unwrap().unwrap();
         assert_eq!((deny.written_at, deny.read_at), (at(5), Some(at(8))));
         assert_eq!(claim("a", 64, 99).await, []);
@@ -272,17 +272,17 @@ cases! {
         assert_eq!(store.blanket_deny(&place).await.unwrap().unwrap().written_at, at(5));
         store.note_blanket_deny(&place, "a", None).await.unwrap();
         assert_eq!(store.blanket_deny(&place).await.unwrap(), None);
-        store.deny_place_failed(&place, "b", at(66)).await.unwrap();
-        store.deny_place_failed(&place, "a", at(80)).await.unwrap();
-        store.nudge_deny_place(&place, at(70)).await.unwrap();
+        store.mark_deny_policy_failed(&place, "b", at(66)).await.unwrap();
+        store.mark_deny_policy_failed(&place, "a", at(80)).await.unwrap();
+        store.schedule_deny_policy(&place, at(70)).await.unwrap();
         assert_eq!(claim("a", 79, 99).await, [], "after a failure, the pause still applies");
         assert_eq!(claim("a", 80, 99).await, [(place.clone(), 1)]);
         // The holder died: another replica takes over when the lease expires.
         assert_eq!(claim("b", 98, 150).await, []);
-        let changed = DenyPlace { capacity: 9, ..place.clone() };
-        store.put_deny_place(&changed, at(98)).await.unwrap();
+        let changed = DenyPolicyTarget { capacity: 9, ..place.clone() };
+        store.upsert_and_schedule_deny_policy(&changed, at(98)).await.unwrap();
         assert_eq!(claim("b", 99, 150).await, [(changed, 1)]);
-        store.deny_place_done(&place, "b", None, at(100), at(200)).await.unwrap();
+        store.mark_deny_policy_reconciled(&place, "b", None, at(100), at(200)).await.unwrap();
         assert_eq!(store.blanket_deny(&place).await.unwrap(), None);
     }
 

@@ -52,9 +52,9 @@ use crate::export::{Exporter, ExporterParts};
 use crate::files::{PrivateDirectory, make_directories, read_private, write_whole};
 use crate::http;
 use crate::ids::Random;
+use crate::ledger::checkpoint_store::{Authorization, CheckpointStore};
 use crate::ledger::entry::{OneTimeUse, Request};
 use crate::ledger::guard::Guard;
-use crate::ledger::place::{Authorization, Place};
 use crate::ledger::witnesses::Witness;
 use crate::ledger::{AppendError, Ledger, LedgerKey, LedgerKeySource, LedgerParts};
 use crate::metrics::Metrics;
@@ -283,7 +283,7 @@ async fn put_together(
     let now = clock.now();
     let generation = Box::pin(checked(config, options.policies, now)).await?;
     // Fail here if the shared checkpoint's credentials are missing, before anything is created.
-    drop(Box::pin(shared_place(config)).await?);
+    drop(Box::pin(checkpoint_store(config)).await?);
     let metrics = Arc::new(Metrics::new());
     let shutdown = Shutdown::new(Arc::clone(&metrics));
 
@@ -458,7 +458,7 @@ pub async fn start(config: Config, options: Options) -> Result<App, StartError> 
         },
     )
     .map_err(unfit)?;
-    settle_generation(&broker, &config, generation, &shutdown).await?;
+    choose_generation(&broker, &config, generation, &shutdown).await?;
     sweep::begin(broker.core.metrics());
     let sweeping = Arc::clone(&broker);
     drop(shutdown.spawn_worker("sweeper", move |stop| sweep::run(sweeping, stop)));
@@ -664,7 +664,7 @@ async fn open_ledger(
     }
     let parts = parts(known);
     let own = config.ledger.checkpoint_file.clone();
-    let mut guard = Guard::new(&parts, Some(own), Box::pin(shared_place(config)).await?);
+    let mut guard = Guard::new(&parts, Some(own), Box::pin(checkpoint_store(config)).await?);
     if is_new {
         guard = guard.of_new_log();
     }
@@ -718,7 +718,7 @@ async fn begin_log(
         at: now,
     };
     let own = config.ledger.checkpoint_file.clone();
-    let guard = Guard::new(&parts, Some(own), Box::pin(shared_place(config)).await?);
+    let guard = Guard::new(&parts, Some(own), Box::pin(checkpoint_store(config)).await?);
     match Ledger::begin(parts, guard, request).await {
         // The caller reads from the store whether the leaf was written.
         Ok(()) | Err(AppendError::Unknown) => Ok(()),
@@ -738,12 +738,12 @@ fn witnesses(config: &Config) -> Result<Vec<Witness>, StartError> {
 }
 
 /// The location of the checkpoint that all replicas share; `None` if none is configured.
-async fn shared_place(config: &Config) -> Result<Option<Place>, StartError> {
+async fn checkpoint_store(config: &Config) -> Result<Option<CheckpointStore>, StartError> {
     let Some(shared) = &config.ledger.shared_checkpoint else {
         return Ok(None);
     };
     match (&shared.file, &shared.url) {
-        (Some(file), _) => Ok(Some(Place::file(file.clone()))),
+        (Some(file), _) => Ok(Some(CheckpointStore::file(file.clone()))),
         (None, Some(url)) => {
             let url = url.parse().map_err(unfit)?;
             let authorization = match (&shared.authorization_file, &shared.s3_region) {
@@ -756,8 +756,8 @@ async fn shared_place(config: &Config) -> Result<Option<Place>, StartError> {
                     Authorization::s3(region.clone(), credentials)
                 }
             };
-            let place = Place::object(url, &shared.headers, authorization);
-            place.map(Some).map_err(unfit)
+            let store = CheckpointStore::object(url, &shared.headers, authorization);
+            store.map(Some).map_err(unfit)
         }
         (None, None) => Ok(None),
     }
@@ -804,7 +804,7 @@ async fn admin_tokens(
 
 /// Activates the generation of an embedded broker's own files, and records that in the ledger. A
 /// broker on PostgreSQL uses the generation that an admin activated.
-async fn settle_generation(
+async fn choose_generation(
     broker: &Arc<Broker>,
     config: &Config,
     generation: Generation,
