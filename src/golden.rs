@@ -24,7 +24,7 @@ use crate::domain::kind::MinterKind;
 use crate::domain::leaf::{Commitment, DecisionLeaf, Event, Leaf, TaskLeaf};
 use crate::domain::revocability::{ExpiresBy, OpenSessions, Revocability, RevocationClass};
 use crate::domain::session::{EndReason, Session, SessionState};
-use crate::domain::succession::{Succession, Why};
+use crate::domain::succession::{Succession, SuccessionReason};
 use crate::domain::task::TaskEnd;
 use crate::domain::workload::{Identity, Instance, KeyBinding};
 use crate::ids::{CutoffId, DecisionId, NoRandomness, Random, SessionId, TaskId};
@@ -221,7 +221,7 @@ fn events() -> Vec<(&'static str, Event)> {
                     origin: "broker.test/old".into(),
                     size: 41,
                     root: Hash::from([9; 32]).to_string(),
-                    reason: Why::KeyRevoked,
+                    reason: SuccessionReason::KeyRevoked,
                     revoked_key: Some("broker.test/old+05060708+BAUG".into()),
                     first_status_list: Some(16),
                     at: at(0),

@@ -34,7 +34,7 @@ use crate::broker::access::rate::IdentityLimiter;
 use crate::broker::access::tokens::{AdminTokens, judge_bootstrap, latest_time};
 use crate::broker::administration::workload_keys::StoredWorkloadKeys;
 use crate::broker::check::Unfit;
-use crate::broker::generations::Trust;
+use crate::broker::generations::AttestationTrust;
 use crate::broker::keys::{self, KeyPolicy, StoredLedgerKeys};
 use crate::broker::{Broker, BrokerError, BrokerParts};
 use crate::clock::{SharedClock, Timestamp};
@@ -247,7 +247,7 @@ pub struct Assembled {
 
 /// Assembles a broker.
 pub async fn assemble(config: &Config, options: Options) -> Result<Assembled, StartError> {
-    put_together(config, options, None, Succeeded::Wholly).await
+    assemble_parts(config, options, None, RequiredSuccession::Wholly).await
 }
 
 /// Assembles a broker on a store that is open already.
@@ -257,12 +257,12 @@ pub(crate) async fn assemble_on(
     config: &Config,
     options: Options,
 ) -> Result<Assembled, StartError> {
-    put_together(config, options, Some(store), Succeeded::Wholly).await
+    assemble_parts(config, options, Some(store), RequiredSuccession::Wholly).await
 }
 
 /// How far the succession of an earlier log must have progressed before the broker may start.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Succeeded {
+enum RequiredSuccession {
     /// The restrictions of the earlier log were carried over.
     Wholly,
     /// The new log has begun.
@@ -273,11 +273,11 @@ enum Succeeded {
     clippy::too_many_lines,
     reason = "the parts of a broker, one after the other"
 )]
-async fn put_together(
+async fn assemble_parts(
     config: &Config,
     options: Options,
     store: Option<Store>,
-    succeeded: Succeeded,
+    succeeded: RequiredSuccession,
 ) -> Result<Assembled, StartError> {
     let clock = options.clock;
     let now = clock.now();
@@ -314,12 +314,15 @@ async fn put_together(
         imported: Arc::clone(&key_policy.imported),
         webhooks: config.secrets.webhooks.clone(),
     };
-    let safe = Safe {
+    let safe = KeyProtection {
         sealer: Arc::clone(&sealer),
         mac: mac.clone(),
     };
     let known = succession::read(&store, &mac).await?;
-    if let Some(known) = known.as_ref().filter(|_| succeeded == Succeeded::Wholly) {
+    if let Some(known) = known
+        .as_ref()
+        .filter(|_| succeeded == RequiredSuccession::Wholly)
+    {
         known.check_finished(&config.ledger.origin)?;
     }
     let succeeds = known.map(|known| known.succession);
@@ -350,7 +353,7 @@ async fn put_together(
         key_policy.schedule,
         Arc::clone(&config.endpoints),
     );
-    let trust = Trust {
+    let trust = AttestationTrust {
         own_audiences: config.own_audiences(),
         not_before: succeeds.map(|succeeds| succeeds.at),
         workload_keys: Arc::new(StoredWorkloadKeys {
@@ -549,7 +552,7 @@ async fn hold_read_lease(
 }
 
 /// Protects the broker's own keys and rows.
-struct Safe {
+struct KeyProtection {
     sealer: Arc<dyn Sealer>,
     mac: Mac,
 }
@@ -627,14 +630,14 @@ fn key_policy(config: &Config) -> Result<KeyPolicy, StartError> {
 async fn open_ledger(
     config: &Config,
     store: &Store,
-    safe: &Safe,
+    safe: &KeyProtection,
     clock: &SharedClock,
     metrics: &Arc<Metrics>,
     shutdown: &Shutdown,
     succeeds: Option<Succession>,
 ) -> Result<Ledger, StartError> {
     let origin = config.ledger.origin.as_str();
-    let Safe { sealer, mac } = safe;
+    let KeyProtection { sealer, mac } = safe;
     let source: Arc<dyn LedgerKeySource> = Arc::new(StoredLedgerKeys {
         store: store.clone(),
         sealer: Arc::clone(sealer),
@@ -691,7 +694,7 @@ async fn open_ledger(
 async fn begin_log(
     config: &Config,
     store: &Store,
-    safe: &Safe,
+    safe: &KeyProtection,
     now: Timestamp,
     parts: &(dyn Fn(Vec<LedgerKey>) -> LedgerParts + Sync),
 ) -> Result<(), StartError> {

@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use super::check::{attest_context, check};
 use super::{
-    Assembled, Options, StartError, Succeeded, bootstrap_digest, key_policy, open_store,
-    open_store_to_read, prepare_schema, put_together, sealing_keys, unfit, unfit_store,
+    Assembled, Options, RequiredSuccession, StartError, assemble_parts, bootstrap_digest,
+    key_policy, open_store, open_store_to_read, prepare_schema, sealing_keys, unfit, unfit_store,
 };
 use crate::broker::administration::succession::{CarriedOver, OldLogRecords};
 use crate::broker::check::check_generation;
@@ -32,7 +32,7 @@ use crate::crypto::keyring::KeyPurpose;
 use crate::crypto::signer::{LocalSigner, Signer};
 use crate::domain::leaf::{Event, Leaf, LeafError};
 use crate::domain::limits::MAX_CLOCK_SKEW_SECONDS;
-use crate::domain::succession::{Succession, Why, first_list_after};
+use crate::domain::succession::{Succession, SuccessionReason, first_list_after};
 use crate::files::read_private;
 use crate::ledger::SUCCESSION_MAC;
 use crate::ledger::guard::{NotContained, contains, unverified};
@@ -71,17 +71,17 @@ pub struct OldLog {
     access_kids: Vec<String>,
     first_status_list: u64,
     head: Head,
-    known: Vec<Known>,
+    known: Vec<KeptCheckpoint>,
 }
 
 /// A checkpoint of the old log that was kept outside its store, with a verified signature.
-struct Known {
+struct KeptCheckpoint {
     name: String,
     note: Vec<u8>,
     checkpoint: Checkpoint,
 }
 
-impl Known {
+impl KeptCheckpoint {
     fn head(&self) -> Head {
         Head {
             size: self.checkpoint.size,
@@ -162,8 +162,8 @@ impl SuccessionRecord {
             return Ok(());
         }
         let command = match self.succession.reason {
-            Why::Lost => "taskpass ledger new-origin",
-            Why::KeyRevoked => "taskpass keys revoke --ledger",
+            SuccessionReason::Lost => "taskpass ledger new-origin",
+            SuccessionReason::KeyRevoked => "taskpass keys revoke --ledger",
         };
         Err(unfit(format!(
             "the log `{origin}` was begun to replace `{}`, but the command was interrupted before \
@@ -232,14 +232,14 @@ pub(super) async fn check_first_leaf(
 
 /// A log that was begun as the successor of another one.
 #[expect(missing_docs, reason = "the other names say it all")]
-pub struct Beginning {
+pub struct StartedSuccession {
     pub succession: Succession,
     /// Whether all restrictions of the old log were carried over.
     pub finished: bool,
 }
 
 /// Reads the succession from the store of a new log. Returns `None` if the log has not begun.
-pub async fn begun(config: &Config) -> Result<Option<Beginning>, StartError> {
+pub async fn begun(config: &Config) -> Result<Option<StartedSuccession>, StartError> {
     let Some(store) = open_store_to_read(config, CLIENT).await? else {
         return Ok(None);
     };
@@ -252,7 +252,7 @@ pub async fn begun(config: &Config) -> Result<Option<Beginning>, StartError> {
     store.close().await;
     // Without a first leaf there is no work to resume.
     let record = record.filter(|_| head.is_some());
-    Ok(record.map(|record| Beginning {
+    Ok(record.map(|record| StartedSuccession {
         finished: !record.unfinished,
         succession: record.succession,
     }))
@@ -353,7 +353,7 @@ impl OldLog {
         Ok(None)
     }
 
-    async fn lacks(&self, known: &Known) -> Result<Option<String>, StartError> {
+    async fn lacks(&self, known: &KeptCheckpoint) -> Result<Option<String>, StartError> {
         match contains(&self.store, Some(self.head), known.head()).await {
             Ok(()) => Ok(None),
             Err(NotContained::Rewound(why)) => Ok(Some(why)),
@@ -364,7 +364,7 @@ impl OldLog {
     /// Creates the record that the log ended because leaves were lost.
     #[must_use]
     pub fn give_up(&self, at: Timestamp) -> Succession {
-        self.give_up_as_of(self.known.iter(), Why::Lost, None, at)
+        self.give_up_as_of(self.known.iter(), SuccessionReason::Lost, None, at)
     }
 
     /// Creates the record that the log ended because `key` was stolen, and lists the rejected
@@ -385,12 +385,13 @@ impl OldLog {
             }
         }
         let key = Some(key.to_string());
-        let succession = self.give_up_as_of(believed.into_iter(), Why::KeyRevoked, key, at);
+        let succession =
+            self.give_up_as_of(believed.into_iter(), SuccessionReason::KeyRevoked, key, at);
         Ok((succession, not))
     }
 
     /// Whether a witness or another key of the log than `key` signed a checkpoint.
-    fn is_vouched_for(&self, known: &Known, key: &VerifierKey) -> bool {
+    fn is_vouched_for(&self, known: &KeptCheckpoint, key: &VerifierKey) -> bool {
         let others: Vec<VerifierKey> = self.keys.iter().filter(|it| *it != key).cloned().collect();
         let witnesses = self.config.ledger.witnesses.iter();
         let witnesses: Vec<WitnessKey> = witnesses.filter_map(|it| it.vkey.parse().ok()).collect();
@@ -403,12 +404,12 @@ impl OldLog {
 
     fn give_up_as_of<'a>(
         &'a self,
-        known: impl Iterator<Item = &'a Known>,
-        reason: Why,
+        known: impl Iterator<Item = &'a KeptCheckpoint>,
+        reason: SuccessionReason,
         revoked_key: Option<String>,
         at: Timestamp,
     ) -> Succession {
-        let largest = known.map(Known::head).max_by_key(|head| head.size);
+        let largest = known.map(KeptCheckpoint::head).max_by_key(|head| head.size);
         let largest = largest.filter(|head| head.size >= self.head.size);
         let last = largest.unwrap_or(self.head);
         Succession {
@@ -565,7 +566,7 @@ async fn known(
     successor: &str,
     given: Vec<Evidence>,
     kept_at: Option<&str>,
-) -> Result<Vec<Known>, StartError> {
+) -> Result<Vec<KeptCheckpoint>, StartError> {
     let origin = &config.ledger.origin;
     let mut evidence = given;
     let file = &config.ledger.checkpoint_file;
@@ -604,7 +605,7 @@ async fn known(
                 checkpoint.origin
             )));
         }
-        known.push(Known {
+        known.push(KeptCheckpoint {
             name,
             note,
             checkpoint,
@@ -649,7 +650,7 @@ pub async fn begin(
         policies: None,
         minters: Vec::new(),
     };
-    let assembled = put_together(config, options, None, Succeeded::InPart).await?;
+    let assembled = assemble_parts(config, options, None, RequiredSuccession::InPart).await?;
     let carried = carry(&assembled, config, old, old_records, all).await;
     let finished = match &carried {
         Ok(_) => finish(&assembled, succession, &sealed, &mac).await,

@@ -1,10 +1,10 @@
 //! Checks whether a generation can decide on a replica. `serve --check`, `serve`, `policy check`
 //! and activation all use this check.
 //!
-//! `check_generation` does the check and returns a `Fit`: the compiled policies and the attestors.
-//! `Unfit` says why a generation cannot decide. The checks, in order: endpoints and roles of this
-//! replica, attestors, policies, dates of observing policies, verifiers of resources, and resources
-//! that give the same token. The first check that fails ends the whole.
+//! `check_generation` does the check and returns a `UsableGeneration`: the compiled policies and
+//! the attestors. `Unfit` says why a generation cannot decide. The checks, in order: endpoints and
+//! roles of this replica, attestors, policies, dates of observing policies, verifiers of resources,
+//! and resources that give the same token. The first check that fails ends the whole.
 //!
 //! Failures: an `Unfit` with a stable `kind` and a JSON pointer to the faulty part. Policy problems
 //! come as a list, all others one at a time. `Unfit::LockOut` and `Unfit::Unchecked` are not made
@@ -170,7 +170,7 @@ impl Unfit {
 /// A generation that can decide.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "the names say it all")]
-pub struct Fit {
+pub struct UsableGeneration {
     pub compiled: CompiledGeneration,
     pub attestors: Attestors,
 }
@@ -185,7 +185,7 @@ pub fn check_generation(
     generation: &Generation,
     context: AttestContext,
     at: Option<Timestamp>,
-) -> Result<Fit, Unfit> {
+) -> Result<UsableGeneration, Unfit> {
     let endpoints = &context.endpoints;
     endpoints
         .check(&generation.endpoints())
@@ -204,7 +204,7 @@ pub fn check_generation(
     }
     check_verifiers(&compiled, &attestors)?;
     check_overlaps(&compiled)?;
-    Ok(Fit {
+    Ok(UsableGeneration {
         compiled,
         attestors,
     })

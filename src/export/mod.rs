@@ -38,7 +38,7 @@ use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-pub use self::event::{Message, Recorded};
+pub use self::event::{Message, RecordedLeaf};
 use self::webhook::{MAX_PAUSE_SECONDS, Undelivered, Webhook};
 use self::writer::{SinkTarget, Truncated, Writer};
 use crate::clock::{SharedClock, Timestamp};
@@ -47,7 +47,7 @@ use crate::crypto::digest::sha256_parts;
 use crate::ledger::Ledger;
 use crate::merkle::Hash;
 use crate::metrics::Metrics;
-use crate::store::exports::{Believed, ExportCursor, ExportKey};
+use crate::store::exports::{BelievedTimes, ExportCursor, ExportKey};
 use crate::store::heads::HeadError;
 use crate::store::leaves::StoredLeaf;
 use crate::store::{Store, StoreError};
@@ -120,12 +120,12 @@ struct Sink {
     timeout: Duration,
     concurrency: u32,
     checkpoints: bool,
-    to: To,
+    to: SinkOutput,
     /// Whether a warning was logged that another replica has other settings for this sink.
     told_foreign: AtomicBool,
 }
 
-enum To {
+enum SinkOutput {
     Lines(Writer),
     Webhook(Webhook),
 }
@@ -256,7 +256,7 @@ impl Exporter {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(MEASURE) => {}
             }
-            if let To::Lines(writer) = &sink.to {
+            if let SinkOutput::Lines(writer) = &sink.to {
                 writer.queue_compare();
             }
             // The delivery reports a store that does not answer.
@@ -454,11 +454,15 @@ impl Exporter {
             let end = last.index + 1;
             let messages = self.messages(sink, &leaves).await?;
             let (until, failed) = match &sink.to {
-                To::Lines(writer) => match writer.write(lines(&messages), sink.timeout).await {
-                    Ok(()) => (end, None),
-                    Err(error) => (next, Some(Undelivered::later(error.to_string()))),
-                },
-                To::Webhook(webhook) => self.post(sink, webhook, &messages, ahead, stop).await,
+                SinkOutput::Lines(writer) => {
+                    match writer.write(lines(&messages), sink.timeout).await {
+                        Ok(()) => (end, None),
+                        Err(error) => (next, Some(Undelivered::later(error.to_string()))),
+                    }
+                }
+                SinkOutput::Webhook(webhook) => {
+                    self.post(sink, webhook, &messages, ahead, stop).await
+                }
             };
             if until > next {
                 let lease = sink.leased_from(clock.now());
@@ -560,7 +564,7 @@ impl Exporter {
             };
             messages.push(Message::write(
                 sink.format,
-                Recorded {
+                RecordedLeaf {
                     issuer: &self.issuer,
                     origin: &sink.key.origin,
                     index: leaf.index,
@@ -637,11 +641,17 @@ impl Sink {
             Writer::start(target, told).map_err(|error| SinkError::Thread(name(), error))
         };
         let (to, location) = match export.to {
-            ExportTo::Stdout => (To::Lines(start(SinkTarget::Stdout)?), "-".to_owned()),
+            ExportTo::Stdout => (
+                SinkOutput::Lines(start(SinkTarget::Stdout)?),
+                "-".to_owned(),
+            ),
             ExportTo::File => {
                 let path = export.path.as_ref().ok_or_else(|| unfit("has no file"))?;
                 let location = path.to_string_lossy().into_owned();
-                (To::Lines(start(SinkTarget::File(path.clone()))?), location)
+                (
+                    SinkOutput::Lines(start(SinkTarget::File(path.clone()))?),
+                    location,
+                )
             }
             ExportTo::Webhook => {
                 let url = export.url.as_ref().ok_or_else(|| unfit("has no url"))?;
@@ -658,7 +668,7 @@ impl Sink {
                     authorities.as_deref(),
                 )
                 .map_err(|error| SinkError::Client(name(), error.without_url()))?;
-                (To::Webhook(webhook), url.clone())
+                (SinkOutput::Webhook(webhook), url.clone())
             }
         };
         let kind = format!("{:?}", export.to);
@@ -697,8 +707,8 @@ impl Sink {
 
     fn at_once(&self) -> u64 {
         match self.to {
-            To::Lines(_) => LINES,
-            To::Webhook(_) => REQUESTS,
+            SinkOutput::Lines(_) => LINES,
+            SinkOutput::Webhook(_) => REQUESTS,
         }
     }
 }
@@ -718,9 +728,9 @@ fn tell_truncation(sink: String, metrics: Arc<Metrics>) -> impl Fn(Truncated) + 
 }
 
 /// The latest times that a replica with a correct clock can have written by `now`.
-fn believed_at(now: Timestamp) -> Believed {
+fn believed_at(now: Timestamp) -> BelievedTimes {
     let lease = BUDGET + Duration::from_secs(MAX_TIMEOUT_SECONDS) + LEASE_MARGIN;
-    Believed {
+    BelievedTimes {
         due_at: now.plus_seconds(MAX_PAUSE_SECONDS + CLOCKS_SECONDS),
         lease_until: now.plus_seconds(lease.as_secs() + CLOCKS_SECONDS),
     }

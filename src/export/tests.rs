@@ -180,7 +180,7 @@ fn write(format: ExportFormat, body: Option<&[u8]>, free_text: Option<&str>) -> 
     let hash = leaf_hash(body.unwrap_or(b"pruned"));
     let message = Message::write(
         format,
-        Recorded {
+        RecordedLeaf {
             issuer: ISSUER,
             origin: ORIGIN,
             index: 41,

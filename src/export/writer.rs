@@ -54,13 +54,13 @@ pub(super) struct Truncated {
 
 /// The file after the last batch.
 #[derive(Clone, Copy, Debug)]
-struct Left {
+struct FileState {
     device: u64,
     inode: u64,
     length: u64,
 }
 
-impl Left {
+impl FileState {
     fn of(metadata: &Metadata) -> Self {
         Self {
             device: metadata.dev(),
@@ -165,12 +165,12 @@ impl Writer {
 }
 
 /// Whether the file became shorter. If so, its present length is used from now on.
-fn compare(target: &SinkTarget, left: &mut Option<Left>) -> Option<Truncated> {
+fn compare(target: &SinkTarget, left: &mut Option<FileState>) -> Option<Truncated> {
     let SinkTarget::File(path) = target else {
         return None;
     };
     let before = (*left)?;
-    let now = Left::of(&std::fs::metadata(path).ok()?);
+    let now = FileState::of(&std::fs::metadata(path).ok()?);
     let cut = before.truncated(now)?;
     *left = Some(now);
     Some(cut)
@@ -183,9 +183,9 @@ fn write(
     target: &SinkTarget,
     lines: &[u8],
     torn: bool,
-    left: Option<Left>,
+    left: Option<FileState>,
     truncated: &impl Fn(Truncated),
-) -> io::Result<Option<Left>> {
+) -> io::Result<Option<FileState>> {
     match target {
         SinkTarget::Stdout => {
             let mut out = io::stdout().lock();
@@ -199,7 +199,7 @@ fn write(
         }
         SinkTarget::File(path) => {
             let mut file = open_to_append(path)?;
-            let found = Left::of(&file.metadata()?);
+            let found = FileState::of(&file.metadata()?);
             if let Some(cut) = left.and_then(|left| left.truncated(found)) {
                 truncated(cut);
             }
@@ -209,7 +209,7 @@ fn write(
             file.sync_data()?;
             // The length is computed, not read: a truncation after the write is then found by the
             // next comparison.
-            Ok(Some(Left { length, ..found }))
+            Ok(Some(FileState { length, ..found }))
         }
     }
 }
@@ -267,7 +267,7 @@ mod tests {
         file.set_len(0).unwrap();
     }
 
-    fn write_new(target: &SinkTarget) -> io::Result<Option<Left>> {
+    fn write_new(target: &SinkTarget) -> io::Result<Option<FileState>> {
         write(target, b"new\n", false, None, &|_| {})
     }
 

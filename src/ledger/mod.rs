@@ -62,7 +62,7 @@ use self::batch::{Prepared, SettledLeaf};
 use self::clock_watch::ClockWatch;
 use self::cutoffs::Cutoffs;
 pub(crate) use self::entry::blocked_caller;
-use self::entry::{Entry, OneTimeUse, Openings, Request, SessionPlan, leaf_of};
+use self::entry::{Entry, EntryOpenings, OneTimeUse, Request, SessionPlan, leaf_of};
 pub use self::outcome::{AppendError, Outcome};
 use self::unrecorded::Unrecorded;
 use crate::clock::{SharedClock, Timestamp};
@@ -394,7 +394,7 @@ fn prepare(origin: &str, request: Request) -> Result<Prepared, AppendError> {
 /// A rough measure of an entry's memory while it is queued; at least one.
 fn weight(prepared: &Prepared) -> u32 {
     let leaf = prepared.leaf.as_ref().map_or(0, |(body, _)| body.len());
-    let Openings { input, purpose } = prepared.request.entry.kind().openings();
+    let EntryOpenings { input, purpose } = prepared.request.entry.kind().openings();
     let opened = [input, purpose].into_iter().flatten();
     let opened: usize = opened.map(|opening| opening.bytes.len()).sum();
     // The entry's rows are about as large as its leaf, hence twice the leaf.

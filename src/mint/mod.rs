@@ -24,7 +24,7 @@ use secrecy::SecretString;
 
 use crate::clock::Timestamp;
 use crate::domain::catalog::Resource;
-use crate::domain::deny_list::{Denied, DenyPolicyTarget};
+use crate::domain::deny_list::{DeniedSessions, DenyPolicyTarget};
 use crate::domain::grant::Grant;
 use crate::domain::kind::MinterKind;
 use crate::domain::permit::Permit;
@@ -172,13 +172,13 @@ pub trait DenyList: Send + Sync {
         &'a self,
         target: &'a DenyPolicyTarget,
         now: Timestamp,
-    ) -> BoxFuture<'a, Result<Option<Denied>, MintError>>;
+    ) -> BoxFuture<'a, Result<Option<DeniedSessions>, MintError>>;
 
     /// Replaces the present document with this one.
     fn write<'a>(
         &'a self,
         target: &'a DenyPolicyTarget,
-        denied: &'a Denied,
+        denied: &'a DeniedSessions,
         now: Timestamp,
     ) -> BoxFuture<'a, Result<(), DenyWriteError>>;
 }

@@ -19,7 +19,7 @@ use super::tasks::json_ids;
 use super::{Store, StoreError, on_pool, read, write};
 use crate::clock::Timestamp;
 use crate::domain::deny_list::{
-    DenyPolicyTarget, DenyRequest, DenyRoom, DenyWish, RevocationProgress,
+    DenyPolicyTarget, DenyReason, DenyRequest, DenyRoom, RevocationProgress,
 };
 use crate::ids::SessionId;
 
@@ -84,9 +84,9 @@ macro_rules! list_waiting {
         .bind(&$target.name)
         .bind($now)
         .bind($now.plus_seconds($target.propagation_seconds + SKEW_SECONDS))
-        .bind(room($target, DenyWish::Admin, $fits))
-        .bind(room($target, DenyWish::Unknown, $fits))
-        .bind(room($target, DenyWish::Over, $fits))
+        .bind(room($target, DenyReason::Admin, $fits))
+        .bind(room($target, DenyReason::Unknown, $fits))
+        .bind(room($target, DenyReason::Over, $fits))
         .fetch_all(&mut *$db)
         .await?;
         rows.into_iter().map(|(id,)| id).collect::<Vec<_>>()
@@ -97,7 +97,7 @@ macro_rules! list_waiting {
 /// listed that much longer.
 pub const SKEW_SECONDS: u64 = 5;
 
-fn room(target: &DenyPolicyTarget, wish: DenyWish, fits: Option<i64>) -> i64 {
+fn room(target: &DenyPolicyTarget, wish: DenyReason, fits: Option<i64>) -> i64 {
     let registered = i64::from(target.room_for(wish));
     fits.map_or(registered, |fits| registered.min(fits))
 }

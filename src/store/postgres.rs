@@ -28,7 +28,7 @@ use super::StoreError;
 use super::acknowledged::WatchedConnection;
 use super::authenticity::RowGuard;
 use super::codec::unsigned;
-use super::fence::{Fence, Shown, ends_connection};
+use super::fence::{Fence, ServerState, ends_connection};
 use super::leaves::{OLDEST_BODY, check_leaf_format};
 use crate::clock::Timestamp;
 
@@ -195,7 +195,7 @@ impl Fenced {
 }
 
 /// The state of a connection's server.
-async fn read_server_state(connection: &mut PgConnection) -> Result<Shown, sqlx::Error> {
+async fn read_server_state(connection: &mut PgConnection) -> Result<ServerState, sqlx::Error> {
     let (in_recovery, since, size): (bool, Timestamp, Option<i64>) = sqlx::query_as(
         "/* fence */ SELECT pg_is_in_recovery(), pg_postmaster_start_time(), \
          (SELECT size FROM ledger_head ORDER BY size DESC LIMIT 1)",
@@ -204,7 +204,7 @@ async fn read_server_state(connection: &mut PgConnection) -> Result<Shown, sqlx:
     .await?;
     // A negative size, which no broker writes, counts as an empty log.
     let size = unsigned("head", size.unwrap_or(0)).unwrap_or(0);
-    Ok(Shown {
+    Ok(ServerState {
         size,
         since,
         in_recovery,

@@ -1,13 +1,13 @@
 //! A new log succeeds one that cannot continue. Restrictions in the old log's store are always
 //! carried over; roles, workload keys and the active generation only if the operator asks for them.
 //!
-//! `OldLogRecords::read` reads the old store. `Succession::succeed` records a cutoff of all earlier
-//! sessions, then carries the data over. An interrupted run can be repeated: data that was carried
-//! over already is skipped. Credentials that are verified with the broker end: their sessions are
-//! not in the new store, their signing keys are no longer published, and their status lists report
-//! them all as invalid. Back ends with a deny list are made to deny all earlier sessions, at each
-//! target where the old log may have had sessions. At back ends without one, the sessions live
-//! until they expire, and the broker reports them (`ExpiresNaturally`).
+//! `OldLogRecords::read` reads the old store. `LogSuccession::succeed` records a cutoff of all
+//! earlier sessions, then carries the data over. An interrupted run can be repeated: data that was
+//! carried over already is skipped. Credentials that are verified with the broker end: their
+//! sessions are not in the new store, their signing keys are no longer published, and their status
+//! lists report them all as invalid. Back ends with a deny list are made to deny all earlier
+//! sessions, at each target where the old log may have had sessions. At back ends without one, the
+//! sessions live until they expire, and the broker reports them (`ExpiresNaturally`).
 //!
 //! Failures: a row of the old store with a wrong MAC, an active generation that does not match its
 //! digest, and an entry that is not recorded are `FailClosed`. A target that cannot be denied is no
@@ -210,14 +210,14 @@ impl OldLogRecords {
 }
 
 /// Carries over the data of a log that this one succeeds.
-pub struct Succession {
+pub struct LogSuccession {
     core: Core,
     administration: Arc<Administration>,
     minters: Minters,
     mac: Mac,
 }
 
-impl Succession {
+impl LogSuccession {
     pub(in crate::broker) fn new(
         core: Core,
         administration: Arc<Administration>,

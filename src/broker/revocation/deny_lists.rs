@@ -24,7 +24,7 @@ use crate::broker::error::BrokerError;
 use crate::broker::minters::minter_of;
 use crate::clock::Timestamp;
 use crate::domain::catalog::Resource;
-use crate::domain::deny_list::{DenyPolicyTarget, DenyRequest, DenyWish, RevocationProgress};
+use crate::domain::deny_list::{DenyPolicyTarget, DenyReason, DenyRequest, RevocationProgress};
 use crate::domain::generation::{Generation, GenerationDigest};
 use crate::domain::kind::MinterKind;
 use crate::domain::limits::MAX_TTL_SECONDS;
@@ -90,7 +90,7 @@ impl DenyLists {
     ) -> Result<(), BrokerError> {
         let minter = self.minter(session.minter)?;
         if let Some(target) = self.target_of(minter.as_ref(), session).await? {
-            let request = deny_request(session, DenyWish::Admin, self.core.now());
+            let request = deny_request(session, DenyReason::Admin, self.core.now());
             let due = request.at.plus_seconds(WATCH_SECONDS);
             self.core.store().upsert_deny_policy(&target, due).await?;
             self.core.store().note_deny_wish(&target, &request).await?;
@@ -106,7 +106,7 @@ impl DenyLists {
         let minter = self.minter(session.minter)?;
         if let Some(target) = self.target_of(minter.as_ref(), session).await? {
             let now = self.core.now();
-            self.request_denial(&target, session, DenyWish::Admin, now)
+            self.request_denial(&target, session, DenyReason::Admin, now)
                 .await?;
         }
         Ok(())
@@ -241,14 +241,14 @@ impl DenyLists {
 
     /// The reason to deny a session, from its cutoffs and its record. An admin's request for this
     /// session alone is in its deny entry instead.
-    async fn wish_for(&self, session: &Session) -> Result<DenyWish, BrokerError> {
+    async fn wish_for(&self, session: &Session) -> Result<DenyReason, BrokerError> {
         let view = self.core.store().session_view(session.id).await?;
         if view.is_some_and(|view| view.cut_off_at.is_some()) {
-            return Ok(DenyWish::Admin);
+            return Ok(DenyReason::Admin);
         }
         Ok(match session.end_reason {
-            Some(EndReason::Failed) => DenyWish::Unknown,
-            _ => DenyWish::Over,
+            Some(EndReason::Failed) => DenyReason::Unknown,
+            _ => DenyReason::Over,
         })
     }
 
@@ -256,7 +256,7 @@ impl DenyLists {
         &self,
         target: &DenyPolicyTarget,
         session: &Session,
-        wish: DenyWish,
+        wish: DenyReason,
         now: Timestamp,
     ) -> Result<RevocationProgress, BrokerError> {
         let before = self.core.store().revocation_progress(session.id).await?;
@@ -271,7 +271,7 @@ impl DenyLists {
         if before.is_none() && !progress.listed {
             // A session that expires before the list is sure to hold needs no warning.
             let holds_at = now.plus_seconds(target.propagation_seconds + SKEW_SECONDS);
-            if wish == DenyWish::Admin || request.keep_until > holds_at {
+            if wish == DenyReason::Admin || request.keep_until > holds_at {
                 self.report_natural_expiry(target, &[session.id]);
             } else {
                 self.core.metrics().expires_naturally(1);
@@ -324,7 +324,7 @@ impl DenyLists {
 }
 
 /// The request to deny a session.
-fn deny_request(session: &Session, wish: DenyWish, now: Timestamp) -> DenyRequest {
+fn deny_request(session: &Session, wish: DenyReason, now: Timestamp) -> DenyRequest {
     // A session of unknown outcome may have been created late, and for longer than was requested.
     let life = session.issued_at.seconds_until(session.expires_at);
     let keep_until = match session.end_reason {

@@ -23,7 +23,7 @@ use uuid::Uuid;
 use super::deny_lists::{DenyLists, REST_SECONDS, WATCH_SECONDS};
 use crate::broker::error::BrokerError;
 use crate::clock::Timestamp;
-use crate::domain::deny_list::{Denied, DenyPolicyTarget};
+use crate::domain::deny_list::{DeniedSessions, DenyPolicyTarget};
 use crate::domain::limits::MAX_TTL_SECONDS;
 use crate::ids::{Random, SessionId};
 use crate::mint::{DenyList, DenyWriteError, MintError};
@@ -138,7 +138,7 @@ impl DenyLists {
         if remote
             .as_ref()
             .is_some_and(|remote| remote.denies_as(&desired))
-            || remote.is_none() && desired.denies_as(&Denied::default())
+            || remote.is_none() && desired.denies_as(&DeniedSessions::default())
         {
             self.mark_reconciled(target, &desired, read_at).await?;
             return Ok(false);
@@ -175,7 +175,11 @@ impl DenyLists {
     /// [`REST_SECONDS`].
     async fn unusable(&self, claimed: &ClaimedTarget, why: String) -> Result<bool, ReconcileError> {
         let target = &claimed.target;
-        if !self.desired(target).await?.denies_as(&Denied::default()) {
+        if !self
+            .desired(target)
+            .await?
+            .denies_as(&DeniedSessions::default())
+        {
             return Err(ReconcileError::BackEnd(MintError::Refused(why)));
         }
         info!(
@@ -194,8 +198,8 @@ impl DenyLists {
         &self,
         list: &dyn DenyList,
         target: &DenyPolicyTarget,
-        remote: Option<&Denied>,
-        desired: &Denied,
+        remote: Option<&DeniedSessions>,
+        desired: &DeniedSessions,
     ) -> Result<Written, ReconcileError> {
         let number = remote.map_or(0, |remote| remote.generation);
         let next = self
@@ -209,7 +213,7 @@ impl DenyLists {
             )
             .await
             .map_err(BrokerError::from)?;
-        let denied = Denied {
+        let denied = DeniedSessions {
             generation: next.ok_or(ReconcileError::LeaseLost)?,
             ..desired.clone()
         };
@@ -228,11 +232,11 @@ impl DenyLists {
         &self,
         list: &dyn DenyList,
         claimed: &ClaimedTarget,
-        remote: Option<Denied>,
-        mut desired: Denied,
-    ) -> Result<Option<Denied>, ReconcileError> {
+        remote: Option<DeniedSessions>,
+        mut desired: DeniedSessions,
+    ) -> Result<Option<DeniedSessions>, ReconcileError> {
         let target = &claimed.target;
-        let count = |denied: &Denied| denied.sessions.len() as u64;
+        let count = |denied: &DeniedSessions| denied.sessions.len() as u64;
         let mut short = false;
         loop {
             let why = match self.write(list, target, remote.as_ref(), &desired).await? {
@@ -283,7 +287,7 @@ impl DenyLists {
             let same = remote
                 .as_ref()
                 .is_some_and(|remote| remote.denies_as(&desired));
-            let nothing = remote.is_none() && desired.denies_as(&Denied::default());
+            let nothing = remote.is_none() && desired.denies_as(&DeniedSessions::default());
             if left.is_empty() || same || nothing {
                 return Ok(None);
             }
@@ -297,8 +301,8 @@ impl DenyLists {
         &self,
         list: &dyn DenyList,
         claimed: &ClaimedTarget,
-        remote: Option<Denied>,
-    ) -> Result<Option<Denied>, ReconcileError> {
+        remote: Option<DeniedSessions>,
+    ) -> Result<Option<DeniedSessions>, ReconcileError> {
         let target = &claimed.target;
         let mut full = self.desired(target).await?;
         let missing = (target.capacity as usize).saturating_sub(full.sessions.len());
@@ -346,7 +350,7 @@ impl DenyLists {
     async fn import_remote(
         &self,
         target: &DenyPolicyTarget,
-        ahead: &Denied,
+        ahead: &DeniedSessions,
     ) -> Result<(), BrokerError> {
         error!(
             place = target.name,
@@ -369,7 +373,7 @@ impl DenyLists {
     }
 
     /// The desired content of a target's list, without a number.
-    async fn desired(&self, target: &DenyPolicyTarget) -> Result<Denied, BrokerError> {
+    async fn desired(&self, target: &DenyPolicyTarget) -> Result<DeniedSessions, BrokerError> {
         let now = self.core.now();
         let sessions = self.core.store().denied_sessions(target, now).await?;
         let mut sessions: BTreeSet<SessionId> = sessions.into_iter().collect();
@@ -384,7 +388,7 @@ impl DenyLists {
             let later: Vec<SessionId> = later.take(room.saturating_sub(sessions.len())).collect();
             sessions.extend(later);
         }
-        Ok(Denied {
+        Ok(DeniedSessions {
             generation: 0,
             sessions,
             issued_before: self.issued_before(target, now.min(horizon)).await?,
@@ -397,7 +401,7 @@ impl DenyLists {
         &self,
         list: &dyn DenyList,
         target: &DenyPolicyTarget,
-    ) -> Result<(Option<Denied>, Timestamp), ReconcileError> {
+    ) -> Result<(Option<DeniedSessions>, Timestamp), ReconcileError> {
         let began = self.core.now();
         let remote = list.read(target, self.core.now()).await?;
         let present: Vec<_> = remote
@@ -423,10 +427,10 @@ impl DenyLists {
     async fn mark_reconciled(
         &self,
         target: &DenyPolicyTarget,
-        denied: &Denied,
+        denied: &DeniedSessions,
         read_at: Timestamp,
     ) -> Result<(), BrokerError> {
-        let is_empty = denied.denies_as(&Denied::default());
+        let is_empty = denied.denies_as(&DeniedSessions::default());
         let room = self.core.store().deny_room(target, read_at).await?;
         let rests = is_empty && !room.is_short;
         let pause = if rests { REST_SECONDS } else { WATCH_SECONDS };
@@ -472,7 +476,7 @@ enum ReconcileError {
 /// The outcome of writing a list.
 enum Written {
     /// The back end accepted this list.
-    Whole(Denied),
+    Whole(DeniedSessions),
     /// The back end refused the list for its size. Holds its message.
     TooLarge(String),
 }

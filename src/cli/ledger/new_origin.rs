@@ -19,7 +19,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{
     Config, DATABASE_URL_VARIABLE, Environment, Mode, NotText, ProcessEnvironment,
 };
-use crate::domain::succession::{Succession, Why};
+use crate::domain::succession::{Succession, SuccessionReason};
 use crate::files::NewFile;
 use crate::merkle::VerifierKey;
 
@@ -81,7 +81,7 @@ impl Environment for OfTheOld {
 impl NewOrigin {
     pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
         let opened = Opened::new(&self.file, &self.old_config, &self.how, None).await?;
-        if let Some(succession) = opened.cut_short(Why::Lost, None).await? {
+        if let Some(succession) = opened.cut_short(SuccessionReason::Lost, None).await? {
             return opened
                 .go_on(&succession, TAKEN_UP, &json!({}), &self.how, form)
                 .await;
@@ -160,7 +160,10 @@ pub(in crate::cli) async fn revoke_log_key(
         }
     };
     let alone = json!({"vouched_by_this_key_alone": {"count": count, "first": from, "last": to}});
-    if let Some(succession) = opened.cut_short(Why::KeyRevoked, Some(key)).await? {
+    if let Some(succession) = opened
+        .cut_short(SuccessionReason::KeyRevoked, Some(key))
+        .await?
+    {
         return opened.go_on(&succession, TAKEN_UP, &alone, how, form).await;
     }
     let revoked = opened.old.revoke(key, SystemClock.now()).await;
@@ -256,7 +259,7 @@ impl Opened {
     /// details may be left.
     async fn cut_short(
         &self,
-        reason: Why,
+        reason: SuccessionReason,
         key: Option<&VerifierKey>,
     ) -> Result<Option<Succession>, Failure> {
         let Some(begun) = succession::begun(&self.config).await.map_err(failed)? else {

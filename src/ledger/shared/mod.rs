@@ -28,7 +28,7 @@ use super::checkpoint_store::{CheckpointStore, CheckpointStoreError, Swapped, Ve
 use super::guard::{NotContained, contains, rewound, succeeded, unverified};
 use super::{LedgerKey, LedgerKeySource, LedgerKeys, LedgerParts, Signed, proofs};
 use crate::clock::SharedClock;
-use crate::domain::succession::{Succession, Why};
+use crate::domain::succession::{Succession, SuccessionReason};
 use crate::merkle::{CheckpointError, EMPTY_ROOT, SignedCheckpoint, VerifierKey};
 use crate::metrics::Metrics;
 use crate::store::append::{LedgerConnection, Server};
@@ -59,7 +59,7 @@ pub(super) struct SharedCheckpoint {
     succeeds: Option<Succession>,
     alarm: Alarm,
     /// The conditions that the location was seen to honour.
-    tried: Tried,
+    tried: HonouredConditions,
     /// Whether this process saw a note there.
     seen: AtomicBool,
     /// Whether the store records that the shared checkpoint is kept there.
@@ -70,7 +70,7 @@ pub(super) struct SharedCheckpoint {
 
 /// The conditions that were tried: a location may honour one and ignore the other.
 #[derive(Default)]
-struct Tried {
+struct HonouredConditions {
     /// The second creation of an object that exists.
     creation: AtomicBool,
     /// A change from a version that was replaced.
@@ -105,14 +105,14 @@ enum Opened {
 }
 
 /// A note in the location that is known to be of this log.
-struct Known {
+struct PublishedNote {
     kept: VersionedNote,
     size: u64,
 }
 
 /// The worker's knowledge of the location.
-struct Watched {
-    known: Option<Known>,
+struct WatchState {
+    known: Option<PublishedNote>,
     next_compare: Instant,
     /// Whether the last read failed.
     failing: bool,
@@ -160,7 +160,7 @@ impl SharedCheckpoint {
             metrics: Arc::clone(&parts.metrics),
             succeeds: parts.succeeds.clone(),
             alarm,
-            tried: Tried::default(),
+            tried: HonouredConditions::default(),
             seen: AtomicBool::new(false),
             noted: AtomicBool::new(false),
             running: AtomicBool::new(false),
@@ -252,7 +252,7 @@ impl SharedCheckpoint {
     /// Publishes each newest checkpoint until the ledger ends, and reads the location in between.
     pub(super) async fn run(self: Arc<Self>, mut newest: watch::Receiver<Option<Signed>>) {
         self.running.store(true, Ordering::Relaxed);
-        let mut watched = Watched {
+        let mut watched = WatchState {
             known: None,
             next_compare: Instant::now() + COMPARE_EVERY,
             failing: false,
@@ -282,7 +282,7 @@ impl SharedCheckpoint {
         &self,
         signed: &Signed,
         newest: &mut watch::Receiver<Option<Signed>>,
-        watched: &mut Watched,
+        watched: &mut WatchState,
     ) -> Result<(), ()> {
         let published = Box::pin(self.publish(signed, &mut watched.known)).await;
         match &published {
@@ -326,7 +326,7 @@ impl SharedCheckpoint {
     }
 
     /// Reads the location and checks the pool's server against it. `Err` when the ledger stops.
-    async fn compare(&self, watched: &mut Watched) -> Result<(), ()> {
+    async fn compare(&self, watched: &mut WatchState) -> Result<(), ()> {
         let compared = Box::pin(self.try_compare(&mut watched.known)).await;
         watched.next_compare = Instant::now() + COMPARE_EVERY;
         match compared {
@@ -346,18 +346,20 @@ impl SharedCheckpoint {
         Ok(())
     }
 
-    async fn try_compare(&self, known: &mut Option<Known>) -> Result<(), SharedError> {
+    async fn try_compare(&self, known: &mut Option<PublishedNote>) -> Result<(), SharedError> {
         let kept = self.read().await?;
         if kept.note.is_none() {
             return Ok(());
         }
-        let same = |known: &Known| known.kept.note == kept.note;
+        let same = |known: &PublishedNote| known.kept.note == kept.note;
         if known.as_ref().is_some_and(same) {
             return Ok(());
         }
         *known = None;
         let checked = Box::pin(self.check_note(&kept, Through::Pool)).await?;
-        *known = checked.there.map(|Head { size, .. }| Known { kept, size });
+        *known = checked
+            .there
+            .map(|Head { size, .. }| PublishedNote { kept, size });
         Ok(())
     }
 
@@ -367,7 +369,11 @@ impl SharedCheckpoint {
         drop(self.alarm.set(why.to_owned()));
     }
 
-    async fn publish(&self, signed: &Signed, known: &mut Option<Known>) -> Result<(), SharedError> {
+    async fn publish(
+        &self,
+        signed: &Signed,
+        known: &mut Option<PublishedNote>,
+    ) -> Result<(), SharedError> {
         for _ in 0..TRIES {
             // Another replica published this size or a larger one, which stays.
             if known
@@ -386,7 +392,7 @@ impl SharedCheckpoint {
                     if let Some(Head { size, .. }) = checked.there
                         && size >= signed.head.size
                     {
-                        *known = Some(Known { kept, size });
+                        *known = Some(PublishedNote { kept, size });
                         return self.note().await;
                     }
                 }
@@ -396,7 +402,7 @@ impl SharedCheckpoint {
                 self.seen.store(true, Ordering::Relaxed);
                 self.try_conditions(&kept, signed).await?;
                 self.try_careless(&new).await?;
-                *known = Some(Known {
+                *known = Some(PublishedNote {
                     kept: new,
                     size: signed.head.size,
                 });
@@ -486,7 +492,7 @@ impl SharedCheckpoint {
             // This log succeeds the old one, so a broker that still runs the old log must stop.
             return match succeeded(&known, succeeds) {
                 Ok(()) => Ok(CheckedNote::default()),
-                Err(why) if succeeds.reason == Why::KeyRevoked => {
+                Err(why) if succeeds.reason == SuccessionReason::KeyRevoked => {
                     // A holder of the revoked key could have signed this checkpoint. Cosigned
                     // checkpoints were checked when the log was given up.
                     warn!(place = %self.location, %why, "a checkpoint by the revoked key is replaced");

@@ -32,7 +32,7 @@ use super::sts::failure;
 use crate::clock::Timestamp;
 use crate::crypto::digest::sha256;
 use crate::domain::catalog::Resource;
-use crate::domain::deny_list::{Denied, DenyPolicyTarget};
+use crate::domain::deny_list::{DeniedSessions, DenyPolicyTarget};
 use crate::domain::kind::MinterKind;
 use crate::domain::kind::aws::{AwsMode, AwsRevocation, AwsRole, RoleArn};
 use crate::mint::{DenyList, DenyWriteError, MintError};
@@ -175,7 +175,7 @@ impl DenyList for AwsMinter {
         &'a self,
         target: &'a DenyPolicyTarget,
         now: Timestamp,
-    ) -> BoxFuture<'a, Result<Option<Denied>, MintError>> {
+    ) -> BoxFuture<'a, Result<Option<DeniedSessions>, MintError>> {
         Box::pin(async move {
             let parts = TargetParts::of(target)?;
             let iam = self.iam(&parts, now).await?;
@@ -217,7 +217,7 @@ impl DenyList for AwsMinter {
     fn write<'a>(
         &'a self,
         target: &'a DenyPolicyTarget,
-        denied: &'a Denied,
+        denied: &'a DeniedSessions,
         now: Timestamp,
     ) -> BoxFuture<'a, Result<(), DenyWriteError>> {
         Box::pin(async move {

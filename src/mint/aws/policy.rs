@@ -25,7 +25,7 @@ use uuid::Uuid;
 use super::session_name;
 use super::sts::SESSION_TAG;
 use crate::clock::Timestamp;
-use crate::domain::deny_list::Denied;
+use crate::domain::deny_list::DeniedSessions;
 use crate::domain::grant::Grant;
 use crate::domain::kind::aws::AwsRole;
 use crate::ids::SessionId;
@@ -198,7 +198,7 @@ pub fn over_role(role_arn: &str) -> Document {
 /// The policy of a role that denies single sessions of it. `mark` identifies the broker that writes
 /// it.
 #[must_use]
-pub fn deny_document(mark: &str, denied: &Denied) -> Document {
+pub fn deny_document(mark: &str, denied: &DeniedSessions) -> Document {
     // A user id contains the role's id and the session's name. No session has the first pattern; it
     // keeps the list nonempty, as IAM requires.
     let real = denied.sessions.iter().map(|id| session_name(*id));
@@ -227,7 +227,7 @@ const MAX_GENERATION: u64 = 1 << 62;
 
 /// The denied sessions of a role's policy, if [`deny_document`] could have written it.
 #[must_use]
-pub fn denied_by(mark: &str, text: &str) -> Option<Denied> {
+pub fn denied_by(mark: &str, text: &str) -> Option<DeniedSessions> {
     let document: Value = serde_json::from_str(text).ok()?;
     let listing = document.pointer("/Statement/0")?;
     let generation = listing.get("Sid")?.as_str()?.strip_prefix(mark)?;
@@ -238,7 +238,7 @@ pub fn denied_by(mark: &str, text: &str) -> Option<Denied> {
     });
     let before = document.pointer("/Statement/1/Condition/DateLessThan/aws:TokenIssueTime/0");
     let generation: u64 = generation.strip_prefix('G')?.parse().ok()?;
-    let denied = Denied {
+    let denied = DeniedSessions {
         // The broker never reaches a higher number, so another party wrote it.
         generation: Some(generation).filter(|number| *number < MAX_GENERATION)?,
         sessions: ids.collect(),
@@ -324,8 +324,8 @@ mod tests {
         assert_eq!(may_leave["Statement"].as_array().unwrap().len(), 2);
     }
 
-    fn denied(sessions: &[u128], issued_before: Option<i64>) -> Denied {
-        Denied {
+    fn denied(sessions: &[u128], issued_before: Option<i64>) -> DeniedSessions {
+        DeniedSessions {
             generation: 7,
             sessions: sessions
                 .iter()
@@ -367,7 +367,7 @@ mod tests {
     #[test]
     fn the_longest_list_fits_into_a_role() {
         let most: Vec<u128> = (0..240).map(|n| u128::MAX - n).collect();
-        let list = Denied {
+        let list = DeniedSessions {
             generation: u64::MAX,
             ..denied(&most, Some(1_792_985_600))
         };

@@ -14,7 +14,7 @@ use taskpass::crypto::digest::Mac;
 use taskpass::crypto::random::SystemRandom;
 use taskpass::domain::cutoff::{Block, Cutoff, Selector, True};
 use taskpass::domain::deny_list::{
-    DenyPolicyTarget, DenyRequest, DenyRoom, DenyWish, RevocationProgress,
+    DenyPolicyTarget, DenyReason, DenyRequest, DenyRoom, RevocationProgress,
 };
 use taskpass::domain::endpoint::EndpointsDigest;
 use taskpass::domain::generation::GenerationDigest;
@@ -33,7 +33,7 @@ use taskpass::store::append::{
 use taskpass::store::cosigned::CosignedRow;
 use taskpass::store::cutoffs::{CutoffFilter, SealedCutoff};
 use taskpass::store::deny_lists::SessionGroup;
-use taskpass::store::exports::{Believed, ExportCursor, ExportKey};
+use taskpass::store::exports::{BelievedTimes, ExportCursor, ExportKey};
 use taskpass::store::generations::SealedActivation;
 use taskpass::store::heads::{Head, HeadSeal, SealedHead};
 use taskpass::store::keys::SigningKeyRow;

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Limits that accept every time that a case writes.
-const FAR: Believed = Believed {
+const FAR: BelievedTimes = BelievedTimes {
     due_at: Timestamp::MAX,
     lease_until: Timestamp::MAX,
 };
@@ -21,7 +21,7 @@ cases! {
         let ask = |n: i64, until, wish| DenyRequest {
             session: session_id(n.unsigned_abs().into()), at: at(10 + n), keep_until: at(until), wish,
         };
-        let over = DenyWish::Over;
+        let over = DenyReason::Over;
         store.request_denial(&other, &ask(9, 100, over)).await.unwrap();
         for (n, until) in [(1, 100), (2, 200), (3, 300), (1, 900)] {
             store.request_denial(&place, &ask(n, until, over)).await.unwrap();
@@ -89,17 +89,17 @@ cases! {
         };
         let put = async |n, wish| store.request_denial(&place, &ask(n, wish)).await.unwrap();
         // A wish that is only recorded neither lists the session nor makes it wait.
-        store.note_deny_wish(&place, &ask(8, DenyWish::Admin)).await.unwrap();
+        store.note_deny_wish(&place, &ask(8, DenyReason::Admin)).await.unwrap();
         assert_eq!(store.list_waiting(&place, at(20)).await.unwrap(), []);
         assert_eq!(store.revocation_progress(session_id(8)).await.unwrap(), None);
         for n in 1..=4 {
-            put(n, DenyWish::Admin).await;
+            put(n, DenyReason::Admin).await;
         }
         // The list is full. Each waiting session is requested with at most its recorded wish.
-        put(7, DenyWish::Unknown).await;
-        put(6, DenyWish::Over).await;
-        put(8, DenyWish::Over).await;
-        put(9, DenyWish::Over).await;
+        put(7, DenyReason::Unknown).await;
+        put(6, DenyReason::Over).await;
+        put(8, DenyReason::Over).await;
+        put(9, DenyReason::Over).await;
         assert_eq!(listed(20).await, [1, 2, 3, 4].map(session_id));
         // Sessions that no document names are removed, an admin's last; they wait as before.
         let left = store.unlist_unwritten(&place, 1, at(20)).await.unwrap();
@@ -108,8 +108,8 @@ cases! {
         assert_eq!(again.len(), 3);
         assert_eq!(listed(20).await, [1, 2, 3, 4].map(session_id));
         store.unlist_unwritten(&place, 2, at(20)).await.unwrap();
-        put(3, DenyWish::Over).await;
-        put(4, DenyWish::Over).await;
+        put(3, DenyReason::Over).await;
+        put(4, DenyReason::Over).await;
         assert_eq!(listed(20).await, [1, 2, 3, 4].map(session_id), "an admin's revocation keeps its priority");
         // One entry becomes free. The admin's session gets it, although it was requested after the
         // others and last with a lower wish.
@@ -125,9 +125,9 @@ cases! {
             session: session_id(n.unsigned_abs().into()), at: at(n), keep_until: at(300), wish,
         };
         for n in [1, 2] {
-            store.request_denial(&place, &ask(n, DenyWish::Admin)).await.unwrap();
+            store.request_denial(&place, &ask(n, DenyReason::Admin)).await.unwrap();
         }
-        store.request_denial(&place, &ask(3, DenyWish::Unknown)).await.unwrap();
+        store.request_denial(&place, &ask(3, DenyReason::Unknown)).await.unwrap();
         let listed = async |now| {
             let mut ids = store.denied_sessions(&place, at(now)).await.unwrap();
             ids.sort_unstable();
@@ -170,7 +170,7 @@ cases! {
         assert!(store.deny_room(&place, at(5)).await.unwrap().is_short);
         for n in [1, 2] {
             let ask = DenyRequest {
-                session: session_id(n), at: at(2), keep_until: at(300), wish: DenyWish::Admin,
+                session: session_id(n), at: at(2), keep_until: at(300), wish: DenyReason::Admin,
             };
             store.request_denial(&place, &ask).await.unwrap();
         }
@@ -378,7 +378,7 @@ cases! {
             store.claim_export(&key, "one", "b", at(now), at(now + 36), believed).await.unwrap()
         };
         assert_eq!(claim(0, FAR).await, None, "without limits, the stored time is believed");
-        let believed = |now| Believed { due_at: at(now + 900), lease_until: at(now + 36) };
+        let believed = |now| BelievedTimes { due_at: at(now + 900), lease_until: at(now + 36) };
         let by_a = store.claim_export(&key, "one", "a", at(3_600), at(3_636), believed(3_600)).await;
         assert_eq!(by_a.unwrap(), Some(7));
         assert_eq!(claim(2_699, believed(2_699)).await, Some(7), "no real pause or lease is that long");
