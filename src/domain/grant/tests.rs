@@ -1,5 +1,7 @@
 use super::*;
-use crate::domain::limits::MAX_REQUEST_STEPS;
+use crate::domain::limits::{
+    MAX_GRANT_TEXT_BYTES, MAX_LOCATION_BYTES, MAX_REQUEST_STEPS, MAX_WILDCARDS,
+};
 use proptest::prelude::*;
 
 fn location(text: &str) -> Location {
