@@ -18,8 +18,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::event::Message;
+use super::sink::{Sink, SinkOutput};
 use super::webhook::Undelivered;
-use super::{Exporter, Sink, SinkOutput, backoff_seconds};
+use super::{Exporter, backoff_seconds};
 use crate::clock::Timestamp;
 use crate::ledger::Signed;
 

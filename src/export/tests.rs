@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::delivery::{lanes, run_length};
 use super::*;
+use crate::config::ExportFormat;
 use crate::domain::leaf::Leaf;
 use crate::merkle::leaf_hash;
 

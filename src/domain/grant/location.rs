@@ -28,8 +28,8 @@ pub struct InvalidLocation;
 /// A location at which a credential is valid.
 ///
 /// An absolute URL covers itself and everything below it, by path segment: `https://h/v1` covers
-/// `https://h/v1/42`, not `https://h/v10`. An ARN may have the wildcards of [`crate::domain::pattern`] and
-/// covers everything that it matches.
+/// `https://h/v1/42`, not `https://h/v10`. An ARN may have the wildcards of
+/// [`crate::domain::pattern`] and covers everything that it matches.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Location(String);

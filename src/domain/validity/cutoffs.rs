@@ -1,8 +1,8 @@
 //! Which sessions and tasks a cutoff matches.
 //!
 //! `Selector::matches` compares a selector with a session and its tasks, `Cutoff::kills` also the
-//! order of their leaves: a cutoff never ends a later session. [`is_dated_ahead`] recognises records
-//! of a clock that was ahead.
+//! order of their leaves: a cutoff never ends a later session. [`is_dated_ahead`] recognises
+//! records of a clock that was ahead.
 //!
 //! Each match on selectors is exhaustive. Nothing here returns an error. [`super`] and the ledger's
 //! `cutoffs` call this file.

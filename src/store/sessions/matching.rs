@@ -1,8 +1,8 @@
 //! The sessions that a cutoff ends: their number, and the first of them.
 //!
 //! `count_matching` and `list_matching` select by the same text as `ValidityFacts::is_ended_by`
-//! decides in Rust; a property test holds both equal. [`SelectorColumns`] are the parameters of that
-//! text.
+//! decides in Rust; a property test holds both equal. [`SelectorColumns`] are the parameters of
+//! that text.
 //!
 //! Failures: a selector whose value cannot be written as JSON is `Corrupt`. The broker's
 //! `revocation` calls this file.
