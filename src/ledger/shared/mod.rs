@@ -16,6 +16,9 @@
 //! worker they are logged and tried again. `guard` and the appender call this module;
 //! `checkpoint_store` reads and writes the location.
 
+mod conditions;
+mod note_check;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -24,14 +27,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
+use self::conditions::HonouredConditions;
+pub(super) use self::note_check::Through;
 use super::checkpoint_store::{CheckpointStore, CheckpointStoreError, Swapped, VersionedNote};
-use super::guard::{NotContained, contains, rewound, succeeded, unverified};
-use super::{LedgerKey, LedgerKeySource, LedgerKeys, LedgerParts, Signed, proofs};
+use super::{LedgerKeySource, LedgerKeys, LedgerParts, Signed};
 use crate::clock::SharedClock;
-use crate::domain::succession::{Succession, SuccessionReason};
-use crate::merkle::{CheckpointError, EMPTY_ROOT, SignedCheckpoint, VerifierKey};
+use crate::domain::succession::Succession;
 use crate::metrics::Metrics;
-use crate::store::append::{LedgerConnection, Server};
+use crate::store::append::Server;
 use crate::store::authenticity::Alarm;
 use crate::store::heads::{Head, HeadError, HeadSeal};
 use crate::store::{Store, StoreError};
@@ -66,42 +69,6 @@ pub(super) struct SharedCheckpoint {
     noted: AtomicBool,
     /// Whether the start is complete. Until then the store itself is being checked.
     running: AtomicBool,
-}
-
-/// The conditions that were tried: a location may honour one and ignore the other.
-#[derive(Default)]
-struct HonouredConditions {
-    /// The second creation of an object that exists.
-    creation: AtomicBool,
-    /// A change from a version that was replaced.
-    change: AtomicBool,
-    /// A change from a version that never existed, which can be tried before any real change.
-    careless: AtomicBool,
-}
-
-/// The connection over which the store is read, after the location was read.
-pub(super) enum Through<'a> {
-    /// The pool, to any server of it.
-    Pool,
-    /// A new connection, whose server is being checked.
-    Connection(&'a mut LedgerConnection),
-}
-
-/// The content of the location, checked against the store.
-#[derive(Default)]
-struct CheckedNote {
-    /// The head there. `None` if it is of the predecessor log.
-    there: Option<Head>,
-    /// The server that a new connection leads to.
-    server: Option<Server>,
-}
-
-/// A note after the check of its signatures.
-enum Opened {
-    /// A key of the log signed it.
-    Own(Box<SignedCheckpoint>),
-    /// No key of the log signed it.
-    Foreign(CheckpointError),
 }
 
 /// A note in the location that is known to be of this log.
@@ -414,212 +381,6 @@ impl SharedCheckpoint {
             self.location
         )))
     }
-
-    /// Tries each condition once, directly after a swap: the same swap must now fail, because the
-    /// old content is gone. A location that accepts it ignores conditions, and a slow replica would
-    /// overwrite newer checkpoints of others.
-    async fn try_conditions(
-        &self,
-        gone: &VersionedNote,
-        signed: &Signed,
-    ) -> Result<(), SharedError> {
-        let tried = match gone.note {
-            None => &self.tried.creation,
-            Some(_) => &self.tried.change,
-        };
-        // A note that was replaced by itself is not gone.
-        let same = gone.note.as_deref() == Some(signed.checkpoint.as_bytes());
-        if !same && !tried.load(Ordering::Relaxed) {
-            if let Swapped::Done(_) = self.location.swap(gone, &signed.checkpoint).await? {
-                return Err(self.careless(signed.checkpoint.as_bytes()).await);
-            }
-            tried.store(true, Ordering::Relaxed);
-        }
-        Ok(())
-    }
-
-    /// Tries a change from a version that never existed, before anything depends on the condition.
-    async fn try_careless(&self, kept: &VersionedNote) -> Result<(), SharedError> {
-        if self.tried.careless.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        match self.location.is_careless(kept).await {
-            Ok(true) => {
-                let note = kept.note.as_deref().unwrap_or_default();
-                return Err(self.careless(note).await);
-            }
-            Ok(false) => self.tried.careless.store(true, Ordering::Relaxed),
-            // The first real change will find out.
-            Err(error) => info!(%error, "whether the location honours conditions is not known yet"),
-        }
-        Ok(())
-    }
-
-    /// The error for a note that was written although the condition was false. If the location does
-    /// not hold the note, a proxy may have answered success without writing; that is not an alarm.
-    async fn careless(&self, note: &[u8]) -> SharedError {
-        match self.location.read().await {
-            Ok(kept) if kept.note.as_deref() == Some(note) => SharedError::Alarm(format!(
-                "{}: a write succeeded although its condition (If-Match, If-None-Match) was false: \
-                 such a store lets replicas overwrite newer checkpoints; use another store",
-                self.location
-            )),
-            Ok(_) => SharedError::Unavailable(format!(
-                "{}: the write was answered with success, but the note is not there",
-                self.location
-            )),
-            Err(error) => error.into(),
-        }
-    }
-
-    /// The head in the location, if a key of this log signed it and the store's tree contains it.
-    async fn check_note(
-        &self,
-        kept: &VersionedNote,
-        through: Through<'_>,
-    ) -> Result<CheckedNote, SharedError> {
-        let Some(note) = &kept.note else {
-            return Err(SharedError::Unavailable(format!(
-                "{}: the checkpoint that was there is gone",
-                self.location
-            )));
-        };
-        self.seen.store(true, Ordering::Relaxed);
-        if let Some(succeeds) = &self.succeeds
-            && let Ok(known) = unverified(note)
-            && known.origin == succeeds.origin
-        {
-            // This log succeeds the old one, so a broker that still runs the old log must stop.
-            return match succeeded(&known, succeeds) {
-                Ok(()) => Ok(CheckedNote::default()),
-                Err(why) if succeeds.reason == SuccessionReason::KeyRevoked => {
-                    // A holder of the revoked key could have signed this checkpoint. Cosigned
-                    // checkpoints were checked when the log was given up.
-                    warn!(place = %self.location, %why, "a checkpoint by the revoked key is replaced");
-                    Ok(CheckedNote::default())
-                }
-                Err(why) => Err(SharedError::Alarm(format!("{}: {why}", self.location))),
-            };
-        }
-        let opened = self.open(note).await?;
-        if let Opened::Own(opened) = &opened
-            && self.running.load(Ordering::Relaxed)
-        {
-            // A server that lacks leaves is not read any more. Before this, the pool may have led
-            // to another server.
-            self.store.note_committed(opened.checkpoint().size);
-        }
-        // The store is read after the location, which only ever holds committed checkpoints: so the
-        // store must contain this one, even if other replicas append entries meanwhile.
-        let (head, server) = match through {
-            Through::Pool => (self.store.head(&self.heads).await?, None),
-            Through::Connection(connection) => {
-                let read = connection.head_and_server().await?;
-                let head = read.head.map(|head| self.heads.open(&head)).transpose();
-                (head.map_err(HeadError::Foreign)?, Some(read.server))
-            }
-        };
-        let opened = match opened {
-            Opened::Own(own) => own,
-            Opened::Foreign(error) => {
-                return Err(SharedError::Alarm(self.unknown(note, &error, head)));
-            }
-        };
-        let there = opened.checkpoint();
-        let kept = Head {
-            size: there.size,
-            root: there.root,
-        };
-        if server.is_some() {
-            if head.map_or(0, |head| head.size) < kept.size {
-                let shown = head.unwrap_or(Head {
-                    size: 0,
-                    root: EMPTY_ROOT,
-                });
-                return Err(SharedError::Alarm(format!(
-                    "{}: {}",
-                    self.location,
-                    rewound(kept, shown)
-                )));
-            }
-            self.check_pool(head).await?;
-        }
-        match contains(&self.store, head, kept).await {
-            Ok(()) => Ok(CheckedNote {
-                there: Some(kept),
-                server,
-            }),
-            Err(NotContained::Rewound(why)) => {
-                Err(SharedError::Alarm(format!("{}: {why}", self.location)))
-            }
-            Err(NotContained::Unknown(why)) => Err(SharedError::Unavailable(why)),
-        }
-    }
-
-    /// Opens a note with the known keys or, if none of them signed it, with the keys that are
-    /// stored now.
-    async fn open(&self, note: &[u8]) -> Result<Opened, SharedError> {
-        let opened = SignedCheckpoint::open(note, &verifiers(&self.keys.load_full()));
-        if let Ok(own) = opened {
-            return Ok(Opened::Own(Box::new(own)));
-        }
-        let kept = self.key_source.read().await;
-        let kept = kept.map_err(SharedError::Unavailable)?;
-        Ok(match SignedCheckpoint::open(note, &verifiers(&kept)) {
-            Ok(own) => Opened::Own(Box::new(own)),
-            Err(error) => Opened::Foreign(error),
-        })
-    }
-
-    /// The error for a note that no key of this log signed: the note's own claims, and the store's
-    /// head.
-    fn unknown(&self, note: &[u8], error: &CheckpointError, head: Option<Head>) -> String {
-        let says = match unverified(note) {
-            Ok(known) => format!(
-                "it claims without proof that the log `{}` had size {} root {}",
-                known.origin, known.size, known.root
-            ),
-            Err(_) => "it cannot be read as a checkpoint".to_owned(),
-        };
-        let shows = match head {
-            Some(head) => format!("shows size {} root {}", head.size, head.root),
-            None => "is empty".to_owned(),
-        };
-        format!(
-            "{}: not a checkpoint of the log `{}` by a key that the store holds ({error}); {says}, \
-             and the store {shows}: the store is older than a change of keys, another log is kept \
-             there, or another party wrote to it; find out which before you change anything",
-            self.location, self.origin
-        )
-    }
-
-    /// Checks that the pool's server has the tree of the new connection. Tiles are read through the
-    /// pool; from another tree they would prove nothing about that connection's server.
-    async fn check_pool(&self, shown: Option<Head>) -> Result<(), SharedError> {
-        let pooled = self.store.head(&self.heads).await?;
-        let size = |head: Option<Head>| head.map_or(0, |head| head.size);
-        let (ours, theirs) = (size(shown), size(pooled));
-        let same = match shown {
-            // If the first leaf was appended in between, the caller tries again.
-            None => theirs == 0,
-            Some(head) if head.size <= theirs => {
-                let root = proofs::root_at(&self.store, head.size, theirs).await;
-                root.map_err(SharedError::Unavailable)? == head.root
-            }
-            Some(_) => false,
-        };
-        if same {
-            return Ok(());
-        }
-        Err(SharedError::Unavailable(format!(
-            "a new connection to the database shows {ours} leaves, an older one {theirs}, and not of \
-             one tree: they lead to different servers"
-        )))
-    }
-}
-
-fn verifiers(keys: &[LedgerKey]) -> Vec<VerifierKey> {
-    keys.iter().map(|key| key.verifier.clone()).collect()
 }
 
 #[cfg(test)]

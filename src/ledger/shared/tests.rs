@@ -11,7 +11,9 @@ use crate::crypto::random::SystemRandom;
 use crate::crypto::sealer::SealingKeys;
 use crate::crypto::signer::{LocalSigner, PrivateKey, Signer as _};
 use crate::ids::BatchId;
-use crate::merkle::{Edge, Hash};
+use crate::ledger::LedgerKey;
+use crate::ledger::guard::unverified;
+use crate::merkle::{Edge, Hash, VerifierKey};
 use crate::store::append::{LeafRow, Needs, Writes};
 use crate::store::sqlite::Sqlite;
 
