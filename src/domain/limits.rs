@@ -141,8 +141,8 @@ pub const MAX_AWS_KEY_BYTES: usize = 1_024;
 /// A session with a longer one counts as one of unknown state.
 pub const MAX_AWS_TOKEN_BYTES: usize = 16 * 1_024;
 
-/// The longest life of a task: a week. It bounds how long the broker must keep what it knows about
-/// a task. A configuration that permits more is refused; split a longer job into several tasks.
+/// The longest life of a task: a week. It bounds how long the broker must keep its records of a
+/// task. A configuration that permits more is refused; split a longer job into several tasks.
 pub const MAX_DEADLINE_SECONDS: u64 = 604_800;
 
 /// The shortest heartbeat interval that a task may request. Below a second, network delays would

@@ -4,7 +4,7 @@
 //! Read in this order: `Verified` holds the results, `Call::run` runs a handler, `Call::appraise`
 //! verifies a workload's evidence, `Call::append_with` appends an entry that carries the evidence,
 //! and `Drop` covers an interrupted call. The rule: verified evidence is used up before the caller
-//! gets an answer, whatever the handler returns. A handler whose premises (generation and role
+//! gets an answer, also if the handler fails. A handler whose premises (generation and role
 //! bindings) have changed runs again, up to `MAX_ATTEMPTS` times.
 //!
 //! Failures: a blocked caller gets `Blocked`; used evidence gets `UsedUp`, `Replayed`, or

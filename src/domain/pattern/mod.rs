@@ -9,7 +9,7 @@
 //! Each comparison spends a [`Budget`]. One that runs out gives the safe answer: *not covered*,
 //! *overlapping*. The caller must then refuse, as [`Budget::is_exhausted`] tells it.
 //! [`super::grant`] compares rights with this module, and `policy::asked` compares requested values
-//! with the texts in policies. They decide what an action or location means.
+//! with the texts in policies. They decide the meaning of actions and locations.
 //!
 //! # Cost
 //! The positions in a pattern are a bit set with one bit for each position, so a step over one

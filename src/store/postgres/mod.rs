@@ -6,11 +6,11 @@
 //!
 //! The rules: no statement runs on a server that lacks known commits or is a standby
 //! ([`super::fence`]). Each connection has timeouts, and the ledger's waits for a synchronous
-//! standby whatever the database's default. Failures: `Unfit` for a pooler, an unusable schema or a
-//! role with too many rights, each with the remedy; `NotPrimary` for a wrong server; `Unavailable`
-//! for one that does not answer. After an error that ends a connection, no older connection is used
-//! again. `take_over_url` answers `false` if the URL names another database. The other files of
-//! `store` and `app` call this module.
+//! standby regardless of the database's default. Failures: `Unfit` for a pooler, an unusable schema
+//! or a role with too many rights, each with the remedy; `NotPrimary` for a wrong server;
+//! `Unavailable` for one that does not answer. After an error that ends a connection, no older
+//! connection is used again. `take_over_url` answers `false` if the URL names another database. The
+//! other files of `store` and `app` call this module.
 
 mod options;
 mod roles;
