@@ -24,8 +24,8 @@ use crate::store::leaves::StoredLeaf;
 /// again. Only this process knows them, so they are after a crash.
 #[derive(Debug, Default)]
 pub(super) struct Ahead {
-    pub(super) cursor: u64,
-    pub(super) delivered: BTreeSet<u64>,
+    cursor: u64,
+    delivered: BTreeSet<u64>,
 }
 
 impl Ahead {
@@ -38,7 +38,7 @@ impl Ahead {
         self.moved_to(next);
     }
 
-    pub(super) fn moved_to(&mut self, next: u64) {
+    fn moved_to(&mut self, next: u64) {
         self.cursor = next;
         self.delivered = self.delivered.split_off(&next);
     }
