@@ -4,6 +4,9 @@
 //! Stored or signed bytes cannot change later. A format that must change gets a new version, or a
 //! new kind of leaf, with an additional fixture. So never edit a fixture: the ignored test below
 //! writes the missing ones and overwrites none.
+//!
+//! The file is long because each format has one sample value and one comparison, which are read
+//! together.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -24,7 +27,7 @@ use crate::domain::kind::MinterKind;
 use crate::domain::leaf::{Commitment, DecisionLeaf, Event, Leaf, TaskLeaf};
 use crate::domain::revocability::{ExpiresBy, OpenSessions, Revocability, RevocationClass};
 use crate::domain::session::{EndReason, Session, SessionState};
-use crate::domain::succession::{Succession, Why};
+use crate::domain::succession::{Succession, SuccessionReason};
 use crate::domain::task::TaskEnd;
 use crate::domain::workload::{Identity, Instance, KeyBinding};
 use crate::ids::{CutoffId, DecisionId, NoRandomness, Random, SessionId, TaskId};
@@ -221,7 +224,7 @@ fn events() -> Vec<(&'static str, Event)> {
                     origin: "broker.test/old".into(),
                     size: 41,
                     root: Hash::from([9; 32]).to_string(),
-                    reason: Why::KeyRevoked,
+                    reason: SuccessionReason::KeyRevoked,
                     revoked_key: Some("broker.test/old+05060708+BAUG".into()),
                     first_status_list: Some(16),
                     at: at(0),

@@ -20,8 +20,8 @@ use crate::config::{Config, ConfigErrors, Mode, StoreKind};
 use crate::domain::generation::{Generation, PolicyFile};
 use crate::files::{FileError, check_place};
 use crate::http;
+use crate::ledger::checkpoint_store::check_shared_file;
 use crate::ledger::guard::check_checkpoint_file;
-use crate::ledger::place::check_shared_file;
 use crate::policy::{self, CompiledGeneration, GenerationParts};
 use crate::store::sqlite::Sqlite;
 

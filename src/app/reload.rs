@@ -22,7 +22,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::{StartError, read_rsa_key, unfit, unfit_store};
+use super::secrets::read_rsa_key;
+use super::{StartError, unfit, unfit_store};
 use crate::broker::keys::ImportedKey;
 use crate::config::{Config, Environment, LogLevel};
 use crate::crypto::digest::{Mac, sha256};

@@ -6,7 +6,7 @@
 //! attested it still exists, can still give that identity, and determines identities by the same
 //! configuration as then (equal digests).
 //!
-//! Failures: nothing here returns an error. Whatever is unknown is answered with `false`: an
+//! Failures: nothing here returns an error. The answer for unknown values is `false`: an
 //! attestor that no longer exists, or an identity without a `:`. Only `broker` can make an
 //! `Active`: `broker::generations` does, after `broker::check` has accepted the generation.
 //! `broker::core` keeps the one that decides. Verifying evidence is left to `attest`, and decisions

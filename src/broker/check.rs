@@ -1,10 +1,10 @@
 //! Checks whether a generation can decide on a replica. `serve --check`, `serve`, `policy check`
 //! and activation all use this check.
 //!
-//! `check_generation` does the check and returns a `Fit`: the compiled policies and the attestors.
-//! `Unfit` says why a generation cannot decide. The checks, in order: endpoints and roles of this
-//! replica, attestors, policies, dates of observing policies, verifiers of resources, and resources
-//! that give the same token. The first check that fails ends the whole.
+//! `check_generation` does the check and returns a `UsableGeneration`: the compiled policies and
+//! the attestors. `Unfit` says why a generation cannot decide. The checks, in order: endpoints and
+//! roles of this replica, attestors, policies, dates of observing policies, verifiers of resources,
+//! and resources that give the same token. The first check that fails ends the whole.
 //!
 //! Failures: an `Unfit` with a stable `kind` and a JSON pointer to the faulty part. Policy problems
 //! come as a list, all others one at a time. `Unfit::LockOut` and `Unfit::Unchecked` are not made
@@ -67,7 +67,7 @@ pub enum Unfit {
     /// Two resources of kind `jwt` give tokens for the same action at the same location.
     #[error(
         "resource `{resource}`: `{other}` has the same audience and also gives tokens for the \
-         action `{action}` at {place}: a workload that policy refuses one resource could request \
+         action `{action}` at {location}: a workload that policy refuses one resource could request \
          the other; give each its own audience, or actions and locations that do not overlap"
     )]
     #[expect(missing_docs, reason = "the other names say it all")]
@@ -78,7 +78,7 @@ pub enum Unfit {
         /// An action of both.
         action: String,
         /// A location of both.
-        place: String,
+        location: String,
     },
     /// A resource names a verifier whose identity no attestor can give.
     #[error(
@@ -170,7 +170,7 @@ impl Unfit {
 /// A generation that can decide.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "the names say it all")]
-pub struct Fit {
+pub struct UsableGeneration {
     pub compiled: CompiledGeneration,
     pub attestors: Attestors,
 }
@@ -185,7 +185,7 @@ pub fn check_generation(
     generation: &Generation,
     context: AttestContext,
     at: Option<Timestamp>,
-) -> Result<Fit, Unfit> {
+) -> Result<UsableGeneration, Unfit> {
     let endpoints = &context.endpoints;
     endpoints
         .check(&generation.endpoints())
@@ -204,7 +204,7 @@ pub fn check_generation(
     }
     check_verifiers(&compiled, &attestors)?;
     check_overlaps(&compiled)?;
-    Ok(Fit {
+    Ok(UsableGeneration {
         compiled,
         attestors,
     })
@@ -257,20 +257,20 @@ fn check_overlaps(compiled: &CompiledGeneration) -> Result<(), Unfit> {
     // For each audience and action: its locations, each with the name of its resource.
     let mut taken = HashMap::<(&str, &str), HashMap<&str, &str>>::new();
     let gives_tokens = |own: &&Arc<Resource>| own.kind.minter().makes_access_tokens();
-    let overlap = |resource: &Resource, other: &str, action: &ActionName, place: &str| {
+    let overlap = |resource: &Resource, other: &str, action: &ActionName, location: &str| {
         Err(Unfit::Overlap {
             resource: resource.name.clone(),
             other: other.to_owned(),
             action: action.to_string(),
-            place: place.to_owned(),
+            location: location.to_owned(),
         })
     };
     for resource in compiled.catalog().resources().filter(gives_tokens) {
         let audience = resource.audience().trim_end_matches('/');
         for action in &resource.actions {
-            let places = taken.entry((audience, action.as_str())).or_default();
+            let known = taken.entry((audience, action.as_str())).or_default();
             for location in &resource.locations {
-                match places.insert(location.as_str(), &resource.name) {
+                match known.insert(location.as_str(), &resource.name) {
                     Some(other) if other != resource.name => {
                         return overlap(resource, other, action, location.as_str());
                     }
@@ -282,14 +282,14 @@ fn check_overlaps(compiled: &CompiledGeneration) -> Result<(), Unfit> {
     for resource in compiled.catalog().resources().filter(gives_tokens) {
         let audience = resource.audience().trim_end_matches('/');
         for action in &resource.actions {
-            let Some(places) = taken.get(&(audience, action.as_str())) else {
+            let Some(known) = taken.get(&(audience, action.as_str())) else {
                 continue;
             };
             for location in &resource.locations {
-                let mut place = location.as_str();
-                while let Some((above, _)) = place.rsplit_once('/') {
-                    place = above;
-                    match places.get(place) {
+                let mut parent = location.as_str();
+                while let Some((above, _)) = parent.rsplit_once('/') {
+                    parent = above;
+                    match known.get(parent) {
                         Some(other) if *other != resource.name => {
                             return overlap(resource, other, action, location.as_str());
                         }

@@ -36,10 +36,10 @@ const SETTLED_AFTER: Duration = Duration::from_mins(10);
 /// replica. So the row advances at the pace of one replica, regardless of the number of replicas
 /// and of restarts.
 #[derive(Debug, Default)]
-pub(super) struct Horizon(Mutex<Option<Observed>>);
+pub(super) struct Horizon(Mutex<Option<HorizonReading>>);
 
 #[derive(Clone, Copy, Debug)]
-struct Observed {
+struct HorizonReading {
     /// The first value that was read.
     first: Timestamp,
     /// The reading of the running clock at that moment.
@@ -51,7 +51,7 @@ struct Observed {
 }
 
 impl Horizon {
-    fn state(&self) -> MutexGuard<'_, Option<Observed>> {
+    fn state(&self) -> MutexGuard<'_, Option<HorizonReading>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -64,7 +64,7 @@ impl Horizon {
     /// the reading of the running clock.
     pub(super) fn may_be(&self, stored: Timestamp, running: Duration, now: Timestamp) -> Timestamp {
         let mut state = self.state();
-        let begin = Observed {
+        let begin = HorizonReading {
             first: stored,
             since: running,
             last: stored,
@@ -76,7 +76,7 @@ impl Horizon {
         let passed = running.saturating_sub(known.since);
         let credit = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX) / 1_000 * HORIZON_PACE;
         let may_be = known.first.plus_seconds(credit).max(stored).min(now);
-        *state = Some(Observed {
+        *state = Some(HorizonReading {
             last: stored,
             may_be,
             ..known

@@ -39,10 +39,10 @@ use self::access::Access;
 use self::access::rate::IdentityLimiter;
 use self::access::tokens::AdminTokens;
 use self::administration::Administration;
-use self::administration::succession::Succession;
+use self::administration::succession::LogSuccession;
 use self::core::{Core, CoreParts};
 pub use self::error::{BrokerError, Denied, Exceeded};
-use self::generations::{Generations, Trust};
+use self::generations::{AttestationTrust, Generations};
 use self::health::Health;
 use self::issuance::Issuance;
 use self::keys::{KeyPolicy, Keys, KeysParts};
@@ -88,7 +88,7 @@ pub struct BrokerParts {
     /// Authenticates the broker's rows in the store.
     pub mac: Mac,
     /// The inputs of attestors that their specification does not hold.
-    pub trust: Trust,
+    pub trust: AttestationTrust,
     /// The admins' tokens that are configured, not issued.
     pub admin_tokens: AdminTokens,
     /// Limits the requests of each identity.
@@ -110,7 +110,7 @@ pub struct Broker {
     pub tasks: Arc<Tasks>,
     pub signing_keys: Arc<SigningKeys>,
     pub administration: Arc<Administration>,
-    pub succession: Succession,
+    pub succession: LogSuccession,
     pub health: Health,
 }
 
@@ -211,7 +211,7 @@ impl Broker {
             Arc::clone(&keys),
             minters.clone(),
         );
-        let succession = Succession::new(
+        let succession = LogSuccession::new(
             core.clone(),
             Arc::clone(&administration),
             minters.clone(),

@@ -1,16 +1,17 @@
 //! Back ends that end single sessions by a deny list: one document for each target, which names the
 //! sessions that are denied there.
 //!
-//! [`DenyPlace`] is a target with its capacity, [`DenyWish`] the reason to deny a session,
-//! [`Denied`] the content of a document, and [`RevocationProgress`] the progress of one denial.
-//! Such a document is written as a whole, and the last write wins. So the broker treats it as a
-//! projection of its own records: it renders the document from them, numbers it, reads it back, and
-//! rewrites it if its content differs.
+//! [`DenyPolicyTarget`] is a target with its capacity, [`DenyReason`] the reason to deny a session,
+//! [`DeniedSessions`] the content of a document, and [`RevocationProgress`] the progress of one
+//! denial. Such a document is written as a whole, and the last write wins. So the broker treats it
+//! as a projection of its own records: it renders the document from them, numbers it, reads it
+//! back, and rewrites it if its content differs.
 //!
 //! A part of the capacity is reserved for revocations by admins: entries for completed sessions use
 //! at most half. These types only compute. `store::deny_entries` adds a session within
-//! [`DenyPlace::room_for`], or leaves it to its expiry. `broker::revocation` issues nothing when a
-//! list is nearly full and reconciles the documents. `mint::aws::deny` reads and writes them.
+//! [`DenyPolicyTarget::room_for`], or leaves it to its expiry. `broker::revocation` issues nothing
+//! when a list is nearly full and reconciles the documents. `mint::aws::deny` reads and writes
+//! them.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +21,7 @@ use crate::ids::SessionId;
 
 /// A target whose deny list ends sessions; for AWS, a role.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DenyPlace {
+pub struct DenyPolicyTarget {
     /// The kind of minter of its sessions.
     pub minter: MinterKind,
     /// Its name at the back end.
@@ -36,7 +37,7 @@ pub struct DenyPlace {
 /// The reason to deny a session. It decides how much of the list's capacity the entry may use, and
 /// the order in which waiting entries are added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum DenyWish {
+pub enum DenyReason {
     /// The session has ended by completion, by silence, or at its own workload's request. Uses at
     /// most half of the capacity, so that no workload can use the entries that an admin needs.
     Over = 0,
@@ -47,14 +48,14 @@ pub enum DenyWish {
     Admin = 2,
 }
 
-impl DenyPlace {
+impl DenyPolicyTarget {
     /// Maximum number of listed sessions with which an entry of this kind may still be added.
     #[must_use]
-    pub fn room_for(&self, wish: DenyWish) -> u32 {
+    pub fn room_for(&self, wish: DenyReason) -> u32 {
         match wish {
-            DenyWish::Admin => self.capacity,
-            DenyWish::Unknown => self.issues_below(),
-            DenyWish::Over => self.room_for_completed(),
+            DenyReason::Admin => self.capacity,
+            DenyReason::Unknown => self.issues_below(),
+            DenyReason::Over => self.room_for_completed(),
         }
     }
 
@@ -75,7 +76,7 @@ impl DenyPlace {
 
 /// The content of a document.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Denied {
+pub struct DeniedSessions {
     /// Its number. Each written document has a greater one.
     pub generation: u64,
     /// The sessions that it names.
@@ -85,7 +86,7 @@ pub struct Denied {
     pub issued_before: Option<Timestamp>,
 }
 
-impl Denied {
+impl DeniedSessions {
     /// Whether both documents deny the same sessions, regardless of their numbers.
     #[must_use]
     pub fn denies_as(&self, other: &Self) -> bool {
@@ -96,13 +97,13 @@ impl Denied {
 /// A request to deny one session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the other names say it all")]
-pub struct DenyAsk {
+pub struct DenyRequest {
     pub session: SessionId,
     /// The time of the request.
     pub at: Timestamp,
     /// The time until which the document names it.
     pub keep_until: Timestamp,
-    pub wish: DenyWish,
+    pub wish: DenyReason,
 }
 
 /// The progress of denying one session at a back end.

@@ -49,7 +49,7 @@ pub const MAX_GRANT_TEXT_BYTES: usize = 512;
 
 /// The longest location in a record of an access. The name of an S3 object alone has up to 1,024
 /// bytes. A policy that compares a location with a longer text is refused at load.
-pub const MAX_PLACE_BYTES: usize = 2_048;
+pub const MAX_LOCATION_BYTES: usize = 2_048;
 
 /// Maximum number of combinations of action and location over all objects of one request. Policy
 /// decides about each of them. A request with more is refused as `too-many-rights`.
@@ -141,8 +141,8 @@ pub const MAX_AWS_KEY_BYTES: usize = 1_024;
 /// A session with a longer one counts as one of unknown state.
 pub const MAX_AWS_TOKEN_BYTES: usize = 16 * 1_024;
 
-/// The longest life of a task: a week. It bounds how long the broker must keep what it knows about
-/// a task. A configuration that permits more is refused; split a longer job into several tasks.
+/// The longest life of a task: a week. It bounds how long the broker must keep its records of a
+/// task. A configuration that permits more is refused; split a longer job into several tasks.
 pub const MAX_DEADLINE_SECONDS: u64 = 604_800;
 
 /// The shortest heartbeat interval that a task may request. Below a second, network delays would
@@ -195,7 +195,7 @@ pub const LEDGER_KEY_WARNING_SECONDS: u64 = 604_800;
 /// longer one would only hide the overload.
 pub const MAX_QUEUE_ENTRIES: usize = 4_096;
 
-/// Maximum number of further waiting entries that only consume evidence. They have places of their
+/// Maximum number of further waiting entries that only consume evidence. They have slots of their
 /// own, so that failed calls do not depend on the number of waiting decisions. Beyond it the call
 /// is refused with 503, and the replica keeps the ids ([`MAX_UNRECORDED_EVIDENCE`]).
 pub const MAX_QUEUE_CONSUMPTIONS: usize = 4_096;

@@ -1,9 +1,9 @@
 //! Status lists: one bit for each credential, for servers that poll instead of asking at each use
 //! (the IETF's Token Status List).
 //!
-//! [`StatusPlace`] is the position of a credential's bit, [`StatusBits`] the content of one list.
-//! The position follows from the index of the credential's leaf, so it is unique and need not be
-//! stored. It reveals the index, which is not secret: receipts contain it.
+//! [`StatusListIndex`] is the position of a credential's bit, [`StatusBits`] the content of one
+//! list. The position follows from the index of the credential's leaf, so it is unique and need not
+//! be stored. It reveals the index, which is not secret: receipts contain it.
 //!
 //! A list starts with every bit set (invalid), and a bit is cleared only for a credential that is
 //! shown to be valid. Nothing here returns an error; [`StatusBits::set`] ignores an index beyond
@@ -19,14 +19,14 @@ pub const STATUS_LIST_SECONDS: u64 = 30;
 
 /// The position of a credential's bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StatusPlace {
+pub struct StatusListIndex {
     /// Number of the list.
     pub list: u64,
     /// Index of the bit in the list.
     pub index: u64,
 }
 
-impl StatusPlace {
+impl StatusListIndex {
     /// The position for the credential whose decision has the leaf index `leaf_index`. `first` is
     /// the number of the log's first list.
     #[must_use]
@@ -76,8 +76,8 @@ impl StatusBits {
 
     /// Sets whether the credential at `index` is invalid. Ignores an index beyond the list.
     pub fn set(&mut self, index: u64, invalid: bool) {
-        let place = usize::try_from(index / 8).ok();
-        if let Some(byte) = place.and_then(|at| self.0.get_mut(at)) {
+        let byte_index = usize::try_from(index / 8).ok();
+        if let Some(byte) = byte_index.and_then(|at| self.0.get_mut(at)) {
             let bit = 1 << (index % 8);
             if invalid {
                 *byte |= bit;
@@ -128,23 +128,23 @@ mod tests {
     #[test]
     fn every_leaf_has_a_place_of_its_own() {
         assert_eq!(
-            StatusPlace::of(65_535, 0),
-            StatusPlace {
+            StatusListIndex::of(65_535, 0),
+            StatusListIndex {
                 list: 0,
                 index: 65_535
             }
         );
         assert_eq!(
-            StatusPlace::of(65_536, 0),
-            StatusPlace { list: 1, index: 0 }
+            StatusListIndex::of(65_536, 0),
+            StatusListIndex { list: 1, index: 0 }
         );
         assert_eq!(
-            StatusPlace::of(65_536, 0).uri("https://b"),
+            StatusListIndex::of(65_536, 0).uri("https://b"),
             "https://b/status/1"
         );
         assert_eq!(
-            StatusPlace::of(65_536, 16),
-            StatusPlace { list: 17, index: 0 }
+            StatusListIndex::of(65_536, 16),
+            StatusListIndex { list: 17, index: 0 }
         );
     }
 }

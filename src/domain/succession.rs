@@ -10,7 +10,7 @@ use crate::clock::Timestamp;
 /// The reason for replacing a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Why {
+pub enum SuccessionReason {
     /// The store lost or changed leaves.
     Lost,
     /// Another party had the key of its checkpoints.
@@ -27,7 +27,7 @@ pub struct Succession {
     pub size: u64,
     /// The root of that checkpoint's tree, in base64 as in checkpoints.
     pub root: String,
-    pub reason: Why,
+    pub reason: SuccessionReason,
     /// The verifier key that must no longer be trusted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked_key: Option<String>,
@@ -71,7 +71,7 @@ mod tests {
             origin: "old.example/log".into(),
             size,
             root: String::new(),
-            reason: Why::Lost,
+            reason: SuccessionReason::Lost,
             revoked_key: None,
             first_status_list: None,
             at: Timestamp::EPOCH,

@@ -18,8 +18,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::event::Message;
+use super::sink::{Sink, SinkOutput};
 use super::webhook::Undelivered;
-use super::{Exporter, Sink, To, backoff_seconds};
+use super::{Exporter, backoff_seconds};
 use crate::clock::Timestamp;
 use crate::ledger::Signed;
 
@@ -42,7 +43,7 @@ struct CheckpointEvent<'a> {
 impl Exporter {
     /// Sends checkpoints to a sink that is configured for them, until `stop`.
     pub(super) async fn tell_checkpoints(&self, sink: &Sink, stop: &CancellationToken) {
-        let To::Webhook(webhook) = &sink.to else {
+        let SinkOutput::Webhook(webhook) = &sink.to else {
             return;
         };
         if !sink.checkpoints {

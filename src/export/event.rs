@@ -1,7 +1,7 @@
 //! One leaf of the log as one event: its id, its position in the order, its bytes.
 //!
-//! [`Recorded`] is the input, [`Message`] the output; `Reading` is the leaf, parsed as far as this
-//! version can.
+//! [`RecordedLeaf`] is the input, [`Message`] the output; `Reading` is the leaf, parsed as far as
+//! this version can.
 //!
 //! The rules: the id is derived from the leaf, so it is equal for every attempt, replica and sink,
 //! and a receiver can detect duplicates. A leaf holds no secret and no free text; free text is
@@ -24,7 +24,7 @@ use crate::merkle::Hash;
 /// The parts of an event.
 #[derive(Clone, Copy, Debug)]
 #[expect(missing_docs, reason = "the other names say it all")]
-pub struct Recorded<'a> {
+pub struct RecordedLeaf<'a> {
     /// The broker's issuer, which is the source of the events.
     pub issuer: &'a str,
     pub origin: &'a str,
@@ -58,7 +58,7 @@ pub struct Message {
 /// A leaf, parsed as far as this version can.
 #[derive(Debug)]
 pub(super) struct Reading<'a> {
-    pub(super) recorded: Recorded<'a>,
+    pub(super) recorded: RecordedLeaf<'a>,
     pub(super) id: String,
     /// The leaf, if this build can read its format.
     pub(super) leaf: Option<Leaf>,
@@ -70,7 +70,10 @@ pub(super) struct Reading<'a> {
 
 impl Message {
     /// Writes a leaf as an event.
-    pub fn write(format: ExportFormat, recorded: Recorded<'_>) -> Result<Self, serde_json::Error> {
+    pub fn write(
+        format: ExportFormat,
+        recorded: RecordedLeaf<'_>,
+    ) -> Result<Self, serde_json::Error> {
         let reading = Reading::of(recorded);
         let body = match format {
             ExportFormat::Cloudevents => cloudevents::write(&reading)?,
@@ -86,7 +89,7 @@ impl Message {
 }
 
 impl<'a> Reading<'a> {
-    fn of(recorded: Recorded<'a>) -> Self {
+    fn of(recorded: RecordedLeaf<'a>) -> Self {
         let text = recorded
             .body
             .and_then(|body| std::str::from_utf8(body).ok());

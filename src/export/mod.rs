@@ -23,41 +23,34 @@
 
 mod checkpoints;
 mod cloudevents;
+mod delivery;
 mod event;
 mod ocsf;
+mod sink;
 mod webhook;
 mod writer;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-pub use self::event::{Message, Recorded};
-use self::webhook::{MAX_PAUSE_SECONDS, Undelivered, Webhook};
-use self::writer::{Place, Truncated, Writer};
+use self::delivery::Ahead;
+pub use self::event::{Message, RecordedLeaf};
+pub use self::sink::SinkError;
+use self::sink::{Sink, SinkOutput, believed_at};
+use self::webhook::{MAX_PAUSE_SECONDS, Undelivered};
 use crate::clock::{SharedClock, Timestamp};
-use crate::config::{Config, Export, ExportFormat, ExportFrom, ExportTo, MAX_TIMEOUT_SECONDS};
-use crate::crypto::digest::sha256_parts;
+use crate::config::{Config, ExportFrom};
 use crate::ledger::Ledger;
-use crate::merkle::Hash;
 use crate::metrics::Metrics;
-use crate::store::exports::{Believed, ExportCursor, ExportKey};
+use crate::store::exports::ExportCursor;
 use crate::store::heads::HeadError;
-use crate::store::leaves::StoredLeaf;
 use crate::store::{Store, StoreError};
-
-/// How long requests are sent before the cursor is advanced.
-const BUDGET: Duration = Duration::from_secs(2);
-
-/// The time by which a lease exceeds [`BUDGET`] and one attempt: for reading and advancing the
-/// cursor, and for clocks that differ by a second.
-const LEASE_MARGIN: Duration = Duration::from_secs(4);
 
 /// The intervals of deliveries and of lag measurements, and the pause when the store does not
 /// answer.
@@ -70,19 +63,12 @@ const STORE_PAUSE: Duration = Duration::from_secs(5);
 const SEEN: Duration = Duration::from_secs(10);
 const GONE_SECONDS: u64 = 60;
 
-/// The largest difference between the clocks of two replicas that are both correct.
-const CLOCKS_SECONDS: u64 = 2;
-
 /// Within this time after a log succeeded another, a sink that starts at `now` starts with the
 /// first leaf instead, because that leaf reports the loss.
 const SUCCESSION_NEWS_SECONDS: u64 = 86_400;
 
 /// How long a delivery in progress may continue at shutdown.
 const GRACE: Duration = Duration::from_secs(3);
-
-/// How many leaves are read at once: for requests, and for lines.
-const REQUESTS: u64 = 64;
-const LINES: u64 = 512;
 
 /// The longest pause after a failure, unless the receiver asks for a longer one.
 const MAX_BACKOFF_SECONDS: u64 = 300;
@@ -109,39 +95,6 @@ pub struct Exporter {
     parts: ExporterParts,
     issuer: String,
     sinks: Vec<Sink>,
-}
-
-struct Sink {
-    key: ExportKey,
-    registration: String,
-    format: ExportFormat,
-    from: ExportFrom,
-    free_text: bool,
-    timeout: Duration,
-    concurrency: u32,
-    checkpoints: bool,
-    to: To,
-    /// Whether a warning was logged that another replica has other settings for this sink.
-    told_foreign: AtomicBool,
-}
-
-enum To {
-    Lines(Writer),
-    Webhook(Webhook),
-}
-
-/// Why the exporter could not be made.
-#[derive(Debug, thiserror::Error)]
-pub enum SinkError {
-    /// A file or a setting is not as it was when it was checked.
-    #[error("the sink `{0}` {1}")]
-    Unfit(String, &'static str),
-    /// The sink's HTTP client could not be made.
-    #[error("the HTTP client of the sink `{0}` cannot be made")]
-    Client(String, #[source] reqwest::Error),
-    /// The sink's thread could not be started.
-    #[error("the thread of the sink `{0}` cannot be started")]
-    Thread(String, #[source] std::io::Error),
 }
 
 /// Why a round ended early.
@@ -256,8 +209,8 @@ impl Exporter {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(MEASURE) => {}
             }
-            if let To::Lines(writer) = &sink.to {
-                writer.look();
+            if let SinkOutput::Lines(writer) = &sink.to {
+                writer.queue_compare();
             }
             // The delivery reports a store that does not answer.
             if !matches!(self.measure(sink).await, Ok(true)) {
@@ -429,152 +382,6 @@ impl Exporter {
         Ok(())
     }
 
-    /// Delivers the leaves from `next` on to a sink whose lease this replica holds, until there are
-    /// no more.
-    async fn tell(
-        &self,
-        sink: &Sink,
-        mut next: u64,
-        ahead: &mut Ahead,
-        stop: &CancellationToken,
-    ) -> Result<(), RoundError> {
-        let store = self.store();
-        let ExporterParts {
-            replica,
-            clock,
-            metrics,
-            ..
-        } = &self.parts;
-        while !stop.is_cancelled() && (self.parts.goes_by_the_right_clock)() {
-            let there = self.size().await?.saturating_sub(next);
-            let leaves = store.leaves(next, there.min(sink.at_once())).await?;
-            let Some(last) = leaves.last() else {
-                break;
-            };
-            let end = last.index + 1;
-            let messages = self.messages(sink, &leaves).await?;
-            let (until, failed) = match &sink.to {
-                To::Lines(writer) => match writer.write(lines(&messages), sink.timeout).await {
-                    Ok(()) => (end, None),
-                    Err(error) => (next, Some(Undelivered::later(error.to_string()))),
-                },
-                To::Webhook(webhook) => self.post(sink, webhook, &messages, ahead, stop).await,
-            };
-            if until > next {
-                let lease = sink.leased_from(clock.now());
-                let moved = store.advance_export(&sink.key, replica, next, until, lease);
-                if !moved.await? {
-                    return Err(RoundError::Lost);
-                }
-                metrics.export_delivered(&sink.key.name, until - next);
-                next = until;
-                ahead.moved_to(next);
-            }
-            if let Some(why) = failed {
-                let mut events = messages.into_iter();
-                let event = events.find(|message| message.index == until);
-                let event = event.map_or_else(String::new, |message| message.id);
-                return Err(RoundError::Undelivered { event, why });
-            }
-        }
-        Ok(())
-    }
-
-    /// Sends one request per message, except for messages that were delivered `ahead`; several at
-    /// once where the order does not matter. Returns the first leaf that was not delivered, and
-    /// why.
-    async fn post(
-        &self,
-        sink: &Sink,
-        webhook: &Webhook,
-        messages: &[Message],
-        ahead: &mut Ahead,
-        stop: &CancellationToken,
-    ) -> (u64, Option<Undelivered>) {
-        let begun = Instant::now();
-        let clock = &self.parts.clock;
-        let mut rest = messages;
-        while let Some(first) = rest.first() {
-            let (run, after) = rest.split_at(run_length(rest));
-            let known = &ahead.delivered;
-            let posted = lanes(run, sink.concurrency)
-                .into_iter()
-                .map(|lane| async move {
-                    let mut delivered = Vec::new();
-                    for message in lane {
-                        if known.contains(&message.index) {
-                            continue;
-                        }
-                        let over = stop.is_cancelled() || begun.elapsed() > BUDGET;
-                        if over && message.index != first.index {
-                            return (delivered, Some((message.index, None)));
-                        }
-                        if let Err(failed) = webhook.deliver(message, clock.now()).await {
-                            return (delivered, Some((message.index, Some(failed))));
-                        }
-                        delivered.push(message.index);
-                    }
-                    (delivered, None)
-                });
-            let posted = join_all(posted).await;
-            let mut undelivered = None;
-            let mut failed = None;
-            for (delivered, missed) in posted {
-                ahead.delivered.extend(delivered);
-                let Some((index, why)) = missed else {
-                    continue;
-                };
-                undelivered = Some(undelivered.map_or(index, |least: u64| least.min(index)));
-                failed = match (failed, why) {
-                    (Some(Undelivered::Gone), _) | (_, Some(Undelivered::Gone)) => {
-                        Some(Undelivered::Gone)
-                    }
-                    (old, new) => old.or(new),
-                };
-            }
-            if let Some(index) = undelivered {
-                return (index, failed);
-            }
-            rest = after;
-            if begun.elapsed() > BUDGET || stop.is_cancelled() {
-                break;
-            }
-        }
-        let end = messages.last().map_or(0, |last| last.index + 1);
-        (rest.first().map_or(end, |next| next.index), None)
-    }
-
-    async fn messages(
-        &self,
-        sink: &Sink,
-        leaves: &[StoredLeaf],
-    ) -> Result<Vec<Message>, RoundError> {
-        let mut messages = Vec::with_capacity(leaves.len());
-        for leaf in leaves {
-            let text = if sink.free_text {
-                let openings = self.store().openings(leaf.index).await?;
-                let bytes = openings.purpose.map(|opening| opening.bytes);
-                bytes.and_then(|bytes| String::from_utf8(bytes).ok())
-            } else {
-                None
-            };
-            messages.push(Message::write(
-                sink.format,
-                Recorded {
-                    issuer: &self.issuer,
-                    origin: &sink.key.origin,
-                    index: leaf.index,
-                    hash: &leaf.hash,
-                    body: leaf.body.as_deref(),
-                    at: Some(leaf.at),
-                    subject: leaf.subject.as_deref(),
-                    free_text: text.as_deref(),
-                },
-            )?);
-        }
-        Ok(messages)
-    }
-
     /// Measures how far a sink lags, and records that this replica is running. Returns whether the
     /// lag could be measured.
     async fn measure(&self, sink: &Sink) -> Result<bool, RoundError> {
@@ -601,172 +408,6 @@ impl Exporter {
         metrics.export_lag(&sink.key.name, behind, age, disabled);
         Ok(true)
     }
-}
-
-/// Leaves that a sink received beyond its cursor, because an earlier one failed. They are not sent
-/// again. Only this process knows them, so they are after a crash.
-#[derive(Debug, Default)]
-struct Ahead {
-    cursor: u64,
-    delivered: BTreeSet<u64>,
-}
-
-impl Ahead {
-    /// This replica has the lease again, with the cursor at `next`. If the cursor moved meanwhile,
-    /// another replica continued, or an operator set it back.
-    fn go_on_at(&mut self, next: u64) {
-        if next != self.cursor {
-            self.delivered.clear();
-        }
-        self.moved_to(next);
-    }
-
-    fn moved_to(&mut self, next: u64) {
-        self.cursor = next;
-        self.delivered = self.delivered.split_off(&next);
-    }
-}
-
-impl Sink {
-    fn new(export: &Export, config: &Config, metrics: &Arc<Metrics>) -> Result<Self, SinkError> {
-        let name = || export.name.clone();
-        let unfit = |why| SinkError::Unfit(name(), why);
-        let timeout = Duration::from_secs(export.timeout_seconds);
-        let start = |place| {
-            let told = tell_truncation(name(), Arc::clone(metrics));
-            Writer::start(place, told).map_err(|error| SinkError::Thread(name(), error))
-        };
-        let (to, place) = match export.to {
-            ExportTo::Stdout => (To::Lines(start(Place::Stdout)?), "-".to_owned()),
-            ExportTo::File => {
-                let path = export.path.as_ref().ok_or_else(|| unfit("has no file"))?;
-                let place = path.to_string_lossy().into_owned();
-                (To::Lines(start(Place::File(path.clone()))?), place)
-            }
-            ExportTo::Webhook => {
-                let url = export.url.as_ref().ok_or_else(|| unfit("has no url"))?;
-                let secrets = config.secrets.webhooks.iter();
-                let secrets = secrets.clone().find(|(of, _)| *of == export.name);
-                let (_, secrets) = secrets.ok_or_else(|| unfit("has no secret"))?;
-                let authorities = export.ca_file.as_ref().map(std::fs::read).transpose();
-                let authorities = authorities.map_err(|_| unfit("has an unreadable ca_file"))?;
-                let webhook = Webhook::new(
-                    url,
-                    secrets.clone(),
-                    content_type(export.format),
-                    timeout,
-                    authorities.as_deref(),
-                )
-                .map_err(|error| SinkError::Client(name(), error.without_url()))?;
-                (To::Webhook(webhook), url.clone())
-            }
-        };
-        let kind = format!("{:?}", export.to);
-        let revision = export.revision.to_be_bytes();
-        // The content counts like the target: a sink with another format must not continue at an
-        // old cursor.
-        let told = format!("{:?} {}", export.format, export.free_text);
-        let parts: [&[u8]; 4] = [
-            kind.as_bytes(),
-            place.as_bytes(),
-            &revision,
-            told.as_bytes(),
-        ];
-        Ok(Self {
-            key: ExportKey {
-                name: name(),
-                origin: config.ledger.origin.clone(),
-            },
-            // A digest, because an address may contain secrets.
-            registration: Hash::from(sha256_parts("export registration", &parts)).to_string(),
-            format: export.format,
-            from: export.from,
-            free_text: export.free_text,
-            timeout,
-            concurrency: export.concurrency,
-            checkpoints: export.checkpoints,
-            to,
-            told_foreign: AtomicBool::new(false),
-        })
-    }
-
-    /// The end of a lease that begins `now`.
-    fn leased_from(&self, now: Timestamp) -> Timestamp {
-        now.plus_seconds((BUDGET + self.timeout + LEASE_MARGIN).as_secs())
-    }
-
-    fn at_once(&self) -> u64 {
-        match self.to {
-            To::Lines(_) => LINES,
-            To::Webhook(_) => REQUESTS,
-        }
-    }
-}
-
-/// Logs that a sink's file was truncated while the broker wrote to it.
-fn tell_truncation(sink: String, metrics: Arc<Metrics>) -> impl Fn(Truncated) + Send + 'static {
-    move |Truncated { was, is }| {
-        metrics.export_truncated(&sink);
-        error!(
-            sink,
-            was,
-            is,
-            "the file was cut while the broker wrote to it, as `copytruncate` does: lines may be \
-             lost; rotate it by renaming"
-        );
-    }
-}
-
-/// The latest times that a replica with a correct clock can have written by `now`.
-fn believed_at(now: Timestamp) -> Believed {
-    let lease = BUDGET + Duration::from_secs(MAX_TIMEOUT_SECONDS) + LEASE_MARGIN;
-    Believed {
-        due_at: now.plus_seconds(MAX_PAUSE_SECONDS + CLOCKS_SECONDS),
-        lease_until: now.plus_seconds(lease.as_secs() + CLOCKS_SECONDS),
-    }
-}
-
-/// The media type of one event.
-fn content_type(format: ExportFormat) -> &'static str {
-    match format {
-        ExportFormat::Cloudevents => cloudevents::CONTENT_TYPE,
-        ExportFormat::Ocsf => ocsf::CONTENT_TYPE,
-    }
-}
-
-fn lines(messages: &[Message]) -> Vec<u8> {
-    let mut lines = Vec::new();
-    for message in messages {
-        lines.extend_from_slice(&message.body);
-        lines.push(b'\n');
-    }
-    lines
-}
-
-/// How many of the next messages can be sent at once: one that must go alone, or all before the
-/// next such message.
-fn run_length(messages: &[Message]) -> usize {
-    let alone = messages
-        .iter()
-        .position(|message| message.session.is_none());
-    match alone {
-        Some(0) => 1,
-        Some(at) => at,
-        None => messages.len(),
-    }
-}
-
-/// Groups messages by session into at most `most` lanes, each in order.
-fn lanes(run: &[Message], most: u32) -> Vec<Vec<&Message>> {
-    let mut lanes: BTreeMap<u128, Vec<&Message>> = BTreeMap::new();
-    for message in run {
-        let session = message.session.map_or(0, |session| session.as_u128());
-        lanes
-            .entry(session % u128::from(most.max(1)))
-            .or_default()
-            .push(message);
-    }
-    lanes.into_values().collect()
 }
 
 /// Doubles from one second up to [`MAX_BACKOFF_SECONDS`].

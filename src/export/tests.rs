@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::delivery::{lanes, run_length};
 use super::*;
+use crate::config::ExportFormat;
 use crate::domain::leaf::Leaf;
 use crate::merkle::leaf_hash;
 
@@ -180,7 +182,7 @@ fn write(format: ExportFormat, body: Option<&[u8]>, free_text: Option<&str>) -> 
     let hash = leaf_hash(body.unwrap_or(b"pruned"));
     let message = Message::write(
         format,
-        Recorded {
+        RecordedLeaf {
             issuer: ISSUER,
             origin: ORIGIN,
             index: 41,

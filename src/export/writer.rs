@@ -1,8 +1,8 @@
 //! Writes lines to a file or to standard output on a separate thread: a hanging disk, or a pipe
 //! without a reader, blocks only that thread.
 //!
-//! [`Writer::start`] starts the thread, `write` hands over a batch, and `look` has the file's
-//! length compared. A file is opened for each batch, so that a rotation needs no signal.
+//! [`Writer::start`] starts the thread, `write` hands over a batch, and `queue_compare` has the
+//! file's length compared. A file is opened for each batch, so that a rotation needs no signal.
 //!
 //! The rule: a batch counts as delivered once it is synced to disk. An incomplete last line, left
 //! by a crash, is removed: it was not delivered and is sent again. A rotation that copies the file
@@ -29,7 +29,7 @@ const MAX_TAIL_BYTES: u64 = 4 * 1024 * 1024;
 
 /// The target of the lines.
 #[derive(Clone, Debug)]
-pub(super) enum Place {
+pub(super) enum SinkTarget {
     File(PathBuf),
     Stdout,
 }
@@ -40,7 +40,7 @@ enum Job {
         done: oneshot::Sender<io::Result<()>>,
     },
     /// Compares the file's length, and then clears the flag.
-    Look(Arc<AtomicBool>),
+    Compare(Arc<AtomicBool>),
 }
 
 /// A file that became shorter.
@@ -54,13 +54,13 @@ pub(super) struct Truncated {
 
 /// The file after the last batch.
 #[derive(Clone, Copy, Debug)]
-struct Left {
+struct FileState {
     device: u64,
     inode: u64,
     length: u64,
 }
 
-impl Left {
+impl FileState {
     fn of(metadata: &Metadata) -> Self {
         Self {
             device: metadata.dev(),
@@ -83,7 +83,7 @@ impl Left {
 pub(super) struct Writer {
     jobs: mpsc::Sender<Job>,
     /// Whether a length comparison is queued.
-    looks: Arc<AtomicBool>,
+    is_compare_queued: Arc<AtomicBool>,
     /// A batch that timed out and may still be running.
     late: Mutex<Option<oneshot::Receiver<io::Result<()>>>>,
 }
@@ -91,7 +91,7 @@ pub(super) struct Writer {
 impl Writer {
     /// Starts the thread. It calls `truncated` for a file that became shorter.
     pub(super) fn start(
-        place: Place,
+        target: SinkTarget,
         truncated: impl Fn(Truncated) + Send + 'static,
     ) -> io::Result<Self> {
         let (jobs, work) = mpsc::channel::<Job>();
@@ -103,14 +103,14 @@ impl Writer {
                 let mut left = None;
                 for job in work {
                     match job {
-                        Job::Look(waits) => {
-                            if let Some(cut) = compare(&place, &mut left) {
+                        Job::Compare(waits) => {
+                            if let Some(cut) = compare(&target, &mut left) {
                                 truncated(cut);
                             }
                             waits.store(false, Ordering::SeqCst);
                         }
                         Job::Write { lines, done } => {
-                            let written = write(&place, &lines, torn, left, &truncated);
+                            let written = write(&target, &lines, torn, left, &truncated);
                             torn = written.is_err();
                             left = written.as_ref().ok().copied().flatten();
                             // The caller may have stopped waiting.
@@ -121,16 +121,19 @@ impl Writer {
             })?;
         Ok(Self {
             jobs,
-            looks: Arc::default(),
+            is_compare_queued: Arc::default(),
             late: Mutex::new(None),
         })
     }
 
     /// Queues a comparison of the file's length, unless one is queued already.
-    pub(super) fn look(&self) {
-        if !self.looks.swap(true, Ordering::SeqCst) {
+    pub(super) fn queue_compare(&self) {
+        if !self.is_compare_queued.swap(true, Ordering::SeqCst) {
             // If the thread is gone, the next write fails and reports it.
-            drop(self.jobs.send(Job::Look(Arc::clone(&self.looks))));
+            drop(
+                self.jobs
+                    .send(Job::Compare(Arc::clone(&self.is_compare_queued))),
+            );
         }
     }
 
@@ -162,12 +165,12 @@ impl Writer {
 }
 
 /// Whether the file became shorter. If so, its present length is used from now on.
-fn compare(place: &Place, left: &mut Option<Left>) -> Option<Truncated> {
-    let Place::File(path) = place else {
+fn compare(target: &SinkTarget, left: &mut Option<FileState>) -> Option<Truncated> {
+    let SinkTarget::File(path) = target else {
         return None;
     };
     let before = (*left)?;
-    let now = Left::of(&std::fs::metadata(path).ok()?);
+    let now = FileState::of(&std::fs::metadata(path).ok()?);
     let cut = before.truncated(now)?;
     *left = Some(now);
     Some(cut)
@@ -177,14 +180,14 @@ fn compare(place: &Place, left: &mut Option<Left>) -> Option<Truncated> {
 /// Returns the file after this batch, with the length that it has unless it was truncated
 /// meanwhile.
 fn write(
-    place: &Place,
+    target: &SinkTarget,
     lines: &[u8],
     torn: bool,
-    left: Option<Left>,
+    left: Option<FileState>,
     truncated: &impl Fn(Truncated),
-) -> io::Result<Option<Left>> {
-    match place {
-        Place::Stdout => {
+) -> io::Result<Option<FileState>> {
+    match target {
+        SinkTarget::Stdout => {
             let mut out = io::stdout().lock();
             // Output cannot be taken back: a line break ends the torn line.
             if torn {
@@ -194,9 +197,9 @@ fn write(
             out.flush()?;
             Ok(None)
         }
-        Place::File(path) => {
+        SinkTarget::File(path) => {
             let mut file = open_to_append(path)?;
-            let found = Left::of(&file.metadata()?);
+            let found = FileState::of(&file.metadata()?);
             if let Some(cut) = left.and_then(|left| left.truncated(found)) {
                 truncated(cut);
             }
@@ -206,7 +209,7 @@ fn write(
             file.sync_data()?;
             // The length is computed, not read: a truncation after the write is then found by the
             // next comparison.
-            Ok(Some(Left { length, ..found }))
+            Ok(Some(FileState { length, ..found }))
         }
     }
 }
@@ -264,24 +267,24 @@ mod tests {
         file.set_len(0).unwrap();
     }
 
-    fn write_new(place: &Place) -> io::Result<Option<Left>> {
-        write(place, b"new\n", false, None, &|_| {})
+    fn write_new(target: &SinkTarget) -> io::Result<Option<FileState>> {
+        write(target, b"new\n", false, None, &|_| {})
     }
 
     #[test]
     fn a_cut_that_came_right_after_the_write_is_seen_at_the_next_look() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events");
-        let place = Place::File(path.clone());
+        let target = SinkTarget::File(path.clone());
         std::fs::write(&path, "one\n").unwrap();
-        let mut left = write_new(&place).unwrap();
+        let mut left = write_new(&target).unwrap();
         assert_eq!(left.unwrap().length, 8);
         // As if the file had been truncated between the write and the read of the length.
         empty(&path);
         let cut = Truncated { was: 8, is: 0 };
-        assert_eq!(compare(&place, &mut left), Some(cut));
+        assert_eq!(compare(&target, &mut left), Some(cut));
         assert_eq!(
-            compare(&place, &mut left),
+            compare(&target, &mut left),
             None,
             "a truncation must be reported once"
         );
@@ -291,7 +294,7 @@ mod tests {
     fn a_line_that_a_crash_left_is_cut_off_and_whole_ones_stay() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events");
-        let place = Place::File(path.clone());
+        let target = SinkTarget::File(path.clone());
         for (before, after) in [
             ("", "new\n"),
             ("{\"specv", "new\n"),
@@ -300,19 +303,19 @@ mod tests {
             ("one\n{\"id\":\"tp-7", "one\nnew\n"),
         ] {
             std::fs::write(&path, before).unwrap();
-            write_new(&place).unwrap();
+            write_new(&target).unwrap();
             assert_eq!(std::fs::read_to_string(&path).unwrap(), after, "{before}");
         }
         let long = format!("one\n{{\"{}", "x".repeat(10_000));
         std::fs::write(&path, long).unwrap();
-        write_new(&place).unwrap();
+        write_new(&target).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\nnew\n");
     }
 
     #[test]
     fn what_is_no_file_of_lines_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(write_new(&Place::File(dir.path().to_owned())).is_err());
+        assert!(write_new(&SinkTarget::File(dir.path().to_owned())).is_err());
         let path = dir.path().join("other");
         for other in [
             vec![0; 5 * 1024 * 1024],
@@ -320,7 +323,7 @@ mod tests {
             b"lines\nand [more]".to_vec(),
         ] {
             std::fs::write(&path, &other).unwrap();
-            assert!(write_new(&Place::File(path.clone())).is_err());
+            assert!(write_new(&SinkTarget::File(path.clone())).is_err());
             assert_eq!(std::fs::read(&path).unwrap(), other);
         }
     }
@@ -330,20 +333,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events");
         let (told, cuts) = mpsc::channel();
-        let writer = Writer::start(Place::File(path.clone()), move |cut| {
+        let writer = Writer::start(SinkTarget::File(path.clone()), move |cut| {
             told.send(cut).unwrap();
         });
         let writer = writer.unwrap();
         let soon = Duration::from_secs(30);
         writer.write(b"one\ntwo\n".to_vec(), soon).await.unwrap();
-        writer.look();
+        writer.queue_compare();
         std::fs::rename(&path, dir.path().join("events.1")).unwrap();
         writer.write(b"three\n".to_vec(), soon).await.unwrap();
         assert!(cuts.try_recv().is_err(), "nothing was cut");
         // As `copytruncate` does; then nothing is written for a long time.
         std::fs::copy(&path, dir.path().join("events.2")).unwrap();
         empty(&path);
-        writer.look();
+        writer.queue_compare();
         let cut = Truncated { was: 6, is: 0 };
         assert_eq!(cuts.recv_timeout(soon).unwrap(), cut);
         writer.write(b"four\n".to_vec(), soon).await.unwrap();
@@ -362,7 +365,7 @@ mod tests {
         let (jobs, work) = mpsc::channel::<Job>();
         let writer = Writer {
             jobs,
-            looks: Arc::default(),
+            is_compare_queued: Arc::default(),
             late: Mutex::new(None),
         };
         let soon = Duration::from_millis(20);
@@ -372,7 +375,7 @@ mod tests {
         assert_eq!(slow.kind(), io::ErrorKind::TimedOut);
         let batch = |job| match job {
             Job::Write { lines, done } => (lines, done),
-            Job::Look(_) => panic!("no comparison was queued"),
+            Job::Compare(_) => panic!("no comparison was queued"),
         };
         let (first, done) = batch(work.try_recv().unwrap());
         assert_eq!(first, b"a\n");

@@ -30,7 +30,7 @@ use super::problem::Problem;
 use super::receipt::texts;
 use super::sessions::id;
 use crate::broker::administration::records::Under;
-use crate::broker::administration::time::AcceptAsk;
+use crate::broker::administration::time::AcceptTimeRequest;
 use crate::broker::{Broker, BrokerError};
 use crate::domain::limits::MAX_REASON_BYTES;
 use crate::domain::text::check_text;
@@ -115,7 +115,7 @@ pub(super) async fn accept_time(
     }
     check_text(&reason, MAX_REASON_BYTES)
         .map_err(|refused| Problem::invalid("/reason", refused.to_string()))?;
-    let ask = AcceptAsk { time, reason };
+    let ask = AcceptTimeRequest { time, reason };
     let accepted = state
         .broker
         .administration

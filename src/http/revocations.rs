@@ -16,7 +16,7 @@ use super::json::Strict;
 use super::params::{Asked, Named, Unrepeatable};
 use super::problem::Problem;
 use super::sessions::{cursor, id, page_limit, read_cursor};
-use crate::broker::revocation::{BlockAsk, RevokeAsk, Revoked};
+use crate::broker::revocation::{BlockRequest, RevokeRequest, Revoked};
 use crate::clock::Timestamp;
 use crate::domain::cutoff::Selector;
 use crate::domain::limits::MAX_REASON_BYTES;
@@ -89,13 +89,13 @@ pub(super) async fn revoke(
     check_text(&body.reason, MAX_REASON_BYTES)
         .map_err(|refused| Problem::invalid("/reason", refused.to_string()))?;
     let block = match body.block_seconds {
-        None => BlockAsk::Default,
-        Some(BlockBody::Seconds(seconds)) => BlockAsk::Seconds(seconds),
-        Some(BlockBody::Until(UntilLifted::UntilLifted)) => BlockAsk::UntilLifted,
+        None => BlockRequest::Default,
+        Some(BlockBody::Seconds(seconds)) => BlockRequest::Seconds(seconds),
+        Some(BlockBody::Until(UntilLifted::UntilLifted)) => BlockRequest::UntilLifted,
     };
     let revoked = state.broker.revocation.revoke_many(
         &presented.evidence,
-        RevokeAsk {
+        RevokeRequest {
             selector: body.selector,
             block,
             deny_all_earlier_sessions: body.deny_all_earlier_sessions,

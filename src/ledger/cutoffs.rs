@@ -17,7 +17,7 @@ use crate::clock::Timestamp;
 use crate::crypto::digest::{Mac, MacError};
 use crate::domain::cutoff::{Cutoff, Selector};
 use crate::domain::validity::is_dated_ahead;
-use crate::store::append::TaskFacts;
+use crate::store::append::LockedTaskFacts;
 use crate::store::cutoffs::SealedCutoff;
 
 /// Cutoffs by selector, and the size of the log up to which they are known.
@@ -142,7 +142,7 @@ impl Cutoffs {
     }
 
     /// Whether a task was opened by a fast clock, so that the acceptance of a time ended it.
-    pub(super) fn dated_ahead(&self, task: &TaskFacts) -> bool {
+    pub(super) fn dated_ahead(&self, task: &LockedTaskFacts) -> bool {
         is_dated_ahead(task.life.opened_at, task.leaf_index, &self.accepted)
     }
 

@@ -6,10 +6,10 @@
 //! The rule: within a window, each identity, and all identities of an attestor together, have a
 //! limited number of denials recorded. A further denial is answered with 429 and counted; when the
 //! window ends, one leaf records their number. Permits do not count and are always recorded. The
-//! budget belongs to one replica and is lost at a restart. [`Budget::Spent`] is an answer, not an
-//! error. Once [`MAX_IDENTITIES`] identities are counted in a window, further identities get no
-//! leaf of their own. `broker::issuance` counts; the sweeper takes the omitted counts and has them
-//! recorded.
+//! budget belongs to one replica and is lost at a restart. [`DenialBudget::Spent`] is an answer,
+//! not an error. Once [`MAX_IDENTITIES`] identities are counted in a window, further identities get
+//! no leaf of their own. `broker::issuance` counts; the sweeper takes the omitted counts and has
+//! them recorded.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -25,7 +25,7 @@ const MAX_IDENTITIES: usize = 100_000;
 /// Whether a denial may have a leaf of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the other names say it all")]
-pub enum Budget {
+pub enum DenialBudget {
     Leaf,
     /// It may not; the answer is 429 with the earliest time for another try.
     Spent {
@@ -67,7 +67,7 @@ impl Denials {
         identity: &str,
         limits: &DecisionLimits,
         now: Timestamp,
-    ) -> Budget {
+    ) -> DenialBudget {
         let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let since = *window.since.get_or_insert(now);
         window.seconds = limits.denial_window_seconds;
@@ -83,7 +83,7 @@ impl Denials {
         let spent = own.is_none_or(|own| own > u64::from(limits.denials_per_identity))
             || *all > u64::from(limits.denials_per_attestor);
         if !spent {
-            return Budget::Leaf;
+            return DenialBudget::Leaf;
         }
         let of = if told_apart {
             identity.to_owned()
@@ -91,7 +91,7 @@ impl Denials {
             format!("attestor:{attestor}")
         };
         *window.omitted.entry(of).or_insert(0) += 1;
-        Budget::Spent {
+        DenialBudget::Spent {
             until: since.plus_seconds(limits.denial_window_seconds),
         }
     }
@@ -128,15 +128,18 @@ mod tests {
         };
         let at = Timestamp::from_seconds;
         let count = |now| denials.count("ci", "ci:a", &limits, at(now));
-        assert_eq!(count(0), Budget::Leaf);
-        assert_eq!(count(1), Budget::Leaf);
-        assert_eq!(count(2), Budget::Spent { until: at(60) });
-        assert_eq!(denials.count("ci", "ci:b", &limits, at(3)), Budget::Leaf);
+        assert_eq!(count(0), DenialBudget::Leaf);
+        assert_eq!(count(1), DenialBudget::Leaf);
+        assert_eq!(count(2), DenialBudget::Spent { until: at(60) });
+        assert_eq!(
+            denials.count("ci", "ci:b", &limits, at(3)),
+            DenialBudget::Leaf
+        );
         assert!(denials.take_omitted(at(59)).is_empty());
         let told = denials.take_omitted(at(60));
         assert_eq!(told.len(), 1);
         assert_eq!((told[0].of.as_str(), told[0].count), ("ci:a", 1));
-        assert_eq!(count(61), Budget::Leaf);
+        assert_eq!(count(61), DenialBudget::Leaf);
         assert!(denials.take_omitted(at(62)).is_empty());
     }
 }

@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::place::Place;
+use super::checkpoint_store::CheckpointStore;
 use super::proofs;
 use super::shared::{SharedCheckpoint, SharedError, Through};
 use super::{LedgerParts, Signed};
@@ -50,11 +50,15 @@ impl Guard {
     /// A guard with a checkpoint file of this replica and the checkpoint that all replicas share.
     /// Without either it guards only the running process.
     #[must_use]
-    pub fn new(parts: &LedgerParts, file: Option<PathBuf>, place: Option<Place>) -> Self {
+    pub fn new(
+        parts: &LedgerParts,
+        file: Option<PathBuf>,
+        location: Option<CheckpointStore>,
+    ) -> Self {
         // Shared with the store, because a forged row that the store finds stops the ledger, too.
         let alarm = parts.store.alarm();
-        let shared = place.map(|place| {
-            let shared = SharedCheckpoint::new(place, parts, Arc::clone(&alarm));
+        let shared = location.map(|location| {
+            let shared = SharedCheckpoint::new(location, parts, Arc::clone(&alarm));
             Arc::new(shared)
         });
         Self {

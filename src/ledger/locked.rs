@@ -23,8 +23,8 @@ use crate::domain::task::{Task, TaskChain, TaskState};
 use crate::domain::workload::{Identity, OneTime};
 use crate::ids::{SessionId, TaskId};
 use crate::store::append::{
-    ActWrite, LeafRow, MintLease, RetryFacts, SessionEnd, SessionFacts, TaskChange, TaskFacts,
-    View, Writes,
+    ActWrite, LeafRow, LockedTaskFacts, MintLease, RetryFacts, SessionEnd, SessionFacts,
+    TaskChange, View, Writes,
 };
 use crate::store::cutoffs::SealedCutoff;
 use crate::store::keys::SigningKeyRow;
@@ -181,7 +181,7 @@ impl<'a> LockedState<'a> {
         self.view.sessions.get(&id)
     }
 
-    pub(super) fn task(&self, id: TaskId) -> Option<&TaskFacts> {
+    pub(super) fn task(&self, id: TaskId) -> Option<&LockedTaskFacts> {
         self.view.tasks.get(&id)
     }
 
@@ -269,7 +269,7 @@ impl LockedState<'_> {
 /// Tasks and sessions.
 impl LockedState<'_> {
     /// A task and its ancestors, as far as they were read.
-    fn chain(&self, task: TaskId) -> impl Iterator<Item = &TaskFacts> {
+    fn chain(&self, task: TaskId) -> impl Iterator<Item = &LockedTaskFacts> {
         let read = |id: &TaskId| self.view.tasks.get(id);
         std::iter::successors(read(&task), move |facts| {
             facts.parent.as_ref().and_then(read)
@@ -280,9 +280,10 @@ impl LockedState<'_> {
 
     /// Whether a task and all its ancestors are open.
     pub(super) fn chain_is_open(&self, task: TaskId) -> bool {
-        let link = |id: TaskId| self.view.tasks.get(&id).map(TaskFacts::link);
-        let ahead =
-            |facts: &TaskFacts| self.cutoffs.dated_ahead(facts) || self.fresh.dated_ahead(facts);
+        let link = |id: TaskId| self.view.tasks.get(&id).map(LockedTaskFacts::link);
+        let ahead = |facts: &LockedTaskFacts| {
+            self.cutoffs.dated_ahead(facts) || self.fresh.dated_ahead(facts)
+        };
         TaskChain::of(task, link).ended(self.now).is_none() && !self.chain(task).any(ahead)
     }
 

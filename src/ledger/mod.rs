@@ -37,6 +37,7 @@
 pub mod appender;
 mod batch;
 mod caller;
+pub mod checkpoint_store;
 pub mod clock_watch;
 mod cutoffs;
 pub mod denials;
@@ -44,7 +45,6 @@ pub mod entry;
 pub mod guard;
 mod locked;
 mod outcome;
-pub mod place;
 pub mod proofs;
 mod shared;
 mod unrecorded;
@@ -62,7 +62,7 @@ use self::batch::{Prepared, SettledLeaf};
 use self::clock_watch::ClockWatch;
 use self::cutoffs::Cutoffs;
 pub(crate) use self::entry::blocked_caller;
-use self::entry::{Entry, OneTimeUse, Openings, Request, SessionPlan, leaf_of};
+use self::entry::{Entry, EntryOpenings, OneTimeUse, Request, SessionPlan, leaf_of};
 pub use self::outcome::{AppendError, Outcome};
 use self::unrecorded::Unrecorded;
 use crate::clock::{SharedClock, Timestamp};
@@ -215,8 +215,8 @@ struct Shared {
 }
 
 impl Ledger {
-    /// Appends an act of the broker's own: of a worker, a schedule or a start. It uses no evidence up,
-    /// and no caller is judged. An act of a caller is appended by `broker::access` alone.
+    /// Appends an act of the broker's own: of a worker, a schedule or a start. It uses no evidence
+    /// up, and no caller is judged. An act of a caller is appended by `broker::access` alone.
     #[expect(clippy::disallowed_methods, reason = "an act of the broker's own")]
     pub async fn append_own(&self, entry: Entry, at: Timestamp) -> Result<Appended, AppendError> {
         let request = Request {
@@ -258,7 +258,7 @@ impl Ledger {
             None
         } else {
             let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(weight(&prepared));
-            // The last places are reserved for entries that only use evidence up.
+            // The last slots are reserved for entries that only use evidence up.
             match bytes {
                 Ok(bytes) if self.queue.capacity() > MAX_QUEUE_CONSUMPTIONS => Some(bytes),
                 _ => return Err(Box::new(prepared)),
@@ -394,7 +394,7 @@ fn prepare(origin: &str, request: Request) -> Result<Prepared, AppendError> {
 /// A rough measure of an entry's memory while it is queued; at least one.
 fn weight(prepared: &Prepared) -> u32 {
     let leaf = prepared.leaf.as_ref().map_or(0, |(body, _)| body.len());
-    let Openings { input, purpose } = prepared.request.entry.kind().openings();
+    let EntryOpenings { input, purpose } = prepared.request.entry.kind().openings();
     let opened = [input, purpose].into_iter().flatten();
     let opened: usize = opened.map(|opening| opening.bytes.len()).sum();
     // The entry's rows are about as large as its leaf, hence twice the leaf.

@@ -24,19 +24,19 @@ use crate::domain::workload::OneTime;
 /// One-time ids that the replica refuses although the store does not know them yet.
 #[derive(Debug, Default)]
 pub(super) struct Unrecorded {
-    ids: Mutex<BTreeMap<[u8; 32], Kept>>,
+    ids: Mutex<BTreeMap<[u8; 32], UnrecordedId>>,
     added: Notify,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Kept {
+struct UnrecordedId {
     id: OneTime,
     /// Whether its use must still be recorded; false if the store refused its row.
     due: bool,
 }
 
 impl Unrecorded {
-    fn state(&self) -> MutexGuard<'_, BTreeMap<[u8; 32], Kept>> {
+    fn state(&self) -> MutexGuard<'_, BTreeMap<[u8; 32], UnrecordedId>> {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -56,7 +56,7 @@ impl Unrecorded {
         }
         let mut state = self.state();
         for id in ids {
-            state.entry(id.key).or_insert(Kept { id: *id, due });
+            state.entry(id.key).or_insert(UnrecordedId { id: *id, due });
         }
         drop(state);
         self.added.notify_one();

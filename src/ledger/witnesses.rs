@@ -102,7 +102,7 @@ enum Failure {
     #[error("its clock shows {0}, more than {MAX_SKEW_SECONDS} s from this replica's clock")]
     Clock(u64),
     #[error("it named another size {TRIES} times")]
-    Unsettled,
+    NoAgreement,
     #[error(
         "it signed a checkpoint of {theirs} leaves, and the store has {ours}: the store was rewound, \
          or the witness is wrong; find out which, with the checkpoints that others kept"
@@ -139,9 +139,11 @@ impl Failure {
         match self {
             Self::Unreachable(_) | Self::Failed(_) => "unreachable",
             Self::UnknownLog | Self::UnknownKey | Self::Refused(_) => "refused",
-            Self::Large | Self::NoSize | Self::Signature(_) | Self::Clock(_) | Self::Unsettled => {
-                "unusable"
-            }
+            Self::Large
+            | Self::NoSize
+            | Self::Signature(_)
+            | Self::Clock(_)
+            | Self::NoAgreement => "unusable",
             Self::Ahead { .. } | Self::Row { .. } | Self::Fork { .. } => "inconsistent",
             Self::Store(_) | Self::Foreign(_) | Self::NoProof(_) | Self::LongProof => "own",
         }
@@ -342,7 +344,7 @@ impl Ledger {
                 Answer::Saw(theirs) => old = theirs,
             }
         }
-        Err(Failure::Unsettled)
+        Err(Failure::NoAgreement)
     }
 
     fn read(

@@ -21,7 +21,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{Checkpoint, CheckpointError, SignedCheckpoint};
-use super::edge::Edge;
+use super::compact_range::Edge;
 use super::hash::{Hash, leaf_hash};
 use super::note::{MAX_NOTE_BYTES, Note, VerifierKey};
 use super::tile::TILE_WIDTH;

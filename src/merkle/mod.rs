@@ -41,18 +41,18 @@
 //!
 //! Parsers are strict: one text for one value, every length limited, no panic on any input.
 
-mod anchor;
 mod checkpoint;
-mod edge;
-mod growth;
+mod compact_range;
+mod fork_check;
 mod hash;
 mod log_file;
 mod note;
-mod plan;
 mod proof;
 mod receipt;
 mod tile;
+mod tile_plan;
 mod tlog_proof;
+mod trust_anchor;
 mod witness;
 
 #[cfg(test)]
@@ -60,10 +60,9 @@ mod oracle;
 #[cfg(test)]
 mod testing;
 
-pub use anchor::{Anchor, Trust, verify_same_tree};
 pub use checkpoint::{Checkpoint, CheckpointError, MAX_ORIGIN_BYTES, SignedCheckpoint};
-pub use edge::{BatchProver, Edge, EdgeError, Frontier};
-pub use growth::{Growth, GrowthPlan};
+pub use compact_range::{BatchProver, Edge, EdgeError, Frontier};
+pub use fork_check::{Growth, GrowthPlan};
 pub use hash::{EMPTY_ROOT, Hash, HashError, leaf_hash, node_hash, root_of};
 pub use log_file::{
     LOG_FILE_FORMAT, LogEntry, LogFileError, LogReader, write_log_entry, write_log_head,
@@ -72,14 +71,15 @@ pub use note::{
     KeyError, MAX_KEY_NAME_BYTES, MAX_NOTE_BYTES, MAX_NOTE_SIGNATURES, Note, NoteError,
     NoteSignature, VerifiedNote, VerifierKey, note_signature_line, sign_note,
 };
-pub use plan::{ConsistencyPlan, EdgePlan, InclusionPlan, PlanError, RootPlan};
 pub use proof::{MAX_PROOF_HASHES, ProofError, verify_consistency, verify_inclusion};
 pub use receipt::{Receipt, VerifiedReceipt, VerifyError};
 pub use tile::{
     BundleError, TILE_WIDTH, Tile, TileId, TilePath, TilePathError, TileSource, decode_entries,
     encode_entries, hashes_from_bytes, hashes_to_bytes,
 };
+pub use tile_plan::{ConsistencyPlan, EdgePlan, InclusionPlan, PlanError, RootPlan};
 pub use tlog_proof::{MAX_TLOG_PROOF_BYTES, TlogProof, TlogProofError};
+pub use trust_anchor::{Anchor, Trust, verify_same_tree};
 pub use witness::{Cosignature, WitnessKey, add_checkpoint_body, parse_witness_size};
 
 /// Parses a decimal number in its only form: digits, no sign, no leading zero.

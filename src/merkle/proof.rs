@@ -5,9 +5,9 @@
 //! with a hash too many or too few is refused, as is one that leads to another root.
 //!
 //! Every failure is a [`ProofError`], and none panics on any input. A failed consistency proof has
-//! two possible causes, a fork or wrong hashes, which [`super::growth`] distinguishes. Whether a
-//! root is that of the log is left to the caller: [`super::checkpoint`] verifies its signature.
-//! [`super::plan`] builds proofs.
+//! two possible causes, a fork or wrong hashes, which [`super::fork_check`] distinguishes. Whether
+//! a root is that of the log is left to the caller: [`super::checkpoint`] verifies its signature.
+//! [`super::tile_plan`] builds proofs.
 
 use super::hash::{EMPTY_ROOT, Hash, node_hash};
 

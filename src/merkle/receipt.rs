@@ -7,9 +7,9 @@
 //!
 //! A receipt with a wrong hash, size, proof or signature is a [`VerifyError`]. After
 //! [`Receipt::unsigned`] the caller must verify the checkpoint itself, for example with
-//! [`super::anchor`]. The content of the leaf is not read here: `domain::leaf` does, and the caller
-//! compares its origin with the checkpoint's. The ledger makes receipts, and callers and the CLI
-//! verify them.
+//! [`super::trust_anchor`]. The content of the leaf is not read here: `domain::leaf` does, and the
+//! caller compares its origin with the checkpoint's. The ledger makes receipts, and callers and the
+//! CLI verify them.
 
 use std::fmt;
 
@@ -254,7 +254,7 @@ mod tests {
     use base64::Engine as _;
     use proptest::prelude::*;
 
-    use super::super::edge::{BatchProver, Edge};
+    use super::super::compact_range::{BatchProver, Edge};
     use super::super::note::NoteError;
     use super::super::testing::{TestLogKey, flip, leaves};
     use super::*;

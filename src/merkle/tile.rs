@@ -5,16 +5,16 @@
 //!
 //! A tile has one path only; any other text is a [`TilePathError`]. Bytes that are no bundle are a
 //! [`BundleError`]. [`TileId::source`] says from which rows a store reads a tile, and answers
-//! `None` for a tile that the store cannot have. The hashes are not checked here: [`super::plan`]
-//! uses them, and its caller compares the result with a known root. `ledger::proofs` and
-//! `http::ledger` serve tiles.
+//! `None` for a tile that the store cannot have. The hashes are not checked here:
+//! [`super::tile_plan`] uses them, and its caller compares the result with a known root.
+//! `ledger::proofs` and `http::ledger` serve tiles.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::hash::{Hash, HashError};
 use super::parse_decimal;
-use super::plan::tile_shift;
+use super::tile_plan::tile_shift;
 use crate::domain::limits::MAX_LEAF_BYTES;
 
 /// Number of hashes in a full tile, and of entries in a full bundle.
@@ -275,8 +275,8 @@ pub fn decode_entries(mut bundle: &[u8]) -> Result<Vec<&[u8]>, BundleError> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::plan::EdgePlan;
     use super::super::testing::{Log, leaves};
+    use super::super::tile_plan::EdgePlan;
     use super::*;
 
     fn tile(level: u8, index: u64, width: u16) -> TileId {

@@ -16,7 +16,7 @@ use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Credential, EndOutcome, MintError, MintPlace, Minter};
+use super::{Credential, EndOutcome, MintError, MintMode, Minter};
 use crate::clock::Timestamp;
 use crate::crypto::jwk::Algorithm;
 use crate::crypto::jwt::ACCESS_TOKEN_TYPE;
@@ -28,7 +28,7 @@ use crate::domain::kind::MinterKind;
 use crate::domain::permit::Permit;
 use crate::domain::revocability::{Revocability, RevocationClass};
 use crate::domain::session::Session;
-use crate::domain::status_list::StatusPlace;
+use crate::domain::status_list::StatusListIndex;
 use crate::domain::workload::{Identity, KeyBinding, subject_and_actor};
 
 /// Creates JWT access tokens.
@@ -136,7 +136,7 @@ fn status(issuer: &str, session: &Session, first_list: u64) -> Option<Value> {
     let RevocationClass::Bounded { .. } = session.revocability.class else {
         return None;
     };
-    Some(StatusPlace::of(session.leaf_index, first_list).claim(issuer))
+    Some(StatusListIndex::of(session.leaf_index, first_list).claim(issuer))
 }
 
 impl Minter for JwtMinter {
@@ -144,8 +144,8 @@ impl Minter for JwtMinter {
         MinterKind::Jwt
     }
 
-    fn place(&self) -> MintPlace {
-        MintPlace::Local
+    fn mode(&self) -> MintMode {
+        MintMode::Local
     }
 
     fn revocability(&self, resource: &Resource) -> Revocability {

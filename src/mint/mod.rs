@@ -24,7 +24,7 @@ use secrecy::SecretString;
 
 use crate::clock::Timestamp;
 use crate::domain::catalog::Resource;
-use crate::domain::deny_list::{Denied, DenyPlace};
+use crate::domain::deny_list::{DeniedSessions, DenyPolicyTarget};
 use crate::domain::grant::Grant;
 use crate::domain::kind::MinterKind;
 use crate::domain::permit::Permit;
@@ -57,9 +57,9 @@ pub enum Credential {
     },
 }
 
-/// The place where a credential is created.
+/// Where a credential is created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MintPlace {
+pub enum MintMode {
     /// The credential is created in this process.
     Local,
     /// The credential is created at a back end.
@@ -122,8 +122,8 @@ pub trait Minter: Send + Sync {
     /// The kind of resource that it serves.
     fn kind(&self) -> MinterKind;
 
-    /// The place where it creates credentials.
-    fn place(&self) -> MintPlace;
+    /// Where it creates credentials.
+    fn mode(&self) -> MintMode;
 
     /// The effect of revoking a credential for this resource.
     fn revocability(&self, resource: &Resource) -> Revocability;
@@ -154,31 +154,31 @@ pub trait Minter: Send + Sync {
 /// deny and when a denial is confirmed; this trait only reads and writes the documents.
 pub trait DenyList: Send + Sync {
     /// The target whose document denies sessions of this resource; `None` if they cannot be denied.
-    fn deny_place(&self, resource: &Resource) -> Option<DenyPlace>;
+    fn deny_target(&self, resource: &Resource) -> Option<DenyPolicyTarget>;
 
     /// Checks that this replica's configuration permits reading and writing a target's document.
     /// The error has the reason and the remedy. Does not call the back end.
-    fn check(&self, _place: &DenyPlace) -> Result<(), String> {
+    fn check(&self, _target: &DenyPolicyTarget) -> Result<(), String> {
         Ok(())
     }
 
     /// Whether a target's document is read and written with tokens that the federation keys sign.
-    fn needs_federation(&self, _place: &DenyPlace) -> bool {
+    fn needs_federation(&self, _target: &DenyPolicyTarget) -> bool {
         false
     }
 
     /// Reads the present document; `None` if there is none that the broker could have written.
     fn read<'a>(
         &'a self,
-        place: &'a DenyPlace,
+        target: &'a DenyPolicyTarget,
         now: Timestamp,
-    ) -> BoxFuture<'a, Result<Option<Denied>, MintError>>;
+    ) -> BoxFuture<'a, Result<Option<DeniedSessions>, MintError>>;
 
     /// Replaces the present document with this one.
     fn write<'a>(
         &'a self,
-        place: &'a DenyPlace,
-        denied: &'a Denied,
+        target: &'a DenyPolicyTarget,
+        denied: &'a DeniedSessions,
         now: Timestamp,
     ) -> BoxFuture<'a, Result<(), DenyWriteError>>;
 }

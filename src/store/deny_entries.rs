@@ -1,7 +1,7 @@
 //! The sessions on deny lists at back ends: which are to be denied, which have room on the list,
 //! and which were read back.
 //!
-//! An entry is requested (`note_deny_wish`, `ask_deny`), listed when there is room
+//! An entry is requested (`note_deny_wish`, `request_denial`), listed when there is room
 //! (`list_waiting`), and confirmed when a document that names it was read (`note_denied`).
 //!
 //! The rule: every change of a list's room is made under the lock of its row in `deny_place`, so
@@ -14,17 +14,19 @@
 use sqlx::Connection as _;
 
 use super::codec::unsigned;
-use super::deny_lists::ClaimedPlace;
+use super::deny_lists::ClaimedTarget;
 use super::tasks::json_ids;
 use super::{Store, StoreError, on_pool, read, write};
 use crate::clock::Timestamp;
-use crate::domain::deny_list::{DenyAsk, DenyPlace, DenyRoom, DenyWish, RevocationProgress};
+use crate::domain::deny_list::{
+    DenyPolicyTarget, DenyReason, DenyRequest, DenyRoom, RevocationProgress,
+};
 use crate::ids::SessionId;
 
 /// Runs statements in one transaction that holds the row of a deny list's target. `$fits` is the
 /// number of sessions for which the back end had room, if fewer than registered.
 macro_rules! locked {
-    ($store:expr, $place:expr, ($db:ident, $fits:ident) => $body:expr) => {{
+    ($store:expr, $target:expr, ($db:ident, $fits:ident) => $body:expr) => {{
         match $store {
             Store::Postgres(postgres) => on_pool!(postgres, connection => {
                 let mut $db = connection.begin().await?;
@@ -33,8 +35,8 @@ macro_rules! locked {
                     "/* lock_deny_place */ SELECT fits FROM deny_place \
                      WHERE minter = $1 AND name = $2 FOR NO KEY UPDATE",
                 )
-                .bind($place.minter.as_str())
-                .bind(&$place.name)
+                .bind($target.minter.as_str())
+                .bind(&$target.name)
                 .fetch_optional(&mut *$db)
                 .await?;
                 let $fits = row.and_then(|(fits,)| fits);
@@ -48,8 +50,8 @@ macro_rules! locked {
                     "/* lock_deny_place */ SELECT fits FROM deny_place \
                      WHERE minter = $1 AND name = $2",
                 )
-                .bind($place.minter.as_str())
-                .bind(&$place.name)
+                .bind($target.minter.as_str())
+                .bind(&$target.name)
                 .fetch_optional(&mut *$db)
                 .await?;
                 let $fits = row.and_then(|(fits,)| fits);
@@ -65,7 +67,7 @@ macro_rules! locked {
 /// time of the request. A session that has ended and expires before the list is sure to hold is not
 /// worth its room.
 macro_rules! list_waiting {
-    ($db:ident, $fits:expr, $place:expr, $now:expr) => {{
+    ($db:ident, $fits:expr, $target:expr, $now:expr) => {{
         let rows: Vec<(SessionId,)> = sqlx::query_as(
             "/* list_waiting */ UPDATE deny_entry SET listed = true WHERE session_id IN ( \
              SELECT w.session_id FROM (SELECT session_id, wish, \
@@ -78,13 +80,13 @@ macro_rules! list_waiting {
              <= CASE w.wish WHEN 2 THEN CAST($5 AS bigint) WHEN 1 THEN CAST($6 AS bigint) \
              ELSE CAST($7 AS bigint) END) RETURNING session_id",
         )
-        .bind($place.minter.as_str())
-        .bind(&$place.name)
+        .bind($target.minter.as_str())
+        .bind(&$target.name)
         .bind($now)
-        .bind($now.plus_seconds($place.propagation_seconds + SKEW_SECONDS))
-        .bind(room($place, DenyWish::Admin, $fits))
-        .bind(room($place, DenyWish::Unknown, $fits))
-        .bind(room($place, DenyWish::Over, $fits))
+        .bind($now.plus_seconds($target.propagation_seconds + SKEW_SECONDS))
+        .bind(room($target, DenyReason::Admin, $fits))
+        .bind(room($target, DenyReason::Unknown, $fits))
+        .bind(room($target, DenyReason::Over, $fits))
         .fetch_all(&mut *$db)
         .await?;
         rows.into_iter().map(|(id,)| id).collect::<Vec<_>>()
@@ -95,8 +97,8 @@ macro_rules! list_waiting {
 /// listed that much longer.
 pub const SKEW_SECONDS: u64 = 5;
 
-fn room(place: &DenyPlace, wish: DenyWish, fits: Option<i64>) -> i64 {
-    let registered = i64::from(place.room_for(wish));
+fn room(target: &DenyPolicyTarget, wish: DenyReason, fits: Option<i64>) -> i64 {
+    let registered = i64::from(target.room_for(wish));
     fits.map_or(registered, |fits| registered.min(fits))
 }
 
@@ -129,7 +131,11 @@ impl Store {
 
     /// Records that a session is to be denied, before its end is recorded, so that a crash in
     /// between does not lose the request. The priority of a request is raised and never lowered.
-    pub async fn note_deny_wish(&self, place: &DenyPlace, ask: &DenyAsk) -> Result<(), StoreError> {
+    pub async fn note_deny_wish(
+        &self,
+        target: &DenyPolicyTarget,
+        ask: &DenyRequest,
+    ) -> Result<(), StoreError> {
         write!(self, db => {
             sqlx::query(
                 "/* note_deny_wish */ INSERT INTO deny_entry \
@@ -139,8 +145,8 @@ impl Store {
                  ELSE deny_entry.wish END",
             )
             .bind(ask.session)
-            .bind(place.minter.as_str())
-            .bind(&place.name)
+            .bind(target.minter.as_str())
+            .bind(&target.name)
             .bind(ask.wish as i16)
             .bind(ask.keep_until)
             .execute(db)
@@ -151,8 +157,12 @@ impl Store {
 
     /// Requests that a session be denied at a known target, and lists waiting sessions as far as
     /// there is room. A second request raises the priority and changes nothing else.
-    pub async fn ask_deny(&self, place: &DenyPlace, ask: &DenyAsk) -> Result<(), StoreError> {
-        locked!(self, place, (db, fits) => {
+    pub async fn request_denial(
+        &self,
+        target: &DenyPolicyTarget,
+        ask: &DenyRequest,
+    ) -> Result<(), StoreError> {
+        locked!(self, target, (db, fits) => {
             sqlx::query(
                 "/* ask_deny */ INSERT INTO deny_entry \
                  (session_id, minter, place, wish, requested_at, listed, keep_until) \
@@ -164,31 +174,31 @@ impl Store {
                  ELSE excluded.keep_until END",
             )
             .bind(ask.session)
-            .bind(place.minter.as_str())
-            .bind(&place.name)
+            .bind(target.minter.as_str())
+            .bind(&target.name)
             .bind(ask.wish as i16)
             .bind(ask.at)
             .bind(ask.keep_until)
             .execute(&mut *db)
             .await?;
-            list_waiting!(db, fits, place, ask.at)
+            list_waiting!(db, fits, target, ask.at)
         });
-        self.nudge_deny_place(place, ask.at).await
+        self.schedule_deny_policy(target, ask.at).await
     }
 
     /// Lists the sessions that wait for room at a target, as far as there is room at `now`.
     pub async fn list_waiting(
         &self,
-        place: &DenyPlace,
+        target: &DenyPolicyTarget,
         now: Timestamp,
     ) -> Result<Vec<SessionId>, StoreError> {
-        Ok(locked!(self, place, (db, fits) => list_waiting!(db, fits, place, now)))
+        Ok(locked!(self, target, (db, fits) => list_waiting!(db, fits, target, now)))
     }
 
     /// The state of the room on a target's list at `now`.
     pub async fn deny_room(
         &self,
-        place: &DenyPlace,
+        target: &DenyPolicyTarget,
         now: Timestamp,
     ) -> Result<DenyRoom, StoreError> {
         type Row = (i64, Option<i64>, Option<bool>);
@@ -199,8 +209,8 @@ impl Store {
                  (SELECT fits IS NOT NULL FROM deny_place WHERE minter = $1 AND name = $2) \
                  FROM deny_entry WHERE minter = $1 AND place = $2 AND listed AND keep_until > $3",
             )
-            .bind(place.minter.as_str())
-            .bind(&place.name)
+            .bind(target.minter.as_str())
+            .bind(&target.name)
             .bind(now)
             .fetch_one(db)
             .await?
@@ -216,27 +226,27 @@ impl Store {
     /// room already, even beyond the registered capacity, and stay denied: a list without one of
     /// them would make it valid again. If the list is full, sessions that no document names yet are
     /// taken off, those that an admin revoked last. Returns the sessions that were taken off.
-    pub async fn adopt_denied(
+    pub async fn import_denied(
         &self,
-        place: &DenyPlace,
+        target: &DenyPolicyTarget,
         sessions: &[SessionId],
         now: Timestamp,
         keep_until: Timestamp,
     ) -> Result<Vec<SessionId>, StoreError> {
-        let left = locked!(self, place, (db, _fits) => {
+        let left = locked!(self, target, (db, _fits) => {
             let listed: Vec<(SessionId, bool)> = sqlx::query_as(
                 "/* adopt_denied */ SELECT session_id, written_at IS NOT NULL FROM deny_entry \
                  WHERE minter = $1 AND place = $2 AND listed AND keep_until > $3 \
                  ORDER BY wish DESC, requested_at, session_id",
             )
-            .bind(place.minter.as_str())
-            .bind(&place.name)
+            .bind(target.minter.as_str())
+            .bind(&target.name)
             .bind(now)
             .fetch_all(&mut *db)
             .await?;
             let is_new = |id: &&SessionId| !listed.iter().any(|(listed, _)| listed == *id);
             let new: Vec<SessionId> = sessions.iter().filter(is_new).copied().collect();
-            let capacity = usize::try_from(place.capacity).unwrap_or(usize::MAX);
+            let capacity = usize::try_from(target.capacity).unwrap_or(usize::MAX);
             let mut excess = (listed.len() + new.len()).saturating_sub(capacity);
             let mut left = Vec::new();
             for (id, written) in listed.iter().rev() {
@@ -262,8 +272,8 @@ impl Store {
                      written_at = COALESCE(deny_entry.written_at, $4)",
                 )
                 .bind(id)
-                .bind(place.minter.as_str())
-                .bind(&place.name)
+                .bind(target.minter.as_str())
+                .bind(&target.name)
                 .bind(now)
                 .bind(keep_until)
                 .execute(&mut *db)
@@ -278,18 +288,18 @@ impl Store {
     /// those that an admin revoked are kept longest. Returns the sessions that were taken off.
     pub async fn unlist_unwritten(
         &self,
-        place: &DenyPlace,
+        target: &DenyPolicyTarget,
         keep: usize,
         now: Timestamp,
     ) -> Result<Vec<SessionId>, StoreError> {
-        Ok(locked!(self, place, (db, _fits) => {
+        Ok(locked!(self, target, (db, _fits) => {
             let unwritten: Vec<(SessionId,)> = sqlx::query_as(
                 "/* unlist_unwritten */ SELECT session_id FROM deny_entry \
                  WHERE minter = $1 AND place = $2 AND listed AND written_at IS NULL \
                  AND keep_until > $3 ORDER BY wish DESC, requested_at, session_id",
             )
-            .bind(place.minter.as_str())
-            .bind(&place.name)
+            .bind(target.minter.as_str())
+            .bind(&target.name)
             .bind(now)
             .fetch_all(&mut *db)
             .await?;
@@ -310,7 +320,7 @@ impl Store {
     /// The sessions that a target's document must name at `now`.
     pub async fn denied_sessions(
         &self,
-        place: &DenyPlace,
+        target: &DenyPolicyTarget,
         now: Timestamp,
     ) -> Result<Vec<SessionId>, StoreError> {
         let rows: Vec<(SessionId,)> = read!(self, db => {
@@ -318,8 +328,8 @@ impl Store {
                 "/* denied_sessions */ SELECT session_id FROM deny_entry \
                  WHERE minter = $1 AND place = $2 AND listed AND keep_until > $3",
             )
-            .bind(place.minter.as_str())
-            .bind(&place.name)
+            .bind(target.minter.as_str())
+            .bind(&target.name)
             .bind(now)
             .fetch_all(db)
             .await?
@@ -332,7 +342,7 @@ impl Store {
     /// cannot overwrite newer facts. Returns how many are new.
     pub async fn note_denied(
         &self,
-        place: &DenyPlace,
+        target: &DenyPolicyTarget,
         holder: &str,
         present: &[SessionId],
         now: Timestamp,
@@ -358,8 +368,8 @@ impl Store {
                 let ids: Vec<_> = present.iter().map(|id| id.uuid()).collect();
                 on_pool!(postgres, db => {
                     sqlx::query_as(note!("(SELECT unnest($3))"))
-                        .bind(place.minter.as_str())
-                        .bind(&place.name)
+                        .bind(target.minter.as_str())
+                        .bind(&target.name)
                         .bind(ids)
                         .bind(now)
                         .bind(holder)
@@ -369,8 +379,8 @@ impl Store {
             }
             Self::Sqlite(sqlite) => {
                 sqlx::query_as(note!("(SELECT unhex(value) FROM json_each($3))"))
-                    .bind(place.minter.as_str())
-                    .bind(&place.name)
+                    .bind(target.minter.as_str())
+                    .bind(&target.name)
                     .bind(json_ids(present.iter().map(|id| id.uuid())))
                     .bind(now)
                     .bind(holder)
@@ -383,20 +393,20 @@ impl Store {
 
     /// Records that a target's back end refused a document for its size at `now`, and how many
     /// sessions the remote document names.
-    pub async fn deny_place_short(
+    pub async fn mark_deny_policy_short(
         &self,
-        claimed: &ClaimedPlace,
+        claimed: &ClaimedTarget,
         fits: u64,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let place = &claimed.place;
+        let target = &claimed.target;
         write!(self, db => {
             sqlx::query(
                 "/* deny_place_short */ UPDATE deny_place SET fits = $3, refused_at = $4 \
                  WHERE minter = $1 AND name = $2",
             )
-            .bind(place.minter.as_str())
-            .bind(&place.name)
+            .bind(target.minter.as_str())
+            .bind(&target.name)
             .bind(i64::try_from(fits).unwrap_or(i64::MAX))
             .bind(now)
             .execute(db)
@@ -406,14 +416,14 @@ impl Store {
     }
 
     /// Records that a target's back end has room for the whole registered capacity.
-    pub async fn deny_place_fits(&self, place: &DenyPlace) -> Result<(), StoreError> {
+    pub async fn mark_deny_policy_fits(&self, target: &DenyPolicyTarget) -> Result<(), StoreError> {
         write!(self, db => {
             sqlx::query(
                 "/* deny_place_fits */ UPDATE deny_place SET fits = NULL, refused_at = NULL \
                  WHERE minter = $1 AND name = $2",
             )
-            .bind(place.minter.as_str())
-            .bind(&place.name)
+            .bind(target.minter.as_str())
+            .bind(&target.name)
             .execute(db)
             .await?;
         });
@@ -421,7 +431,7 @@ impl Store {
     }
 
     /// The number of targets that have less room than registered.
-    pub async fn short_deny_places(&self) -> Result<u64, StoreError> {
+    pub async fn count_short_deny_policies(&self) -> Result<u64, StoreError> {
         let (count,): (i64,) = read!(self, db => {
             sqlx::query_as(
                 "/* short_deny_places */ SELECT count(*) FROM deny_place WHERE fits IS NOT NULL",

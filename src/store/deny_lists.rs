@@ -1,9 +1,9 @@
 //! The deny lists at back ends: their targets, the replica that writes each, and the facts that
 //! were read back of each document as a whole.
 //!
-//! A target is inserted (`put_deny_place`, `know_deny_place`), leased (`claim_deny_places`), and
-//! released as done or failed. `last_blanket_deny` and `blanket_deny` belong to the denial of all
-//! earlier sessions.
+//! A target is inserted (`upsert_and_schedule_deny_policy`, `upsert_deny_policy`), leased
+//! (`claim_deny_policies`), and released as done or failed. `last_blanket_deny` and `blanket_deny`
+//! belong to the denial of all earlier sessions.
 //!
 //! The rule: the document follows from the rows, never the reverse. Only the holder of the lease
 //! records facts about a document, and the numbers of documents only rise. Failures: `None` of
@@ -19,15 +19,15 @@ use super::cutoffs::CutoffRow;
 use super::validity_sql::{may_stand, unexpired};
 use super::{Store, StoreError, on_pool, read, read_current, write};
 use crate::clock::Timestamp;
-use crate::domain::deny_list::DenyPlace;
+use crate::domain::deny_list::DenyPolicyTarget;
 use crate::domain::generation::GenerationDigest;
 use crate::domain::kind::MinterKind;
 
 /// A target that this process may write to until its lease ends.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the other names say it all")]
-pub struct ClaimedPlace {
-    pub place: DenyPlace,
+pub struct ClaimedTarget {
+    pub target: DenyPolicyTarget,
     /// Failed tries since the last success.
     pub attempts: u32,
     /// The number of the last document that was to be written.
@@ -39,7 +39,7 @@ pub struct ClaimedPlace {
 /// The properties that a group of unexpired sessions shares.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the other names say it all")]
-pub struct SessionsAt {
+pub struct SessionGroup {
     /// The kind of their minter.
     pub minter: MinterKind,
     /// The audience of their grants; at AWS, a role.
@@ -61,7 +61,7 @@ pub struct BlanketDeny {
 }
 
 #[derive(FromRow)]
-struct PlaceRow {
+struct TargetRow {
     minter: String,
     name: String,
     registration: String,
@@ -72,10 +72,10 @@ struct PlaceRow {
     refused_at: Option<Timestamp>,
 }
 
-impl TryFrom<PlaceRow> for ClaimedPlace {
+impl TryFrom<TargetRow> for ClaimedTarget {
     type Error = StoreError;
 
-    fn try_from(row: PlaceRow) -> Result<Self, StoreError> {
+    fn try_from(row: TargetRow) -> Result<Self, StoreError> {
         let small = |value: i64| {
             u32::try_from(value).map_err(|_| StoreError::Corrupt("list of denied sessions"))
         };
@@ -83,7 +83,7 @@ impl TryFrom<PlaceRow> for ClaimedPlace {
             attempts: small(row.attempts)?,
             generation: unsigned("deny_place", row.generation)?,
             refused_at: row.refused_at,
-            place: DenyPlace {
+            target: DenyPolicyTarget {
                 minter: minter(&row.minter)?,
                 name: row.name,
                 registration: row.registration,
@@ -96,8 +96,8 @@ impl TryFrom<PlaceRow> for ClaimedPlace {
 
 impl Store {
     /// Every known target.
-    pub async fn deny_places(&self) -> Result<Vec<DenyPlace>, StoreError> {
-        let rows: Vec<PlaceRow> = read!(self, db => {
+    pub async fn deny_policy_targets(&self) -> Result<Vec<DenyPolicyTarget>, StoreError> {
+        let rows: Vec<TargetRow> = read!(self, db => {
             sqlx::query_as(
                 "/* deny_places */ SELECT minter, name, registration, capacity, \
                  propagation_seconds, attempts, generation, refused_at FROM deny_place \
@@ -106,24 +106,24 @@ impl Store {
             .fetch_all(db)
             .await?
         });
-        let claimed = rows.into_iter().map(ClaimedPlace::try_from);
-        claimed.map(|claimed| Ok(claimed?.place)).collect()
+        let claimed = rows.into_iter().map(ClaimedTarget::try_from);
+        claimed.map(|claimed| Ok(claimed?.target)).collect()
     }
 
     /// Inserts a target or updates its registration, and schedules it for reconciliation now.
-    pub async fn put_deny_place(
+    pub async fn upsert_and_schedule_deny_policy(
         &self,
-        place: &DenyPlace,
+        target: &DenyPolicyTarget,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.know_deny_place(place, now).await?;
-        self.nudge_deny_place(place, now).await
+        self.upsert_deny_policy(target, now).await?;
+        self.schedule_deny_policy(target, now).await
     }
 
     /// Inserts a target or updates its registration. A new one is reconciled at `due`.
-    pub async fn know_deny_place(
+    pub async fn upsert_deny_policy(
         &self,
-        place: &DenyPlace,
+        target: &DenyPolicyTarget,
         due: Timestamp,
     ) -> Result<(), StoreError> {
         write!(self, db => {
@@ -134,11 +134,11 @@ impl Store {
                  ON CONFLICT (minter, name) DO UPDATE SET registration = $3, capacity = $4, \
                  propagation_seconds = $5",
             )
-            .bind(place.minter.as_str())
-            .bind(&place.name)
-            .bind(&place.registration)
-            .bind(i64::from(place.capacity))
-            .bind(signed(place.propagation_seconds))
+            .bind(target.minter.as_str())
+            .bind(&target.name)
+            .bind(&target.registration)
+            .bind(i64::from(target.capacity))
+            .bind(signed(target.propagation_seconds))
             .bind(due)
             .execute(db)
             .await?;
@@ -148,9 +148,9 @@ impl Store {
 
     /// Schedules a target for reconciliation now, and once more if a replica is reconciling it. A
     /// target that fails keeps its pauses.
-    pub async fn nudge_deny_place(
+    pub async fn schedule_deny_policy(
         &self,
-        place: &DenyPlace,
+        target: &DenyPolicyTarget,
         now: Timestamp,
     ) -> Result<(), StoreError> {
         write!(self, db => {
@@ -159,8 +159,8 @@ impl Store {
                  WHERE minter = $1 AND name = $2 AND due_at > $3 \
                  AND (attempts = 0 OR lease_until > $3)",
             )
-            .bind(place.minter.as_str())
-            .bind(&place.name)
+            .bind(target.minter.as_str())
+            .bind(&target.name)
             .bind(now)
             .execute(db)
             .await?;
@@ -169,7 +169,10 @@ impl Store {
     }
 
     /// The properties of the sessions of external minters that have not expired at `now`.
-    pub async fn places_of_sessions(&self, now: Timestamp) -> Result<Vec<SessionsAt>, StoreError> {
+    pub async fn external_session_groups(
+        &self,
+        now: Timestamp,
+    ) -> Result<Vec<SessionGroup>, StoreError> {
         type Row = (String, String, String, Vec<u8>);
         let rows: Vec<Row> = read_current!(self, db => {
             sqlx::query_as(concat!(
@@ -183,7 +186,7 @@ impl Store {
         });
         rows.into_iter()
             .map(|(made_by, audience, resource, generation)| {
-                Ok(SessionsAt {
+                Ok(SessionGroup {
                     minter: minter(&made_by)?,
                     audience,
                     resource,
@@ -196,7 +199,7 @@ impl Store {
     /// Whether other resources than this one have sessions at a target that may still be valid.
     pub async fn others_live_at(
         &self,
-        place: &DenyPlace,
+        target: &DenyPolicyTarget,
         resource: &str,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
@@ -207,8 +210,8 @@ impl Store {
                 may_stand!("", "$4"),
                 ")"
             ))
-            .bind(place.minter.as_str())
-            .bind(&place.name)
+            .bind(target.minter.as_str())
+            .bind(&target.name)
             .bind(resource)
             .bind(now)
             .fetch_one(db)
@@ -221,7 +224,7 @@ impl Store {
     /// `None` if there is none. Checks the MACs of the rows.
     pub async fn last_blanket_deny(
         &self,
-        place: &str,
+        target: &str,
         since: Timestamp,
     ) -> Result<Option<Timestamp>, StoreError> {
         let rows: Vec<CutoffRow> = read_current!(self, db => {
@@ -229,7 +232,7 @@ impl Store {
                 "/* last_blanket_deny */ SELECT * FROM cutoff WHERE deny_policy_target = $1 \
                  AND committed_at > $2",
             )
-            .bind(place)
+            .bind(target)
             .bind(since)
             .fetch_all(db)
             .await?
@@ -243,15 +246,18 @@ impl Store {
 
     /// The blanket deny of a target, as its document was last read back. `None` if the document had
     /// none.
-    pub async fn blanket_deny(&self, place: &DenyPlace) -> Result<Option<BlanketDeny>, StoreError> {
+    pub async fn blanket_deny(
+        &self,
+        target: &DenyPolicyTarget,
+    ) -> Result<Option<BlanketDeny>, StoreError> {
         type Row = (Option<Timestamp>, Option<Timestamp>, Option<Timestamp>);
         let row: Option<Row> = read!(self, db => {
             sqlx::query_as(
                 "/* blanket_deny */ SELECT blanket_deny_before, blanket_deny_written_at, read_at \
                  FROM deny_place WHERE minter = $1 AND name = $2",
             )
-            .bind(place.minter.as_str())
-            .bind(&place.name)
+            .bind(target.minter.as_str())
+            .bind(&target.name)
             .fetch_optional(db)
             .await?
         });
@@ -265,13 +271,13 @@ impl Store {
     }
 
     /// Leases due targets to `holder` until `lease_until`.
-    pub async fn claim_deny_places(
+    pub async fn claim_deny_policies(
         &self,
         holder: &str,
         now: Timestamp,
         lease_until: Timestamp,
         limit: u32,
-    ) -> Result<Vec<ClaimedPlace>, StoreError> {
+    ) -> Result<Vec<ClaimedTarget>, StoreError> {
         macro_rules! claim {
             ($skip:literal) => {
                 concat!(
@@ -286,7 +292,7 @@ impl Store {
                 )
             };
         }
-        let rows: Vec<PlaceRow> = match self {
+        let rows: Vec<TargetRow> = match self {
             Self::Postgres(postgres) => {
                 on_pool!(postgres, db => {
                     sqlx::query_as(claim!("FOR UPDATE SKIP LOCKED"))
@@ -308,14 +314,14 @@ impl Store {
                     .await?
             }
         };
-        rows.into_iter().map(ClaimedPlace::try_from).collect()
+        rows.into_iter().map(ClaimedTarget::try_from).collect()
     }
 
     /// The number of the next document of a target: greater than any number given before, and than
     /// that of the remote document. `None` if the holder has lost its lease.
     pub async fn next_deny_generation(
         &self,
-        place: &DenyPlace,
+        target: &DenyPolicyTarget,
         holder: &str,
         standing: u64,
         now: Timestamp,
@@ -327,8 +333,8 @@ impl Store {
                  WHERE minter = $1 AND name = $2 AND lease_holder = $3 AND lease_until > $4 \
                  RETURNING generation",
             )
-            .bind(place.minter.as_str())
-            .bind(&place.name)
+            .bind(target.minter.as_str())
+            .bind(&target.name)
             .bind(holder)
             .bind(now)
             .bind(signed(standing))
@@ -343,7 +349,7 @@ impl Store {
     /// when it is next read back.
     pub async fn note_blanket_deny(
         &self,
-        place: &DenyPlace,
+        target: &DenyPolicyTarget,
         holder: &str,
         issued_before: Option<Timestamp>,
     ) -> Result<(), StoreError> {
@@ -354,8 +360,8 @@ impl Store {
                  WHERE minter = $1 AND name = $2 AND lease_holder = $3 \
                  AND blanket_deny_before IS NOT NULL AND blanket_deny_before IS DISTINCT FROM $4",
             )
-            .bind(place.minter.as_str())
-            .bind(&place.name)
+            .bind(target.minter.as_str())
+            .bind(&target.name)
             .bind(holder)
             .bind(issued_before)
             .execute(db)
@@ -366,9 +372,9 @@ impl Store {
 
     /// Records that a target's document was read at `now` and was as required. Ends the lease; the
     /// target is reconciled again at `due_at`, or at once if a request came meanwhile.
-    pub async fn deny_place_done(
+    pub async fn mark_deny_policy_reconciled(
         &self,
-        place: &DenyPlace,
+        target: &DenyPolicyTarget,
         holder: &str,
         issued_before: Option<Timestamp>,
         now: Timestamp,
@@ -383,8 +389,8 @@ impl Store {
                  due_at = CASE WHEN due_at < lease_until THEN due_at ELSE $6 END \
                  WHERE minter = $1 AND name = $2 AND lease_holder = $3",
             )
-            .bind(place.minter.as_str())
-            .bind(&place.name)
+            .bind(target.minter.as_str())
+            .bind(&target.name)
             .bind(holder)
             .bind(now)
             .bind(issued_before)
@@ -396,9 +402,9 @@ impl Store {
     }
 
     /// Records that a target could not be reconciled; the next try is at `due_at`.
-    pub async fn deny_place_failed(
+    pub async fn mark_deny_policy_failed(
         &self,
-        place: &DenyPlace,
+        target: &DenyPolicyTarget,
         holder: &str,
         due_at: Timestamp,
     ) -> Result<(), StoreError> {
@@ -408,8 +414,8 @@ impl Store {
                  lease_holder = NULL, lease_until = NULL, due_at = $4 \
                  WHERE minter = $1 AND name = $2 AND lease_holder = $3",
             )
-            .bind(place.minter.as_str())
-            .bind(&place.name)
+            .bind(target.minter.as_str())
+            .bind(&target.name)
             .bind(holder)
             .bind(due_at)
             .execute(db)

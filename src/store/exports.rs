@@ -6,8 +6,8 @@
 //!
 //! The rule: a cursor belongs to a sink's name and a log's origin. Only the replica that holds its
 //! lease moves it, and only from the position that this replica last recorded. A time that a wrong
-//! clock dated too far ahead counts as past ([`Believed`]). Failures: `None` or `false` means that
-//! another replica holds the sink, its registration is another, or the position has moved; the
+//! clock dated too far ahead counts as past ([`BelievedTimes`]). Failures: `None` or `false` means
+//! that another replica holds the sink, its registration is another, or the position has moved; the
 //! caller then stops delivering. Nothing is retried here. Only `export` calls this module; it sends
 //! the leaves and chooses the pauses.
 
@@ -44,7 +44,7 @@ pub struct ExportCursor {
 /// The latest plausible times in a cursor's row. A wrong clock wrote any later time; such a time
 /// counts as past, so that no replica waits for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Believed {
+pub struct BelievedTimes {
     /// The latest time at which a sink can be due.
     pub due_at: Timestamp,
     /// The latest time at which a lease can end.
@@ -140,7 +140,7 @@ impl Store {
         registration: &str,
         now: Timestamp,
         gone: Timestamp,
-        believed: Believed,
+        believed: BelievedTimes,
     ) -> Result<bool, StoreError> {
         let taken = write!(self, db => {
             sqlx::query(
@@ -174,7 +174,7 @@ impl Store {
         holder: &str,
         now: Timestamp,
         lease_until: Timestamp,
-        believed: Believed,
+        believed: BelievedTimes,
     ) -> Result<Option<u64>, StoreError> {
         let row: Option<(i64,)> = write!(self, db => {
             sqlx::query_as(

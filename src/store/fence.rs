@@ -32,7 +32,7 @@ const REFUSED_FOR: Duration = Duration::from_millis(200);
 
 /// The state of a connection's server.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Shown {
+pub(super) struct ServerState {
     /// The number of leaves in its newest head.
     pub(super) size: u64,
     /// The server's start time; it differs between two servers with the same data.
@@ -97,7 +97,7 @@ impl Fence {
 
     /// The reason not to read from a server. `None` if it may be read from. `known` was read before
     /// `shown`.
-    pub(super) fn refusal(known: u64, shown: Shown) -> Option<String> {
+    pub(super) fn refusal(known: u64, shown: ServerState) -> Option<String> {
         if shown.in_recovery {
             return Some("it is in recovery, as a standby is".to_owned());
         }
@@ -209,8 +209,8 @@ pub(super) fn ends_connection(error: &sqlx::Error) -> bool {
 mod tests {
     use super::*;
 
-    fn shown(size: u64) -> Shown {
-        Shown {
+    fn shown(size: u64) -> ServerState {
+        ServerState {
             size,
             since: Timestamp::EPOCH,
             in_recovery: false,
@@ -227,7 +227,7 @@ mod tests {
         assert!(Fence::refusal(fence.known(), shown(6)).is_none());
         let behind = Fence::refusal(fence.known(), shown(4)).unwrap();
         assert!(behind.contains("shows 4 leaves, and 5"), "{behind}");
-        let standby = Shown {
+        let standby = ServerState {
             in_recovery: true,
             ..shown(9)
         };

@@ -47,8 +47,8 @@ pub struct TaskView {
 }
 
 impl TaskView {
-    /// Whether the task and each one above it is open at `now`, and none was opened by a clock whose
-    /// time was rejected later.
+    /// Whether the task and each one above it is open at `now`, and none was opened by a clock
+    /// whose time was rejected later.
     #[must_use]
     pub fn is_open(&self, now: Timestamp) -> bool {
         let accepted: Vec<_> = self.cutoffs.iter().filter_map(Cutoff::accepted).collect();
@@ -80,7 +80,7 @@ pub struct HeldTask {
 
 /// A recorded heartbeat.
 #[derive(Clone, Debug)]
-pub struct Heard {
+pub struct RecordedHeartbeat {
     /// The time of the task's last heartbeat.
     pub heard_at: Timestamp,
     /// The first sessions under the task, oldest first, with everything that decides about them.
@@ -280,14 +280,15 @@ impl HeldTask {
     }
 
     /// Records a heartbeat at `now`, and returns at most `limit` sessions under the task. `None` if
-    /// the task or one above it has ended or expired, or, with `undisturbed_since`, if a cutoff or an
-    /// activation came since the log had that size: the judgement by the view would no longer hold.
+    /// the task or one above it has ended or expired, or, with `undisturbed_since`, if a cutoff or
+    /// an activation came since the log had that size: the judgement by the view would no longer
+    /// hold.
     pub async fn hear(
         self,
         now: Timestamp,
         undisturbed_since: Option<u64>,
         limit: u32,
-    ) -> Result<Option<Heard>, StoreError> {
+    ) -> Result<Option<RecordedHeartbeat>, StoreError> {
         let since = undisturbed_since.map_or(i64::MAX, signed);
         let id = self.view.task.id;
         let (heard_at, rows) = match &self.store {
@@ -336,7 +337,7 @@ impl HeldTask {
                 (heard_at, under)
             }
         };
-        Ok(Some(Heard {
+        Ok(Some(RecordedHeartbeat {
             heard_at,
             // No session under the task, and no session that one was derived from, is older than
             // the oldest of the tasks.

@@ -22,7 +22,7 @@ use sqlx::postgres::PgConnection;
 use super::StoreError;
 use super::acknowledged::WatchedConnection;
 use super::codec::unsigned;
-use super::fence::{Fence, Shown};
+use super::fence::{Fence, ServerState};
 use super::postgres::Postgres;
 use crate::clock::{BootInstant, Timestamp};
 
@@ -110,7 +110,10 @@ impl ReadLease {
 }
 
 /// One commit: the state that the server shows, and whether there was a commit to acknowledge.
-async fn commit(connection: &mut PgConnection, number: i32) -> Result<(Shown, bool), StoreError> {
+async fn commit(
+    connection: &mut PgConnection,
+    number: i32,
+) -> Result<(ServerState, bool), StoreError> {
     type Row = (bool, Timestamp, Option<i64>, bool);
     // `fetch_all` reads to the end of the answer, which comes after the implicit transaction's
     // commit.
@@ -129,7 +132,7 @@ async fn commit(connection: &mut PgConnection, number: i32) -> Result<(Shown, bo
     let [(in_recovery, since, size, acknowledged)] = rows[..] else {
         return Err(StoreError::Corrupt("read lease"));
     };
-    let shown = Shown {
+    let shown = ServerState {
         size: unsigned("head", size.unwrap_or(0))?,
         since,
         in_recovery,

@@ -174,23 +174,23 @@ impl Store {
 
     /// The file or URL where the replicas last kept the checkpoint that they share
     /// (`ledger::shared`). `None` if they never kept one.
-    pub async fn shared_place(&self) -> Result<Option<String>, StoreError> {
+    pub async fn shared_checkpoint_location(&self) -> Result<Option<String>, StoreError> {
         let row: Option<(Option<String>,)> = read!(self, db => {
             sqlx::query_as("/* shared_place */ SELECT shared_place FROM store_meta")
                 .fetch_optional(db)
                 .await?
         });
-        Ok(row.and_then(|(place,)| place))
+        Ok(row.and_then(|(location,)| location))
     }
 
     /// Records the file or URL where the replicas keep the checkpoint that they share.
-    pub async fn put_shared_place(&self, place: &str) -> Result<(), StoreError> {
+    pub async fn put_shared_checkpoint_location(&self, location: &str) -> Result<(), StoreError> {
         write!(self, db => {
             sqlx::query(
                 "/* put_shared_place */ UPDATE store_meta SET shared_place = $1 \
                  WHERE shared_place IS NULL OR shared_place <> $1",
             )
-            .bind(place)
+            .bind(location)
             .execute(db)
             .await?;
         });

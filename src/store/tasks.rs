@@ -141,7 +141,7 @@ impl TryFrom<TaskRow> for Task {
 /// A delegation token's row.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the other names say it all")]
-pub struct Delegation {
+pub struct DelegationRow {
     /// The task that becomes the parent.
     pub task: TaskId,
     /// The identity that may use the token.
@@ -289,7 +289,7 @@ impl Store {
     }
 
     /// A delegation token, by its digest. `None` if there is none; it may have expired.
-    pub async fn delegation(&self, digest: &[u8; 32]) -> Result<Option<Delegation>, StoreError> {
+    pub async fn delegation(&self, digest: &[u8; 32]) -> Result<Option<DelegationRow>, StoreError> {
         let row: Option<(TaskId, String, i64, Timestamp)> = read_current!(self, db => {
             sqlx::query_as(
                 "/* delegation */ SELECT task_id, child, CAST(sessions AS BIGINT), expires_at \
@@ -302,7 +302,7 @@ impl Store {
         row.map(|(task, child, sessions, expires_at)| {
             let sessions =
                 u32::try_from(sessions).map_err(|_| StoreError::Corrupt("delegation"))?;
-            Ok(Delegation {
+            Ok(DelegationRow {
                 task,
                 child,
                 sessions,

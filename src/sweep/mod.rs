@@ -26,8 +26,9 @@
 //! | `generation_sync` | another active generation | compiles it and uses it |
 //!
 //! A worker that fails is logged and counted, and runs again in the next round; nothing is returned
-//! to the caller. The rule for a deletion is that it goes by the horizon and not by the clock. `app`
-//! runs the loops; the workers call `broker`, which holds the rules, and `store` for the rows.
+//! to the caller. The rule for a deletion is that it goes by the horizon and not by the clock.
+//! `app` runs the loops; the workers call `broker`, which holds the rules, and `store` for the
+//! rows.
 
 mod orphans;
 pub mod prune;
@@ -52,7 +53,7 @@ use crate::mint::EndOutcome;
 
 /// How many rows one worker takes at once: enough to make the round trip cheap, few enough to keep
 /// every statement fast.
-const BITE: u32 = 200;
+const BATCH_ROWS: u32 = 200;
 
 /// How often the workers run without a signal.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -72,7 +73,7 @@ const MAX_BACKOFF_SECONDS: u64 = 60;
 const PRUNE_INTERVAL: Duration = Duration::from_mins(1);
 
 /// The pause between two rounds of pruning while there is a backlog.
-const BREATH: Duration = Duration::from_millis(100);
+const BATCH_PAUSE: Duration = Duration::from_millis(100);
 
 /// How often tables for the next leaves are created: each time for many times the number of leaves
 /// that can come before the next time.
@@ -164,7 +165,7 @@ pub async fn run_pruning(broker: Arc<Broker>, stop: CancellationToken) -> Result
         pause = INTERVAL;
         if broker.core.goes_by_the_right_clock() {
             let more = prune_as_told(&broker, &mut pruner).await;
-            pause = if more { BREATH } else { PRUNE_INTERVAL };
+            pause = if more { BATCH_PAUSE } else { PRUNE_INTERVAL };
         }
     }
 }
@@ -214,7 +215,11 @@ pub async fn run_deny_lists(
             report(
                 &broker,
                 "deny_lists",
-                broker.revocation.deny_lists().tend_deny_lists().await,
+                broker
+                    .revocation
+                    .deny_lists()
+                    .reconcile_due_deny_lists()
+                    .await,
             );
         }
     }
@@ -226,7 +231,11 @@ pub async fn sweep(broker: &Arc<Broker>, now: Timestamp) {
     report(
         broker,
         "deny_lists",
-        broker.revocation.deny_lists().tend_deny_lists().await,
+        broker
+            .revocation
+            .deny_lists()
+            .reconcile_due_deny_lists()
+            .await,
     );
 }
 
@@ -297,9 +306,9 @@ pub async fn task_expiry(broker: &Arc<Broker>, now: Timestamp) -> Result<u64, Br
         let due = broker
             .core
             .store()
-            .claim_due_tasks(now, retry_at, BITE)
+            .claim_due_tasks(now, retry_at, BATCH_ROWS)
             .await?;
-        let full = due.len() == BITE as usize;
+        let full = due.len() == BATCH_ROWS as usize;
         let accepted = match due.first() {
             Some(_) => broker.core.store().accepted_times().await?,
             None => Vec::new(),
@@ -332,7 +341,12 @@ pub async fn task_expiry(broker: &Arc<Broker>, now: Timestamp) -> Result<u64, Br
 /// the broker chose for it.
 pub async fn unfinished_mints(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> {
     let mut found = 0;
-    for session in broker.core.store().unfinished_mints(now, BITE).await? {
+    for session in broker
+        .core
+        .store()
+        .unfinished_mints(now, BATCH_ROWS)
+        .await?
+    {
         begin_ending(broker, &session, EndReason::Failed, now).await?;
         found += 1;
     }
@@ -365,7 +379,7 @@ pub async fn endings(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError
     for (session, attempts) in broker
         .core
         .store()
-        .claim_unconfirmed(now, retry_at, BITE)
+        .claim_unconfirmed(now, retry_at, BATCH_ROWS)
         .await?
     {
         // An expired session has ended everywhere, so no confirmation is needed. Judged by the

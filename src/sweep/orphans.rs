@@ -16,7 +16,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use super::{BITE, begin_ending};
+use super::{BATCH_ROWS, begin_ending};
 use crate::broker::{Broker, BrokerError};
 use crate::clock::Timestamp;
 use crate::domain::leaf::{Effect, Leaf};
@@ -129,14 +129,14 @@ async fn all(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> {
         let views = broker
             .core
             .store()
-            .active_external(now, after, BITE)
+            .active_external(now, after, BATCH_ROWS)
             .await?;
         let Some(last) = views.last() else {
             return Ok(found);
         };
         after = Some((last.session.expires_at, last.session.id));
         found += end(broker, &views, now).await?;
-        if views.len() < BITE as usize {
+        if views.len() < BATCH_ROWS as usize {
             return Ok(found);
         }
     }

@@ -21,11 +21,11 @@ use crate::domain::generation::Retention;
 use crate::domain::limits::{MAX_DEADLINE_SECONDS, MAX_TTL_SECONDS, ONE_TIME_KEPT_SECONDS};
 
 /// The largest number of rows that one statement deletes.
-const BITE: u32 = 1_000;
+const BATCH_ROWS: u32 = 1_000;
 
 /// The largest number of statements of one kind in a round, so that a backlog in one table does not
 /// delay the others, and other writers get their turn.
-const BITES: u32 = 10;
+const MAX_BATCHES: u32 = 10;
 
 /// The pause after a statement that failed. Its locks may delay others at each try: on PostgreSQL
 /// no body is appended while the drop of a table of bodies waits.
@@ -66,8 +66,8 @@ impl Pruner {
         }
     }
 
-    /// Deletes rows past their retention, at most [`BITES`] statements of each kind. `now` is the
-    /// horizon (`Core::horizon`), never the clock, because a deletion cannot be undone.
+    /// Deletes rows past their retention, at most [`MAX_BATCHES`] statements of each kind. `now` is
+    /// the horizon (`Core::horizon`), never the clock, because a deletion cannot be undone.
     pub async fn round(&mut self, broker: &Broker, retention: Retention, now: Timestamp) -> Pruned {
         let store = broker.core.store();
         let ago = |days: u32| now.minus_seconds(u64::from(days) * 86_400);
@@ -88,17 +88,17 @@ impl Pruner {
         // parents: no statement deletes a row that another row refers to.
         macro_rules! some_of {
             ($statement:ident($($argument:expr),+)) => {
-                for bite in 1..=BITES {
+                for batch in 1..=MAX_BATCHES {
                     if self.rests(stringify!($statement)) {
                         break;
                     }
-                    match store.$statement($($argument,)+ BITE).await {
+                    match store.$statement($($argument,)+ BATCH_ROWS).await {
                         // Repeats until nothing is deleted: each deletion may make further rows
                         // deletable.
                         Ok(0) => break,
                         Ok(rows) => {
                             pruned.rows += rows;
-                            pruned.more |= bite == BITES;
+                            pruned.more |= batch == MAX_BATCHES;
                         }
                         // A deletion that fails must not prevent the others.
                         Err(error) => self.failed(stringify!($statement), error, &mut pruned),
@@ -125,14 +125,14 @@ impl Pruner {
     /// the log, except those that a fast clock dated ahead: a full page of these would hide the old
     /// ones behind them until that time has come.
     async fn patrol(&mut self, broker: &Broker, before: Timestamp, pruned: &mut Pruned) {
-        for _ in 0..BITES {
+        for _ in 0..MAX_BATCHES {
             if self.rests("patrol_openings") {
                 return;
             }
             let patrolled = broker
                 .core
                 .store()
-                .patrol_openings(before, self.patrol, BITE);
+                .patrol_openings(before, self.patrol, BATCH_ROWS);
             match patrolled.await {
                 Ok((rows, next)) => {
                     pruned.rows += rows;

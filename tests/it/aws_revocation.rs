@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use sqlx::Connection as _;
 use taskpass::broker::BrokerError;
 use taskpass::broker::issuance::Issued;
-use taskpass::broker::revocation::{BlockAsk, RevokeAsk};
+use taskpass::broker::revocation::{BlockRequest, RevokeRequest};
 use taskpass::domain::cutoff::Selector;
 use taskpass::domain::deny_list::RevocationProgress;
 use taskpass::domain::request::{CredentialRequest, TaskSelector};
@@ -564,10 +564,10 @@ async fn completions_take_half_of_the_room_and_issuing_stops_before_it_is_full()
     try_issue(&rig).await.unwrap();
 }
 
-pub fn revoke_resource(deny_all_earlier_sessions: bool) -> RevokeAsk {
-    RevokeAsk {
+pub fn revoke_resource(deny_all_earlier_sessions: bool) -> RevokeRequest {
+    RevokeRequest {
         selector: Selector::Resource("reports-bucket".into()),
-        block: BlockAsk::Default,
+        block: BlockRequest::Default,
         deny_all_earlier_sessions,
         reason: "incident".into(),
         allow_unknown: false,
@@ -657,7 +657,7 @@ async fn only_a_role_that_one_resource_has_to_itself_is_denied_as_a_whole() {
         Selector::Resource("nowhere".into()),
         Selector::Attestor("dev".into()),
     ] {
-        let ask = RevokeAsk {
+        let ask = RevokeRequest {
             selector: selector.clone(),
             allow_unknown: true,
             ..revoke_resource(true)
@@ -880,7 +880,7 @@ async fn a_role_is_not_denied_as_a_whole_while_a_resource_that_left_it_has_sessi
         resource["aws"]["role_arn"] = json!("arn:aws:iam::123456789012:role/moved");
     })
     .await;
-    let ask = RevokeAsk {
+    let ask = RevokeRequest {
         selector: Selector::Resource("other-bucket".into()),
         ..revoke_resource(true)
     };

@@ -2,7 +2,7 @@
 //! replicas.
 
 use taskpass::broker::access::tokens::{BOOTSTRAP_SECONDS, bootstrap_fault};
-use taskpass::broker::administration::time::{AcceptAsk, Accepted};
+use taskpass::broker::administration::time::{AcceptTimeRequest, Accepted};
 use taskpass::broker::{Broker, BrokerError};
 use taskpass::clock::Timestamp;
 use taskpass::crypto::random::token_digest;
@@ -71,7 +71,7 @@ async fn start(rig: &mut Rig) {
 }
 
 async fn accept(rig: &Rig, token: &str) -> Result<Accepted, BrokerError> {
-    let ask = AcceptAsk {
+    let ask = AcceptTimeRequest {
         time: rig.now(),
         reason: "the battery was dead".into(),
     };

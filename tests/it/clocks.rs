@@ -7,9 +7,9 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Executor as _};
 use taskpass::attest::AttestError;
-use taskpass::broker::administration::time::{AcceptAsk, Accepted};
+use taskpass::broker::administration::time::{AcceptTimeRequest, Accepted};
 use taskpass::broker::issuance::Issued;
-use taskpass::broker::revocation::{BlockAsk, RevokeAsk};
+use taskpass::broker::revocation::{BlockRequest, RevokeRequest};
 use taskpass::broker::{Broker, BrokerError};
 use taskpass::clock::Timestamp;
 use taskpass::domain::cutoff::Selector;
@@ -95,15 +95,15 @@ async fn size(rig: &Rig) -> u64 {
     rig.broker.core.ledger().head().await.unwrap().unwrap().size
 }
 
-fn reason() -> AcceptAsk {
-    AcceptAsk {
+fn reason() -> AcceptTimeRequest {
+    AcceptTimeRequest {
         time: Timestamp::EPOCH,
         reason: "the battery was dead".into(),
     }
 }
 
 async fn accept(rig: &Rig) -> Result<Accepted, BrokerError> {
-    let ask = AcceptAsk {
+    let ask = AcceptTimeRequest {
         time: rig.now(),
         ..reason()
     };
@@ -338,7 +338,7 @@ on_both_stores! {
         rig.clock.set(rig.now().plus_seconds(HOUR));
         let before = size(&rig).await;
         for (time, good) in [(61, false), (59, true)] {
-            let ask = AcceptAsk { time: rig.now().minus_seconds(time), ..reason() };
+            let ask = AcceptTimeRequest { time: rig.now().minus_seconds(time), ..reason() };
             let accepted = rig.broker.administration.accept_time(&bearer(BOOTSTRAP), ask).await;
             match &accepted {
                 Ok(_) => assert!(good),
@@ -428,9 +428,9 @@ on_both_stores! {
         let kind = if rig.broker.core.store().kind() == "sqlite" { Kind::Sqlite } else { Kind::Postgres };
         rig.stop().await;
         let rig = Rig::with(kind, &policies, vec![], vec![]).await;
-        let block = RevokeAsk {
+        let block = RevokeRequest {
             selector: Selector::Workload("dev:agent%3Areports".to_owned().try_into().unwrap()),
-            block: BlockAsk::Seconds(HOUR),
+            block: BlockRequest::Seconds(HOUR),
             reason: "stolen".into(),
             deny_all_earlier_sessions: false,
             allow_unknown: true,
@@ -440,7 +440,7 @@ on_both_stores! {
         rig.clock.set(rig.now().plus_seconds(2 * HOUR));
         let attempt = async || {
             let token = rig.token("agent:reports", json!({}));
-            let ask = AcceptAsk { time: rig.now(), ..reason() };
+            let ask = AcceptTimeRequest { time: rig.now(), ..reason() };
             rig.broker.administration.accept_time(&bearer(&token), ask).await
         };
         let refused = attempt().await;
@@ -465,7 +465,7 @@ on_both_stores! {
         let (other, stranger) = (rig.token("agent:reports", json!({})), rig.token("agent:orders", json!({})));
         rig.clock.set(rig.now().plus_seconds(30));
         let attempt = async |token: &str| {
-            let ask = AcceptAsk { time: rig.now(), ..reason() };
+            let ask = AcceptTimeRequest { time: rig.now(), ..reason() };
             rig.broker.administration.accept_time(&bearer(token), ask).await
         };
         let replayed = attempt(&used).await;
@@ -529,7 +529,7 @@ async fn an_accepted_time_opens_every_replica_whose_clock_shows_it() {
 }
 
 async fn accept_at(broker: &Broker) {
-    let ask = AcceptAsk {
+    let ask = AcceptTimeRequest {
         time: broker.core.now(),
         ..reason()
     };

@@ -26,7 +26,7 @@ use taskpass::domain::revocability::{ExpiresBy, OpenSessions, Revocability, Revo
 use taskpass::domain::session::Session;
 use taskpass::domain::task::TaskEnd;
 use taskpass::ids::{SessionId, TaskId};
-use taskpass::mint::{Credential, EndOutcome, MintError, MintPlace, Minter};
+use taskpass::mint::{Credential, EndOutcome, MintError, MintMode, Minter};
 use taskpass::store::sessions::SessionFilter;
 use tokio::sync::Semaphore;
 
@@ -121,8 +121,8 @@ impl Minter for BackEnd {
         MinterKind::Aws
     }
 
-    fn place(&self) -> MintPlace {
-        MintPlace::External { lease_seconds: 600 }
+    fn mode(&self) -> MintMode {
+        MintMode::External { lease_seconds: 600 }
     }
 
     fn revocability(&self, _: &Resource) -> Revocability {
@@ -287,9 +287,9 @@ impl World {
         match (variant, call) {
             ("Blocked", _) => {
                 let workload = json!({"workload": "dev:agent%3Areports"});
-                let block = taskpass::broker::revocation::RevokeAsk {
+                let block = taskpass::broker::revocation::RevokeRequest {
                     selector: serde_json::from_value(workload).unwrap(),
-                    block: taskpass::broker::revocation::BlockAsk::Default,
+                    block: taskpass::broker::revocation::BlockRequest::Default,
                     deny_all_earlier_sessions: false,
                     reason: "x".into(),
                     allow_unknown: false,
@@ -421,9 +421,9 @@ impl World {
             }
             ("UnknownSelector", _) => {
                 self.bind("agent%3Areports", "keys", true).await;
-                let wanted = taskpass::broker::revocation::RevokeAsk {
+                let wanted = taskpass::broker::revocation::RevokeRequest {
                     selector: Selector::Resource("no-such-api".into()),
-                    block: taskpass::broker::revocation::BlockAsk::Default,
+                    block: taskpass::broker::revocation::BlockRequest::Default,
                     deny_all_earlier_sessions: false,
                     reason: "x".into(),
                     allow_unknown: false,
@@ -439,9 +439,9 @@ impl World {
             }
             (_, "revoke_many") => {
                 let everything = serde_json::from_value(json!({"all": true})).unwrap();
-                let wanted = taskpass::broker::revocation::RevokeAsk {
+                let wanted = taskpass::broker::revocation::RevokeRequest {
                     selector: everything,
-                    block: taskpass::broker::revocation::BlockAsk::Default,
+                    block: taskpass::broker::revocation::BlockRequest::Default,
                     deny_all_earlier_sessions: false,
                     reason: "x".into(),
                     allow_unknown: false,

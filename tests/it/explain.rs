@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use sqlx::Connection as _;
-use taskpass::broker::revocation::{BlockAsk, RevokeAsk};
+use taskpass::broker::revocation::{BlockRequest, RevokeRequest};
 use taskpass::domain::cutoff::Selector;
 use taskpass::domain::decision::RefusalCode;
 use taskpass::domain::generation::Generation;
@@ -206,9 +206,9 @@ async fn families(rig: &Rig) {
     let caller = Selector::Workload("dev:agent%3Areports".to_owned().try_into().unwrap());
     let resource = Selector::Resource("orders-api".into());
     for (selector, who) in [(caller, "agent:reports"), (resource, "agent:orders")] {
-        let stop = RevokeAsk {
+        let stop = RevokeRequest {
             selector,
-            block: BlockAsk::UntilLifted,
+            block: BlockRequest::UntilLifted,
             deny_all_earlier_sessions: false,
             reason: "a test".into(),
             allow_unknown: false,

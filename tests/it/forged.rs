@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use taskpass::app::Assembled;
-use taskpass::broker::revocation::{BlockAsk, RevokeAsk};
+use taskpass::broker::revocation::{BlockRequest, RevokeRequest};
 use taskpass::broker::{Broker, BrokerError};
 use taskpass::domain::cutoff::{Selector, True};
 use taskpass::domain::task::TaskEnd;
@@ -510,10 +510,10 @@ async fn what_has_ended_is_not_revived_by_the_serving_role() {
 }
 
 /// A revocation of everything, without a block.
-fn drill() -> RevokeAsk {
-    RevokeAsk {
+fn drill() -> RevokeRequest {
+    RevokeRequest {
         selector: Selector::All(True),
-        block: BlockAsk::Seconds(0),
+        block: BlockRequest::Seconds(0),
         deny_all_earlier_sessions: false,
         reason: "drill".into(),
         allow_unknown: false,

@@ -5,7 +5,7 @@ use std::future::ready;
 use std::sync::Arc;
 
 use taskpass::attest::Evidence;
-use taskpass::broker::revocation::{BlockAsk, RevokeAsk};
+use taskpass::broker::revocation::{BlockRequest, RevokeRequest};
 use taskpass::broker::tasks::TaskAuthority;
 use taskpass::broker::{Broker, BrokerError};
 use taskpass::domain::cutoff::Selector;
@@ -82,9 +82,9 @@ async fn next(rig: &Rig, admins: &str) -> Generation {
 }
 
 async fn cut_off(rig: &Rig, task: TaskId) -> taskpass::ids::CutoffId {
-    let ask = RevokeAsk {
+    let ask = RevokeRequest {
         selector: Selector::Task(task),
-        block: BlockAsk::UntilLifted,
+        block: BlockRequest::UntilLifted,
         deny_all_earlier_sessions: false,
         reason: "test".into(),
         allow_unknown: false,

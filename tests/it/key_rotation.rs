@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use secrecy::SecretString;
 use taskpass::app::Assembled;
 use taskpass::broker::keys::{ledger_key_dates, make_key};
-use taskpass::broker::revocation::{BlockAsk, RevokeAsk};
+use taskpass::broker::revocation::{BlockRequest, RevokeRequest};
 use taskpass::broker::{Broker, BrokerError};
 use taskpass::crypto::SealingKeys;
 use taskpass::crypto::jwk::{Algorithm, PublicJwk};
@@ -318,9 +318,9 @@ on_both_stores! {
         let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
         let keys = rig.broker.core.ledger().keys();
         rig.broker.core.ledger().take_keys(vec![unable(&keys[0])]);
-        let revoked = rig.broker.revocation.revoke_many(&rig.admin(), RevokeAsk {
+        let revoked = rig.broker.revocation.revoke_many(&rig.admin(), RevokeRequest {
             selector: Selector::All(True),
-            block: BlockAsk::Seconds(0),
+            block: BlockRequest::Seconds(0),
             deny_all_earlier_sessions: false,
             reason: "drill".into(),
             allow_unknown: false,

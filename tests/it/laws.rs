@@ -9,7 +9,7 @@ use secrecy::ExposeSecret;
 use serde_json::json;
 use taskpass::attest::Evidence;
 use taskpass::broker::BrokerError;
-use taskpass::broker::revocation::{BlockAsk, RevokeAsk};
+use taskpass::broker::revocation::{BlockRequest, RevokeRequest};
 use taskpass::broker::tasks::TaskAuthority;
 use taskpass::domain::cutoff::{Selector, True};
 use taskpass::domain::generation::Retention;
@@ -191,10 +191,10 @@ on_both_stores! {
         let leaf = rig.issue("agent:orders", ask_in(child_of(mid.task.id, &lent), &["orders:read"])).await.unwrap();
         assert_eq!(claims(&leaf)["act"], json!({"sub": "dev:agent%3Aorders", "act": {"sub": "dev:agent%3Achild"}}));
         let selector = Selector::Workload(root.session.workload.clone());
-        let tried = rig.broker.revocation.revoke_many(&rig.admin(), RevokeAsk { selector: selector.clone(), block: BlockAsk::Default, deny_all_earlier_sessions: false, reason: "x".into(), allow_unknown: false, dry_run: true }).await.unwrap();
+        let tried = rig.broker.revocation.revoke_many(&rig.admin(), RevokeRequest { selector: selector.clone(), block: BlockRequest::Default, deny_all_earlier_sessions: false, reason: "x".into(), allow_unknown: false, dry_run: true }).await.unwrap();
         assert_eq!((tried.radius.unwrap().matched, tried.cutoff.is_none()), (3, true), "a dry run counts the whole tree");
         assert!(rig.is_good(&leaf).await, "and touches nothing");
-        let done = rig.broker.revocation.revoke_many(&rig.admin(), RevokeAsk { selector, block: BlockAsk::Default, deny_all_earlier_sessions: false, reason: "x".into(), allow_unknown: false, dry_run: false }).await.unwrap();
+        let done = rig.broker.revocation.revoke_many(&rig.admin(), RevokeRequest { selector, block: BlockRequest::Default, deny_all_earlier_sessions: false, reason: "x".into(), allow_unknown: false, dry_run: false }).await.unwrap();
         assert_eq!(done.radius.unwrap().matched, 3);
         for dead in [&root, &mid, &leaf] {
             assert!(!rig.is_good(dead).await);
@@ -221,7 +221,7 @@ on_both_stores! {
     async fn a_cutoff_on_an_attestor_kills_what_its_identities_hold_and_lets_none_in(rig: Rig) {
         let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
         let cut = async |name: &str| {
-            let ask = RevokeAsk { selector: Selector::Attestor(name.into()), block: BlockAsk::UntilLifted, deny_all_earlier_sessions: false, allow_unknown: true, reason: "its key was stolen".into(), dry_run: false };
+            let ask = RevokeRequest { selector: Selector::Attestor(name.into()), block: BlockRequest::UntilLifted, deny_all_earlier_sessions: false, allow_unknown: true, reason: "its key was stolen".into(), dry_run: false };
             rig.broker.revocation.revoke_many(&rig.admin(), ask).await.unwrap().radius.unwrap().matched
         };
         assert_eq!(cut("another").await, 0);
@@ -234,7 +234,7 @@ on_both_stores! {
     async fn a_block_holds_until_it_is_lifted_and_lifting_revives_nothing(rig: Rig) {
         let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
         let all = Selector::All(True);
-        let revoked = rig.broker.revocation.revoke_many(&rig.admin(), RevokeAsk { selector: all, block: BlockAsk::UntilLifted, deny_all_earlier_sessions: false, allow_unknown: false, reason: "incident".into(), dry_run: false }).await.unwrap();
+        let revoked = rig.broker.revocation.revoke_many(&rig.admin(), RevokeRequest { selector: all, block: BlockRequest::UntilLifted, deny_all_earlier_sessions: false, allow_unknown: false, reason: "incident".into(), dry_run: false }).await.unwrap();
         assert!(!rig.is_good(&issued).await);
         assert_eq!(refusal(rig.issue("agent:reports", ask(&["orders:read"])).await), "blocked");
         rig.clock.advance(86_400);
@@ -246,14 +246,14 @@ on_both_stores! {
 
     async fn a_timed_block_ends_at_its_time(rig: Rig) {
         let selector = Selector::Resource("orders-api".into());
-        rig.broker.revocation.revoke_many(&rig.admin(), RevokeAsk { selector, block: BlockAsk::Seconds(60), deny_all_earlier_sessions: false, reason: "x".into(), allow_unknown: false, dry_run: false }).await.unwrap();
+        rig.broker.revocation.revoke_many(&rig.admin(), RevokeRequest { selector, block: BlockRequest::Seconds(60), deny_all_earlier_sessions: false, reason: "x".into(), allow_unknown: false, dry_run: false }).await.unwrap();
         rig.clock.advance(59);
         assert_eq!(refusal(rig.issue("agent:reports", ask(&["orders:read"])).await), "blocked");
         rig.clock.advance(1);
         let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
         // A block without a stated duration lasts an hour.
         let selector = Selector::Workload(issued.session.workload.clone());
-        rig.broker.revocation.revoke_many(&rig.admin(), RevokeAsk { selector, block: BlockAsk::Default, deny_all_earlier_sessions: false, reason: "x".into(), allow_unknown: false, dry_run: false }).await.unwrap();
+        rig.broker.revocation.revoke_many(&rig.admin(), RevokeRequest { selector, block: BlockRequest::Default, deny_all_earlier_sessions: false, reason: "x".into(), allow_unknown: false, dry_run: false }).await.unwrap();
         rig.clock.advance(3_599);
         assert_eq!(refusal(rig.issue("agent:reports", ask(&["orders:read"])).await), "blocked");
         rig.clock.advance(1);
@@ -265,7 +265,7 @@ on_both_stores! {
         let by_another = rig.issue("agent:child", ask(&["orders:read"])).await.unwrap();
         rig.clock.advance(7);
         let selector = Selector::Policy("reports".into());
-        let revoked = rig.broker.revocation.revoke_many(&rig.admin(), RevokeAsk { selector, block: BlockAsk::Default, deny_all_earlier_sessions: false, reason: "x".into(), allow_unknown: false, dry_run: false }).await.unwrap();
+        let revoked = rig.broker.revocation.revoke_many(&rig.admin(), RevokeRequest { selector, block: BlockRequest::Default, deny_all_earlier_sessions: false, reason: "x".into(), allow_unknown: false, dry_run: false }).await.unwrap();
         let radius = revoked.radius.unwrap();
         assert_eq!((radius.matched, radius.ended), (1, 1));
         assert_eq!((rig.is_good(&permitted).await, rig.is_good(&by_another).await), (false, true));
@@ -370,7 +370,7 @@ on_both_stores! {
         assert_eq!(refusal(rig.issue("agent:reports", ask(&["orders:read"])).await), "not-permitted");
         assert!(rig.is_good(&issued).await, "an earlier grant stays valid until it is revoked");
         let by_generation = Selector::Generation(issued.session.generation);
-        rig.broker.revocation.revoke_many(&rig.admin(), RevokeAsk { selector: by_generation, block: BlockAsk::Default, deny_all_earlier_sessions: false, reason: "x".into(), allow_unknown: false, dry_run: false }).await.unwrap();
+        rig.broker.revocation.revoke_many(&rig.admin(), RevokeRequest { selector: by_generation, block: BlockRequest::Default, deny_all_earlier_sessions: false, reason: "x".into(), allow_unknown: false, dry_run: false }).await.unwrap();
         assert!(!rig.is_good(&issued).await);
         // An invalid generation does not replace the active one.
         next.policies[0].text.push_str("permit (principal, action, resource);");
@@ -516,9 +516,9 @@ async fn nothing_decided_before_revoke_all_is_usable_after_it_on_two_replicas() 
         .revocation
         .revoke_many(
             &rig.admin(),
-            RevokeAsk {
+            RevokeRequest {
                 selector: Selector::All(True),
-                block: BlockAsk::Seconds(3_600),
+                block: BlockRequest::Seconds(3_600),
                 deny_all_earlier_sessions: false,
                 reason: "drill".into(),
                 allow_unknown: false,
@@ -579,9 +579,9 @@ async fn replicas_write_one_log() {
         .revocation
         .revoke_many(
             &rig.admin(),
-            RevokeAsk {
+            RevokeRequest {
                 selector: Selector::All(True),
-                block: BlockAsk::UntilLifted,
+                block: BlockRequest::UntilLifted,
                 deny_all_earlier_sessions: false,
                 reason: "x".into(),
                 allow_unknown: false,
@@ -704,9 +704,9 @@ async fn who_writes_to_the_tables_activates_and_lifts_nothing() {
         .revocation
         .revoke_many(
             &rig.admin(),
-            RevokeAsk {
+            RevokeRequest {
                 selector,
-                block: BlockAsk::UntilLifted,
+                block: BlockRequest::UntilLifted,
                 deny_all_earlier_sessions: false,
                 reason: "x".into(),
                 allow_unknown: true,

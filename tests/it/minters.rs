@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use secrecy::SecretString;
 use serde_json::json;
 use taskpass::broker::BrokerError;
-use taskpass::broker::revocation::{BlockAsk, RevokeAsk, Revoked};
+use taskpass::broker::revocation::{BlockRequest, RevokeRequest, Revoked};
 use taskpass::clock::Timestamp;
 use taskpass::domain::catalog::Resource;
 use taskpass::domain::cutoff::{Selector, True};
@@ -25,7 +25,7 @@ use taskpass::domain::session::{EndReason, Session, SessionState};
 use taskpass::domain::task::TaskEnd;
 use taskpass::domain::validity::SessionView;
 use taskpass::ids::SessionId;
-use taskpass::mint::{Credential, EndOutcome, MintError, MintPlace, Minter};
+use taskpass::mint::{Credential, EndOutcome, MintError, MintMode, Minter};
 use taskpass::sweep;
 use tokio::sync::Semaphore;
 
@@ -95,8 +95,8 @@ impl Minter for BackEnd {
         MinterKind::Aws
     }
 
-    fn place(&self) -> MintPlace {
-        MintPlace::External {
+    fn mode(&self) -> MintMode {
+        MintMode::External {
             lease_seconds: LEASE_SECONDS,
         }
     }
@@ -323,11 +323,11 @@ on_both_stores! {
         let all = || Selector::All(True);
         let count = |revocation: &Revoked| revocation.radius.as_ref().map(|r| (r.matched, r.ended, r.ending));
         let (admin, reason) = (rig.admin(), String::from("drill"));
-        let tried = rig.broker.revocation.revoke_many(&admin, RevokeAsk { selector: all(), block: BlockAsk::Default, deny_all_earlier_sessions: false, reason: reason.clone(), allow_unknown: false, dry_run: true });
+        let tried = rig.broker.revocation.revoke_many(&admin, RevokeRequest { selector: all(), block: BlockRequest::Default, deny_all_earlier_sessions: false, reason: reason.clone(), allow_unknown: false, dry_run: true });
         assert_eq!(count(&tried.await.unwrap()), Some((3, 0, 3)));
         assert_eq!(back_end.asked_to_end(), 0, "a dry run ends nothing");
 
-        let done = rig.broker.revocation.revoke_many(&admin, RevokeAsk { selector: all(), block: BlockAsk::Default, deny_all_earlier_sessions: false, reason, allow_unknown: false, dry_run: false });
+        let done = rig.broker.revocation.revoke_many(&admin, RevokeRequest { selector: all(), block: BlockRequest::Default, deny_all_earlier_sessions: false, reason, allow_unknown: false, dry_run: false });
         let done = done.await.unwrap();
         assert_eq!(count(&done), Some((3, 0, 3)));
         rig.clock.advance(1);

@@ -18,7 +18,7 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use taskpass::broker::BrokerError;
 use taskpass::broker::issuance::Issued;
-use taskpass::broker::revocation::{BlockAsk, RevokeAsk};
+use taskpass::broker::revocation::{BlockRequest, RevokeRequest};
 use taskpass::clock::Timestamp;
 use taskpass::domain::cutoff::{Selector, True};
 use taskpass::domain::request::CredentialRequest;
@@ -644,8 +644,11 @@ impl World {
             ),
         };
         let (ask, blocks) = match block {
-            Some(seconds) => (BlockAsk::Seconds(seconds), Some(now.plus_seconds(seconds))),
-            None => (BlockAsk::UntilLifted, None),
+            Some(seconds) => (
+                BlockRequest::Seconds(seconds),
+                Some(now.plus_seconds(seconds)),
+            ),
+            None => (BlockRequest::UntilLifted, None),
         };
         let admin = self.rig.admin();
         let expected: Vec<usize> = {
@@ -667,7 +670,7 @@ impl World {
             .revocation
             .revoke_many(
                 &admin,
-                RevokeAsk {
+                RevokeRequest {
                     selector,
                     block: ask,
                     deny_all_earlier_sessions: false,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Executor};
 use taskpass::broker::BrokerError;
-use taskpass::broker::administration::time::AcceptAsk;
+use taskpass::broker::administration::time::AcceptTimeRequest;
 use taskpass::clock::{Clock, SystemClock, Timestamp};
 use taskpass::domain::task::TaskEnd;
 use taskpass::sweep;
@@ -159,7 +159,7 @@ async fn a_replica_whose_clock_is_ahead_deletes_and_ends_nothing() {
         "{closed:?}"
     );
     // Accepting the time is refused as well, because the two clocks still differ.
-    let told = AcceptAsk {
+    let told = AcceptTimeRequest {
         time: ahead.broker.core.now(),
         reason: "it is right".into(),
     };

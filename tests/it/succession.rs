@@ -13,10 +13,10 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::Connection as _;
 use taskpass::app;
-use taskpass::app::succession::{Old, begin};
+use taskpass::app::succession::{OldLog, begin};
 use taskpass::clock::{ManualClock, Timestamp};
 use taskpass::config::{Config, Mode};
-use taskpass::ledger::place::{Authorization, Place, Swapped};
+use taskpass::ledger::checkpoint_store::{Authorization, CheckpointStore, Swapped};
 use taskpass::merkle::VerifierKey;
 use taskpass::store::Store;
 use taskpass::store::sqlite::Sqlite;
@@ -781,7 +781,7 @@ async fn roles_that_are_registered_no_more_are_denied_or_named_with_their_time()
         }
         // Each list is due in the new store, and has its cutoff.
         let store = Store::Sqlite(Sqlite::open(&world.path(data(NEW)), 1).await.unwrap());
-        let places = store.deny_places().await.unwrap();
+        let places = store.deny_policy_targets().await.unwrap();
         let names: Vec<&str> = places.iter().map(|place| &*place.name).collect();
         assert_eq!(names, denied);
         let cutoffs = store.cutoffs(99).await.unwrap();
@@ -1008,7 +1008,8 @@ async fn a_checkpoint_is_kept_in_a_bucket_that_wants_signed_requests() {
         let credentials = Credentials::new(&id, &secret, None, None, "test");
         let credentials = SharedCredentialsProvider::new(credentials);
         let signed = Authorization::s3(region, credentials);
-        let place = Place::object(url.parse().unwrap(), &BTreeMap::new(), signed).unwrap();
+        let place =
+            CheckpointStore::object(url.parse().unwrap(), &BTreeMap::new(), signed).unwrap();
         let kept = place.read().await.unwrap();
         (place, kept)
     };
@@ -1248,7 +1249,7 @@ async fn what_only_a_revoked_key_signed_is_not_believed() {
     let theirs = world.lose(3).await;
     std::fs::remove_file(world.path("checkpoint")).unwrap();
     let note = std::fs::read_to_string(world.path("place")).unwrap();
-    let old = Old::open(world.read(OLD), NEW, vec![], &[], now()).await;
+    let old = OldLog::open(world.read(OLD), NEW, vec![], &[], now()).await;
     let old = old.unwrap();
     let own = old.head().size;
     assert_eq!(old.known().map(|(_, known)| known.size), Some(theirs));
@@ -1285,7 +1286,7 @@ async fn a_key_that_was_retired_long_ago_is_still_known_as_the_logs() {
     let later = now().plus_seconds(40 * 86_400);
     let first: VerifierKey = first.parse().unwrap();
     let pinned = std::slice::from_ref(&first);
-    let old = Old::open(world.read(OLD), NEW, vec![], pinned, later).await;
+    let old = OldLog::open(world.read(OLD), NEW, vec![], pinned, later).await;
     let old = old.unwrap();
     assert!(old.has_key(&first));
     let stranger = VerifierKey::new(OLD, *b"01234567890123456789012345678901");
@@ -1295,7 +1296,7 @@ async fn a_key_that_was_retired_long_ago_is_still_known_as_the_logs() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn by_a_wrong_clock_no_log_is_given_up() {
     let world = World::new(true);
-    let old = Old::open(world.read(OLD), NEW, vec![], &[], now()).await;
+    let old = OldLog::open(world.read(OLD), NEW, vec![], &[], now()).await;
     let (old, config) = (old.unwrap(), world.read(NEW));
     for wrong in [now().minus_seconds(5), now().plus_seconds(5)] {
         let clock = ManualClock::new(wrong);

@@ -14,7 +14,7 @@ use taskpass::crypto::SealingKeys;
 use taskpass::crypto::digest::Mac;
 use taskpass::crypto::random::SystemRandom;
 use taskpass::domain::cutoff::{Block, Cutoff, Selector, True};
-use taskpass::domain::deny_list::DenyPlace;
+use taskpass::domain::deny_list::DenyPolicyTarget;
 use taskpass::domain::generation::GenerationDigest;
 use taskpass::domain::kind::MinterKind;
 use taskpass::domain::revocability::{ExpiresBy, OpenSessions, Revocability, RevocationClass};
@@ -607,15 +607,15 @@ impl Check<'_> {
         expected.retain(|cutoff| cutoff.blocks(now));
         expected.reverse();
         prop_assert_eq!(blocking, expected, "blocking");
-        self.places(now).await
+        self.session_groups(now).await
     }
 
-    async fn places(&self, now: Timestamp) -> Checked {
-        let places = self.store.places_of_sessions(now).await;
-        let places: BTreeSet<(String, String, [u8; 32])> = places
+    async fn session_groups(&self, now: Timestamp) -> Checked {
+        let groups = self.store.external_session_groups(now).await;
+        let groups: BTreeSet<(String, String, [u8; 32])> = groups
             .map_err(fail)?
             .into_iter()
-            .map(|place| (place.audience, place.resource, *place.generation.as_bytes()))
+            .map(|group| (group.audience, group.resource, *group.generation.as_bytes()))
             .collect();
         let others = self
             .sessions()
@@ -626,16 +626,16 @@ impl Check<'_> {
                 (one.audience.clone(), one.resource.clone(), generation)
             })
             .collect();
-        prop_assert_eq!(places, expected, "places");
+        prop_assert_eq!(groups, expected, "session groups");
         for audience in AUDIENCES {
-            let place = DenyPlace {
+            let target = DenyPolicyTarget {
                 minter: MinterKind::Aws,
                 name: audience.into(),
                 registration: "{}".into(),
                 capacity: 4,
                 propagation_seconds: 60,
             };
-            let live = self.store.others_live_at(&place, RESOURCES[0], now).await;
+            let live = self.store.others_live_at(&target, RESOURCES[0], now).await;
             let expected = self.sessions().any(|one| {
                 let there = one.minter == MinterKind::Aws && one.audience == audience;
                 there && one.resource != RESOURCES[0] && one.life().may_stand(now)
@@ -746,7 +746,7 @@ impl Check<'_> {
         }
         for (n, spec) in self.world.sessions.iter().enumerate() {
             let session = &self.facts.sessions[&session_id(n)];
-            let settled = self.store.settle_mint(session.id, HOLDER, now).await;
+            let settled = self.store.activate_session(session.id, HOLDER, now).await;
             let expected = session.state == SessionState::Minting
                 && spec.lease.is_some_and(|until| at(until) > now)
                 && !session.life().is_expired(now);

@@ -12,7 +12,7 @@ use crate::clock::Timestamp;
 use crate::crypto::jwt::ACCESS_TOKEN_TYPE;
 use crate::crypto::{self, UnverifiedJwt, VerificationKey};
 use crate::domain::leaf::{DecisionLeaf, Effect, Leaf};
-use crate::domain::status_list::StatusPlace;
+use crate::domain::status_list::StatusListIndex;
 use crate::domain::workload::subject_and_actor;
 use crate::merkle::Hash;
 
@@ -243,7 +243,7 @@ impl Credential {
         let said = self.claims.get("status").unwrap_or(&Value::Null);
         let issuer = decision.issuer.as_deref().unwrap_or_default();
         let leaf = decision.first_status_list.map_or(Value::Null, |first| {
-            StatusPlace::of(index, first).claim(issuer)
+            StatusListIndex::of(index, first).claim(issuer)
         });
         if *said != leaf {
             verdict.fail(

@@ -4,7 +4,7 @@
 //! Read in this order: `Verified` holds the results, `Call::run` runs a handler, `Call::appraise`
 //! verifies a workload's evidence, `Call::append_with` appends an entry that carries the evidence,
 //! and `Drop` covers an interrupted call. The rule: verified evidence is used up before the caller
-//! gets an answer, whatever the handler returns. A handler whose premises (generation and role
+//! gets an answer, also if the handler fails. A handler whose premises (generation and role
 //! bindings) have changed runs again, up to `MAX_ATTEMPTS` times.
 //!
 //! Failures: a blocked caller gets `Blocked`; used evidence gets `UsedUp`, `Replayed`, or
@@ -56,7 +56,7 @@ struct Verified {
     /// One-time ids that an append has yet to carry; the evidence's own is the first.
     unspent: Vec<OneTime>,
     /// The ids were carried by an append, or the ledger keeps them because that append failed.
-    settled: bool,
+    used_up: bool,
     /// The caller, as cutoffs match it.
     by: Option<RequestCaller>,
     /// An append has judged the caller by the cutoffs.
@@ -139,7 +139,7 @@ impl<'a> Call<'a> {
         let mut state = self.state();
         state.attestor = Some(workload.attestor.clone());
         state.next_at = workload.next_evidence_at();
-        if !state.settled {
+        if !state.used_up {
             state.unspent = workload.one_time();
         }
         drop(state);
@@ -150,7 +150,7 @@ impl<'a> Call<'a> {
     fn unproven(&self, verified: VerifiedEvidence) {
         self.attested(&verified.workload);
         let mut state = self.state();
-        if !state.settled {
+        if !state.used_up {
             state.unspent = verified.one_time;
         }
     }
@@ -158,7 +158,7 @@ impl<'a> Call<'a> {
     /// Registers a verified proof that came without an attestation.
     pub(super) fn proved(&self, proof: OneTime) {
         let mut state = self.state();
-        if !state.settled {
+        if !state.used_up {
             state.unspent = vec![proof];
         }
     }
@@ -280,7 +280,7 @@ impl<'a> Call<'a> {
                     | AppendError::ClockInDoubt(_))
         );
         if !survives {
-            self.settle();
+            self.mark_used_up();
         }
         match appended? {
             Appended::Blocked(blocked) => {
@@ -323,10 +323,10 @@ impl<'a> Call<'a> {
         premises.is_none_or(|generation| decides == Some(generation))
     }
 
-    fn settle(&self) {
+    fn mark_used_up(&self) {
         let mut state = self.state();
         state.unspent = Vec::new();
-        state.settled = true;
+        state.used_up = true;
         state.judged = true;
     }
 
@@ -390,7 +390,7 @@ impl<'a> Call<'a> {
     /// Ends the call and converts its error into the caller's. Dropping the call then does not try
     /// again to consume evidence that could not be consumed.
     fn end<T>(&self, result: Result<T, BrokerError>) -> Result<T, BrokerError> {
-        self.settle();
+        self.mark_used_up();
         result.map_err(|error| match error {
             BrokerError::Replayed => self.replayed(),
             BrokerError::Superseded => BrokerError::FailClosed(error.to_string()),

@@ -23,11 +23,11 @@ use crate::policy::{AdminAction, AdminPrincipal};
 /// An authenticated caller.
 #[derive(Debug)]
 pub(in crate::broker) struct Caller {
-    who: Who,
+    who: CallerKind,
 }
 
 #[derive(Debug)]
-enum Who {
+enum CallerKind {
     Bootstrap,
     Dev,
     Handle,
@@ -40,39 +40,43 @@ enum Who {
 impl Caller {
     /// The bearer of the bootstrap token.
     pub(super) fn bootstrap() -> Self {
-        let who = Who::Bootstrap;
+        let who = CallerKind::Bootstrap;
         Self { who }
     }
 
     /// The bearer of the development mode's token.
     pub(super) fn dev() -> Self {
-        Self { who: Who::Dev }
+        Self {
+            who: CallerKind::Dev,
+        }
     }
 
     /// An attested workload, with the roles that admins bound to its identity.
     pub(super) fn workload(workload: Workload, roles: BTreeSet<String>) -> Self {
         let workload = Box::new(workload);
         Self {
-            who: Who::Workload { workload, roles },
+            who: CallerKind::Workload { workload, roles },
         }
     }
 
     /// The bearer of a task's handle, which has rights on that task only.
     pub(super) fn by_handle() -> Self {
-        Self { who: Who::Handle }
+        Self {
+            who: CallerKind::Handle,
+        }
     }
 
     /// Whether it is the bearer of the bootstrap token.
     pub(super) fn is_bootstrap(&self) -> bool {
-        matches!(self.who, Who::Bootstrap)
+        matches!(self.who, CallerKind::Bootstrap)
     }
 
     /// The identity. `None` for a token or a handle.
     #[must_use]
     pub(in crate::broker) fn identity(&self) -> Option<&Identity> {
         match &self.who {
-            Who::Bootstrap | Who::Dev | Who::Handle => None,
-            Who::Workload { workload, .. } => Some(&workload.identity),
+            CallerKind::Bootstrap | CallerKind::Dev | CallerKind::Handle => None,
+            CallerKind::Workload { workload, .. } => Some(&workload.identity),
         }
     }
 
@@ -80,18 +84,18 @@ impl Caller {
     #[must_use]
     pub(in crate::broker) fn name(&self) -> String {
         match &self.who {
-            Who::Bootstrap => "bootstrap-token".into(),
-            Who::Dev => "dev-admin-token".into(),
-            Who::Handle => "handle".into(),
-            Who::Workload { workload, .. } => workload.identity.to_string(),
+            CallerKind::Bootstrap => "bootstrap-token".into(),
+            CallerKind::Dev => "dev-admin-token".into(),
+            CallerKind::Handle => "handle".into(),
+            CallerKind::Workload { workload, .. } => workload.identity.to_string(),
         }
     }
 
     /// The roles that admins bound to it; empty for a token or a handle.
     pub(in crate::broker) fn roles(&self) -> BTreeSet<String> {
         match &self.who {
-            Who::Bootstrap | Who::Dev | Who::Handle => BTreeSet::new(),
-            Who::Workload { roles, .. } => roles.clone(),
+            CallerKind::Bootstrap | CallerKind::Dev | CallerKind::Handle => BTreeSet::new(),
+            CallerKind::Workload { roles, .. } => roles.clone(),
         }
     }
 
@@ -99,8 +103,8 @@ impl Caller {
     #[must_use]
     pub(in crate::broker) fn owns(&self, identity: &Identity, instance: Option<&Instance>) -> bool {
         match &self.who {
-            Who::Bootstrap | Who::Dev | Who::Handle => false,
-            Who::Workload { workload, .. } => workload.is(identity, instance),
+            CallerKind::Bootstrap | CallerKind::Dev | CallerKind::Handle => false,
+            CallerKind::Workload { workload, .. } => workload.is(identity, instance),
         }
     }
 }
@@ -115,15 +119,17 @@ impl Access {
         let principal = match &caller.who {
             // While the clock is in doubt, attestations cannot be verified. So the bootstrap token
             // may accept the time without a decision of policy.
-            Who::Bootstrap
+            CallerKind::Bootstrap
                 if action == AdminAction::AcceptTime || action.always_open_to_bootstrap() =>
             {
                 return Ok(true);
             }
-            Who::Bootstrap => AdminPrincipal::Bootstrap,
-            Who::Dev => AdminPrincipal::Dev,
-            Who::Handle => return Ok(false),
-            Who::Workload { workload, roles } => AdminPrincipal::Workload { workload, roles },
+            CallerKind::Bootstrap => AdminPrincipal::Bootstrap,
+            CallerKind::Dev => AdminPrincipal::Dev,
+            CallerKind::Handle => return Ok(false),
+            CallerKind::Workload { workload, roles } => {
+                AdminPrincipal::Workload { workload, roles }
+            }
         };
         Ok(self.core.active()?.policy().may(principal, action)?)
     }

@@ -54,7 +54,7 @@ pub(super) use self::caller::Caller;
 pub(super) use self::evidence::{Actor, Reader, Requester, Unverified};
 use self::failures::FailureLines;
 use self::rate::IdentityLimiter;
-pub(super) use self::successors::Gone;
+pub(super) use self::successors::Removal;
 use self::tokens::AdminTokens;
 use super::core::Core;
 use super::error::BrokerError;

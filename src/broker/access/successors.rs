@@ -2,8 +2,8 @@
 //! admin could repair a policy that permits too little.
 //!
 //! `Access::successors` judges a new generation, and `Access::check_successor_without` an act that
-//! removes a role, a key or an identity's access (`Gone`). `able_to_activate` counts the identities
-//! that the new state would leave. An identity counts only if its roles alone permit the
+//! removes a role, a key or an identity's access (`Removal`). `able_to_activate` counts the
+//! identities that the new state would leave. An identity counts only if its roles alone permit the
 //! activation, an attestor of the generation can attest it, it has the key that its attestor
 //! requires, and no cutoff blocks it as far as this replica knows.
 //!
@@ -25,7 +25,7 @@ use crate::policy::AdminAction;
 
 /// A role, key or access that an act is about to remove from an identity.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::broker) enum Gone<'a> {
+pub(in crate::broker) enum Removal<'a> {
     Role {
         of: &'a Identity,
         role: &'a str,
@@ -81,7 +81,7 @@ impl Access {
         &self,
         active: &Active,
         candidates: BTreeMap<String, BTreeSet<String>>,
-        gone: Option<Gone<'_>>,
+        gone: Option<Removal<'_>>,
     ) -> Result<usize, BrokerError> {
         let mut able = 0;
         for (identity, mut roles) in candidates {
@@ -90,11 +90,11 @@ impl Access {
             };
             let mut removed = None;
             match gone {
-                Some(Gone::Identity(gone)) if *gone == identity => continue,
-                Some(Gone::Role { of, role }) if *of == identity => {
+                Some(Removal::Identity(gone)) if *gone == identity => continue,
+                Some(Removal::Role { of, role }) if *of == identity => {
                     roles.remove(role);
                 }
-                Some(Gone::Key { of, thumbprint }) if *of == identity => {
+                Some(Removal::Key { of, thumbprint }) if *of == identity => {
                     removed = Some(thumbprint);
                 }
                 _ => {}
@@ -154,7 +154,7 @@ impl Access {
     /// generation. If there is none already, the act is not refused.
     pub(in crate::broker) async fn check_successor_without(
         &self,
-        gone: Gone<'_>,
+        gone: Removal<'_>,
     ) -> Result<(), BrokerError> {
         let active = self.core.active()?;
         let bound = self.bound_roles().await?;

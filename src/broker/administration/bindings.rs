@@ -15,7 +15,7 @@ use tracing::instrument;
 
 use super::Administration;
 use crate::attest::Evidence;
-use crate::broker::access::{Gone, Unverified};
+use crate::broker::access::{Removal, Unverified};
 use crate::broker::error::BrokerError;
 use crate::domain::workload::Identity;
 use crate::ledger::entry::{AdminBindingChange, Entry};
@@ -87,7 +87,7 @@ impl Administration {
         // The bootstrap token needs no check: it can bind another identity afterwards.
         if !bound && admin.caller().identity().is_some() {
             let (of, role) = (&identity, role.as_str());
-            let gone = Gone::Role { of, role };
+            let gone = Removal::Role { of, role };
             self.access.check_successor_without(gone).await?;
         }
         let change = AdminBindingChange {

@@ -1,13 +1,13 @@
 //! A new log succeeds one that cannot continue. Restrictions in the old log's store are always
 //! carried over; roles, workload keys and the active generation only if the operator asks for them.
 //!
-//! `Legacy::read` reads the old store. `Succession::succeed` records a cutoff of all earlier
-//! sessions, then carries the data over. An interrupted run can be repeated: data that was carried
-//! over already is skipped. Credentials that are verified with the broker end: their sessions are
-//! not in the new store, their signing keys are no longer published, and their status lists report
-//! them all as invalid. Back ends with a deny list are made to deny all earlier sessions, at each
-//! target where the old log may have had sessions. At back ends without one, the sessions live
-//! until they expire, and the broker reports them (`ExpiresNaturally`).
+//! `OldLogRecords::read` reads the old store. `LogSuccession::succeed` records a cutoff of all
+//! earlier sessions, then carries the data over. An interrupted run can be repeated: data that was
+//! carried over already is skipped. Credentials that are verified with the broker end: their
+//! sessions are not in the new store, their signing keys are no longer published, and their status
+//! lists report them all as invalid. Back ends with a deny list are made to deny all earlier
+//! sessions, at each target where the old log may have had sessions. At back ends without one, the
+//! sessions live until they expire, and the broker reports them (`ExpiresNaturally`).
 //!
 //! Failures: a row of the old store with a wrong MAC, an active generation that does not match its
 //! digest, and an entry that is not recorded are `FailClosed`. A target that cannot be denied is no
@@ -27,17 +27,17 @@ use crate::clock::Timestamp;
 use crate::crypto::digest::Mac;
 use crate::domain::catalog::Resource;
 use crate::domain::cutoff::{Block, Cutoff, Selector, True};
-use crate::domain::deny_list::DenyPlace;
+use crate::domain::deny_list::DenyPolicyTarget;
 use crate::domain::generation::{Generation, GenerationDigest};
 use crate::domain::kind::MinterKind;
 use crate::domain::limits::MAX_TTL_SECONDS;
 use crate::ids::CutoffId;
 use crate::ledger::Appended;
 use crate::ledger::entry::{AdminBindingChange, Entry, NewCutoff, WorkloadKeyChange};
-use crate::mint::{DenyList, MintPlace, Minters};
+use crate::mint::{DenyList, MintMode, Minters};
 use crate::store::Store;
 use crate::store::admins::AdminBinding;
-use crate::store::deny_lists::SessionsAt;
+use crate::store::deny_lists::SessionGroup;
 use crate::store::workload_keys::WorkloadKeyRow;
 
 /// The actor that the ledger records for a succession.
@@ -78,7 +78,7 @@ pub struct CarriedOver {
 
 /// The data of an old store that can be carried over.
 #[derive(Default)]
-pub struct Legacy {
+pub struct OldLogRecords {
     blocks: Vec<Cutoff>,
     keys: Vec<WorkloadKeyChange>,
     bindings: Vec<AdminBindingChange>,
@@ -88,9 +88,9 @@ pub struct Legacy {
     /// Those of these generations whose documents are missing or changed.
     unreadable: Vec<GenerationDigest>,
     /// The targets of the lists that the old broker wrote.
-    targets: Vec<DenyPlace>,
+    targets: Vec<DenyPolicyTarget>,
     /// The groups of its external sessions that have not expired.
-    sessions: Vec<SessionsAt>,
+    sessions: Vec<SessionGroup>,
 }
 
 /// A target at a back end where sessions may live.
@@ -99,13 +99,16 @@ struct FoundTarget {
     /// The name of one of its resources. `None` if none is known.
     resource: Option<String>,
     /// The target of its deny list, once for each known registration.
-    lists: Vec<DenyPlace>,
+    lists: Vec<DenyPolicyTarget>,
 }
 
 impl FoundTarget {
     /// The first list that this replica can write. If it can write none, the first list with the
     /// reason. `None` if there is no list.
-    fn list(self, back_end: Option<&dyn DenyList>) -> Option<(DenyPlace, Result<(), String>)> {
+    fn list(
+        self,
+        back_end: Option<&dyn DenyList>,
+    ) -> Option<(DenyPolicyTarget, Result<(), String>)> {
         let back_end = back_end?;
         let checked = self.lists.into_iter().map(|list| {
             let usable = back_end.check(&list);
@@ -117,7 +120,7 @@ impl FoundTarget {
     }
 }
 
-impl Legacy {
+impl OldLogRecords {
     /// Reads the data of an old store. Checks the MAC of each row with `old_mac`, the old broker's
     /// key.
     pub async fn read(old: &Store, old_mac: &Mac, now: Timestamp) -> Result<Self, BrokerError> {
@@ -126,19 +129,19 @@ impl Legacy {
                 "a row of the old store was changed by something other than the broker: {row}"
             ))
         };
-        let mut legacy = Self::default();
+        let mut old_records = Self::default();
         for sealed in old.cutoffs(u32::MAX >> 1).await? {
             let cutoff = sealed.open(old_mac);
             let cutoff = cutoff.map_err(|_| foreign(&sealed.name()))?;
             // Whether it blocks new requests now.
             if cutoff.stops(u64::MAX, now) {
-                legacy.blocks.push(cutoff.clone());
+                old_records.blocks.push(cutoff.clone());
             }
         }
         for row in old.all_workload_keys(u32::MAX >> 1).await? {
             row.open(old_mac).map_err(|_| foreign(&row.name()))?;
             if row.jwk.is_some() {
-                legacy.keys.push(WorkloadKeyChange {
+                old_records.keys.push(WorkloadKeyChange {
                     attestor: row.attestor,
                     workload: row.workload,
                     thumbprint: row.thumbprint,
@@ -153,7 +156,7 @@ impl Legacy {
                 BrokerError::FailClosed("a binding of the old store has an invalid identity".into())
             };
             if row.bound {
-                legacy.bindings.push(AdminBindingChange {
+                old_records.bindings.push(AdminBindingChange {
                     identity: row.identity.clone().try_into().map_err(unreadable)?,
                     role: row.role,
                     bound: true,
@@ -167,22 +170,22 @@ impl Legacy {
             let bytes = old.generation(digest).await?.unwrap_or_default();
             let fits = GenerationDigest::new(crate::crypto::digest::sha256(&bytes)) == digest;
             let generation = serde_json::from_slice(&bytes).ok().filter(|_| fits);
-            legacy.generation = Some(generation.ok_or_else(|| {
+            old_records.generation = Some(generation.ok_or_else(|| {
                 BrokerError::FailClosed(
                     "the old store's active generation does not match its digest".into(),
                 )
             })?);
         }
-        legacy.read_targets(old, now).await?;
-        Ok(legacy)
+        old_records.read_targets(old, now).await?;
+        Ok(old_records)
     }
 
     /// Finds the targets at back ends where sessions may live: from the rows of the old store, and
     /// from each generation that was active within the longest lifetime of a session. After a loss
     /// of data, both can be incomplete.
     async fn read_targets(&mut self, old: &Store, now: Timestamp) -> Result<(), BrokerError> {
-        self.targets = old.deny_places().await?;
-        self.sessions = old.places_of_sessions(now).await?;
+        self.targets = old.deny_policy_targets().await?;
+        self.sessions = old.external_session_groups(now).await?;
         let since = now.minus_seconds(MAX_TTL_SECONDS);
         let decided = old.generations_since(since).await?.into_iter();
         let of_sessions = self.sessions.iter().map(|session| session.generation);
@@ -207,14 +210,14 @@ impl Legacy {
 }
 
 /// Carries over the data of a log that this one succeeds.
-pub struct Succession {
+pub struct LogSuccession {
     core: Core,
     administration: Arc<Administration>,
     minters: Minters,
     mac: Mac,
 }
 
-impl Succession {
+impl LogSuccession {
     pub(in crate::broker) fn new(
         core: Core,
         administration: Arc<Administration>,
@@ -230,13 +233,13 @@ impl Succession {
     }
 
     /// Records a cutoff of all sessions before this log, and carries over the restrictions of
-    /// `legacy`; with `all` also its keys, roles and generation. `registered` are further resources
-    /// for which the old log may have issued credentials. Data that an interrupted run carried over
-    /// already is not carried over again.
+    /// `old_records`; with `all` also its keys, roles and generation. `registered` are further
+    /// resources for which the old log may have issued credentials. Data that an interrupted run
+    /// carried over already is not carried over again.
     #[expect(clippy::disallowed_methods, reason = "a new log has no callers yet")]
     pub async fn succeed(
         &self,
-        legacy: Legacy,
+        old_records: OldLogRecords,
         registered: &[Resource],
         all: bool,
     ) -> Result<CarriedOver, BrokerError> {
@@ -263,7 +266,7 @@ impl Succession {
             reason: reason.to_owned(),
             until: now.plus_seconds(MAX_TTL_SECONDS),
         };
-        for ((kind, name), mut found) in self.targets_of(&legacy, registered) {
+        for ((kind, name), mut found) in self.targets_of(&old_records, registered) {
             let minter = self.minters.of_kind(kind);
             let resource = found.resource.take();
             let Some((target, usable)) = found.list(minter.and_then(|it| it.deny_list())) else {
@@ -278,18 +281,21 @@ impl Succession {
             carry(selector, Block::No, reason, Some(name)).await?;
             // Insert the target even if this replica cannot write its list: it is written as soon
             // as the configuration is corrected.
-            self.core.store().put_deny_place(&target, now).await?;
+            self.core
+                .store()
+                .upsert_and_schedule_deny_policy(&target, now)
+                .await?;
             match usable {
                 Ok(()) => carried.denied.push(target.name),
                 Err(why) => carried.expires_naturally.push(left(target.name, &why)),
             }
         }
-        for generation in &legacy.unreadable {
+        for generation in &old_records.unreadable {
             carried
                 .expires_naturally
                 .push(left(generation.to_string(), UNREADABLE));
         }
-        for block in legacy.blocks {
+        for block in old_records.blocks {
             carry(block.selector, block.block, &block.reason, None).await?;
             carried.blocks += 1;
         }
@@ -297,7 +303,7 @@ impl Succession {
             return Ok(carried);
         }
         let keys = self.core.store().registered_keys(u32::MAX >> 1).await?;
-        for change in legacy.keys {
+        for change in old_records.keys {
             let same = |row: &WorkloadKeyRow| {
                 (&row.attestor, &row.workload, &row.thumbprint)
                     == (&change.attestor, &change.workload, &change.thumbprint)
@@ -308,7 +314,7 @@ impl Succession {
             carried.workload_keys += 1;
         }
         let bindings = self.core.store().bound_roles().await?;
-        for change in legacy.bindings {
+        for change in old_records.bindings {
             let same = |row: &AdminBinding| {
                 row.identity == change.identity.as_str() && row.role == change.role
             };
@@ -317,7 +323,7 @@ impl Succession {
             }
             carried.admin_bindings += 1;
         }
-        if let Some(generation) = legacy.generation {
+        if let Some(generation) = old_records.generation {
             let activated = self.administration.activate_carried(BY, generation).await;
             let activated = activated.map_err(|error| match error {
                 BrokerError::Unfit(unfit) => BrokerError::FailClosed(format!(
@@ -335,32 +341,32 @@ impl Succession {
     /// present registration of a list comes before older ones.
     fn targets_of(
         &self,
-        legacy: &Legacy,
+        old_records: &OldLogRecords,
         registered: &[Resource],
     ) -> BTreeMap<(MinterKind, String), FoundTarget> {
         let mut all: BTreeMap<(MinterKind, String), FoundTarget> = BTreeMap::new();
-        for resource in registered.iter().chain(&legacy.resources) {
+        for resource in registered.iter().chain(&old_records.resources) {
             let kind = resource.kind.minter();
             let minter = self.minters.of_kind(kind);
-            let Some(minter) = minter.filter(|minter| minter.place() != MintPlace::Local) else {
+            let Some(minter) = minter.filter(|minter| minter.mode() != MintMode::Local) else {
                 continue;
             };
             let list = minter
                 .deny_list()
-                .and_then(|list| list.deny_place(resource));
+                .and_then(|list| list.deny_target(resource));
             let name = resource.audience().to_owned();
             let found = all.entry((kind, name)).or_default();
             found.resource.get_or_insert_with(|| resource.name.clone());
             found.lists.extend(list);
         }
-        for session in &legacy.sessions {
+        for session in &old_records.sessions {
             let key = (session.minter, session.audience.clone());
             let found = all.entry(key).or_default();
             found
                 .resource
                 .get_or_insert_with(|| session.resource.clone());
         }
-        for target in &legacy.targets {
+        for target in &old_records.targets {
             let key = (target.minter, target.name.clone());
             let found = all.entry(key).or_default();
             found.lists.push(target.clone());

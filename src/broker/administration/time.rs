@@ -33,7 +33,7 @@ const TRIES: u32 = 3;
 
 /// A request to accept the present time.
 #[derive(Clone, Debug)]
-pub struct AcceptAsk {
+pub struct AcceptTimeRequest {
     /// The present time by the admin's clock.
     pub time: Timestamp,
     /// The reason, for people.
@@ -64,7 +64,7 @@ impl Administration {
     pub async fn accept_time(
         &self,
         evidence: &Evidence,
-        ask: AcceptAsk,
+        ask: AcceptTimeRequest,
     ) -> Result<Accepted, BrokerError> {
         let call = self.access.call_by_any_clock(evidence);
         call.run(|unverified| self.accept_time_by(unverified, &ask))
@@ -74,7 +74,7 @@ impl Administration {
     async fn accept_time_by(
         &self,
         unverified: Unverified<'_>,
-        ask: &AcceptAsk,
+        ask: &AcceptTimeRequest,
     ) -> Result<Accepted, BrokerError> {
         let admin = unverified.act_as(AdminAction::AcceptTime).await?;
         self.check_acceptable(ask)?;
@@ -120,7 +120,7 @@ impl Administration {
 
     /// Fails unless the clock is in a doubt that an acceptance can end, and the requested time is
     /// that of the broker's clock.
-    fn check_acceptable(&self, ask: &AcceptAsk) -> Result<(), BrokerError> {
+    fn check_acceptable(&self, ask: &AcceptTimeRequest) -> Result<(), BrokerError> {
         let reading = self.core.ledger().clock().judge();
         let doubt = reading.doubt.ok_or_else(nothing_to_accept)?;
         if !doubt.can_be_accepted() {

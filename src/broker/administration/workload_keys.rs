@@ -20,7 +20,7 @@ use tracing::instrument;
 use super::Administration;
 use crate::attest::key::registrable;
 use crate::attest::{Evidence, WorkloadKeys, WorkloadKeysUnavailable};
-use crate::broker::access::{Caller, Gone, Unverified};
+use crate::broker::access::{Caller, Removal, Unverified};
 use crate::broker::error::BrokerError;
 use crate::clock::Timestamp;
 use crate::domain::limits::{MAX_NAME_BYTES, MAX_PAGE};
@@ -188,7 +188,7 @@ impl Administration {
         if admin.caller().identity().is_some()
             && let Ok(of) = Identity::try_from(format!("{attestor}:{}", encode_value(&workload)))
         {
-            let gone = Gone::Key {
+            let gone = Removal::Key {
                 of: &of,
                 thumbprint: &thumbprint,
             };

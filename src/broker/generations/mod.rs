@@ -43,7 +43,7 @@ use crate::endpoints::EndpointTable;
 /// The inputs of attestors that their specification does not hold.
 #[derive(Clone)]
 #[expect(missing_docs, reason = "the other names say it all")]
-pub struct Trust {
+pub struct AttestationTrust {
     /// The broker's own issuers and audiences. No attestor and no resource may have one of them.
     pub own_audiences: Vec<String>,
     /// Evidence that was issued earlier is refused. `None` if there is no such limit.
@@ -62,7 +62,7 @@ pub struct Generations {
     core: Core,
     keys: Arc<Keys>,
     mac: Mac,
-    trust: Trust,
+    trust: AttestationTrust,
     loads: Loads,
     /// Why this replica is behind the active generation of the store. `None` if it is not behind.
     behind: ArcSwap<Option<String>>,
@@ -70,7 +70,7 @@ pub struct Generations {
 
 impl Generations {
     /// Loads no generation yet: [`Self::follow`] does.
-    pub(super) fn new(core: Core, keys: Arc<Keys>, mac: Mac, trust: Trust) -> Self {
+    pub(super) fn new(core: Core, keys: Arc<Keys>, mac: Mac, trust: AttestationTrust) -> Self {
         let unattributed = [NO_ATTESTOR].into_iter();
         core.metrics()
             .attestors(unattributed, &AttestError::REASONS);
@@ -187,7 +187,7 @@ impl Generations {
 
 async fn load(
     generation: Generation,
-    trust: Trust,
+    trust: AttestationTrust,
     issuer: String,
     slot: LoadSlot,
 ) -> Result<Active, Unfit> {

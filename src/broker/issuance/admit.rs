@@ -2,9 +2,9 @@
 //!
 //! A new task must fit its type and, if it has a parent, the parent's deadline and budget. A
 //! credential under a child must be covered by one credential of the parent. Joining a task
-//! requires its handle and the owner's identity. A retry finds the task of the first request. Start
-//! with `Issuance::admit`. `admit_new`, `admit_join` and `readmit` give an `AdmittedTask`;
-//! `covering` finds the parent's credential.
+//! requires its handle and the owner's identity. A retry finds the task of the first request
+//! ([`super::retry`]). Start with `Issuance::admit`. `admit_new` and `admit_join` give an
+//! `AdmittedTask`; `covering` finds the parent's credential.
 //!
 //! Failures are an `Unadmitted`: `Refused` is recorded as a denial (a task that has ended, a limit,
 //! a parent that does not cover), `Failed` is not recorded (`NotFound` for a wrong handle or
@@ -18,33 +18,28 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::Issuance;
 use super::decisions::{DecisionContext, EvidenceUse};
+use super::retry::retry_plan;
 use crate::broker::active::Active;
-use crate::broker::error::{BrokerError, NotRepeated};
+use crate::broker::error::BrokerError;
 use crate::clock::Timestamp;
 use crate::crypto::digest::{digests_equal, sha256};
 use crate::crypto::random::{random_token, token_digest};
 use crate::domain::catalog::{TaskType, too_many_steps};
 use crate::domain::decision::{Refusal, RefusalCode};
-use crate::domain::limits::{
-    IDEMPOTENCY_SECONDS, MAX_CHAIN_DEPTH, MAX_DELEGATION_SECONDS, MAX_REQUEST_STEPS, MAX_SUPERSEDES,
-};
+use crate::domain::limits::{MAX_CHAIN_DEPTH, MAX_DELEGATION_SECONDS, MAX_REQUEST_STEPS};
 use crate::domain::pattern::Budget;
 use crate::domain::request::{
-    OpenTask, ParentRef, ResolvedRequest, ResolvedTask, RetryKey, check_resource_fits,
-    deadline_too_long,
+    OpenTask, ParentRef, ResolvedRequest, ResolvedTask, check_resource_fits, deadline_too_long,
 };
-use crate::domain::revocability::RevocationClass;
-use crate::domain::session::{EndReason, SessionState};
 use crate::domain::task::{Task, TaskChain, TaskState};
-use crate::domain::workload::{Identity, KeyBinding, OneTime, Reuse, Workload};
+use crate::domain::workload::{Identity, KeyBinding, OneTime, Reuse};
 use crate::ids::{NoRandomness, SessionId, TaskId};
 use crate::ledger::entry::{JoinPlan, OpenPlan, ParentPlan, RetryPlan, TaskPlan};
 use crate::policy::TaskFacts;
 use crate::store::StoreError;
-use crate::store::append::RetryFacts;
 
 /// The prefix of a handle.
-const HANDLE_PREFIX: &str = "tph_";
+pub(super) const HANDLE_PREFIX: &str = "tph_";
 /// The prefix of a delegation token.
 pub(in crate::broker) const DELEGATION_PREFIX: &str = "tpd_";
 
@@ -187,93 +182,6 @@ impl Issuance {
         })
     }
 
-    /// The result of the first request with this key. `None` if this is the first one.
-    async fn first_try(
-        &self,
-        context: &DecisionContext<'_>,
-        retry: &RetryKey,
-    ) -> Result<Option<FirstTry>, BrokerError> {
-        let key = retry_key(context.workload, &retry.key);
-        let used = self.core.store().retry(&key).await?;
-        let Some(facts) = used.filter(|facts| facts.stands(context.now)) else {
-            return Ok(None);
-        };
-        if facts.fingerprint != retry.fingerprint {
-            return Err(BrokerError::RetryMismatch);
-        }
-        let Some(view) = self.core.store().session_view(facts.session).await? else {
-            return Err(BrokerError::AlreadyIssued(facts.session, NotRepeated::Over));
-        };
-        let status = view.status_at(context.now);
-        // Another retry superseded the session in between.
-        let succeeded = status.end_reason == Some(EndReason::Superseded);
-        if status.state == SessionState::Minting || succeeded {
-            return Err(BrokerError::InProgress);
-        }
-        // A retry gets a credential if the first one is still valid, if its caller disconnected
-        // before it was released, or if its back end did not make it.
-        let unclaimed =
-            status.state == SessionState::Ended && status.end_reason == Some(EndReason::Failed);
-        let immediate = matches!(
-            view.session.revocability.class,
-            RevocationClass::Immediate { .. }
-        );
-        let can_be_superseded =
-            (unclaimed || immediate && status.is_valid()) && facts.supersedes < MAX_SUPERSEDES;
-        if !can_be_superseded {
-            let ended = status.state == SessionState::Ended && !unclaimed;
-            let why = if ended {
-                NotRepeated::Over
-            } else {
-                NotRepeated::NotSuperseded
-            };
-            return Err(BrokerError::AlreadyIssued(facts.session, why));
-        }
-        Ok(Some(FirstTry {
-            expires_at: view.session.expires_at,
-            facts,
-        }))
-    }
-
-    /// Admits the retry of a request that opened a task: to the same task, with a new handle.
-    async fn readmit(
-        &self,
-        context: &DecisionContext<'_>,
-        first: &FirstTry,
-    ) -> Result<AdmittedTask<TaskPlan>, Unadmitted> {
-        let refused = |why| {
-            let error = BrokerError::AlreadyIssued(first.facts.session, why);
-            Err(Unadmitted::Failed(error))
-        };
-        let Some((task, chain)) = self.task_with_chain(first.facts.task).await? else {
-            return refused(NotRepeated::Over);
-        };
-        // The answer to the retry holds a handle, so it requires the owner and key of the first
-        // request.
-        if !context
-            .workload
-            .is(&task.owner, task.owner_instance.as_ref())
-            || !task.fits_key(context.workload.key.as_ref())
-        {
-            return refused(NotRepeated::AnotherKey);
-        }
-        // Neither an instance nor a key shows that the same run of the workload sends the retry.
-        if task.owner_instance.is_none() && task.handle_key.is_none() {
-            return refused(NotRepeated::NoInstance);
-        }
-        if chain.state_at(context.now) != TaskState::Open {
-            return Err(task_ended().into());
-        }
-        let handle = random_token(HANDLE_PREFIX, self.core.random())?;
-        let digest = token_digest(handle.expose_secret());
-        let mut admitted = joined(context, &task, &chain, Some(digest));
-        admitted.handle = Some(handle);
-        // Otherwise a captured copy of the first request would get the credential and the handle. A
-        // task with a key needs no such rule: each request needs a fresh proof by the key.
-        admitted.evidence.must_be_new = task.handle_key.is_none();
-        Ok(admitted)
-    }
-
     /// Admits a request that opens a task.
     pub(in crate::broker) async fn admit_new(
         &self,
@@ -371,7 +279,8 @@ impl Issuance {
         handle: &SecretString,
     ) -> Result<AdmittedTask<TaskPlan>, Unadmitted> {
         if context.workload.reuse == Reuse::PerTask {
-            // Evidence that is bound to this task can be used for it again, even if this call fails.
+            // Evidence that is bound to this task can be used for it again, even if this call
+            // fails.
             context.requester.bind(sha256(id.uuid().as_bytes()));
         }
         let not_found = || BrokerError::NotFound("task");
@@ -455,7 +364,10 @@ impl Issuance {
         Ok(())
     }
 
-    async fn task_with_chain(&self, id: TaskId) -> Result<Option<(Task, TaskChain)>, BrokerError> {
+    pub(super) async fn task_with_chain(
+        &self,
+        id: TaskId,
+    ) -> Result<Option<(Task, TaskChain)>, BrokerError> {
         let Some(task) = self.core.store().task(id).await? else {
             return Ok(None);
         };
@@ -480,38 +392,7 @@ fn resource_fits(
     check_resource_fits(task_type, &request.resource)
 }
 
-/// The result of the first request with an `Idempotency-Key`.
-struct FirstTry {
-    facts: RetryFacts,
-    expires_at: Timestamp,
-}
-
-fn retry_plan(
-    context: &DecisionContext<'_>,
-    retry: &RetryKey,
-    first: Option<FirstTry>,
-) -> RetryPlan {
-    let facts = first.map(|first| first.facts);
-    RetryPlan {
-        key: retry_key(context.workload, &retry.key),
-        fingerprint: retry.fingerprint,
-        expires_at: facts.as_ref().map_or_else(
-            || context.now.plus_seconds(IDEMPOTENCY_SECONDS),
-            |facts| facts.expires_at,
-        ),
-        replaces: facts,
-    }
-}
-
-/// The key under which an `Idempotency-Key` is stored. It includes the sender: two senders can use
-/// the same `Idempotency-Key`.
-fn retry_key(workload: &Workload, key: &str) -> [u8; 32] {
-    let instance = workload.instance.as_ref().map_or("", |own| own.as_str());
-    // None of the three can hold a line feed.
-    sha256(format!("retry\n{}\n{instance}\n{key}", workload.identity).as_bytes())
-}
-
-fn task_ended() -> Refusal {
+pub(super) fn task_ended() -> Refusal {
     Refusal::new(
         RefusalCode::TaskEnded,
         "the task or one of its ancestors has ended",
@@ -576,7 +457,7 @@ fn opened(
     }
 }
 
-fn joined(
+pub(super) fn joined(
     context: &DecisionContext<'_>,
     task: &Task,
     chain: &TaskChain,

@@ -23,7 +23,7 @@ use crate::domain::decision::{Decision, Observed, Outcome, Permitted, Refusal};
 use crate::domain::generation::GenerationDigest;
 use crate::domain::workload::{OneTime, Workload};
 use crate::ids::{DecisionId, TaskId};
-use crate::ledger::denials::Budget;
+use crate::ledger::denials::DenialBudget;
 use crate::ledger::entry::{Decide, Decided, Entry, PermitPlan, RefusalRecord};
 use crate::ledger::{Appended, Recorded};
 use crate::merkle::Receipt;
@@ -243,8 +243,8 @@ impl Issuance {
             .denials
             .count(&workload.attestor, identity, &limits, *now);
         match budget {
-            Budget::Leaf => Ok(()),
-            Budget::Spent { until } => {
+            DenialBudget::Leaf => Ok(()),
+            DenialBudget::Spent { until } => {
                 self.core.metrics().rate_limited(RateLimit::IdentityDenials);
                 Err(BrokerError::RateLimited(Exceeded {
                     policy: "denials",

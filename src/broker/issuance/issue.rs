@@ -43,7 +43,7 @@ use crate::ledger::entry::{
 };
 use crate::merkle::Receipt;
 use crate::metrics::Stage;
-use crate::mint::{Credential, MintPlace};
+use crate::mint::{Credential, MintMode};
 use crate::policy::{Bounds, Question};
 use crate::store::append::MintLease;
 
@@ -364,9 +364,9 @@ impl Issuance {
             BrokerError::FailClosed(format!("no key may sign now for `{name}`"))
         })?;
         let issued_at = now.floor_to_second();
-        let (state, lease) = match minter.place() {
-            MintPlace::Local => (SessionState::Active, None),
-            MintPlace::External { lease_seconds } => {
+        let (state, lease) = match minter.mode() {
+            MintMode::Local => (SessionState::Active, None),
+            MintMode::External { lease_seconds } => {
                 let lease = MintLease {
                     until: now.plus_seconds(lease_seconds),
                     holder: self.core.replica().to_owned(),

@@ -6,7 +6,7 @@
 //! after it was made. If its outcome is unknown, the session becomes `ending`, and the sweeper ends
 //! it by the name that the broker chose.
 //!
-//! Failures: `NotMade` holds the caller's error. Too many rights become a recorded refusal
+//! Failures: `MintFailure` holds the caller's error. Too many rights become a recorded refusal
 //! (`Denied`); a throttled back end is `Overloaded`; all others are `FailClosed`. A failure to
 //! record an end is logged; the session then ends by its lease or its expiry. `issue` calls this
 //! module. `mint` talks to the back ends, `revocation::deny_lists` ends external sessions, and the
@@ -29,10 +29,10 @@ use crate::domain::task::{Task, TaskEnd};
 use crate::ledger::Appended;
 use crate::ledger::entry::{EndSession, EndTask, Entry};
 use crate::metrics::{Ended, Stage};
-use crate::mint::{Credential, MintError, MintPlace};
+use crate::mint::{Credential, MintError, MintMode};
 
 /// Why a permitted credential was not made.
-pub(super) struct NotMade {
+pub(super) struct MintFailure {
     error: BrokerError,
     /// Whether it is certain that no credential exists.
     never_made: bool,
@@ -41,7 +41,7 @@ pub(super) struct NotMade {
     too_many_rights: Option<&'static str>,
 }
 
-impl From<BrokerError> for NotMade {
+impl From<BrokerError> for MintFailure {
     fn from(error: BrokerError) -> Self {
         Self {
             error,
@@ -51,7 +51,7 @@ impl From<BrokerError> for NotMade {
     }
 }
 
-impl From<MintError> for NotMade {
+impl From<MintError> for MintFailure {
     fn from(failed: MintError) -> Self {
         let closed = || BrokerError::FailClosed("the credential was not made".into());
         let (error, never_made, too_many_rights) = match failed {
@@ -73,7 +73,7 @@ impl Issuance {
     pub(super) async fn mint_and_activate(
         &self,
         permit: Permit,
-    ) -> Result<(Credential, Session), NotMade> {
+    ) -> Result<(Credential, Session), MintFailure> {
         let minting = Instant::now();
         let minter = Arc::clone(minter_of(&self.minters, permit.session().minter)?);
         let made = minter.mint(&permit).await;
@@ -86,7 +86,7 @@ impl Issuance {
             Ok(credential) => credential,
             Err(failed) => {
                 error!(session = %session.id, error = %failed, "a mint failed");
-                let failed = NotMade::from(failed);
+                let failed = MintFailure::from(failed);
                 let state = if failed.never_made {
                     SessionState::Ended
                 } else {
@@ -98,7 +98,7 @@ impl Issuance {
                 return Err(failed);
             }
         };
-        if minter.place() == MintPlace::Local {
+        if minter.mode() == MintMode::Local {
             return Ok((credential, session));
         }
         let settling = Instant::now();
@@ -115,7 +115,7 @@ impl Issuance {
         &self,
         context: &DecisionContext<'_>,
         permit: &CredentialPermit,
-        failed: NotMade,
+        failed: MintFailure,
     ) -> BrokerError {
         if failed.never_made
             && let Some(task) = permit.opens()
@@ -183,7 +183,7 @@ impl Issuance {
         let won = self
             .core
             .store()
-            .settle_mint(session.id, self.core.replica(), now)
+            .activate_session(session.id, self.core.replica(), now)
             .await?;
         let view = if won {
             self.core.store().session_view(session.id).await?

@@ -8,6 +8,7 @@ mod admit;
 mod decisions;
 mod issue;
 mod mint;
+mod retry;
 
 use std::sync::Arc;
 

@@ -207,11 +207,11 @@ impl Keys {
         if registered {
             return Ok(true);
         }
-        let places = self.core.store().deny_places().await?;
-        Ok(places.iter().any(|place| {
-            let minter = self.minters.of_kind(place.minter);
+        let targets = self.core.store().deny_policy_targets().await?;
+        Ok(targets.iter().any(|target| {
+            let minter = self.minters.of_kind(target.minter);
             let list = minter.and_then(|minter| minter.deny_list());
-            list.is_some_and(|list| list.needs_federation(place))
+            list.is_some_and(|list| list.needs_federation(target))
         }))
     }
 

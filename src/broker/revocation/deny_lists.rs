@@ -3,8 +3,8 @@
 //!
 //! `end_external` ends one session for the sweeper, `deny_for_admin` and `note_admin_request` serve
 //! an admin's revocation, and `ensure_revocation_capacity` guards the issuing of credentials. The
-//! end of a session is a row; [`DenyLists::tend_deny_lists`] then writes the lists according to the
-//! rows.
+//! end of a session is a row; [`DenyLists::reconcile_due_deny_lists`] then writes the lists
+//! according to the rows.
 //!
 //! The rule: a denial is confirmed after the list was read back with the session, the back end's
 //! propagation time has passed, and the list still had the session when it was read again. While a
@@ -24,13 +24,13 @@ use crate::broker::error::BrokerError;
 use crate::broker::minters::minter_of;
 use crate::clock::Timestamp;
 use crate::domain::catalog::Resource;
-use crate::domain::deny_list::{DenyAsk, DenyPlace, DenyWish, RevocationProgress};
+use crate::domain::deny_list::{DenyPolicyTarget, DenyReason, DenyRequest, RevocationProgress};
 use crate::domain::generation::{Generation, GenerationDigest};
 use crate::domain::kind::MinterKind;
 use crate::domain::limits::MAX_TTL_SECONDS;
 use crate::domain::session::{EndReason, Session};
 use crate::ids::SessionId;
-use crate::mint::{EndOutcome, MintPlace, Minter, Minters};
+use crate::mint::{EndOutcome, MintMode, Minter, Minters};
 use crate::store::deny_entries::SKEW_SECONDS;
 
 /// The number of consecutive failures, a few minutes, after which the broker issues no session that
@@ -67,9 +67,9 @@ impl DenyLists {
     pub(in crate::broker) fn target_for(
         &self,
         resource: &Resource,
-    ) -> Result<Option<DenyPlace>, BrokerError> {
+    ) -> Result<Option<DenyPolicyTarget>, BrokerError> {
         let list = self.minter(resource.kind.minter())?.deny_list();
-        Ok(list.and_then(|list| list.deny_place(resource)))
+        Ok(list.and_then(|list| list.deny_target(resource)))
     }
 
     /// Makes the back end of a session end its credential.
@@ -90,9 +90,9 @@ impl DenyLists {
     ) -> Result<(), BrokerError> {
         let minter = self.minter(session.minter)?;
         if let Some(target) = self.target_of(minter.as_ref(), session).await? {
-            let request = deny_request(session, DenyWish::Admin, self.core.now());
+            let request = deny_request(session, DenyReason::Admin, self.core.now());
             let due = request.at.plus_seconds(WATCH_SECONDS);
-            self.core.store().know_deny_place(&target, due).await?;
+            self.core.store().upsert_deny_policy(&target, due).await?;
             self.core.store().note_deny_wish(&target, &request).await?;
         }
         Ok(())
@@ -106,7 +106,7 @@ impl DenyLists {
         let minter = self.minter(session.minter)?;
         if let Some(target) = self.target_of(minter.as_ref(), session).await? {
             let now = self.core.now();
-            self.request_denial(&target, session, DenyWish::Admin, now)
+            self.request_denial(&target, session, DenyReason::Admin, now)
                 .await?;
         }
         Ok(())
@@ -118,7 +118,7 @@ impl DenyLists {
         &self,
         minter: &dyn Minter,
         session: &Session,
-    ) -> Result<Option<DenyPlace>, BrokerError> {
+    ) -> Result<Option<DenyPolicyTarget>, BrokerError> {
         let Some(list) = minter.deny_list() else {
             return Ok(None);
         };
@@ -127,7 +127,7 @@ impl DenyLists {
         let registered = active.catalog().resource(&session.resource);
         let target = registered
             .filter(|resource| same(resource))
-            .and_then(|resource| list.deny_place(resource));
+            .and_then(|resource| list.deny_target(resource));
         if target.is_some() {
             return Ok(target);
         }
@@ -142,7 +142,7 @@ impl DenyLists {
                 let mut resources = generation.resources.into_iter();
                 let found =
                     resources.find(|resource| resource.name == session.resource && same(resource));
-                list.deny_place(&found?)
+                list.deny_target(&found?)
             }))
     }
 
@@ -150,7 +150,7 @@ impl DenyLists {
     /// progress of its denial.
     async fn deny(
         &self,
-        target: &DenyPlace,
+        target: &DenyPolicyTarget,
         minter: &dyn Minter,
         session: &Session,
         now: Timestamp,
@@ -181,12 +181,15 @@ impl DenyLists {
             Some(from) if now < from => Ok(EndOutcome::NotBefore(from)),
             Some(_) => {
                 // The propagation time has passed; the list must be read once more.
-                self.core.store().nudge_deny_place(target, now).await?;
+                self.core.store().schedule_deny_policy(target, now).await?;
                 Ok(EndOutcome::Pending)
             }
             None => {
                 // A replica may have crashed before it scheduled the target.
-                self.core.store().put_deny_place(target, now).await?;
+                self.core
+                    .store()
+                    .upsert_and_schedule_deny_policy(target, now)
+                    .await?;
                 Ok(EndOutcome::Pending)
             }
         }
@@ -196,11 +199,11 @@ impl DenyLists {
     /// requested one, or if this session may have been created after it.
     async fn covered_by_blanket_deny(
         &self,
-        target: &DenyPlace,
+        target: &DenyPolicyTarget,
         minter: &dyn Minter,
         session: &Session,
     ) -> Result<Option<RevocationProgress>, BrokerError> {
-        let MintPlace::External { lease_seconds } = minter.place() else {
+        let MintMode::External { lease_seconds } = minter.mode() else {
             return Ok(None);
         };
         let made_by = session.issued_at.plus_seconds(lease_seconds + SKEW_SECONDS);
@@ -224,7 +227,7 @@ impl DenyLists {
     /// `None` if there is none, or if it is so old that all these sessions have expired.
     pub(super) async fn issued_before(
         &self,
-        target: &DenyPlace,
+        target: &DenyPolicyTarget,
         now: Timestamp,
     ) -> Result<Option<Timestamp>, BrokerError> {
         let since = now.minus_seconds(MAX_TTL_SECONDS);
@@ -238,34 +241,37 @@ impl DenyLists {
 
     /// The reason to deny a session, from its cutoffs and its record. An admin's request for this
     /// session alone is in its deny entry instead.
-    async fn wish_for(&self, session: &Session) -> Result<DenyWish, BrokerError> {
+    async fn wish_for(&self, session: &Session) -> Result<DenyReason, BrokerError> {
         let view = self.core.store().session_view(session.id).await?;
         if view.is_some_and(|view| view.cut_off_at.is_some()) {
-            return Ok(DenyWish::Admin);
+            return Ok(DenyReason::Admin);
         }
         Ok(match session.end_reason {
-            Some(EndReason::Failed) => DenyWish::Unknown,
-            _ => DenyWish::Over,
+            Some(EndReason::Failed) => DenyReason::Unknown,
+            _ => DenyReason::Over,
         })
     }
 
     async fn request_denial(
         &self,
-        target: &DenyPlace,
+        target: &DenyPolicyTarget,
         session: &Session,
-        wish: DenyWish,
+        wish: DenyReason,
         now: Timestamp,
     ) -> Result<RevocationProgress, BrokerError> {
         let before = self.core.store().revocation_progress(session.id).await?;
-        self.core.store().put_deny_place(target, now).await?;
+        self.core
+            .store()
+            .upsert_and_schedule_deny_policy(target, now)
+            .await?;
         let request = deny_request(session, wish, now);
-        self.core.store().ask_deny(target, &request).await?;
+        self.core.store().request_denial(target, &request).await?;
         let progress = self.core.store().revocation_progress(session.id).await?;
         let progress = progress.ok_or(BrokerError::NotFound("session"))?;
         if before.is_none() && !progress.listed {
             // A session that expires before the list is sure to hold needs no warning.
             let holds_at = now.plus_seconds(target.propagation_seconds + SKEW_SECONDS);
-            if wish == DenyWish::Admin || request.keep_until > holds_at {
+            if wish == DenyReason::Admin || request.keep_until > holds_at {
                 self.report_natural_expiry(target, &[session.id]);
             } else {
                 self.core.metrics().expires_naturally(1);
@@ -275,7 +281,7 @@ impl DenyLists {
     }
 
     /// Logs and counts the sessions for which a list has no room. They end by their expiry.
-    pub(super) fn report_natural_expiry(&self, target: &DenyPlace, sessions: &[SessionId]) {
+    pub(super) fn report_natural_expiry(&self, target: &DenyPolicyTarget, sessions: &[SessionId]) {
         self.core.metrics().expires_naturally(sessions.len() as u64);
         for session in sessions {
             warn!(
@@ -318,14 +324,14 @@ impl DenyLists {
 }
 
 /// The request to deny a session.
-fn deny_request(session: &Session, wish: DenyWish, now: Timestamp) -> DenyAsk {
+fn deny_request(session: &Session, wish: DenyReason, now: Timestamp) -> DenyRequest {
     // A session of unknown outcome may have been created late, and for longer than was requested.
     let life = session.issued_at.seconds_until(session.expires_at);
     let keep_until = match session.end_reason {
         Some(EndReason::Failed) => now.plus_seconds(life.max(LATE_SECONDS)),
         _ => session.expires_at,
     };
-    DenyAsk {
+    DenyRequest {
         session: session.id,
         at: now,
         // The back end's clock may be behind the broker's.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use self::deny_lists::DenyLists;
 use self::orphans::OrphanSearch;
-pub use self::revoke::{BlastRadius, BlockAsk, RevokeAsk, Revoked};
+pub use self::revoke::{BlastRadius, BlockRequest, RevokeRequest, Revoked};
 use super::access::Access;
 use super::core::Core;
 use super::verification::Verification;

@@ -2,11 +2,11 @@
 //! target's lease reads the target's list, writes it as a whole with the next number, and reads it
 //! back.
 //!
-//! Start with `tend_deny_lists`, one round over the due targets, and `reconcile`, one target. A
-//! back end may have less room than is registered. It reports that when a list is too large. Then
-//! the list names as many sessions as fit (`write_as_much_as_fits`), the broker issues no session
-//! that would need the list, and from time to time it tries a list of the registered size
-//! (`probe`).
+//! Start with `reconcile_due_deny_lists`, one round over the due targets, and `reconcile`, one
+//! target. A back end may have less room than is registered. It reports that when a list is too
+//! large. Then the list names as many sessions as fit (`write_as_much_as_fits`), the broker issues
+//! no session that would need the list, and from time to time it tries a list of the registered
+//! size (`probe`).
 //!
 //! The rule: only the holder of the lease writes, and a session that a remote list names never
 //! becomes valid again through a write here. Failures: a failed target is logged and counted, and
@@ -23,11 +23,11 @@ use uuid::Uuid;
 use super::deny_lists::{DenyLists, REST_SECONDS, WATCH_SECONDS};
 use crate::broker::error::BrokerError;
 use crate::clock::Timestamp;
-use crate::domain::deny_list::{Denied, DenyPlace};
+use crate::domain::deny_list::{DeniedSessions, DenyPolicyTarget};
 use crate::domain::limits::MAX_TTL_SECONDS;
 use crate::ids::{Random, SessionId};
 use crate::mint::{DenyList, DenyWriteError, MintError};
-use crate::store::deny_lists::ClaimedPlace;
+use crate::store::deny_lists::ClaimedTarget;
 
 /// How long a replica leases a target: longer than the calls for one target can take.
 const LEASE_SECONDS: u64 = 90;
@@ -58,7 +58,7 @@ fn is_filler(id: SessionId) -> bool {
 
 impl DenyLists {
     /// Reconciles the targets that are due. Returns the number of written lists.
-    pub async fn tend_deny_lists(&self) -> Result<u64, BrokerError> {
+    pub async fn reconcile_due_deny_lists(&self) -> Result<u64, BrokerError> {
         let mut written = 0;
         let mut result = Ok(());
         for _ in 0..ROUND_TARGETS {
@@ -67,12 +67,12 @@ impl DenyLists {
             let lease_until = now.plus_seconds(LEASE_SECONDS);
             let store = self.core.store();
             let claimed = store
-                .claim_deny_places(self.core.replica(), now, lease_until, 1)
+                .claim_deny_policies(self.core.replica(), now, lease_until, 1)
                 .await?;
             let Some(claimed) = claimed.first() else {
                 break;
             };
-            let target = &claimed.place;
+            let target = &claimed.target;
             let failed = match self.reconcile(claimed).await {
                 Ok(wrote) => {
                     written += u64::from(wrote);
@@ -98,18 +98,18 @@ impl DenyLists {
             self.core.metrics().deny_list_failed();
             let due_at = self.core.now().plus_seconds(self.pause_seconds(claimed));
             store
-                .deny_place_failed(target, self.core.replica(), due_at)
+                .mark_deny_policy_failed(target, self.core.replica(), due_at)
                 .await?;
         }
-        let short = self.core.store().short_deny_places().await?;
+        let short = self.core.store().count_short_deny_policies().await?;
         self.core.metrics().short_deny_lists(short);
         result.map(|()| written)
     }
 
     /// Reads the list of one target. If its content is not as required, writes it and reads it
     /// back. Returns whether it was written.
-    async fn reconcile(&self, claimed: &ClaimedPlace) -> Result<bool, ReconcileError> {
-        let target = &claimed.place;
+    async fn reconcile(&self, claimed: &ClaimedTarget) -> Result<bool, ReconcileError> {
+        let target = &claimed.target;
         let minter = self.minter(target.minter)?;
         let Some(list) = minter.deny_list() else {
             return Err(ReconcileError::BackEnd(MintError::Refused(
@@ -138,7 +138,7 @@ impl DenyLists {
         if remote
             .as_ref()
             .is_some_and(|remote| remote.denies_as(&desired))
-            || remote.is_none() && desired.denies_as(&Denied::default())
+            || remote.is_none() && desired.denies_as(&DeniedSessions::default())
         {
             self.mark_reconciled(target, &desired, read_at).await?;
             return Ok(false);
@@ -173,9 +173,13 @@ impl DenyLists {
     /// Handles a target that this replica's configuration does not let it write. This fails if
     /// there is any session to deny; otherwise the target is reconciled again after
     /// [`REST_SECONDS`].
-    async fn unusable(&self, claimed: &ClaimedPlace, why: String) -> Result<bool, ReconcileError> {
-        let target = &claimed.place;
-        if !self.desired(target).await?.denies_as(&Denied::default()) {
+    async fn unusable(&self, claimed: &ClaimedTarget, why: String) -> Result<bool, ReconcileError> {
+        let target = &claimed.target;
+        if !self
+            .desired(target)
+            .await?
+            .denies_as(&DeniedSessions::default())
+        {
             return Err(ReconcileError::BackEnd(MintError::Refused(why)));
         }
         info!(
@@ -184,7 +188,7 @@ impl DenyLists {
         );
         let due_at = self.core.now().plus_seconds(REST_SECONDS);
         let store = self.core.store();
-        let rests = store.deny_place_failed(target, self.core.replica(), due_at);
+        let rests = store.mark_deny_policy_failed(target, self.core.replica(), due_at);
         rests.await.map_err(BrokerError::from)?;
         Ok(false)
     }
@@ -193,9 +197,9 @@ impl DenyLists {
     async fn write(
         &self,
         list: &dyn DenyList,
-        target: &DenyPlace,
-        remote: Option<&Denied>,
-        desired: &Denied,
+        target: &DenyPolicyTarget,
+        remote: Option<&DeniedSessions>,
+        desired: &DeniedSessions,
     ) -> Result<Written, ReconcileError> {
         let number = remote.map_or(0, |remote| remote.generation);
         let next = self
@@ -209,7 +213,7 @@ impl DenyLists {
             )
             .await
             .map_err(BrokerError::from)?;
-        let denied = Denied {
+        let denied = DeniedSessions {
             generation: next.ok_or(ReconcileError::LeaseLost)?,
             ..desired.clone()
         };
@@ -227,12 +231,12 @@ impl DenyLists {
     async fn write_as_much_as_fits(
         &self,
         list: &dyn DenyList,
-        claimed: &ClaimedPlace,
-        remote: Option<Denied>,
-        mut desired: Denied,
-    ) -> Result<Option<Denied>, ReconcileError> {
-        let target = &claimed.place;
-        let count = |denied: &Denied| denied.sessions.len() as u64;
+        claimed: &ClaimedTarget,
+        remote: Option<DeniedSessions>,
+        mut desired: DeniedSessions,
+    ) -> Result<Option<DeniedSessions>, ReconcileError> {
+        let target = &claimed.target;
+        let count = |denied: &DeniedSessions| denied.sessions.len() as u64;
         let mut short = false;
         loop {
             let why = match self.write(list, target, remote.as_ref(), &desired).await? {
@@ -242,7 +246,7 @@ impl DenyLists {
                         let noted =
                             self.core
                                 .store()
-                                .deny_place_short(claimed, count(&denied), now);
+                                .mark_deny_policy_short(claimed, count(&denied), now);
                         noted.await.map_err(BrokerError::from)?;
                     }
                     return Ok(Some(denied));
@@ -262,7 +266,7 @@ impl DenyLists {
             let noted = self
                 .core
                 .store()
-                .deny_place_short(claimed, named, now)
+                .mark_deny_policy_short(claimed, named, now)
                 .await;
             noted.map_err(BrokerError::from)?;
             let unwritten = desired.sessions.iter();
@@ -283,7 +287,7 @@ impl DenyLists {
             let same = remote
                 .as_ref()
                 .is_some_and(|remote| remote.denies_as(&desired));
-            let nothing = remote.is_none() && desired.denies_as(&Denied::default());
+            let nothing = remote.is_none() && desired.denies_as(&DeniedSessions::default());
             if left.is_empty() || same || nothing {
                 return Ok(None);
             }
@@ -296,16 +300,16 @@ impl DenyLists {
     async fn probe(
         &self,
         list: &dyn DenyList,
-        claimed: &ClaimedPlace,
-        remote: Option<Denied>,
-    ) -> Result<Option<Denied>, ReconcileError> {
-        let target = &claimed.place;
+        claimed: &ClaimedTarget,
+        remote: Option<DeniedSessions>,
+    ) -> Result<Option<DeniedSessions>, ReconcileError> {
+        let target = &claimed.target;
         let mut full = self.desired(target).await?;
         let missing = (target.capacity as usize).saturating_sub(full.sessions.len());
         full.sessions.extend(fillers().take(missing));
         match self.write(list, target, remote.as_ref(), &full).await? {
             Written::Whole(denied) => {
-                let noted = self.core.store().deny_place_fits(target).await;
+                let noted = self.core.store().mark_deny_policy_fits(target).await;
                 noted.map_err(BrokerError::from)?;
                 info!(
                     place = target.name,
@@ -325,7 +329,7 @@ impl DenyLists {
                 let noted = self
                     .core
                     .store()
-                    .deny_place_short(claimed, names as u64, now);
+                    .mark_deny_policy_short(claimed, names as u64, now);
                 noted.await.map_err(BrokerError::from)?;
                 error!(
                     place = target.name,
@@ -343,7 +347,11 @@ impl DenyLists {
     /// Imports the sessions of a remote list that is newer than the broker's records: the database
     /// was restored from a backup, or another deployment of the same name writes the list. A
     /// session that it names must not become valid again.
-    async fn import_remote(&self, target: &DenyPlace, ahead: &Denied) -> Result<(), BrokerError> {
+    async fn import_remote(
+        &self,
+        target: &DenyPolicyTarget,
+        ahead: &DeniedSessions,
+    ) -> Result<(), BrokerError> {
         error!(
             place = target.name,
             generation = ahead.generation,
@@ -358,14 +366,14 @@ impl DenyLists {
         let left = self
             .core
             .store()
-            .adopt_denied(target, &all, now, keep_until)
+            .import_denied(target, &all, now, keep_until)
             .await?;
         self.report_natural_expiry(target, &left);
         Ok(())
     }
 
     /// The desired content of a target's list, without a number.
-    async fn desired(&self, target: &DenyPlace) -> Result<Denied, BrokerError> {
+    async fn desired(&self, target: &DenyPolicyTarget) -> Result<DeniedSessions, BrokerError> {
         let now = self.core.now();
         let sessions = self.core.store().denied_sessions(target, now).await?;
         let mut sessions: BTreeSet<SessionId> = sessions.into_iter().collect();
@@ -380,7 +388,7 @@ impl DenyLists {
             let later: Vec<SessionId> = later.take(room.saturating_sub(sessions.len())).collect();
             sessions.extend(later);
         }
-        Ok(Denied {
+        Ok(DeniedSessions {
             generation: 0,
             sessions,
             issued_before: self.issued_before(target, now.min(horizon)).await?,
@@ -392,8 +400,8 @@ impl DenyLists {
     async fn read_remote(
         &self,
         list: &dyn DenyList,
-        target: &DenyPlace,
-    ) -> Result<(Option<Denied>, Timestamp), ReconcileError> {
+        target: &DenyPolicyTarget,
+    ) -> Result<(Option<DeniedSessions>, Timestamp), ReconcileError> {
         let began = self.core.now();
         let remote = list.read(target, self.core.now()).await?;
         let present: Vec<_> = remote
@@ -418,18 +426,18 @@ impl DenyLists {
     /// Records that a target's list was read at `read_at` and was as desired.
     async fn mark_reconciled(
         &self,
-        target: &DenyPlace,
-        denied: &Denied,
+        target: &DenyPolicyTarget,
+        denied: &DeniedSessions,
         read_at: Timestamp,
     ) -> Result<(), BrokerError> {
-        let is_empty = denied.denies_as(&Denied::default());
+        let is_empty = denied.denies_as(&DeniedSessions::default());
         let room = self.core.store().deny_room(target, read_at).await?;
         let rests = is_empty && !room.is_short;
         let pause = if rests { REST_SECONDS } else { WATCH_SECONDS };
         let due_at = read_at.plus_seconds(pause);
         let store = self.core.store();
         store
-            .deny_place_done(
+            .mark_deny_policy_reconciled(
                 target,
                 self.core.replica(),
                 denied.issued_before,
@@ -445,7 +453,7 @@ impl DenyLists {
 
     /// The pause after a failure. It doubles from two seconds to two minutes. A random part of up
     /// to half of that is added, so that replicas and targets do not retry at the same time.
-    fn pause_seconds(&self, claimed: &ClaimedPlace) -> u64 {
+    fn pause_seconds(&self, claimed: &ClaimedTarget) -> u64 {
         let doubled = 2_u64.checked_shl(claimed.attempts.min(16));
         let pause = doubled.unwrap_or(MAX_PAUSE_SECONDS).min(MAX_PAUSE_SECONDS);
         let mut jitter = [0_u8];
@@ -468,7 +476,7 @@ enum ReconcileError {
 /// The outcome of writing a list.
 enum Written {
     /// The back end accepted this list.
-    Whole(Denied),
+    Whole(DeniedSessions),
     /// The back end refused the list for its size. Holds its message.
     TooLarge(String),
 }

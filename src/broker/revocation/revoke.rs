@@ -22,7 +22,7 @@ use tracing::{info, instrument, warn};
 use super::Revocation;
 use super::selectors::{block_until, check_name};
 use crate::attest::Evidence;
-use crate::broker::access::{Gone, Unverified};
+use crate::broker::access::{Removal, Unverified};
 use crate::broker::error::BrokerError;
 use crate::broker::verification::sessions::SessionReport;
 use crate::clock::Timestamp;
@@ -48,7 +48,7 @@ const COUNT_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// For how long an admin wants to refuse new requests that the selector matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BlockAsk {
+pub enum BlockRequest {
     /// The default of the selector's kind.
     Default,
     /// This number of seconds; zero blocks nothing.
@@ -59,11 +59,11 @@ pub enum BlockAsk {
 
 /// A request for a mass revocation.
 #[derive(Clone, Debug)]
-pub struct RevokeAsk {
+pub struct RevokeRequest {
     /// Selects the sessions that end.
     pub selector: Selector,
     /// For how long new requests that it matches are refused.
-    pub block: BlockAsk,
+    pub block: BlockRequest,
     /// Whether the back end is to deny all sessions that it created earlier, and not only those
     /// that its deny list names.
     pub deny_all_earlier_sessions: bool,
@@ -209,7 +209,7 @@ impl Revocation {
     pub async fn revoke_many(
         self: &Arc<Self>,
         evidence: &Evidence,
-        ask: RevokeAsk,
+        ask: RevokeRequest,
     ) -> Result<Revoked, BrokerError> {
         let (revocation, evidence) = (Arc::clone(self), evidence.clone());
         let revoking = async move {
@@ -232,9 +232,9 @@ impl Revocation {
     async fn revoke_tracked(
         &self,
         unverified: Unverified<'_>,
-        ask: RevokeAsk,
+        ask: RevokeRequest,
     ) -> Result<Revoked, BrokerError> {
-        let RevokeAsk {
+        let RevokeRequest {
             selector,
             block,
             deny_all_earlier_sessions,
@@ -274,7 +274,7 @@ impl Revocation {
             && is_long
             && admin.caller().identity().is_some()
         {
-            let gone = Gone::Identity(identity);
+            let gone = Removal::Identity(identity);
             self.access.check_successor_without(gone).await?;
         }
         let (commitment, opening) = self.core.commitment(reason.clone().into_bytes())?;
@@ -284,7 +284,7 @@ impl Revocation {
             // cannot lose it. Schedule it later, so that it does not run before the cutoff is
             // visible.
             let due = requested_at.plus_seconds(RECONCILE_DUE_SECONDS);
-            self.core.store().know_deny_place(target, due).await?;
+            self.core.store().upsert_deny_policy(target, due).await?;
         }
         let cutoff = Cutoff {
             id: CutoffId::new(requested_at, self.core.random())?,
@@ -318,7 +318,7 @@ impl Revocation {
             && let Err(error) = self
                 .core
                 .store()
-                .nudge_deny_place(target, self.core.now())
+                .schedule_deny_policy(target, self.core.now())
                 .await
         {
             // The job that was created before the commit runs it later.

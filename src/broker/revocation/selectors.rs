@@ -11,11 +11,11 @@
 //! `revoke` calls this module; it reads the store and the active generation, and changes nothing.
 
 use super::Revocation;
-use super::revoke::BlockAsk;
+use super::revoke::BlockRequest;
 use crate::broker::error::BrokerError;
 use crate::clock::Timestamp;
 use crate::domain::cutoff::{Block, Selector};
-use crate::domain::deny_list::DenyPlace;
+use crate::domain::deny_list::DenyPolicyTarget;
 use crate::domain::limits::{DEFAULT_BLOCK_SECONDS, MAX_BLOCK_SECONDS, MAX_NAME_BYTES};
 use crate::domain::text::is_unprintable;
 use crate::domain::workload::Identity;
@@ -113,7 +113,7 @@ impl Revocation {
         &self,
         selector: &Selector,
         now: Timestamp,
-    ) -> Result<DenyPlace, BrokerError> {
+    ) -> Result<DenyPolicyTarget, BrokerError> {
         let invalid = |detail: String| BrokerError::Invalid {
             pointer: "/deny_all_earlier_sessions",
             detail,
@@ -192,21 +192,21 @@ pub(super) fn check_name(selector: &Selector) -> Result<(), BrokerError> {
 
 pub(super) fn block_until(
     selector: &Selector,
-    asked: BlockAsk,
+    asked: BlockRequest,
     now: Timestamp,
 ) -> Result<Block, BrokerError> {
     match asked {
-        BlockAsk::Default if selector.blocks_by_default() => {
+        BlockRequest::Default if selector.blocks_by_default() => {
             Ok(Block::Until(now.plus_seconds(DEFAULT_BLOCK_SECONDS)))
         }
-        BlockAsk::Default | BlockAsk::Seconds(0) => Ok(Block::No),
-        BlockAsk::Seconds(seconds) if seconds <= MAX_BLOCK_SECONDS => {
+        BlockRequest::Default | BlockRequest::Seconds(0) => Ok(Block::No),
+        BlockRequest::Seconds(seconds) if seconds <= MAX_BLOCK_SECONDS => {
             Ok(Block::Until(now.plus_seconds(seconds)))
         }
-        BlockAsk::Seconds(_) => Err(BrokerError::Invalid {
+        BlockRequest::Seconds(_) => Err(BrokerError::Invalid {
             pointer: "/block_seconds",
             detail: format!("must be at most {MAX_BLOCK_SECONDS}, or \"until_lifted\""),
         }),
-        BlockAsk::UntilLifted => Ok(Block::UntilLifted),
+        BlockRequest::UntilLifted => Ok(Block::UntilLifted),
     }
 }

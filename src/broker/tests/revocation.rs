@@ -1,13 +1,13 @@
 //! Revocation of one session, and of all sessions that a selector matches.
 
-use super::super::revocation::{BlockAsk, RevokeAsk};
+use super::super::revocation::{BlockRequest, RevokeRequest};
 use super::*;
 use crate::domain::cutoff::Selector;
 
-fn revocation(selector: Selector) -> RevokeAsk {
-    RevokeAsk {
+fn revocation(selector: Selector) -> RevokeRequest {
+    RevokeRequest {
         selector,
-        block: BlockAsk::Default,
+        block: BlockRequest::Default,
         deny_all_earlier_sessions: false,
         reason: "unit test".into(),
         allow_unknown: false,
@@ -77,7 +77,7 @@ async fn a_cutoff_ends_what_it_matches_and_blocks_it_until_it_is_lifted() {
 async fn a_dry_run_counts_and_ends_nothing() {
     let unit = Unit::new().await;
     let agent = unit.issue_job("agent").await;
-    let ask = RevokeAsk {
+    let ask = RevokeRequest {
         dry_run: true,
         ..revocation(Selector::Resource("orders".into()))
     };

@@ -4,12 +4,12 @@
 
 pub mod introspect;
 pub mod sessions;
-mod statements;
+mod signed_statements;
 pub mod status_lists;
 
 use std::sync::Arc;
 
-pub(super) use self::statements::StatementKeys;
+pub(super) use self::signed_statements::StatementKeys;
 use self::status_lists::StatusLists;
 use super::access::Access;
 use super::core::Core;

@@ -9,7 +9,8 @@
 //! credential for longer. A position whose session is unknown is invalid. Failures: a list beyond
 //! the log's end is `NotFound`. While the clock is in doubt, the store cannot be read or no key may
 //! sign, the answer is `FailClosed` and no list. A list of the log that this log succeeds reports
-//! all credentials as invalid. `http::status_lists` calls this module; `super::statements` signs.
+//! all credentials as invalid. `http::status_lists` calls this module;
+//! `super::signed_statements` signs.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use super::Verification;
 use crate::broker::error::BrokerError;
 use crate::clock::Timestamp;
 use crate::domain::status_list::{
-    STATUS_LIST_SECONDS, STATUS_LIST_SIZE, StatusBits, StatusPlace, list_uri,
+    STATUS_LIST_SECONDS, STATUS_LIST_SIZE, StatusBits, StatusListIndex, list_uri,
 };
 
 /// The `typ` of a status list token.
@@ -115,7 +116,7 @@ impl Verification {
         let views = self.core.store().listed(first, end, now).await?;
         let mut bits = StatusBits::invalid_first(size.saturating_sub(first));
         for view in views {
-            let index = StatusPlace::of(view.session.leaf_index, 0).index;
+            let index = StatusListIndex::of(view.session.leaf_index, 0).index;
             bits.set(index, !view.is_valid_at(now));
         }
         Ok(bits)

@@ -13,7 +13,7 @@ use crate::cli::{Failure, output};
 use crate::clock::Timestamp;
 use crate::config::ExportFormat;
 use crate::domain::leaf::Leaf;
-use crate::export::{Message, Recorded};
+use crate::export::{Message, RecordedLeaf};
 use crate::merkle::{LogFileError, LogReader, VerifierKey};
 
 #[derive(Args, Debug)]
@@ -70,7 +70,7 @@ impl Events {
             }
             let message = Message::write(
                 self.format,
-                Recorded {
+                RecordedLeaf {
                     issuer: &self.issuer,
                     origin: &origin,
                     index: entry.index,

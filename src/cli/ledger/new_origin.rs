@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::MAX_FILE_BYTES;
 use crate::app::StartError;
-use crate::app::succession::{self, Begun, Evidence, Old};
+use crate::app::succession::{self, Evidence, NewLog, OldLog};
 use crate::cli::Failure;
 use crate::cli::output::{self, Form};
 use crate::cli::serve::ConfigFile;
@@ -19,7 +19,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{
     Config, DATABASE_URL_VARIABLE, Environment, Mode, NotText, ProcessEnvironment,
 };
-use crate::domain::succession::{Succession, Why};
+use crate::domain::succession::{Succession, SuccessionReason};
 use crate::files::NewFile;
 use crate::merkle::VerifierKey;
 
@@ -81,7 +81,7 @@ impl Environment for OfTheOld {
 impl NewOrigin {
     pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
         let opened = Opened::new(&self.file, &self.old_config, &self.how, None).await?;
-        if let Some(succession) = opened.cut_short(Why::Lost, None).await? {
+        if let Some(succession) = opened.cut_short(SuccessionReason::Lost, None).await? {
             return opened
                 .go_on(&succession, TAKEN_UP, &json!({}), &self.how, form)
                 .await;
@@ -160,7 +160,10 @@ pub(in crate::cli) async fn revoke_log_key(
         }
     };
     let alone = json!({"vouched_by_this_key_alone": {"count": count, "first": from, "last": to}});
-    if let Some(succession) = opened.cut_short(Why::KeyRevoked, Some(key)).await? {
+    if let Some(succession) = opened
+        .cut_short(SuccessionReason::KeyRevoked, Some(key))
+        .await?
+    {
         return opened.go_on(&succession, TAKEN_UP, &alone, how, form).await;
     }
     let revoked = opened.old.revoke(key, SystemClock.now()).await;
@@ -180,7 +183,7 @@ const TAKEN_UP: &str = "an earlier run was interrupted, and this one continues i
 
 struct Opened {
     config: Config,
-    old: Old,
+    old: OldLog,
 }
 
 impl Opened {
@@ -233,7 +236,7 @@ impl Opened {
         let successor = &config.ledger.origin;
         let now = SystemClock.now();
         let keys: Vec<VerifierKey> = how.keys.iter().chain(revoked).cloned().collect();
-        let old = Old::open(old_config, successor, evidence?, &keys, now).await;
+        let old = OldLog::open(old_config, successor, evidence?, &keys, now).await;
         let old = old.map_err(failed)?;
         if old.has_seen_bootstrap_of(&config).await.map_err(failed)? {
             return Err(Failure::Usage(format!(
@@ -256,7 +259,7 @@ impl Opened {
     /// details may be left.
     async fn cut_short(
         &self,
-        reason: Why,
+        reason: SuccessionReason,
         key: Option<&VerifierKey>,
     ) -> Result<Option<Succession>, Failure> {
         let Some(begun) = succession::begun(&self.config).await.map_err(failed)? else {
@@ -357,7 +360,7 @@ impl Opened {
         )
     }
 
-    fn report(&self, succession: &Succession, begun: &Begun, more: &Value) -> Value {
+    fn report(&self, succession: &Succession, begun: &NewLog, more: &Value) -> Value {
         let carried = &begun.carried;
         let mut report = json!({
             "origin": self.config.ledger.origin,

@@ -1,5 +1,7 @@
 use super::*;
-use crate::domain::limits::MAX_REQUEST_STEPS;
+use crate::domain::limits::{
+    MAX_GRANT_TEXT_BYTES, MAX_LOCATION_BYTES, MAX_REQUEST_STEPS, MAX_WILDCARDS,
+};
 use proptest::prelude::*;
 
 fn location(text: &str) -> Location {
@@ -71,8 +73,8 @@ fn a_record_may_name_a_place_that_is_longer_than_a_grant_can() {
     let of = |length: usize| format!("https://h/{}", "x".repeat(length - 10));
     assert!(Location::try_from(of(MAX_GRANT_TEXT_BYTES)).is_ok());
     assert!(Location::try_from(of(MAX_GRANT_TEXT_BYTES + 1)).is_err());
-    assert!(Location::accessed(of(MAX_PLACE_BYTES)).is_ok());
-    assert!(Location::accessed(of(MAX_PLACE_BYTES + 1)).is_err());
+    assert!(Location::accessed(of(MAX_LOCATION_BYTES)).is_ok());
+    assert!(Location::accessed(of(MAX_LOCATION_BYTES + 1)).is_err());
 }
 
 #[test]
@@ -91,10 +93,10 @@ fn a_grant_of_everything_is_compared_within_a_budget() {
         let actions: Vec<String> = (0..MAX_ACTIONS)
             .map(|n| format!("s3:{star}a{n}{star}b{}", "?a".repeat(8)))
             .collect();
-        let places: Vec<String> = (0..MAX_LOCATIONS)
+        let locations: Vec<String> = (0..MAX_LOCATIONS)
             .map(|n| format!("arn:aws:s3:::{star}a{n}{star}b{}*", "?a".repeat(6)))
             .collect();
-        let detail = serde_json::json!({"type": "aws", "actions": actions, "resources": places});
+        let detail = serde_json::json!({"type": "aws", "actions": actions, "resources": locations});
         serde_json::from_value(vec![detail; MAX_DETAILS].into()).unwrap()
     };
     let budget = Budget::new(MAX_REQUEST_STEPS);
@@ -233,7 +235,7 @@ fn a_region_confines_and_its_absence_does_not() {
 
 fn any_grant() -> impl Strategy<Value = Grant> {
     let action = prop::sample::select(vec!["a", "b", "c"]);
-    let place = prop::sample::select(vec![
+    let any_location = prop::sample::select(vec![
         "https://h",
         "https://h/x",
         "https://h/x/y",
@@ -241,14 +243,14 @@ fn any_grant() -> impl Strategy<Value = Grant> {
     ]);
     let detail = (
         prop::collection::btree_set(action, 1..3),
-        prop::collection::btree_set(place, 1..3),
+        prop::collection::btree_set(any_location, 1..3),
     )
-        .prop_map(|(actions, places)| AuthorizationDetail::Api {
+        .prop_map(|(actions, locations)| AuthorizationDetail::Api {
             actions: actions
                 .into_iter()
                 .map(|a| ActionName(a.to_owned()))
                 .collect(),
-            locations: places.into_iter().map(location).collect(),
+            locations: locations.into_iter().map(location).collect(),
         });
     prop::collection::vec(detail, 1..3).prop_map(Grant)
 }
@@ -265,11 +267,11 @@ proptest! {
     #[test]
     fn nothing_outside_a_grant_is_permitted_by_what_it_covers(a in any_grant(), b in any_grant()) {
         if a.covers(&b) {
-            for (action, place, region) in b.atoms() {
-                prop_assert!(a.permits(action, place, region));
+            for (action, location, region) in b.atoms() {
+                prop_assert!(a.permits(action, location, region));
             }
         } else {
-            prop_assert!(b.atoms().any(|(action, place, region)| !a.permits(action, place, region)));
+            prop_assert!(b.atoms().any(|(action, location, region)| !a.permits(action, location, region)));
         }
     }
 }

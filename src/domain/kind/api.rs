@@ -97,13 +97,13 @@ impl ApiResource {
             return Err("audience must not be empty".into());
         }
         // A trailing slash or a path does not turn the broker's audience into another one.
-        let same_place = |own: &String| {
+        let is_own_audience = |own: &String| {
             let own = own.trim_end_matches('/');
             let below = self.audience.strip_prefix(own);
             own == self.audience.trim_end_matches('/')
                 || below.is_some_and(|rest| rest.starts_with('/'))
         };
-        if registration.own_audiences.iter().any(same_place) {
+        if registration.own_audiences.iter().any(is_own_audience) {
             return Err(
                 "its audience is the broker's own; its tokens would be valid at the broker".into(),
             );
@@ -168,29 +168,29 @@ mod tests {
 
     #[test]
     fn an_api_has_an_audience_of_its_own_plain_actions_and_urls() {
-        let (audience, place) = ("https://orders.example", "https://orders.example/v1");
-        checked(audience, &["orders:read"], place).unwrap();
-        for (audience, action, place, why) in [
-            ("", "orders:read", place, "must not be empty"),
+        let (audience, location) = ("https://orders.example", "https://orders.example/v1");
+        checked(audience, &["orders:read"], location).unwrap();
+        for (audience, action, location, why) in [
+            ("", "orders:read", location, "must not be empty"),
             (
                 "https://broker.example/",
                 "orders:read",
-                place,
+                location,
                 "the broker's own",
             ),
             (
                 "https://broker.example/x",
                 "orders:read",
-                place,
+                location,
                 "the broker's own",
             ),
             (
                 "sts.amazonaws.com",
                 "orders:read",
-                place,
+                location,
                 "federation with AWS",
             ),
-            (audience, "orders:*", place, "wildcards"),
+            (audience, "orders:*", location, "wildcards"),
             (
                 audience,
                 "orders:read",
@@ -198,7 +198,7 @@ mod tests {
                 "https URL",
             ),
         ] {
-            let refused = checked(audience, &[action], place).unwrap_err();
+            let refused = checked(audience, &[action], location).unwrap_err();
             assert!(refused.contains(why), "{refused}");
         }
     }

@@ -3,7 +3,8 @@
 //!
 //! Each kind has one file. This file holds the enums that distinguish the kinds for the rest of the
 //! crate: [`MinterKind`], [`DetailType`], and [`ResourceKind`] with the registration of a kind.
-//! Every match on them is exhaustive, so the compiler lists the places that a new kind must handle.
+//! Every match on them is exhaustive, so the compiler lists the matches that a new kind must
+//! extend.
 //!
 //! Reading and checking a registration returns the reason of a refusal as a text, and
 //! [`super::catalog`] adds the resource's name. A name of a kind that this version does not know is
@@ -331,22 +332,22 @@ mod tests {
     #[test]
     fn every_kind_is_in_the_list_of_all_and_has_names_of_its_own() {
         // A new variant needs a position here and in the lists.
-        let place = |kind: MinterKind| match kind {
+        let index_of = |kind: MinterKind| match kind {
             MinterKind::Jwt => 0,
             MinterKind::Aws => 1,
         };
         for kind in MinterKind::ALL {
-            assert_eq!(MinterKind::ALL[place(kind)], kind);
+            assert_eq!(MinterKind::ALL[index_of(kind)], kind);
             assert_eq!(MinterKind::parse(kind.as_str()), Some(kind));
             let credential = MinterKind::of_credential_type(kind.credential_type());
             assert_eq!(credential, Some(kind));
         }
-        let place = |detail: DetailType| match detail {
+        let index_of = |detail: DetailType| match detail {
             DetailType::Api => 0,
             DetailType::Aws => 1,
         };
         for detail in DetailType::ALL {
-            assert_eq!(DetailType::ALL[place(detail)], detail);
+            assert_eq!(DetailType::ALL[index_of(detail)], detail);
             let read: DetailType = serde_json::from_value(json!(detail.as_str())).unwrap();
             assert_eq!(read, detail);
         }
@@ -400,8 +401,8 @@ mod tests {
                 "max_ttl_seconds",
                 "risk",
             ];
-            let places = order.map(|name| again.find(&format!("\"{name}\":")).unwrap());
-            assert!(places.is_sorted(), "{again}");
+            let positions = order.map(|name| again.find(&format!("\"{name}\":")).unwrap());
+            assert!(positions.is_sorted(), "{again}");
         }
     }
 

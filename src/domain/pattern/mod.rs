@@ -9,7 +9,7 @@
 //! Each comparison spends a [`Budget`]. One that runs out gives the safe answer: *not covered*,
 //! *overlapping*. The caller must then refuse, as [`Budget::is_exhausted`] tells it.
 //! [`super::grant`] compares rights with this module, and `policy::asked` compares requested values
-//! with the texts in policies. They decide what an action or location means.
+//! with the texts in policies. They decide the meaning of actions and locations.
 //!
 //! # Cost
 //! The positions in a pattern are a bit set with one bit for each position, so a step over one
@@ -403,11 +403,11 @@ impl Pattern {
     }
 
     fn step_all(&self, positions: &Positions, character: Option<char>) -> Positions {
-        let places = character.map_or(&[][..], |c| self.places(c));
+        let entries = character.map_or(&[][..], |c| self.entries(c));
         let mut next = Positions::empty(self.tokens.len() + 1);
         next.add_next(positions, |at| {
-            let place = places.binary_search_by_key(&at, |(_, word, _)| *word).ok();
-            let bits = place.and_then(|place| places.get(place));
+            let found = entries.binary_search_by_key(&at, |(_, word, _)| *word).ok();
+            let bits = found.and_then(|found| entries.get(found));
             self.one.word(at) | bits.map_or(0, |(_, _, bits)| *bits)
         });
         next.add(positions, &self.many);
@@ -417,8 +417,8 @@ impl Pattern {
         self.closed(next)
     }
 
-    /// The positions of a character.
-    fn places(&self, character: char) -> &[(char, usize, u64)] {
+    /// The entries of a character in `chars`.
+    fn entries(&self, character: char) -> &[(char, usize, u64)] {
         let from = self.chars.partition_point(|(own, _, _)| *own < character);
         let rest = self.chars.get(from..).unwrap_or_default();
         let length = rest.partition_point(|(own, _, _)| *own == character);

@@ -296,7 +296,7 @@ impl Rules {
                 if weaker {
                     return refuse(
                         key,
-                        "is weaker than the preset's, or of another type or place",
+                        "is weaker than the preset's, or of another type or source",
                         format!("remove it, {WITHOUT}"),
                     );
                 }

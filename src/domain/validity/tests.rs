@@ -1,11 +1,16 @@
+use proptest::prelude::*;
+use uuid::Uuid;
+
 use super::super::cutoff::{Block, True};
 use super::super::generation::GenerationDigest;
 use super::super::kind::MinterKind;
 use super::super::revocability::{ExpiresBy, OpenSessions, Revocability};
 use super::*;
-use crate::ids::CutoffId;
-use proptest::prelude::*;
-use uuid::Uuid;
+use crate::domain::cutoff::{Cutoff, Selector};
+use crate::domain::revocability::RevocationClass;
+use crate::domain::session::Session;
+use crate::domain::task::{TaskLife, TaskState};
+use crate::ids::{CutoffId, SessionId, TaskId};
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_seconds(seconds)

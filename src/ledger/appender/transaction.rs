@@ -276,7 +276,13 @@ impl Appender {
         let server = match server {
             Some(server) => server,
             // No checkpoint was there to compare; from now on only this server is accepted.
-            None => connection.look().await.map_err(unanswered)?.server,
+            None => {
+                connection
+                    .head_and_server()
+                    .await
+                    .map_err(unanswered)?
+                    .server
+            }
         };
         Ok((connection, Some(server)))
     }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use super::clock_watch::{Reading, is_behind};
 use super::cutoffs::Cutoffs;
-use super::entry::{Draft, OneTimeUse, Openings, Request, SessionPlan, leaf_of};
+use super::entry::{Draft, EntryOpenings, OneTimeUse, Request, SessionPlan, leaf_of};
 use super::locked::LockedState;
 use super::outcome::{AppendError, Outcome};
 use crate::clock::Timestamp;
@@ -174,7 +174,7 @@ impl<'a> Batch<'a> {
         };
         let (body, hash) = leaf;
         let index = self.state.index();
-        let Openings { input, purpose } = entry.openings();
+        let EntryOpenings { input, purpose } = entry.openings();
         self.state.write_leaf(LeafRow {
             index,
             hash,

@@ -12,7 +12,7 @@
 
 use std::time::Duration;
 
-use super::{Blocked, Draft, EntryKind, Openings, RequestCaller};
+use super::{Blocked, Draft, EntryKind, EntryOpenings, RequestCaller};
 use crate::clock::Timestamp;
 use crate::domain::cutoff::{Block, Cutoff, Selector};
 use crate::domain::leaf::{Commitment, Event, Opening};
@@ -61,10 +61,10 @@ impl EntryKind for AcceptTime {
         false
     }
 
-    fn openings(&self) -> Openings<'_> {
-        Openings {
+    fn openings(&self) -> EntryOpenings<'_> {
+        EntryOpenings {
             purpose: Some(&self.reason.1),
-            ..Openings::default()
+            ..EntryOpenings::default()
         }
     }
 

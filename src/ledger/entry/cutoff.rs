@@ -1,6 +1,6 @@
 //! A new cutoff.
 
-use super::{Draft, EntryKind, Openings};
+use super::{Draft, EntryKind, EntryOpenings};
 use crate::domain::cutoff::Cutoff;
 use crate::domain::leaf::{Commitment, Event, Opening};
 use crate::domain::task::TaskState;
@@ -39,10 +39,10 @@ impl EntryKind for NewCutoff {
         false
     }
 
-    fn openings(&self) -> Openings<'_> {
-        Openings {
+    fn openings(&self) -> EntryOpenings<'_> {
+        EntryOpenings {
             purpose: Some(&self.reason.1),
-            ..Openings::default()
+            ..EntryOpenings::default()
         }
     }
 

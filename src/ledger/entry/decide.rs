@@ -12,7 +12,7 @@
 //! rows, and `locked` the state.
 
 use super::permit::{CredentialPlan, OpenPlan, Overtaken, PermitPlan, SessionPlan, TaskPermit};
-use super::{Blocked, Draft, EntryKind, Openings, RequestCaller};
+use super::{Blocked, Draft, EntryKind, EntryOpenings, RequestCaller};
 use crate::domain::cutoff::{Selector, True};
 use crate::domain::decision::{Observed, Outcome as PolicyOutcome, Refusal, RefusalCode};
 use crate::domain::generation::GenerationDigest;
@@ -98,8 +98,8 @@ impl EntryKind for Decide {
         Some(self.id)
     }
 
-    fn openings(&self) -> Openings<'_> {
-        Openings {
+    fn openings(&self) -> EntryOpenings<'_> {
+        EntryOpenings {
             input: Some(&self.input.1),
             purpose: self.purpose.as_ref().map(|(_, opening)| opening),
         }

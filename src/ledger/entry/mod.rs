@@ -141,8 +141,8 @@ pub(super) trait EntryKind {
     }
 
     /// The openings of the leaf's commitments.
-    fn openings(&self) -> Openings<'_> {
-        Openings::default()
+    fn openings(&self) -> EntryOpenings<'_> {
+        EntryOpenings::default()
     }
 
     /// Whether the entry may be recorded while the clock is in doubt.
@@ -167,7 +167,7 @@ pub(super) trait EntryKind {
 
 /// The openings of a leaf's commitments.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Openings<'e> {
+pub(super) struct EntryOpenings<'e> {
     pub(super) input: Option<&'e Opening>,
     /// Opens the commitment to a task's purpose or an act's reason.
     pub(super) purpose: Option<&'e Opening>,

@@ -4,17 +4,20 @@
 //! verified, so the shared checkpoint never goes back (`publish`). An empty location is accepted
 //! only if it is new and a note can be written there: a share that is not mounted, and a bucket or
 //! route that was removed, look empty as well. If the store does not contain the shared checkpoint
-//! (`judge`), it has lost or changed leaves for which receipts may exist: a backup was restored, a
-//! standby was promoted before it had received every leaf, or the store was forked. The ledger then
-//! stops for good. It checks this at the start, on each new connection to the database, because
-//! that may lead to another server, and with each publication.
+//! (`check_note`), it has lost or changed leaves for which receipts may exist: a backup was
+//! restored, a standby was promoted before it had received every leaf, or the store was forked. The
+//! ledger then stops for good. It checks this at the start, on each new connection to the database,
+//! because that may lead to another server, and with each publication.
 //!
-//! Each replica also reads the location about twice a second (`look`). Its content is known to be
-//! committed. So a replica that appends nothing still detects that its connections lead to a server
-//! that lacks leaves, and stops reading from that server. Failures: [`SharedError::Alarm`] stops
-//! the ledger. `Unavailable` and `Store` fail a start or a new connection; in the running worker
-//! they are logged and tried again. `guard` and the appender call this module; `place` reads and
-//! writes the location.
+//! Each replica also reads the location about twice a second (`compare`). Its content is known to
+//! be committed. So a replica that appends nothing still detects that its connections lead to a
+//! server that lacks leaves, and stops reading from that server. Failures: [`SharedError::Alarm`]
+//! stops the ledger. `Unavailable` and `Store` fail a start or a new connection; in the running
+//! worker they are logged and tried again. `guard` and the appender call this module;
+//! `checkpoint_store` reads and writes the location.
+
+mod conditions;
+mod note_check;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,14 +27,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use super::guard::{NotContained, contains, rewound, succeeded, unverified};
-use super::place::{Kept, Place, PlaceError, Swapped};
-use super::{LedgerKey, LedgerKeySource, LedgerKeys, LedgerParts, Signed, proofs};
+use self::conditions::HonouredConditions;
+pub(super) use self::note_check::Through;
+use super::checkpoint_store::{CheckpointStore, CheckpointStoreError, Swapped, VersionedNote};
+use super::{LedgerKeySource, LedgerKeys, LedgerParts, Signed};
 use crate::clock::SharedClock;
-use crate::domain::succession::{Succession, Why};
-use crate::merkle::{CheckpointError, EMPTY_ROOT, SignedCheckpoint, VerifierKey};
+use crate::domain::succession::Succession;
 use crate::metrics::Metrics;
-use crate::store::append::{LedgerConnection, Server};
+use crate::store::append::Server;
 use crate::store::authenticity::Alarm;
 use crate::store::heads::{Head, HeadError, HeadSeal};
 use crate::store::{Store, StoreError};
@@ -41,14 +44,14 @@ const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 
 /// The time between two reads of the location. Together with [`PUBLISH_EVERY`] it bounds how long a
 /// replica on a superseded server gives outdated answers: about two seconds.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const COMPARE_EVERY: Duration = Duration::from_millis(500);
 
 /// How often one publication is tried when other replicas publish first.
 const TRIES: u32 = 8;
 
 /// The location, and the values to check its content against.
 pub(super) struct SharedCheckpoint {
-    place: Place,
+    location: CheckpointStore,
     store: Store,
     origin: String,
     heads: HeadSeal,
@@ -59,7 +62,7 @@ pub(super) struct SharedCheckpoint {
     succeeds: Option<Succession>,
     alarm: Alarm,
     /// The conditions that the location was seen to honour.
-    tried: Tried,
+    tried: HonouredConditions,
     /// Whether this process saw a note there.
     seen: AtomicBool,
     /// Whether the store records that the shared checkpoint is kept there.
@@ -68,52 +71,16 @@ pub(super) struct SharedCheckpoint {
     running: AtomicBool,
 }
 
-/// The conditions that were tried: a location may honour one and ignore the other.
-#[derive(Default)]
-struct Tried {
-    /// The second creation of an object that exists.
-    creation: AtomicBool,
-    /// A change from a version that was replaced.
-    change: AtomicBool,
-    /// A change from a version that never existed, which can be tried before any real change.
-    careless: AtomicBool,
-}
-
-/// The connection over which the store is read, after the location was read.
-pub(super) enum Through<'a> {
-    /// The pool, to any server of it.
-    Pool,
-    /// A new connection, whose server is being checked.
-    Connection(&'a mut LedgerConnection),
-}
-
-/// The content of the location, checked against the store.
-#[derive(Default)]
-struct Judged {
-    /// The head there. `None` if it is of the predecessor log.
-    there: Option<Head>,
-    /// The server that a new connection leads to.
-    server: Option<Server>,
-}
-
-/// A note after the check of its signatures.
-enum Opened {
-    /// A key of the log signed it.
-    Own(Box<SignedCheckpoint>),
-    /// No key of the log signed it.
-    Foreign(CheckpointError),
-}
-
 /// A note in the location that is known to be of this log.
-struct Known {
-    kept: Kept,
+struct PublishedNote {
+    kept: VersionedNote,
     size: u64,
 }
 
 /// The worker's knowledge of the location.
-struct Watched {
-    known: Option<Known>,
-    next_look: Instant,
+struct WatchState {
+    known: Option<PublishedNote>,
+    next_compare: Instant,
     /// Whether the last read failed.
     failing: bool,
 }
@@ -121,7 +88,7 @@ struct Watched {
 /// Why nothing was published or checked.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SharedError {
-    /// The location did not answer, or its content cannot be judged yet; the next try may succeed.
+    /// The location did not answer, or its content cannot be checked yet; the next try may succeed.
     #[error("the shared checkpoint: {0}")]
     Unavailable(String),
     /// The store did not answer.
@@ -141,16 +108,16 @@ impl From<HeadError> for SharedError {
     }
 }
 
-impl From<PlaceError> for SharedError {
-    fn from(error: PlaceError) -> Self {
+impl From<CheckpointStoreError> for SharedError {
+    fn from(error: CheckpointStoreError) -> Self {
         Self::Unavailable(error.to_string())
     }
 }
 
 impl SharedCheckpoint {
-    pub(super) fn new(place: Place, parts: &LedgerParts, alarm: Alarm) -> Self {
+    pub(super) fn new(location: CheckpointStore, parts: &LedgerParts, alarm: Alarm) -> Self {
         Self {
-            place,
+            location,
             store: parts.store.clone(),
             origin: parts.origin.clone(),
             heads: parts.head_seal(),
@@ -160,7 +127,7 @@ impl SharedCheckpoint {
             metrics: Arc::clone(&parts.metrics),
             succeeds: parts.succeeds.clone(),
             alarm,
-            tried: Tried::default(),
+            tried: HonouredConditions::default(),
             seen: AtomicBool::new(false),
             noted: AtomicBool::new(false),
             running: AtomicBool::new(false),
@@ -178,40 +145,40 @@ impl SharedCheckpoint {
         let mut kept = self.read().await?;
         if kept.note.is_none() {
             let Some(ours) = ours else {
-                info!(place = %self.place, "the shared checkpoint does not exist yet");
+                info!(place = %self.location, "the shared checkpoint does not exist yet");
                 return Ok(None);
             };
             // The location is new, or the checkpoint was removed.
             warn!(
-                place = %self.place, leaves = ours.head.size,
+                place = %self.location, leaves = ours.head.size,
                 "the shared checkpoint does not exist although the log has leaves: unless the \
-                 place is new, find out who removed it"
+                 location is new, find out who removed it"
             );
-            kept = match self.place.swap(&kept, &ours.checkpoint).await? {
+            kept = match self.location.swap(&kept, &ours.checkpoint).await? {
                 Swapped::Done(new) => {
                     self.try_conditions(&kept, ours).await?;
                     new
                 }
                 // Another replica published first.
-                Swapped::Changed => self.place.read().await?,
+                Swapped::Changed => self.location.read().await?,
             };
         }
         self.try_careless(&kept).await?;
-        let judged = Box::pin(self.judge(&kept, through)).await?;
-        if judged.there.is_some() {
+        let checked = Box::pin(self.check_note(&kept, through)).await?;
+        if checked.there.is_some() {
             self.note().await?;
         }
-        Ok(judged.server)
+        Ok(checked.server)
     }
 
     /// The content of the location. Fails if it is empty but held a checkpoint before.
-    async fn read(&self) -> Result<Kept, SharedError> {
-        let kept = self.place.read().await?;
+    async fn read(&self) -> Result<VersionedNote, SharedError> {
+        let kept = self.location.read().await?;
         if kept.note.is_some() || !self.is_known().await? {
             return Ok(kept);
         }
         // Another replica may have written the first checkpoint after the location was read.
-        let kept = self.place.read().await?;
+        let kept = self.location.read().await?;
         if kept.note.is_none() {
             return Err(self.gone());
         }
@@ -224,8 +191,8 @@ impl SharedCheckpoint {
         if self.seen.load(Ordering::Relaxed) {
             return Ok(true);
         }
-        let known = self.store.shared_place().await?;
-        Ok(known.is_some_and(|known| known == self.place.to_string()))
+        let known = self.store.shared_checkpoint_location().await?;
+        Ok(known.is_some_and(|known| known == self.location.to_string()))
     }
 
     /// The error for a checkpoint that disappeared.
@@ -234,7 +201,7 @@ impl SharedCheckpoint {
             "{}: a checkpoint was kept there and is gone: the disk is not mounted, the bucket or \
              the route does not exist, or the checkpoint was removed. If it is lost, put another \
              checkpoint of this log there, for example a replica's ledger.checkpoint_file",
-            self.place
+            self.location
         ))
     }
 
@@ -242,8 +209,8 @@ impl SharedCheckpoint {
     /// counts as new.
     async fn note(&self) -> Result<(), SharedError> {
         if !self.noted.load(Ordering::Relaxed) {
-            let place = self.place.to_string();
-            self.store.put_shared_place(&place).await?;
+            let location = self.location.to_string();
+            self.store.put_shared_checkpoint_location(&location).await?;
             self.noted.store(true, Ordering::Relaxed);
         }
         Ok(())
@@ -252,16 +219,16 @@ impl SharedCheckpoint {
     /// Publishes each newest checkpoint until the ledger ends, and reads the location in between.
     pub(super) async fn run(self: Arc<Self>, mut newest: watch::Receiver<Option<Signed>>) {
         self.running.store(true, Ordering::Relaxed);
-        let mut watched = Watched {
+        let mut watched = WatchState {
             known: None,
-            next_look: Instant::now() + LOOK_EVERY,
+            next_compare: Instant::now() + COMPARE_EVERY,
             failing: false,
         };
         loop {
-            let changed = tokio::time::timeout_at(watched.next_look, newest.changed()).await;
+            let changed = tokio::time::timeout_at(watched.next_compare, newest.changed()).await;
             let stopped = match changed {
                 Ok(Err(_)) => return,
-                Err(_) => self.look(&mut watched).await.is_err(),
+                Err(_) => self.compare(&mut watched).await.is_err(),
                 Ok(Ok(())) => {
                     let signed = newest.borrow_and_update().clone();
                     match signed {
@@ -282,7 +249,7 @@ impl SharedCheckpoint {
         &self,
         signed: &Signed,
         newest: &mut watch::Receiver<Option<Signed>>,
-        watched: &mut Watched,
+        watched: &mut WatchState,
     ) -> Result<(), ()> {
         let published = Box::pin(self.publish(signed, &mut watched.known)).await;
         match &published {
@@ -297,7 +264,7 @@ impl SharedCheckpoint {
             Err(why) => {
                 watched.known = None;
                 self.metrics.shared_checkpoint_failed();
-                warn!(%why, place = %self.place, "a checkpoint could not be published");
+                warn!(%why, place = %self.location, "a checkpoint could not be published");
             }
         }
         let until = Instant::now() + PUBLISH_EVERY;
@@ -306,14 +273,14 @@ impl SharedCheckpoint {
             // published at once.
             let mut end = newest.clone();
             let wait = end.wait_for(|_| false);
-            let next = until.min(watched.next_look);
+            let next = until.min(watched.next_compare);
             if tokio::time::timeout_at(next, wait).await.is_ok() {
                 break true;
             }
             if next == until {
                 break false;
             }
-            self.look(watched).await?;
+            self.compare(watched).await?;
         };
         if published.is_err() {
             if gone {
@@ -326,38 +293,40 @@ impl SharedCheckpoint {
     }
 
     /// Reads the location and checks the pool's server against it. `Err` when the ledger stops.
-    async fn look(&self, watched: &mut Watched) -> Result<(), ()> {
-        let looked = Box::pin(self.try_look(&mut watched.known)).await;
-        watched.next_look = Instant::now() + LOOK_EVERY;
-        match looked {
+    async fn compare(&self, watched: &mut WatchState) -> Result<(), ()> {
+        let compared = Box::pin(self.try_compare(&mut watched.known)).await;
+        watched.next_compare = Instant::now() + COMPARE_EVERY;
+        match compared {
             Ok(()) => watched.failing = false,
             Err(SharedError::Alarm(why)) => {
                 self.raise_alarm(&why);
                 return Err(());
             }
             Err(why) if watched.failing => {
-                debug!(%why, place = %self.place, "the shared checkpoint was not compared");
+                debug!(%why, place = %self.location, "the shared checkpoint was not compared");
             }
             Err(why) => {
                 watched.failing = true;
-                warn!(%why, place = %self.place, "the shared checkpoint was not compared");
+                warn!(%why, place = %self.location, "the shared checkpoint was not compared");
             }
         }
         Ok(())
     }
 
-    async fn try_look(&self, known: &mut Option<Known>) -> Result<(), SharedError> {
+    async fn try_compare(&self, known: &mut Option<PublishedNote>) -> Result<(), SharedError> {
         let kept = self.read().await?;
         if kept.note.is_none() {
             return Ok(());
         }
-        let same = |known: &Known| known.kept.note == kept.note;
+        let same = |known: &PublishedNote| known.kept.note == kept.note;
         if known.as_ref().is_some_and(same) {
             return Ok(());
         }
         *known = None;
-        let judged = Box::pin(self.judge(&kept, Through::Pool)).await?;
-        *known = judged.there.map(|Head { size, .. }| Known { kept, size });
+        let checked = Box::pin(self.check_note(&kept, Through::Pool)).await?;
+        *known = checked
+            .there
+            .map(|Head { size, .. }| PublishedNote { kept, size });
         Ok(())
     }
 
@@ -367,7 +336,11 @@ impl SharedCheckpoint {
         drop(self.alarm.set(why.to_owned()));
     }
 
-    async fn publish(&self, signed: &Signed, known: &mut Option<Known>) -> Result<(), SharedError> {
+    async fn publish(
+        &self,
+        signed: &Signed,
+        known: &mut Option<PublishedNote>,
+    ) -> Result<(), SharedError> {
         for _ in 0..TRIES {
             // Another replica published this size or a larger one, which stays.
             if known
@@ -382,21 +355,21 @@ impl SharedCheckpoint {
             } else {
                 let kept = self.read().await?;
                 if kept.note.is_some() {
-                    let judged = Box::pin(self.judge(&kept, Through::Pool)).await?;
-                    if let Some(Head { size, .. }) = judged.there
+                    let checked = Box::pin(self.check_note(&kept, Through::Pool)).await?;
+                    if let Some(Head { size, .. }) = checked.there
                         && size >= signed.head.size
                     {
-                        *known = Some(Known { kept, size });
+                        *known = Some(PublishedNote { kept, size });
                         return self.note().await;
                     }
                 }
                 kept
             };
-            if let Swapped::Done(new) = self.place.swap(&kept, &signed.checkpoint).await? {
+            if let Swapped::Done(new) = self.location.swap(&kept, &signed.checkpoint).await? {
                 self.seen.store(true, Ordering::Relaxed);
                 self.try_conditions(&kept, signed).await?;
                 self.try_careless(&new).await?;
-                *known = Some(Known {
+                *known = Some(PublishedNote {
                     kept: new,
                     size: signed.head.size,
                 });
@@ -405,207 +378,9 @@ impl SharedCheckpoint {
         }
         Err(SharedError::Unavailable(format!(
             "{}: other replicas published first, {TRIES} times",
-            self.place
+            self.location
         )))
     }
-
-    /// Tries each condition once, directly after a swap: the same swap must now fail, because the
-    /// old content is gone. A location that accepts it ignores conditions, and a slow replica would
-    /// overwrite newer checkpoints of others.
-    async fn try_conditions(&self, gone: &Kept, signed: &Signed) -> Result<(), SharedError> {
-        let tried = match gone.note {
-            None => &self.tried.creation,
-            Some(_) => &self.tried.change,
-        };
-        // A note that was replaced by itself is not gone.
-        let same = gone.note.as_deref() == Some(signed.checkpoint.as_bytes());
-        if !same && !tried.load(Ordering::Relaxed) {
-            if let Swapped::Done(_) = self.place.swap(gone, &signed.checkpoint).await? {
-                return Err(self.careless(signed.checkpoint.as_bytes()).await);
-            }
-            tried.store(true, Ordering::Relaxed);
-        }
-        Ok(())
-    }
-
-    /// Tries a change from a version that never existed, before anything depends on the condition.
-    async fn try_careless(&self, kept: &Kept) -> Result<(), SharedError> {
-        if self.tried.careless.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        match self.place.is_careless(kept).await {
-            Ok(true) => {
-                let note = kept.note.as_deref().unwrap_or_default();
-                return Err(self.careless(note).await);
-            }
-            Ok(false) => self.tried.careless.store(true, Ordering::Relaxed),
-            // The first real change will find out.
-            Err(error) => info!(%error, "whether the place honours conditions is not known yet"),
-        }
-        Ok(())
-    }
-
-    /// The error for a note that was written although the condition was false. If the location does
-    /// not hold the note, a proxy may have answered success without writing; that is not an alarm.
-    async fn careless(&self, note: &[u8]) -> SharedError {
-        match self.place.read().await {
-            Ok(kept) if kept.note.as_deref() == Some(note) => SharedError::Alarm(format!(
-                "{}: a write succeeded although its condition (If-Match, If-None-Match) was false: \
-                 such a store lets replicas overwrite newer checkpoints; use another store",
-                self.place
-            )),
-            Ok(_) => SharedError::Unavailable(format!(
-                "{}: the write was answered with success, but the note is not there",
-                self.place
-            )),
-            Err(error) => error.into(),
-        }
-    }
-
-    /// The head in the location, if a key of this log signed it and the store's tree contains it.
-    async fn judge(&self, kept: &Kept, through: Through<'_>) -> Result<Judged, SharedError> {
-        let Some(note) = &kept.note else {
-            return Err(SharedError::Unavailable(format!(
-                "{}: the checkpoint that was there is gone",
-                self.place
-            )));
-        };
-        self.seen.store(true, Ordering::Relaxed);
-        if let Some(succeeds) = &self.succeeds
-            && let Ok(known) = unverified(note)
-            && known.origin == succeeds.origin
-        {
-            // This log succeeds the old one, so a broker that still runs the old log must stop.
-            return match succeeded(&known, succeeds) {
-                Ok(()) => Ok(Judged::default()),
-                Err(why) if succeeds.reason == Why::KeyRevoked => {
-                    // A holder of the revoked key could have signed this checkpoint. Cosigned
-                    // checkpoints were checked when the log was given up.
-                    warn!(place = %self.place, %why, "a checkpoint by the revoked key is replaced");
-                    Ok(Judged::default())
-                }
-                Err(why) => Err(SharedError::Alarm(format!("{}: {why}", self.place))),
-            };
-        }
-        let opened = self.open(note).await?;
-        if let Opened::Own(opened) = &opened
-            && self.running.load(Ordering::Relaxed)
-        {
-            // A server that lacks leaves is not read any more. Before this, the pool may have led
-            // to another server.
-            self.store.note_committed(opened.checkpoint().size);
-        }
-        // The store is read after the location, which only ever holds committed checkpoints: so the
-        // store must contain this one, even if other replicas append entries meanwhile.
-        let (head, server) = match through {
-            Through::Pool => (self.store.head(&self.heads).await?, None),
-            Through::Connection(connection) => {
-                let look = connection.look().await?;
-                let head = look.head.map(|head| self.heads.open(&head)).transpose();
-                (head.map_err(HeadError::Foreign)?, Some(look.server))
-            }
-        };
-        let opened = match opened {
-            Opened::Own(own) => own,
-            Opened::Foreign(error) => {
-                return Err(SharedError::Alarm(self.unknown(note, &error, head)));
-            }
-        };
-        let there = opened.checkpoint();
-        let kept = Head {
-            size: there.size,
-            root: there.root,
-        };
-        if server.is_some() {
-            if head.map_or(0, |head| head.size) < kept.size {
-                let shown = head.unwrap_or(Head {
-                    size: 0,
-                    root: EMPTY_ROOT,
-                });
-                return Err(SharedError::Alarm(format!(
-                    "{}: {}",
-                    self.place,
-                    rewound(kept, shown)
-                )));
-            }
-            self.check_pool(head).await?;
-        }
-        match contains(&self.store, head, kept).await {
-            Ok(()) => Ok(Judged {
-                there: Some(kept),
-                server,
-            }),
-            Err(NotContained::Rewound(why)) => {
-                Err(SharedError::Alarm(format!("{}: {why}", self.place)))
-            }
-            Err(NotContained::Unknown(why)) => Err(SharedError::Unavailable(why)),
-        }
-    }
-
-    /// Opens a note with the known keys or, if none of them signed it, with the keys that are
-    /// stored now.
-    async fn open(&self, note: &[u8]) -> Result<Opened, SharedError> {
-        let opened = SignedCheckpoint::open(note, &verifiers(&self.keys.load_full()));
-        if let Ok(own) = opened {
-            return Ok(Opened::Own(Box::new(own)));
-        }
-        let kept = self.key_source.read().await;
-        let kept = kept.map_err(SharedError::Unavailable)?;
-        Ok(match SignedCheckpoint::open(note, &verifiers(&kept)) {
-            Ok(own) => Opened::Own(Box::new(own)),
-            Err(error) => Opened::Foreign(error),
-        })
-    }
-
-    /// The error for a note that no key of this log signed: the note's own claims, and the store's
-    /// head.
-    fn unknown(&self, note: &[u8], error: &CheckpointError, head: Option<Head>) -> String {
-        let says = match unverified(note) {
-            Ok(known) => format!(
-                "it claims without proof that the log `{}` had size {} root {}",
-                known.origin, known.size, known.root
-            ),
-            Err(_) => "it cannot be read as a checkpoint".to_owned(),
-        };
-        let shows = match head {
-            Some(head) => format!("shows size {} root {}", head.size, head.root),
-            None => "is empty".to_owned(),
-        };
-        format!(
-            "{}: not a checkpoint of the log `{}` by a key that the store holds ({error}); {says}, \
-             and the store {shows}: the store is older than a change of keys, another log is kept \
-             there, or another party wrote to it; find out which before you change anything",
-            self.place, self.origin
-        )
-    }
-
-    /// Checks that the pool's server has the tree of the new connection. Tiles are read through the
-    /// pool; from another tree they would prove nothing about that connection's server.
-    async fn check_pool(&self, shown: Option<Head>) -> Result<(), SharedError> {
-        let pooled = self.store.head(&self.heads).await?;
-        let size = |head: Option<Head>| head.map_or(0, |head| head.size);
-        let (ours, theirs) = (size(shown), size(pooled));
-        let same = match shown {
-            // If the first leaf was appended in between, the caller tries again.
-            None => theirs == 0,
-            Some(head) if head.size <= theirs => {
-                let root = proofs::root_at(&self.store, head.size, theirs).await;
-                root.map_err(SharedError::Unavailable)? == head.root
-            }
-            Some(_) => false,
-        };
-        if same {
-            return Ok(());
-        }
-        Err(SharedError::Unavailable(format!(
-            "a new connection to the database shows {ours} leaves, an older one {theirs}, and not of \
-             one tree: they lead to different servers"
-        )))
-    }
-}
-
-fn verifiers(keys: &[LedgerKey]) -> Vec<VerifierKey> {
-    keys.iter().map(|key| key.verifier.clone()).collect()
 }
 
 #[cfg(test)]

@@ -11,7 +11,9 @@ use crate::crypto::random::SystemRandom;
 use crate::crypto::sealer::SealingKeys;
 use crate::crypto::signer::{LocalSigner, PrivateKey, Signer as _};
 use crate::ids::BatchId;
-use crate::merkle::{Edge, Hash};
+use crate::ledger::LedgerKey;
+use crate::ledger::guard::unverified;
+use crate::merkle::{Edge, Hash, VerifierKey};
 use crate::store::append::{LeafRow, Needs, Writes};
 use crate::store::sqlite::Sqlite;
 
@@ -92,14 +94,14 @@ async fn what_others_published_is_never_written_over_by_less() {
     };
     let mac = mac();
     let parts = parts(store(directory.path(), &hashes, &mac).await, vec![key], mac);
-    let place = || Place::file(directory.path().join("place"));
+    let location = || CheckpointStore::file(directory.path().join("place"));
     let there = async || {
-        let kept = place().read().await.unwrap();
+        let kept = location().read().await.unwrap();
         unverified(&kept.note.unwrap()).unwrap().size
     };
     let of = async |size: usize| sign(&parts, head(&hashes[..size])).await.unwrap();
-    let fast = SharedCheckpoint::new(place(), &parts, Alarm::default());
-    let slow = SharedCheckpoint::new(place(), &parts, Alarm::default());
+    let fast = SharedCheckpoint::new(location(), &parts, Alarm::default());
+    let slow = SharedCheckpoint::new(location(), &parts, Alarm::default());
     let (mut its, mut other) = (None, None);
     fast.publish(&of(4).await, &mut its).await.unwrap();
     // `slow` learns that `fast` has published more, also for its own next checkpoints. An equal
@@ -121,8 +123,8 @@ async fn a_pool_that_leads_to_another_server_proves_nothing_and_accuses_nobody()
     let mac = mac();
     let store = store(directory.path(), &hashes, &mac).await;
     let parts = parts(store, Vec::new(), mac);
-    let place = Place::file(directory.path().join("place"));
-    let shared = SharedCheckpoint::new(place, &parts, Alarm::default());
+    let location = CheckpointStore::file(directory.path().join("place"));
+    let shared = SharedCheckpoint::new(location, &parts, Alarm::default());
     // The pool's server may have more leaves by then.
     for count in [1, 3, 5] {
         let shown = head(&hashes[..count]);

@@ -27,12 +27,12 @@ use secrecy::{ExposeSecret, SecretString};
 use tracing::{error, warn};
 
 use super::AwsMinter;
-use super::policy::{denied_by, denying, over_role};
+use super::policy::{denied_by, deny_document, over_role};
 use super::sts::failure;
 use crate::clock::Timestamp;
 use crate::crypto::digest::sha256;
 use crate::domain::catalog::Resource;
-use crate::domain::deny_list::{Denied, DenyPlace};
+use crate::domain::deny_list::{DeniedSessions, DenyPolicyTarget};
 use crate::domain::kind::MinterKind;
 use crate::domain::kind::aws::{AwsMode, AwsRevocation, AwsRole, RoleArn};
 use crate::mint::{DenyList, DenyWriteError, MintError};
@@ -62,10 +62,10 @@ pub(super) fn mark(issuer: &str) -> String {
 }
 
 impl AwsMinter {
-    async fn iam(&self, target: &Target<'_>, now: Timestamp) -> Result<Client, MintError> {
-        let own = match (target.role.mode, &target.list.role_arn) {
+    async fn iam(&self, parts: &TargetParts<'_>, now: Timestamp) -> Result<Client, MintError> {
+        let own = match (parts.role.mode, &parts.list.role_arn) {
             (AwsMode::WebIdentity, Some(writer)) => {
-                Some(self.own_session(target, writer, now).await?)
+                Some(self.own_session(parts, writer, now).await?)
             }
             _ => None,
         };
@@ -79,29 +79,29 @@ impl AwsMinter {
             )
         });
         self.clients
-            .iam(&target.role, &target.list, credentials)
+            .iam(&parts.role, &parts.list, credentials)
             .await
     }
 
     async fn own_session(
         &self,
-        target: &Target<'_>,
+        parts: &TargetParts<'_>,
         writer: &str,
         now: Timestamp,
     ) -> Result<OwnSession, MintError> {
         let known = self.own_sessions.lock().ok();
-        let known = known.and_then(|known| known.get(target.registration).cloned());
+        let known = known.and_then(|known| known.get(parts.registration).cloned());
         if let Some(own) = known
             && now.plus_seconds(SPARE_SECONDS) < own.expiration
         {
             return Ok(own);
         }
         let token = self.federation.revoker_token(writer, now).await?;
-        let policy = over_role(&target.role.role_arn).to_json();
+        let policy = over_role(&parts.role.role_arn).to_json();
         let policy = policy.map_err(|error| MintError::Refused(error.to_string()))?;
         let made = self
             .clients
-            .own_session(&target.role, writer, &token, &policy)
+            .own_session(&parts.role, writer, &token, &policy)
             .await?;
         let own = OwnSession {
             access_key_id: made.access_key_id,
@@ -112,21 +112,21 @@ impl AwsMinter {
         if let Ok(mut known) = self.own_sessions.lock() {
             // Registrations change. Remove the sessions that have ended.
             known.retain(|_, own| now < own.expiration);
-            known.insert(target.registration.to_owned(), own.clone());
+            known.insert(parts.registration.to_owned(), own.clone());
         }
         Ok(own)
     }
 
     /// Forgets a session that AWS refused, since its role may have changed.
-    fn forget_own_session(&self, target: &Target<'_>) {
+    fn forget_own_session(&self, parts: &TargetParts<'_>) {
         if let Ok(mut known) = self.own_sessions.lock() {
-            known.remove(target.registration);
+            known.remove(parts.registration);
         }
     }
 }
 
 /// The parts of a deny target.
-struct Target<'a> {
+struct TargetParts<'a> {
     role: AwsRole,
     list: AwsRevocation,
     name: &'a str,
@@ -134,26 +134,26 @@ struct Target<'a> {
     registration: &'a str,
 }
 
-impl<'a> Target<'a> {
-    fn of(place: &'a DenyPlace) -> Result<Self, MintError> {
+impl<'a> TargetParts<'a> {
+    fn of(target: &'a DenyPolicyTarget) -> Result<Self, MintError> {
         let unreadable = || MintError::Refused("the role's registration is unreadable".into());
-        let role: AwsRole = serde_json::from_str(&place.registration).map_err(|_| unreadable())?;
+        let role: AwsRole = serde_json::from_str(&target.registration).map_err(|_| unreadable())?;
         let list = role.revocation.clone().ok_or_else(unreadable)?;
-        let name = RoleArn::parse(&place.name).ok_or_else(unreadable)?.name;
+        let name = RoleArn::parse(&target.name).ok_or_else(unreadable)?.name;
         Ok(Self {
             role,
             list,
             name,
-            registration: &place.registration,
+            registration: &target.registration,
         })
     }
 }
 
 impl DenyList for AwsMinter {
-    fn deny_place(&self, resource: &Resource) -> Option<DenyPlace> {
+    fn deny_target(&self, resource: &Resource) -> Option<DenyPolicyTarget> {
         let role = resource.kind.aws_role()?;
         let list = role.revocation.as_ref()?;
-        Some(DenyPlace {
+        Some(DenyPolicyTarget {
             minter: MinterKind::Aws,
             name: role.role_arn.clone(),
             registration: serde_json::to_string(role).ok()?,
@@ -162,33 +162,33 @@ impl DenyList for AwsMinter {
         })
     }
 
-    fn check(&self, place: &DenyPlace) -> Result<(), String> {
-        let target = Target::of(place).map_err(|error| error.to_string())?;
-        self.clients.check(&target.role, &target.list)
+    fn check(&self, target: &DenyPolicyTarget) -> Result<(), String> {
+        let parts = TargetParts::of(target).map_err(|error| error.to_string())?;
+        self.clients.check(&parts.role, &parts.list)
     }
 
-    fn needs_federation(&self, place: &DenyPlace) -> bool {
-        Target::of(place).is_ok_and(|target| target.role.mode == AwsMode::WebIdentity)
+    fn needs_federation(&self, target: &DenyPolicyTarget) -> bool {
+        TargetParts::of(target).is_ok_and(|parts| parts.role.mode == AwsMode::WebIdentity)
     }
 
     fn read<'a>(
         &'a self,
-        place: &'a DenyPlace,
+        target: &'a DenyPolicyTarget,
         now: Timestamp,
-    ) -> BoxFuture<'a, Result<Option<Denied>, MintError>> {
+    ) -> BoxFuture<'a, Result<Option<DeniedSessions>, MintError>> {
         Box::pin(async move {
-            let target = Target::of(place)?;
-            let iam = self.iam(&target, now).await?;
+            let parts = TargetParts::of(target)?;
+            let iam = self.iam(&parts, now).await?;
             let request = iam
                 .get_role_policy()
-                .role_name(target.name)
-                .policy_name(&target.list.policy_name);
+                .role_name(parts.name)
+                .policy_name(&parts.list.policy_name);
             let answer = match request.send().await {
                 Ok(answer) => answer,
                 // The role itself may be missing; a write will show it.
                 Err(failed) if failed.code() == Some("NoSuchEntity") => return Ok(None),
                 Err(failed) => {
-                    self.forget_own_session(&target);
+                    self.forget_own_session(&parts);
                     return Err(failure(failed));
                 }
             };
@@ -198,15 +198,15 @@ impl DenyList for AwsMinter {
             if denied.is_none() {
                 if text.contains("\"Taskpass") && !text.contains(&self.mark) {
                     error!(
-                        role = place.name,
-                        policy = target.list.policy_name,
+                        role = target.name,
+                        policy = parts.list.policy_name,
                         "another broker writes this policy; give each broker its own policy_name"
                     );
                     return Err(MintError::Refused("another broker's policy".into()));
                 }
                 warn!(
-                    role = place.name,
-                    policy = target.list.policy_name,
+                    role = target.name,
+                    policy = parts.list.policy_name,
                     "another party changed the policy; the broker overwrites it"
                 );
             }
@@ -216,19 +216,19 @@ impl DenyList for AwsMinter {
 
     fn write<'a>(
         &'a self,
-        place: &'a DenyPlace,
-        denied: &'a Denied,
+        target: &'a DenyPolicyTarget,
+        denied: &'a DeniedSessions,
         now: Timestamp,
     ) -> BoxFuture<'a, Result<(), DenyWriteError>> {
         Box::pin(async move {
-            let target = Target::of(place)?;
-            let text = denying(&self.mark, denied).to_json();
+            let parts = TargetParts::of(target)?;
+            let text = deny_document(&self.mark, denied).to_json();
             let text = text.map_err(|error| MintError::Refused(error.to_string()))?;
-            let iam = self.iam(&target, now).await?;
+            let iam = self.iam(&parts, now).await?;
             let request = iam
                 .put_role_policy()
-                .role_name(target.name)
-                .policy_name(&target.list.policy_name)
+                .role_name(parts.name)
+                .policy_name(&parts.list.policy_name)
                 .policy_document(text);
             match request.send().await {
                 Ok(_) => Ok(()),
@@ -237,7 +237,7 @@ impl DenyList for AwsMinter {
                     Err(DenyWriteError::TooLarge(failure(failed).to_string()))
                 }
                 Err(failed) => {
-                    self.forget_own_session(&target);
+                    self.forget_own_session(&parts);
                     Err(failure(failed).into())
                 }
             }

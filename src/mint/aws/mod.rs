@@ -35,7 +35,7 @@ use self::deny::OwnSessions;
 use self::federation::Federation;
 use self::policy::{bounded_text, session_policy};
 use self::sts::Asked;
-use super::{Credential, DenyList, EndOutcome, MintError, MintPlace, Minter};
+use super::{Credential, DenyList, EndOutcome, MintError, MintMode, Minter};
 use crate::clock::Timestamp;
 use crate::crypto::keyring::KeySchedule;
 use crate::crypto::loaded::LoadedKeys;
@@ -132,8 +132,8 @@ impl Minter for AwsMinter {
         MinterKind::Aws
     }
 
-    fn place(&self) -> MintPlace {
-        MintPlace::External {
+    fn mode(&self) -> MintMode {
+        MintMode::External {
             lease_seconds: LEASE_SECONDS,
         }
     }

@@ -1,11 +1,11 @@
 //! The policies that the broker writes: the session policy, made from the grant, and the deny
 //! policy of a role.
 //!
-//! [`session_policy`] and [`denying`] make a [`Document`], and [`denied_by`] reads one. A session
-//! has the rights that the role's own policies *and* its session policy allow. So the session
-//! policy allows exactly the granted rights. An explicit deny overrides every allow. Denies end the
-//! session at its expiry, because AWS has a minimum of 900 s; they restrict the session to the
-//! registered regions and networks; and they deny the actions by which its holder could create
+//! [`session_policy`] and [`deny_document`] make a [`Document`], and [`denied_by`] reads one. A
+//! session has the rights that the role's own policies *and* its session policy allow. So the
+//! session policy allows exactly the granted rights. An explicit deny overrides every allow. Denies
+//! end the session at its expiry, because AWS has a minimum of 900 s; they restrict the session to
+//! the registered regions and networks; and they deny the actions by which its holder could create
 //! credentials that outlive it.
 //!
 //! The document is a typed structure. A caller's text enters it only as a JSON string that was
@@ -25,7 +25,7 @@ use uuid::Uuid;
 use super::session_name;
 use super::sts::SESSION_TAG;
 use crate::clock::Timestamp;
-use crate::domain::deny_list::Denied;
+use crate::domain::deny_list::DeniedSessions;
 use crate::domain::grant::Grant;
 use crate::domain::kind::aws::AwsRole;
 use crate::ids::SessionId;
@@ -198,7 +198,7 @@ pub fn over_role(role_arn: &str) -> Document {
 /// The policy of a role that denies single sessions of it. `mark` identifies the broker that writes
 /// it.
 #[must_use]
-pub fn denying(mark: &str, denied: &Denied) -> Document {
+pub fn deny_document(mark: &str, denied: &DeniedSessions) -> Document {
     // A user id contains the role's id and the session's name. No session has the first pattern; it
     // keeps the list nonempty, as IAM requires.
     let real = denied.sessions.iter().map(|id| session_name(*id));
@@ -225,9 +225,9 @@ pub fn denying(mark: &str, denied: &Denied) -> Document {
 /// Higher than any number that the broker reaches by counting.
 const MAX_GENERATION: u64 = 1 << 62;
 
-/// The denied sessions of a role's policy, if [`denying`] could have written it.
+/// The denied sessions of a role's policy, if [`deny_document`] could have written it.
 #[must_use]
-pub fn denied_by(mark: &str, text: &str) -> Option<Denied> {
+pub fn denied_by(mark: &str, text: &str) -> Option<DeniedSessions> {
     let document: Value = serde_json::from_str(text).ok()?;
     let listing = document.pointer("/Statement/0")?;
     let generation = listing.get("Sid")?.as_str()?.strip_prefix(mark)?;
@@ -238,14 +238,14 @@ pub fn denied_by(mark: &str, text: &str) -> Option<Denied> {
     });
     let before = document.pointer("/Statement/1/Condition/DateLessThan/aws:TokenIssueTime/0");
     let generation: u64 = generation.strip_prefix('G')?.parse().ok()?;
-    let denied = Denied {
+    let denied = DeniedSessions {
         // The broker never reaches a higher number, so another party wrote it.
         generation: Some(generation).filter(|number| *number < MAX_GENERATION)?,
         sessions: ids.collect(),
         issued_before: before.map(Timestamp::deserialize).transpose().ok()?,
     };
     // Any other change of the document shows in this comparison.
-    let rendered = serde_json::to_value(denying(mark, &denied)).ok()?;
+    let rendered = serde_json::to_value(deny_document(mark, &denied)).ok()?;
     (rendered == document).then_some(denied)
 }
 
@@ -324,8 +324,8 @@ mod tests {
         assert_eq!(may_leave["Statement"].as_array().unwrap().len(), 2);
     }
 
-    fn denied(sessions: &[u128], issued_before: Option<i64>) -> Denied {
-        Denied {
+    fn denied(sessions: &[u128], issued_before: Option<i64>) -> DeniedSessions {
+        DeniedSessions {
             generation: 7,
             sessions: sessions
                 .iter()
@@ -342,7 +342,7 @@ mod tests {
             denied(&[1, 2], None),
             denied(&[3], Some(1_792_985_600)),
         ] {
-            let text = denying("TaskpassAb", &list).to_json().unwrap();
+            let text = deny_document("TaskpassAb", &list).to_json().unwrap();
             assert_eq!(denied_by("TaskpassAb", &text), Some(list.clone()));
             assert_eq!(denied_by("TaskpassCd", &text), None, "another broker's");
             let weaker = text.replacen("Deny", "Allow", 1);
@@ -350,7 +350,7 @@ mod tests {
             let narrower = text.replacen(r#""Action":["*"]"#, r#""Action":["s3:*"]"#, 1);
             assert_eq!(denied_by("TaskpassAb", &narrower), None);
         }
-        let value = serde_json::to_value(denying("T", &denied(&[1], Some(0)))).unwrap();
+        let value = serde_json::to_value(deny_document("T", &denied(&[1], Some(0)))).unwrap();
         assert_eq!(
             value["Statement"][0]["Condition"]["StringLike"]["aws:userid"],
             json!(["*:tp-", "*:tp-00000000000000000000000000000001"])
@@ -367,11 +367,11 @@ mod tests {
     #[test]
     fn the_longest_list_fits_into_a_role() {
         let most: Vec<u128> = (0..240).map(|n| u128::MAX - n).collect();
-        let list = Denied {
+        let list = DeniedSessions {
             generation: u64::MAX,
             ..denied(&most, Some(1_792_985_600))
         };
-        let text = denying("Taskpass01234567", &list).to_json().unwrap();
+        let text = deny_document("Taskpass01234567", &list).to_json().unwrap();
         assert!(text.len() <= 10_240, "{}", text.len());
     }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::domain::kind::MinterKind;
-use crate::domain::limits::{MAX_PLACE_BYTES, MAX_PROBLEMS};
+use crate::domain::limits::{MAX_LOCATION_BYTES, MAX_PROBLEMS};
 
 #[test]
 fn the_samples_load_and_pass_their_tests() {
@@ -383,7 +383,7 @@ fn a_long_text_in_a_comparison_with_a_place_took_memory_by_its_square() {
         );
     }
     // The maximum length of a location in a record.
-    let text = "x".repeat(MAX_PLACE_BYTES);
+    let text = "x".repeat(MAX_LOCATION_BYTES);
     loaded(&format!(
         "forbid (principal, action in Action::\"any\", resource == Api::\"billing\") when {{ context.location == \"{text}\" }};"
     ));

@@ -1,8 +1,8 @@
 //! Reads, under the lock, everything that a batch depends on.
 //!
 //! `postgres` and `sqlite` take the lock and read the rows that [`Needs`](super::Needs) names into
-//! a [`View`](super::View). `look` reads head and server without the lock. PostgreSQL reads in one
-//! statement, with lists of rows as JSON; SQLite reads row by row.
+//! a [`View`](super::View). `head_and_server` reads head and server without the lock. PostgreSQL
+//! reads in one statement, with lists of rows as JSON; SQLite reads row by row.
 //!
 //! The rule: both databases return the same facts, and all of them were read after the lock was
 //! obtained, so they stay true until COMMIT. Failures: a row that cannot be parsed is `Corrupt`,
@@ -19,7 +19,8 @@ use sqlx::{Executor, FromRow, Row};
 use uuid::Uuid;
 
 use super::{
-    Look, Needs, POSTGRES_LOCK, RetryFacts, Server, SessionFacts, TaskFacts, View, column,
+    HeadAndServer, LockedTaskFacts, Needs, POSTGRES_LOCK, RetryFacts, Server, SessionFacts, View,
+    column,
 };
 use crate::clock::Timestamp;
 use crate::domain::session::SessionState;
@@ -244,7 +245,9 @@ pub(super) async fn postgres(
     Ok(view)
 }
 
-pub(super) async fn look(connection: &mut PgConnection) -> Result<Look, StoreError> {
+pub(super) async fn head_and_server(
+    connection: &mut PgConnection,
+) -> Result<HeadAndServer, StoreError> {
     let row = sqlx::query(
         "/* ledger_look */ SELECT pg_backend_pid() AS process, pg_postmaster_start_time() AS since, \
          newest.size, newest.root, newest.batch_id, newest.mac \
@@ -254,7 +257,7 @@ pub(super) async fn look(connection: &mut PgConnection) -> Result<Look, StoreErr
     )
     .fetch_one(connection)
     .await?;
-    Ok(Look {
+    Ok(HeadAndServer {
         head: head(&row)?,
         server: server(&row)?,
     })
@@ -393,7 +396,7 @@ pub(super) async fn sqlite(
 async fn sqlite_chain(
     connection: &mut SqliteConnection,
     id: TaskId,
-) -> Result<Vec<(TaskId, TaskFacts)>, StoreError> {
+) -> Result<Vec<(TaskId, LockedTaskFacts)>, StoreError> {
     type Found = (
         Uuid,
         Option<Uuid>,
@@ -514,7 +517,7 @@ fn hashes(rows: &[Vec<u8>]) -> Result<Vec<Hash>, StoreError> {
         .collect()
 }
 
-fn task_facts(row: TaskJson) -> Result<(TaskId, TaskFacts), StoreError> {
+fn task_facts(row: TaskJson) -> Result<(TaskId, LockedTaskFacts), StoreError> {
     let corrupt = || StoreError::Corrupt("task");
     let id = TaskId::from(row.id);
     let life = TaskLife {
@@ -530,7 +533,7 @@ fn task_facts(row: TaskJson) -> Result<(TaskId, TaskFacts), StoreError> {
         // An append asks whether the task ended, and not when.
         ended_at: None,
     };
-    let facts = TaskFacts {
+    let facts = LockedTaskFacts {
         life,
         parent: row.parent.map(TaskId::from),
         depth: row.depth,

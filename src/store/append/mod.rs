@@ -64,7 +64,7 @@ pub struct Needs {
 /// The facts about a task that an append judges by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the other names say it all")]
-pub struct TaskFacts {
+pub struct LockedTaskFacts {
     /// The facts that say whether the task is open.
     pub life: TaskLife,
     /// The parent task. `None` for a root task.
@@ -80,7 +80,7 @@ pub struct TaskFacts {
     pub leaf_index: u64,
 }
 
-impl TaskFacts {
+impl LockedTaskFacts {
     /// The task's link in a chain.
     #[must_use]
     pub fn link(&self) -> TaskLink {
@@ -155,7 +155,7 @@ pub struct Server {
 /// The head and the server that a new connection leads to.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the other names say it all")]
-pub struct Look {
+pub struct HeadAndServer {
     /// The row of the newest head. `None` in an empty log.
     pub head: Option<SealedHead>,
     pub server: Server,
@@ -188,7 +188,7 @@ pub struct View {
     /// One-time ids that were used, with their bindings.
     pub used: HashMap<[u8; 32], Option<Vec<u8>>>,
     /// The needed tasks and their ancestors.
-    pub tasks: HashMap<TaskId, TaskFacts>,
+    pub tasks: HashMap<TaskId, LockedTaskFacts>,
     /// The needed sessions and the sessions that they were derived from.
     pub sessions: HashMap<SessionId, SessionFacts>,
     /// Changed cutoffs, the oldest change first.
@@ -314,9 +314,9 @@ impl LedgerConnection {
     }
 
     /// The head and the server that the connection leads to. Fails on SQLite, which has no servers.
-    pub async fn look(&mut self) -> Result<Look, StoreError> {
+    pub async fn head_and_server(&mut self) -> Result<HeadAndServer, StoreError> {
         match self {
-            Self::Postgres(connection) => enter::look(connection).await,
+            Self::Postgres(connection) => enter::head_and_server(connection).await,
             Self::Sqlite(_) => Err(StoreError::Unfit("SQLite has no servers".into())),
         }
     }

@@ -1,4 +1,4 @@
-use super::*;
+use super::external::ACTIVE_EXTERNAL;
 use crate::store::sqlite::Sqlite;
 
 #[tokio::test]

@@ -339,14 +339,14 @@ cases! {
 
     ["shared_place" "put_shared_place"]
     async fn it_is_known_where_a_checkpoint_was_kept(store: &Store) {
-        assert_eq!(store.shared_place().await.unwrap(), None);
-        store.put_shared_place("nowhere").await.unwrap();
-        assert_eq!(store.shared_place().await.unwrap(), None, "the store is not claimed yet");
+        assert_eq!(store.shared_checkpoint_location().await.unwrap(), None);
+        store.put_shared_checkpoint_location("nowhere").await.unwrap();
+        assert_eq!(store.shared_checkpoint_location().await.unwrap(), None, "the store is not claimed yet");
         store.claim(StoreMode::Dev, "dev.local/log", at(1)).await.unwrap();
-        assert_eq!(store.shared_place().await.unwrap(), None);
+        assert_eq!(store.shared_checkpoint_location().await.unwrap(), None);
         for place in ["/mnt/one", "/mnt/one", "https://two.example"] {
-            store.put_shared_place(place).await.unwrap();
-            assert_eq!(store.shared_place().await.unwrap().as_deref(), Some(place));
+            store.put_shared_checkpoint_location(place).await.unwrap();
+            assert_eq!(store.shared_checkpoint_location().await.unwrap().as_deref(), Some(place));
         }
     }
 
@@ -360,7 +360,7 @@ cases! {
         let read = Sqlite::open_to_read(file.dir(), 1).await.unwrap();
         let read = Store::Sqlite(read.unwrap());
         assert_eq!(read.sealed_head().await.unwrap(), None);
-        assert!(read.put_shared_place("anywhere").await.is_err());
+        assert!(read.put_shared_checkpoint_location("anywhere").await.is_err());
         read.close().await;
     }
 
@@ -391,15 +391,15 @@ cases! {
             assert_eq!(one.enter(&Needs::default()).await.unwrap().server, None);
             return;
         }
-        let before = one.look().await.unwrap();
+        let before = one.head_and_server().await.unwrap();
         assert_eq!(before.head, None);
         seed(store, Writes { head: Some(sealed(3, 1)), ..Writes::default() }).await;
-        let look = one.look().await.unwrap();
-        assert_eq!((look.head, look.server), (Some(sealed(3, 1)), before.server));
-        assert_eq!(one.enter(&Needs::default()).await.unwrap().server, Some(look.server));
+        let read = one.head_and_server().await.unwrap();
+        assert_eq!((read.head, read.server), (Some(sealed(3, 1)), before.server));
+        assert_eq!(one.enter(&Needs::default()).await.unwrap().server, Some(read.server));
         one.rollback().await.unwrap();
         let mut other = store.ledger_connection().await.unwrap();
-        assert_ne!(other.look().await.unwrap().server, look.server);
+        assert_ne!(other.head_and_server().await.unwrap().server, read.server);
     }
 
     ["put_succession" "succession" "update_succession" "remac_succession"]

@@ -198,10 +198,10 @@ cases! {
             (one, Some(MintLease { until: at(20), holder: "r1".into() }))
         };
         seed(store, Writes { tasks: vec![task(1, None)], sessions: vec![minting(11), minting(12)], ..Writes::default() }).await;
-        assert!(!store.settle_mint(session_id(11), "r2", at(1)).await.unwrap(), "another replica holds the lease");
-        assert!(!store.settle_mint(session_id(11), "r1", at(20)).await.unwrap(), "the lease has expired");
-        assert!(store.settle_mint(session_id(11), "r1", at(19)).await.unwrap());
-        assert!(!store.settle_mint(session_id(11), "r1", at(19)).await.unwrap(), "only once");
+        assert!(!store.activate_session(session_id(11), "r2", at(1)).await.unwrap(), "another replica holds the lease");
+        assert!(!store.activate_session(session_id(11), "r1", at(20)).await.unwrap(), "the lease has expired");
+        assert!(store.activate_session(session_id(11), "r1", at(19)).await.unwrap());
+        assert!(!store.activate_session(session_id(11), "r1", at(19)).await.unwrap(), "only once");
         assert_eq!(store.unfinished_mints(at(19), 5).await.unwrap().len(), 0);
         let dead = store.unfinished_mints(at(20), 5).await.unwrap();
         assert_eq!(dead.iter().map(|one| one.id).collect::<Vec<_>>(), [session_id(12)]);

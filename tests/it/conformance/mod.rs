@@ -13,7 +13,9 @@ use taskpass::crypto::SealingKeys;
 use taskpass::crypto::digest::Mac;
 use taskpass::crypto::random::SystemRandom;
 use taskpass::domain::cutoff::{Block, Cutoff, Selector, True};
-use taskpass::domain::deny_list::{DenyAsk, DenyPlace, DenyRoom, DenyWish, RevocationProgress};
+use taskpass::domain::deny_list::{
+    DenyPolicyTarget, DenyReason, DenyRequest, DenyRoom, RevocationProgress,
+};
 use taskpass::domain::endpoint::EndpointsDigest;
 use taskpass::domain::generation::GenerationDigest;
 use taskpass::domain::kind::MinterKind;
@@ -30,8 +32,8 @@ use taskpass::store::append::{
 };
 use taskpass::store::cosigned::CosignedRow;
 use taskpass::store::cutoffs::{CutoffFilter, SealedCutoff};
-use taskpass::store::deny_lists::SessionsAt;
-use taskpass::store::exports::{Believed, ExportCursor, ExportKey};
+use taskpass::store::deny_lists::SessionGroup;
+use taskpass::store::exports::{BelievedTimes, ExportCursor, ExportKey};
 use taskpass::store::generations::SealedActivation;
 use taskpass::store::heads::{Head, HeadSeal, SealedHead};
 use taskpass::store::keys::SigningKeyRow;
@@ -346,8 +348,8 @@ fn cutoff(n: u128, index: u64, selector: Selector, block: Block) -> SealedCutoff
     SealedCutoff::seal(cutoff, &mac())
 }
 
-fn deny_place(name: &str) -> DenyPlace {
-    DenyPlace {
+fn deny_target(name: &str) -> DenyPolicyTarget {
+    DenyPolicyTarget {
         minter: MinterKind::Aws,
         name: name.into(),
         registration: "{}".into(),

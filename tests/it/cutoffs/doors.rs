@@ -9,7 +9,7 @@ use reqwest::{Method, RequestBuilder};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use taskpass::broker::issuance::Issued;
-use taskpass::broker::revocation::BlockAsk;
+use taskpass::broker::revocation::BlockRequest;
 use taskpass::broker::tasks::TaskAuthority;
 use taskpass::domain::cutoff::Selector;
 use taskpass::domain::task::TaskEnd;
@@ -83,7 +83,7 @@ impl Things {
             .await
             .unwrap();
         let resource = Selector::Resource("archive-api".into());
-        let asked = revocation(resource, BlockAsk::Seconds(0));
+        let asked = revocation(resource, BlockRequest::Seconds(0));
         let broker = &world.rig.broker;
         let revoked = broker
             .revocation

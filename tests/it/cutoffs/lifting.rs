@@ -5,7 +5,7 @@ use secrecy::SecretString;
 use serde_json::json;
 use taskpass::attest::Evidence;
 use taskpass::broker::BrokerError;
-use taskpass::broker::revocation::BlockAsk;
+use taskpass::broker::revocation::BlockRequest;
 use taskpass::broker::tasks::{TaskAuthority, TaskWithSessions};
 use taskpass::domain::cutoff::Selector;
 use taskpass::domain::request::CredentialRequest;
@@ -104,7 +104,7 @@ on_both_stores! {
 
     async fn a_caller_never_lifts_what_was_cut_off_of_itself(rig: Rig) {
         let [narrow, ..] = selectors(WORKLOAD);
-        let asked = revocation(narrow, BlockAsk::Seconds(60));
+        let asked = revocation(narrow, BlockRequest::Seconds(60));
         let cutoff = rig.broker.revocation.revoke_many(&rig.admin(), asked).await.unwrap().cutoff.unwrap();
         assert_eq!(blocked(lift(&rig, WORKLOAD, cutoff.id).await), None);
         rig.clock.advance(60);
@@ -235,7 +235,7 @@ async fn a_block_that_another_replica_made_counts_at_once() {
         .await
         .unwrap();
     let [narrow, ..] = selectors(WORKLOAD);
-    let asked = revocation(narrow, BlockAsk::UntilLifted);
+    let asked = revocation(narrow, BlockRequest::UntilLifted);
     let admin = rig.admin();
     let cutoff = other
         .broker

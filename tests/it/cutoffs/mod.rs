@@ -5,7 +5,7 @@ mod doors;
 mod lifting;
 mod race;
 
-use taskpass::broker::revocation::{BlockAsk, RevokeAsk};
+use taskpass::broker::revocation::{BlockRequest, RevokeRequest};
 use taskpass::domain::cutoff::{Selector, True};
 use taskpass::domain::workload::{Identity, encode_value};
 use taskpass::ids::CutoffId;
@@ -50,8 +50,8 @@ fn selectors(sub: &str) -> [Selector; 3] {
     ]
 }
 
-fn revocation(selector: Selector, block: BlockAsk) -> RevokeAsk {
-    RevokeAsk {
+fn revocation(selector: Selector, block: BlockRequest) -> RevokeRequest {
+    RevokeRequest {
         selector,
         block,
         deny_all_earlier_sessions: false,
@@ -64,7 +64,7 @@ fn revocation(selector: Selector, block: BlockAsk) -> RevokeAsk {
 
 /// Commits a cutoff that blocks until it is lifted.
 async fn block(rig: &Rig, selector: Selector) -> CutoffId {
-    let asked = revocation(selector, BlockAsk::UntilLifted);
+    let asked = revocation(selector, BlockRequest::UntilLifted);
     let revoked = rig.broker.revocation.revoke_many(&rig.admin(), asked).await;
     revoked.unwrap().cutoff.unwrap().id
 }

@@ -5,7 +5,7 @@ use futures_util::FutureExt;
 use serde_json::json;
 use sqlx::{Connection, Executor, SqliteConnection};
 use taskpass::broker::issuance::Issued;
-use taskpass::broker::revocation::BlockAsk;
+use taskpass::broker::revocation::BlockRequest;
 use taskpass::clock::Timestamp;
 use taskpass::domain::cutoff::{Block, Cutoff, Selector, True};
 use taskpass::domain::decision::RefusalCode;
@@ -134,7 +134,7 @@ async fn entry(rig: &Rig, kind: &str, issued: &Issued) -> Entry {
         "lift" => {
             let cut = revocation(
                 Selector::Resource("archive-api".into()),
-                BlockAsk::Seconds(9),
+                BlockRequest::Seconds(9),
             );
             let cut = rig
                 .broker

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::clock::Timestamp;
 use crate::domain::grant::{ActionName, Location};
 use crate::domain::kind::aws::{RoleArn, is_region};
-use crate::domain::limits::MAX_PLACE_BYTES;
+use crate::domain::limits::MAX_LOCATION_BYTES;
 use crate::ids::SessionId;
 use crate::merkle::Hash;
 
@@ -413,7 +413,7 @@ pub(crate) fn arn(text: &str) -> Option<Location> {
 
 /// A pattern of all places that begin with `text`, for a text that exceeds the limit.
 pub(crate) fn arn_that_begins(text: &str) -> Option<Location> {
-    let mut begin: String = plain(text).chars().take(MAX_PLACE_BYTES - 1).collect();
+    let mut begin: String = plain(text).chars().take(MAX_LOCATION_BYTES - 1).collect();
     begin.push('*');
     let location = Location::accessed(begin).ok()?;
     location.is_arn().then_some(location)

@@ -232,7 +232,7 @@ fn a_place_may_be_longer_than_a_grant_and_has_its_end() {
     let long = arn(&format!("arn:aws:s3:::{}/{key}", "b".repeat(63))).unwrap();
     assert!(long.as_str().len() > crate::domain::limits::MAX_GRANT_TEXT_BYTES);
     let base = "https://orders.example/";
-    let path = "p".repeat(MAX_PLACE_BYTES - base.len());
+    let path = "p".repeat(MAX_LOCATION_BYTES - base.len());
     assert!(url(&format!("{base}{path}")).is_some());
     assert!(url(&format!("{base}{path}p")).is_none());
     let begin = arn_that_begins(&format!("arn:aws:s3:::b/{}", "k".repeat(5_000))).unwrap();

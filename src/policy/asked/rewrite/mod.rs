@@ -23,7 +23,7 @@ use super::patterns::PatternSet;
 use super::question::{Question, Questions, Relation};
 use super::{ASKED, Fact};
 use crate::domain::limits::{
-    MAX_ADDED_EXPRESSIONS, MAX_EVALUATION_DEPTH, MAX_PLACE_BYTES, MAX_POLICY_EXPRESSIONS,
+    MAX_ADDED_EXPRESSIONS, MAX_EVALUATION_DEPTH, MAX_LOCATION_BYTES, MAX_POLICY_EXPRESSIONS,
     MAX_WILDCARDS,
 };
 use crate::domain::pattern::Token;
@@ -412,12 +412,12 @@ fn comparison(expr: &Expr, reading: Reading) -> Result<Option<Question>, Unaskab
 
 /// Refuses a text that is longer than any value of the fact.
 fn check_length(fact: Fact, bytes: usize) -> Result<(), Unaskable> {
-    if bytes <= MAX_PLACE_BYTES {
+    if bytes <= MAX_LOCATION_BYTES {
         return Ok(());
     }
     Err(Unaskable {
         message: format!(
-            "compares context.{} with a text of {bytes} bytes; none has more than {MAX_PLACE_BYTES}",
+            "compares context.{} with a text of {bytes} bytes; none has more than {MAX_LOCATION_BYTES}",
             fact.name()
         ),
         remedy: "write a shorter text",

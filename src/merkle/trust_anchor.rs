@@ -7,9 +7,9 @@
 //!
 //! A note that is malformed, has an invalid signature of a pinned key, or none of them, is a
 //! [`CheckpointError`]. [`verify_same_tree`] compares two heads of one log; a [`ProofError`] can
-//! mean a forked log or wrong hashes ([`super::growth`] distinguishes them). The offline verifier
-//! (`cli::ledger::verify`) calls this file. That a log shows the same tree to all parties is not
-//! shown by one anchor.
+//! mean a forked log or wrong hashes ([`super::fork_check`] distinguishes them). The offline
+//! verifier (`cli::ledger::verify`) calls this file. That a log shows the same tree to all parties
+//! is not shown by one anchor.
 
 use super::checkpoint::{Checkpoint, CheckpointError};
 use super::hash::Hash;

@@ -8,7 +8,7 @@
 //! The headers are marked as sensitive, so that they are not logged. Failures: the error is a text
 //! without secrets, if there are no credentials within [`PATIENCE`] or the request cannot be
 //! signed; the request is then not sent. The provider caches and renews the credentials. Only
-//! `ledger::place` calls this module, and sends the request.
+//! `checkpoint_store` calls this module, and sends the request.
 
 use std::time::{Duration, SystemTime};
 

@@ -13,8 +13,8 @@
 use std::collections::HashMap;
 
 use super::hash::{EMPTY_ROOT, Hash, node_hash};
-use super::plan::{ConsistencyPlan, Plan, PlanError, split};
 use super::tile::TileId;
+use super::tile_plan::{ConsistencyPlan, Plan, PlanError, split};
 
 /// The plan for both roots of a tree that grew.
 #[derive(Clone, Debug)]
@@ -163,8 +163,8 @@ mod tests {
 
             let id = plan.tiles()[lie.index(plan.tiles().len())];
             let tile = tiles.get_mut(&id).unwrap();
-            let place = lie.index(tile.len());
-            tile[place] = EMPTY_ROOT;
+            let index = lie.index(tile.len());
+            tile[index] = EMPTY_ROOT;
             let lied = plan.build(&tiles).unwrap();
             // A hash that no node uses changes nothing; any other one changes the newer root.
             prop_assert!(lied.to_root != newer || lied == growth);

@@ -1,15 +1,16 @@
 //! The location of the shared checkpoint: a file on a disk that the replicas share, or an object
 //! behind HTTP.
 //!
-//! [`Place`] is one of both, [`Kept`] its content with a version, and `Place::swap` a conditional
-//! write. `Place::is_careless` finds out whether an object store ignores conditions.
+//! [`CheckpointStore`] is one of both, [`VersionedNote`] its content with a version, and
+//! `CheckpointStore::swap` a conditional write. `CheckpointStore::is_careless` finds out whether an
+//! object store ignores conditions.
 //!
 //! The rule: a write never replaces content that the writer did not read: the file changes under a
 //! lock, the object by conditional requests (RFC 9110, section 13.1). Every access ends within
 //! [`PATIENCE`]. Failures: `Swapped::Changed` means that the content was another one; it is no
-//! error. A [`PlaceError`] names the file or URL; a missing file counts as empty only if its
-//! directory exists. Nothing is tried again here. `ledger::shared` calls this module and judges the
-//! note; `s3` signs requests to S3.
+//! error. A [`CheckpointStoreError`] names the file or URL; a missing file counts as empty only if
+//! its directory exists. Nothing is tried again here. `ledger::shared` calls this module and judges
+//! the note; `s3` signs requests to S3.
 
 mod s3;
 
@@ -46,7 +47,7 @@ const MAX_NOTE_BYTES: usize = 64 * 1024;
 
 /// A location that holds one note or none.
 #[derive(Debug)]
-pub enum Place {
+pub enum CheckpointStore {
     /// A file on a shared disk.
     File(SharedFile),
     /// An object behind HTTP.
@@ -93,7 +94,7 @@ impl Authorization {
 
 /// The content of a location, with its version for a conditional write.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
+pub struct VersionedNote {
     /// The note. `None` if the location is empty.
     pub note: Option<Vec<u8>>,
     version: Version,
@@ -114,14 +115,14 @@ enum Version {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Swapped {
     /// The location holds the new note.
-    Done(Kept),
+    Done(VersionedNote),
     /// The location did not hold the expected content.
     Changed,
 }
 
 /// Why a location could not be read or written.
 #[derive(Debug, thiserror::Error)]
-pub enum PlaceError {
+pub enum CheckpointStoreError {
     /// The file or its lock failed.
     #[error("{0}: {1}")]
     File(PathBuf, std::io::Error),
@@ -151,7 +152,7 @@ pub enum PlaceError {
     Stopping,
 }
 
-impl Place {
+impl CheckpointStore {
     /// A file on a disk that the replicas share.
     #[must_use]
     pub fn file(path: PathBuf) -> Self {
@@ -185,11 +186,11 @@ impl Place {
     }
 
     /// The content of the location.
-    pub async fn read(&self) -> Result<Kept, PlaceError> {
+    pub async fn read(&self) -> Result<VersionedNote, CheckpointStoreError> {
         match self {
             Self::File(file) => {
                 let note = file.with(read_file).await?;
-                Ok(Kept {
+                Ok(VersionedNote {
                     note,
                     version: Version::Content,
                 })
@@ -199,7 +200,11 @@ impl Place {
     }
 
     /// Replaces `old` by `note`, if the location still holds `old`.
-    pub async fn swap(&self, old: &Kept, note: &str) -> Result<Swapped, PlaceError> {
+    pub async fn swap(
+        &self,
+        old: &VersionedNote,
+        note: &str,
+    ) -> Result<Swapped, CheckpointStoreError> {
         match self {
             Self::File(file) => {
                 let (old, note) = (old.note.clone(), note.to_owned());
@@ -213,12 +218,12 @@ impl Place {
     /// Whether the location ignores conditions: it accepts a change from a version that never
     /// existed. The change writes the current note, so an accepted one loses nothing. False for a
     /// file, which is locked, and for an empty location, where this cannot be tried.
-    pub async fn is_careless(&self, kept: &Kept) -> Result<bool, PlaceError> {
+    pub async fn is_careless(&self, kept: &VersionedNote) -> Result<bool, CheckpointStoreError> {
         let note = kept.note.as_deref().map(std::str::from_utf8);
         let (Self::Object(object), Some(Ok(note))) = (self, note) else {
             return Ok(false);
         };
-        let never = Kept {
+        let never = VersionedNote {
             note: None,
             version: Version::Tag(HeaderValue::from_static(NEVER)),
         };
@@ -227,7 +232,7 @@ impl Place {
     }
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for CheckpointStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::File(file) => file.path.display().fmt(f),
@@ -237,18 +242,18 @@ impl std::fmt::Display for Place {
 }
 
 impl Object {
-    async fn read(&self) -> Result<Kept, PlaceError> {
+    async fn read(&self) -> Result<VersionedNote, CheckpointStoreError> {
         let request = self.client.get(self.url.clone());
         let answer = self.send(request).await?;
         match answer.status() {
-            StatusCode::NOT_FOUND => Ok(Kept {
+            StatusCode::NOT_FOUND => Ok(VersionedNote {
                 note: None,
                 version: Version::Absent,
             }),
             StatusCode::OK => {
                 let tag = strong_tag(&answer)
                     .ok_or_else(|| self.unusable("the answer has no strong ETag"))?;
-                Ok(Kept {
+                Ok(VersionedNote {
                     note: Some(self.body(answer).await?),
                     version: Version::Tag(tag),
                 })
@@ -257,7 +262,7 @@ impl Object {
         }
     }
 
-    async fn swap(&self, old: &Kept, note: &str) -> Result<Swapped, PlaceError> {
+    async fn swap(&self, old: &VersionedNote, note: &str) -> Result<Swapped, CheckpointStoreError> {
         let condition = match &old.version {
             Version::Tag(tag) => (IF_MATCH, tag.clone()),
             Version::Absent => (IF_NONE_MATCH, HeaderValue::from_static("*")),
@@ -271,7 +276,7 @@ impl Object {
             .body(note.to_owned());
         let answer = self.send(request).await?;
         match answer.status() {
-            status if status.is_success() => Ok(Swapped::Done(Kept {
+            status if status.is_success() => Ok(Swapped::Done(VersionedNote {
                 note: Some(note.as_bytes().to_vec()),
                 version: strong_tag(&answer).map_or(Version::Unknown, Version::Tag),
             })),
@@ -281,14 +286,18 @@ impl Object {
         }
     }
 
-    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Response, PlaceError> {
+    async fn send(
+        &self,
+        request: reqwest::RequestBuilder,
+    ) -> Result<Response, CheckpointStoreError> {
         let request = request.headers(self.headers.clone()).build();
         let mut request = request.map_err(|error| self.failed(error))?;
         if let Authorization::S3(signer) = &self.authorization {
             let signed = signer.sign(&mut request).await;
-            signed.map_err(|why| PlaceError::Unsigned(Box::new(self.url.clone()), why))?;
+            signed
+                .map_err(|why| CheckpointStoreError::Unsigned(Box::new(self.url.clone()), why))?;
         } else if let Authorization::File(file) = &self.authorization {
-            let failed = |error| PlaceError::File(file.clone(), error);
+            let failed = |error| CheckpointStoreError::File(file.clone(), error);
             let text = tokio::fs::read_to_string(file).await.map_err(failed)?;
             let mut value = HeaderValue::try_from(secret_in(&text))
                 .map_err(|_| failed(std::io::Error::from(ErrorKind::InvalidData)))?;
@@ -299,20 +308,20 @@ impl Object {
         sent.map_err(|error| self.failed(error))
     }
 
-    fn failed(&self, error: reqwest::Error) -> PlaceError {
-        PlaceError::Request(Box::new(self.url.clone()), error.without_url())
+    fn failed(&self, error: reqwest::Error) -> CheckpointStoreError {
+        CheckpointStoreError::Request(Box::new(self.url.clone()), error.without_url())
     }
 
-    async fn body(&self, answer: Response) -> Result<Vec<u8>, PlaceError> {
+    async fn body(&self, answer: Response) -> Result<Vec<u8>, CheckpointStoreError> {
         let body = outgoing::body(answer, MAX_NOTE_BYTES).await;
         body.map_err(|error| match error {
-            BodyError::Large(_) => PlaceError::Large,
+            BodyError::Large(_) => CheckpointStoreError::Large,
             BodyError::Broken(error) => self.failed(error),
         })
     }
 
-    fn unusable(&self, what: &str) -> PlaceError {
-        PlaceError::Answer(Box::new(self.url.clone()), what.to_owned())
+    fn unusable(&self, what: &str) -> CheckpointStoreError {
+        CheckpointStoreError::Answer(Box::new(self.url.clone()), what.to_owned())
     }
 }
 
@@ -328,11 +337,11 @@ impl SharedFile {
     /// thread.
     async fn with<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Path) -> Result<T, PlaceError> + Send + 'static,
-    ) -> Result<T, PlaceError> {
+        work: impl FnOnce(&Path) -> Result<T, CheckpointStoreError> + Send + 'static,
+    ) -> Result<T, CheckpointStoreError> {
         let done = async {
             let turn = Arc::clone(&self.turn).acquire_owned().await;
-            let turn = turn.map_err(|_| PlaceError::Stopping)?;
+            let turn = turn.map_err(|_| CheckpointStoreError::Stopping)?;
             let (answer, outcome) = oneshot::channel();
             let path = self.path.clone();
             std::thread::Builder::new()
@@ -343,17 +352,17 @@ impl SharedFile {
                     // The caller may have given up.
                     drop(answer.send(done));
                 })
-                .map_err(|error| PlaceError::File(self.path.clone(), error))?;
-            outcome.await.unwrap_or(Err(PlaceError::Stopping))
+                .map_err(|error| CheckpointStoreError::File(self.path.clone(), error))?;
+            outcome.await.unwrap_or(Err(CheckpointStoreError::Stopping))
         };
         let done = tokio::time::timeout(PATIENCE, done).await;
-        done.unwrap_or_else(|_| Err(PlaceError::Hangs(self.path.clone())))
+        done.unwrap_or_else(|_| Err(CheckpointStoreError::Hangs(self.path.clone())))
     }
 }
 
-fn read_file(path: &Path) -> Result<Option<Vec<u8>>, PlaceError> {
+fn read_file(path: &Path) -> Result<Option<Vec<u8>>, CheckpointStoreError> {
     use std::io::Read as _;
-    let failed = |error| PlaceError::File(path.to_owned(), error);
+    let failed = |error| CheckpointStoreError::File(path.to_owned(), error);
     let Some(file) = open_private(path)? else {
         return missing(path).map(|()| None);
     };
@@ -361,17 +370,17 @@ fn read_file(path: &Path) -> Result<Option<Vec<u8>>, PlaceError> {
     let bound = MAX_NOTE_BYTES as u64 + 1;
     file.take(bound).read_to_end(&mut note).map_err(failed)?;
     if note.len() > MAX_NOTE_BYTES {
-        return Err(PlaceError::Large);
+        return Err(CheckpointStoreError::Large);
     }
     Ok(Some(note))
 }
 
 /// A missing file counts as empty only if its directory exists. Without the directory, for example
 /// before a mount, the content is unknown.
-fn missing(path: &Path) -> Result<(), PlaceError> {
+fn missing(path: &Path) -> Result<(), CheckpointStoreError> {
     let directory = path.parent().filter(|path| !path.as_os_str().is_empty());
     let directory = directory.unwrap_or(Path::new("."));
-    let failed = |error| PlaceError::File(directory.to_owned(), error);
+    let failed = |error| CheckpointStoreError::File(directory.to_owned(), error);
     if std::fs::metadata(directory).map_err(failed)?.is_dir() {
         return Ok(());
     }
@@ -380,7 +389,7 @@ fn missing(path: &Path) -> Result<(), PlaceError> {
 
 /// Refuses a shared file that a start could not read, or could not create. Creates nothing. Fails
 /// after [`PATIENCE`] if the disk does not answer.
-pub fn check_shared_file(path: &Path) -> Result<(), PlaceError> {
+pub fn check_shared_file(path: &Path) -> Result<(), CheckpointStoreError> {
     let (answer, outcome) = std::sync::mpsc::channel();
     let checked = path.to_owned();
     std::thread::Builder::new()
@@ -389,12 +398,12 @@ pub fn check_shared_file(path: &Path) -> Result<(), PlaceError> {
             // The caller may have stopped waiting.
             drop(answer.send(check_file(&checked)));
         })
-        .map_err(|error| PlaceError::File(path.to_owned(), error))?;
+        .map_err(|error| CheckpointStoreError::File(path.to_owned(), error))?;
     let outcome = outcome.recv_timeout(PATIENCE);
-    outcome.unwrap_or_else(|_| Err(PlaceError::Hangs(path.to_owned())))
+    outcome.unwrap_or_else(|_| Err(CheckpointStoreError::Hangs(path.to_owned())))
 }
 
-fn check_file(path: &Path) -> Result<(), PlaceError> {
+fn check_file(path: &Path) -> Result<(), CheckpointStoreError> {
     if read_file(path)?.is_some() {
         return Ok(());
     }
@@ -403,7 +412,7 @@ fn check_file(path: &Path) -> Result<(), PlaceError> {
     Ok(())
 }
 
-fn swap_file(path: &Path, old: Option<&[u8]>, note: &str) -> Result<Swapped, PlaceError> {
+fn swap_file(path: &Path, old: Option<&[u8]>, note: &str) -> Result<Swapped, CheckpointStoreError> {
     let lock = beside(path, ".lock");
     let held = open_lock(&lock)?;
     let deadline = Instant::now() + LOCK_PATIENCE;
@@ -413,15 +422,18 @@ fn swap_file(path: &Path, old: Option<&[u8]>, note: &str) -> Result<Swapped, Pla
             Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(10));
             }
-            Err(TryLockError::WouldBlock) => return Err(PlaceError::Locked(path.to_owned())),
-            Err(TryLockError::Error(error)) => return Err(PlaceError::File(lock, error)),
+            Err(TryLockError::WouldBlock) => {
+                return Err(CheckpointStoreError::Locked(path.to_owned()));
+            }
+            Err(TryLockError::Error(error)) => return Err(CheckpointStoreError::File(lock, error)),
         }
     }
     if read_file(path)?.as_deref() != old {
         return Ok(Swapped::Changed);
     }
-    write_whole(path, note.as_bytes()).map_err(|error| PlaceError::File(path.to_owned(), error))?;
-    Ok(Swapped::Done(Kept {
+    write_whole(path, note.as_bytes())
+        .map_err(|error| CheckpointStoreError::File(path.to_owned(), error))?;
+    Ok(Swapped::Done(VersionedNote {
         note: Some(note.as_bytes().to_vec()),
         version: Version::Content,
     }))
@@ -431,7 +443,7 @@ fn swap_file(path: &Path, old: Option<&[u8]>, note: &str) -> Result<Swapped, Pla
 mod tests {
     use super::*;
 
-    fn done(swapped: Swapped) -> Kept {
+    fn done(swapped: Swapped) -> VersionedNote {
         match swapped {
             Swapped::Done(kept) => kept,
             Swapped::Changed => panic!("the swap was refused"),
@@ -441,18 +453,18 @@ mod tests {
     #[tokio::test]
     async fn a_file_changes_only_from_what_was_read() {
         let directory = tempfile::tempdir().unwrap();
-        let place = Place::file(directory.path().join("checkpoint"));
-        let nothing = place.read().await.unwrap();
+        let store = CheckpointStore::file(directory.path().join("checkpoint"));
+        let nothing = store.read().await.unwrap();
         assert_eq!(nothing.note, None);
-        let first = done(place.swap(&nothing, "one").await.unwrap());
-        assert_eq!(place.read().await.unwrap(), first);
+        let first = done(store.swap(&nothing, "one").await.unwrap());
+        assert_eq!(store.read().await.unwrap(), first);
         assert_eq!(
-            place.swap(&nothing, "other").await.unwrap(),
+            store.swap(&nothing, "other").await.unwrap(),
             Swapped::Changed
         );
-        let second = done(place.swap(&first, "two").await.unwrap());
-        assert_eq!(place.swap(&first, "three").await.unwrap(), Swapped::Changed);
-        assert_eq!(place.read().await.unwrap(), second);
+        let second = done(store.swap(&first, "two").await.unwrap());
+        assert_eq!(store.swap(&first, "three").await.unwrap(), Swapped::Changed);
+        assert_eq!(store.read().await.unwrap(), second);
         assert_eq!(second.note.as_deref(), Some(b"two".as_slice()));
     }
 
@@ -460,22 +472,22 @@ mod tests {
     async fn of_many_that_swap_at_once_one_does() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("checkpoint");
-        let place = Place::file(path.clone());
-        let nothing = place.read().await.unwrap();
+        let store = CheckpointStore::file(path.clone());
+        let nothing = store.read().await.unwrap();
         let mut tries = tokio::task::JoinSet::new();
         for n in 0..16 {
-            let (place, nothing) = (Place::file(path.clone()), nothing.clone());
-            tries.spawn(async move { place.swap(&nothing, &n.to_string()).await.unwrap() });
+            let (store, nothing) = (CheckpointStore::file(path.clone()), nothing.clone());
+            tries.spawn(async move { store.swap(&nothing, &n.to_string()).await.unwrap() });
         }
         let all = tries.join_all().await;
-        let won: Vec<Kept> = all
+        let won: Vec<VersionedNote> = all
             .into_iter()
             .filter_map(|swapped| match swapped {
                 Swapped::Done(kept) => Some(kept),
                 Swapped::Changed => None,
             })
             .collect();
-        assert_eq!(won, [place.read().await.unwrap()]);
+        assert_eq!(won, [store.read().await.unwrap()]);
     }
 
     #[tokio::test]
@@ -483,20 +495,25 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("checkpoint");
         write_whole(&path, &vec![b'x'; MAX_NOTE_BYTES + 1]).unwrap();
-        let large = Place::file(path).read().await;
-        assert!(matches!(large, Err(PlaceError::Large)));
-        let folder = Place::file(directory.path().to_owned()).read().await;
-        assert!(matches!(folder, Err(PlaceError::Unfit(..))));
+        let large = CheckpointStore::file(path).read().await;
+        assert!(matches!(large, Err(CheckpointStoreError::Large)));
+        let folder = CheckpointStore::file(directory.path().to_owned())
+            .read()
+            .await;
+        assert!(matches!(folder, Err(CheckpointStoreError::Unfit(..))));
     }
 
     #[tokio::test]
     async fn what_is_not_mounted_is_not_empty() {
         let directory = tempfile::tempdir().unwrap();
         let gone = directory.path().join("mnt/checkpoint");
-        let read = Place::file(gone.clone()).read().await;
-        assert!(matches!(read, Err(PlaceError::File(..))), "{read:?}");
+        let read = CheckpointStore::file(gone.clone()).read().await;
+        assert!(
+            matches!(read, Err(CheckpointStoreError::File(..))),
+            "{read:?}"
+        );
         std::fs::create_dir(gone.parent().unwrap()).unwrap();
-        assert_eq!(Place::file(gone).read().await.unwrap().note, None);
+        assert_eq!(CheckpointStore::file(gone).read().await.unwrap().note, None);
     }
 
     #[test]
@@ -505,7 +522,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("mnt/checkpoint");
         let refused = check_shared_file(&path);
-        assert!(matches!(refused, Err(PlaceError::File(..))), "{refused:?}");
+        assert!(
+            matches!(refused, Err(CheckpointStoreError::File(..))),
+            "{refused:?}"
+        );
         let parent = path.parent().unwrap();
         std::fs::create_dir(parent).unwrap();
         check_shared_file(&path).unwrap();
@@ -531,8 +551,8 @@ mod tests {
     #[tokio::test]
     async fn a_disk_that_hangs_keeps_one_thread_and_nobody_waiting() {
         let directory = tempfile::tempdir().unwrap();
-        let place = Place::file(directory.path().join("checkpoint"));
-        let Place::File(file) = &place else {
+        let store = CheckpointStore::file(directory.path().join("checkpoint"));
+        let CheckpointStore::File(file) = &store else {
             unreachable!()
         };
         let (comes_back, hangs) = std::sync::mpsc::channel::<()>();
@@ -543,11 +563,17 @@ mod tests {
             read_file(path)
         });
         let (first, ..) = tokio::join!(first, async {
-            for read in futures_util::future::join_all([place.read(), place.read()]).await {
-                assert!(matches!(read, Err(PlaceError::Hangs(_))), "{read:?}");
+            for read in futures_util::future::join_all([store.read(), store.read()]).await {
+                assert!(
+                    matches!(read, Err(CheckpointStoreError::Hangs(_))),
+                    "{read:?}"
+                );
             }
         });
-        assert!(matches!(first, Err(PlaceError::Hangs(_))), "{first:?}");
+        assert!(
+            matches!(first, Err(CheckpointStoreError::Hangs(_))),
+            "{first:?}"
+        );
         assert!(began.elapsed() < PATIENCE * 2);
         assert_eq!(
             file.turn.available_permits(),
@@ -556,6 +582,6 @@ mod tests {
         );
         // Once the disk answers again, so does the location.
         drop(comes_back);
-        assert_eq!(place.read().await.unwrap().note, None);
+        assert_eq!(store.read().await.unwrap().note, None);
     }
 }

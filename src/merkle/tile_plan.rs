@@ -8,11 +8,11 @@
 //! [`PlanError`]. A tile that is longer than required is cut. The hashes themselves are not
 //! checked: the result is only as reliable as the tiles, so the caller compares it with a known
 //! root ([`super::proof`]). `ledger::proofs` plans with the store's tiles, and `cli::ledger::watch`
-//! with those of a log ([`super::growth`]).
+//! with those of a log ([`super::fork_check`]).
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::edge::{Edge, EdgeError};
+use super::compact_range::{Edge, EdgeError};
 use super::hash::{Hash, fold_peaks, root_of};
 use super::tile::{TILE_WIDTH, TileId};
 
