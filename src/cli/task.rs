@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::Value;
 
-use super::Failure;
+use super::CliError;
 use super::connection::Connection;
 use super::output::{self, Form};
 use super::retry_args::RetryArgs;
@@ -115,7 +115,7 @@ impl Page {
         answer: &Value,
         name: &str,
         columns: &[&str],
-    ) -> Result<(), Failure> {
+    ) -> Result<(), CliError> {
         if form.is_json() {
             return output::json(answer);
         }
@@ -131,7 +131,7 @@ impl Page {
 }
 
 /// Prints the rows under `name` as a table of `columns`.
-pub(super) fn print_rows(answer: &Value, name: &str, columns: &[&str]) -> Result<(), Failure> {
+pub(super) fn print_rows(answer: &Value, name: &str, columns: &[&str]) -> Result<(), CliError> {
     let heading = columns.iter().map(|name| name.to_uppercase()).collect();
     let mut rows: Vec<Vec<String>> = vec![heading];
     let items = answer.get(name).and_then(Value::as_array);
@@ -147,7 +147,7 @@ pub(super) fn print_rows(answer: &Value, name: &str, columns: &[&str]) -> Result
 }
 
 impl Task {
-    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), CliError> {
         match self.command {
             Command::Heartbeat(one) => one.act(form, "heartbeat").await,
             Command::Complete(one) => one.act(form, "complete").await,
@@ -171,12 +171,12 @@ impl Task {
 }
 
 impl One {
-    fn client(&self) -> Result<Client, Failure> {
+    fn client(&self) -> Result<Client, CliError> {
         let handle = match &self.handle_file {
             Some(file) => Some(read_secret(file)?),
             None => match ProcessEnvironment.get("TASKPASS_HANDLE") {
                 Ok(handle) => handle.map(Into::into),
-                Err(_) => return Err(Failure::Usage("TASKPASS_HANDLE is not UTF-8".into())),
+                Err(_) => return Err(CliError::Usage("TASKPASS_HANDLE is not UTF-8".into())),
             },
         };
         match handle {
@@ -188,7 +188,7 @@ impl One {
         }
     }
 
-    async fn act(&self, form: Form, what: &str) -> Result<(), Failure> {
+    async fn act(&self, form: Form, what: &str) -> Result<(), CliError> {
         let path = format!("/v1/tasks/{}/{what}", self.id);
         let client = self.client()?;
         let nothing = Value::Object(serde_json::Map::new());

@@ -90,13 +90,13 @@ impl From<Unmappable> for PolicyError {
     }
 }
 
-/// A verdict and the policies that determined it.
-pub(super) struct Verdict {
+/// The result of evaluating a request: the verdict and the policies that determined it.
+pub(super) struct PolicyResult {
     pub(super) verdict: Result<Permitted, Refusal>,
     policies: BTreeSet<String>,
 }
 
-impl Verdict {
+impl PolicyResult {
     fn refused(refusal: Refusal, policies: BTreeSet<String>) -> Self {
         Self {
             verdict: Err(refusal),
@@ -122,15 +122,15 @@ pub(super) struct Terms {
 }
 
 /// The answer for one action at one location.
-pub(super) struct Atom<'a> {
+pub(super) struct RightAnswer<'a> {
     pub(super) action: &'a ActionName,
     pub(super) location: &'a Location,
     pub(super) answer: Answer,
 }
 
-/// Options of one judgement.
+/// Options of one evaluation.
 #[derive(Clone, Copy)]
-pub(super) struct Manner<'a> {
+pub(super) struct EvaluationOptions<'a> {
     /// Whether to search for a smaller request that would be permitted.
     pub(super) with_offer: bool,
     /// The instant that decides which policies are enforced.
@@ -139,7 +139,7 @@ pub(super) struct Manner<'a> {
     pub(super) budget: &'a Budget,
 }
 
-impl<'a> Manner<'a> {
+impl<'a> EvaluationOptions<'a> {
     pub(super) fn plain(at: Timestamp, budget: &'a Budget) -> Self {
         Self {
             with_offer: false,
@@ -150,7 +150,7 @@ impl<'a> Manner<'a> {
 }
 
 /// The answer for each action at each location.
-fn atoms<'a>(inquiry: &Inquiry<'_, 'a>, answers: &[Answer]) -> Vec<Atom<'a>> {
+fn right_answers<'a>(inquiry: &Inquiry<'_, 'a>, answers: &[Answer]) -> Vec<RightAnswer<'a>> {
     let singles = inquiry.singles.iter();
     singles
         .map(|single| {
@@ -158,7 +158,7 @@ fn atoms<'a>(inquiry: &Inquiry<'_, 'a>, answers: &[Answer]) -> Vec<Atom<'a>> {
                 .asked
                 .keys()
                 .filter_map(|number| answers.get(*number));
-            Atom {
+            RightAnswer {
                 action: single.action,
                 location: single.location,
                 answer: Answer::to_all(own),
@@ -226,7 +226,9 @@ impl CompiledGeneration {
     /// does not permit.
     pub(super) fn permitted_ttl(&self, input: &Input, at: Timestamp) -> Option<u64> {
         let budget = Budget::new(MAX_REQUEST_STEPS);
-        let verdict = self.judge(input, Manner::plain(at, &budget)).verdict;
+        let verdict = self
+            .evaluate_or_refuse(input, EvaluationOptions::plain(at, &budget))
+            .verdict;
         verdict.ok().map(|terms| terms.ttl_seconds)
     }
 
@@ -234,10 +236,13 @@ impl CompiledGeneration {
     /// enforces every policy, including those that only observe.
     pub(super) fn decide_at(&self, input: &Input, at: Timestamp) -> Decision {
         let budget = Budget::new(MAX_REQUEST_STEPS);
-        let verdict = bounded(self.judge(input, Manner::plain(at, &budget)), input);
+        let result = bounded(
+            self.evaluate_or_refuse(input, EvaluationOptions::plain(at, &budget)),
+            input,
+        );
         Decision {
-            verdict: verdict.verdict,
-            policies: verdict.policies.into_iter().collect(),
+            verdict: result.verdict,
+            policies: result.policies.into_iter().collect(),
             generation: self.digest(),
             input: Vec::new(),
             observed: None,
@@ -288,46 +293,50 @@ impl CompiledGeneration {
     pub(super) fn record(&self, input: &Input) -> Decision {
         let bytes = serde_json::to_vec(input);
         let budget = Budget::new(MAX_REQUEST_STEPS);
-        let manner = Manner {
+        let options = EvaluationOptions {
             with_offer: true,
-            ..Manner::plain(input.now, &budget)
+            ..EvaluationOptions::plain(input.now, &budget)
         };
-        let (verdict, observed) = match &bytes {
+        let (result, observed) = match &bytes {
             Ok(_) => (
-                bounded(self.judge(input, manner), input),
+                bounded(self.evaluate_or_refuse(input, options), input),
                 self.observe(input),
             ),
             // A request that cannot be recorded is not permitted.
-            Err(_) => (Verdict::indeterminate(BTreeSet::new()), None),
+            Err(_) => (PolicyResult::indeterminate(BTreeSet::new()), None),
         };
         Decision {
             observed: observed.map(Box::new),
-            verdict: verdict.verdict,
-            policies: verdict.policies.into_iter().collect(),
+            verdict: result.verdict,
+            policies: result.policies.into_iter().collect(),
             generation: self.digest(),
             input: bytes.unwrap_or_default(),
         }
     }
 
     /// The verdict of the enforced policies.
-    pub(super) fn judge(&self, input: &Input, manner: Manner<'_>) -> Verdict {
-        if let Err(refusal) = self.check_names(input, manner.budget) {
-            return Verdict::refused(refusal, BTreeSet::new());
+    pub(super) fn evaluate_or_refuse(
+        &self,
+        input: &Input,
+        options: EvaluationOptions<'_>,
+    ) -> PolicyResult {
+        if let Err(refusal) = self.check_names(input, options.budget) {
+            return PolicyResult::refused(refusal, BTreeSet::new());
         }
         // Without the caller's roles, a forbid about one of them would not apply.
         if self.asks_for_roles() && input.principal.roles.is_none() {
-            return Verdict::indeterminate(BTreeSet::new());
+            return PolicyResult::indeterminate(BTreeSet::new());
         }
-        self.evaluate(input, manner)
-            .unwrap_or_else(|_| Verdict::indeterminate(BTreeSet::new()))
+        self.evaluate(input, options)
+            .unwrap_or_else(|_| PolicyResult::indeterminate(BTreeSet::new()))
     }
 
     /// The effect that the observing policies would have had. The verdict is computed without them.
     fn observe(&self, input: &Input) -> Option<Observed> {
         let budget = Budget::new(MAX_REQUEST_STEPS);
         let policies = self.observed_policies(input, &budget)?;
-        let manner = Manner::plain(Timestamp::MAX, &budget);
-        let verdict = bounded(self.judge(input, manner), input).verdict;
+        let options = EvaluationOptions::plain(Timestamp::MAX, &budget);
+        let verdict = bounded(self.evaluate_or_refuse(input, options), input).verdict;
         let refusal = verdict.as_ref().err();
         Some(Observed {
             policies,
@@ -406,22 +415,26 @@ impl CompiledGeneration {
     /// Evaluates a request. Policies may depend on the life of the credential, and a shortened life
     /// is another life. So a permitted request whose life is shortened is evaluated once more with
     /// the shorter life.
-    fn evaluate(&self, input: &Input, manner: Manner<'_>) -> Result<Verdict, Unmappable> {
-        let verdict = self.evaluate_once(input, manner)?;
-        let Some(cut) = self.cut_short(input, &verdict) else {
-            return Ok(verdict);
+    fn evaluate(
+        &self,
+        input: &Input,
+        options: EvaluationOptions<'_>,
+    ) -> Result<PolicyResult, Unmappable> {
+        let result = self.evaluate_once(input, options)?;
+        let Some(cut) = self.cut_short(input, &result) else {
+            return Ok(result);
         };
-        let manner = Manner {
+        let options = EvaluationOptions {
             with_offer: false,
-            ..manner
+            ..options
         };
-        self.evaluate_once(&cut, manner)
+        self.evaluate_once(&cut, options)
     }
 
     /// The input with the granted life. `None` if the request is not permitted, or if policy was
     /// already evaluated with that life. `@max_ttl`, the task or the parent can shorten the life.
-    pub(super) fn cut_short(&self, input: &Input, verdict: &Verdict) -> Option<Input> {
-        let (Ok(permitted), Some(asked)) = (&verdict.verdict, &input.credential) else {
+    pub(super) fn cut_short(&self, input: &Input, result: &PolicyResult) -> Option<Input> {
+        let (Ok(permitted), Some(asked)) = (&result.verdict, &input.credential) else {
             return None;
         };
         // An explicitly requested life is refused, not shortened, unless a lost credential is
@@ -446,22 +459,22 @@ impl CompiledGeneration {
     pub(super) fn evaluate_once(
         &self,
         input: &Input,
-        manner: Manner<'_>,
-    ) -> Result<Verdict, Unmappable> {
+        options: EvaluationOptions<'_>,
+    ) -> Result<PolicyResult, Unmappable> {
         let asked = input.credential.as_ref();
         let resource = asked.map(|asked| asked.resource.as_str());
-        let inquiry = self.inquiry(input, manner.budget)?;
-        let all = inquiry.answers(manner.at, manner.budget);
-        if manner.budget.is_exhausted() {
-            return Ok(Verdict::refused(too_many_steps(), BTreeSet::new()));
+        let inquiry = self.inquiry(input, options.budget)?;
+        let all = inquiry.answers(options.at, options.budget);
+        if options.budget.is_exhausted() {
+            return Ok(PolicyResult::refused(too_many_steps(), BTreeSet::new()));
         }
         let opening = inquiry.opening.and_then(|number| all.get(number));
-        let atoms = atoms(&inquiry, &all);
+        let right_answers = right_answers(&inquiry, &all);
 
         let answers = || {
             opening
                 .into_iter()
-                .chain(atoms.iter().map(|atom| &atom.answer))
+                .chain(right_answers.iter().map(|right| &right.answer))
         };
         let errors = union(answers().filter_map(|answer| match answer {
             Answer::Error(ids) => Some(ids),
@@ -469,7 +482,7 @@ impl CompiledGeneration {
         }));
         // An error takes precedence over a denial: the failed policy could have changed the answer.
         if !errors.is_empty() {
-            return Ok(Verdict::indeterminate(errors));
+            return Ok(PolicyResult::indeterminate(errors));
         }
         let forbids = union(answers().filter_map(|answer| match answer {
             Answer::Deny(ids) => Some(ids),
@@ -481,16 +494,19 @@ impl CompiledGeneration {
                 input.task.task_type
             );
             let refusal = Refusal::new(RefusalCode::NotPermitted, detail);
-            return Ok(Verdict::refused(refusal, forbids));
+            return Ok(PolicyResult::refused(refusal, forbids));
         }
-        let denied = |atom: &&Atom<'_>| matches!(atom.answer, Answer::Deny(_));
-        if atoms.iter().any(|atom| denied(&atom)) {
+        let denied = |right: &&RightAnswer<'_>| matches!(right.answer, Answer::Deny(_));
+        if right_answers.iter().any(|right| denied(&right)) {
             let refusal = Refusal::new(
                 RefusalCode::NotPermitted,
-                describe(atoms.iter().filter(denied), resource.unwrap_or_default()),
+                describe(
+                    right_answers.iter().filter(denied),
+                    resource.unwrap_or_default(),
+                ),
             );
-            let offer = if manner.with_offer {
-                self.offer(input, opening, &atoms, manner)
+            let offer = if options.with_offer {
+                self.offer(input, opening, &right_answers, options)
             } else {
                 None
             };
@@ -498,7 +514,7 @@ impl CompiledGeneration {
                 allowed: offer,
                 ..refusal
             };
-            return Ok(Verdict::refused(refusal, forbids));
+            return Ok(PolicyResult::refused(refusal, forbids));
         }
         let permits: BTreeSet<String> = answers()
             .filter_map(|answer| match answer {
@@ -508,15 +524,20 @@ impl CompiledGeneration {
             .flatten()
             .collect();
         let terms = self.terms(&permits);
-        let verdict = self.apply(input, terms, manner);
-        Ok(Verdict {
+        let verdict = self.apply(input, terms, options);
+        Ok(PolicyResult {
             verdict,
             policies: permits,
         })
     }
 
     /// Applies the terms of the permits: life and approval.
-    fn apply(&self, input: &Input, terms: Terms, manner: Manner<'_>) -> Result<Permitted, Refusal> {
+    fn apply(
+        &self,
+        input: &Input,
+        terms: Terms,
+        options: EvaluationOptions<'_>,
+    ) -> Result<Permitted, Refusal> {
         let approval = || {
             Refusal::new(
                 RefusalCode::ApprovalRequired,
@@ -536,9 +557,9 @@ impl CompiledGeneration {
         {
             let refusal = ttl_too_long(ttl, max);
             // Policies may depend on the life itself; offer only a life that policy permits.
-            let holds = !manner.with_offer
+            let holds = !options.with_offer
                 || terms.approval
-                || self.would_permit(input, asked, Some(max), manner);
+                || self.would_permit(input, asked, Some(max), options);
             return Err(if holds {
                 refusal
             } else {
@@ -600,12 +621,12 @@ impl CompiledGeneration {
 }
 
 /// Applies the bounds other than policy to the verdict.
-fn bounded(judged: Verdict, input: &Input) -> Verdict {
-    let (Ok(permitted), Some(asked)) = (&judged.verdict, &input.credential) else {
-        return judged;
+fn bounded(result: PolicyResult, input: &Input) -> PolicyResult {
+    let (Ok(permitted), Some(asked)) = (&result.verdict, &input.credential) else {
+        return result;
     };
     let Some(left) = asked.left_seconds else {
-        return judged;
+        return result;
     };
     let asked_for_more = asked.ttl_seconds.is_some_and(|ttl| ttl > left);
     let verdict = if left == 0 {
@@ -620,7 +641,7 @@ fn bounded(judged: Verdict, input: &Input) -> Verdict {
             ttl_seconds: permitted.ttl_seconds.min(left),
         })
     };
-    Verdict { verdict, ..judged }
+    PolicyResult { verdict, ..result }
 }
 
 fn principal_input(workload: &Workload, roles: Option<&BTreeSet<String>>) -> PrincipalInput {
@@ -672,10 +693,10 @@ fn union<'a>(sets: impl Iterator<Item = &'a BTreeSet<String>>) -> BTreeSet<Strin
 }
 
 /// Names the first few refused rights and counts the rest.
-fn describe<'a>(denied: impl Iterator<Item = &'a Atom<'a>>, resource: &str) -> String {
+fn describe<'a>(denied: impl Iterator<Item = &'a RightAnswer<'a>>, resource: &str) -> String {
     const NAMED: usize = 4;
     let rights: BTreeSet<(&ActionName, &Location)> =
-        denied.map(|atom| (atom.action, atom.location)).collect();
+        denied.map(|right| (right.action, right.location)).collect();
     let named: Vec<String> = rights
         .iter()
         .take(NAMED)

@@ -21,12 +21,12 @@ use cedar_policy::PrincipalConstraint;
 use serde::Serialize;
 
 use super::asked::Extent;
-use super::decide::{Manner, PolicyError};
+use super::decide::{EvaluationOptions, PolicyError};
 use super::generation::CompiledGeneration;
 use super::input::{CredentialInput, Input};
 use super::inquiry::Inquiry;
 use super::mapping::{self, Unmappable};
-use super::parts::{Case, Dissected, Literal};
+use super::parts::{Dissected, EvaluationContext, Literal};
 use super::schema;
 use super::slice::Answer;
 use super::stack::with_balanced_stack;
@@ -50,7 +50,7 @@ const MAX_NEAREST: usize = 3;
 /// A policy and its source location.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[expect(missing_docs, reason = "the other names say it all")]
-pub struct Place {
+pub struct SourceLocation {
     /// The `@id` of the policy.
     pub policy: String,
     pub file: String,
@@ -67,7 +67,7 @@ pub struct Place {
 #[expect(missing_docs, reason = "the other names say it all")]
 pub struct Nearest {
     #[serde(flatten)]
-    pub place: Place,
+    pub source: SourceLocation,
     /// The parts that do not hold, in Cedar syntax.
     pub does_not_hold: Vec<String>,
 }
@@ -80,7 +80,7 @@ pub struct RefusedRight {
     /// A location, or the name of the task's type.
     pub location: String,
     /// The forbids that apply to it.
-    pub forbidden_by: Vec<Place>,
+    pub forbidden_by: Vec<SourceLocation>,
     /// If no forbid applies: the permits with the fewest parts that do not hold.
     pub nearest: Vec<Nearest>,
 }
@@ -102,11 +102,11 @@ pub struct Change {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Explanation {
     /// The policies that determined the decision.
-    pub policies: Vec<Place>,
+    pub policies: Vec<SourceLocation>,
     /// Every right that was refused.
     pub refused: Vec<RefusedRight>,
     /// The policies that apply but only observe. They had no effect on the decision.
-    pub observed: Vec<Place>,
+    pub observed: Vec<SourceLocation>,
     /// Changes of a single fact that change the outcome.
     pub changes: Vec<Change>,
     /// Number of changes that were tried.
@@ -142,7 +142,7 @@ impl CompiledGeneration {
             dissected,
         };
         let policies = decision.policies.iter();
-        let policies = policies.filter_map(|id| explainer.place(id)).collect();
+        let policies = policies.filter_map(|id| explainer.locate(id)).collect();
         let refused = match &decision.verdict {
             Ok(_) => Vec::new(),
             // A decision that failed before policy was evaluated has no refused rights.
@@ -151,7 +151,7 @@ impl CompiledGeneration {
         let mut search = Search::new(self, decision.outcome());
         explainer.search(input, decision, &mut search);
         let observed = decision.observed.iter().flat_map(|own| &own.policies);
-        let observed = observed.filter_map(|own| explainer.place(&own.policy));
+        let observed = observed.filter_map(|own| explainer.locate(&own.policy));
         Explanation {
             policies,
             refused,
@@ -170,16 +170,16 @@ struct Explainer<'a> {
 }
 
 impl Explainer<'_> {
-    fn place(&self, id: &str) -> Option<Place> {
+    fn locate(&self, id: &str) -> Option<SourceLocation> {
         let found = self.dissected.iter().find(|own| own.named.id == id)?;
-        Some(self.place_of(found))
+        Some(self.location_of(found))
     }
 
-    fn place_of(&self, found: &Dissected<'_>) -> Place {
+    fn location_of(&self, found: &Dissected<'_>) -> SourceLocation {
         let named = found.named;
         let file = self.files.get(named.file);
         let before = file.and_then(|file| file.text.get(..named.offset));
-        Place {
+        SourceLocation {
             policy: named.id.clone(),
             file: file.map(|file| file.name.clone()).unwrap_or_default(),
             line: before.map_or(0, |text| text.matches('\n').count() + 1),
@@ -199,7 +199,8 @@ impl Explainer<'_> {
     fn refused(&self, input: &Input) -> Result<Vec<RefusedRight>, Unmappable> {
         let generation = self.generation;
         let budget = Budget::new(MAX_REQUEST_STEPS);
-        let asked = generation.evaluate_once(input, Manner::plain(input.now, &budget))?;
+        let asked =
+            generation.evaluate_once(input, EvaluationOptions::plain(input.now, &budget))?;
         let cut = generation.cut_short(input, &asked);
         let input = cut.as_ref().unwrap_or(input);
         let budget = Budget::new(MAX_REQUEST_STEPS);
@@ -212,7 +213,7 @@ impl Explainer<'_> {
             let right = RefusedRight {
                 action: schema::OPEN_TASK.to_owned(),
                 location: input.task.task_type.clone(),
-                forbidden_by: self.places(forbids),
+                forbidden_by: self.locate_all(forbids),
                 nearest: self.nearest_to(&inquiry, opening, Extent::default(), forbids, input),
             };
             refused.push(right);
@@ -223,14 +224,14 @@ impl Explainer<'_> {
                 single
                     .asked
                     .iter()
-                    .find_map(|(number, place)| match answers.get(*number) {
-                        Some(Answer::Deny(forbids)) => Some((*number, *place, forbids)),
+                    .find_map(|(number, extent)| match answers.get(*number) {
+                        Some(Answer::Deny(forbids)) => Some((*number, *extent, forbids)),
                         _ => None,
                     });
-            let Some((number, place, forbids)) = denied else {
+            let Some((number, extent, forbids)) = denied else {
                 continue;
             };
-            let extent = inquiry.extent(place);
+            let extent = inquiry.extent(extent);
             // Policy can refuse the locations below a URL although it permits the URL itself.
             let below = extent
                 .location
@@ -238,7 +239,7 @@ impl Explainer<'_> {
             refused.push(RefusedRight {
                 action: single.action.to_string(),
                 location: below.map_or_else(|| single.location.to_string(), ToString::to_string),
-                forbidden_by: self.places(forbids),
+                forbidden_by: self.locate_all(forbids),
                 nearest: self.nearest_to(&inquiry, number, extent, forbids, input),
             });
         }
@@ -246,8 +247,8 @@ impl Explainer<'_> {
         Ok(refused)
     }
 
-    fn places(&self, policies: &BTreeSet<String>) -> Vec<Place> {
-        policies.iter().filter_map(|id| self.place(id)).collect()
+    fn locate_all(&self, policies: &BTreeSet<String>) -> Vec<SourceLocation> {
+        policies.iter().filter_map(|id| self.locate(id)).collect()
     }
 
     /// If no forbid applies: the permits that are nearest to `extent`.
@@ -263,26 +264,26 @@ impl Explainer<'_> {
             return Vec::new();
         };
         let is_opening = inquiry.opening == Some(number);
-        let context = |holding: &[u32]| match &input.credential {
+        let cedar_context = |holding: &[u32]| match &input.credential {
             Some(asked) if !is_opening => {
                 let ttl_seconds = self.generation.asked_ttl(asked, &input.task);
                 mapping::credential_context(&input.task, holding, ttl_seconds, asked.revocability)
             }
             _ => mapping::task_context(&input.task, holding),
         };
-        let case = Case {
+        let context = EvaluationContext {
             model: &self.generation.model,
             scene: &inquiry.scene,
             asked,
             extent,
-            context: &context,
+            cedar_context: &cedar_context,
         };
-        self.nearest(&case, input.now)
+        self.nearest(&context, input.now)
     }
 
     /// The permits with the fewest parts that do not hold. Permits about this caller come first,
     /// then those about this action and resource.
-    fn nearest(&self, case: &Case<'_>, at: Timestamp) -> Vec<Nearest> {
+    fn nearest(&self, context: &EvaluationContext<'_>, at: Timestamp) -> Vec<Nearest> {
         let mut near: Vec<((bool, usize, usize), Nearest)> = Vec::new();
         let counts = |own: &&Dissected<'_>| {
             own.is_permit() && own.named.observed_until.is_none_or(|until| until <= at)
@@ -291,7 +292,7 @@ impl Explainer<'_> {
             let failing: Vec<_> = dissected
                 .parts
                 .iter()
-                .filter(|part| !part.holds(case))
+                .filter(|part| !part.holds(context))
                 .collect();
             // A permit of which no part holds is not near.
             if failing.is_empty() || failing.len() == dissected.parts.len() {
@@ -299,7 +300,7 @@ impl Explainer<'_> {
             }
             let about_others = failing.iter().any(|part| part.is_principal);
             let found = Nearest {
-                place: self.place_of(dissected),
+                source: self.location_of(dissected),
                 does_not_hold: failing.iter().map(|part| part.text.clone()).collect(),
             };
             let scope = failing.iter().filter(|part| part.is_scope).count();
@@ -389,8 +390,8 @@ impl Explainer<'_> {
                     continue;
                 }
                 let mut asked = asked.clone();
-                if let Some(place) = asked.authorization_details.get_mut(at) {
-                    *place = detail.with_rights(actions, locations);
+                if let Some(changed) = asked.authorization_details.get_mut(at) {
+                    *changed = detail.with_rights(actions, locations);
                 }
                 search.attempt(fact, from, "not asked for".to_owned(), input, &with(asked));
             }

@@ -289,14 +289,14 @@ impl Tally {
 }
 
 /// The outcome for an input and the policies that determine it, or the reason why it is unknown.
-type Told = Result<(Short, Vec<String>), Untold>;
+type ReplayResult = Result<(Short, Vec<String>), Untold>;
 
 /// A replay in one thread.
 #[derive(Debug)]
 pub struct Replay<'a> {
     candidate: &'a CompiledGeneration,
     at: Timestamp,
-    remembered: HashMap<[u8; 32], Told>,
+    remembered: HashMap<[u8; 32], ReplayResult>,
     tally: Tally,
 }
 
@@ -381,7 +381,7 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
-    fn evaluate(&mut self, recorded: &Recorded) -> Result<Told, super::PolicyError> {
+    fn evaluate(&mut self, recorded: &Recorded) -> Result<ReplayResult, super::PolicyError> {
         let at = self.at.max(recorded.at());
         let key = key(self.candidate.dates_before(at), recorded.input());
         if let Some(known) = self.remembered.get(&key) {

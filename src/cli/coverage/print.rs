@@ -1,13 +1,13 @@
 //! Prints the report of `ledger coverage` as a table for people.
 
 use crate::audit::coverage::{Class, Counts, OTHERS, Report, percent, shortened};
-use crate::cli::{Failure, output};
+use crate::cli::{CliError, output};
 
 /// The most groups in the table.
 const SHOWN_GROUPS: usize = 20;
 
 /// Prints the result for people.
-pub(super) fn print(report: &Report<'_>) -> Result<(), Failure> {
+pub(super) fn print(report: &Report<'_>) -> Result<(), CliError> {
     let (tally, decisions) = (&report.tally, report.decisions);
     let last = decisions
         .last_at()
@@ -51,7 +51,7 @@ pub(super) fn print(report: &Report<'_>) -> Result<(), Failure> {
     output::line(report.sentence())
 }
 
-fn print_groups(report: &Report<'_>) -> Result<(), Failure> {
+fn print_groups(report: &Report<'_>) -> Result<(), CliError> {
     let tally = &report.tally;
     let groups = tally.worst(SHOWN_GROUPS);
     if groups.is_empty() {
@@ -76,7 +76,7 @@ fn print_groups(report: &Report<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn print_examples(report: &Report<'_>) -> Result<(), Failure> {
+fn print_examples(report: &Report<'_>) -> Result<(), CliError> {
     let order = [
         Class::Unproven,
         Class::AfterEnd,

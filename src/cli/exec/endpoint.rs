@@ -29,7 +29,7 @@ use tokio::time::timeout;
 use tower_http::add_extension::AddExtension;
 
 use super::renewal::{Current, Renewal};
-use crate::cli::{Failure, output};
+use crate::cli::{CliError, output};
 use crate::client::session::CachedSession;
 use crate::client::task_lease::Never;
 use crate::clock::{Clock as _, SystemClock};
@@ -76,9 +76,9 @@ impl Drop for Closing {
 
 impl Endpoint {
     /// Listens on a loopback port.
-    pub(super) fn start(renewal: &Renewal) -> Result<Self, Failure> {
+    pub(super) fn start(renewal: &Renewal) -> Result<Self, CliError> {
         let failed = |error: std::io::Error| {
-            Failure::Unestablished(format!("cannot open the endpoint: {error}"))
+            CliError::Unavailable(format!("cannot open the endpoint: {error}"))
         };
         let listener = TcpListener::bind("127.0.0.1:0").map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
@@ -86,7 +86,7 @@ impl Endpoint {
         let mut bytes = [0; 16];
         SystemRandom::default()
             .fill(&mut bytes)
-            .map_err(Failure::unestablished)?;
+            .map_err(CliError::unavailable)?;
         let secret = format!("{:032x}", u128::from_be_bytes(bytes));
         Ok(Self {
             listener,

@@ -25,7 +25,7 @@ use super::connection::Address;
 use super::credential_args::{CredentialArgs, NewTask};
 use super::evidence::EvidenceArgs;
 use super::retry_args::RetryArgs;
-use super::{Failure, output};
+use super::{CliError, output};
 use crate::client::credentials::CredentialRequester;
 use crate::client::task_lease::TaskLease;
 use crate::process;
@@ -88,14 +88,14 @@ pub(super) fn removed_variables() -> impl Iterator<Item = String> {
 impl Exec {
     /// Removes secrets from the environment of this process, which the command could read. If there
     /// are any, the process executes the program again without them.
-    pub(super) fn withhold(&self) -> Result<(), Failure> {
+    pub(super) fn withhold(&self) -> Result<(), CliError> {
         let names = deliver::withheld(self.evidence.variable());
         process::withhold(&names).map_err(|error| {
-            Failure::Unestablished(format!("cannot keep secrets from the command: {error}"))
+            CliError::Unavailable(format!("cannot keep secrets from the command: {error}"))
         })
     }
 
-    pub(super) async fn run(self) -> Result<(), Failure> {
+    pub(super) async fn run(self) -> Result<(), CliError> {
         // The first process of a container ignores every signal that it does not listen to.
         let mut signals = Signals::listen()?;
         let client = self.address.client()?;
@@ -108,7 +108,9 @@ impl Exec {
         let body = self.task.body(Some(self.heartbeat));
         let granted = tokio::select! {
             granted = requester.request(&body) => granted?,
-            signal = signals.ending() => return Err(Failure::Ended(exit_code(signal.as_raw()))),
+            signal = signals.ending() => {
+                return Err(CliError::ChildExited(exit_code(signal.as_raw())));
+            }
         };
         let lease = TaskLease::of(&client, &granted, self.heartbeat)?;
         let ended = self
@@ -118,8 +120,8 @@ impl Exec {
         lease.end(matches!(ended, Ok(Ended::Code(0)))).await;
         match ended? {
             Ended::Code(0) => Ok(()),
-            Ended::Code(code) => Err(Failure::Ended(code)),
-            Ended::Lost(why) => Err(Failure::Refused(why)),
+            Ended::Code(code) => Err(CliError::ChildExited(code)),
+            Ended::Lost(why) => Err(CliError::Refused(why)),
         }
     }
 
@@ -131,8 +133,8 @@ impl Exec {
         granted: Value,
         lease: &TaskLease,
         signals: &mut Signals,
-    ) -> Result<Ended, Failure> {
-        let to = deliver::To {
+    ) -> Result<Ended, CliError> {
+        let to = deliver::DeliveryArgs {
             how: self.how,
             variable: self.variable.as_deref(),
             // The command does not get the variable from which the attestation was read.

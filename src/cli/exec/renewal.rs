@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
-use crate::cli::{Failure, output};
+use crate::cli::{CliError, output};
 use crate::client::credentials::CredentialRequester;
 use crate::client::session::CachedSession;
 use crate::client::task_lease::Never;
@@ -71,7 +71,7 @@ impl Renewal {
     pub(super) async fn keep(
         self,
         when: When,
-        mut put: impl FnMut(&CachedSession) -> Result<(), Failure>,
+        mut put: impl FnMut(&CachedSession) -> Result<(), CliError>,
     ) -> Never {
         loop {
             let held = Arc::clone(&self.current.borrow().held);
@@ -122,7 +122,7 @@ impl Renewal {
 /// be renewed again.
 async fn deliver(
     held: &CachedSession,
-    put: &mut impl FnMut(&CachedSession) -> Result<(), Failure>,
+    put: &mut impl FnMut(&CachedSession) -> Result<(), CliError>,
 ) {
     while let Err(failure) = put(held) {
         say(&format!(

@@ -18,13 +18,13 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::json;
 
-use super::super::Failure;
+use super::super::CliError;
 use super::super::connection::Connection;
 use super::super::output::{self, Form, printable};
 use super::super::serve::ConfigFile;
 use super::Source;
 use super::lines::{self, LastLine, Span, Whole};
-use super::source::{Pages, check_leaf, since, unestablished};
+use super::source::{Pages, check_leaf, since, unavailable};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::domain::record::Record;
 use crate::policy::CompiledGeneration;
@@ -77,7 +77,7 @@ pub(super) struct DecisionsArgs {
 }
 
 impl DecisionsArgs {
-    pub(super) async fn run(self) -> Result<(), Failure> {
+    pub(super) async fn run(self) -> Result<(), CliError> {
         let mut pages = Pages::new(self.connection.client()?, self.since);
         let mut spans = Vec::new();
         while let Some(page) = pages.next().await? {
@@ -89,14 +89,14 @@ impl DecisionsArgs {
 }
 
 impl ReplayArgs {
-    pub(super) fn run(self, form: Form) -> Result<(), Failure> {
+    pub(super) fn run(self, form: Form) -> Result<(), CliError> {
         let source = Source {
             directory: self.candidate.clone(),
             file: self.file.clone(),
             dev: self.dev,
         };
         let built = source.build(None);
-        let built = built.map_err(|unbuilt| unbuilt.or_unfit(Failure::Usage))?;
+        let built = built.map_err(|unbuilt| unbuilt.or_unfit(CliError::Usage))?;
         let candidate = Candidate {
             compiled: &built.compiled,
             since: self.since,
@@ -152,21 +152,21 @@ impl ReplayArgs {
 
 /// The result that determines the exit code. A change is certain even if records are missing; the
 /// absence of changes is not.
-fn verdict(tally: &Tally, cut_short: Option<String>) -> Result<(), Failure> {
+fn verdict(tally: &Tally, cut_short: Option<String>) -> Result<(), CliError> {
     if tally.changed() {
-        return Err(Failure::Told);
+        return Err(CliError::AlreadyReported);
     }
     if tally.evaluated == 0 {
-        return Err(Failure::Unestablished(
+        return Err(CliError::Unavailable(
             "no decision could be evaluated, so nothing was established".into(),
         ));
     }
     if !tally.complete() {
-        return Err(Failure::Unestablished(
+        return Err(CliError::Unavailable(
             "for some decisions it cannot be established whether they would change".into(),
         ));
     }
-    cut_short.map_or(Ok(()), |why| Err(Failure::Unestablished(why)))
+    cut_short.map_or(Ok(()), |why| Err(CliError::Unavailable(why)))
 }
 
 /// Passes whole lines to the evaluation. Returns false when no more lines are needed.
@@ -176,8 +176,8 @@ pub(super) fn feed_pages(
     mut pages: Pages,
     runtime: &tokio::runtime::Handle,
     give: Give<'_>,
-) -> Result<(), Failure> {
-    while let Some(page) = runtime.block_on(pages.next()).map_err(unestablished)? {
+) -> Result<(), CliError> {
+    while let Some(page) = runtime.block_on(pages.next()).map_err(unavailable)? {
         if !give(page) {
             break;
         }
@@ -185,15 +185,15 @@ pub(super) fn feed_pages(
     Ok(())
 }
 
-pub(super) fn feed_file(path: &Path, give: Give<'_>) -> Result<(), Failure> {
+pub(super) fn feed_file(path: &Path, give: Give<'_>) -> Result<(), CliError> {
     let place = path.display();
     let unreadable =
-        |error: io::Error| Failure::Unestablished(format!("{place} cannot be read: {error}"));
+        |error: io::Error| CliError::Unavailable(format!("{place} cannot be read: {error}"));
     let mut reader: Box<dyn BufRead> = if path == Path::new("-") {
         Box::new(BufReader::new(io::stdin()))
     } else {
         let file = File::open(path);
-        let file = file.map_err(|e| Failure::Usage(format!("{place} cannot be read: {e}")))?;
+        let file = file.map_err(|e| CliError::Usage(format!("{place} cannot be read: {e}")))?;
         Box::new(BufReader::with_capacity(1 << 20, file))
     };
     let mut batch = String::new();
@@ -203,7 +203,7 @@ pub(super) fn feed_file(path: &Path, give: Give<'_>) -> Result<(), Failure> {
         let mut limited = reader.by_ref().take(MAX_LINE_BYTES + 1);
         let read = limited.read_line(&mut batch).map_err(unreadable)?;
         if (batch.len() - before) as u64 > MAX_LINE_BYTES {
-            return Err(Failure::Usage(format!(
+            return Err(CliError::Usage(format!(
                 "{place} has a line of more than {MAX_LINE_BYTES} bytes"
             )));
         }
@@ -236,7 +236,7 @@ struct Work<'a> {
 impl Work<'_> {
     /// Evaluates until the queue is closed. After a failure it continues to receive, so that the
     /// reader does not wait on a full queue.
-    fn run(&self) -> Result<(Tally, Vec<Span>), Failure> {
+    fn run(&self) -> Result<(Tally, Vec<Span>), CliError> {
         let mut replay = Replay::new(self.candidate.compiled, self.candidate.at);
         let mut spans = Vec::new();
         let mut failed = None;
@@ -265,7 +265,7 @@ impl Work<'_> {
         }
     }
 
-    fn record(&self, replay: &mut Replay<'_>, record: &Record) -> Result<(), Failure> {
+    fn record(&self, replay: &mut Replay<'_>, record: &Record) -> Result<(), CliError> {
         self.done.fetch_add(1, Ordering::Relaxed);
         check_leaf(record)?;
         let recorded = match Recorded::open(record) {
@@ -277,7 +277,7 @@ impl Work<'_> {
                 return Ok(());
             }
             Err(error) => {
-                return Err(Failure::Refused(format!(
+                return Err(CliError::Refused(format!(
                     "FAILED: index {}: {error}",
                     record.index
                 )));
@@ -290,7 +290,7 @@ impl Work<'_> {
         {
             return Ok(());
         }
-        replay.add(&recorded).map_err(Failure::unestablished)
+        replay.add(&recorded).map_err(CliError::unavailable)
     }
 }
 
@@ -302,8 +302,8 @@ pub(super) fn is_before(record: &Record, since: Option<Timestamp>) -> bool {
 
 fn evaluate(
     candidate: &Candidate<'_>,
-    feed: impl FnOnce(Give<'_>) -> Result<(), Failure>,
-) -> Result<(Tally, Whole), Failure> {
+    feed: impl FnOnce(Give<'_>) -> Result<(), CliError>,
+) -> Result<(Tally, Whole), CliError> {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let (sender, queue) = sync_channel(threads * 2);
     let work = Work {
@@ -336,7 +336,7 @@ fn evaluate(
                     spans.extend(read);
                 }
                 Ok(Err(failure)) => failed = Err(failure),
-                Err(_) => failed = Err(Failure::Unestablished("a thread failed".into())),
+                Err(_) => failed = Err(CliError::Unavailable("a thread failed".into())),
             }
         }
         // An error of a record is more informative than the end of reading that it caused.
@@ -508,7 +508,7 @@ mod tests {
             (tally(3, 0), Some("cut".to_owned())),
         ] {
             let refused = verdict(&tally, cut_short).unwrap_err();
-            assert!(matches!(refused, Failure::Unestablished(_)), "{refused}");
+            assert!(matches!(refused, CliError::Unavailable(_)), "{refused}");
         }
     }
 }

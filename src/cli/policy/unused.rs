@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
-use super::super::Failure;
+use super::super::CliError;
 use super::super::connection::Connection;
 use super::super::output::{self, Form, printable};
 use super::Source;
@@ -42,9 +42,9 @@ pub(super) struct UnusedArgs {
 }
 
 impl UnusedArgs {
-    pub(super) fn run(self, form: Form) -> Result<(), Failure> {
+    pub(super) fn run(self, form: Form) -> Result<(), CliError> {
         let built = self.source.build(None);
-        let built = built.map_err(|unbuilt| unbuilt.or_unfit(Failure::Usage))?;
+        let built = built.map_err(|unbuilt| unbuilt.or_unfit(CliError::Usage))?;
         let mut usage = Usage::new(&built.compiled, SystemClock.now());
         let mut failed = Ok(());
         let mut spans = Vec::new();
@@ -95,16 +95,16 @@ impl UnusedArgs {
         output::even_unread(shown)?;
         known?;
         if uses.iter().any(PolicyUse::is_wide) {
-            return Err(Failure::Told);
+            return Err(CliError::AlreadyReported);
         }
         Ok(())
     }
 
-    fn record(&self, usage: &mut Usage<'_>, record: &Record) -> Result<(), Failure> {
+    fn record(&self, usage: &mut Usage<'_>, record: &Record) -> Result<(), CliError> {
         check_leaf(record)?;
         match Recorded::open(record) {
             Ok(recorded) if self.since.is_some_and(|since| recorded.at() < since) => Ok(()),
-            Ok(recorded) => usage.add(&recorded).map_err(Failure::unestablished),
+            Ok(recorded) => usage.add(&recorded).map_err(CliError::unavailable),
             Err(RecordError::Pruned(_)) => {
                 if !is_before(record, self.since) {
                     usage.note_pruned();
@@ -113,14 +113,14 @@ impl UnusedArgs {
             }
             Err(error) => {
                 let text = format!("FAILED: index {}: {error}", record.index);
-                Err(Failure::Refused(text))
+                Err(CliError::Refused(text))
             }
         }
     }
 }
 
 /// Fails if the records do not show all use: then unused grants cannot be determined.
-fn known(read: &Read, cut_short: Option<String>) -> Result<(), Failure> {
+fn known(read: &Read, cut_short: Option<String>) -> Result<(), CliError> {
     let why = if read.told() == 0 {
         "there is no recorded permit that the current policies give, so use cannot be determined"
             .to_owned()
@@ -131,21 +131,21 @@ fn known(read: &Read, cut_short: Option<String>) -> Result<(), Failure> {
     } else {
         return Ok(());
     };
-    Err(Failure::Unestablished(why))
+    Err(CliError::Unavailable(why))
 }
 
 /// The tests next to the policies, which must hold for narrower policies, too.
-fn tests_beside(directory: &Path) -> Result<Vec<PolicyFile>, Failure> {
+fn tests_beside(directory: &Path) -> Result<Vec<PolicyFile>, CliError> {
     if !directory.join("tests").is_dir() {
         return Ok(Vec::new());
     }
-    policy::read_tests(directory).map_err(|problem| Failure::Usage(problem.to_string()))
+    policy::read_tests(directory).map_err(|problem| CliError::Usage(problem.to_string()))
 }
 
 /// Writes to a directory that must not exist yet, so that no file is overwritten.
-fn write(directory: &Path, generation: &Generation, tests: &[PolicyFile]) -> Result<(), Failure> {
+fn write(directory: &Path, generation: &Generation, tests: &[PolicyFile]) -> Result<(), CliError> {
     let unwritten = |error: std::io::Error| {
-        Failure::Usage(format!(
+        CliError::Usage(format!(
             "{} cannot be written: {error}",
             directory.display()
         ))

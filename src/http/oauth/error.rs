@@ -21,7 +21,7 @@ use crate::attest::AttestError;
 use crate::broker::BrokerError;
 use crate::domain::decision::Observed;
 use crate::http::challenge::Fault;
-use crate::http::problem::Told;
+use crate::http::problem::ProblemDetail;
 use crate::ids::DecisionId;
 use crate::wire::oauth::OAuthErrorBody;
 
@@ -208,7 +208,7 @@ impl OAuthError {
     }
 
     /// A refusal of a layer before the endpoint.
-    pub(super) fn of_layer(status: StatusCode, told: &Told) -> Self {
+    pub(super) fn of_layer(status: StatusCode, told: &ProblemDetail) -> Self {
         let error = match status {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 "temporarily_unavailable"

@@ -25,7 +25,7 @@ use serde::Serialize;
 
 use self::error::OAuthError;
 use super::AppState;
-use super::problem::Told;
+use super::problem::ProblemDetail;
 use crate::attest::{dpop, key};
 use crate::config::ClientCertificates;
 use crate::crypto::jwk::Algorithm;
@@ -41,7 +41,7 @@ pub(super) fn is_served_at(path: &str) -> bool {
 pub(super) async fn answer_in_form(request: Request, next: Next) -> Response {
     let served = is_served_at(request.uri().path());
     let response = next.run(request).await;
-    match response.extensions().get::<Told>() {
+    match response.extensions().get::<ProblemDetail>() {
         Some(told) if served => {
             let error = OAuthError::of_layer(response.status(), told);
             let mut answer = error.into_response();

@@ -298,7 +298,7 @@ fn a_url_is_asked_for_as_the_place_and_as_what_is_below_it() {
         "forbid (principal, action == Action::\"bill:read\", resource)
          when { context.location == \"https://billing.example/b\" };"
     ));
-    let [told] = &compiled.notes().single_places[..] else {
+    let [told] = &compiled.notes().single_locations[..] else {
         panic!("{:?}", compiled.notes());
     };
     assert_eq!((told.policy.as_str(), told.count), ("p0", 2));
@@ -589,7 +589,7 @@ fn forbids_that_no_request_meets_are_told() {
     ));
     let notes = compiled.notes();
     let unmet: Vec<(&str, usize)> = notes
-        .unmet_places
+        .unmet_locations
         .iter()
         .map(|own| (own.policy.as_str(), own.count))
         .collect();
@@ -644,12 +644,17 @@ fn the_offer_compares_patterns_within_the_steps_of_the_request() {
     // The offer takes only the steps that remain after the decision.
     let input = Input::read(&decision.input).unwrap();
     let budget = Budget::new(crate::domain::limits::MAX_REQUEST_STEPS);
-    let manner = super::super::decide::Manner {
+    let options = super::super::decide::EvaluationOptions {
         with_offer: true,
         at: input.now,
         budget: &budget,
     };
-    assert!(compiled.judge(&input, manner).verdict.is_err());
+    assert!(
+        compiled
+            .evaluate_or_refuse(&input, options)
+            .verdict
+            .is_err()
+    );
     assert!(budget.is_exhausted());
     // If they suffice, the offer is made, and it contains a right once even if several policies
     // decide about it.

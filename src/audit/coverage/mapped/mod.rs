@@ -62,8 +62,8 @@ impl Pointer {
     }
 }
 
-/// The places that a record names. `None` for a value that cannot be a place.
-type Said = Vec<Option<String>>;
+/// The locations that a record names. `None` for a value that cannot be a location.
+type RecordedLocations = Vec<Option<String>>;
 
 /// One pointer, or several whose texts are joined with spaces.
 #[derive(Clone, Debug, Deserialize)]
@@ -165,12 +165,12 @@ impl Mapping {
     }
 
     /// The place at the mapped location.
-    fn said(&self, record: &Value) -> Said {
+    fn recorded_locations(&self, record: &Value) -> RecordedLocations {
         let Some(pointer) = &self.location else {
-            return Said::new();
+            return RecordedLocations::new();
         };
         match pointer.of(record) {
-            Value::Null => Said::new(),
+            Value::Null => RecordedLocations::new(),
             _ => vec![pointer.text(record)],
         }
     }
@@ -244,7 +244,7 @@ fn object(bytes: &[u8]) -> Result<Value, &'static str> {
 pub(crate) fn read(mapping: &Mapping, bytes: &[u8]) -> Result<Record, &'static str> {
     let record = object(bytes)?;
     let text = |pointer: &Option<Pointer>| pointer.as_ref()?.text(&record);
-    let (action, said) = (mapping.action(&record), mapping.said(&record));
+    let (action, said) = (mapping.action(&record), mapping.recorded_locations(&record));
     let mut credential = Credential::default();
     mapping.credential(&record, &mut credential);
     let at = mapping
@@ -302,7 +302,7 @@ pub(crate) fn read_ocsf(mapping: &Mapping, bytes: &[u8]) -> Result<Record, &'sta
     let (deed, action, resource) = if is_aws(service) && mapping.action.is_none() {
         event.call(service, operation.unwrap_or_default(), &mut credential)
     } else {
-        let said = event.said();
+        let said = event.recorded_locations();
         let deed = mapping.deed(operation.as_deref(), &said);
         let action = operation.unwrap_or_else(|| "-".to_owned());
         (deed, action, shown(&said))
@@ -425,9 +425,9 @@ impl<'a> Ocsf<'a> {
     }
 
     /// Every object of the action that the event names, by its URL or as a resource.
-    fn said(&self) -> Said {
+    fn recorded_locations(&self) -> RecordedLocations {
         if self.mapping.location.is_some() {
-            return self.mapping.said(self.record);
+            return self.mapping.recorded_locations(self.record);
         }
         let url = self.at("/http_request/url/url_string");
         let url = (!url.is_null()).then(|| url.as_str().map(str::to_owned));
@@ -435,13 +435,13 @@ impl<'a> Ocsf<'a> {
     }
 
     /// The names of the resources: the id, or else the name of each.
-    fn resources(&self) -> Said {
+    fn resources(&self) -> RecordedLocations {
         let named = |resource: &Value| {
             let texts = ["uid", "name"].map(|name| resource.get(name).and_then(Value::as_str));
             texts.into_iter().flatten().next().map(str::to_owned)
         };
         match self.at("/resources") {
-            Value::Null => Said::new(),
+            Value::Null => RecordedLocations::new(),
             Value::Array(all) => all.iter().map(named).collect(),
             _ => vec![None],
         }

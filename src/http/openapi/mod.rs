@@ -6,7 +6,7 @@
 //! them. `headers` has the headers, `shapes` the forms of values.
 //!
 //! Nothing fails while the broker runs: the description is made from code alone, and tests compare
-//! it with `docs/openapi.json`. `http::openapi` calls this module; `problem` has the types of
+//! it with `docs/openapi.json`. `http::openapi()` calls this module; `problem` has the types of
 //! problems.
 
 use std::collections::BTreeMap;
