@@ -8,8 +8,8 @@
 //! scraper may see them.
 //!
 //! Reporting never fails. A series whose labels are known in advance begins with the value zero,
-//! because the first event of a series that starts with it would be no increase. Series whose labels
-//! depend on the configuration are created by the methods `…_begins`. If the text cannot be
+//! because the first event of a series that starts with it would be no increase. Series whose
+//! labels depend on the configuration are created by the methods `…_begins`. If the text cannot be
 //! written, [`Metrics::render`] returns an empty one, so that a partial one does not look complete.
 //! Who may read it is decided by [`crate::http`].
 //!

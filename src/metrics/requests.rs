@@ -1,8 +1,8 @@
 //! Metrics of requests: their stages, their answers over HTTP, their limits, and the credentials
 //! that were minted.
 //!
-//! A label of a route is the router's pattern, and a method that HTTP does not define is `other`, so
-//! that no client can create series. `crate::http` and `crate::broker` report these.
+//! A label of a route is the router's pattern, and a method that HTTP does not define is `other`,
+//! so that no client can create series. `crate::http` and `crate::broker` report these.
 
 use std::borrow::Cow;
 use std::time::Duration;

@@ -2,8 +2,8 @@
 //! configuration names.
 //!
 //! The rule: a secret comes only from a variable or from a file that other users cannot access, and
-//! no message quotes it. A variable and its `_FILE` form are never both set. [`read_secret`] is also
-//! used for the secrets of sinks.
+//! no message quotes it. A variable and its `_FILE` form are never both set. [`read_secret`] is
+//! also used for the secrets of sinks.
 
 use std::collections::BTreeSet;
 use std::fs::File;

@@ -10,7 +10,7 @@
 //! ([`CompiledGeneration::redecide`]).
 //!
 //! A policy that only observes takes effect from its date on, judged by the instant of the input.
-//! Before that date it is evaluated separately ([`Observed`]), so it cannot make a verdict weaker
+//! Before that date it is evaluated separately (`observe`), so it cannot make a verdict weaker
 //! or wider.
 //!
 //! A decision is always returned, never an error: a policy that fails, or a fact that does not fit
@@ -19,8 +19,13 @@
 //! this file for requests, `broker::access` for acts. It records nothing; the ledger does, and may
 //! still refuse a request that policy permits.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod life;
+mod names;
+mod observe;
 
+use std::collections::BTreeSet;
+
+use self::life::bounded;
 use super::admin::{AdminAction, AdminPrincipal};
 use super::asked::Extent;
 use super::generation::CompiledGeneration;
@@ -30,14 +35,12 @@ use super::mapping::{self, PrincipalInput, TaskFacts, Unmappable};
 use super::schema;
 use super::slice::Answer;
 use crate::clock::Timestamp;
-use crate::domain::catalog::{Resource, too_many_steps};
-use crate::domain::decision::{
-    Decision, Observed, ObservedEffect, ObservedPolicy, Outcome, Permitted, Refusal, RefusalCode,
-};
-use crate::domain::grant::{ActionName, AuthorizationDetail, Location};
-use crate::domain::limits::{MAX_EVALUATIONS, MAX_REQUEST_STEPS};
+use crate::domain::catalog::too_many_steps;
+use crate::domain::decision::{Decision, Permitted, Refusal, RefusalCode};
+use crate::domain::grant::{ActionName, Location};
+use crate::domain::limits::MAX_REQUEST_STEPS;
 use crate::domain::pattern::Budget;
-use crate::domain::request::{ResolvedRequest, check_resource_fits, ttl_too_long};
+use crate::domain::request::ResolvedRequest;
 use crate::domain::revocability::Revocability;
 use crate::domain::workload::Workload;
 
@@ -112,13 +115,6 @@ impl PolicyResult {
         );
         Self::refused(refusal, policies)
     }
-}
-
-/// The terms of all satisfied permits, the strictest of each.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Terms {
-    pub(super) max_ttl_seconds: Option<u64>,
-    pub(super) approval: bool,
 }
 
 /// The answer for one action at one location.
@@ -331,87 +327,6 @@ impl CompiledGeneration {
             .unwrap_or_else(|_| PolicyResult::indeterminate(BTreeSet::new()))
     }
 
-    /// The effect that the observing policies would have had. The verdict is computed without them.
-    fn observe(&self, input: &Input) -> Option<Observed> {
-        let budget = Budget::new(MAX_REQUEST_STEPS);
-        let policies = self.observed_policies(input, &budget)?;
-        let options = EvaluationOptions::plain(Timestamp::MAX, &budget);
-        let verdict = bounded(self.evaluate_or_refuse(input, options), input).verdict;
-        let refusal = verdict.as_ref().err();
-        Some(Observed {
-            policies,
-            outcome_if_enforced: refusal.map_or(Outcome::Permit, Refusal::outcome),
-            refusal: refusal.map(|refusal| refusal.code),
-            ttl_seconds: verdict.as_ref().ok().map(|terms| terms.ttl_seconds),
-        })
-    }
-
-    /// The observing policies that apply to any part of the request or fail on it; `None` if there
-    /// are none.
-    fn observed_policies(&self, input: &Input, budget: &Budget) -> Option<Vec<ObservedPolicy>> {
-        let asked = input.credential.as_ref()?;
-        let resource = self.model.resource(&asked.resource)?;
-        self.index.observing(&resource, input.now).next()?;
-        // A request with unknown names has no parts to evaluate.
-        self.check_names(input, budget).ok()?;
-        let inquiry = self.inquiry(input, budget).ok()?;
-        if budget.is_exhausted() {
-            return None;
-        }
-        let mut found = BTreeMap::new();
-        for own in self.index.observing(&resource, input.now) {
-            let effects = inquiry
-                .credential_requests()
-                .filter_map(|request| own.would(request, &inquiry.scene.entities));
-            // If the policy errors for any part of the request, report the error instead of its
-            // effect on the others.
-            let effect = effects.reduce(|one, other| match other {
-                ObservedEffect::Error => other,
-                _ => one,
-            });
-            let Some(effect) = effect else {
-                continue;
-            };
-            let policy = ObservedPolicy {
-                policy: own.id.clone(),
-                effect,
-                enforced_from: own.until,
-            };
-            found.insert(own.id.as_str(), policy);
-        }
-        let found: Vec<ObservedPolicy> = found.into_values().collect();
-        (!found.is_empty()).then_some(found)
-    }
-
-    /// Checks the request's names before policy is evaluated. Resolution checked them too, but
-    /// possibly against another generation, and a recorded input may be evaluated by any.
-    fn check_names(&self, input: &Input, budget: &Budget) -> Result<(), Refusal> {
-        let task = &input.task;
-        let task_type = self.catalog().task_type(&task.task_type).ok_or_else(|| {
-            Refusal::new(
-                RefusalCode::UnknownTaskType,
-                format!("there is no task type `{}`", task.task_type),
-            )
-        })?;
-        if task.deadline_seconds_left == 0 {
-            return Err(Refusal::new(
-                RefusalCode::TaskEnded,
-                "the task, or one that it is part of, has ended",
-            ));
-        }
-        let Some(asked) = &input.credential else {
-            return Ok(());
-        };
-        let resource = self.catalog().resource(&asked.resource).ok_or_else(|| {
-            Refusal::new(
-                RefusalCode::UnknownResource,
-                format!("there is no resource `{}`", asked.resource),
-            )
-        })?;
-        check_resource_fits(task_type, resource)?;
-        check_rights(resource, &asked.authorization_details, budget)
-    }
-
     /// Evaluates a request. Policies may depend on the life of the credential, and a shortened life
     /// is another life. So a permitted request whose life is shortened is evaluated once more with
     /// the shorter life.
@@ -530,118 +445,6 @@ impl CompiledGeneration {
             policies: permits,
         })
     }
-
-    /// Applies the terms of the permits: life and approval.
-    fn apply(
-        &self,
-        input: &Input,
-        terms: Terms,
-        options: EvaluationOptions<'_>,
-    ) -> Result<Permitted, Refusal> {
-        let approval = || {
-            Refusal::new(
-                RefusalCode::ApprovalRequired,
-                "policy requires that a person approves this request",
-            )
-        };
-        let Some(asked) = &input.credential else {
-            return if terms.approval {
-                Err(approval())
-            } else {
-                Ok(Permitted { ttl_seconds: 0 })
-            };
-        };
-        let max = self.max_ttl(asked, &input.task, terms);
-        if let Some(ttl) = asked.ttl_seconds
-            && ttl > max
-        {
-            let refusal = ttl_too_long(ttl, max);
-            // Policies may depend on the life itself; offer only a life that policy permits.
-            let holds = !options.with_offer
-                || terms.approval
-                || self.would_permit(input, asked, Some(max), options);
-            return Err(if holds {
-                refusal
-            } else {
-                Refusal {
-                    allowed: None,
-                    ..refusal
-                }
-            });
-        }
-        if terms.approval {
-            return Err(approval());
-        }
-        let ttl_seconds = self.asked_ttl(asked, &input.task).min(max);
-        Ok(Permitted { ttl_seconds })
-    }
-
-    /// The life that policies read in `context.ttl_seconds`: the requested one, else the resource's
-    /// default, limited by the task's deadline.
-    pub(super) fn asked_ttl(&self, asked: &CredentialInput, task: &TaskFacts) -> u64 {
-        // Cedar's integers limit the value. A longer life is refused in any case.
-        let longest = i64::MAX.unsigned_abs();
-        let ttl_seconds = asked.ttl_seconds.map(|ttl| ttl.min(longest));
-        ttl_seconds.unwrap_or_else(|| {
-            let resource = self.catalog().resource(&asked.resource);
-            let default = resource.map_or(0, |resource| resource.default_ttl_seconds);
-            default.min(task.deadline_seconds_left)
-        })
-    }
-
-    /// The longest life that can be granted, by the resource, the policies, the task's deadline and
-    /// the parent's credential. A retried credential is not limited here; its life is shortened
-    /// later.
-    pub(super) fn max_ttl(&self, asked: &CredentialInput, task: &TaskFacts, terms: Terms) -> u64 {
-        let resource = self.catalog().resource(&asked.resource);
-        let left = asked
-            .left_seconds
-            .filter(|left| *left > 0 && !asked.retried);
-        resource
-            .map_or(0, |resource| resource.max_ttl_seconds)
-            .min(terms.max_ttl_seconds.unwrap_or(u64::MAX))
-            .min(task.deadline_seconds_left)
-            .min(left.unwrap_or(u64::MAX))
-    }
-
-    pub(super) fn terms<'p>(&self, permits: impl IntoIterator<Item = &'p String>) -> Terms {
-        let mut terms = Terms::default();
-        for obligations in permits
-            .into_iter()
-            .filter_map(|id| self.obligations.get(id))
-        {
-            terms.approval |= obligations.approval.is_some();
-            terms.max_ttl_seconds = match (terms.max_ttl_seconds, obligations.max_ttl_seconds) {
-                (Some(a), Some(b)) => Some(a.min(b)),
-                (a, b) => a.or(b),
-            };
-        }
-        terms
-    }
-}
-
-/// Applies the bounds other than policy to the verdict.
-fn bounded(result: PolicyResult, input: &Input) -> PolicyResult {
-    let (Ok(permitted), Some(asked)) = (&result.verdict, &input.credential) else {
-        return result;
-    };
-    let Some(left) = asked.left_seconds else {
-        return result;
-    };
-    let asked_for_more = asked.ttl_seconds.is_some_and(|ttl| ttl > left);
-    let verdict = if left == 0 {
-        Err(Refusal::new(
-            RefusalCode::TaskEnded,
-            "less than a second is left until the task or the parent credential ends",
-        ))
-    } else if asked_for_more && !asked.retried {
-        Err(ttl_too_long(permitted.ttl_seconds, left))
-    } else {
-        Ok(Permitted {
-            ttl_seconds: permitted.ttl_seconds.min(left),
-        })
-    };
-    PolicyResult { verdict, ..result }
 }
 
 fn principal_input(workload: &Workload, roles: Option<&BTreeSet<String>>) -> PrincipalInput {
@@ -651,41 +454,6 @@ fn principal_input(workload: &Workload, roles: Option<&BTreeSet<String>>) -> Pri
         roles: roles.cloned(),
         claims: workload.claims.clone(),
     }
-}
-
-fn check_rights(
-    resource: &Resource,
-    details: &[AuthorizationDetail],
-    budget: &Budget,
-) -> Result<(), Refusal> {
-    let mut evaluations = 0_usize;
-    for detail in details {
-        resource.check_serves(detail, budget)?;
-        let product = detail.actions().len() * detail.locations().len();
-        if product == 0 {
-            // Without this, a request for no rights would be permitted.
-            return Err(Refusal::new(
-                RefusalCode::NotPermitted,
-                "an object of authorization_details names no right",
-            ));
-        }
-        evaluations = evaluations.saturating_add(product);
-    }
-    if evaluations == 0 {
-        return Err(Refusal::new(
-            RefusalCode::NotPermitted,
-            "authorization_details names no right",
-        ));
-    }
-    if evaluations > MAX_EVALUATIONS {
-        return Err(Refusal::new(
-            RefusalCode::TooManyRights,
-            format!(
-                "{evaluations} combinations of action and location; at most {MAX_EVALUATIONS} in one request"
-            ),
-        ));
-    }
-    Ok(())
 }
 
 fn union<'a>(sets: impl Iterator<Item = &'a BTreeSet<String>>) -> BTreeSet<String> {
