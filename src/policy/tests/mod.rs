@@ -30,6 +30,7 @@ use crate::domain::workload::{ClaimValue, OneTime, Reuse, Workload};
 
 mod decisions;
 mod depth;
+mod lives;
 mod loading;
 mod observe;
 mod properties;
