@@ -108,7 +108,7 @@ impl CredentialArgs {
 
     /// Whether an AWS session is requested.
     pub(super) fn is_aws(&self) -> bool {
-        let arn = |place: &String| place.starts_with("arn:");
+        let arn = |location: &String| location.starts_with("arn:");
         self.aws || self.region.is_some() || self.locations.iter().any(arn)
     }
 

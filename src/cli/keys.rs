@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::CliError;
 use super::connection::Connection;
 use super::key_withdrawal::withdraw;
-use super::ledger::new_origin::{How, revoke_log_key};
+use super::ledger::new_origin::{SuccessionArgs, revoke_log_key};
 use super::ledger::vkey;
 use super::output::{self, Form};
 use super::serve::ConfigFile;
@@ -107,7 +107,7 @@ struct RevokeKey {
     #[command(flatten)]
     file: ConfigFile,
     #[command(flatten)]
-    how: How,
+    how: SuccessionArgs,
 }
 
 #[derive(Args, Debug)]

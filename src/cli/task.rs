@@ -26,13 +26,13 @@ pub(super) struct Task {
 enum Command {
     /// Send a heartbeat: the task is still at work
     #[command(after_help = "Example:\n  taskpass task heartbeat 0198… --handle-file handle")]
-    Heartbeat(One),
+    Heartbeat(TaskArgs),
     /// End the task and every session under it: the work is done
     #[command(after_help = "Example:\n  TASKPASS_HANDLE=tph_… taskpass task complete 0198…")]
-    Complete(One),
+    Complete(TaskArgs),
     /// End the task and every session under it: the work was abandoned
     #[command(after_help = "Example:\n  taskpass task abort 0198… --handle-file handle")]
-    Abort(One),
+    Abort(TaskArgs),
     /// Show one task
     #[command(after_help = "Example:\n  taskpass task show 0198… --token-file admin-token")]
     Show(Show),
@@ -42,7 +42,7 @@ enum Command {
 }
 
 #[derive(Args, Debug)]
-struct One {
+struct TaskArgs {
     /// The id of the task
     id: TaskId,
     #[command(flatten)]
@@ -170,7 +170,7 @@ impl Task {
     }
 }
 
-impl One {
+impl TaskArgs {
     fn client(&self) -> Result<Client, CliError> {
         let handle = match &self.handle_file {
             Some(file) => Some(read_secret(file)?),

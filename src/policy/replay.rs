@@ -9,9 +9,9 @@
 //!
 //! Some records cannot be compared. A replay counts and skips refusals before policy was evaluated.
 //! Where the log refused a request that policy permitted, the replay compares with policy's permit.
-//! If the recorded input lacks facts that the candidate needs ([`Untold`]), the replay counts it as
-//! unknown. [`NOT_COMPARED`] lists facts that no input contains. An input that cannot be read is an
-//! error, which ends the replay.
+//! If the recorded input lacks facts that the candidate needs ([`UnknownReason`]), the replay
+//! counts it as unknown. [`NOT_COMPARED`] lists facts that no input contains. An input that cannot
+//! be read is an error, which ends the replay.
 //!
 //! A replay shows the effect of activating the candidate now. So a policy that only observes until
 //! a past day is enforced, regardless of the time of the decision.
@@ -54,7 +54,7 @@ pub const NOT_COMPARED: &[&str] = &[
 /// A reason why the candidate's decision about a recorded input is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Untold {
+pub enum UnknownReason {
     /// The candidate needs roles, and the generation that decided did not, so they were not read.
     RolesNotRead,
     /// The candidate's attestor declares other claims.
@@ -65,7 +65,7 @@ pub enum Untold {
     LongerTask,
 }
 
-impl Untold {
+impl UnknownReason {
     /// The reason as text.
     #[must_use]
     pub fn as_text(self) -> &'static str {
@@ -207,7 +207,7 @@ pub struct Tally {
     /// Number of decisions whose leaf or input was pruned.
     pub pruned: u64,
     /// Numbers of decisions about which the candidate's decision is unknown, by reason.
-    pub untold: BTreeMap<Untold, u64>,
+    pub unknown: BTreeMap<UnknownReason, u64>,
     groups: BTreeMap<GroupKey, (u64, Example)>,
 }
 
@@ -222,8 +222,8 @@ impl Tally {
         for point in [other.first, other.last].into_iter().flatten() {
             self.reach(point);
         }
-        for (why, count) in other.untold {
-            *self.untold.entry(why).or_default() += count;
+        for (why, count) in other.unknown {
+            *self.unknown.entry(why).or_default() += count;
         }
         for (key, (count, example)) in other.groups {
             self.count(key, count, example);
@@ -234,7 +234,7 @@ impl Tally {
     /// Whether every decision that was read could be compared.
     #[must_use]
     pub fn complete(&self) -> bool {
-        self.pruned == 0 && self.untold.is_empty()
+        self.pruned == 0 && self.unknown.is_empty()
     }
 
     fn reach(&mut self, point: Point) {
@@ -289,7 +289,7 @@ impl Tally {
 }
 
 /// The outcome for an input and the policies that determine it, or the reason why it is unknown.
-type ReplayResult = Result<(Short, Vec<String>), Untold>;
+type ReplayResult = Result<(Short, Vec<String>), UnknownReason>;
 
 /// A replay in one thread.
 #[derive(Debug)]
@@ -347,7 +347,7 @@ impl<'a> Replay<'a> {
         let (would_be, policies) = match self.evaluate(recorded)? {
             Ok(told) => told,
             Err(why) => {
-                *self.tally.untold.entry(why).or_default() += 1;
+                *self.tally.unknown.entry(why).or_default() += 1;
                 return Ok(());
             }
         };
@@ -388,7 +388,7 @@ impl<'a> Replay<'a> {
             return Ok(known.clone());
         }
         let input = Input::read(recorded.input())?;
-        let told = match self.candidate.untold(&input) {
+        let told = match self.candidate.unknown_reason(&input) {
             Some(why) => Err(why),
             None => Ok(self.decide(recorded, &input, at)),
         };
@@ -418,19 +418,20 @@ impl<'a> Replay<'a> {
 impl CompiledGeneration {
     /// The reason why this generation's decision about the recorded input is unknown; `None` if it
     /// is known.
-    pub(super) fn untold(&self, input: &Input) -> Option<Untold> {
+    pub(super) fn unknown_reason(&self, input: &Input) -> Option<UnknownReason> {
         if self.asks_for_roles() && !input.knows_roles() {
-            return Some(Untold::RolesNotRead);
+            return Some(UnknownReason::RolesNotRead);
         }
         // If this generation has no such attestor, it refuses the request. That result is known.
         let attestor = &input.principal.attestor;
         let is_declared = self.attestors().iter().any(|own| own.name() == attestor);
         if is_declared && self.model.workload_scene(&input.principal, None).is_err() {
-            return Some(Untold::OtherClaims);
+            return Some(UnknownReason::OtherClaims);
         }
         let task_type = self.catalog().task_type(&input.task.task_type)?;
         let most = task_type.max_deadline_seconds;
-        (input.task.opens && input.task.deadline_seconds_left > most).then_some(Untold::LongerTask)
+        (input.task.opens && input.task.deadline_seconds_left > most)
+            .then_some(UnknownReason::LongerTask)
     }
 }
 

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::log::{Log, Trouble};
+use super::log::{Log, LogError};
 use super::state::KeptCheckpoint;
 use crate::merkle::{
     Checkpoint, GrowthPlan, Hash, Note, SignedCheckpoint, TileId, Trust, verify_consistency,
@@ -89,14 +89,14 @@ pub(super) enum CheckResult {
     /// The tree has grown, and begins with the known one.
     Grown(SignedHead),
     /// The comparison was not possible.
-    Unknown(Trouble),
+    Unknown(LogError),
     /// The log contradicts itself, or the address serves something else.
     Contradicted(Box<Contradiction>),
 }
 
-impl From<Trouble> for CheckResult {
-    fn from(trouble: Trouble) -> Self {
-        Self::Unknown(trouble)
+impl From<LogError> for CheckResult {
+    fn from(error: LogError) -> Self {
+        Self::Unknown(error)
     }
 }
 
@@ -226,7 +226,7 @@ async fn continues(log: &Log, old: &Checkpoint, seen: &SignedHead) -> Result<(),
 )]
 fn open(note: &[u8], trust: &Trust, origin: &str) -> Result<SignedHead, CheckResult> {
     let unreadable = |why: &dyn std::fmt::Display| {
-        CheckResult::Unknown(Trouble::Unreadable(format!(
+        CheckResult::Unknown(LogError::Unreadable(format!(
             "the answer is not a checkpoint: {why}"
         )))
     };
@@ -263,7 +263,7 @@ fn open(note: &[u8], trust: &Trust, origin: &str) -> Result<SignedHead, CheckRes
 /// Checks that the larger tree begins with the kept one, by hashes that lead to its signed root.
 async fn contains(log: &Log, old: &Checkpoint, seen: &SignedHead) -> Result<(), CheckResult> {
     let new = &seen.head;
-    let unreadable = |why: String| CheckResult::Unknown(Trouble::Unreadable(why));
+    let unreadable = |why: String| CheckResult::Unknown(LogError::Unreadable(why));
     let plan = GrowthPlan::new(old.size, new.size).map_err(|e| unreadable(e.to_string()))?;
     let tiles = log.tiles(plan.tiles()).await?;
     let growth = plan

@@ -184,7 +184,7 @@ impl InputFile {
     pub(super) fn tokens(&self) -> Vec<&str> {
         ["/credential/access_token", "/access_token"]
             .into_iter()
-            .filter_map(|place| self.answer.pointer(place)?.as_str())
+            .filter_map(|pointer| self.answer.pointer(pointer)?.as_str())
             .collect()
     }
 
@@ -296,8 +296,8 @@ impl InputFile {
     fn check_life(&self, verdict: &mut Verification, decision: &DecisionLeaf, at: Timestamp) {
         let issued_at = at.floor_to_second();
         let longest = decision.expires_at.map(|end| issued_at.seconds_until(end));
-        for place in ["/credential/expires_in", "/expires_in"] {
-            if let Some(said) = self.answer.pointer(place)
+        for pointer in ["/credential/expires_in", "/expires_in"] {
+            if let Some(said) = self.answer.pointer(pointer)
                 && said.as_u64().is_none_or(|said| Some(said) > longest)
             {
                 verdict.fail(
@@ -354,9 +354,9 @@ impl InputFile {
     }
 
     fn hold(&self, verdict: &mut Verification, told: Vec<(&str, Value)>) {
-        for (place, leaf) in told {
-            if let Some(said) = self.answer.pointer(place) {
-                let name = place.trim_start_matches('/').replace('/', ".");
+        for (pointer, leaf) in told {
+            if let Some(said) = self.answer.pointer(pointer) {
+                let name = pointer.trim_start_matches('/').replace('/', ".");
                 equal(verdict, &format!("the answer's {name}"), said, &leaf);
             }
         }

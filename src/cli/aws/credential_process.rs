@@ -75,11 +75,13 @@ pub(super) struct CredentialProcess {
 /// The cached state that an earlier call wrote.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Kept {
+enum CachedState {
     /// The session of an open task.
-    Held(Box<CachedSession>),
+    #[serde(rename = "held")]
+    Open(Box<CachedSession>),
     /// The task has ended, for the reason `why`. Its credential is not kept.
-    Over {
+    #[serde(rename = "over")]
+    Ended {
         why: String,
         deadline: Timestamp,
         /// The task and its handle, for `--end`. `None` for a task that was joined.
@@ -119,9 +121,9 @@ impl CredentialProcess {
             return self.finish(&requester, &slot).await;
         }
         let held = match slot.read()? {
-            Some(Kept::Held(held)) => self.seen_again(&requester, &slot, *held).await?,
-            Some(Kept::Over { deadline, .. }) if self.may_reopen(deadline) => None,
-            Some(Kept::Over { why, .. }) => return Err(self.refused(&why)),
+            Some(CachedState::Open(held)) => self.seen_again(&requester, &slot, *held).await?,
+            Some(CachedState::Ended { deadline, .. }) if self.may_reopen(deadline) => None,
+            Some(CachedState::Ended { why, .. }) => return Err(self.refused(&why)),
             None => None,
         };
         let held = match held {
@@ -232,8 +234,8 @@ impl CredentialProcess {
             ));
         };
         let task = match kept {
-            Kept::Held(held) => Some(held.task),
-            Kept::Over { task, .. } => task,
+            CachedState::Open(held) => Some(held.task),
+            CachedState::Ended { task, .. } => task,
         };
         if let Some(task) = task
             && !self.task.is_joined()

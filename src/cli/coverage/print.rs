@@ -93,13 +93,13 @@ fn print_examples(report: &Report<'_>) -> Result<(), CliError> {
         let heading = ["time", "principal", "action", "resource", "record", "why"];
         let mut rows = vec![heading.map(str::to_owned).to_vec()];
         rows.extend(examples.iter().map(|example| {
-            let place = format!("{}:{}", example.place.0, example.place.1);
+            let position = format!("{}:{}", example.position.0, example.position.1);
             vec![
                 example.at.clone().unwrap_or_else(|| "-".to_owned()),
                 example.principal.clone(),
                 example.action.clone(),
                 example.resource.clone(),
-                example.id.clone().unwrap_or(place),
+                example.id.clone().unwrap_or(position),
                 example.verdict.told.clone(),
             ]
         }));

@@ -8,9 +8,9 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::How;
+use super::DeliverAs;
 use super::endpoint::Endpoint;
-use super::renewal::{Renewal, When};
+use super::renewal::{Renewal, RenewalTrigger};
 use crate::cli::CliError;
 use crate::client::credentials::CredentialRequester;
 use crate::client::session::CachedSession;
@@ -124,7 +124,7 @@ impl Environment {
 
 /// How the command gets the credential.
 pub(super) struct DeliveryArgs<'a> {
-    pub(super) how: How,
+    pub(super) how: DeliverAs,
     /// The name of the variable; `None` for the default name.
     pub(super) variable: Option<&'a str>,
     /// An additional variable that the command does not get.
@@ -171,17 +171,17 @@ impl Delivered {
         let mut method = DeliveryMethod::Variables;
         let made_by = text("/credential/type").and_then(MinterKind::of_credential_type);
         match (how, made_by) {
-            (How::Env, Some(MinterKind::Jwt)) => {
+            (DeliverAs::Env, Some(MinterKind::Jwt)) => {
                 let name = variable.unwrap_or("TASKPASS_ACCESS_TOKEN");
                 set.extend(told(name, "/credential/access_token"));
             }
-            (How::File, Some(MinterKind::Jwt)) => {
+            (DeliverAs::File, Some(MinterKind::Jwt)) => {
                 let made = PrivateFile::with(&contents(&granted["credential"])?)?;
                 let name = variable.unwrap_or("TASKPASS_ACCESS_TOKEN_FILE");
                 set.push((name.to_owned(), made.name()));
                 method = DeliveryMethod::File(made);
             }
-            (How::Endpoint, Some(MinterKind::Jwt)) => {
+            (DeliverAs::Endpoint, Some(MinterKind::Jwt)) => {
                 return Err(CliError::Usage(
                     "an endpoint serves AWS credentials only; use --as env or --as file".into(),
                 ));
@@ -196,7 +196,7 @@ impl Delivered {
                 set.push(("AWS_CONFIG_FILE".into(), "/dev/null".into()));
                 let mut credentials_file = SecretString::from("/dev/null");
                 match how {
-                    How::Env => set.extend(
+                    DeliverAs::Env => set.extend(
                         [
                             told("AWS_ACCESS_KEY_ID", "/credential/access_key_id"),
                             told("AWS_SECRET_ACCESS_KEY", "/credential/secret_access_key"),
@@ -205,12 +205,12 @@ impl Delivered {
                         .into_iter()
                         .flatten(),
                     ),
-                    How::File => {
+                    DeliverAs::File => {
                         let made = PrivateFile::with(&contents(&granted["credential"])?)?;
                         credentials_file = made.name();
                         method = DeliveryMethod::File(made);
                     }
-                    How::Endpoint => {
+                    DeliverAs::Endpoint => {
                         let made = Endpoint::start(&renewal)?;
                         set.extend(made.variables());
                         method = DeliveryMethod::Endpoint(made);
@@ -236,14 +236,14 @@ impl Delivered {
     /// future removes the file.
     pub(super) async fn serve(self) -> Never {
         match self.method {
-            DeliveryMethod::Variables => self.renewal.keep(When::Never, |_| Ok(())).await,
+            DeliveryMethod::Variables => self.renewal.keep(RenewalTrigger::Never, |_| Ok(())).await,
             DeliveryMethod::File(file) => {
                 let put = |held: &CachedSession| file.replace(&contents(&held.credential)?);
-                self.renewal.keep(When::Due, put).await
+                self.renewal.keep(RenewalTrigger::Due, put).await
             }
             DeliveryMethod::Endpoint(endpoint) => {
                 tokio::select! {
-                    never = self.renewal.keep(When::Asked, |_| Ok(())) => never,
+                    never = self.renewal.keep(RenewalTrigger::Asked, |_| Ok(())) => never,
                     never = endpoint.serve() => never,
                 }
             }

@@ -129,12 +129,12 @@ impl Endpoint {
 /// no credential, and must not exhaust this process's file descriptors and memory. A connection
 /// carries one request, so that no idle connection blocks others.
 async fn serve_in_turn(listener: TcpListener, app: Router) -> io::Result<()> {
-    let places = max_places(Resource::NOFILE.get_soft().unwrap_or(u64::MAX));
+    let slots = max_slots(Resource::NOFILE.get_soft().unwrap_or(u64::MAX));
     let mut server = axum_server::from_tcp(listener)?
         .first_request_timeout(REQUEST_TIMEOUT)
         .acceptor(InTurn {
-            turns: Arc::new(Semaphore::new(MAX_CONNECTIONS.min(places))),
-            places: Arc::new(Semaphore::new(places)),
+            turns: Arc::new(Semaphore::new(MAX_CONNECTIONS.min(slots))),
+            slots: Arc::new(Semaphore::new(slots)),
         });
     let http = server.http_builder();
     http.http1()
@@ -144,7 +144,7 @@ async fn serve_in_turn(listener: TcpListener, app: Router) -> io::Result<()> {
 }
 
 /// The most connections that are served or wait, if this process may open `descriptors` files.
-fn max_places(descriptors: u64) -> usize {
+fn max_slots(descriptors: u64) -> usize {
     let part = usize::try_from(descriptors / DESCRIPTORS_PART).unwrap_or(usize::MAX);
     part.clamp(1, MAX_CONNECTIONS + MAX_WAITING)
 }
@@ -154,7 +154,7 @@ fn max_places(descriptors: u64) -> usize {
 #[derive(Clone)]
 struct InTurn {
     turns: Arc<Semaphore>,
-    places: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
 }
 
 /// A connection's permits to wait and to be served. Both are released when the connection ends.
@@ -167,12 +167,12 @@ impl<S: Send + 'static> Accept<TcpStream, S> for InTurn {
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
         let turns = Arc::clone(&self.turns);
-        let place = Arc::clone(&self.places).try_acquire_owned();
+        let slot = Arc::clone(&self.slots).try_acquire_owned();
         Box::pin(async move {
-            let place = place.map_err(io::Error::other)?;
+            let slot = slot.map_err(io::Error::other)?;
             let turn = timeout(TURN_TIMEOUT, turns.acquire_owned()).await?;
             let turn = turn.map_err(io::Error::other)?;
-            Ok((stream, AddExtension::new(service, Arc::new([place, turn]))))
+            Ok((stream, AddExtension::new(service, Arc::new([slot, turn]))))
         })
     }
 }
@@ -223,9 +223,9 @@ mod tests {
 
     #[test]
     fn connections_use_a_part_of_the_file_descriptors() {
-        assert_eq!(max_places(u64::MAX), MAX_CONNECTIONS + MAX_WAITING);
-        assert_eq!(max_places(1_024), MAX_CONNECTIONS + MAX_WAITING);
-        assert_eq!(max_places(64), 16);
-        assert_eq!(max_places(0), 1);
+        assert_eq!(max_slots(u64::MAX), MAX_CONNECTIONS + MAX_WAITING);
+        assert_eq!(max_slots(1_024), MAX_CONNECTIONS + MAX_WAITING);
+        assert_eq!(max_slots(64), 16);
+        assert_eq!(max_slots(0), 1);
     }
 }

@@ -58,8 +58,8 @@ pub(super) struct Exec {
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     grace: u64,
     /// How the command gets the credential
-    #[arg(long = "as", value_name = "HOW", value_enum, default_value_t = How::Env)]
-    how: How,
+    #[arg(long = "as", value_name = "HOW", value_enum, default_value_t = DeliverAs::Env)]
+    how: DeliverAs,
     /// The variable with the token, or with the path of its file [default: `TASKPASS_ACCESS_TOKEN`,
     /// `TASKPASS_ACCESS_TOKEN_FILE`]
     #[arg(long, value_name = "NAME")]
@@ -71,7 +71,7 @@ pub(super) struct Exec {
 
 /// How the command gets the credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum How {
+enum DeliverAs {
     /// In variables, for AWS those that its tools read; not renewed, so it may end before the task
     Env,
     /// In a file that only its owner may read; renewed while the task lasts, removed at the end
@@ -117,11 +117,11 @@ impl Exec {
             .with_lease(requester, granted, &lease, &mut signals)
             .await;
         // End the task in every case: the credential must not outlive the command.
-        lease.end(matches!(ended, Ok(Ended::Code(0)))).await;
+        lease.end(matches!(ended, Ok(CommandEnd::Code(0)))).await;
         match ended? {
-            Ended::Code(0) => Ok(()),
-            Ended::Code(code) => Err(CliError::ChildExited(code)),
-            Ended::Lost(why) => Err(CliError::Refused(why)),
+            CommandEnd::Code(0) => Ok(()),
+            CommandEnd::Code(code) => Err(CliError::ChildExited(code)),
+            CommandEnd::Lost(why) => Err(CliError::Refused(why)),
         }
     }
 
@@ -133,7 +133,7 @@ impl Exec {
         granted: Value,
         lease: &TaskLease,
         signals: &mut Signals,
-    ) -> Result<Ended, CliError> {
+    ) -> Result<CommandEnd, CliError> {
         let to = deliver::DeliveryArgs {
             how: self.how,
             variable: self.variable.as_deref(),
@@ -144,23 +144,23 @@ impl Exec {
         let grace = Duration::from_secs(self.grace);
         let mut child = match Child::start(&self.command, &delivered.environment, grace) {
             Ok(child) => child,
-            Err(code) => return Ok(Ended::Code(code)),
+            Err(code) => return Ok(CommandEnd::Code(code)),
         };
         let serving = delivered.serve();
         let why = tokio::select! {
-            code = child.run(signals) => return Ok(Ended::Code(code)),
+            code = child.run(signals) => return Ok(CommandEnd::Code(code)),
             why = lease.keep() => why,
             never = serving => match never {},
         };
         // End the group before the message: standard error may block, or have no reader.
         child.end_group(signals).await;
         output::note(format!("taskpass: {why}; the command was told to stop"));
-        Ok(Ended::Lost(why))
+        Ok(CommandEnd::Lost(why))
     }
 }
 
 /// How the command ended.
-enum Ended {
+enum CommandEnd {
     /// With this exit code.
     Code(u8),
     /// The task ended before the command, for this reason.

@@ -100,13 +100,13 @@ fn is_before(leaf: Option<&[u8]>, since: Timestamp) -> bool {
 }
 
 fn open(file: &Path) -> Result<File, CliError> {
-    let place = file.display();
+    let name = file.display();
     let unread =
-        |error: std::io::Error| CliError::Unavailable(format!("cannot read {place}: {error}"));
+        |error: std::io::Error| CliError::Unavailable(format!("cannot read {name}: {error}"));
     let opened = File::open(file).map_err(unread)?;
     if !opened.metadata().map_err(unread)?.is_file() {
         return Err(CliError::Usage(format!(
-            "{place} is not a regular file, and the log is read twice: write it to a file first"
+            "{name} is not a regular file, and the log is read twice: write it to a file first"
         )));
     }
     Ok(opened)

@@ -383,14 +383,14 @@ impl Verify {
             proofs: &self.proofs()?,
             used_at: self.used_at,
         };
-        let place = self.file.display();
+        let name = self.file.display();
         let file: Box<dyn Read> =
             if self.file == Path::new("-") {
                 Box::new(std::io::stdin().lock())
             } else {
                 let opened = std::fs::File::open(&self.file);
                 Box::new(opened.map_err(|error| {
-                    CliError::Unavailable(format!("cannot read {place}: {error}"))
+                    CliError::Unavailable(format!("cannot read {name}: {error}"))
                 })?)
             };
         let verdict = verify::verify(BufReader::with_capacity(256 * 1024, file), &request);

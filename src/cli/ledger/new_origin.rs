@@ -37,12 +37,12 @@ pub(in crate::cli) struct NewOrigin {
     #[arg(long, value_name = "FILE")]
     old_config: PathBuf,
     #[command(flatten)]
-    how: How,
+    how: SuccessionArgs,
 }
 
 /// The arguments that both commands share.
 #[derive(Args, Debug)]
-pub(in crate::cli) struct How {
+pub(in crate::cli) struct SuccessionArgs {
     /// A signed checkpoint of the old log that was kept elsewhere; may be given several times. The
     /// checkpoint file and the shared checkpoint of the old configuration are read anyway
     #[arg(long = "checkpoint", value_name = "FILE")]
@@ -59,7 +59,7 @@ pub(in crate::cli) struct How {
     yes: bool,
 }
 
-impl How {
+impl SuccessionArgs {
     /// Whether the user confirmed the command with `--yes`.
     pub(in crate::cli) fn is_confirmed(&self) -> bool {
         self.yes
@@ -108,7 +108,7 @@ impl NewOrigin {
 pub(in crate::cli) async fn revoke_log_key(
     file: &ConfigFile,
     old_config: &std::path::Path,
-    how: &How,
+    how: &SuccessionArgs,
     key: &VerifierKey,
     list: Option<&std::path::Path>,
     form: Form,
@@ -187,7 +187,7 @@ impl Opened {
     async fn new(
         file: &ConfigFile,
         old_config: &std::path::Path,
-        how: &How,
+        how: &SuccessionArgs,
         revoked: Option<&VerifierKey>,
     ) -> Result<Self, CliError> {
         let config = file.load()?;
@@ -290,7 +290,7 @@ impl Opened {
         succession: &Succession,
         why: &str,
         more: &Value,
-        how: &How,
+        how: &SuccessionArgs,
         form: Form,
     ) -> Result<(), CliError> {
         let new = &self.config.ledger.origin;

@@ -193,7 +193,7 @@ fn check(file: &Path, keys: &[VerifierKey], form: Form) -> Result<(), CliError> 
 /// Reports a contradiction on every output.
 fn contradiction(monitor: &Monitor, alarm: &Alarm, form: Form) -> CliError {
     let (kept, found) = (monitor.kept(), &alarm.found);
-    let place = match &alarm.evidence {
+    let location = match &alarm.evidence {
         Ok(path) => format!("evidence: {}", path.display()),
         Err(error) => format!(
             "THE EVIDENCE COULD NOT BE WRITTEN ({error}), so here it is.\nKept:\n{}\nServed:\n{}",
@@ -222,7 +222,7 @@ fn contradiction(monitor: &Monitor, alarm: &Alarm, form: Form) -> CliError {
         "Only this monitor attests when it was served"
     };
     CliError::Refused(format!(
-        "CONTRADICTION ({}) by {}: {}\n  {place}\n  {proof}",
+        "CONTRADICTION ({}) by {}: {}\n  {location}\n  {proof}",
         found.kind.name(),
         monitor.url(),
         found.says

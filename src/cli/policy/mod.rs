@@ -128,21 +128,21 @@ struct Activate {
 }
 
 /// A generation from files, with the directory of its policies.
-struct Built {
+struct BuiltGeneration {
     generation: Generation,
     compiled: CompiledGeneration,
     directory: PathBuf,
 }
 
 /// Why no generation was built.
-enum Unbuilt {
+enum BuildError {
     /// The files yield a generation that cannot be used.
     Unfit(Vec<PolicyProblem>),
     /// The files cannot be read.
     Failed(CliError),
 }
 
-impl Unbuilt {
+impl BuildError {
     /// The failure of a command that needs a generation. `unfit` creates it from the list of
     /// problems.
     fn or_unfit(self, unfit: impl FnOnce(String) -> CliError) -> CliError {
@@ -153,7 +153,7 @@ impl Unbuilt {
     }
 }
 
-impl From<CliError> for Unbuilt {
+impl From<CliError> for BuildError {
     fn from(failure: CliError) -> Self {
         Self::Failed(failure)
     }
@@ -173,7 +173,7 @@ impl Source {
 
     /// Builds the generation of the files, if a broker with this configuration could activate it at
     /// `at`.
-    fn build(&self, at: Option<Timestamp>) -> Result<Built, Unbuilt> {
+    fn build(&self, at: Option<Timestamp>) -> Result<BuiltGeneration, BuildError> {
         let mut config = self.configuration()?;
         if let Some(directory) = &self.directory {
             config.policy.directory.clone_from(directory);
@@ -181,18 +181,18 @@ impl Source {
         let checked = match app::check(&config, None, at) {
             Ok(checked) => checked,
             Err(CheckError::Generation(unfit)) => {
-                return Err(Unbuilt::Unfit(unfit.into_problems()));
+                return Err(BuildError::Unfit(unfit.into_problems()));
             }
             Err(other) => return Err(CliError::Usage(other.to_string()).into()),
         };
-        Ok(Built {
+        Ok(BuiltGeneration {
             generation: checked.generation,
             compiled: checked.compiled,
             directory: config.policy.directory,
         })
     }
 
-    fn built(&self) -> Result<Built, CliError> {
+    fn built(&self) -> Result<BuiltGeneration, CliError> {
         let built = self.build(None);
         built.map_err(|unbuilt| unbuilt.or_unfit(CliError::Refused))
     }
@@ -279,8 +279,8 @@ impl Check {
         let now = SystemClock.now();
         let built = match self.source.build(Some(now)) {
             Ok(built) => Ok(built),
-            Err(Unbuilt::Unfit(problems)) => Err(problems),
-            Err(Unbuilt::Failed(failure)) => return Err(failure),
+            Err(BuildError::Unfit(problems)) => Err(problems),
+            Err(BuildError::Failed(failure)) => return Err(failure),
         };
         let told = match (&self.url, &built) {
             (Some(url), Ok(built)) => {

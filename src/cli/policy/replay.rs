@@ -108,13 +108,13 @@ impl ReplayArgs {
         };
         let began = Instant::now();
         let (tally, whole) = if let Some(path) = &self.decisions {
-            evaluate(&candidate, |give| feed_file(path, give))?
+            evaluate(&candidate, |sink| feed_file(path, sink))?
         } else {
             let pages = Pages::new(self.connection.client()?, self.since);
             let runtime = tokio::runtime::Handle::current();
             // This thread waits for pages, which the runtime's other threads fetch.
             tokio::task::block_in_place(|| {
-                let feed = |give: Give<'_>| feed_pages(pages, &runtime, give);
+                let feed = |sink: LineSink<'_>| feed_pages(pages, &runtime, sink);
                 evaluate(&candidate, feed)
             })?
         };
@@ -136,14 +136,14 @@ impl ReplayArgs {
                 "other_refusal": tally.of_kind(Kind::OtherRefusal),
                 "refused_before_policy": tally.never_asked,
                 "pruned": tally.pruned,
-                "cannot_be_told": tally.untold,
+                "cannot_be_told": tally.unknown,
                 "cut_short": cut_short,
                 "not_compared": NOT_COMPARED,
                 "seconds": took.as_secs_f64(),
                 "groups": tally.groups(),
             }))
         } else {
-            output::line(Shown(&tally).to_string())
+            output::line(TallyText(&tally).to_string())
         };
         output::even_unread(shown)?;
         verdict(&tally, cut_short)
@@ -170,30 +170,30 @@ fn verdict(tally: &Tally, cut_short: Option<String>) -> Result<(), CliError> {
 }
 
 /// Passes whole lines to the evaluation. Returns false when no more lines are needed.
-pub(super) type Give<'a> = &'a mut dyn FnMut(String) -> bool;
+pub(super) type LineSink<'a> = &'a mut dyn FnMut(String) -> bool;
 
 pub(super) fn feed_pages(
     mut pages: Pages,
     runtime: &tokio::runtime::Handle,
-    give: Give<'_>,
+    sink: LineSink<'_>,
 ) -> Result<(), CliError> {
     while let Some(page) = runtime.block_on(pages.next()).map_err(unavailable)? {
-        if !give(page) {
+        if !sink(page) {
             break;
         }
     }
     Ok(())
 }
 
-pub(super) fn feed_file(path: &Path, give: Give<'_>) -> Result<(), CliError> {
-    let place = path.display();
+pub(super) fn feed_file(path: &Path, sink: LineSink<'_>) -> Result<(), CliError> {
+    let name = path.display();
     let unreadable =
-        |error: io::Error| CliError::Unavailable(format!("{place} cannot be read: {error}"));
+        |error: io::Error| CliError::Unavailable(format!("{name} cannot be read: {error}"));
     let mut reader: Box<dyn BufRead> = if path == Path::new("-") {
         Box::new(BufReader::new(io::stdin()))
     } else {
         let file = File::open(path);
-        let file = file.map_err(|e| CliError::Usage(format!("{place} cannot be read: {e}")))?;
+        let file = file.map_err(|e| CliError::Usage(format!("{name} cannot be read: {e}")))?;
         Box::new(BufReader::with_capacity(1 << 20, file))
     };
     let mut batch = String::new();
@@ -204,13 +204,13 @@ pub(super) fn feed_file(path: &Path, give: Give<'_>) -> Result<(), CliError> {
         let read = limited.read_line(&mut batch).map_err(unreadable)?;
         if (batch.len() - before) as u64 > MAX_LINE_BYTES {
             return Err(CliError::Usage(format!(
-                "{place} has a line of more than {MAX_LINE_BYTES} bytes"
+                "{name} has a line of more than {MAX_LINE_BYTES} bytes"
             )));
         }
         lines += 1;
         if read == 0 || lines == BATCH_LINES || batch.len() >= BATCH_BYTES {
             lines = 0;
-            if !give(std::mem::take(&mut batch)) || read == 0 {
+            if !sink(std::mem::take(&mut batch)) || read == 0 {
                 return Ok(());
             }
         }
@@ -302,7 +302,7 @@ pub(super) fn is_before(record: &Record, since: Option<Timestamp>) -> bool {
 
 fn evaluate(
     candidate: &Candidate<'_>,
-    feed: impl FnOnce(Give<'_>) -> Result<(), CliError>,
+    feed: impl FnOnce(LineSink<'_>) -> Result<(), CliError>,
 ) -> Result<(Tally, Whole), CliError> {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let (sender, queue) = sync_channel(threads * 2);
@@ -373,9 +373,9 @@ impl Progress {
     }
 }
 
-struct Shown<'a>(&'a Tally);
+struct TallyText<'a>(&'a Tally);
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for TallyText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let tally = self.0;
         write!(
@@ -398,7 +398,7 @@ impl fmt::Display for Shown<'_> {
                 write!(f, "\nleft out: {count} {reason}")?;
             }
         }
-        for (why, count) in &tally.untold {
+        for (why, count) in &tally.unknown {
             write!(
                 f,
                 "\ncannot be established: {count}, since {}",
@@ -476,10 +476,10 @@ mod tests {
     #[test]
     fn a_batch_is_bounded_in_lines_and_in_bytes() {
         let batches = |line: &str, count: usize| {
-            let place = tempfile::NamedTempFile::new().unwrap();
-            std::fs::write(place.path(), format!("{line}\n").repeat(count)).unwrap();
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), format!("{line}\n").repeat(count)).unwrap();
             let mut given = Vec::new();
-            feed_file(place.path(), &mut |batch| {
+            feed_file(file.path(), &mut |batch| {
                 given.push(batch.len());
                 true
             })

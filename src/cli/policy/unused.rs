@@ -77,7 +77,7 @@ impl UnusedArgs {
         if let (Some(directory), Ok(())) = (&self.proposal, &known) {
             write(directory, &narrower, &tests_beside(&built.directory)?)?;
         }
-        let shown = Shown {
+        let shown = UsageText {
             read: usage.read(),
             uses: &uses,
         };
@@ -155,10 +155,10 @@ fn write(directory: &Path, generation: &Generation, tests: &[PolicyFile]) -> Res
         write_new(&directory.join(&file.name), &file.text).map_err(unwritten)?;
     }
     if !tests.is_empty() {
-        let place = directory.join("tests");
-        fs::create_dir(&place).map_err(unwritten)?;
+        let test_directory = directory.join("tests");
+        fs::create_dir(&test_directory).map_err(unwritten)?;
         for file in tests {
-            write_new(&place.join(&file.name), &file.text).map_err(unwritten)?;
+            write_new(&test_directory.join(&file.name), &file.text).map_err(unwritten)?;
         }
     }
     Ok(())
@@ -169,12 +169,12 @@ fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
     fs::File::create_new(path)?.write_all(text.as_bytes())
 }
 
-struct Shown<'a> {
+struct UsageText<'a> {
     read: &'a Read,
     uses: &'a [PolicyUse],
 }
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for UsageText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let read = self.read;
         write!(f, "{} recorded permits", read.permits)?;

@@ -160,10 +160,10 @@ fn describe(path: &str, operation: &mut Operation) {
             shapes::refine_parameter(path, &own.name, schema);
         }
     }
-    let has = |place: &ParameterIn| {
+    let has = |kind: &ParameterIn| {
         parameters
             .iter()
-            .any(|parameter| matches!(parameter, RefOr::T(own) if own.parameter_in == *place))
+            .any(|parameter| matches!(parameter, RefOr::T(own) if own.parameter_in == *kind))
     };
     let named = has(&ParameterIn::Path);
     if asks {

@@ -28,12 +28,12 @@ pub(super) struct Problem {
     status: StatusCode,
     slug: &'static str,
     title: &'static str,
-    rest: Box<Rest>,
+    rest: Box<ProblemParts>,
 }
 
 /// The parts that are read only when the problem is sent; boxed to keep results small.
 #[derive(Debug)]
-struct Rest {
+struct ProblemParts {
     detail: String,
     members: ProblemMembers,
     headers: Vec<(header::HeaderName, HeaderValue)>,
@@ -57,7 +57,7 @@ impl Problem {
             status,
             slug,
             title,
-            rest: Box::new(Rest {
+            rest: Box::new(ProblemParts {
                 detail: detail.into(),
                 members: ProblemMembers::default(),
                 headers: Vec::new(),

@@ -338,10 +338,14 @@ fn roles_that_nobody_read_are_not_recorded_as_none() {
     let none = judge(&asks, Some(&BTreeSet::new()));
     assert_eq!(none.outcome(), Outcome::Permit);
 
-    let untold =
-        |compiled: &CompiledGeneration, input: &[u8]| compiled.untold(&Input::read(input).unwrap());
+    let untold = |compiled: &CompiledGeneration, input: &[u8]| {
+        compiled.unknown_reason(&Input::read(input).unwrap())
+    };
     assert_eq!(untold(&without, &unread.input), None);
-    assert_eq!(untold(&asks, &unread.input), Some(Untold::RolesNotRead));
+    assert_eq!(
+        untold(&asks, &unread.input),
+        Some(UnknownReason::RolesNotRead)
+    );
     assert_eq!(untold(&asks, &none.input), None);
 }
 
@@ -369,13 +373,13 @@ fn an_input_that_lacks_what_a_candidate_declares_tells_nothing_of_it() {
         candidate.attestors[0] = serde_json::from_value(spec).unwrap();
         candidate.task_types[0] = serde_json::from_value(task_type).unwrap();
         let (_, candidate) = build(candidate, &[]).unwrap();
-        candidate.untold(&Input::read(&decision.input).unwrap())
+        candidate.unknown_reason(&Input::read(&decision.input).unwrap())
     };
     assert_eq!(untold(&|_| {}), None);
     let claim = |optional: bool| json!({"type": "string", "optional": optional});
     assert_eq!(
         untold(&|both| both["attestor"]["claims"]["team"] = claim(false)),
-        Some(Untold::OtherClaims)
+        Some(UnknownReason::OtherClaims)
     );
     assert_eq!(
         untold(&|both| both["attestor"]["claims"]["team"] = claim(true)),
@@ -383,7 +387,7 @@ fn an_input_that_lacks_what_a_candidate_declares_tells_nothing_of_it() {
     );
     assert_eq!(
         untold(&|both| both["task"]["max_deadline_seconds"] = json!(3_599)),
-        Some(Untold::LongerTask)
+        Some(UnknownReason::LongerTask)
     );
     assert_eq!(
         untold(&|both| both["task"]["max_deadline_seconds"] = json!(3_600)),

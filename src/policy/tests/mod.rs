@@ -14,7 +14,7 @@ use super::generation::{self, CompiledGeneration, GenerationParts, build};
 use super::input::Input;
 use super::mapping::{self, TaskFacts};
 use super::problem::PolicyProblem;
-use super::replay::Untold;
+use super::replay::UnknownReason;
 use super::slice;
 use super::suite;
 use crate::clock::Timestamp;
