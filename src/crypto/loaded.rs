@@ -15,7 +15,7 @@ pub struct LoadedKey {
     pub record: SigningKeyRecord,
     /// Signs with the private key.
     pub signer: Arc<dyn Signer>,
-    /// Verifies what it signed.
+    /// Verifies its signatures.
     pub verifier: VerificationKey,
 }
 

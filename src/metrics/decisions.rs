@@ -24,7 +24,7 @@ const OUTCOMES: [Outcome; 4] = [
     Outcome::Pending,
 ];
 
-/// Metrics of decisions and of what leads to them.
+/// Metrics of decisions, of evidence, and of the active generation.
 #[derive(Debug)]
 pub(super) struct DecisionMetrics {
     decisions: Counters<1>,

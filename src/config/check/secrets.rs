@@ -1,5 +1,4 @@
-//! Reads and checks what is outside the text: the environment's variables, and the files that the
-//! configuration names.
+//! Reads and checks the environment's variables and the files that the configuration names.
 //!
 //! The rule: a secret comes only from a variable or from a file that other users cannot access, and
 //! no message quotes it. A variable and its `_FILE` form are never both set. [`read_secret`] is

@@ -2,8 +2,8 @@
 //!
 //! The metadata documents and the key set are written here; each other endpoint has a module,
 //! `form` reads their bodies, and `error` has their errors. The rules: a refusal at `/oauth2/` has
-//! the form of RFC 6749, also if a layer refused ([`answer_in_form`]). The metadata name only what
-//! the endpoints accept.
+//! the form of RFC 6749, also if a layer refused ([`answer_in_form`]). The metadata name only
+//! values that the endpoints accept.
 //!
 //! Failures: the documents cannot fail. A refusal of a layer keeps its status and its headers.
 //! `http::mod` has the routes and the layer; `broker::keys` has the public keys.
