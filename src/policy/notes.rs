@@ -15,7 +15,7 @@ use cedar_policy::{Effect, ResourceConstraint};
 use serde::Serialize;
 
 use super::asked::Fact;
-use super::asked::question::{Question, Questions, Relation};
+use super::asked::question::{ExtentQuestion, Questions, Relation};
 use super::asked::rewrite::Rule;
 use super::asked::text::AskedText;
 use super::bundle::NamedPolicy;
@@ -85,7 +85,7 @@ impl Notes {
         let mut notes = Self::default();
         for (named, rule) in rules {
             let asked = rule.questions.iter().filter_map(|own| questions.get(*own));
-            let asked: Vec<&Question> = asked.collect();
+            let asked: Vec<&ExtentQuestion> = asked.collect();
             if named.policy.effect() == Effect::Permit {
                 let locations = single_locations(&asked, &budget);
                 notes
@@ -143,7 +143,7 @@ fn resources<'a>(named: &NamedPolicy, catalog: &'a Catalog) -> impl Iterator<Ite
 
 /// The URLs that are named by `==` alone. A request for a URL also covers everything below it, so
 /// such a permit permits no request for that URL by itself.
-fn single_locations(asked: &[&Question], budget: &Budget) -> BTreeSet<String> {
+fn single_locations(asked: &[&ExtentQuestion], budget: &Budget) -> BTreeSet<String> {
     let mut locations = BTreeSet::new();
     for patterns in asked
         .iter()
@@ -170,7 +170,7 @@ fn single_locations(asked: &[&Question], budget: &Budget) -> BTreeSet<String> {
 /// never have.
 fn unmet_locations(
     named: &NamedPolicy,
-    asked: &[&Question],
+    asked: &[&ExtentQuestion],
     catalog: &Catalog,
     budget: &Budget,
 ) -> BTreeSet<String> {

@@ -26,7 +26,7 @@ use serde::Serialize;
 
 use super::generation::CompiledGeneration;
 use super::input::Input;
-use super::record::{Asked, Recorded};
+use super::record::{DecidedBy, Recorded};
 use crate::clock::Timestamp;
 use crate::crypto::digest::sha256;
 use crate::domain::decision::{Outcome, RefusalCode};
@@ -85,7 +85,7 @@ impl UnknownReason {
 /// A kind of difference from the recorded decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum DifferenceKind {
     /// Permitted on record, denied by the candidate.
     NewlyDenied,
     /// Refused on record, permitted by the candidate.
@@ -96,7 +96,7 @@ pub enum Kind {
     OtherRefusal,
 }
 
-impl Kind {
+impl DifferenceKind {
     /// Every kind, most severe first.
     pub const ALL: [Self; 4] = [
         Self::NewlyDenied,
@@ -161,7 +161,7 @@ pub struct Example {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[expect(missing_docs, reason = "the other names say it all")]
 pub struct GroupKey {
-    pub kind: Kind,
+    pub kind: DifferenceKind,
     /// The identity of the caller.
     pub workload: String,
     /// The requested resource; `task` for a request that only opens a task.
@@ -244,7 +244,7 @@ impl Tally {
 
     /// Number of decisions with this kind of difference.
     #[must_use]
-    pub fn of_kind(&self, kind: Kind) -> u64 {
+    pub fn of_kind(&self, kind: DifferenceKind) -> u64 {
         let groups = self.groups.iter().filter(|(key, _)| key.kind == kind);
         groups.map(|(_, (count, _))| count).sum()
     }
@@ -330,13 +330,13 @@ impl<'a> Replay<'a> {
             index: recorded.index,
             at: recorded.at(),
         });
-        let overtaken = match recorded.asked() {
-            Asked::Never(_) => {
+        let overtaken = match recorded.decided_by() {
+            DecidedBy::Never(_) => {
                 self.tally.never_asked += 1;
                 return Ok(());
             }
-            Asked::Overtaken(_) => true,
-            Asked::Policy => false,
+            DecidedBy::Overtaken(_) => true,
+            DecidedBy::Policy => false,
         };
         let (outcome, refusal) = recorded.outcome();
         let was = Short {
@@ -462,19 +462,19 @@ fn around_instant(input: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((before, instant.get(end..)?))
 }
 
-fn kind(was: &Short, would_be: &Short) -> Option<Kind> {
+fn kind(was: &Short, would_be: &Short) -> Option<DifferenceKind> {
     match (
         was.outcome == Outcome::Permit,
         would_be.outcome == Outcome::Permit,
     ) {
-        (true, false) => Some(Kind::NewlyDenied),
-        (false, true) => Some(Kind::NewlyPermitted),
+        (true, false) => Some(DifferenceKind::NewlyDenied),
+        (false, true) => Some(DifferenceKind::NewlyPermitted),
         (true, true) => {
             // The record of a decision that the log refused has no life.
             let both = was.ttl_seconds.zip(would_be.ttl_seconds);
             both.filter(|(was, would_be)| was != would_be)
-                .map(|_| Kind::OtherTtl)
+                .map(|_| DifferenceKind::OtherTtl)
         }
-        (false, false) => (was != would_be).then_some(Kind::OtherRefusal),
+        (false, false) => (was != would_be).then_some(DifferenceKind::OtherRefusal),
     }
 }

@@ -411,7 +411,10 @@ async fn a_role_that_a_candidate_asks_for_counts_where_it_was_read_and_else_noth
     assert_ne!(policies, rig::POLICIES);
     let unread = without_contractors(&policies).await;
     assert_eq!((unread.evaluated, unread.changed()), (0, false));
-    assert_eq!(unread.unknown, BTreeMap::from([(UnknownReason::RolesNotRead, 2)]));
+    assert_eq!(
+        unread.unknown,
+        BTreeMap::from([(UnknownReason::RolesNotRead, 2)])
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -18,7 +18,7 @@ use crate::domain::record::Record;
 use crate::ids::DecisionId;
 use crate::policy::explain::{Explanation, SourceLocation};
 use crate::policy::generation::engine;
-use crate::policy::record::{Asked, Recorded};
+use crate::policy::record::{DecidedBy, Recorded};
 
 /// The arguments of `explain`.
 #[derive(Args, Debug)]
@@ -102,10 +102,10 @@ impl Explain {
             refusal,
             granted_ttl_seconds: recorded.granted_seconds(),
             generation,
-            decided_by: match recorded.asked() {
-                Asked::Policy => "policy",
-                Asked::Never(_) => "never",
-                Asked::Overtaken(_) => "overtaken",
+            decided_by: match recorded.decided_by() {
+                DecidedBy::Policy => "policy",
+                DecidedBy::Never(_) => "never",
+                DecidedBy::Overtaken(_) => "overtaken",
             },
             reproduced: false,
             other_engine: None,
@@ -113,7 +113,7 @@ impl Explain {
             detail: None,
             explanation: None,
         };
-        if let Asked::Never(_) = recorded.asked() {
+        if let DecidedBy::Never(_) = recorded.decided_by() {
             return Ok(report);
         }
         let decider = decider(client, generation).await?;

@@ -29,7 +29,7 @@ use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::domain::record::Record;
 use crate::policy::CompiledGeneration;
 use crate::policy::record::{RecordError, Recorded, decided_at};
-use crate::policy::replay::{Kind, NOT_COMPARED, Replay, Tally};
+use crate::policy::replay::{DifferenceKind, NOT_COMPARED, Replay, Tally};
 
 /// The most lines in a batch.
 const BATCH_LINES: usize = 512;
@@ -130,10 +130,10 @@ impl ReplayArgs {
                 "last": tally.last,
                 "evaluated": tally.evaluated,
                 "unchanged": tally.unchanged,
-                "newly_denied": tally.of_kind(Kind::NewlyDenied),
-                "newly_permitted": tally.of_kind(Kind::NewlyPermitted),
-                "other_ttl": tally.of_kind(Kind::OtherTtl),
-                "other_refusal": tally.of_kind(Kind::OtherRefusal),
+                "newly_denied": tally.of_kind(DifferenceKind::NewlyDenied),
+                "newly_permitted": tally.of_kind(DifferenceKind::NewlyPermitted),
+                "other_ttl": tally.of_kind(DifferenceKind::OtherTtl),
+                "other_refusal": tally.of_kind(DifferenceKind::OtherRefusal),
                 "refused_before_policy": tally.never_asked,
                 "pruned": tally.pruned,
                 "cannot_be_told": tally.unknown,
@@ -406,7 +406,7 @@ impl fmt::Display for TallyText<'_> {
             )?;
         }
         let groups = tally.groups();
-        for kind in Kind::ALL {
+        for kind in DifferenceKind::ALL {
             let of_kind = groups.iter().filter(|group| group.key.kind == kind);
             let count = tally.of_kind(kind);
             if count == 0 {

@@ -32,7 +32,7 @@ use super::decide::PolicyError;
 use super::generation::CompiledGeneration;
 use super::input::Input;
 use super::lint::Reach;
-use super::record::{Asked, Recorded};
+use super::record::{DecidedBy, Recorded};
 use super::replay::{self, UnknownReason};
 use super::slice::Answer;
 use super::stack::with_balanced_stack;
@@ -242,7 +242,7 @@ impl<'a> Usage<'a> {
         let at = recorded.at();
         self.read.first = Some(self.read.first.map_or(at, |first| first.min(at)));
         self.read.last = Some(self.read.last.map_or(at, |last| last.max(at)));
-        let overtaken = matches!(recorded.asked(), Asked::Overtaken(_));
+        let overtaken = matches!(recorded.decided_by(), DecidedBy::Overtaken(_));
         if !overtaken && recorded.outcome().0 != Outcome::Permit {
             return Ok(());
         }
