@@ -3,7 +3,7 @@
 //!
 //! Stored or signed bytes cannot change later. A format that must change gets a new version, or a
 //! new kind of leaf, with an additional fixture. So never edit a fixture: the ignored test below
-//! writes the missing ones and overwrites none. The file is long because one list has all formats.
+//! writes the missing ones and overwrites none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
