@@ -68,8 +68,8 @@ pub fn init(log: &Log, filter: Option<&str>) -> Result<LogControl, TelemetryErro
     let (subscriber, control) = subscriber(log, filter, ansi, std::io::stderr)?;
     tracing::subscriber::set_global_default(subscriber).map_err(|_| TelemetryError::AlreadySet)?;
     std::panic::set_hook(Box::new(|panic| {
-        let place = panic.location().map(ToString::to_string);
-        tracing::error!(place = place.as_deref(), "panic");
+        let location = panic.location().map(ToString::to_string);
+        tracing::error!(place = location.as_deref(), "panic");
     }));
     Ok(control)
 }

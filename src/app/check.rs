@@ -18,7 +18,7 @@ use crate::broker::check::{Unfit, check_generation};
 use crate::clock::Timestamp;
 use crate::config::{Config, ConfigErrors, Mode, StoreKind};
 use crate::domain::generation::{Generation, PolicyFile};
-use crate::files::{FileError, check_place};
+use crate::files::{FileError, check_parent};
 use crate::http;
 use crate::ledger::checkpoint_store::check_shared_file;
 use crate::ledger::guard::check_checkpoint_file;
@@ -144,7 +144,7 @@ fn check_data_directory(config: &Config) -> Result<(), FileError> {
     match directory {
         Some(directory) => directory.check_parent(),
         // A missing parent is created as a private directory.
-        None => match check_place(&sqlite.data_dir) {
+        None => match check_parent(&sqlite.data_dir) {
             Err(error) if error.is_missing() => Ok(()),
             checked => checked,
         },

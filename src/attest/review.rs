@@ -25,7 +25,7 @@ use crate::endpoints::Endpoint;
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 
 #[derive(Deserialize)]
-struct Answer {
+struct ReviewAnswer {
     #[serde(default)]
     status: Status,
 }
@@ -76,7 +76,7 @@ impl Review {
             "kind": "TokenReview",
             "spec": {"token": token.expose_secret(), "audiences": [self.audience]},
         });
-        let answer: Answer = self.api.post(&question).await.map_err(|error| {
+        let answer: ReviewAnswer = self.api.post(&question).await.map_err(|error| {
             tracing::warn!(
                 attestor = self.attestor,
                 error = &error as &dyn std::error::Error,

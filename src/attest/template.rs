@@ -118,7 +118,8 @@ fn fits(parts: &[Part], text: &str) -> bool {
         Some((Part::Literal(literal), rest)) => text
             .strip_prefix(literal.as_str())
             .is_some_and(|after| fits(rest, after)),
-        // The character between two claims occurs in no value, so each value can end in few places.
+        // The character between two claims occurs in no value, so each value can end at few
+        // positions.
         Some((Part::Claim(_), rest)) => {
             let value = text.chars().take_while(|c| in_values(*c)).count();
             (1..=value).rev().any(|end| {

@@ -3,7 +3,7 @@
 /// The text of each variant is a sentence for the user.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AuditError {
-    /// An argument or a file is not what the audit needs.
+    /// An argument or a file does not fit the audit.
     #[error("{0}")]
     Input(String),
     /// The material is read completely, and does not hold.

@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::Failure;
+use super::CliError;
 use super::connection::Connection;
 use super::output::{self, Form};
 use super::task::print_rows;
@@ -50,7 +50,7 @@ struct List {
 }
 
 impl Admins {
-    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), CliError> {
         match self.command {
             Command::Bind(change) => change.run(form, true).await,
             Command::Unbind(change) => change.run(form, false).await,
@@ -66,7 +66,7 @@ impl Admins {
 }
 
 impl Change {
-    async fn run(self, form: Form, bind: bool) -> Result<(), Failure> {
+    async fn run(self, form: Form, bind: bool) -> Result<(), CliError> {
         let body = json!({"workload": self.identity, "role": self.role});
         let client = self.connection.client()?;
         let now = if bind {

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Failure;
+use super::CliError;
 use super::output::{self, Form};
 use super::serve::ConfigFile;
 use crate::attest::explain::{Condition, Explanation, Outcome};
@@ -76,7 +76,7 @@ struct Server {
 }
 
 impl Attest {
-    pub(super) fn run(self, form: Form) -> Result<(), Failure> {
+    pub(super) fn run(self, form: Form) -> Result<(), CliError> {
         match self.command {
             Command::Check(check) => check.run(form),
         }
@@ -84,7 +84,7 @@ impl Attest {
 }
 
 impl Check {
-    fn run(self, form: Form) -> Result<(), Failure> {
+    fn run(self, form: Form) -> Result<(), CliError> {
         let attestors = self.attestors()?;
         let evidence = Evidence {
             bearer: Some(read_secret(&self.token_file)?),
@@ -102,7 +102,7 @@ impl Check {
             output::even_unread(print(&explanation))?;
         }
         if explanation.is_refused() {
-            return Err(Failure::Told);
+            return Err(CliError::AlreadyReported);
         }
         Ok(())
     }
@@ -114,12 +114,12 @@ impl Check {
         jkt.into_iter().chain(x5t).collect()
     }
 
-    fn attestors(&self) -> Result<Attestors, Failure> {
+    fn attestors(&self) -> Result<Attestors, CliError> {
         let path = self.file.path()?;
         let unusable =
-            |error: &dyn std::fmt::Display| Failure::Usage(format!("{}: {error}", path.display()));
+            |error: &dyn std::fmt::Display| CliError::Usage(format!("{}: {error}", path.display()));
         let text = std::fs::read_to_string(&path).map_err(|error| {
-            Failure::Usage(format!(
+            CliError::Usage(format!(
                 "{} cannot be read: {error}; give a configuration with --config",
                 path.display()
             ))
@@ -172,7 +172,7 @@ fn as_json(explanation: &Explanation) -> Value {
     })
 }
 
-fn print(explanation: &Explanation) -> Result<(), Failure> {
+fn print(explanation: &Explanation) -> Result<(), CliError> {
     output::line(match &explanation.attestor {
         Some(attestor) => format!("attestor {attestor}"),
         None => "no attestor accepts this kind of token".to_owned(),

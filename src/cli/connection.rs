@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::{Failure, output};
+use super::{CliError, output};
 use crate::client::evidence::Source;
 use crate::client::{Client, read_file, read_secret, secret_of};
 use crate::config::{Environment, ProcessEnvironment};
@@ -42,14 +42,14 @@ pub(super) struct Authorities {
 
 impl Authorities {
     /// The certificates in `ca_file`; `None` if no file was given.
-    pub(super) fn read(&self) -> Result<Option<Vec<reqwest::Certificate>>, Failure> {
+    pub(super) fn read(&self) -> Result<Option<Vec<reqwest::Certificate>>, CliError> {
         let Some(file) = &self.ca_file else {
             return Ok(None);
         };
         let pem = read_file(file, MAX_AUTHORITIES_BYTES)?;
         let read = reqwest::Certificate::from_pem_bundle(&pem).unwrap_or_default();
         if read.is_empty() {
-            return Err(Failure::Usage(format!(
+            return Err(CliError::Usage(format!(
                 "--ca-file {}: the file holds no PEM certificate",
                 file.display()
             )));
@@ -58,7 +58,7 @@ impl Authorities {
     }
 
     /// A client without a token. Its notes go to standard error.
-    pub(super) fn client_at(&self, url: &Url) -> Result<Client, Failure> {
+    pub(super) fn client_at(&self, url: &Url) -> Result<Client, CliError> {
         let client = Client::trusting(url, self.read()?)?;
         Ok(client.with_notify(output::notify))
     }
@@ -66,7 +66,7 @@ impl Authorities {
 
 impl Address {
     /// A client without a token.
-    pub(super) fn client(&self) -> Result<Client, Failure> {
+    pub(super) fn client(&self) -> Result<Client, CliError> {
         self.authorities.client_at(&self.url)
     }
 }
@@ -93,13 +93,13 @@ pub(super) struct Token {
 
 impl Connection {
     /// A client that presents the token.
-    pub(super) fn client(&self) -> Result<Client, Failure> {
+    pub(super) fn client(&self) -> Result<Client, CliError> {
         let Address { url, authorities } = &self.address;
         self.token.client_at(url, authorities)
     }
 
     /// The source of the attestation.
-    pub(super) fn source(&self) -> Result<Source, Failure> {
+    pub(super) fn source(&self) -> Result<Source, CliError> {
         match &self.token.token_file {
             Some(file) if file != Path::new("-") => Ok(Source::File(file.clone())),
             _ => self.token.read().map(Source::Variable),
@@ -113,21 +113,21 @@ impl Token {
         &self,
         url: &Url,
         authorities: &Authorities,
-    ) -> Result<Client, Failure> {
+    ) -> Result<Client, CliError> {
         Ok(authorities.client_at(url)?.with_bearer(&self.read()?)?)
     }
 
-    fn read(&self) -> Result<SecretString, Failure> {
+    fn read(&self) -> Result<SecretString, CliError> {
         let name = self.token_env.as_str();
         if let Some(file) = &self.token_file {
             return Ok(read_secret(file)?);
         }
         match ProcessEnvironment.get(name) {
             Ok(Some(token)) => Ok(secret_of(&Zeroizing::new(token), name)?),
-            Ok(None) => Err(Failure::Usage(format!(
+            Ok(None) => Err(CliError::Usage(format!(
                 "no token: give a file with --token-file, or set {name}"
             ))),
-            Err(_) => Err(Failure::Usage(format!("{name} is not UTF-8"))),
+            Err(_) => Err(CliError::Usage(format!("{name} is not UTF-8"))),
         }
     }
 }

@@ -6,7 +6,7 @@ use clap::Args;
 use secrecy::ExposeSecret as _;
 use serde_json::{Map, Value, json};
 
-use super::Failure;
+use super::CliError;
 use crate::client::credentials::CredentialRequest;
 use crate::client::read_secret;
 use crate::domain::kind::DetailType;
@@ -83,7 +83,7 @@ impl AnyTask {
     }
 
     /// The task in a request's form. Reads the handle's file.
-    pub(super) fn body(&self) -> Result<Value, Failure> {
+    pub(super) fn body(&self) -> Result<Value, CliError> {
         if let (Some(id), Some(file)) = (&self.task, &self.handle_file) {
             let handle = read_secret(file)?;
             return Ok(json!({"id": id, "handle": handle.expose_secret()}));
@@ -108,7 +108,7 @@ impl CredentialArgs {
 
     /// Whether an AWS session is requested.
     pub(super) fn is_aws(&self) -> bool {
-        let arn = |place: &String| place.starts_with("arn:");
+        let arn = |location: &String| location.starts_with("arn:");
         self.aws || self.region.is_some() || self.locations.iter().any(arn)
     }
 

@@ -12,7 +12,7 @@ use clap::Args;
 use secrecy::SecretString;
 use url::Url;
 
-use super::Failure;
+use super::CliError;
 use crate::client::evidence::{Source, kubernetes, read_key, spiffe};
 use crate::config::{Environment, ProcessEnvironment};
 
@@ -64,7 +64,7 @@ impl EvidenceArgs {
     }
 
     /// Finds the source of attestations for the broker at `broker`.
-    pub(super) fn source(&self, broker: &Url) -> Result<Source, Failure> {
+    pub(super) fn source(&self, broker: &Url) -> Result<Source, CliError> {
         let own_name = broker.as_str().trim_end_matches('/').to_owned();
         let audience = self.audience.clone().unwrap_or(own_name);
         if let (Some(file), Some(workload)) = (&self.key_file, &self.workload) {
@@ -78,10 +78,10 @@ impl EvidenceArgs {
             return Ok(Source::in_file(file));
         }
         let environment = ProcessEnvironment;
-        let get = |name: &str| -> Result<Option<String>, Failure> {
+        let get = |name: &str| -> Result<Option<String>, CliError> {
             environment
                 .get(name)
-                .map_err(|_| Failure::Usage(format!("{name} is not UTF-8")))
+                .map_err(|_| CliError::Usage(format!("{name} is not UTF-8")))
         };
         let name = self.token_env.as_deref().unwrap_or(TOKEN_VARIABLE);
         match get(name)? {
@@ -89,7 +89,7 @@ impl EvidenceArgs {
                 return Ok(Source::Variable(SecretString::from(token.trim())));
             }
             _ if self.token_env.is_some() => {
-                return Err(Failure::Usage(format!("{name} holds no token")));
+                return Err(CliError::Usage(format!("{name} holds no token")));
             }
             _ => {}
         }
@@ -124,7 +124,7 @@ impl EvidenceArgs {
         if let Some(projected) = projected {
             return Ok(Source::File(projected));
         }
-        Err(Failure::Usage(format!(
+        Err(CliError::Usage(format!(
             "no attestation found: give --token-file, --key-file with --workload, or {TOKEN_VARIABLE} \
              in the environment; a GitHub job needs `permissions: id-token: write`, a Kubernetes pod a \
              token projected to {PROJECTED_TOKEN}, a SPIFFE workload {}",

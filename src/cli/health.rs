@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::json;
 use url::Url;
 
-use super::Failure;
+use super::CliError;
 use super::connection::Authorities;
 use super::output::Form;
 
@@ -26,13 +26,13 @@ pub(super) struct Health {
 }
 
 impl Health {
-    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), CliError> {
         let client = self.authorities.client_at(&self.url)?;
         let answer = client.send(reqwest::Method::GET, "", None).await?;
         if answer.status.is_success() {
             return form.write(&json!({"healthy": true}), "healthy");
         }
         let text = answer.failure();
-        Err(Failure::Unestablished(text.to_string()))
+        Err(CliError::Unavailable(text.to_string()))
     }
 }

@@ -5,7 +5,7 @@ use std::io::{BufRead as _, IsTerminal as _};
 
 use serde_json::{Value, json};
 
-use super::Failure;
+use super::CliError;
 use super::connection::Connection;
 use super::output::{self, Form};
 
@@ -16,7 +16,7 @@ pub(super) async fn withdraw(
     kid: &str,
     yes: bool,
     form: Form,
-) -> Result<(), Failure> {
+) -> Result<(), CliError> {
     let encoded = crate::domain::workload::encode_value(kid);
     let path = format!("/v1/keys/{encoded}/revoke");
     if !yes {
@@ -35,10 +35,10 @@ pub(super) async fn withdraw(
 }
 
 /// Asks the user at the terminal for confirmation.
-fn ask() -> Result<(), Failure> {
+fn ask() -> Result<(), CliError> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
-        return Err(Failure::Usage(
+        return Err(CliError::Usage(
             "nothing was done: standard input is not a terminal, so you cannot be asked; pass --yes \
              to withdraw the key"
                 .into(),
@@ -50,7 +50,7 @@ fn ask() -> Result<(), Failure> {
     if answer.trim() == "yes" {
         return Ok(());
     }
-    Err(Failure::Refused("nothing was done".into()))
+    Err(CliError::Refused("nothing was done".into()))
 }
 
 /// Describes the effects of the withdrawal or of its dry run.

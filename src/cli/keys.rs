@@ -6,10 +6,10 @@ use clap::{Args, Subcommand, ValueEnum};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
-use super::Failure;
+use super::CliError;
 use super::connection::Connection;
 use super::key_withdrawal::withdraw;
-use super::ledger::new_origin::{How, revoke_log_key};
+use super::ledger::new_origin::{SuccessionArgs, revoke_log_key};
 use super::ledger::vkey;
 use super::output::{self, Form};
 use super::serve::ConfigFile;
@@ -107,7 +107,7 @@ struct RevokeKey {
     #[command(flatten)]
     file: ConfigFile,
     #[command(flatten)]
-    how: How,
+    how: SuccessionArgs,
 }
 
 #[derive(Args, Debug)]
@@ -117,12 +117,12 @@ struct Reseal {
 }
 
 impl Keys {
-    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), CliError> {
         match self.command {
             Command::Bootstrap(bootstrap) => bootstrap.run(form),
             Command::SealingKey => {
                 let key = SealingKeys::generate(&SystemRandom::new());
-                let key = key.map_err(Failure::unestablished)?;
+                let key = key.map_err(CliError::unavailable)?;
                 let key = key.expose_secret();
                 form.write(&json!({"sealing_key": key}), key)
             }
@@ -179,9 +179,9 @@ impl Keys {
 }
 
 impl Bootstrap {
-    fn run(self, form: Form) -> Result<(), Failure> {
+    fn run(self, form: Form) -> Result<(), CliError> {
         let token = random_token(ADMIN_PREFIX, &SystemRandom::new());
-        let token = token.map_err(Failure::unestablished)?;
+        let token = token.map_err(CliError::unavailable)?;
         let digest = hex(&token_digest(token.expose_secret()));
         if let Some(file) = &self.token_file {
             write_new_secret(file, token.expose_secret().as_bytes())?;

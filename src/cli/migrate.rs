@@ -6,7 +6,7 @@
 use clap::Args;
 use serde_json::json;
 
-use super::Failure;
+use super::CliError;
 use super::output::{self, Form};
 use super::serve::ConfigFile;
 use crate::config::{Config, Mode, ProcessEnvironment, Scope, StoreKind};
@@ -27,22 +27,22 @@ pub(super) struct Migrate {
 }
 
 impl Migrate {
-    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), CliError> {
         let path = self.file.path()?;
         let text = std::fs::read_to_string(&path).map_err(|error| {
-            Failure::Usage(format!("{} cannot be read: {error}", path.display()))
+            CliError::Usage(format!("{} cannot be read: {error}", path.display()))
         })?;
         // A migration needs no sealing keys and should not have access to them.
         let (mode, scope) = (Mode::Production, Scope::Database);
         let config = Config::parse_within(&path, &text, &ProcessEnvironment, mode, scope)
-            .map_err(|errors| Failure::Usage(errors.to_string()))?;
+            .map_err(|errors| CliError::Usage(errors.to_string()))?;
         if config.store.kind != StoreKind::Postgres {
-            return Err(Failure::Usage(
+            return Err(CliError::Usage(
                 "the store is SQLite, which `taskpass serve` migrates itself".into(),
             ));
         }
         let Some(url) = &config.secrets.database_url else {
-            return Err(Failure::Usage("TASKPASS_DATABASE_URL is missing".into()));
+            return Err(CliError::Usage("TASKPASS_DATABASE_URL is missing".into()));
         };
         let settings = PostgresSettings {
             max_connections: 1,
@@ -65,8 +65,8 @@ impl Migrate {
     }
 }
 
-fn failed(error: &StoreError) -> Failure {
-    Failure::Unestablished(match std::error::Error::source(error) {
+fn failed(error: &StoreError) -> CliError {
+    CliError::Unavailable(match std::error::Error::source(error) {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),
     })

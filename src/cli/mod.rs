@@ -19,9 +19,9 @@ mod connection;
 mod coverage;
 mod credential_args;
 mod dev;
+mod error;
 mod evidence;
 mod exec;
-mod failure;
 mod health;
 mod key_withdrawal;
 mod keys;
@@ -46,7 +46,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-pub(crate) use self::failure::{Failure, Kind};
+pub(crate) use self::error::{CliError, ExitClass};
 use self::output::Form;
 
 /// The parsed command line.
@@ -126,13 +126,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn unparsed(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     let mut own = arguments.iter().take_while(|argument| *argument != "--");
     if error.use_stderr() && own.any(|argument| argument == "--json") {
-        let failure = Failure::Usage(error.render().to_string().trim_end().to_owned());
+        let failure = CliError::Usage(error.render().to_string().trim_end().to_owned());
         failure.tell(Form::Json, true);
         return ExitCode::from(failure.code());
     }
     // If this cannot be written, there is no way to report it.
     drop(error.print());
-    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Kind::Usage.code()))
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(ExitClass::Usage.code()))
 }
 
 /// Reports that the system refused to hide this process from others. The program does not start
@@ -141,10 +141,10 @@ fn unparsed(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
 pub fn not_hidden(error: &std::io::Error) -> ExitCode {
     let text = format!("taskpass: cannot prevent other processes from reading this one: {error}");
     drop(writeln!(std::io::stderr().lock(), "{text}"));
-    ExitCode::from(Failure::Unestablished(text).code())
+    ExitCode::from(CliError::Unavailable(text).code())
 }
 
-fn dispatch(command: Command, form: Form) -> Result<(), Failure> {
+fn dispatch(command: Command, form: Form) -> Result<(), CliError> {
     match command {
         Command::Serve(serve) => block_on(serve.run(form)),
         Command::Migrate(migrate) => block_on(migrate.run(form)),
@@ -173,13 +173,13 @@ fn dispatch(command: Command, form: Form) -> Result<(), Failure> {
     }
 }
 
-fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+fn block_on(work: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         // These threads evaluate policies.
         .thread_stack_size(crate::policy::RUNTIME_STACK_BYTES)
         .build()
-        .map_err(|error| Failure::Unestablished(format!("cannot start: {error}")))?;
+        .map_err(|error| CliError::Unavailable(format!("cannot start: {error}")))?;
     let result = runtime.block_on(work);
     // Do not wait for work that a stop gave up on.
     runtime.shutdown_background();

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{Failure, output};
+use super::{CliError, output};
 
 /// Print the description of the HTTP interface
 #[derive(Args, Debug)]
@@ -11,7 +11,7 @@ pub(super) struct Openapi {}
 
 impl Openapi {
     #[expect(clippy::unused_self, reason = "the same signature as other commands")]
-    pub(super) fn run(self) -> Result<(), Failure> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         output::json(&crate::http::openapi())
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 
-use super::Failure;
+use super::CliError;
 pub(super) use crate::domain::text::{printable, printable_lines};
 
 /// The form in which a command writes its result on standard output.
@@ -30,7 +30,7 @@ impl Form {
         self,
         value: &impl Serialize,
         sentence: impl AsRef<str>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), CliError> {
         match self {
             Self::Json => json(value),
             Self::Text => line(sentence),
@@ -39,14 +39,14 @@ impl Form {
 }
 
 /// Writes one or several lines.
-pub(super) fn line(text: impl AsRef<str>) -> Result<(), Failure> {
+pub(super) fn line(text: impl AsRef<str>) -> Result<(), CliError> {
     let mut out = io::stdout().lock();
     writeln!(out, "{}", text.as_ref())?;
     Ok(out.flush()?)
 }
 
 /// Writes bytes without changing them.
-pub(super) fn raw(bytes: &[u8]) -> Result<(), Failure> {
+pub(super) fn raw(bytes: &[u8]) -> Result<(), CliError> {
     let mut out = io::stdout().lock();
     out.write_all(bytes)?;
     Ok(out.flush()?)
@@ -65,16 +65,16 @@ pub(super) fn notify(text: &str) {
 
 /// Writes one line on standard error, and fails if it cannot be written. It serves monitors,
 /// questions to the user, and values that are shown only once.
-pub(super) fn alert(text: impl AsRef<str>) -> Result<(), Failure> {
+pub(super) fn alert(text: impl AsRef<str>) -> Result<(), CliError> {
     let text = printable_lines(text.as_ref());
     writeln!(io::stderr().lock(), "{text}")
-        .map_err(|error| Failure::Unestablished(format!("cannot write on standard error: {error}")))
+        .map_err(|error| CliError::Unavailable(format!("cannot write on standard error: {error}")))
 }
 
 /// Ignores a closed output, for a command whose exit code carries the result as well.
-pub(super) fn even_unread(told: Result<(), Failure>) -> Result<(), Failure> {
+pub(super) fn even_unread(told: Result<(), CliError>) -> Result<(), CliError> {
     match told {
-        Err(Failure::ReaderGone) => Ok(()),
+        Err(CliError::BrokenPipe) => Ok(()),
         other => other,
     }
 }
@@ -88,23 +88,23 @@ pub(super) fn is_json_written() -> bool {
 }
 
 /// Writes JSON with indentation.
-pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
+pub(super) fn json(value: &impl Serialize) -> Result<(), CliError> {
     JSON_WRITTEN.store(true, Ordering::Relaxed);
     line(pretty(value)?)
 }
 
 /// Writes JSON on one line, for programs that read line by line.
-pub(super) fn json_line(value: &impl Serialize) -> Result<(), Failure> {
+pub(super) fn json_line(value: &impl Serialize) -> Result<(), CliError> {
     JSON_WRITTEN.store(true, Ordering::Relaxed);
     line(serde_json::to_string(value).map_err(|error| unwritable(&error))?)
 }
 
-fn pretty(value: &impl Serialize) -> Result<String, Failure> {
+fn pretty(value: &impl Serialize) -> Result<String, CliError> {
     serde_json::to_string_pretty(value).map_err(|error| unwritable(&error))
 }
 
-fn unwritable(error: &serde_json::Error) -> Failure {
-    Failure::Unestablished(format!("cannot write the output as JSON: {error}"))
+fn unwritable(error: &serde_json::Error) -> CliError {
+    CliError::Unavailable(format!("cannot write the output as JSON: {error}"))
 }
 
 /// The widest column, in characters. A wider cell overflows and does not move other rows.
@@ -112,7 +112,7 @@ const MAX_COLUMN_CHARS: usize = 300;
 
 /// Writes a table with aligned columns; its first row is the heading. Control characters are
 /// replaced, so that a name from elsewhere cannot move the cursor.
-pub(super) fn table(rows: &[Vec<String>]) -> Result<(), Failure> {
+pub(super) fn table(rows: &[Vec<String>]) -> Result<(), CliError> {
     aligned(rows).into_iter().try_for_each(line)
 }
 
@@ -157,8 +157,8 @@ mod tests {
 
     #[test]
     fn a_verdict_holds_when_nobody_reads_it() {
-        even_unread(Err(Failure::ReaderGone)).unwrap();
-        let full = even_unread(Err(Failure::Unestablished("full".into())));
-        assert!(matches!(full, Err(Failure::Unestablished(_))));
+        even_unread(Err(CliError::BrokenPipe)).unwrap();
+        let full = even_unread(Err(CliError::Unavailable("full".into())));
+        assert!(matches!(full, Err(CliError::Unavailable(_))));
     }
 }

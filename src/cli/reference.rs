@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::output::{self, Form};
-use super::{Cli, Failure, Kind, exec};
+use super::{Cli, CliError, ExitClass, exec};
 use crate::config;
 
 /// Print the environment variables and exit codes
@@ -207,7 +207,7 @@ struct Row {
 
 impl Reference {
     #[expect(clippy::unused_self, reason = "the same signature as other commands")]
-    pub(super) fn run(self, form: Form) -> Result<(), Failure> {
+    pub(super) fn run(self, form: Form) -> Result<(), CliError> {
         match form {
             Form::Text => output::raw(page().as_bytes()),
             Form::Json => output::json(&json!({
@@ -291,7 +291,7 @@ fn of_flags() -> Vec<Row> {
 
 fn exit_codes() -> impl Iterator<Item = (String, &'static str)> {
     let done = ("0".to_owned(), "Done.");
-    let failed = Kind::ALL.map(|kind| (kind.code().to_string(), kind.meaning()));
+    let failed = ExitClass::ALL.map(|kind| (kind.code().to_string(), kind.meaning()));
     let of_exec = [
         (
             "the command's own".to_owned(),

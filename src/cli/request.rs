@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::Value;
 
-use super::Failure;
+use super::CliError;
 use super::connection::Connection;
 use super::credential_args::{AnyTask, CredentialArgs};
 use super::output::{self, Form};
@@ -34,10 +34,10 @@ pub(super) struct Request {
 }
 
 impl Request {
-    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), CliError> {
         // Refuse before the request: afterwards the task would be open and its handle lost.
         if self.wanted.is_aws() && !form.is_json() {
-            return Err(Failure::Usage(
+            return Err(CliError::Usage(
                 "an AWS session cannot be printed as text: add --json, or use `taskpass exec` or \
                  `taskpass aws credential-process`"
                     .into(),
@@ -55,7 +55,7 @@ impl Request {
         }
         let text = |pointer: &str| answer.pointer(pointer).and_then(Value::as_str);
         let token = text("/credential/access_token").ok_or_else(|| {
-            Failure::Unestablished("the answer holds no printable credential".into())
+            CliError::Unavailable("the answer holds no printable credential".into())
         })?;
         if !self.env {
             output::line(token)?;
@@ -78,7 +78,7 @@ impl Request {
 
 /// Prints the rest of the answer on standard error, so that standard output holds the credential
 /// only. It includes the handle: without it the new task could not be kept alive, joined or ended.
-fn say_what_was_granted(answer: &Value) -> Result<(), Failure> {
+fn say_what_was_granted(answer: &Value) -> Result<(), CliError> {
     let text = |pointer: &str| {
         let value = answer.pointer(pointer).and_then(Value::as_str);
         output::printable(value.unwrap_or("?"))

@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::Failure;
+use super::CliError;
 use super::connection::Connection;
 use super::output::{self, Form};
 use super::task::Page;
@@ -66,7 +66,7 @@ pub(super) struct Lift {
 }
 
 impl Revocations {
-    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), CliError> {
         match self.command {
             Command::List(list) => list.run(form).await,
             Command::Show(show) => {
@@ -79,7 +79,7 @@ impl Revocations {
 }
 
 impl List {
-    async fn run(self, form: Form) -> Result<(), Failure> {
+    async fn run(self, form: Form) -> Result<(), CliError> {
         let standing = self.standing.then(|| "true".to_owned());
         let selector = self.selector.as_ref().map(Selector::to_string);
         let filter = [
@@ -121,7 +121,7 @@ fn write_selectors(answer: &mut Value) {
 }
 
 impl Lift {
-    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), CliError> {
         let path = format!("/v1/revocations/{}/lift", self.id);
         let answer = self.connection.client()?.post(&path, &json!({})).await?;
         if form.is_json() {

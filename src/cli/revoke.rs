@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::Failure;
+use super::CliError;
 use super::connection::Connection;
 use super::output::{self, Form};
 use super::task::print_rows;
@@ -45,7 +45,7 @@ pub(super) struct Revoke {
 }
 
 impl Revoke {
-    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), CliError> {
         let answer = self
             .connection
             .client()?
@@ -82,9 +82,9 @@ impl Revoke {
         ))
     }
 
-    fn body(&self) -> Result<Value, Failure> {
+    fn body(&self) -> Result<Value, CliError> {
         let selector = serde_json::to_value(&self.selector)
-            .map_err(|error| Failure::Usage(error.to_string()))?;
+            .map_err(|error| CliError::Usage(error.to_string()))?;
         let mut body = Map::new();
         body.insert("selector".into(), selector);
         body.insert("reason".into(), json!(self.reason));

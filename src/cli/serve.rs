@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::json;
 
-use super::Failure;
+use super::CliError;
 use super::output::Form;
 use crate::app::{self, CheckError, StartError};
 use crate::clock::{Clock as _, SystemClock};
@@ -36,22 +36,22 @@ pub(super) struct ConfigFile {
 }
 
 impl ConfigFile {
-    pub(super) fn path(&self) -> Result<PathBuf, Failure> {
+    pub(super) fn path(&self) -> Result<PathBuf, CliError> {
         Config::path(self.config.clone(), &ProcessEnvironment)
-            .map_err(|errors| Failure::Usage(errors.to_string()))
+            .map_err(|errors| CliError::Usage(errors.to_string()))
     }
 
-    pub(super) fn load(&self) -> Result<Config, Failure> {
+    pub(super) fn load(&self) -> Result<Config, CliError> {
         let path: &Path = &self.path()?;
         Config::load(path, &ProcessEnvironment, Mode::Production)
-            .map_err(|errors| Failure::Usage(errors.to_string()))
+            .map_err(|errors| CliError::Usage(errors.to_string()))
     }
 }
 
 impl Serve {
-    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), CliError> {
         // From here on SIGHUP does not end the process, not even during the start.
-        let hangups = Hangups::install().map_err(Failure::unestablished)?;
+        let hangups = Hangups::install().map_err(CliError::unavailable)?;
         let config = self.file.load()?;
         if self.check {
             let now = SystemClock.now();
@@ -73,7 +73,7 @@ impl Serve {
             );
         }
         let log = telemetry::init(&config.log, config.log_filter.as_deref())
-            .map_err(|error| Failure::Usage(error.to_string()))?;
+            .map_err(|error| CliError::Usage(error.to_string()))?;
         let options = app::Options {
             clock: Arc::new(SystemClock),
             dev_admin_token: None,
@@ -83,27 +83,27 @@ impl Serve {
         let started = app::start(config, options).await;
         let app = started.map_err(|error| match error {
             StartError::Check(error) => refused(error),
-            other @ StartError::Unfit(_) => Failure::unestablished(other),
+            other @ StartError::Unfit(_) => CliError::unavailable(other),
         })?;
         app.reload_on(hangups, ProcessEnvironment, log);
-        in_order(&app.run().await.map_err(Failure::unestablished)?)
+        in_order(&app.run().await.map_err(CliError::unavailable)?)
     }
 }
 
 /// The failure for a refused configuration, or for state that cannot be used with it.
-fn refused(error: CheckError) -> Failure {
+fn refused(error: CheckError) -> CliError {
     match error {
-        CheckError::State { .. } => Failure::unestablished(error),
-        other => Failure::Usage(other.to_string()),
+        CheckError::State { .. } => CliError::unavailable(error),
+        other => CliError::Usage(other.to_string()),
     }
 }
 
 /// Fails if the broker did not stop cleanly.
-pub(super) fn in_order(stopped: &Stopped) -> Result<(), Failure> {
+pub(super) fn in_order(stopped: &Stopped) -> Result<(), CliError> {
     if stopped.is_clean() {
         return Ok(());
     }
-    Err(Failure::Unestablished(match stopped.failed_worker {
+    Err(CliError::Unavailable(match stopped.failed_worker {
         Some(worker) => format!("stopped because the worker `{worker}` ended"),
         None => format!(
             "stopped with {} request(s) and {} worker(s) unfinished",

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::Value;
 
-use super::Failure;
+use super::CliError;
 use super::connection::Connection;
 use super::output::{self, Form};
 use super::retry_args::RetryArgs;
@@ -26,13 +26,13 @@ pub(super) struct Task {
 enum Command {
     /// Send a heartbeat: the task is still at work
     #[command(after_help = "Example:\n  taskpass task heartbeat 0198… --handle-file handle")]
-    Heartbeat(One),
+    Heartbeat(TaskArgs),
     /// End the task and every session under it: the work is done
     #[command(after_help = "Example:\n  TASKPASS_HANDLE=tph_… taskpass task complete 0198…")]
-    Complete(One),
+    Complete(TaskArgs),
     /// End the task and every session under it: the work was abandoned
     #[command(after_help = "Example:\n  taskpass task abort 0198… --handle-file handle")]
-    Abort(One),
+    Abort(TaskArgs),
     /// Show one task
     #[command(after_help = "Example:\n  taskpass task show 0198… --token-file admin-token")]
     Show(Show),
@@ -42,7 +42,7 @@ enum Command {
 }
 
 #[derive(Args, Debug)]
-struct One {
+struct TaskArgs {
     /// The id of the task
     id: TaskId,
     #[command(flatten)]
@@ -115,7 +115,7 @@ impl Page {
         answer: &Value,
         name: &str,
         columns: &[&str],
-    ) -> Result<(), Failure> {
+    ) -> Result<(), CliError> {
         if form.is_json() {
             return output::json(answer);
         }
@@ -131,7 +131,7 @@ impl Page {
 }
 
 /// Prints the rows under `name` as a table of `columns`.
-pub(super) fn print_rows(answer: &Value, name: &str, columns: &[&str]) -> Result<(), Failure> {
+pub(super) fn print_rows(answer: &Value, name: &str, columns: &[&str]) -> Result<(), CliError> {
     let heading = columns.iter().map(|name| name.to_uppercase()).collect();
     let mut rows: Vec<Vec<String>> = vec![heading];
     let items = answer.get(name).and_then(Value::as_array);
@@ -147,7 +147,7 @@ pub(super) fn print_rows(answer: &Value, name: &str, columns: &[&str]) -> Result
 }
 
 impl Task {
-    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), CliError> {
         match self.command {
             Command::Heartbeat(one) => one.act(form, "heartbeat").await,
             Command::Complete(one) => one.act(form, "complete").await,
@@ -170,13 +170,13 @@ impl Task {
     }
 }
 
-impl One {
-    fn client(&self) -> Result<Client, Failure> {
+impl TaskArgs {
+    fn client(&self) -> Result<Client, CliError> {
         let handle = match &self.handle_file {
             Some(file) => Some(read_secret(file)?),
             None => match ProcessEnvironment.get("TASKPASS_HANDLE") {
                 Ok(handle) => handle.map(Into::into),
-                Err(_) => return Err(Failure::Usage("TASKPASS_HANDLE is not UTF-8".into())),
+                Err(_) => return Err(CliError::Usage("TASKPASS_HANDLE is not UTF-8".into())),
             },
         };
         match handle {
@@ -188,7 +188,7 @@ impl One {
         }
     }
 
-    async fn act(&self, form: Form, what: &str) -> Result<(), Failure> {
+    async fn act(&self, form: Form, what: &str) -> Result<(), CliError> {
         let path = format!("/v1/tasks/{}/{what}", self.id);
         let client = self.client()?;
         let nothing = Value::Object(serde_json::Map::new());

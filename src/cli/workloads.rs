@@ -9,7 +9,7 @@ use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::Failure;
+use super::CliError;
 use super::connection::Connection;
 use super::output::{self, Form};
 use super::task::print_rows;
@@ -111,7 +111,7 @@ struct Remove {
 }
 
 impl Workloads {
-    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), CliError> {
         match self.command {
             Command::NewKey(new) => new.run(form),
             Command::Add(add) => add.run(form).await,
@@ -149,9 +149,9 @@ impl Workloads {
 }
 
 impl NewKey {
-    fn run(self, form: Form) -> Result<(), Failure> {
-        let key = PrivateKey::generate(Algorithm::EdDsa).map_err(Failure::unestablished)?;
-        let signer = LocalSigner::new(&key).map_err(Failure::unestablished)?;
+    fn run(self, form: Form) -> Result<(), CliError> {
+        let key = PrivateKey::generate(Algorithm::EdDsa).map_err(CliError::unavailable)?;
+        let signer = LocalSigner::new(&key).map_err(CliError::unavailable)?;
         let encoded = Zeroizing::new(STANDARD.encode(key.expose_pkcs8()));
         let mut pem = Zeroizing::new(String::from("-----BEGIN PRIVATE KEY-----\n"));
         for line in encoded.as_bytes().chunks(64) {
@@ -160,7 +160,7 @@ impl NewKey {
         }
         pem.push_str("-----END PRIVATE KEY-----\n");
         write_new_secret(&self.key_file, pem.as_bytes())?;
-        let jwk = serde_json::to_value(signer.public_jwk()).map_err(Failure::unestablished)?;
+        let jwk = serde_json::to_value(signer.public_jwk()).map_err(CliError::unavailable)?;
         if form.is_json() {
             return output::json(&jwk);
         }
@@ -176,13 +176,13 @@ impl NewKey {
 }
 
 impl Add {
-    async fn run(self, form: Form) -> Result<(), Failure> {
+    async fn run(self, form: Form) -> Result<(), CliError> {
         let bytes = read_file(&self.key_file, MAX_JWK_BYTES)?;
         // A private key must not leave this machine, not even by mistake: parsing refuses it.
         PublicJwk::parse(&bytes)
-            .map_err(|error| Failure::Usage(format!("{}: {error}", self.key_file.display())))?;
+            .map_err(|error| CliError::Usage(format!("{}: {error}", self.key_file.display())))?;
         let jwk: Value = serde_json::from_slice(&bytes)
-            .map_err(|error| Failure::Usage(format!("{}: {error}", self.key_file.display())))?;
+            .map_err(|error| CliError::Usage(format!("{}: {error}", self.key_file.display())))?;
         let body = json!({"attestor": self.attestor, "workload": self.workload, "jwk": jwk});
         let answer = self
             .connection

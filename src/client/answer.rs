@@ -167,13 +167,13 @@ fn would_be_allowed(allowed: &Value) -> Vec<String> {
                 .collect();
             words.join(", ")
         };
-        let (actions, places) = (words("actions"), words("locations"));
-        let place = if places.is_empty() {
+        let (actions, locations) = (words("actions"), words("locations"));
+        let at = if locations.is_empty() {
             String::new()
         } else {
-            format!(" at {places}")
+            format!(" at {locations}")
         };
-        lines.push(format!("  would be allowed: {actions}{place}"));
+        lines.push(format!("  would be allowed: {actions}{at}"));
     }
     for (name, limit) in [
         ("max_ttl_seconds", "a life"),

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::evidence::Source;
-use super::retry::{Fault, retried};
+use super::retry::{AttemptError, retried};
 use super::{Answer, Client, ClientError, observed};
 use crate::crypto::random::SystemRandom;
 use crate::ids::Random as _;
@@ -86,7 +86,7 @@ impl CredentialRequester {
         .await
     }
 
-    async fn try_once(&self, body: &Value, attempts: &mut Attempts) -> Result<Value, Fault> {
+    async fn try_once(&self, body: &Value, attempts: &mut Attempts) -> Result<Value, AttemptError> {
         let token = match attempts.unseen.take() {
             Some(token) => token,
             None => self.source.attestation(self.client.notify()).await?,
@@ -112,7 +112,7 @@ impl CredentialRequester {
             // The broker granted an earlier attempt, but the answer with the credential was lost.
             self.end_lost_session(&answer).await;
             attempts.key = new_key()?;
-            return Err(Fault::transient(answer.failure(), None));
+            return Err(AttemptError::transient(answer.failure(), None));
         }
         if answer.status.as_u16() == 401 && seen.expose_secret() == token.expose_secret() {
             return Err(ClientError::Refused(format!(

@@ -14,7 +14,7 @@ const MAX_TOKEN_BYTES: u64 = 64 * 1024;
 
 /// Reads a secret from a file, or from standard input for `-`.
 pub(crate) fn read_secret(file: &Path) -> Result<SecretString, ClientError> {
-    let place = file.display().to_string();
+    let name = file.display().to_string();
     let mut text = Zeroizing::new(String::new());
     let read = if file == Path::new("-") {
         let stdin = std::io::stdin().lock();
@@ -23,37 +23,37 @@ pub(crate) fn read_secret(file: &Path) -> Result<SecretString, ClientError> {
         std::fs::File::open(file)
             .and_then(|file| file.take(MAX_TOKEN_BYTES).read_to_string(&mut text))
     };
-    read.map_err(|error| ClientError::Unavailable(format!("cannot read {place}: {error}")))?;
-    secret_of(&text, &place)
+    read.map_err(|error| ClientError::Unavailable(format!("cannot read {name}: {error}")))?;
+    secret_of(&text, &name)
 }
 
 /// Writes a secret to a private file that must not exist yet.
 pub(crate) fn write_new_secret(file: &Path, bytes: &[u8]) -> Result<(), ClientError> {
-    let place = file.display();
+    let name = file.display();
     let written = create_private(file).and_then(|mut made| {
         made.write_all(bytes)?;
         made.sync_all()
     });
     written.map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => ClientError::Invalid(format!(
-            "{place} already exists and is not overwritten: give another file"
+            "{name} already exists and is not overwritten: give another file"
         )),
-        _ => ClientError::Unavailable(format!("cannot write {place}: {error}")),
+        _ => ClientError::Unavailable(format!("cannot write {name}: {error}")),
     })
 }
 
-/// The secret in a text that was read from `place`.
-pub(crate) fn secret_of(text: &str, place: &str) -> Result<SecretString, ClientError> {
+/// The secret in a text that was read from `name`.
+pub(crate) fn secret_of(text: &str, name: &str) -> Result<SecretString, ClientError> {
     let text = secret_in(text);
     if text.is_empty() {
-        return Err(ClientError::Invalid(format!("{place} holds no token")));
+        return Err(ClientError::Invalid(format!("{name} holds no token")));
     }
     Ok(SecretString::from(text))
 }
 
 /// Reads a file that the user named, or standard input for `-`.
 pub(crate) fn read_file(file: &Path, at_most: u64) -> Result<Vec<u8>, ClientError> {
-    let place = file.display();
+    let name = file.display();
     let mut bytes = Vec::new();
     let read = if file == Path::new("-") {
         let stdin = std::io::stdin().lock();
@@ -61,10 +61,10 @@ pub(crate) fn read_file(file: &Path, at_most: u64) -> Result<Vec<u8>, ClientErro
     } else {
         std::fs::File::open(file).and_then(|file| file.take(at_most + 1).read_to_end(&mut bytes))
     };
-    read.map_err(|error| ClientError::Unavailable(format!("cannot read {place}: {error}")))?;
+    read.map_err(|error| ClientError::Unavailable(format!("cannot read {name}: {error}")))?;
     if bytes.len() as u64 > at_most {
         return Err(ClientError::Invalid(format!(
-            "{place} has more than {at_most} bytes"
+            "{name} has more than {at_most} bytes"
         )));
     }
     Ok(bytes)

@@ -27,7 +27,7 @@ use zeroize::Zeroizing;
 pub(crate) use self::answer::{Answer, observed};
 pub(crate) use self::error::{AnswerKind, ClientError};
 pub(crate) use self::input::{read_file, read_secret, secret_of, write_new_secret};
-use self::retry::{Fault, TRY_TIMEOUT};
+use self::retry::{AttemptError, TRY_TIMEOUT};
 use crate::outgoing::{self, BodyError, innermost, is_loopback};
 
 /// The longest time for connecting.
@@ -197,7 +197,7 @@ impl Client {
         path: &str,
         body: Option<&Value>,
         key: Option<&str>,
-    ) -> Result<Answer, Fault> {
+    ) -> Result<Answer, AttemptError> {
         let mut request = self.http.request(method, self.at(path)?);
         request = request.timeout(TRY_TIMEOUT);
         if let Some(body) = body {
@@ -209,15 +209,19 @@ impl Client {
         let described =
             |error: &reqwest::Error| ClientError::Unavailable(reason(&self.base, error));
         let sent = self.authorized(request).send().await;
-        let response = sent.map_err(|error| Fault::of_transport(&error, described(&error)))?;
+        let response =
+            sent.map_err(|error| AttemptError::of_transport(&error, described(&error)))?;
         let answer = self.whole(response).await.map_err(|error| match error {
-            BodyError::Broken(error) => Fault::of_transport(&error, described(&error)),
+            BodyError::Broken(error) => AttemptError::of_transport(&error, described(&error)),
             BodyError::Large(_) => self.unread(&error).into(),
         })?;
         // A load balancer or another server in between may answer for a broker that is down.
         let foreign = !answer.status.is_success() && answer.slug().is_empty();
         if foreign || retry::is_transient(answer.status) || answer.slug() == "in-progress" {
-            return Err(Fault::transient(answer.failure(), answer.retry_after));
+            return Err(AttemptError::transient(
+                answer.failure(),
+                answer.retry_after,
+            ));
         }
         Ok(answer)
     }

@@ -22,41 +22,41 @@ pub(crate) const TRY_TIMEOUT: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Why an attempt failed.
+/// The error of one attempt.
 #[derive(Debug)]
-pub(crate) struct Fault {
+pub(crate) struct AttemptError {
     /// The failure to report if there is no further attempt.
     pub(crate) failure: ClientError,
     /// Whether the request may have been received.
     pub(crate) sent: bool,
-    again: Again,
+    advice: RetryAdvice,
 }
 
 #[derive(Debug)]
-enum Again {
+enum RetryAdvice {
     Never,
     /// After a pause of at least this length.
     After(Duration),
 }
 
-impl From<ClientError> for Fault {
+impl From<ClientError> for AttemptError {
     /// A permanent failure.
     fn from(failure: ClientError) -> Self {
         Self {
             failure,
             sent: true,
-            again: Again::Never,
+            advice: RetryAdvice::Never,
         }
     }
 }
 
-impl Fault {
+impl AttemptError {
     /// A transient failure; `retry_after` is the pause that the server requested.
     pub(crate) fn transient(failure: ClientError, retry_after: Option<Duration>) -> Self {
         Self {
             failure,
             sent: true,
-            again: Again::After(retry_after.unwrap_or_default()),
+            advice: RetryAdvice::After(retry_after.unwrap_or_default()),
         }
     }
 
@@ -112,7 +112,7 @@ pub(crate) fn is_refused_certificate(error: &reqwest::Error) -> bool {
 pub(crate) async fn retried<T>(
     limit: Duration,
     notify: Notify,
-    mut attempt: impl AsyncFnMut() -> Result<T, Fault>,
+    mut attempt: impl AsyncFnMut() -> Result<T, AttemptError>,
 ) -> Result<T, ClientError> {
     let begin = Instant::now();
     let mut tries = 0;
@@ -121,7 +121,7 @@ pub(crate) async fn retried<T>(
             Ok(done) => return Ok(done),
             Err(fault) => fault,
         };
-        let Again::After(at_least) = fault.again else {
+        let RetryAdvice::After(at_least) = fault.advice else {
             return Err(fault.failure);
         };
         let left = limit.saturating_sub(begin.elapsed());
@@ -175,7 +175,7 @@ mod tests {
         let done = retried(Duration::from_mins(1), silent, async || {
             tries += 1;
             match tries {
-                1..3 => Err(Fault::transient(unreachable(), None)),
+                1..3 => Err(AttemptError::transient(unreachable(), None)),
                 _ => Ok(tries),
             }
         });
@@ -192,7 +192,7 @@ mod tests {
         let mut tries = 0;
         let failed = retried(Duration::ZERO, silent, async || {
             tries += 1;
-            Err::<(), _>(Fault::transient(unreachable(), None))
+            Err::<(), _>(AttemptError::transient(unreachable(), None))
         });
         assert!(matches!(failed.await, Err(ClientError::Unavailable(_))));
         assert_eq!(tries, 1, "a limit of 0 makes one attempt");

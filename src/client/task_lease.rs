@@ -8,7 +8,7 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::retry::{Fault, TRY_TIMEOUT, jittered, retried};
+use super::retry::{AttemptError, TRY_TIMEOUT, jittered, retried};
 use super::{Client, ClientError};
 
 /// How long the end of a task is retried. The broker ends the task anyway when its heartbeats stop.
@@ -98,7 +98,7 @@ impl TaskLease {
                 .try_once(Method::POST, &path, Some(&nothing), None);
             match sent.await?.success() {
                 Ok(body) if state(&body).is_some_and(|state| state != "open") => Ok(()),
-                Ok(_) => Err(Fault::transient(not_of_the_broker(), None)),
+                Ok(_) => Err(AttemptError::transient(not_of_the_broker(), None)),
                 Err(refused) if ENDED.contains(&refused.slug()) => Ok(()),
                 Err(failure) => Err(failure.into()),
             }

@@ -3,9 +3,9 @@
 //! [`Document::parse`] indexes the positions, and [`Document::read`] reads the sections. Attestors
 //! and resources are read one by one, because serde would lose their positions.
 //!
-//! No message quotes a value of the file, since a user may have pasted a secret in the wrong place:
-//! values are cut from the parser's messages, and a key is quoted only if it is short and plain.
-//! The first error of the parser or of serde ends the reading and is a [`ConfigErrors`].
+//! No message quotes a value of the file, since a user may have pasted a secret under the wrong
+//! key: values are cut from the parser's messages, and a key is quoted only if it is short and
+//! plain. The first error of the parser or of serde ends the reading and is a [`ConfigErrors`].
 //! `config::check` looks for contradictions afterwards, and asks [`Document::error`] for the line
 //! of each.
 
@@ -26,7 +26,7 @@ pub(super) struct Document<'t> {
     path: PathBuf,
     text: &'t str,
     /// Every key and array element, by dotted path, with its span in the text, in tree order.
-    places: Vec<(String, Range<usize>)>,
+    spans: Vec<(String, Range<usize>)>,
 }
 
 impl<'t> Document<'t> {
@@ -34,10 +34,10 @@ impl<'t> Document<'t> {
         let mut document = Self {
             path: path.to_owned(),
             text,
-            places: Vec::new(),
+            spans: Vec::new(),
         };
         let root = DeTable::parse(text).map_err(|error| document.explain(&error))?;
-        index_table(root.get_ref(), "", &mut document.places);
+        index_table(root.get_ref(), "", &mut document.spans);
         Ok(document)
     }
 
@@ -148,7 +148,7 @@ impl<'t> Document<'t> {
     fn locate(&self, key: &str) -> Position {
         let mut key = key;
         loop {
-            if let Some((_, span)) = self.places.iter().find(|(path, _)| path == key) {
+            if let Some((_, span)) = self.spans.iter().find(|(path, _)| path == key) {
                 return self.position(span.start);
             }
             match key.rsplit_once('.') {
@@ -189,13 +189,13 @@ impl<'t> Document<'t> {
 
     /// The innermost key whose name or value contains the span.
     fn key_at(&self, span: &Range<usize>) -> String {
-        let around = |place: &&(String, Range<usize>)| {
-            place.1.start <= span.start && span.end <= place.1.end && !span.is_empty()
+        let around = |entry: &&(String, Range<usize>)| {
+            entry.1.start <= span.start && span.end <= entry.1.end && !span.is_empty()
         };
-        self.places
+        self.spans
             .iter()
             .filter(around)
-            .min_by_key(|(_, place)| place.len())
+            .min_by_key(|(_, entry)| entry.len())
             .map(|(path, _)| path.clone())
             .unwrap_or_default()
     }
@@ -218,7 +218,7 @@ pub(super) fn catalog_complaint(error: &CatalogError) -> (String, String) {
     }
 }
 
-fn index_table(table: &DeTable<'_>, above: &str, places: &mut Vec<(String, Range<usize>)>) {
+fn index_table(table: &DeTable<'_>, above: &str, spans: &mut Vec<(String, Range<usize>)>) {
     for (key, value) in table {
         let name = if is_name(key.get_ref()) {
             key.get_ref()
@@ -230,30 +230,30 @@ fn index_table(table: &DeTable<'_>, above: &str, places: &mut Vec<(String, Range
         } else {
             format!("{above}.{name}")
         };
-        places.push((path.clone(), key.span()));
-        index_value(value, &path, places);
+        spans.push((path.clone(), key.span()));
+        index_value(value, &path, spans);
     }
 }
 
 fn index_value(
     value: &toml::Spanned<DeValue<'_>>,
     path: &str,
-    places: &mut Vec<(String, Range<usize>)>,
+    spans: &mut Vec<(String, Range<usize>)>,
 ) {
     match value.get_ref() {
         DeValue::Table(table) => {
-            places.push((path.to_owned(), value.span()));
-            index_table(table, path, places);
+            spans.push((path.to_owned(), value.span()));
+            index_table(table, path, spans);
         }
         DeValue::Array(list) => {
             for (index, element) in list.iter().enumerate() {
                 let path = format!("{path}.{index}");
-                places.push((path.clone(), element.span()));
-                index_value(element, &path, places);
+                spans.push((path.clone(), element.span()));
+                index_value(element, &path, spans);
             }
-            places.push((path.to_owned(), value.span()));
+            spans.push((path.to_owned(), value.span()));
         }
-        _ => places.push((path.to_owned(), value.span())),
+        _ => spans.push((path.to_owned(), value.span())),
     }
 }
 

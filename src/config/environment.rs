@@ -2,8 +2,8 @@
 //!
 //! [`Environment`] is the only way to a variable (except for `process` itself), so tests can pass a
 //! map instead. [`ProcessEnvironment`] also has the variables that [`process`] withheld from other
-//! processes. An unset variable is `None`; one that is not UTF-8 is [`NotText`]. What an empty
-//! value means is decided by the caller.
+//! processes. An unset variable is `None`; one that is not UTF-8 is [`NotText`]. The caller
+//! decides the meaning of an empty value.
 
 use std::collections::BTreeMap;
 

@@ -270,7 +270,7 @@ mod tests {
         ] {
             assert_eq!(read(good).unwrap(), serde_json::from_str(good).unwrap());
         }
-        for (bad, place) in [
+        for (bad, expected) in [
             (r#"["a"]"#, "."),
             (r#"["a",[{"count":1}]]"#, "."),
             (r#"{"own":"a","inner":[[1]]}"#, "inner[0]"),
@@ -283,7 +283,7 @@ mod tests {
             ),
         ] {
             let (path, _) = read(bad).unwrap_err();
-            assert_eq!(path.to_string(), place, "{bad}");
+            assert_eq!(path.to_string(), expected, "{bad}");
         }
     }
 
@@ -297,7 +297,7 @@ mod tests {
 
     #[test]
     fn an_error_arises_at_its_place() {
-        for (text, place) in [
+        for (text, expected) in [
             (r#"{"a":1,"a":2}"#, "a"),
             (r#"{"a":{"b":[{"c":1,"c":[]}]}}"#, "a.b[0].c"),
             (r#"{"a":["x","\u0000"]}"#, "a[1]"),
@@ -305,7 +305,7 @@ mod tests {
             (r#"{"a":1,"#, "?"),
         ] {
             let (path, _) = object_or_path(text.as_bytes()).unwrap_err();
-            assert_eq!(path.to_string(), place, "{text}");
+            assert_eq!(path.to_string(), expected, "{text}");
         }
     }
 

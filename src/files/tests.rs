@@ -1,7 +1,16 @@
 //! Attacks on files by another user of the machine, and files after a crash.
 
+use std::ffi::OsStr;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt, symlink};
+use std::path::Path;
 
+use rustix::io::Errno;
+use rustix::process::geteuid;
+
+use super::directory::open_directory;
+use super::open::create_in;
+use super::write::unguessable;
 use super::*;
 
 fn mode(path: &Path) -> u32 {
@@ -256,7 +265,7 @@ fn a_directory_that_a_start_could_not_make_is_refused_and_none_is_made() {
     let at = |path: &str| directory.path().join(path);
     std::fs::write(at("file"), "").unwrap();
     symlink(at("nowhere"), at("link")).unwrap();
-    let check_at = |path: &str, made: Option<&Path>| check_place_or_makable(&at(path), made);
+    let check_at = |path: &str, made: Option<&Path>| check_parent_or_makable(&at(path), made);
     assert!(check_at("state", None).unwrap());
     assert!(!check_at("new/state", None).unwrap());
     for (path, says) in [

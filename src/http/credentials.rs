@@ -1,9 +1,9 @@
 //! `POST /v1/credentials`: requests a credential. Its wire types are also used by `tasks`.
 //!
 //! `request` reads a `RequestBody`, passes it to `broker::issuance`, and writes the `IssuedBody`.
-//! The rule: a secret of a credential is written only here and in `oauth::token`. Only what needs
-//! no catalogue is checked here: times, texts, the form of a task, and `Idempotency-Key`, which is
-//! one structured string.
+//! The rule: a secret of a credential is written only here and in `oauth::token`. This file checks
+//! only the parts that need no catalogue: times, texts, the form of a task, and `Idempotency-Key`,
+//! which is one structured string.
 //!
 //! Failures: a request that fails such a check is a 400 with a pointer to the member, before any
 //! evidence is verified. A denial and all other errors are the broker's, which `problem` maps.

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::AppState;
 use super::evidence::Presented;
-use super::params::{Asked, Named};
+use super::params::{Named, QueryParams};
 use super::problem::Problem;
 use super::sessions::{id, limit_within};
 use crate::domain::limits::MAX_DECISIONS_PAGE;
@@ -60,7 +60,7 @@ pub(super) async fn forget(
 pub(super) async fn list(
     State(state): State<AppState>,
     presented: Presented,
-    Asked(asked): Asked<DecisionsQuery>,
+    QueryParams(asked): QueryParams<DecisionsQuery>,
 ) -> Result<Response, Problem> {
     let limit = limit_within(asked.limit, MAX_DECISIONS_PAGE)?;
     let page = state

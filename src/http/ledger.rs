@@ -25,7 +25,7 @@ use futures_util::stream::{self, StreamExt as _};
 use super::AppState;
 use super::evidence::Presented;
 use super::json;
-use super::params::{Asked, Named};
+use super::params::{Named, QueryParams};
 use super::problem::Problem;
 use super::receipt::texts;
 use super::sessions::id;
@@ -63,7 +63,7 @@ pub(super) async fn decision(
     State(state): State<AppState>,
     presented: Presented,
     Named(text): Named,
-    Asked(asked): Asked<DecisionQuery>,
+    QueryParams(asked): QueryParams<DecisionQuery>,
 ) -> Result<Json<DecisionProofBody>, Problem> {
     let id: DecisionId = id("decision", &text)?;
     let under = under(asked.witnessed, asked.witness.as_deref());
@@ -181,7 +181,7 @@ pub(super) async fn proof(
     State(state): State<AppState>,
     presented: Presented,
     Named(text): Named,
-    Asked(asked): Asked<ProofQuery>,
+    QueryParams(asked): QueryParams<ProofQuery>,
 ) -> Result<Json<InclusionBody>, Problem> {
     let index: u64 = id("ledger entry", &text)?;
     let leaf = state
@@ -226,7 +226,7 @@ pub(super) async fn proof(
 pub(super) async fn consistency(
     State(state): State<AppState>,
     presented: Presented,
-    Asked(asked): Asked<ConsistencyQuery>,
+    QueryParams(asked): QueryParams<ConsistencyQuery>,
 ) -> Result<Json<ConsistencyBody>, Problem> {
     check_public(&state, &presented).await?;
     let to = asked

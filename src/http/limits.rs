@@ -5,9 +5,9 @@
 //! by IPv6 /64. The rule: these limits need no knowledge of the caller. `broker::access` limits
 //! identities, after their evidence was verified.
 //!
-//! Failures: a request beyond the limit is a 429 with the time to wait. `None` from `place` means
-//! that the address has all its connections. A request whose client address is unknown is not
-//! limited. `http::mod` has the layer [`by_address`]; `server` takes places for connections.
+//! Failures: a request beyond the limit is a 429 with the time to wait. `None` from `take_slot`
+//! means that the address has all its connections. A request whose client address is unknown is not
+//! limited. `http::mod` has the layer [`by_address`]; `server` takes slots for connections.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -80,7 +80,7 @@ pub(super) struct AddressConnections {
 }
 
 /// The slot of one connection; dropping it frees the slot.
-pub struct Place {
+pub struct ConnectionSlot {
     address: IpAddr,
     connections: Arc<AddressConnections>,
 }
@@ -94,7 +94,7 @@ impl AddressConnections {
     }
 
     /// A slot for one more connection. `None` if the address has no slot left.
-    pub(super) fn place(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+    pub(super) fn take_slot(self: &Arc<Self>, address: IpAddr) -> Option<ConnectionSlot> {
         let address = counted_as(address);
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let count = held.entry(address).or_insert(0);
@@ -102,14 +102,14 @@ impl AddressConnections {
             return None;
         }
         *count += 1;
-        Some(Place {
+        Some(ConnectionSlot {
             address,
             connections: Arc::clone(self),
         })
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         let held = &self.connections.held;
         let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
@@ -162,13 +162,13 @@ mod tests {
     #[test]
     fn an_address_has_its_connections_and_gets_no_more_until_one_has_gone() {
         let connections = Arc::new(AddressConnections::new(2));
-        let place = |address: &str| connections.place(address.parse().unwrap());
-        let first = place("2001:db8::1").unwrap();
-        let _second = place("2001:db8::2").unwrap();
-        assert!(place("2001:db8::3").is_none());
-        let other = place("::ffff:192.0.2.1").unwrap();
+        let slot = |address: &str| connections.take_slot(address.parse().unwrap());
+        let first = slot("2001:db8::1").unwrap();
+        let _second = slot("2001:db8::2").unwrap();
+        assert!(slot("2001:db8::3").is_none());
+        let other = slot("::ffff:192.0.2.1").unwrap();
         drop(first);
-        assert!(place("2001:db8::3").is_some());
+        assert!(slot("2001:db8::3").is_some());
         drop(other);
         assert_eq!(
             connections.held.lock().unwrap().len(),

@@ -2,7 +2,7 @@
 //!
 //! Each resource has a file with thin handlers: they read a request, call one method of the broker,
 //! and write the answer. The shapes of both are in [`crate::wire`]. [`router`] has all routes and
-//! layers, [`openapi`] their description. The order of layers, outermost first:
+//! layers, [`openapi()`] their description. The order of layers, outermost first:
 //!
 //! 1. secrets in a request are marked, so that nothing logs them;
 //! 2. the client's address, metrics, trace context and a request id, for every request, refused
@@ -29,7 +29,6 @@ mod client_certificates;
 mod cors;
 pub mod credentials;
 mod decisions;
-mod document;
 mod evidence;
 pub mod federation;
 mod head;
@@ -37,6 +36,7 @@ mod json;
 pub mod ledger;
 mod limits;
 pub mod oauth;
+mod openapi;
 mod ops;
 mod params;
 pub(crate) mod problem;
@@ -181,7 +181,7 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(admin::revoke_key))
         .routes(routes!(admin::active_generation))
         .routes(routes!(admin::generation))
-        .routes(routes!(document::openapi_json))
+        .routes(routes!(openapi::openapi_json))
         .routes(routes!(ops::livez))
         .routes(routes!(ops::readyz))
         .routes(routes!(ops::metrics))
@@ -215,7 +215,7 @@ fn large() -> OpenApiRouter<AppState> {
 pub fn openapi() -> utoipa::openapi::OpenApi {
     let all = api().merge(public()).merge(public_with_ledger());
     let mut document = all.merge(large()).into_openapi();
-    document::complete(&mut document);
+    openapi::complete(&mut document);
     document
 }
 

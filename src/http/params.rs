@@ -1,8 +1,8 @@
 //! Paths and queries, read as strictly as bodies.
 //!
-//! [`Named`] is a name in a path, [`Asked`] a query, and [`Unrepeatable`] refuses `Idempotency-Key`
-//! where repeats are not recognized. `in_one_spelling` parses a value that has one canonical text.
-//! The rule: no parameter is unknown or repeated, and none contains U+0000.
+//! [`Named`] is a name in a path, [`QueryParams`] a query, and [`Unrepeatable`] refuses
+//! `Idempotency-Key` where repeats are not recognized. `in_one_spelling` parses a value that has
+//! one canonical text. The rule: no parameter is unknown or repeated, and none contains U+0000.
 //!
 //! Failures: a path that is not a name is a 404, because nothing can have that name; any other
 //! mistake is a 400 with a pointer to the parameter. `None` from `in_one_spelling` means that the
@@ -51,9 +51,9 @@ pub(super) const UNREPEATABLE: &str = "Idempotency-Key: not taken here, so leave
                                        opens the task too";
 
 /// A query, read strictly.
-pub(super) struct Asked<T>(pub(super) T);
+pub(super) struct QueryParams<T>(pub(super) T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryParams<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
@@ -107,8 +107,8 @@ mod tests {
             .uri(format!("/x?{query}"))
             .body(Body::empty());
         let (mut parts, _) = request.unwrap().into_parts();
-        let asked = Asked::from_request_parts(&mut parts, &()).await;
-        asked.map(|Asked(page)| page)
+        let asked = QueryParams::from_request_parts(&mut parts, &()).await;
+        asked.map(|QueryParams(page)| page)
     }
 
     #[tokio::test]

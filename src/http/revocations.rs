@@ -13,7 +13,7 @@ use axum::extract::State;
 use super::AppState;
 use super::evidence::Presented;
 use super::json::Strict;
-use super::params::{Asked, Named, Unrepeatable};
+use super::params::{Named, QueryParams, Unrepeatable};
 use super::problem::Problem;
 use super::sessions::{cursor, id, page_limit, read_cursor};
 use crate::broker::revocation::{BlockRequest, RevokeRequest, Revoked};
@@ -46,7 +46,7 @@ fn revocation_body(revocation: &Revoked, now: Timestamp) -> RevocationBody {
 pub(super) async fn list(
     State(state): State<AppState>,
     presented: Presented,
-    Asked(asked): Asked<RevocationQuery>,
+    QueryParams(asked): QueryParams<RevocationQuery>,
 ) -> Result<Json<RevocationPage>, Problem> {
     let limit = page_limit(asked.limit)?;
     let selector = asked.selector.as_deref().map(str::parse::<Selector>);

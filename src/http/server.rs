@@ -7,7 +7,8 @@
 //!
 //! Failures: an address in use or an unfit certificate is an `io::Error` at the start. A listener
 //! that fails later is only logged. `app` calls this module. It calls `router`, `tls` for
-//! certificates, `limits` for places, and `unread` to end connections whose client does not read.
+//! certificates, `limits` for connection slots, and `unread` to end connections whose client does
+//! not read.
 
 use std::future::{Ready, ready};
 use std::io;
@@ -23,7 +24,7 @@ use tower_http::add_extension::AddExtension;
 use tracing::warn;
 
 use super::client_address::TrustedProxies;
-use super::limits::{AddressConnections, Place};
+use super::limits::{AddressConnections, ConnectionSlot};
 use super::tls::ServedTls;
 use super::unread::WriteTimeout;
 use super::{AppState, ops, router};
@@ -274,21 +275,20 @@ impl Bounded {
         Self { proxies, ..self }
     }
 
-    fn place(&self, peer: IpAddr) -> io::Result<Option<Arc<Place>>> {
+    fn take_slot(&self, peer: IpAddr) -> io::Result<Option<Arc<ConnectionSlot>>> {
         if self.proxies.contain(peer) {
             return Ok(None);
         }
-        let place = self.by_address.place(peer);
-        let place =
-            place.ok_or_else(|| io::Error::other("too many connections from one address"))?;
-        Ok(Some(Arc::new(place)))
+        let slot = self.by_address.take_slot(peer);
+        let slot = slot.ok_or_else(|| io::Error::other("too many connections from one address"))?;
+        Ok(Some(Arc::new(slot)))
     }
 }
 
 impl<S> Accept<TcpStream, S> for Bounded {
     type Stream = WriteTimeout<TcpStream>;
     /// The service carries the connection's slot: both are dropped when the connection ends.
-    type Service = AddExtension<S, Option<Arc<Place>>>;
+    type Service = AddExtension<S, Option<Arc<ConnectionSlot>>>;
     type Future = Ready<io::Result<(Self::Stream, Self::Service)>>;
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
@@ -297,9 +297,9 @@ impl<S> Accept<TcpStream, S> for Bounded {
             return ready(Err(io::Error::other("too many connections")));
         }
         ready(stream.set_nodelay(true).and_then(|()| {
-            let place = self.place(stream.peer_addr()?.ip())?;
+            let slot = self.take_slot(stream.peer_addr()?.ip())?;
             let stream = WriteTimeout::new(stream, self.write_patience);
-            Ok((stream, AddExtension::new(service, place)))
+            Ok((stream, AddExtension::new(service, slot)))
         }))
     }
 }

@@ -21,7 +21,7 @@ use serde_json::Value;
 use super::AppState;
 use super::evidence::Presented;
 use super::json::Strict;
-use super::params::{Asked, Named};
+use super::params::{Named, QueryParams};
 use super::problem::Problem;
 use crate::broker::verification::sessions::SessionReport;
 use crate::crypto::digest::sha256;
@@ -110,7 +110,7 @@ where
 pub(super) async fn list(
     State(state): State<AppState>,
     presented: Presented,
-    Asked(asked): Asked<SessionQuery>,
+    QueryParams(asked): QueryParams<SessionQuery>,
 ) -> Result<Response, Problem> {
     let limit = page_limit(asked.limit)?;
     let live = asked

@@ -17,7 +17,7 @@ use super::AppState;
 use super::credentials::new_task;
 use super::evidence::Presented;
 use super::json::Strict;
-use super::params::{Asked, Named, Unrepeatable};
+use super::params::{Named, QueryParams, Unrepeatable};
 use super::problem::Problem;
 use super::sessions::{cursor, id, link_next, page_limit, read_cursor};
 use crate::broker::tasks::{TaskReport, TaskWithSessions};
@@ -95,7 +95,7 @@ pub(super) async fn open(
 pub(super) async fn list(
     State(state): State<AppState>,
     presented: Presented,
-    Asked(asked): Asked<TaskQuery>,
+    QueryParams(asked): QueryParams<TaskQuery>,
 ) -> Result<Response, Problem> {
     let limit = page_limit(asked.limit)?;
     let filter = TaskFilter {

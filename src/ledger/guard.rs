@@ -25,7 +25,7 @@ use super::shared::{SharedCheckpoint, SharedError, Through};
 use super::{LedgerParts, Signed};
 use crate::domain::succession::Succession;
 use crate::files::{
-    check_place, check_place_or_makable, make_directory_of, read_private, write_whole,
+    check_parent, check_parent_or_makable, make_directory_of, read_private, write_whole,
 };
 use crate::merkle::{Checkpoint, CheckpointError, EMPTY_ROOT, MAX_NOTE_BYTES, Note};
 use crate::store::Store;
@@ -206,7 +206,7 @@ impl Guard {
 /// Creates nothing, and does not compare the checkpoint with the store. `made_before` is a
 /// directory that the start creates earlier, with its parents.
 pub fn check_checkpoint_file(file: &Path, made_before: Option<&Path>) -> Result<(), String> {
-    match check_place_or_makable(file, made_before) {
+    match check_parent_or_makable(file, made_before) {
         Ok(true) => read_checkpoint(file).map(drop),
         Ok(false) => Ok(()),
         Err(error) => Err(error.to_string()),
@@ -215,7 +215,7 @@ pub fn check_checkpoint_file(file: &Path, made_before: Option<&Path>) -> Result<
 
 /// The checkpoint in a replica's file. `None` if there is no file.
 fn read_checkpoint(file: &Path) -> Result<Option<Checkpoint>, String> {
-    check_place(file).map_err(|error| error.to_string())?;
+    check_parent(file).map_err(|error| error.to_string())?;
     let read = read_private(file, MAX_NOTE_BYTES).map_err(|error| error.to_string())?;
     let known = read.map(|bytes| {
         unverified(&bytes).map_err(|error| {

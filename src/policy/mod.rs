@@ -68,6 +68,6 @@ pub use decide::{Bounds, PolicyError, Question};
 pub use generation::{CompiledGeneration, GenerationParts, build, write};
 pub use lint::is_role;
 pub use mapping::TaskFacts;
-pub use notes::{Lasting, NamedPlaces, Notes};
+pub use notes::{Lasting, NamedLocations, Notes};
 pub use problem::PolicyProblem;
 pub use stack::RUNTIME_STACK_BYTES;

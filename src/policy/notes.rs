@@ -15,7 +15,7 @@ use cedar_policy::{Effect, ResourceConstraint};
 use serde::Serialize;
 
 use super::asked::Fact;
-use super::asked::question::{Question, Questions, Relation};
+use super::asked::question::{ExtentQuestion, Questions, Relation};
 use super::asked::rewrite::Rule;
 use super::asked::text::AskedText;
 use super::bundle::NamedPolicy;
@@ -31,9 +31,9 @@ use crate::domain::pattern::Budget;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Notes {
     /// Permits that name URLs by `==` and do not cover the locations below them.
-    pub single_places: Vec<NamedPlaces>,
+    pub single_locations: Vec<NamedLocations>,
     /// Forbids that name locations which no request can have.
-    pub unmet_places: Vec<NamedPlaces>,
+    pub unmet_locations: Vec<NamedLocations>,
     /// Policies about an AWS resource that require a request without a region. Every request has
     /// one.
     pub without_region: Vec<String>,
@@ -57,7 +57,7 @@ pub struct Lasting {
 /// Locations that a policy names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[expect(missing_docs, reason = "the other names say it all")]
-pub struct NamedPlaces {
+pub struct NamedLocations {
     /// The `@id` of the policy.
     pub policy: String,
     pub first: String,
@@ -65,12 +65,12 @@ pub struct NamedPlaces {
     pub count: usize,
 }
 
-impl NamedPlaces {
-    fn of(policy: &NamedPolicy, places: BTreeSet<String>) -> Option<Self> {
+impl NamedLocations {
+    fn of(policy: &NamedPolicy, locations: BTreeSet<String>) -> Option<Self> {
         Some(Self {
             policy: policy.id.clone(),
-            count: places.len(),
-            first: places.into_iter().next()?,
+            count: locations.len(),
+            first: locations.into_iter().next()?,
         })
     }
 }
@@ -85,13 +85,17 @@ impl Notes {
         let mut notes = Self::default();
         for (named, rule) in rules {
             let asked = rule.questions.iter().filter_map(|own| questions.get(*own));
-            let asked: Vec<&Question> = asked.collect();
+            let asked: Vec<&ExtentQuestion> = asked.collect();
             if named.policy.effect() == Effect::Permit {
-                let places = single_places(&asked, &budget);
-                notes.single_places.extend(NamedPlaces::of(named, places));
+                let locations = single_locations(&asked, &budget);
+                notes
+                    .single_locations
+                    .extend(NamedLocations::of(named, locations));
             } else {
-                let places = unmet_places(named, &asked, catalog, &budget);
-                notes.unmet_places.extend(NamedPlaces::of(named, places));
+                let locations = unmet_locations(named, &asked, catalog, &budget);
+                notes
+                    .unmet_locations
+                    .extend(NamedLocations::of(named, locations));
             }
             let in_regions = resources(named, catalog).all(|own| always_has_a_region(&own.kind));
             if in_regions && asked.iter().any(|own| own.wants_no(Fact::Region)) {
@@ -139,8 +143,8 @@ fn resources<'a>(named: &NamedPolicy, catalog: &'a Catalog) -> impl Iterator<Ite
 
 /// The URLs that are named by `==` alone. A request for a URL also covers everything below it, so
 /// such a permit permits no request for that URL by itself.
-fn single_places(asked: &[&Question], budget: &Budget) -> BTreeSet<String> {
-    let mut places = BTreeSet::new();
+fn single_locations(asked: &[&ExtentQuestion], budget: &Budget) -> BTreeSet<String> {
+    let mut locations = BTreeSet::new();
     for patterns in asked
         .iter()
         .flat_map(|own| own.sets(Fact::Location, Relation::Covered))
@@ -152,21 +156,21 @@ fn single_places(asked: &[&Question], budget: &Budget) -> BTreeSet<String> {
             let below = AskedText::of_location(&location);
             let covered = below.iter().all(|own| patterns.covers(own, budget));
             if budget.is_exhausted() {
-                return places;
+                return locations;
             }
             if !location.is_arn() && !covered {
-                places.insert(text.clone());
+                locations.insert(text.clone());
             }
         }
     }
-    places
+    locations
 }
 
 /// The named locations that overlap no registered location, or that have a spelling which requests
 /// never have.
-fn unmet_places(
+fn unmet_locations(
     named: &NamedPolicy,
-    asked: &[&Question],
+    asked: &[&ExtentQuestion],
     catalog: &Catalog,
     budget: &Budget,
 ) -> BTreeSet<String> {
@@ -174,7 +178,7 @@ fn unmet_places(
         .flat_map(|resource| &resource.locations)
         .flat_map(AskedText::of_location)
         .collect();
-    let mut places = BTreeSet::new();
+    let mut locations = BTreeSet::new();
     for patterns in asked
         .iter()
         .flat_map(|own| own.sets(Fact::Location, Relation::Met))
@@ -182,14 +186,14 @@ fn unmet_places(
         for (text, single) in patterns.singles() {
             let met = registered.iter().any(|own| single.overlaps(own, budget));
             if budget.is_exhausted() {
-                return places;
+                return locations;
             }
             if !met || has_other_spelling(&text) {
-                places.insert(text);
+                locations.insert(text);
             }
         }
     }
-    places
+    locations
 }
 
 /// Whether a URL contains parts that no location of a request has: an escape, an empty segment, a

@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::decide::{Atom, Manner};
+use super::decide::{EvaluationOptions, RightAnswer};
 use super::generation::CompiledGeneration;
 use super::input::{CredentialInput, Input};
 use super::slice::Answer;
@@ -30,8 +30,8 @@ impl CompiledGeneration {
         &self,
         input: &Input,
         opening: Option<&Answer>,
-        atoms: &[Atom<'_>],
-        manner: Manner<'_>,
+        right_answers: &[RightAnswer<'_>],
+        options: EvaluationOptions<'_>,
     ) -> Option<Allowed> {
         let asked = input.credential.as_ref()?;
         let opening: BTreeSet<String> = match opening {
@@ -42,7 +42,7 @@ impl CompiledGeneration {
         if self.terms(&opening).approval {
             return None;
         }
-        let (rights, permits) = self.permitted_part(atoms, manner.budget)?;
+        let (rights, permits) = self.permitted_part(right_answers, options.budget)?;
         let details = regroup(&asked.authorization_details, &rights);
         if details.is_empty() {
             return None;
@@ -53,8 +53,8 @@ impl CompiledGeneration {
             authorization_details: details,
             ..asked.clone()
         };
-        let at_most = self.would_permit(input, &smaller, Some(max), manner);
-        if !at_most && !self.would_permit(input, &smaller, asked.ttl_seconds, manner) {
+        let at_most = self.would_permit(input, &smaller, Some(max), options);
+        if !at_most && !self.would_permit(input, &smaller, asked.ttl_seconds, options) {
             return None;
         }
         Some(Allowed {
@@ -69,24 +69,26 @@ impl CompiledGeneration {
     /// `budget` runs out.
     fn permitted_part<'a>(
         &self,
-        atoms: &'a [Atom<'a>],
+        right_answers: &'a [RightAnswer<'a>],
         budget: &Budget,
     ) -> Option<(Rights<'a>, BTreeSet<String>)> {
         // A right has several answers if it covers several registered actions.
         let mut free: BTreeMap<&ActionName, BTreeMap<&Location, BTreeSet<&String>>> =
             BTreeMap::new();
         let mut refused: BTreeMap<&ActionName, BTreeSet<&Location>> = BTreeMap::new();
-        for atom in atoms {
-            match &atom.answer {
+        for right in right_answers {
+            match &right.answer {
                 Answer::Permit(permits) if !self.terms(permits.all()).approval => {
-                    let free = free.entry(atom.action).or_default();
-                    free.entry(atom.location).or_default().extend(permits.all());
+                    let free = free.entry(right.action).or_default();
+                    free.entry(right.location)
+                        .or_default()
+                        .extend(permits.all());
                 }
                 _ => {
                     refused
-                        .entry(atom.action)
+                        .entry(right.action)
                         .or_default()
-                        .insert(atom.location);
+                        .insert(right.location);
                 }
             }
         }
@@ -114,7 +116,7 @@ impl CompiledGeneration {
         input: &Input,
         smaller: &CredentialInput,
         ttl_seconds: Option<u64>,
-        manner: Manner<'_>,
+        options: EvaluationOptions<'_>,
     ) -> bool {
         let input = Input {
             credential: Some(CredentialInput {
@@ -123,11 +125,11 @@ impl CompiledGeneration {
             }),
             ..input.clone()
         };
-        let manner = Manner {
+        let options = EvaluationOptions {
             with_offer: false,
-            ..manner
+            ..options
         };
-        self.judge(&input, manner).verdict.is_ok()
+        self.evaluate_or_refuse(&input, options).verdict.is_ok()
     }
 }
 

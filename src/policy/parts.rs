@@ -1,8 +1,8 @@
 //! Splits a policy into the parts that must hold for it to apply: principal, action, resource, and
 //! each conjunct of its conditions. An explanation can then name the parts that do not hold.
 //!
-//! [`Dissected`] is a policy with its [`Part`]s, and [`Case`] is the request that they are
-//! evaluated for. Each part is evaluated by Cedar as a permit with no other part.
+//! [`Dissected`] is a policy with its [`Part`]s, and [`EvaluationContext`] is the request that they
+//! are evaluated for. Each part is evaluated by Cedar as a permit with no other part.
 //!
 //! Nothing here returns an error, and nothing here affects a decision. A part that cannot be
 //! evaluated by itself counts as not holding; a policy that Cedar cannot convert to JSON has no
@@ -56,16 +56,16 @@ impl Part {
         })
     }
 
-    /// Whether it holds in `case`. A part that cannot be evaluated by itself does not hold.
-    pub(super) fn holds(&self, case: &Case<'_>) -> bool {
+    /// Whether it holds in `context`. A part that cannot be evaluated by itself does not hold.
+    pub(super) fn holds(&self, context: &EvaluationContext<'_>) -> bool {
         let evaluated = || {
             let (rule, questions) = self.alone.as_ref()?;
             let budget = Budget::new(MAX_REQUEST_STEPS);
-            let holding = questions.holding(&rule.questions, &case.extent, &budget);
-            let request = case.request(&holding).ok()?;
+            let holding = questions.holding(&rule.questions, &context.extent, &budget);
+            let request = context.request(&holding).ok()?;
             let set = PolicySet::from_policies([rule.policy.clone()]).ok()?;
             let answer = with_evaluation_stack(rule.depth, || {
-                Authorizer::new().is_authorized(&request, &set, &case.scene.entities)
+                Authorizer::new().is_authorized(&request, &set, &context.scene.entities)
             });
             Some(answer.decision() == Decision::Allow)
         };
@@ -86,22 +86,22 @@ impl Part {
 }
 
 /// The request that parts are evaluated for.
-pub(super) struct Case<'a> {
+pub(super) struct EvaluationContext<'a> {
     pub(super) model: &'a Model,
     pub(super) scene: &'a Scene,
     pub(super) asked: &'a Request,
     pub(super) extent: Extent<'a>,
     /// Builds the context in which the given questions hold.
-    pub(super) context: &'a dyn Fn(&[u32]) -> Result<Context, Unmappable>,
+    pub(super) cedar_context: &'a dyn Fn(&[u32]) -> Result<Context, Unmappable>,
 }
 
-impl Case<'_> {
+impl EvaluationContext<'_> {
     /// The request, in a context in which the questions `holding` hold.
     fn request(&self, holding: &[u32]) -> Result<Request, Unmappable> {
         let unknown = || Unmappable("a request without action and resource".into());
         let action = self.asked.action().ok_or_else(unknown)?;
         let resource = self.asked.resource().ok_or_else(unknown)?;
-        let context = (self.context)(holding)?;
+        let context = (self.cedar_context)(holding)?;
         self.model.request(self.scene, action, resource, context)
     }
 }

@@ -87,9 +87,9 @@ pub enum NotReproduced {
     Different(Vec<String>),
 }
 
-/// How far policy took part in a decision.
+/// The origin of a recorded outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub enum DecidedBy {
     /// Policy was evaluated, and decided.
     Policy,
     /// Policy was not evaluated: the request was refused before, with this code.
@@ -107,7 +107,7 @@ pub struct Recorded {
     bytes: Vec<u8>,
     salt: [u8; 16],
     input: Vec<u8>,
-    asked: Asked,
+    decided_by: DecidedBy,
 }
 
 impl Recorded {
@@ -138,15 +138,15 @@ impl Recorded {
         let end = opened.iter().position(|byte| *byte == b'\n');
         let input = opened.get(..end.unwrap_or(opened.len()));
         let input = input.unwrap_or_default().to_vec();
-        let asked = match (never_asked(&input), refusal, end) {
-            (Some(said), Some(code), _) if said == code.as_str() => Asked::Never(code),
+        let decided_by = match (never_asked(&input), refusal, end) {
+            (Some(said), Some(code), _) if said == code.as_str() => DecidedBy::Never(code),
             (Some(_), Some(_), _) => {
                 return Err(malformed(
                     "its refusal code differs from the one in its input",
                 ));
             }
-            (None, Some(code), None) => Asked::Overtaken(code),
-            (None, _, _) => Asked::Policy,
+            (None, Some(code), None) => DecidedBy::Overtaken(code),
+            (None, _, _) => DecidedBy::Policy,
             (Some(_), None, _) => {
                 return Err(malformed("it is a permit without an evaluation of policy"));
             }
@@ -157,14 +157,14 @@ impl Recorded {
             bytes,
             salt,
             input,
-            asked,
+            decided_by,
         })
     }
 
-    /// How far policy took part.
+    /// The origin of its outcome.
     #[must_use]
-    pub fn asked(&self) -> &Asked {
-        &self.asked
+    pub fn decided_by(&self) -> &DecidedBy {
+        &self.decided_by
     }
 
     /// The input of the evaluation.
@@ -265,7 +265,7 @@ impl Recorded {
                 found: generation.digest(),
             });
         }
-        if let Asked::Never(_) = self.asked {
+        if let DecidedBy::Never(_) = self.decided_by {
             return Ok(None);
         }
         let input = Input::read(&self.input)?;
@@ -300,7 +300,7 @@ impl Recorded {
             })),
             Some(RecordedDecision::Request(leaf)) => {
                 let mut leaf = leaf.clone();
-                if !matches!(self.asked, Asked::Overtaken(_)) {
+                if !matches!(self.decided_by, DecidedBy::Overtaken(_)) {
                     leaf.outcome = decision.outcome();
                     leaf.refusal = refusal(decision).map(|refusal| refusal.code);
                     leaf.policies = match permitted {

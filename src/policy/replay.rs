@@ -9,9 +9,9 @@
 //!
 //! Some records cannot be compared. A replay counts and skips refusals before policy was evaluated.
 //! Where the log refused a request that policy permitted, the replay compares with policy's permit.
-//! If the recorded input lacks facts that the candidate needs ([`Untold`]), the replay counts it as
-//! unknown. [`NOT_COMPARED`] lists facts that no input contains. An input that cannot be read is an
-//! error, which ends the replay.
+//! If the recorded input lacks facts that the candidate needs ([`UnknownReason`]), the replay
+//! counts it as unknown. [`NOT_COMPARED`] lists facts that no input contains. An input that cannot
+//! be read is an error, which ends the replay.
 //!
 //! A replay shows the effect of activating the candidate now. So a policy that only observes until
 //! a past day is enforced, regardless of the time of the decision.
@@ -26,7 +26,7 @@ use serde::Serialize;
 
 use super::generation::CompiledGeneration;
 use super::input::Input;
-use super::record::{Asked, Recorded};
+use super::record::{DecidedBy, Recorded};
 use crate::clock::Timestamp;
 use crate::crypto::digest::sha256;
 use crate::domain::decision::{Outcome, RefusalCode};
@@ -54,7 +54,7 @@ pub const NOT_COMPARED: &[&str] = &[
 /// A reason why the candidate's decision about a recorded input is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Untold {
+pub enum UnknownReason {
     /// The candidate needs roles, and the generation that decided did not, so they were not read.
     RolesNotRead,
     /// The candidate's attestor declares other claims.
@@ -65,7 +65,7 @@ pub enum Untold {
     LongerTask,
 }
 
-impl Untold {
+impl UnknownReason {
     /// The reason as text.
     #[must_use]
     pub fn as_text(self) -> &'static str {
@@ -85,7 +85,7 @@ impl Untold {
 /// A kind of difference from the recorded decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum DifferenceKind {
     /// Permitted on record, denied by the candidate.
     NewlyDenied,
     /// Refused on record, permitted by the candidate.
@@ -96,7 +96,7 @@ pub enum Kind {
     OtherRefusal,
 }
 
-impl Kind {
+impl DifferenceKind {
     /// Every kind, most severe first.
     pub const ALL: [Self; 4] = [
         Self::NewlyDenied,
@@ -161,7 +161,7 @@ pub struct Example {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[expect(missing_docs, reason = "the other names say it all")]
 pub struct GroupKey {
-    pub kind: Kind,
+    pub kind: DifferenceKind,
     /// The identity of the caller.
     pub workload: String,
     /// The requested resource; `task` for a request that only opens a task.
@@ -207,7 +207,7 @@ pub struct Tally {
     /// Number of decisions whose leaf or input was pruned.
     pub pruned: u64,
     /// Numbers of decisions about which the candidate's decision is unknown, by reason.
-    pub untold: BTreeMap<Untold, u64>,
+    pub unknown: BTreeMap<UnknownReason, u64>,
     groups: BTreeMap<GroupKey, (u64, Example)>,
 }
 
@@ -222,8 +222,8 @@ impl Tally {
         for point in [other.first, other.last].into_iter().flatten() {
             self.reach(point);
         }
-        for (why, count) in other.untold {
-            *self.untold.entry(why).or_default() += count;
+        for (why, count) in other.unknown {
+            *self.unknown.entry(why).or_default() += count;
         }
         for (key, (count, example)) in other.groups {
             self.count(key, count, example);
@@ -234,7 +234,7 @@ impl Tally {
     /// Whether every decision that was read could be compared.
     #[must_use]
     pub fn complete(&self) -> bool {
-        self.pruned == 0 && self.untold.is_empty()
+        self.pruned == 0 && self.unknown.is_empty()
     }
 
     fn reach(&mut self, point: Point) {
@@ -244,7 +244,7 @@ impl Tally {
 
     /// Number of decisions with this kind of difference.
     #[must_use]
-    pub fn of_kind(&self, kind: Kind) -> u64 {
+    pub fn of_kind(&self, kind: DifferenceKind) -> u64 {
         let groups = self.groups.iter().filter(|(key, _)| key.kind == kind);
         groups.map(|(_, (count, _))| count).sum()
     }
@@ -289,14 +289,14 @@ impl Tally {
 }
 
 /// The outcome for an input and the policies that determine it, or the reason why it is unknown.
-type Told = Result<(Short, Vec<String>), Untold>;
+type ReplayResult = Result<(Short, Vec<String>), UnknownReason>;
 
 /// A replay in one thread.
 #[derive(Debug)]
 pub struct Replay<'a> {
     candidate: &'a CompiledGeneration,
     at: Timestamp,
-    remembered: HashMap<[u8; 32], Told>,
+    remembered: HashMap<[u8; 32], ReplayResult>,
     tally: Tally,
 }
 
@@ -330,13 +330,13 @@ impl<'a> Replay<'a> {
             index: recorded.index,
             at: recorded.at(),
         });
-        let overtaken = match recorded.asked() {
-            Asked::Never(_) => {
+        let overtaken = match recorded.decided_by() {
+            DecidedBy::Never(_) => {
                 self.tally.never_asked += 1;
                 return Ok(());
             }
-            Asked::Overtaken(_) => true,
-            Asked::Policy => false,
+            DecidedBy::Overtaken(_) => true,
+            DecidedBy::Policy => false,
         };
         let (outcome, refusal) = recorded.outcome();
         let was = Short {
@@ -347,7 +347,7 @@ impl<'a> Replay<'a> {
         let (would_be, policies) = match self.evaluate(recorded)? {
             Ok(told) => told,
             Err(why) => {
-                *self.tally.untold.entry(why).or_default() += 1;
+                *self.tally.unknown.entry(why).or_default() += 1;
                 return Ok(());
             }
         };
@@ -381,14 +381,14 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
-    fn evaluate(&mut self, recorded: &Recorded) -> Result<Told, super::PolicyError> {
+    fn evaluate(&mut self, recorded: &Recorded) -> Result<ReplayResult, super::PolicyError> {
         let at = self.at.max(recorded.at());
         let key = key(self.candidate.dates_before(at), recorded.input());
         if let Some(known) = self.remembered.get(&key) {
             return Ok(known.clone());
         }
         let input = Input::read(recorded.input())?;
-        let told = match self.candidate.untold(&input) {
+        let told = match self.candidate.unknown_reason(&input) {
             Some(why) => Err(why),
             None => Ok(self.decide(recorded, &input, at)),
         };
@@ -418,19 +418,20 @@ impl<'a> Replay<'a> {
 impl CompiledGeneration {
     /// The reason why this generation's decision about the recorded input is unknown; `None` if it
     /// is known.
-    pub(super) fn untold(&self, input: &Input) -> Option<Untold> {
+    pub(super) fn unknown_reason(&self, input: &Input) -> Option<UnknownReason> {
         if self.asks_for_roles() && !input.knows_roles() {
-            return Some(Untold::RolesNotRead);
+            return Some(UnknownReason::RolesNotRead);
         }
         // If this generation has no such attestor, it refuses the request. That result is known.
         let attestor = &input.principal.attestor;
         let is_declared = self.attestors().iter().any(|own| own.name() == attestor);
         if is_declared && self.model.workload_scene(&input.principal, None).is_err() {
-            return Some(Untold::OtherClaims);
+            return Some(UnknownReason::OtherClaims);
         }
         let task_type = self.catalog().task_type(&input.task.task_type)?;
         let most = task_type.max_deadline_seconds;
-        (input.task.opens && input.task.deadline_seconds_left > most).then_some(Untold::LongerTask)
+        (input.task.opens && input.task.deadline_seconds_left > most)
+            .then_some(UnknownReason::LongerTask)
     }
 }
 
@@ -461,19 +462,19 @@ fn around_instant(input: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((before, instant.get(end..)?))
 }
 
-fn kind(was: &Short, would_be: &Short) -> Option<Kind> {
+fn kind(was: &Short, would_be: &Short) -> Option<DifferenceKind> {
     match (
         was.outcome == Outcome::Permit,
         would_be.outcome == Outcome::Permit,
     ) {
-        (true, false) => Some(Kind::NewlyDenied),
-        (false, true) => Some(Kind::NewlyPermitted),
+        (true, false) => Some(DifferenceKind::NewlyDenied),
+        (false, true) => Some(DifferenceKind::NewlyPermitted),
         (true, true) => {
             // The record of a decision that the log refused has no life.
             let both = was.ttl_seconds.zip(would_be.ttl_seconds);
             both.filter(|(was, would_be)| was != would_be)
-                .map(|_| Kind::OtherTtl)
+                .map(|_| DifferenceKind::OtherTtl)
         }
-        (false, false) => (was != would_be).then_some(Kind::OtherRefusal),
+        (false, false) => (was != would_be).then_some(DifferenceKind::OtherRefusal),
     }
 }

@@ -35,6 +35,6 @@ where
 /// `cursor` and `limit` select a page of a listing and are not part of the filter to which a cursor
 /// is bound, so a query is written without them. (An unconditional skip would also remove them from
 /// the OpenAPI description.)
-pub(super) fn is_place<T>(_: &T) -> bool {
+pub(super) fn is_marker<T>(_: &T) -> bool {
     true
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::query::{is_place, maybe_number};
+use super::query::{is_marker, maybe_number};
 use super::sessions::SessionBody;
 use crate::clock::Timestamp;
 use crate::domain::cutoff::{Cutoff, Selector};
@@ -156,12 +156,12 @@ pub struct RevocationQuery {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
     /// The `next_cursor` of the previous page.
-    #[serde(default, skip_serializing_if = "is_place")]
+    #[serde(default, skip_serializing_if = "is_marker")]
     pub cursor: Option<String>,
     /// The largest number of rows, 1 to 500; 100 if absent.
     #[serde(
         default,
-        skip_serializing_if = "is_place",
+        skip_serializing_if = "is_marker",
         deserialize_with = "maybe_number"
     )]
     pub limit: Option<u32>,

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::query::{is_place, maybe_number};
+use super::query::{is_marker, maybe_number};
 use crate::clock::Timestamp;
 use crate::domain::deny_list::RevocationProgress;
 use crate::domain::grant::Grant;
@@ -140,12 +140,12 @@ pub struct SessionQuery {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resource: Option<String>,
     /// The `next_cursor` of the previous page.
-    #[serde(default, skip_serializing_if = "is_place")]
+    #[serde(default, skip_serializing_if = "is_marker")]
     pub cursor: Option<String>,
     /// The largest number of rows.
     #[serde(
         default,
-        skip_serializing_if = "is_place",
+        skip_serializing_if = "is_marker",
         deserialize_with = "maybe_number"
     )]
     pub limit: Option<u32>,

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::credentials::{DecisionBody, IssuedTaskBody};
-use super::query::{is_place, maybe_number};
+use super::query::{is_marker, maybe_number};
 use super::receipt::ReceiptBody;
 use super::secret::SecretText;
 use crate::clock::Timestamp;
@@ -95,12 +95,12 @@ pub struct TaskQuery {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
     /// The `next_cursor` of the previous page.
-    #[serde(default, skip_serializing_if = "is_place")]
+    #[serde(default, skip_serializing_if = "is_marker")]
     pub cursor: Option<String>,
     /// The largest number of rows.
     #[serde(
         default,
-        skip_serializing_if = "is_place",
+        skip_serializing_if = "is_marker",
         deserialize_with = "maybe_number"
     )]
     pub limit: Option<u32>,

@@ -18,7 +18,7 @@ use taskpass::domain::record::Record;
 use taskpass::domain::request::{CredentialRequest, NewTask};
 use taskpass::domain::task::TaskEnd;
 use taskpass::policy::CompiledGeneration;
-use taskpass::policy::record::{Asked, RecordError, Recorded};
+use taskpass::policy::record::{DecidedBy, RecordError, Recorded};
 use tokio::task::JoinSet;
 
 use crate::support::fleet::{Fleet, Replica, body};
@@ -145,11 +145,14 @@ async fn thousands_of_recorded_decisions_come_out_again_byte_for_byte() {
             panic!("index {}: {different}", record.index);
         });
         let (outcome, refusal) = recorded.outcome();
-        assert_eq!(again.is_none(), matches!(recorded.asked(), Asked::Never(_)));
-        let asked = match recorded.asked() {
-            Asked::Policy => "policy",
-            Asked::Never(_) => "never",
-            Asked::Overtaken(_) => "overtaken",
+        assert_eq!(
+            again.is_none(),
+            matches!(recorded.decided_by(), DecidedBy::Never(_))
+        );
+        let asked = match recorded.decided_by() {
+            DecidedBy::Policy => "policy",
+            DecidedBy::Never(_) => "never",
+            DecidedBy::Overtaken(_) => "overtaken",
         };
         let code = refusal.map_or("", |code| code.as_str());
         let kind = [asked, outcome.as_str(), code].join(" ");
@@ -519,7 +522,7 @@ async fn a_record_with_any_part_changed_is_no_record() {
     ));
     assert_eq!(
         Recorded::open(never).unwrap().asked(),
-        &Asked::Never(RefusalCode::UnknownResource)
+        &DecidedBy::Never(RefusalCode::UnknownResource)
     );
     // Parts of another decision's record do not match this leaf's commitments.
     let swapped = Record {

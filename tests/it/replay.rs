@@ -16,7 +16,7 @@ use taskpass::domain::generation::{Generation, PolicyFile};
 use taskpass::merkle::leaf_hash;
 use taskpass::policy::generation::digest_of;
 use taskpass::policy::record::Recorded;
-use taskpass::policy::replay::{Replay, Tally, Untold};
+use taskpass::policy::replay::{Replay, Tally, UnknownReason};
 use taskpass::policy::{CompiledGeneration, GenerationParts, build};
 
 use crate::explain::{CI, begin, ci_token, decide, records};
@@ -400,7 +400,7 @@ async fn without_contractors(policies: &str) -> Tally {
 async fn a_role_that_a_candidate_asks_for_counts_where_it_was_read_and_else_nothing_is_told() {
     let read = without_contractors(rig::POLICIES).await;
     assert_eq!((read.evaluated, read.unchanged), (2, 1));
-    assert_eq!(read.untold, BTreeMap::new());
+    assert_eq!(read.unknown, BTreeMap::new());
     let groups = read.groups();
     assert_eq!(groups[0].key.policies, ["no-contractors"]);
     assert_eq!(groups[0].key.workload, "dev:agent%3Areports");
@@ -411,7 +411,10 @@ async fn a_role_that_a_candidate_asks_for_counts_where_it_was_read_and_else_noth
     assert_ne!(policies, rig::POLICIES);
     let unread = without_contractors(&policies).await;
     assert_eq!((unread.evaluated, unread.changed()), (0, false));
-    assert_eq!(unread.untold, BTreeMap::from([(Untold::RolesNotRead, 2)]));
+    assert_eq!(
+        unread.unknown,
+        BTreeMap::from([(UnknownReason::RolesNotRead, 2)])
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -75,9 +75,9 @@ fn matches(pattern: &[char], text: &str) -> bool {
                 at += 1;
                 of += 1;
             }
-            (_, Some((place, taken))) => {
-                star = Some((place, taken + 1));
-                (at, of) = (taken + 1, place + 1);
+            (_, Some((begin, taken))) => {
+                star = Some((begin, taken + 1));
+                (at, of) = (taken + 1, begin + 1);
             }
             _ => return false,
         }

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 
 use super::decisions::{Decisions, Permit};
-use super::record::{Credential, Deed, Record, Region, RoleSeen};
+use super::record::{Credential, Record, RecordedAction, Region, RoleSeen};
 use crate::clock::Timestamp;
 use crate::domain::grant::{ActionName, AuthorizationDetail, Location};
 use crate::domain::pattern::{self, Budget};
@@ -67,7 +67,7 @@ pub(crate) enum Reason {
     Permitted,
     Action,
     Region,
-    Place,
+    Location,
     Expired,
     Completed,
     Revoked,
@@ -87,7 +87,7 @@ pub(crate) enum Reason {
     Unreadable,
     NoTime,
     Unclear,
-    NoPlace,
+    NoLocation,
     Pruned,
     AfterLog,
 }
@@ -99,7 +99,7 @@ impl Reason {
             Self::Permitted => "permitted",
             Self::Action => "action",
             Self::Region => "region",
-            Self::Place => "place",
+            Self::Location => "place",
             Self::Expired => "expired",
             Self::Completed => "completed",
             Self::Revoked => "revoked",
@@ -119,7 +119,7 @@ impl Reason {
             Self::Unreadable => "unreadable",
             Self::NoTime => "no_time",
             Self::Unclear => "unclear",
-            Self::NoPlace => "no_place",
+            Self::NoLocation => "no_place",
             Self::Pruned => "pruned",
             Self::AfterLog => "after_log",
         }
@@ -220,7 +220,7 @@ impl<'a> Judge<'a> {
                 _ => Judgement::new(Class::Unjudged, Reason::NoTime, why),
             },
         };
-        let made = verdict.class == Class::Proven && record.deed == Deed::Mint;
+        let made = verdict.class == Class::Proven && record.recorded_action == RecordedAction::Mint;
         verdict.made_again = made && self.was_made(permit.index());
         verdict.leaf = Some(permit.index());
         verdict.of = Some((permit.workload().to_owned(), permit.resource().to_owned()));
@@ -407,8 +407,8 @@ impl<'a> Judge<'a> {
         verdict
     }
 
-    /// Whether the deed is within the grant. A deed that is certainly outside is reported as such,
-    /// even if other facts about it are unknown.
+    /// Whether the action is within the grant. An action that is certainly outside is reported as
+    /// such, even if other facts about it are unknown.
     fn within(
         &mut self,
         record: &Record,
@@ -418,9 +418,9 @@ impl<'a> Judge<'a> {
         let unjudged = |reason, why: &str| Err((Class::Unjudged, reason, why.to_owned()));
         let details = permit.grant().details();
         let granted = |action: &ActionName| details.iter().any(|detail| gives(detail, action));
-        let (action, places, named, unclear) = match &record.deed {
-            Deed::Mint if permit.is_aws() => return Ok(()),
-            Deed::Mint => {
+        let (action, locations, named, unclear) = match &record.recorded_action {
+            RecordedAction::Mint if permit.is_aws() => return Ok(()),
+            RecordedAction::Mint => {
                 let Judgement {
                     class,
                     reason,
@@ -429,7 +429,7 @@ impl<'a> Judge<'a> {
                 } = no_session_of_aws();
                 return Err((class, reason, told));
             }
-            Deed::Unclear { why, needs } => {
+            RecordedAction::Unclear { why, needs } => {
                 return match needs.first() {
                     Some(first) if !needs.iter().any(granted) => {
                         outside(Reason::Action, format!("{first} was not granted"))
@@ -437,12 +437,12 @@ impl<'a> Judge<'a> {
                     _ => unjudged(Reason::Unclear, why),
                 };
             }
-            Deed::Rights {
+            RecordedAction::Rights {
                 action,
-                places,
+                locations,
                 named,
                 unclear,
-            } => (action, places, *named, *unclear),
+            } => (action, locations, *named, *unclear),
         };
         let region = &record.region;
         if !granted(action) {
@@ -458,24 +458,24 @@ impl<'a> Judge<'a> {
                 format!("{action} was not granted in {region}"),
             );
         }
-        let elsewhere = |place: &Location| {
+        let elsewhere = |location: &Location| {
             let mut own = here.clone().flat_map(AuthorizationDetail::locations);
             named
                 || !own.any(|own| {
                     pattern::overlap_within(
                         own.as_str(),
-                        place.as_str(),
+                        location.as_str(),
                         &Budget::of_one_comparison(),
                     )
                 })
         };
-        let mut everywhere = !places.is_empty();
-        for place in places {
-            if self.permits(permit, action, place, region) {
+        let mut everywhere = !locations.is_empty();
+        for location in locations {
+            if self.permits(permit, action, location, region) {
                 continue;
             }
-            if elsewhere(place) {
-                return outside(Reason::Place, format!("{action} was not granted there"));
+            if elsewhere(location) {
+                return outside(Reason::Location, format!("{action} was not granted there"));
             }
             everywhere = false;
         }
@@ -483,10 +483,10 @@ impl<'a> Judge<'a> {
             return unjudged(Reason::Unclear, why);
         }
         if !everywhere {
-            return unjudged(Reason::NoPlace, "it does not name its object");
+            return unjudged(Reason::NoLocation, "it does not name its object");
         }
-        let surely = |place| self.permits(permit, action, place, &Region::Unnamed);
-        if *region == Region::Unclear && !places.iter().all(surely) {
+        let surely = |location| self.permits(permit, action, location, &Region::Unnamed);
+        if *region == Region::Unclear && !locations.iter().all(surely) {
             return unjudged(Reason::Unclear, "its region is not a valid region");
         }
         Ok(())
@@ -496,13 +496,13 @@ impl<'a> Judge<'a> {
         &mut self,
         permit: &Permit<'_>,
         action: &ActionName,
-        place: &Location,
+        location: &Location,
         region: &Region,
     ) -> bool {
         let key = (
             permit.profile(),
             action.clone(),
-            place.clone(),
+            location.clone(),
             region.clone(),
         );
         if let Some(known) = self.answers.get(&key) {
@@ -517,7 +517,7 @@ impl<'a> Judge<'a> {
                 && detail
                     .locations()
                     .iter()
-                    .any(|own| own.covers_within(place, &Budget::of_one_comparison()))
+                    .any(|own| own.covers_within(location, &Budget::of_one_comparison()))
         });
         self.answers.insert(key, answer);
         answer

@@ -125,8 +125,8 @@ impl<'a> Run<'a> {
             .and_then(|mut input| {
                 input::each(&mut *input, shape, &mut |piece| {
                     self.tally.records += 1;
-                    let place = (name.as_str(), self.tally.records - before);
-                    self.take(piece, place);
+                    let position = (name.as_str(), self.tally.records - before);
+                    self.take(piece, position);
                     if self.tally.records.is_multiple_of(STRIDE) {
                         progress(self.tally.records);
                     }
@@ -141,14 +141,14 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn take(&mut self, piece: Piece<'_>, place: (&str, u64)) {
+    fn take(&mut self, piece: Piece<'_>, position: (&str, u64)) {
         let record = match piece {
             Piece::Record(bytes) => self.format.read(bytes),
             Piece::TooLong => Err("it is longer than the longest permitted record"),
         };
         let record = match record {
             Ok(record) => record,
-            Err(why) => return self.tally.add(Judgement::unreadable(why), None, place),
+            Err(why) => return self.tally.add(Judgement::unreadable(why), None, position),
         };
         if self.tally.is_repeated(&record) {
             return;
@@ -166,7 +166,7 @@ impl<'a> Run<'a> {
             Outcome::Refused => self.tally.refused += 1,
             Outcome::Done => {
                 let judgement = self.judge.judge(&record);
-                self.tally.add(judgement, Some(&record), place);
+                self.tally.add(judgement, Some(&record), position);
             }
         }
     }

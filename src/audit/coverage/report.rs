@@ -255,7 +255,7 @@ fn example_json(class: Class, example: &Example) -> Value {
     let verdict = &example.verdict;
     json!({
         "class": class.name(), "reason": verdict.reason.name(), "why": verdict.told,
-        "input": example.place.0, "record": example.place.1, "id": example.id,
+        "input": example.position.0, "record": example.position.1, "id": example.id,
         "at": example.at, "principal": example.principal, "action": example.action,
         "resource": example.resource, "leaf": verdict.leaf,
         "workload": verdict.of.as_ref().map(|(workload, _)| workload),

@@ -44,7 +44,7 @@ impl GroupBy {
 pub(crate) struct Example {
     pub(crate) verdict: Judgement,
     /// The input, and the number of the record in it.
-    pub(crate) place: (String, u64),
+    pub(crate) position: (String, u64),
     pub(crate) id: Option<String>,
     pub(crate) at: Option<String>,
     pub(crate) principal: String,
@@ -174,7 +174,12 @@ impl Tally {
     }
 
     /// Counts a verdict. `record` is `None` if the record could not be read.
-    pub(crate) fn add(&mut self, verdict: Judgement, record: Option<&Record>, place: (&str, u64)) {
+    pub(crate) fn add(
+        &mut self,
+        verdict: Judgement,
+        record: Option<&Record>,
+        position: (&str, u64),
+    ) {
         let class = verdict.class;
         self.counts.add(class);
         self.within_skew += u64::from(verdict.within_skew);
@@ -192,7 +197,7 @@ impl Tally {
         }
         let text = |of: fn(&Record) -> &String| record.map_or("-".to_owned(), |r| shortened(of(r)));
         examples.push(Example {
-            place: (shortened(place.0), place.1),
+            position: (shortened(position.0), position.1),
             id: record.and_then(|record| record.id.as_deref().map(shortened)),
             at: record.and_then(|record| record.at.ok().map(|at| at.to_string())),
             principal: text(|record| &record.principal),
@@ -265,7 +270,7 @@ pub(crate) fn shortened(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::record::{Credential, Deed, Outcome, Region};
+    use super::super::record::{Credential, Outcome, RecordedAction, Region};
     use super::*;
     use crate::clock::Timestamp;
 
@@ -278,7 +283,7 @@ mod tests {
             resource: "r".into(),
             region: Region::Unnamed,
             credential: Credential::default(),
-            deed: Deed::Mint,
+            recorded_action: RecordedAction::Mint,
             outcome: Outcome::Done,
         }
     }

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::log::{Log, Trouble};
+use super::log::{Log, LogError};
 use super::state::KeptCheckpoint;
 use crate::merkle::{
     Checkpoint, GrowthPlan, Hash, Note, SignedCheckpoint, TileId, Trust, verify_consistency,
@@ -37,7 +37,7 @@ pub(super) struct SignedHead {
 
 /// The kind of a contradiction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum ContradictionKind {
     /// The log signs a smaller tree than before.
     Rollback,
     /// The log signed two trees of the same size.
@@ -50,7 +50,7 @@ pub(crate) enum Kind {
     BadSignature,
 }
 
-impl Kind {
+impl ContradictionKind {
     /// The name of the kind in JSON.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -66,7 +66,7 @@ impl Kind {
 /// A contradiction to report.
 #[derive(Debug)]
 pub(crate) struct Contradiction {
-    pub(crate) kind: Kind,
+    pub(crate) kind: ContradictionKind,
     /// The contradiction as a sentence.
     pub(crate) says: String,
     /// The note that the log serves now.
@@ -89,14 +89,14 @@ pub(super) enum CheckResult {
     /// The tree has grown, and begins with the known one.
     Grown(SignedHead),
     /// The comparison was not possible.
-    Unknown(Trouble),
+    Unknown(LogError),
     /// The log contradicts itself, or the address serves something else.
     Contradicted(Box<Contradiction>),
 }
 
-impl From<Trouble> for CheckResult {
-    fn from(trouble: Trouble) -> Self {
-        Self::Unknown(trouble)
+impl From<LogError> for CheckResult {
+    fn from(error: LogError) -> Self {
+        Self::Unknown(error)
     }
 }
 
@@ -204,7 +204,7 @@ async fn continues(log: &Log, old: &Checkpoint, seen: &SignedHead) -> Result<(),
             "the log had {} leaves, root {}; now it signs {} leaves, root {}",
             old.size, old.root, new.size, new.root
         );
-        return Err(contradiction(Kind::Rollback, says, &seen.note));
+        return Err(contradiction(ContradictionKind::Rollback, says, &seen.note));
     }
     if new.size > old.size {
         return contains(log, old, seen).await;
@@ -214,7 +214,11 @@ async fn continues(log: &Log, old: &Checkpoint, seen: &SignedHead) -> Result<(),
             "the log signed two trees of {} leaves: root {} before, root {} now",
             old.size, old.root, new.root
         );
-        return Err(contradiction(Kind::OtherRoot, says, &seen.note));
+        return Err(contradiction(
+            ContradictionKind::OtherRoot,
+            says,
+            &seen.note,
+        ));
     }
     Ok(())
 }
@@ -226,7 +230,7 @@ async fn continues(log: &Log, old: &Checkpoint, seen: &SignedHead) -> Result<(),
 )]
 fn open(note: &[u8], trust: &Trust, origin: &str) -> Result<SignedHead, CheckResult> {
     let unreadable = |why: &dyn std::fmt::Display| {
-        CheckResult::Unknown(Trouble::Unreadable(format!(
+        CheckResult::Unknown(LogError::Unreadable(format!(
             "the answer is not a checkpoint: {why}"
         )))
     };
@@ -238,11 +242,11 @@ fn open(note: &[u8], trust: &Trust, origin: &str) -> Result<SignedHead, CheckRes
         .map_err(|why| unreadable(&why))?;
     if head.origin != origin {
         let says = format!("the address serves {}, not {origin}", head.origin);
-        return Err(contradiction(Kind::OtherOrigin, says, &text));
+        return Err(contradiction(ContradictionKind::OtherOrigin, says, &text));
     }
     let forged = |why: &dyn std::fmt::Display| {
         let says = format!("the pinned keys did not sign the served checkpoint: {why}");
-        contradiction(Kind::BadSignature, says, &text)
+        contradiction(ContradictionKind::BadSignature, says, &text)
     };
     SignedCheckpoint::open(note, &trust.keys).map_err(|why| forged(&why))?;
     let cosigned = parsed
@@ -263,7 +267,7 @@ fn open(note: &[u8], trust: &Trust, origin: &str) -> Result<SignedHead, CheckRes
 /// Checks that the larger tree begins with the kept one, by hashes that lead to its signed root.
 async fn contains(log: &Log, old: &Checkpoint, seen: &SignedHead) -> Result<(), CheckResult> {
     let new = &seen.head;
-    let unreadable = |why: String| CheckResult::Unknown(Trouble::Unreadable(why));
+    let unreadable = |why: String| CheckResult::Unknown(LogError::Unreadable(why));
     let plan = GrowthPlan::new(old.size, new.size).map_err(|e| unreadable(e.to_string()))?;
     let tiles = log.tiles(plan.tiles()).await?;
     let growth = plan
@@ -292,7 +296,7 @@ async fn contains(log: &Log, old: &Checkpoint, seen: &SignedHead) -> Result<(), 
         old.size, old.root, new.size, growth.from_root
     );
     Err(CheckResult::Contradicted(Box::new(Contradiction {
-        kind: Kind::Fork,
+        kind: ContradictionKind::Fork,
         says,
         fetched: seen.note.clone(),
         against: None,
@@ -301,7 +305,7 @@ async fn contains(log: &Log, old: &Checkpoint, seen: &SignedHead) -> Result<(), 
     })))
 }
 
-fn contradiction(kind: Kind, says: String, fetched: &str) -> CheckResult {
+fn contradiction(kind: ContradictionKind, says: String, fetched: &str) -> CheckResult {
     CheckResult::Contradicted(Box::new(Contradiction {
         kind,
         says,

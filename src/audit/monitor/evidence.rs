@@ -13,7 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::check::{Contradiction, Kind};
+use super::check::{Contradiction, ContradictionKind};
 use super::state::{KeptCheckpoint, StateFile};
 use crate::audit::AuditError;
 use crate::clock::Timestamp;
@@ -156,7 +156,7 @@ impl Evidence {
     }
 }
 
-impl Kind {
+impl ContradictionKind {
     /// Whether signatures and hashes alone prove it to others.
     pub(crate) fn is_proof(self) -> bool {
         matches!(self, Self::OtherRoot | Self::Fork)

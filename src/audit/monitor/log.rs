@@ -25,7 +25,7 @@ const TRIES: usize = 3;
 
 /// Why the log's state is unknown. It does not prove a fault of the log.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(super) enum LogError {
     /// There was no answer, or a refusal.
     Unreachable(String),
     /// The answer is neither a checkpoint nor a tile of a tree that the log signed.
@@ -98,10 +98,10 @@ impl Log {
     }
 
     /// Reads the newest checkpoint, unverified.
-    pub(super) async fn checkpoint(&self) -> Result<Vec<u8>, Trouble> {
+    pub(super) async fn checkpoint(&self) -> Result<Vec<u8>, LogError> {
         match self.get("checkpoint", MAX_NOTE_BYTES).await? {
             (StatusCode::OK, bytes) => Ok(bytes),
-            (StatusCode::NOT_FOUND, _) => Err(Trouble::Unreachable(format!(
+            (StatusCode::NOT_FOUND, _) => Err(LogError::Unreachable(format!(
                 "{}/checkpoint does not exist or is not readable with this token; a broker's log is under /ledger",
                 self.base
             ))),
@@ -113,7 +113,7 @@ impl Log {
     pub(super) async fn tiles(
         &self,
         ids: &[TileId],
-    ) -> Result<HashMap<TileId, Vec<Hash>>, Trouble> {
+    ) -> Result<HashMap<TileId, Vec<Hash>>, LogError> {
         let mut tiles = HashMap::new();
         for id in ids {
             tiles.insert(*id, self.tile(*id).await?);
@@ -121,7 +121,7 @@ impl Log {
         Ok(tiles)
     }
 
-    async fn tile(&self, id: TileId) -> Result<Vec<Hash>, Trouble> {
+    async fn tile(&self, id: TileId) -> Result<Vec<Hash>, LogError> {
         let full = TileId { width: 256, ..id };
         // A log may delete an incomplete tile once the full one exists.
         let forms: &[TileId] = if id == full { &[full] } else { &[id, full] };
@@ -134,7 +134,7 @@ impl Log {
             };
             let hashes = hashes_from_bytes(&bytes).unwrap_or_default();
             if hashes.len() != usize::from(form.width) {
-                return Err(Trouble::Unreadable(format!(
+                return Err(LogError::Unreadable(format!(
                     "{}/{path} has {} bytes, not {} hashes",
                     self.base,
                     bytes.len(),
@@ -143,23 +143,23 @@ impl Log {
             }
             return Ok(hashes);
         }
-        Err(Trouble::Unreadable(format!(
+        Err(LogError::Unreadable(format!(
             "{}/{id} does not exist, although the signed checkpoint's tree includes it",
             self.base
         )))
     }
 
-    fn answered(&self, path: &str, status: StatusCode) -> Trouble {
+    fn answered(&self, path: &str, status: StatusCode) -> LogError {
         let why = if status.is_redirection() {
             ": redirects are not followed"
         } else {
             ""
         };
-        Trouble::Unreachable(format!("{}/{path} answered {status}{why}", self.base))
+        LogError::Unreachable(format!("{}/{path} answered {status}{why}", self.base))
     }
 
-    async fn get(&self, path: &str, at_most: usize) -> Result<(StatusCode, Vec<u8>), Trouble> {
-        let failed = |error: reqwest::Error| Trouble::Unreachable(self.reason(path, &error));
+    async fn get(&self, path: &str, at_most: usize) -> Result<(StatusCode, Vec<u8>), LogError> {
+        let failed = |error: reqwest::Error| LogError::Unreachable(self.reason(path, &error));
         let mut request = self.http.get(format!("{}/{path}", self.base));
         if let Some(value) = &self.authorization {
             request = request.header(AUTHORIZATION, value.clone());
@@ -172,7 +172,7 @@ impl Log {
         match outgoing::body(response, at_most).await {
             Ok(bytes) => Ok((status, bytes)),
             Err(BodyError::Broken(error)) => Err(failed(error)),
-            Err(BodyError::Large(_)) => Err(Trouble::Unreadable(format!(
+            Err(BodyError::Large(_)) => Err(LogError::Unreadable(format!(
                 "{}/{path} has more than {at_most} bytes",
                 self.base
             ))),

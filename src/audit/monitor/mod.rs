@@ -21,7 +21,7 @@ use url::Url;
 pub(crate) use self::check::Contradiction;
 use self::check::{CheckResult, SignedHead};
 pub(crate) use self::evidence::{Evidence, MAX_BYTES as MAX_EVIDENCE_BYTES};
-use self::log::{Log, Trouble};
+use self::log::{Log, LogError};
 pub(crate) use self::state::KeptCheckpoint;
 use self::state::StateFile;
 use super::AuditError;
@@ -161,7 +161,7 @@ impl Monitor {
         let result = tokio::time::timeout(ROUND_TIMEOUT, checking).await;
         let result = result.unwrap_or_else(|_| {
             let why = format!("{} did not complete the answers in time", self.log.base());
-            CheckResult::Unknown(Trouble::Unreachable(why))
+            CheckResult::Unknown(LogError::Unreachable(why))
         });
         self.judge(result, SystemClock.now())
     }
@@ -180,8 +180,8 @@ impl Monitor {
                     evidence,
                 });
             }
-            CheckResult::Unknown(Trouble::Unreachable(why)) => ("unreachable", why, false),
-            CheckResult::Unknown(Trouble::Unreadable(why)) => ("unreadable", why, false),
+            CheckResult::Unknown(LogError::Unreachable(why)) => ("unreachable", why, false),
+            CheckResult::Unknown(LogError::Unreadable(why)) => ("unreadable", why, false),
             CheckResult::First(seen) => {
                 let detail = format!("first contact: {}", described(&seen));
                 is_first_contact = true;

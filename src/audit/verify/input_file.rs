@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::credential::equal;
 use super::heads::with_causes;
 use super::name_of;
-use super::verification::{Claim, Kind, Verification};
+use super::verification::{Claim, InputKind, Verification};
 use crate::clock::Timestamp;
 use crate::crypto::strict_json;
 use crate::domain::decision::Outcome;
@@ -124,7 +124,7 @@ const MEMBERS: [(&str, &[&str]); 6] = [
 
 /// The content of a file.
 pub(super) struct InputFile {
-    pub(super) kind: Kind,
+    pub(super) kind: InputKind,
     pub(super) receipt: Receipt,
     /// The answer around the receipt; null if there is none.
     answer: Value,
@@ -140,7 +140,7 @@ impl InputFile {
                 .parse()
                 .map_err(|error: TlogProofError| error.to_string())?;
             let receipt = Receipt::from_tlog_proof(proof).map_err(|error| with_causes(&error))?;
-            return Ok(Self::alone(Kind::TlogProof, receipt));
+            return Ok(Self::alone(InputKind::TlogProof, receipt));
         }
         if !begin.starts_with('{') {
             return Err(
@@ -167,12 +167,12 @@ impl InputFile {
             }
             let receipt = serde_json::from_value(Value::Object(members))
                 .map_err(|error| format!("the receipt cannot be read: {error}"))?;
-            return Ok(Self::alone(Kind::Receipt, receipt));
+            return Ok(Self::alone(InputKind::Receipt, receipt));
         }
         Err("the JSON holds neither a receipt nor an answer with one".into())
     }
 
-    fn alone(kind: Kind, receipt: Receipt) -> Self {
+    fn alone(kind: InputKind, receipt: Receipt) -> Self {
         Self {
             kind,
             receipt,
@@ -184,7 +184,7 @@ impl InputFile {
     pub(super) fn tokens(&self) -> Vec<&str> {
         ["/credential/access_token", "/access_token"]
             .into_iter()
-            .filter_map(|place| self.answer.pointer(place)?.as_str())
+            .filter_map(|pointer| self.answer.pointer(pointer)?.as_str())
             .collect()
     }
 
@@ -194,22 +194,25 @@ impl InputFile {
         self.hold(verdict, vec![("/leaf", read)]);
         self.tell_unknown_members(verdict);
         match (self.kind, leaf.event.facets().decision) {
-            (Kind::Receipt | Kind::TlogProof | Kind::Log | Kind::Shown, _) => {}
-            (Kind::Opened, Some(RecordedDecision::TaskOpened(opened))) => {
+            (InputKind::Receipt | InputKind::TlogProof | InputKind::Log | InputKind::Shown, _) => {}
+            (InputKind::Opened, Some(RecordedDecision::TaskOpened(opened))) => {
                 self.check_parts(verdict, &["task", "decision"]);
                 self.hold(verdict, told_of_task(opened));
             }
-            (Kind::Opened, Some(RecordedDecision::Request(_)) | None) => verdict.fail(
+            (InputKind::Opened, Some(RecordedDecision::Request(_)) | None) => verdict.fail(
                 Claim::Decided,
                 format!(
                     "the answer says that a task was opened, but the leaf records {}",
                     name_of(&leaf.event)
                 ),
             ),
-            (Kind::Issued | Kind::Refused, Some(RecordedDecision::Request(decision))) => {
+            (InputKind::Issued | InputKind::Refused, Some(RecordedDecision::Request(decision))) => {
                 self.check_decision(verdict, decision, leaf.at);
             }
-            (Kind::Issued | Kind::Refused, Some(RecordedDecision::TaskOpened(_)) | None) => {
+            (
+                InputKind::Issued | InputKind::Refused,
+                Some(RecordedDecision::TaskOpened(_)) | None,
+            ) => {
                 verdict.fail(
                     Claim::Decided,
                     "the answer is about a decision, but its receipt is not",
@@ -220,7 +223,7 @@ impl InputFile {
 
     fn check_decision(&self, verdict: &mut Verification, decision: &DecisionLeaf, at: Timestamp) {
         let permitted = decision.outcome == Outcome::Permit;
-        if permitted != (self.kind == Kind::Issued) {
+        if permitted != (self.kind == InputKind::Issued) {
             verdict.fail(
                 Claim::Decided,
                 format!(
@@ -233,7 +236,7 @@ impl InputFile {
         self.hold(verdict, told_of_decision(decision));
         self.hold(verdict, told_of_session(decision));
         self.hold(verdict, told_of_token(decision));
-        if self.kind == Kind::Refused {
+        if self.kind == InputKind::Refused {
             self.check_parts(verdict, &["task"]);
             let code = json(serde_json::to_value(decision.refusal));
             let kind = decision.refusal.map(|code| {
@@ -296,8 +299,8 @@ impl InputFile {
     fn check_life(&self, verdict: &mut Verification, decision: &DecisionLeaf, at: Timestamp) {
         let issued_at = at.floor_to_second();
         let longest = decision.expires_at.map(|end| issued_at.seconds_until(end));
-        for place in ["/credential/expires_in", "/expires_in"] {
-            if let Some(said) = self.answer.pointer(place)
+        for pointer in ["/credential/expires_in", "/expires_in"] {
+            if let Some(said) = self.answer.pointer(pointer)
                 && said.as_u64().is_none_or(|said| Some(said) > longest)
             {
                 verdict.fail(
@@ -354,9 +357,9 @@ impl InputFile {
     }
 
     fn hold(&self, verdict: &mut Verification, told: Vec<(&str, Value)>) {
-        for (place, leaf) in told {
-            if let Some(said) = self.answer.pointer(place) {
-                let name = place.trim_start_matches('/').replace('/', ".");
+        for (pointer, leaf) in told {
+            if let Some(said) = self.answer.pointer(pointer) {
+                let name = pointer.trim_start_matches('/').replace('/', ".");
                 equal(verdict, &format!("the answer's {name}"), said, &leaf);
             }
         }
@@ -364,7 +367,7 @@ impl InputFile {
 }
 
 /// The kind of the broker's answer, by its members.
-fn kind_of(answer: &Map<String, Value>) -> Result<Kind, String> {
+fn kind_of(answer: &Map<String, Value>) -> Result<InputKind, String> {
     let has = |name| answer.contains_key(name);
     let kind = answer.get("type").and_then(Value::as_str);
     let refused = kind.is_some_and(|kind| kind.starts_with(PROBLEM_URN));
@@ -372,11 +375,11 @@ fn kind_of(answer: &Map<String, Value>) -> Result<Kind, String> {
         (true, true) => {
             Err("the answer says both that the request was granted and that it was refused".into())
         }
-        (true, false) => Ok(Kind::Issued),
-        (false, true) => Ok(Kind::Refused),
+        (true, false) => Ok(InputKind::Issued),
+        (false, true) => Ok(InputKind::Refused),
         // A decision as the broker shows it has no other members.
-        (false, false) if has("leaf") && answer.len() == 2 => Ok(Kind::Shown),
-        (false, false) if has("task") => Ok(Kind::Opened),
+        (false, false) if has("leaf") && answer.len() == 2 => Ok(InputKind::Shown),
+        (false, false) if has("task") => Ok(InputKind::Opened),
         (false, false) => Err(
             "the JSON holds a receipt in a kind of answer that this version does not know".into(),
         ),

@@ -30,7 +30,7 @@ pub(crate) use self::heads::{Consistency, Given};
 use self::heads::{Heads, with_causes};
 use self::input_file::InputFile;
 use self::verification::Claim;
-pub(crate) use self::verification::{Kind, Verification};
+pub(crate) use self::verification::{InputKind, Verification};
 use crate::clock::Timestamp;
 use crate::domain::decision::Outcome;
 use crate::domain::leaf::{DecisionLeaf, Event, Leaf, RecordedDecision};
@@ -195,7 +195,7 @@ fn verify_receipt(verdict: &mut Verification, file: &[u8], request: &Request<'_>
         request.wants_a_credential(verdict);
     }
     if tokens.is_empty()
-        && found.kind != Kind::Issued
+        && found.kind != InputKind::Issued
         && decision.is_some_and(|d| d.outcome == Outcome::Permit)
     {
         verdict.notes.push(

@@ -9,7 +9,7 @@ use crate::domain::text::printable;
 /// The kind of a verified file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Kind {
+pub(crate) enum InputKind {
     /// A receipt without an answer around it.
     Receipt,
     /// The body of a 201 or of a token's 200, with its receipt.
@@ -26,7 +26,7 @@ pub(crate) enum Kind {
     Log,
 }
 
-impl Kind {
+impl InputKind {
     fn describe(self) -> &'static str {
         match self {
             Self::Receipt => "a receipt",
@@ -74,7 +74,7 @@ pub(crate) struct Finding {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Verification {
     /// The kind of the file; `None` if this version does not know it.
-    pub(super) kind: Option<Kind>,
+    pub(super) kind: Option<InputKind>,
     /// The decision in the leaf, and whether the credential carries it.
     pub(super) decided: Finding,
     /// The leaf's index in the log, and the keys that signed the checkpoint.
@@ -162,7 +162,7 @@ impl Verification {
 
 impl fmt::Display for Verification {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = self.kind.map(Kind::describe);
+        let kind = self.kind.map(InputKind::describe);
         writeln!(f, "file: {}", kind.unwrap_or("unknown to this version"))?;
         for (name, finding) in [
             ("decided", &self.decided),

@@ -6,7 +6,7 @@ use std::io::BufRead;
 
 use super::credential::{Credential, Logged, Signers};
 use super::heads::{Heads, with_causes};
-use super::verification::{Claim, Kind, Verification};
+use super::verification::{Claim, InputKind, Verification};
 use super::{Request, decision_of};
 use crate::domain::decision::Outcome;
 use crate::domain::generation::GenerationDigest;
@@ -48,7 +48,7 @@ pub(super) fn verify(verdict: &mut Verification, input: impl BufRead, request: &
         Ok(reader) => reader,
         Err(error) => return verdict.fail(Claim::Logged, with_causes(&error)),
     };
-    verdict.kind = Some(Kind::Log);
+    verdict.kind = Some(InputKind::Log);
     let mut heads = Heads::open(verdict, request.trust, request.given, request.proofs);
     // A log without a trusted signature need not be read to its end.
     let head = reader.checkpoint();

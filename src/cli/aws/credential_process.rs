@@ -1,12 +1,12 @@
 //! `taskpass aws credential-process`: the command that AWS's SDKs and tools run to get credentials.
 //!
 //! They run it early, often and many times at once. All calls with the same request and workload
-//! share one task and one session, cached by [`crate::client::session_cache`]. Each call sends a heartbeat, which
-//! also shows whether the task is still open: an ended session is not returned again. If the broker
-//! cannot be reached, the cached session is returned until it expires; it would stay valid until
-//! then anyway. When little of its life is left, it is renewed within the same task. The calls open
-//! one task only: after its end they are refused, unless `--reopen` permits another task after the
-//! deadline.
+//! share one task and one session, cached by [`crate::client::session_cache`]. Each call sends a
+//! heartbeat, which also shows whether the task is still open: an ended session is not returned
+//! again. If the broker cannot be reached, the cached session is returned until it expires; it
+//! would stay valid until then anyway. When little of its life is left, it is renewed within the
+//! same task. The calls open one task only: after its end they are refused, unless `--reopen`
+//! permits another task after the deadline.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use crate::cli::connection::Address;
 use crate::cli::credential_args::{AnyTask, CredentialArgs};
 use crate::cli::evidence::EvidenceArgs;
 use crate::cli::retry_args::RetryArgs;
-use crate::cli::{Failure, output};
+use crate::cli::{CliError, output};
 use crate::client::ClientError;
 use crate::client::credentials::CredentialRequester;
 use crate::client::session::CachedSession;
@@ -75,11 +75,13 @@ pub(super) struct CredentialProcess {
 /// The cached state that an earlier call wrote.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Kept {
+enum CachedState {
     /// The session of an open task.
-    Held(Box<CachedSession>),
+    #[serde(rename = "held")]
+    Open(Box<CachedSession>),
     /// The task has ended, for the reason `why`. Its credential is not kept.
-    Over {
+    #[serde(rename = "over")]
+    Ended {
         why: String,
         deadline: Timestamp,
         /// The task and its handle, for `--end`. `None` for a task that was joined.
@@ -102,7 +104,7 @@ fn default_directory() -> Result<PathBuf, ClientError> {
 }
 
 impl CredentialProcess {
-    pub(super) async fn run(self) -> Result<(), Failure> {
+    pub(super) async fn run(self) -> Result<(), CliError> {
         let requester = CredentialRequester {
             client: self.address.client()?,
             source: self.evidence.source(&self.address.url)?,
@@ -119,9 +121,9 @@ impl CredentialProcess {
             return self.finish(&requester, &slot).await;
         }
         let held = match slot.read()? {
-            Some(Kept::Held(held)) => self.seen_again(&requester, &slot, *held).await?,
-            Some(Kept::Over { deadline, .. }) if self.may_reopen(deadline) => None,
-            Some(Kept::Over { why, .. }) => return Err(self.refused(&why)),
+            Some(CachedState::Open(held)) => self.seen_again(&requester, &slot, *held).await?,
+            Some(CachedState::Ended { deadline, .. }) if self.may_reopen(deadline) => None,
+            Some(CachedState::Ended { why, .. }) => return Err(self.refused(&why)),
             None => None,
         };
         let held = match held {
@@ -133,7 +135,7 @@ impl CredentialProcess {
     }
 
     /// The name of the cache entry: a digest of all that determines the credential.
-    fn key(&self, requester: &CredentialRequester, task: &Value) -> Result<String, Failure> {
+    fn key(&self, requester: &CredentialRequester, task: &Value) -> Result<String, CliError> {
         let parts = [
             self.address.url.as_str(),
             &requester.source.fingerprint()?,
@@ -148,7 +150,7 @@ impl CredentialProcess {
         requester: &CredentialRequester,
         slot: &CacheEntry,
         task: &Value,
-    ) -> Result<CachedSession, Failure> {
+    ) -> Result<CachedSession, CliError> {
         let granted = requester.request(task).await?;
         let joined = self.task.is_joined().then_some(task);
         let held = CachedSession::of_aws(&granted, joined, &requester.source, SystemClock.now());
@@ -172,7 +174,7 @@ impl CredentialProcess {
         requester: &CredentialRequester,
         slot: &CacheEntry,
         mut held: CachedSession,
-    ) -> Result<Option<CachedSession>, Failure> {
+    ) -> Result<Option<CachedSession>, CliError> {
         let over = match self.why_over(requester, &held).await {
             Ok(over) => over,
             Err(failure) => {
@@ -198,7 +200,7 @@ impl CredentialProcess {
         slot.write(&json!({ "held": held }))?;
         match renewed {
             Ok(()) if held.is_good(now) => Ok(Some(held)),
-            Ok(()) => Err(Failure::Unestablished(
+            Ok(()) => Err(CliError::Unavailable(
                 "the session has ended, and there is no fresh attestation for another".into(),
             )),
             Err(failure) if held.is_good(now) => {
@@ -225,15 +227,15 @@ impl CredentialProcess {
         &self,
         requester: &CredentialRequester,
         slot: &CacheEntry,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), CliError> {
         let Some(kept) = slot.read()? else {
-            return Err(Failure::Refused(
+            return Err(CliError::Refused(
                 "there is no cached task for these arguments and this attestation".into(),
             ));
         };
         let task = match kept {
-            Kept::Held(held) => Some(held.task),
-            Kept::Over { task, .. } => task,
+            CachedState::Open(held) => Some(held.task),
+            CachedState::Ended { task, .. } => task,
         };
         if let Some(task) = task
             && !self.task.is_joined()
@@ -248,12 +250,12 @@ impl CredentialProcess {
         self.reopen && SystemClock.now() >= deadline
     }
 
-    fn refused(&self, why: &str) -> Failure {
+    fn refused(&self, why: &str) -> CliError {
         let how = if self.task.is_joined() {
             ""
         } else {
             "; the same command with --end clears the cache, and the next call opens another task"
         };
-        Failure::Refused(format!("the task has ended: {}{how}", why.trim_end()))
+        CliError::Refused(format!("the task has ended: {}{how}", why.trim_end()))
     }
 }

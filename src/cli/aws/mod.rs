@@ -5,7 +5,7 @@ mod trust_policy;
 
 use clap::{Args, Subcommand};
 
-use super::Failure;
+use super::CliError;
 use super::output::Form;
 
 /// Get credentials for AWS's tools, and print the trust policies of roles
@@ -22,7 +22,7 @@ enum Command {
 }
 
 impl Aws {
-    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), CliError> {
         match self.command {
             Command::CredentialProcess(process) => process.run().await,
             Command::TrustPolicy(policy) => policy.run(form),

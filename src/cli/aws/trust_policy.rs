@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::cli::Failure;
+use crate::cli::CliError;
 use crate::cli::output::{self, Form};
 use crate::cli::serve::ConfigFile;
 use crate::domain::catalog::Resource;
@@ -59,20 +59,20 @@ struct Issuing {
 }
 
 impl Registered {
-    fn read(path: &Path) -> Result<Self, Failure> {
-        let unread = |why: String| Failure::Usage(format!("{}: {why}", path.display()));
+    fn read(path: &Path) -> Result<Self, CliError> {
+        let unread = |why: String| CliError::Usage(format!("{}: {why}", path.display()));
         let text = std::fs::read_to_string(path).map_err(|error| unread(error.to_string()))?;
         toml::from_str(&text).map_err(|error| unread(error.message().to_owned()))
     }
 }
 
 impl TrustPolicy {
-    pub(super) fn run(self, form: Form) -> Result<(), Failure> {
+    pub(super) fn run(self, form: Form) -> Result<(), CliError> {
         let trusted = self.trusted()?;
         let Some(file) = &self.check else {
             return output::json(&trusted.policy());
         };
-        let unread = |why: String| Failure::Usage(format!("{}: {why}", file.display()));
+        let unread = |why: String| CliError::Usage(format!("{}: {why}", file.display()));
         let bytes = std::fs::read(file).map_err(|error| unread(error.to_string()))?;
         if bytes.len() > MAX_BYTES {
             return Err(unread("is too large for a policy".into()));
@@ -86,22 +86,22 @@ impl TrustPolicy {
         }
         if form.is_json() {
             output::even_unread(output::json(&json!({"good": false, "faults": faults})))?;
-            return Err(Failure::Told);
+            return Err(CliError::AlreadyReported);
         }
         let told = faults.iter().map(|fault| output::printable(fault));
-        Err(Failure::Refused(told.collect::<Vec<_>>().join("\n")))
+        Err(CliError::Refused(told.collect::<Vec<_>>().join("\n")))
     }
 
-    fn trusted(&self) -> Result<Trusted, Failure> {
+    fn trusted(&self) -> Result<Trusted, CliError> {
         let config = Registered::read(&self.file.path()?)?;
         let mut resources = config.resources.iter();
         let name = self.resource.as_str();
         let resource = resources
             .find(|resource| resource.name == name)
-            .ok_or_else(|| Failure::Usage(format!("there is no resource `{name}`")))?;
+            .ok_or_else(|| CliError::Usage(format!("there is no resource `{name}`")))?;
         let federated = |role: &&AwsRole| role.is_federated();
         let role = resource.kind.aws_role().filter(federated).ok_or_else(|| {
-            Failure::Usage(format!(
+            CliError::Usage(format!(
                 "`{name}` is not a role that the broker assumes in mode `web_identity`"
             ))
         })?;
@@ -110,12 +110,12 @@ impl TrustPolicy {
             let revocation = role.revocation.as_ref();
             let writer = revocation.and_then(|revocation| revocation.role_arn.as_ref());
             let writer = writer.ok_or_else(|| {
-                Failure::Usage(format!("`{name}` has no [resources.aws.revocation]"))
+                CliError::Usage(format!("`{name}` has no [resources.aws.revocation]"))
             })?;
             Trusted::revoker(issuer, writer)
         } else {
             Trusted::resource(issuer, &role.role_arn, name)
         };
-        trusted.ok_or_else(|| Failure::Usage("the role's ARN cannot be parsed".into()))
+        trusted.ok_or_else(|| CliError::Usage("the role's ARN cannot be parsed".into()))
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 
-use super::Failure;
+use super::CliError;
 use super::output::{self, Form};
 use crate::audit::coverage::{
     self, Allowed, Conclusion, Decisions, Filter, MAX_MAPPING_BYTES, Mapping, RecordFormat, Report,
@@ -143,7 +143,7 @@ fn percent(text: &str) -> Result<f64, String> {
 
 impl Coverage {
     /// Reads the log and the records, judges, and prints the result.
-    pub(super) fn run(self, form: Form) -> Result<(), Failure> {
+    pub(super) fn run(self, form: Form) -> Result<(), CliError> {
         let keys = self.keys()?;
         let format = self.record_format()?;
         self.check_inputs()?;
@@ -171,8 +171,8 @@ impl Coverage {
         match report.verdict() {
             Conclusion::Covered => Ok(()),
             // The report was already printed.
-            Conclusion::NotCovered => Err(Failure::Told),
-            Conclusion::NotEstablished => Err(Failure::Ended(3)),
+            Conclusion::NotCovered => Err(CliError::AlreadyReported),
+            Conclusion::NotEstablished => Err(CliError::ChildExited(3)),
         }
     }
 
@@ -191,7 +191,7 @@ impl Coverage {
         }
     }
 
-    fn record_format(&self) -> Result<RecordFormat, Failure> {
+    fn record_format(&self) -> Result<RecordFormat, CliError> {
         let mapping = self.mapping.as_deref().map(read_mapping).transpose()?;
         let format = self.format.unwrap_or(match mapping {
             Some(_) => Format::Jsonl,
@@ -199,7 +199,7 @@ impl Coverage {
         });
         match (format, mapping) {
             (Format::Cloudtrail, None) => Ok(RecordFormat::Cloudtrail),
-            (Format::Cloudtrail, Some(_)) => Err(Failure::Usage(
+            (Format::Cloudtrail, Some(_)) => Err(CliError::Usage(
                 "records of CloudTrail need no mapping: remove --mapping".into(),
             )),
             (Format::Ocsf, mapping) => Ok(RecordFormat::Ocsf(mapping.unwrap_or_default())),
@@ -207,17 +207,17 @@ impl Coverage {
                 mapping.check()?;
                 Ok(RecordFormat::Mapped(mapping))
             }
-            (Format::Jsonl, None) => Err(Failure::Usage(
+            (Format::Jsonl, None) => Err(CliError::Usage(
                 "JSON lines need --mapping, which gives the locations of their fields".into(),
             )),
         }
     }
 
     /// Checks the arguments before a long reading begins.
-    fn check_inputs(&self) -> Result<(), Failure> {
+    fn check_inputs(&self) -> Result<(), CliError> {
         let latest = SystemClock.now().plus_seconds(MAX_SKEW_SECONDS);
         if self.as_of.is_some_and(|as_of| as_of > latest) {
-            return Err(Failure::Usage(
+            return Err(CliError::Usage(
                 "--as-of is in the future: it must be the time of the log's export".into(),
             ));
         }
@@ -227,7 +227,7 @@ impl Coverage {
             .count()
             > 1
         {
-            return Err(Failure::Usage(
+            return Err(CliError::Usage(
                 "standard input can be read only once".into(),
             ));
         }
@@ -235,14 +235,16 @@ impl Coverage {
             let found = std::fs::metadata(path).map_err(|error| unreadable(path, &error))?;
             if found.is_dir() {
                 let path = path.display();
-                return Err(Failure::Usage(format!("{path} is a directory, not a file")));
+                return Err(CliError::Usage(format!(
+                    "{path} is a directory, not a file"
+                )));
             }
         }
         self.check_picture()
     }
 
     /// Refuses to overwrite an input with the picture.
-    fn check_picture(&self) -> Result<(), Failure> {
+    fn check_picture(&self) -> Result<(), CliError> {
         let picture = self
             .svg
             .as_deref()
@@ -253,17 +255,17 @@ impl Coverage {
         let more = [&self.key_file, &self.mapping].into_iter().flatten();
         let mut read = self.records.iter().chain([&self.log]).chain(more);
         if read.any(|path| path.canonicalize().is_ok_and(|path| path == picture)) {
-            return Err(Failure::Usage(
+            return Err(CliError::Usage(
                 "--svg names an input file, which would be overwritten".into(),
             ));
         }
         Ok(())
     }
 
-    fn keys(&self) -> Result<Vec<VerifierKey>, Failure> {
+    fn keys(&self) -> Result<Vec<VerifierKey>, CliError> {
         let mut keys = self.keys.clone();
         if let Some(file) = &self.key_file {
-            let wrong = |why: &str| Failure::Usage(format!("{}: {why}", file.display()));
+            let wrong = |why: &str| CliError::Usage(format!("{}: {why}", file.display()));
             let text = String::from_utf8(read_file(file, MAX_KEY_FILE_BYTES)?)
                 .map_err(|_| wrong("the file is not UTF-8"))?;
             for line in text.lines().filter(|line| !line.trim().is_empty()) {
@@ -271,30 +273,29 @@ impl Coverage {
             }
         }
         if keys.is_empty() {
-            return Err(Failure::Usage("no verifier key was given".into()));
+            return Err(CliError::Usage("no verifier key was given".into()));
         }
         Ok(keys)
     }
 }
 
-fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::Unestablished(format!("cannot read {}: {error}", path.display()))
+fn unreadable(path: &Path, error: &std::io::Error) -> CliError {
+    CliError::Unavailable(format!("cannot read {}: {error}", path.display()))
 }
 
-fn read_mapping(path: &Path) -> Result<Mapping, Failure> {
+fn read_mapping(path: &Path) -> Result<Mapping, CliError> {
     let content = read_file(path, MAX_MAPPING_BYTES)?;
     Ok(Mapping::parse(&path.display().to_string(), &content)?)
 }
 
-fn write_picture(path: &Path, report: &Report<'_>) -> Result<(), Failure> {
-    let picture = coverage::draw(report).map_err(Failure::unestablished)?;
+fn write_picture(path: &Path, report: &Report<'_>) -> Result<(), CliError> {
+    let picture = coverage::draw(report).map_err(CliError::unavailable)?;
     let written = NewFile::begin(path).and_then(|mut new| {
         new.write_all(picture.as_bytes())?;
         new.keep()
     });
-    written.map_err(|error| {
-        Failure::Unestablished(format!("cannot write {}: {error}", path.display()))
-    })
+    written
+        .map_err(|error| CliError::Unavailable(format!("cannot write {}: {error}", path.display())))
 }
 
 /// Progress, for a user at a terminal.

@@ -1,13 +1,13 @@
 //! Prints the report of `ledger coverage` as a table for people.
 
 use crate::audit::coverage::{Class, Counts, OTHERS, Report, percent, shortened};
-use crate::cli::{Failure, output};
+use crate::cli::{CliError, output};
 
 /// The most groups in the table.
 const SHOWN_GROUPS: usize = 20;
 
 /// Prints the result for people.
-pub(super) fn print(report: &Report<'_>) -> Result<(), Failure> {
+pub(super) fn print(report: &Report<'_>) -> Result<(), CliError> {
     let (tally, decisions) = (&report.tally, report.decisions);
     let last = decisions
         .last_at()
@@ -51,7 +51,7 @@ pub(super) fn print(report: &Report<'_>) -> Result<(), Failure> {
     output::line(report.sentence())
 }
 
-fn print_groups(report: &Report<'_>) -> Result<(), Failure> {
+fn print_groups(report: &Report<'_>) -> Result<(), CliError> {
     let tally = &report.tally;
     let groups = tally.worst(SHOWN_GROUPS);
     if groups.is_empty() {
@@ -76,7 +76,7 @@ fn print_groups(report: &Report<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn print_examples(report: &Report<'_>) -> Result<(), Failure> {
+fn print_examples(report: &Report<'_>) -> Result<(), CliError> {
     let order = [
         Class::Unproven,
         Class::AfterEnd,
@@ -93,13 +93,13 @@ fn print_examples(report: &Report<'_>) -> Result<(), Failure> {
         let heading = ["time", "principal", "action", "resource", "record", "why"];
         let mut rows = vec![heading.map(str::to_owned).to_vec()];
         rows.extend(examples.iter().map(|example| {
-            let place = format!("{}:{}", example.place.0, example.place.1);
+            let position = format!("{}:{}", example.position.0, example.position.1);
             vec![
                 example.at.clone().unwrap_or_else(|| "-".to_owned()),
                 example.principal.clone(),
                 example.action.clone(),
                 example.resource.clone(),
-                example.id.clone().unwrap_or(place),
+                example.id.clone().unwrap_or(position),
                 example.verdict.told.clone(),
             ]
         }));

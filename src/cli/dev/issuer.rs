@@ -15,7 +15,7 @@ use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 
-use super::super::Failure;
+use super::super::CliError;
 use super::guard;
 use crate::clock::{Clock as _, SystemClock};
 use crate::crypto::{
@@ -42,17 +42,17 @@ struct Shared {
 
 impl Issuer {
     /// Listens on the port after the broker's, or on any free port if that one is in use.
-    pub(super) async fn bind(broker: SocketAddr) -> Result<Self, Failure> {
+    pub(super) async fn bind(broker: SocketAddr) -> Result<Self, CliError> {
         let next = SocketAddr::new(broker.ip(), broker.port().saturating_add(1));
         let listener = match TcpListener::bind(next).await {
             Ok(listener) => listener,
             Err(_) => TcpListener::bind(SocketAddr::new(broker.ip(), 0))
                 .await
-                .map_err(Failure::unestablished)?,
+                .map_err(CliError::unavailable)?,
         };
-        let address = listener.local_addr().map_err(Failure::unestablished)?;
-        let key = PrivateKey::generate(Algorithm::Es256).map_err(Failure::unestablished)?;
-        let signer = LocalSigner::new(&key).map_err(Failure::unestablished)?;
+        let address = listener.local_addr().map_err(CliError::unavailable)?;
+        let key = PrivateKey::generate(Algorithm::Es256).map_err(CliError::unavailable)?;
+        let signer = LocalSigner::new(&key).map_err(CliError::unavailable)?;
         Ok(Self {
             listener,
             shared: Arc::new(Shared {
@@ -75,7 +75,7 @@ impl Issuer {
     }
 
     /// Serves until this future is dropped.
-    pub(super) async fn serve(self) -> Result<(), Failure> {
+    pub(super) async fn serve(self) -> Result<(), CliError> {
         let router = Router::new()
             .route("/dev/.well-known/openid-configuration", get(discovery))
             .route("/dev/jwks.json", get(keys))
@@ -88,7 +88,7 @@ impl Issuer {
             .with_state(self.shared);
         axum::serve(self.listener, router)
             .await
-            .map_err(Failure::unestablished)
+            .map_err(CliError::unavailable)
     }
 }
 
@@ -137,9 +137,9 @@ async fn token(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
 }
 
 /// Adds the claims that are missing. Given claims stay unchanged, valid or not.
-fn fill_in(shared: &Shared, given: Map<String, Value>) -> Result<Value, Failure> {
+fn fill_in(shared: &Shared, given: Map<String, Value>) -> Result<Value, CliError> {
     let now = SystemClock.now().seconds();
-    let id = random_token("", &SystemRandom::new()).map_err(Failure::unestablished)?;
+    let id = random_token("", &SystemRandom::new()).map_err(CliError::unavailable)?;
     let audience = shared.audience.get().map_or("", String::as_str);
     let mut claims = json!({
         "iss": shared.url,

@@ -29,7 +29,7 @@ use serde_json::json;
 
 use self::issuer::Issuer;
 use self::settings::Settings;
-use super::Failure;
+use super::CliError;
 use super::output::{self, Form};
 use super::serve::in_order;
 use crate::app::{self, App};
@@ -69,14 +69,14 @@ struct Running {
 }
 
 impl Dev {
-    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), CliError> {
         self.refuse_production()?;
         let log = Log {
             format: LogFormat::Text,
             level: LogLevel::Warn,
         };
         let filter = ProcessEnvironment.get(LOG_VARIABLE).ok().flatten();
-        telemetry::init(&log, filter.as_deref()).map_err(|e| Failure::Usage(e.to_string()))?;
+        telemetry::init(&log, filter.as_deref()).map_err(|e| CliError::Usage(e.to_string()))?;
 
         let listen = with_port(self.listen)?;
         let issuer = Issuer::bind(listen).await?;
@@ -84,7 +84,7 @@ impl Dev {
             url: format!("http://{listen}"),
             issuer: issuer.url().to_owned(),
             admin: random_token(ADMIN_PREFIX, &SystemRandom::new())
-                .map_err(Failure::unestablished)?,
+                .map_err(CliError::unavailable)?,
         };
         issuer.for_audience(&running.url);
         // The issuer and the broker end together.
@@ -99,7 +99,7 @@ impl Dev {
         listen: SocketAddr,
         running: Running,
         form: Form,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), CliError> {
         let config = Settings {
             listen,
             issuer: &running.issuer,
@@ -115,7 +115,7 @@ impl Dev {
         };
         let app: App = app::start(config, options)
             .await
-            .map_err(Failure::unestablished)?;
+            .map_err(CliError::unavailable)?;
         if form.is_json() {
             output::json_line(&json!({
                 "url": running.url,
@@ -131,20 +131,20 @@ impl Dev {
             if !form.is_json() {
                 output::line(commands(&running))?;
             }
-            Ok::<(), Failure>(())
+            Ok::<(), CliError>(())
         };
         let told = served.await;
         if told.is_err() {
             app.stop().await;
             return told;
         }
-        in_order(&app.run().await.map_err(Failure::unestablished)?)
+        in_order(&app.run().await.map_err(CliError::unavailable)?)
     }
 
     /// Refuses to run on an address that other machines can reach, or with production settings.
-    fn refuse_production(&self) -> Result<(), Failure> {
+    fn refuse_production(&self) -> Result<(), CliError> {
         if !self.listen.ip().is_loopback() {
-            return Err(Failure::Usage(format!(
+            return Err(CliError::Usage(format!(
                 "--listen {} can be reached from other machines; `dev` listens on loopback only",
                 self.listen
             )));
@@ -153,7 +153,7 @@ impl Dev {
         if found.is_empty() {
             return Ok(());
         }
-        Err(Failure::Usage(format!(
+        Err(CliError::Usage(format!(
             "the environment has production settings: {}; unset them",
             found.join(", ")
         )))
@@ -162,13 +162,13 @@ impl Dev {
 
 /// Chooses a free port if `listen` has port 0: the broker's issuer must contain the port before the
 /// broker listens.
-fn with_port(listen: SocketAddr) -> Result<SocketAddr, Failure> {
+fn with_port(listen: SocketAddr) -> Result<SocketAddr, CliError> {
     if listen.port() != 0 {
         return Ok(listen);
     }
     TcpListener::bind(listen)
         .and_then(|listener| listener.local_addr())
-        .map_err(|error| Failure::Unestablished(format!("cannot listen on {listen}: {error}")))
+        .map_err(|error| CliError::Unavailable(format!("cannot listen on {listen}: {error}")))
 }
 
 /// Commands for the user to paste, with addresses and tokens filled in.
@@ -215,7 +215,7 @@ mod tests {
         };
         for bad in ["0.0.0.0:7070", "10.0.0.1:7070", "[::]:7070"] {
             let refused = dev(bad).refuse_production();
-            assert!(matches!(refused, Err(Failure::Usage(_))), "{bad}");
+            assert!(matches!(refused, Err(CliError::Usage(_))), "{bad}");
         }
     }
 }

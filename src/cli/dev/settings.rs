@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use super::Failure;
+use super::CliError;
 use crate::config::{Config, DATABASE_URL_VARIABLE, DEV_ORIGIN_HOST, Mode};
 use crate::domain::generation::PolicyFile;
 
@@ -47,14 +47,14 @@ pub(crate) fn sample_configuration() -> String {
 
 impl Settings<'_> {
     /// Parses and checks the configuration.
-    pub(super) fn config(&self) -> Result<Config, Failure> {
+    pub(super) fn config(&self) -> Result<Config, CliError> {
         let mut environment = BTreeMap::new();
         if let Some(url) = self.database_url {
             environment.insert(DATABASE_URL_VARIABLE.to_owned(), url.to_owned());
         }
         let path = Path::new("development-settings.toml");
         Config::parse(path, &self.text(), &environment, Mode::Dev)
-            .map_err(|errors| Failure::Usage(errors.to_string()))
+            .map_err(|errors| CliError::Usage(errors.to_string()))
     }
 
     fn text(&self) -> String {

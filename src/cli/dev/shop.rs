@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use url::Url;
 
-use super::super::Failure;
+use super::super::CliError;
 use super::story::attest;
 use crate::client::Client;
 
@@ -33,10 +33,10 @@ struct Asks {
 
 impl Shop {
     /// Listens on any free loopback port.
-    pub(super) async fn bind(broker: &Url, issuer: &Url) -> Result<Self, Failure> {
+    pub(super) async fn bind(broker: &Url, issuer: &Url) -> Result<Self, CliError> {
         let listener = TcpListener::bind(("127.0.0.1", 0))
             .await
-            .map_err(Failure::unestablished)?;
+            .map_err(CliError::unavailable)?;
         Ok(Self {
             listener,
             asks: Arc::new(Asks {
@@ -47,19 +47,19 @@ impl Shop {
     }
 
     /// The server's base URL.
-    pub(super) fn url(&self) -> Result<Url, Failure> {
-        let address = self.listener.local_addr().map_err(Failure::unestablished)?;
-        Url::parse(&format!("http://{address}")).map_err(Failure::unestablished)
+    pub(super) fn url(&self) -> Result<Url, CliError> {
+        let address = self.listener.local_addr().map_err(CliError::unavailable)?;
+        Url::parse(&format!("http://{address}")).map_err(CliError::unavailable)
     }
 
     /// Serves until this future is dropped.
-    pub(super) async fn serve(self) -> Result<(), Failure> {
+    pub(super) async fn serve(self) -> Result<(), CliError> {
         let router = Router::new()
             .route("/v1/{order}", get(order).post(order))
             .with_state(self.asks);
         axum::serve(self.listener, router)
             .await
-            .map_err(Failure::unestablished)
+            .map_err(CliError::unavailable)
     }
 }
 
@@ -98,7 +98,7 @@ async fn order(
 }
 
 impl Asks {
-    async fn about(&self, token: &str) -> Result<Value, Failure> {
+    async fn about(&self, token: &str) -> Result<Value, CliError> {
         let own = attest(&self.issuer, "service:orders").await?;
         let client = Client::new(&self.broker)?.with_bearer(&own)?;
         let form = [("token", token)];

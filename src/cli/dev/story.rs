@@ -10,7 +10,7 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 use url::Url;
 
-use super::super::Failure;
+use super::super::CliError;
 use super::super::output::{self, Form};
 use super::Running;
 use super::shop::Shop;
@@ -24,7 +24,7 @@ struct Teller {
 }
 
 impl Teller {
-    fn say(&self, text: impl AsRef<str>) -> Result<(), Failure> {
+    fn say(&self, text: impl AsRef<str>) -> Result<(), CliError> {
         if self.quietly {
             output::note(text);
             return Ok(());
@@ -32,17 +32,17 @@ impl Teller {
         output::line(text)
     }
 
-    fn step(&self, number: u8, text: &str) -> Result<(), Failure> {
+    fn step(&self, number: u8, text: &str) -> Result<(), CliError> {
         self.say(format!("\n{number}. {text}"))
     }
 
-    fn result(&self, text: impl AsRef<str>) -> Result<(), Failure> {
+    fn result(&self, text: impl AsRef<str>) -> Result<(), CliError> {
         self.say(format!("   -> {}", text.as_ref()))
     }
 }
 
 /// Plays the demonstration. With [`Form::Json`] it is printed on standard error.
-pub(super) async fn play(running: &Running, form: Form) -> Result<(), Failure> {
+pub(super) async fn play(running: &Running, form: Form) -> Result<(), CliError> {
     let story = Story {
         teller: Teller {
             quietly: form.is_json(),
@@ -60,18 +60,18 @@ pub(super) async fn play(running: &Running, form: Form) -> Result<(), Failure> {
 }
 
 /// Gets an attestation from the development issuer.
-pub(super) async fn attest(issuer: &Url, subject: &str) -> Result<SecretString, Failure> {
+pub(super) async fn attest(issuer: &Url, subject: &str) -> Result<SecretString, CliError> {
     let answer = Client::new(issuer)?
         .post("/token", &json!({"sub": subject}))
         .await?;
     let token = answer.get("token").and_then(Value::as_str);
     token
         .map(SecretString::from)
-        .ok_or_else(|| Failure::Unestablished("the issuer issued no attestation".into()))
+        .ok_or_else(|| CliError::Unavailable("the issuer issued no attestation".into()))
 }
 
-fn address(url: &str) -> Result<Url, Failure> {
-    Url::parse(url).map_err(Failure::unestablished)
+fn address(url: &str) -> Result<Url, CliError> {
+    Url::parse(url).map_err(CliError::unavailable)
 }
 
 struct Story<'a> {
@@ -82,7 +82,7 @@ struct Story<'a> {
 }
 
 impl Story<'_> {
-    async fn tell(&self, shop: &Url) -> Result<(), Failure> {
+    async fn tell(&self, shop: &Url) -> Result<(), CliError> {
         let teller = &self.teller;
         teller.say(
             "One credential, for one task, decided before it exists, provable afterwards, dead \
@@ -168,7 +168,7 @@ impl Story<'_> {
         self.audit(&granted.body).await
     }
 
-    async fn ask(&self, actions: &[&str]) -> Result<Answer, Failure> {
+    async fn ask(&self, actions: &[&str]) -> Result<Answer, CliError> {
         let attestation = attest(&self.issuer, "agent:reports").await?;
         let body = json!({
             "task": {"type": "nightly-report", "purpose": "monthly numbers for finance"},
@@ -183,7 +183,7 @@ impl Story<'_> {
         Ok(client.send(Method::POST, path, Some(&body)).await?)
     }
 
-    async fn audit(&self, granted: &Value) -> Result<(), Failure> {
+    async fn audit(&self, granted: &Value) -> Result<(), CliError> {
         let admin = Client::new(&self.broker)?.with_bearer(self.admin)?;
         let answer = admin.get("/v1/ledger/keys").await?;
         let list = answer.get("vkeys").and_then(Value::as_array);
@@ -192,11 +192,11 @@ impl Story<'_> {
             .flatten()
             .filter_map(|key| key.as_str()?.parse().ok())
             .collect();
-        let file = serde_json::to_vec(granted).map_err(Failure::unestablished)?;
+        let file = serde_json::to_vec(granted).map_err(CliError::unavailable)?;
         let jwks = Client::new(&self.broker)?
             .get("/.well-known/jwks.json")
             .await?;
-        let jwks = serde_json::to_vec(&jwks).map_err(Failure::unestablished)?;
+        let jwks = serde_json::to_vec(&jwks).map_err(CliError::unavailable)?;
         let trust = Trust {
             keys,
             witnesses: Vec::new(),
@@ -221,7 +221,7 @@ impl Story<'_> {
     }
 }
 
-fn expect(step: &str, answer: &Answer, status: StatusCode) -> Result<(), Failure> {
+fn expect(step: &str, answer: &Answer, status: StatusCode) -> Result<(), CliError> {
     if answer.status == status {
         return Ok(());
     }
@@ -231,8 +231,8 @@ fn expect(step: &str, answer: &Answer, status: StatusCode) -> Result<(), Failure
     )))
 }
 
-fn otherwise(problem: &str) -> Failure {
-    Failure::Unestablished(format!(
+fn otherwise(problem: &str) -> CliError {
+    CliError::Unavailable(format!(
         "the demonstration failed: {problem}\n(the state of earlier runs, such as a block, is kept: \
          start with --no-story, or with another --data-dir)"
     ))

@@ -8,10 +8,10 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::How;
+use super::DeliverAs;
 use super::endpoint::Endpoint;
-use super::renewal::{Renewal, When};
-use crate::cli::Failure;
+use super::renewal::{Renewal, RenewalTrigger};
+use crate::cli::CliError;
 use crate::client::credentials::CredentialRequester;
 use crate::client::session::CachedSession;
 use crate::client::task_lease::Never;
@@ -123,8 +123,8 @@ impl Environment {
 }
 
 /// How the command gets the credential.
-pub(super) struct To<'a> {
-    pub(super) how: How,
+pub(super) struct DeliveryArgs<'a> {
+    pub(super) how: DeliverAs,
     /// The name of the variable; `None` for the default name.
     pub(super) variable: Option<&'a str>,
     /// An additional variable that the command does not get.
@@ -134,12 +134,12 @@ pub(super) struct To<'a> {
 /// A credential that is delivered to the command.
 pub(super) struct Delivered {
     pub(super) environment: Environment,
-    place: Place,
+    method: DeliveryMethod,
     renewal: Renewal,
 }
 
 /// The means by which the credential is delivered.
-enum Place {
+enum DeliveryMethod {
     Variables,
     /// Removed when this is dropped.
     File(PrivateFile),
@@ -148,11 +148,11 @@ enum Place {
 
 impl Delivered {
     pub(super) fn prepare(
-        to: To<'_>,
+        to: DeliveryArgs<'_>,
         granted: &Value,
         requester: CredentialRequester,
-    ) -> Result<Self, Failure> {
-        let To { how, variable, .. } = to;
+    ) -> Result<Self, CliError> {
+        let DeliveryArgs { how, variable, .. } = to;
         let mut remove: Vec<String> = removed().collect();
         remove.extend(to.hidden);
         let text = |pointer: &str| granted.pointer(pointer).and_then(Value::as_str);
@@ -168,21 +168,21 @@ impl Delivered {
         .collect();
         let held = CachedSession::of(granted, None, &requester.source, SystemClock.now())?;
         let renewal = Renewal::of(held, requester);
-        let mut place = Place::Variables;
+        let mut method = DeliveryMethod::Variables;
         let made_by = text("/credential/type").and_then(MinterKind::of_credential_type);
         match (how, made_by) {
-            (How::Env, Some(MinterKind::Jwt)) => {
+            (DeliverAs::Env, Some(MinterKind::Jwt)) => {
                 let name = variable.unwrap_or("TASKPASS_ACCESS_TOKEN");
                 set.extend(told(name, "/credential/access_token"));
             }
-            (How::File, Some(MinterKind::Jwt)) => {
+            (DeliverAs::File, Some(MinterKind::Jwt)) => {
                 let made = PrivateFile::with(&contents(&granted["credential"])?)?;
                 let name = variable.unwrap_or("TASKPASS_ACCESS_TOKEN_FILE");
                 set.push((name.to_owned(), made.name()));
-                place = Place::File(made);
+                method = DeliveryMethod::File(made);
             }
-            (How::Endpoint, Some(MinterKind::Jwt)) => {
-                return Err(Failure::Usage(
+            (DeliverAs::Endpoint, Some(MinterKind::Jwt)) => {
+                return Err(CliError::Usage(
                     "an endpoint serves AWS credentials only; use --as env or --as file".into(),
                 ));
             }
@@ -196,7 +196,7 @@ impl Delivered {
                 set.push(("AWS_CONFIG_FILE".into(), "/dev/null".into()));
                 let mut credentials_file = SecretString::from("/dev/null");
                 match how {
-                    How::Env => set.extend(
+                    DeliverAs::Env => set.extend(
                         [
                             told("AWS_ACCESS_KEY_ID", "/credential/access_key_id"),
                             told("AWS_SECRET_ACCESS_KEY", "/credential/secret_access_key"),
@@ -205,21 +205,21 @@ impl Delivered {
                         .into_iter()
                         .flatten(),
                     ),
-                    How::File => {
+                    DeliverAs::File => {
                         let made = PrivateFile::with(&contents(&granted["credential"])?)?;
                         credentials_file = made.name();
-                        place = Place::File(made);
+                        method = DeliveryMethod::File(made);
                     }
-                    How::Endpoint => {
+                    DeliverAs::Endpoint => {
                         let made = Endpoint::start(&renewal)?;
                         set.extend(made.variables());
-                        place = Place::Endpoint(made);
+                        method = DeliveryMethod::Endpoint(made);
                     }
                 }
                 set.push(("AWS_SHARED_CREDENTIALS_FILE".into(), credentials_file));
             }
             (_, None) => {
-                return Err(Failure::Unestablished(
+                return Err(CliError::Unavailable(
                     "the broker issued a credential of a kind that this version does not know"
                         .into(),
                 ));
@@ -227,7 +227,7 @@ impl Delivered {
         }
         Ok(Self {
             environment: Environment { remove, set },
-            place,
+            method,
             renewal,
         })
     }
@@ -235,15 +235,15 @@ impl Delivered {
     /// Serves the command and renews its credential while this future is polled. Dropping the
     /// future removes the file.
     pub(super) async fn serve(self) -> Never {
-        match self.place {
-            Place::Variables => self.renewal.keep(When::Never, |_| Ok(())).await,
-            Place::File(file) => {
+        match self.method {
+            DeliveryMethod::Variables => self.renewal.keep(RenewalTrigger::Never, |_| Ok(())).await,
+            DeliveryMethod::File(file) => {
                 let put = |held: &CachedSession| file.replace(&contents(&held.credential)?);
-                self.renewal.keep(When::Due, put).await
+                self.renewal.keep(RenewalTrigger::Due, put).await
             }
-            Place::Endpoint(endpoint) => {
+            DeliveryMethod::Endpoint(endpoint) => {
                 tokio::select! {
-                    never = self.renewal.keep(When::Asked, |_| Ok(())) => never,
+                    never = self.renewal.keep(RenewalTrigger::Asked, |_| Ok(())) => never,
                     never = endpoint.serve() => never,
                 }
             }
@@ -252,7 +252,7 @@ impl Delivered {
 }
 
 /// The contents of a file with this credential: the token, or AWS's file format.
-fn contents(credential: &Value) -> Result<Zeroizing<String>, Failure> {
+fn contents(credential: &Value) -> Result<Zeroizing<String>, CliError> {
     let text = |name: &str| credential.get(name).and_then(Value::as_str);
     match text("access_token") {
         Some(token) => Ok(Zeroizing::new(token.to_owned())),
@@ -262,12 +262,12 @@ fn contents(credential: &Value) -> Result<Zeroizing<String>, Failure> {
 
 /// AWS's file format for credentials. A value with a control character is refused, because a line
 /// feed would begin another setting.
-fn shared_credentials(credential: &Value) -> Result<Zeroizing<String>, Failure> {
+fn shared_credentials(credential: &Value) -> Result<Zeroizing<String>, CliError> {
     let text = |name: &str| {
         let value = credential.get(name).and_then(Value::as_str);
         let value = value.unwrap_or_default();
         if value.contains(char::is_control) {
-            return Err(Failure::Unestablished(format!(
+            return Err(CliError::Unavailable(format!(
                 "the credential's `{name}` has a control character and cannot be written to a file"
             )));
         }
@@ -285,15 +285,15 @@ fn shared_credentials(credential: &Value) -> Result<Zeroizing<String>, Failure> 
 struct PrivateFile(PathBuf);
 
 impl PrivateFile {
-    fn with(text: &str) -> Result<Self, Failure> {
+    fn with(text: &str) -> Result<Self, CliError> {
         let mut name = [0; 16];
         SystemRandom::default()
             .fill(&mut name)
-            .map_err(Failure::unestablished)?;
+            .map_err(CliError::unavailable)?;
         let name = u128::from_be_bytes(name);
         let path = std::env::temp_dir().join(format!("taskpass-{name:032x}"));
         let failed = |error: std::io::Error| {
-            Failure::Unestablished(format!("cannot write {}: {error}", path.display()))
+            CliError::Unavailable(format!("cannot write {}: {error}", path.display()))
         };
         let mut file = create_private(&path).map_err(failed)?;
         let private = Self(path.clone());
@@ -302,10 +302,10 @@ impl PrivateFile {
     }
 
     /// Replaces the text. A reader sees either the whole old text or the whole new one.
-    fn replace(&self, text: &str) -> Result<(), Failure> {
+    fn replace(&self, text: &str) -> Result<(), CliError> {
         let replaced = write_whole(&self.0, text.as_bytes());
         replaced.map_err(|error| {
-            Failure::Unestablished(format!("cannot write {}: {error}", self.0.display()))
+            CliError::Unavailable(format!("cannot write {}: {error}", self.0.display()))
         })
     }
 

@@ -29,7 +29,7 @@ use tokio::time::timeout;
 use tower_http::add_extension::AddExtension;
 
 use super::renewal::{Current, Renewal};
-use crate::cli::{Failure, output};
+use crate::cli::{CliError, output};
 use crate::client::session::CachedSession;
 use crate::client::task_lease::Never;
 use crate::clock::{Clock as _, SystemClock};
@@ -76,9 +76,9 @@ impl Drop for Closing {
 
 impl Endpoint {
     /// Listens on a loopback port.
-    pub(super) fn start(renewal: &Renewal) -> Result<Self, Failure> {
+    pub(super) fn start(renewal: &Renewal) -> Result<Self, CliError> {
         let failed = |error: std::io::Error| {
-            Failure::Unestablished(format!("cannot open the endpoint: {error}"))
+            CliError::Unavailable(format!("cannot open the endpoint: {error}"))
         };
         let listener = TcpListener::bind("127.0.0.1:0").map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
@@ -86,7 +86,7 @@ impl Endpoint {
         let mut bytes = [0; 16];
         SystemRandom::default()
             .fill(&mut bytes)
-            .map_err(Failure::unestablished)?;
+            .map_err(CliError::unavailable)?;
         let secret = format!("{:032x}", u128::from_be_bytes(bytes));
         Ok(Self {
             listener,
@@ -129,12 +129,12 @@ impl Endpoint {
 /// no credential, and must not exhaust this process's file descriptors and memory. A connection
 /// carries one request, so that no idle connection blocks others.
 async fn serve_in_turn(listener: TcpListener, app: Router) -> io::Result<()> {
-    let places = max_places(Resource::NOFILE.get_soft().unwrap_or(u64::MAX));
+    let slots = max_slots(Resource::NOFILE.get_soft().unwrap_or(u64::MAX));
     let mut server = axum_server::from_tcp(listener)?
         .first_request_timeout(REQUEST_TIMEOUT)
         .acceptor(InTurn {
-            turns: Arc::new(Semaphore::new(MAX_CONNECTIONS.min(places))),
-            places: Arc::new(Semaphore::new(places)),
+            turns: Arc::new(Semaphore::new(MAX_CONNECTIONS.min(slots))),
+            slots: Arc::new(Semaphore::new(slots)),
         });
     let http = server.http_builder();
     http.http1()
@@ -144,7 +144,7 @@ async fn serve_in_turn(listener: TcpListener, app: Router) -> io::Result<()> {
 }
 
 /// The most connections that are served or wait, if this process may open `descriptors` files.
-fn max_places(descriptors: u64) -> usize {
+fn max_slots(descriptors: u64) -> usize {
     let part = usize::try_from(descriptors / DESCRIPTORS_PART).unwrap_or(usize::MAX);
     part.clamp(1, MAX_CONNECTIONS + MAX_WAITING)
 }
@@ -154,7 +154,7 @@ fn max_places(descriptors: u64) -> usize {
 #[derive(Clone)]
 struct InTurn {
     turns: Arc<Semaphore>,
-    places: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
 }
 
 /// A connection's permits to wait and to be served. Both are released when the connection ends.
@@ -167,12 +167,12 @@ impl<S: Send + 'static> Accept<TcpStream, S> for InTurn {
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
         let turns = Arc::clone(&self.turns);
-        let place = Arc::clone(&self.places).try_acquire_owned();
+        let slot = Arc::clone(&self.slots).try_acquire_owned();
         Box::pin(async move {
-            let place = place.map_err(io::Error::other)?;
+            let slot = slot.map_err(io::Error::other)?;
             let turn = timeout(TURN_TIMEOUT, turns.acquire_owned()).await?;
             let turn = turn.map_err(io::Error::other)?;
-            Ok((stream, AddExtension::new(service, Arc::new([place, turn]))))
+            Ok((stream, AddExtension::new(service, Arc::new([slot, turn]))))
         })
     }
 }
@@ -223,9 +223,9 @@ mod tests {
 
     #[test]
     fn connections_use_a_part_of_the_file_descriptors() {
-        assert_eq!(max_places(u64::MAX), MAX_CONNECTIONS + MAX_WAITING);
-        assert_eq!(max_places(1_024), MAX_CONNECTIONS + MAX_WAITING);
-        assert_eq!(max_places(64), 16);
-        assert_eq!(max_places(0), 1);
+        assert_eq!(max_slots(u64::MAX), MAX_CONNECTIONS + MAX_WAITING);
+        assert_eq!(max_slots(1_024), MAX_CONNECTIONS + MAX_WAITING);
+        assert_eq!(max_slots(64), 16);
+        assert_eq!(max_slots(0), 1);
     }
 }

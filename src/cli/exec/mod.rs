@@ -25,7 +25,7 @@ use super::connection::Address;
 use super::credential_args::{CredentialArgs, NewTask};
 use super::evidence::EvidenceArgs;
 use super::retry_args::RetryArgs;
-use super::{Failure, output};
+use super::{CliError, output};
 use crate::client::credentials::CredentialRequester;
 use crate::client::task_lease::TaskLease;
 use crate::process;
@@ -58,8 +58,8 @@ pub(super) struct Exec {
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     grace: u64,
     /// How the command gets the credential
-    #[arg(long = "as", value_name = "HOW", value_enum, default_value_t = How::Env)]
-    how: How,
+    #[arg(long = "as", value_name = "HOW", value_enum, default_value_t = DeliverAs::Env)]
+    how: DeliverAs,
     /// The variable with the token, or with the path of its file [default: `TASKPASS_ACCESS_TOKEN`,
     /// `TASKPASS_ACCESS_TOKEN_FILE`]
     #[arg(long, value_name = "NAME")]
@@ -71,7 +71,7 @@ pub(super) struct Exec {
 
 /// How the command gets the credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum How {
+enum DeliverAs {
     /// In variables, for AWS those that its tools read; not renewed, so it may end before the task
     Env,
     /// In a file that only its owner may read; renewed while the task lasts, removed at the end
@@ -88,14 +88,14 @@ pub(super) fn removed_variables() -> impl Iterator<Item = String> {
 impl Exec {
     /// Removes secrets from the environment of this process, which the command could read. If there
     /// are any, the process executes the program again without them.
-    pub(super) fn withhold(&self) -> Result<(), Failure> {
+    pub(super) fn withhold(&self) -> Result<(), CliError> {
         let names = deliver::withheld(self.evidence.variable());
         process::withhold(&names).map_err(|error| {
-            Failure::Unestablished(format!("cannot keep secrets from the command: {error}"))
+            CliError::Unavailable(format!("cannot keep secrets from the command: {error}"))
         })
     }
 
-    pub(super) async fn run(self) -> Result<(), Failure> {
+    pub(super) async fn run(self) -> Result<(), CliError> {
         // The first process of a container ignores every signal that it does not listen to.
         let mut signals = Signals::listen()?;
         let client = self.address.client()?;
@@ -108,18 +108,20 @@ impl Exec {
         let body = self.task.body(Some(self.heartbeat));
         let granted = tokio::select! {
             granted = requester.request(&body) => granted?,
-            signal = signals.ending() => return Err(Failure::Ended(exit_code(signal.as_raw()))),
+            signal = signals.ending() => {
+                return Err(CliError::ChildExited(exit_code(signal.as_raw())));
+            }
         };
         let lease = TaskLease::of(&client, &granted, self.heartbeat)?;
         let ended = self
             .with_lease(requester, granted, &lease, &mut signals)
             .await;
         // End the task in every case: the credential must not outlive the command.
-        lease.end(matches!(ended, Ok(Ended::Code(0)))).await;
+        lease.end(matches!(ended, Ok(CommandEnd::Code(0)))).await;
         match ended? {
-            Ended::Code(0) => Ok(()),
-            Ended::Code(code) => Err(Failure::Ended(code)),
-            Ended::Lost(why) => Err(Failure::Refused(why)),
+            CommandEnd::Code(0) => Ok(()),
+            CommandEnd::Code(code) => Err(CliError::ChildExited(code)),
+            CommandEnd::Lost(why) => Err(CliError::Refused(why)),
         }
     }
 
@@ -131,8 +133,8 @@ impl Exec {
         granted: Value,
         lease: &TaskLease,
         signals: &mut Signals,
-    ) -> Result<Ended, Failure> {
-        let to = deliver::To {
+    ) -> Result<CommandEnd, CliError> {
+        let to = deliver::DeliveryArgs {
             how: self.how,
             variable: self.variable.as_deref(),
             // The command does not get the variable from which the attestation was read.
@@ -142,23 +144,23 @@ impl Exec {
         let grace = Duration::from_secs(self.grace);
         let mut child = match Child::start(&self.command, &delivered.environment, grace) {
             Ok(child) => child,
-            Err(code) => return Ok(Ended::Code(code)),
+            Err(code) => return Ok(CommandEnd::Code(code)),
         };
         let serving = delivered.serve();
         let why = tokio::select! {
-            code = child.run(signals) => return Ok(Ended::Code(code)),
+            code = child.run(signals) => return Ok(CommandEnd::Code(code)),
             why = lease.keep() => why,
             never = serving => match never {},
         };
         // End the group before the message: standard error may block, or have no reader.
         child.end_group(signals).await;
         output::note(format!("taskpass: {why}; the command was told to stop"));
-        Ok(Ended::Lost(why))
+        Ok(CommandEnd::Lost(why))
     }
 }
 
 /// How the command ended.
-enum Ended {
+enum CommandEnd {
     /// With this exit code.
     Code(u8),
     /// The task ended before the command, for this reason.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
-use crate::cli::{Failure, output};
+use crate::cli::{CliError, output};
 use crate::client::credentials::CredentialRequester;
 use crate::client::session::CachedSession;
 use crate::client::task_lease::Never;
@@ -30,7 +30,7 @@ pub(super) struct Current {
 
 /// When the credential is renewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum When {
+pub(super) enum RenewalTrigger {
     /// As soon as it is due.
     Due,
     /// When it is due and the command requests it.
@@ -70,19 +70,19 @@ impl Renewal {
     /// succeeds.
     pub(super) async fn keep(
         self,
-        when: When,
-        mut put: impl FnMut(&CachedSession) -> Result<(), Failure>,
+        trigger: RenewalTrigger,
+        mut put: impl FnMut(&CachedSession) -> Result<(), CliError>,
     ) -> Never {
         loop {
             let held = Arc::clone(&self.current.borrow().held);
-            if when == When::Never || held.is_last(&self.requester.source) {
+            if trigger == RenewalTrigger::Never || held.is_last(&self.requester.source) {
                 tokio::select! {
-                    never = announce(&held, when) => return never,
+                    never = announce(&held, trigger) => return never,
                     never = self.refuse() => return never,
                 }
             }
-            match when {
-                When::Asked => self.demand.notified().await,
+            match trigger {
+                RenewalTrigger::Asked => self.demand.notified().await,
                 _ => until(held.due_at()).await,
             }
             let mut next = CachedSession::clone(&held);
@@ -94,7 +94,7 @@ impl Renewal {
                 deliver(&next, &mut put).await;
             }
             self.publish(next);
-            if when == When::Due {
+            if trigger == RenewalTrigger::Due {
                 // After a success, too: if this machine's clock is ahead of the broker's, the new
                 // credential may be due at once.
                 sleep(PAUSE).await;
@@ -122,7 +122,7 @@ impl Renewal {
 /// be renewed again.
 async fn deliver(
     held: &CachedSession,
-    put: &mut impl FnMut(&CachedSession) -> Result<(), Failure>,
+    put: &mut impl FnMut(&CachedSession) -> Result<(), CliError>,
 ) {
     while let Err(failure) = put(held) {
         say(&format!(
@@ -137,11 +137,11 @@ async fn deliver(
 
 /// Announces the end of a credential in advance, and again when it ends, if the task continues
 /// after it.
-async fn announce(held: &CachedSession, when: When) -> Never {
+async fn announce(held: &CachedSession, trigger: RenewalTrigger) -> Never {
     if !held.lasts_as_long_as_its_task() {
         until(held.due_at()).await;
-        let why = match when {
-            When::Never => {
+        let why = match trigger {
+            RenewalTrigger::Never => {
                 "variables cannot be renewed; use --as file or --as endpoint to renew it"
             }
             _ => "the attestation is used up, and no other is available for a renewal",

@@ -6,7 +6,7 @@ use std::task::Poll;
 use rustix::process::{Signal, getpid, getppid, getsid, kill_process};
 use tokio::signal::unix::{self as stream, SignalKind};
 
-use crate::cli::Failure;
+use crate::cli::CliError;
 
 /// The signals that this process listens to. If several are pending, the first of this list is
 /// returned first: this process must learn that it was continued before it examines the state of
@@ -45,7 +45,7 @@ pub(super) fn exit_code(signal: i32) -> u8 {
 pub(super) struct Signals(Vec<(Signal, stream::Signal)>);
 
 impl Signals {
-    pub(super) fn listen() -> Result<Self, Failure> {
+    pub(super) fn listen() -> Result<Self, CliError> {
         let ignored = Ignored::inherited();
         let listened = LISTENED
             .into_iter()
@@ -55,7 +55,7 @@ impl Signals {
             opened.map(|opened| (signal, opened))
         });
         let streams: Result<_, _> = streams.collect();
-        streams.map(Self).map_err(Failure::unestablished)
+        streams.map(Self).map_err(CliError::unavailable)
     }
 
     /// The next signal. Cancelling this future loses no signal.

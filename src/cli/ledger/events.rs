@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::cli::{Failure, output};
+use crate::cli::{CliError, output};
 use crate::clock::Timestamp;
 use crate::config::ExportFormat;
 use crate::domain::leaf::Leaf;
@@ -38,7 +38,7 @@ pub(super) struct Events {
 }
 
 impl Events {
-    pub(super) fn run(self) -> Result<(), Failure> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         let keys = super::keys_of(&self.keys, self.key_file.as_deref())?;
         let file = open(&self.file)?;
         let mut log = read(&file, &keys)?;
@@ -51,7 +51,7 @@ impl Events {
         }
         log.finish().map_err(failure)?;
 
-        let failed = |error: std::io::Error| Failure::Unestablished(error.to_string());
+        let failed = |error: std::io::Error| CliError::Unavailable(error.to_string());
         (&file).rewind().map_err(failed)?;
         let mut log = read(&file, &keys)?;
         let origin = log.checkpoint().origin.clone();
@@ -81,7 +81,7 @@ impl Events {
                     free_text: None,
                 },
             )
-            .map_err(Failure::unestablished)?;
+            .map_err(CliError::unavailable)?;
             out.write_all(&message.body).map_err(failed)?;
             out.write_all(b"\n").map_err(failed)?;
         }
@@ -99,14 +99,14 @@ fn is_before(leaf: Option<&[u8]>, since: Timestamp) -> bool {
     leaf.and_then(time).is_some_and(|at| at < since)
 }
 
-fn open(file: &Path) -> Result<File, Failure> {
-    let place = file.display();
+fn open(file: &Path) -> Result<File, CliError> {
+    let name = file.display();
     let unread =
-        |error: std::io::Error| Failure::Unestablished(format!("cannot read {place}: {error}"));
+        |error: std::io::Error| CliError::Unavailable(format!("cannot read {name}: {error}"));
     let opened = File::open(file).map_err(unread)?;
     if !opened.metadata().map_err(unread)?.is_file() {
-        return Err(Failure::Usage(format!(
-            "{place} is not a regular file, and the log is read twice: write it to a file first"
+        return Err(CliError::Usage(format!(
+            "{name} is not a regular file, and the log is read twice: write it to a file first"
         )));
     }
     Ok(opened)
@@ -115,14 +115,14 @@ fn open(file: &Path) -> Result<File, Failure> {
 fn read<'a>(
     file: &'a File,
     keys: &[VerifierKey],
-) -> Result<LogReader<BufReader<&'a File>>, Failure> {
+) -> Result<LogReader<BufReader<&'a File>>, CliError> {
     LogReader::open(BufReader::with_capacity(256 * 1024, file), keys).map_err(failure)
 }
 
-fn failure(error: LogFileError) -> Failure {
+fn failure(error: LogFileError) -> CliError {
     match error {
-        LogFileError::Io(error) => Failure::Unestablished(format!("cannot read the log: {error}")),
-        other => Failure::Refused(format!(
+        LogFileError::Io(error) => CliError::Unavailable(format!("cannot read the log: {error}")),
+        other => CliError::Refused(format!(
             "the log cannot be verified: {}",
             output::printable(&other.to_string())
         )),

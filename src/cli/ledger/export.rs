@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::json;
 
-use crate::cli::Failure;
+use crate::cli::CliError;
 use crate::cli::connection::Connection;
 use crate::cli::output::{self, Form};
 use crate::files::NewFile;
@@ -27,7 +27,7 @@ pub(super) struct Export {
 }
 
 impl Export {
-    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), CliError> {
         let client = self.connection.client()?;
         let Some(file) = self.output else {
             let mut out = std::io::stdout().lock();
@@ -35,7 +35,7 @@ impl Export {
         };
         // Completely or not at all: a partial log would look like a truncated one.
         let failed = |error: std::io::Error| {
-            Failure::Unestablished(format!("cannot write {}: {error}", file.display()))
+            CliError::Unavailable(format!("cannot write {}: {error}", file.display()))
         };
         let answer = client.stream("/v1/ledger/export").await?;
         let mut out = std::io::BufWriter::new(NewFile::begin(&file).map_err(failed)?);
@@ -53,11 +53,14 @@ impl Export {
     }
 }
 
-async fn copy(mut answer: reqwest::Response, out: &mut impl std::io::Write) -> Result<(), Failure> {
+async fn copy(
+    mut answer: reqwest::Response,
+    out: &mut impl std::io::Write,
+) -> Result<(), CliError> {
     let watched = std::io::stderr().is_terminal();
     let (mut bytes, mut told) = (0_u64, Instant::now());
     while let Some(chunk) = answer.chunk().await.map_err(|error| {
-        Failure::Unestablished(format!("the transfer of the log broke off: {error}"))
+        CliError::Unavailable(format!("the transfer of the log broke off: {error}"))
     })? {
         out.write_all(&chunk)?;
         bytes += chunk.len() as u64;
@@ -74,9 +77,9 @@ async fn copy(mut answer: reqwest::Response, out: &mut impl std::io::Write) -> R
 
 /// Checks that the file's entries are those under its checkpoint. The checkpoint's signature is
 /// checked by `ledger verify`.
-fn check(file: &File) -> Result<u64, Failure> {
+fn check(file: &File) -> Result<u64, CliError> {
     let broken = |error: &dyn std::fmt::Display| {
-        Failure::Unestablished(format!("the broker sent an incomplete log: {error}"))
+        CliError::Unavailable(format!("the broker sent an incomplete log: {error}"))
     };
     let mut reader = LogReader::unsigned(BufReader::new(file)).map_err(|error| broken(&error))?;
     let mut bodies = false;

@@ -15,7 +15,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::Failure;
+use super::CliError;
 use super::connection::Connection;
 use super::output::{self, Form};
 use crate::audit::verify::{self, Consistency, Given};
@@ -185,7 +185,7 @@ struct AcceptTime {
 }
 
 impl AcceptTime {
-    async fn run(self, form: Form) -> Result<(), Failure> {
+    async fn run(self, form: Form) -> Result<(), CliError> {
         let time = self.time.unwrap_or_else(|| SystemClock.now());
         let ask = json!({"time": time, "reason": self.reason});
         let client = self.connection.client()?;
@@ -236,13 +236,13 @@ struct ReceiptOf {
 }
 
 impl ReceiptOf {
-    async fn run(self) -> Result<(), Failure> {
+    async fn run(self) -> Result<(), CliError> {
         let receipt = self.fetch().await?;
         if !self.tlog_proof {
             return output::json(&receipt);
         }
         let broken = |why: &dyn std::fmt::Display| {
-            Failure::Unestablished(format!(
+            CliError::Unavailable(format!(
                 "the broker sent a receipt that cannot be verified: {why}"
             ))
         };
@@ -253,7 +253,7 @@ impl ReceiptOf {
         output::raw(receipt.to_tlog_proof().to_string().as_bytes())
     }
 
-    async fn fetch(&self) -> Result<Value, Failure> {
+    async fn fetch(&self) -> Result<Value, CliError> {
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         if self.witnessed {
             query.append_pair("witnessed", "true");
@@ -268,12 +268,12 @@ impl ReceiptOf {
             let receipt = client.get(&path).await?;
             if receipt.get("leaf").is_none() {
                 let told = format!("the body of leaf {index} was pruned; its hash stays");
-                return Err(Failure::Unestablished(told));
+                return Err(CliError::Unavailable(told));
             }
             return Ok(receipt);
         }
         let id: DecisionId = self.leaf.parse().map_err(|_| {
-            Failure::Usage(format!(
+            CliError::Usage(format!(
                 "`{}` is neither a decision's id nor an index",
                 self.leaf
             ))
@@ -309,7 +309,7 @@ pub(super) fn vkey(text: &str) -> Result<VerifierKey, String> {
 }
 
 impl Ledger {
-    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), CliError> {
         match self.command {
             Command::Verify(verify) => verify.run(form),
             Command::Coverage(coverage) => coverage.run(form),
@@ -360,7 +360,7 @@ impl Ledger {
 }
 
 impl Verify {
-    fn run(self, form: Form) -> Result<(), Failure> {
+    fn run(self, form: Form) -> Result<(), CliError> {
         let trust = Trust {
             keys: self.keys()?,
             witnesses: self.witnesses.clone(),
@@ -383,14 +383,14 @@ impl Verify {
             proofs: &self.proofs()?,
             used_at: self.used_at,
         };
-        let place = self.file.display();
+        let name = self.file.display();
         let file: Box<dyn Read> =
             if self.file == Path::new("-") {
                 Box::new(std::io::stdin().lock())
             } else {
                 let opened = std::fs::File::open(&self.file);
                 Box::new(opened.map_err(|error| {
-                    Failure::Unestablished(format!("cannot read {place}: {error}"))
+                    CliError::Unavailable(format!("cannot read {name}: {error}"))
                 })?)
             };
         let verdict = verify::verify(BufReader::with_capacity(256 * 1024, file), &request);
@@ -402,11 +402,11 @@ impl Verify {
         if verdict.holds() {
             Ok(())
         } else {
-            Err(Failure::Told)
+            Err(CliError::AlreadyReported)
         }
     }
 
-    fn given(&self) -> Result<Vec<Given>, Failure> {
+    fn given(&self) -> Result<Vec<Given>, CliError> {
         let unpublished = self.checkpoints.iter().map(|file| (None, file));
         let published = self.published.iter();
         unpublished
@@ -421,33 +421,33 @@ impl Verify {
             .collect()
     }
 
-    fn proofs(&self) -> Result<Vec<Consistency>, Failure> {
+    fn proofs(&self) -> Result<Vec<Consistency>, CliError> {
         let read = |file: &PathBuf| {
             serde_json::from_slice(&read_file(file, MAX_FILE_BYTES)?).map_err(|error| {
-                Failure::Usage(format!("{}: not a proof: {error}", file.display()))
+                CliError::Usage(format!("{}: not a proof: {error}", file.display()))
             })
         };
         self.consistency.iter().map(read).collect()
     }
 
-    fn keys(&self) -> Result<Vec<VerifierKey>, Failure> {
+    fn keys(&self) -> Result<Vec<VerifierKey>, CliError> {
         keys_of(&self.keys, self.key_file.as_deref())
     }
 }
 
 /// The keys of the command line and of a file with one a line.
-fn keys_of(given: &[VerifierKey], file: Option<&Path>) -> Result<Vec<VerifierKey>, Failure> {
+fn keys_of(given: &[VerifierKey], file: Option<&Path>) -> Result<Vec<VerifierKey>, CliError> {
     let mut keys = given.to_vec();
     if let Some(file) = file {
         let text = String::from_utf8(read_file(file, MAX_FILE_BYTES)?)
-            .map_err(|_| Failure::Usage(format!("{} is not UTF-8", file.display())))?;
+            .map_err(|_| CliError::Usage(format!("{} is not UTF-8", file.display())))?;
         for line in text.lines().filter(|line| !line.trim().is_empty()) {
             let key = vkey(line);
-            keys.push(key.map_err(|e| Failure::Usage(format!("{}: {e}", file.display())))?);
+            keys.push(key.map_err(|e| CliError::Usage(format!("{}: {e}", file.display())))?);
         }
     }
     if keys.is_empty() {
-        return Err(Failure::Usage("no verifier key was given".into()));
+        return Err(CliError::Usage("no verifier key was given".into()));
     }
     Ok(keys)
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::MAX_FILE_BYTES;
 use crate::app::StartError;
 use crate::app::succession::{self, Evidence, NewLog, OldLog};
-use crate::cli::Failure;
+use crate::cli::CliError;
 use crate::cli::output::{self, Form};
 use crate::cli::serve::ConfigFile;
 use crate::client::read_file;
@@ -37,12 +37,12 @@ pub(in crate::cli) struct NewOrigin {
     #[arg(long, value_name = "FILE")]
     old_config: PathBuf,
     #[command(flatten)]
-    how: How,
+    how: SuccessionArgs,
 }
 
 /// The arguments that both commands share.
 #[derive(Args, Debug)]
-pub(in crate::cli) struct How {
+pub(in crate::cli) struct SuccessionArgs {
     /// A signed checkpoint of the old log that was kept elsewhere; may be given several times. The
     /// checkpoint file and the shared checkpoint of the old configuration are read anyway
     #[arg(long = "checkpoint", value_name = "FILE")]
@@ -59,7 +59,7 @@ pub(in crate::cli) struct How {
     yes: bool,
 }
 
-impl How {
+impl SuccessionArgs {
     /// Whether the user confirmed the command with `--yes`.
     pub(in crate::cli) fn is_confirmed(&self) -> bool {
         self.yes
@@ -67,9 +67,9 @@ impl How {
 }
 
 /// The process's environment, where the database is the old store's.
-struct OfTheOld;
+struct OldStoreEnvironment;
 
-impl Environment for OfTheOld {
+impl Environment for OldStoreEnvironment {
     fn get(&self, name: &str) -> Result<Option<String>, NotText> {
         match name.strip_prefix(DATABASE_URL_VARIABLE) {
             Some(ending) => ProcessEnvironment.get(&format!("{OLD_DATABASE_URL_VARIABLE}{ending}")),
@@ -79,7 +79,7 @@ impl Environment for OfTheOld {
 }
 
 impl NewOrigin {
-    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), CliError> {
         let opened = Opened::new(&self.file, &self.old_config, &self.how, None).await?;
         if let Some(succession) = opened.cut_short(SuccessionReason::Lost, None).await? {
             return opened
@@ -87,7 +87,7 @@ impl NewOrigin {
                 .await;
         }
         let Some(lost) = opened.old.lost().await.map_err(failed)? else {
-            return Err(Failure::Usage(format!(
+            return Err(CliError::Usage(format!(
                 "no loss is known: the store of `{}` contains {}; give a later checkpoint with \
                  --checkpoint, or revoke a stolen key with `taskpass keys revoke --ledger`",
                 opened.old.origin(),
@@ -108,14 +108,14 @@ impl NewOrigin {
 pub(in crate::cli) async fn revoke_log_key(
     file: &ConfigFile,
     old_config: &std::path::Path,
-    how: &How,
+    how: &SuccessionArgs,
     key: &VerifierKey,
     list: Option<&std::path::Path>,
     form: Form,
-) -> Result<(), Failure> {
+) -> Result<(), CliError> {
     let opened = Opened::new(file, old_config, how, Some(key)).await?;
     if !opened.old.has_key(key) {
-        return Err(Failure::Usage(format!(
+        return Err(CliError::Usage(format!(
             "{key} is not a key of the log `{}`; `taskpass ledger keys` lists its keys",
             opened.old.origin()
         )));
@@ -190,14 +190,14 @@ impl Opened {
     async fn new(
         file: &ConfigFile,
         old_config: &std::path::Path,
-        how: &How,
+        how: &SuccessionArgs,
         revoked: Option<&VerifierKey>,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, CliError> {
         let config = file.load()?;
-        let old_config = Config::load(old_config, &OfTheOld, Mode::Production)
-            .map_err(|errors| Failure::Usage(errors.to_string()))?;
+        let old_config = Config::load(old_config, &OldStoreEnvironment, Mode::Production)
+            .map_err(|errors| CliError::Usage(errors.to_string()))?;
         if old_config.ledger.origin == config.ledger.origin {
-            return Err(Failure::Usage(format!(
+            return Err(CliError::Usage(format!(
                 "both configurations have the origin `{}`: give the new log another ledger.origin and \
                  an empty store",
                 config.ledger.origin
@@ -205,7 +205,7 @@ impl Opened {
         }
         let issuers = [&config, &old_config].map(|it| it.server.issuer.as_str());
         if issuers[0] != issuers[1] {
-            return Err(Failure::Usage(format!(
+            return Err(CliError::Usage(format!(
                 "{}: server.issuer is `{}`, and the old log's is `{}`. An issuer must not change: roles \
                  in AWS trust it, and the deny lists on them are marked with it, so sessions of the old \
                  log could not be denied. Use the old issuer",
@@ -217,13 +217,13 @@ impl Opened {
         let bootstrap = &config.admin.bootstrap_token_sha256;
         if bootstrap.is_some() && *bootstrap == old_config.admin.bootstrap_token_sha256 {
             // The token would be valid for another day in a new store.
-            return Err(Failure::Usage(format!(
+            return Err(CliError::Usage(format!(
                 "{}: admin.bootstrap_token_sha256 is that of the old log: a holder of that token could \
                  bind admins for another day; create another token with `taskpass keys bootstrap`",
                 config.source.display()
             )));
         }
-        let evidence: Result<Vec<Evidence>, Failure> = how
+        let evidence: Result<Vec<Evidence>, CliError> = how
             .checkpoints
             .iter()
             .map(|file| {
@@ -239,14 +239,14 @@ impl Opened {
         let old = OldLog::open(old_config, successor, evidence?, &keys, now).await;
         let old = old.map_err(failed)?;
         if old.has_seen_bootstrap_of(&config).await.map_err(failed)? {
-            return Err(Failure::Usage(format!(
+            return Err(CliError::Usage(format!(
                 "{}: the old log accepted admin.bootstrap_token_sha256; create another token with \
                  `taskpass keys bootstrap`",
                 config.source.display()
             )));
         }
         if let Some(kid) = old.signed_with_key_of(&config).map_err(failed)? {
-            return Err(Failure::Usage(format!(
+            return Err(CliError::Usage(format!(
                 "{}: keys.rs256_private_key_file is a key of the old log ({kid}): tokens that it signed \
                  would be accepted as the new log's; create another key",
                 config.source.display()
@@ -261,7 +261,7 @@ impl Opened {
         &self,
         reason: SuccessionReason,
         key: Option<&VerifierKey>,
-    ) -> Result<Option<Succession>, Failure> {
+    ) -> Result<Option<Succession>, CliError> {
         let Some(begun) = succession::begun(&self.config).await.map_err(failed)? else {
             return Ok(None);
         };
@@ -273,7 +273,7 @@ impl Opened {
         if same && !begun.finished {
             return Ok(Some(begun.succession));
         }
-        Err(Failure::Usage(if same {
+        Err(CliError::Usage(if same {
             format!(
                 "the log `{new}` has already replaced `{}`; start brokers with it",
                 of.origin
@@ -293,9 +293,9 @@ impl Opened {
         succession: &Succession,
         why: &str,
         more: &Value,
-        how: &How,
+        how: &SuccessionArgs,
         form: Form,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), CliError> {
         let new = &self.config.ledger.origin;
         output::note(format!(
             "the log `{}` ends at {} leaves: {why}",
@@ -308,13 +308,13 @@ impl Opened {
              expire. Both are listed at the end"
         ));
         if !how.yes {
-            return Err(Failure::Usage(
+            return Err(CliError::Usage(
                 "nothing was done; stop every broker of the old log, then add --yes".into(),
             ));
         }
         let connected = self.old.connected_brokers().await.map_err(failed)?;
         if connected > 0 {
-            return Err(Failure::Usage(format!(
+            return Err(CliError::Usage(format!(
                 "nothing was done: brokers still have {connected} connection(s) to the old log's \
                  database; stop all of them first"
             )));
@@ -383,10 +383,10 @@ impl Opened {
     }
 }
 
-fn failed(error: impl std::fmt::Display) -> Failure {
-    Failure::unestablished(error)
+fn failed(error: impl std::fmt::Display) -> CliError {
+    CliError::unavailable(error)
 }
 
-fn unwritten(path: &std::path::Path, error: &std::io::Error) -> Failure {
-    Failure::Unestablished(format!("cannot write {}: {error}", path.display()))
+fn unwritten(path: &std::path::Path, error: &std::io::Error) -> CliError {
+    CliError::Unavailable(format!("cannot write {}: {error}", path.display()))
 }

@@ -12,7 +12,7 @@ use url::Url;
 use crate::audit::monitor::{Alarm, Evidence, MAX_EVIDENCE_BYTES, Monitor, Round, Target};
 use crate::cli::connection::Authorities;
 use crate::cli::output::{self, Form};
-use crate::cli::{Failure, seconds_of};
+use crate::cli::{CliError, seconds_of};
 use crate::client::{read_file, read_secret};
 use crate::merkle::{Trust, VerifierKey, WitnessKey};
 
@@ -65,12 +65,12 @@ fn span(text: &str) -> Result<Duration, String> {
 }
 
 impl Watch {
-    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), CliError> {
         if let Some(file) = &self.check {
             return check(file, &self.keys, form);
         }
         let monitor = self.monitor()?;
-        let listen = |kind| signal(kind).map_err(Failure::unestablished);
+        let listen = |kind| signal(kind).map_err(CliError::unavailable);
         let mut terminate = listen(SignalKind::terminate())?;
         let mut interrupt = listen(SignalKind::interrupt())?;
         let name = tokio::select! {
@@ -79,16 +79,16 @@ impl Watch {
             _ = interrupt.recv() => "SIGINT",
         };
         if self.once {
-            return Err(Failure::Unestablished(format!(
+            return Err(CliError::Unavailable(format!(
                 "ended by {name} before the log was checked"
             )));
         }
         Ok(())
     }
 
-    fn monitor(&self) -> Result<Monitor, Failure> {
+    fn monitor(&self) -> Result<Monitor, CliError> {
         let Some(url) = &self.url else {
-            return Err(Failure::Usage(
+            return Err(CliError::Usage(
                 "`--url` and at least one `--key` are required".into(),
             ));
         };
@@ -107,7 +107,7 @@ impl Watch {
     }
 
     /// Checks the log, once or until it contradicts itself.
-    async fn follow(&self, mut monitor: Monitor, form: Form) -> Result<(), Failure> {
+    async fn follow(&self, mut monitor: Monitor, form: Form) -> Result<(), CliError> {
         let mut failures = 0;
         loop {
             let round = match monitor.check().await {
@@ -118,7 +118,7 @@ impl Watch {
                 .tell(&monitor, &round, form)
                 .map_err(|failure| match failure {
                     // For other commands a closed output is a quiet end. A monitor must be heard.
-                    Failure::ReaderGone => Failure::unestablished(failure),
+                    CliError::BrokenPipe => CliError::unavailable(failure),
                     other => other,
                 });
             if self.once {
@@ -126,7 +126,7 @@ impl Watch {
             }
             told?;
             if let Some(why) = monitor.unwitnessed() {
-                return Err(Failure::Unestablished(why));
+                return Err(CliError::Unavailable(why));
             }
             failures = if round.is_read { 0 } else { failures + 1 };
             tokio::time::sleep(self.pause(failures)).await;
@@ -141,7 +141,7 @@ impl Watch {
         longer.min(LONGEST_PAUSE.max(self.every))
     }
 
-    fn tell(&self, monitor: &Monitor, round: &Round, form: Form) -> Result<(), Failure> {
+    fn tell(&self, monitor: &Monitor, round: &Round, form: Form) -> Result<(), CliError> {
         let now = round.at;
         if round.is_first_contact {
             output::note(
@@ -178,7 +178,7 @@ impl Watch {
 }
 
 /// Verifies a file of evidence with the log's keys only.
-fn check(file: &Path, keys: &[VerifierKey], form: Form) -> Result<(), Failure> {
+fn check(file: &Path, keys: &[VerifierKey], form: Form) -> Result<(), CliError> {
     let content = read_file(file, MAX_EVIDENCE_BYTES)?;
     let evidence = Evidence::read(&file.display().to_string(), &content)?;
     match evidence.proves(keys) {
@@ -186,14 +186,14 @@ fn check(file: &Path, keys: &[VerifierKey], form: Form) -> Result<(), Failure> {
             &json!({"proven": true, "detail": says}),
             format!("PROVEN: {says}"),
         ),
-        Err(why) => Err(Failure::Refused(format!("not proven: {why}"))),
+        Err(why) => Err(CliError::Refused(format!("not proven: {why}"))),
     }
 }
 
 /// Reports a contradiction on every output.
-fn contradiction(monitor: &Monitor, alarm: &Alarm, form: Form) -> Failure {
+fn contradiction(monitor: &Monitor, alarm: &Alarm, form: Form) -> CliError {
     let (kept, found) = (monitor.kept(), &alarm.found);
-    let place = match &alarm.evidence {
+    let location = match &alarm.evidence {
         Ok(path) => format!("evidence: {}", path.display()),
         Err(error) => format!(
             "THE EVIDENCE COULD NOT BE WRITTEN ({error}), so here it is.\nKept:\n{}\nServed:\n{}",
@@ -221,8 +221,8 @@ fn contradiction(monitor: &Monitor, alarm: &Alarm, form: Form) -> Failure {
     } else {
         "Only this monitor attests when it was served"
     };
-    Failure::Refused(format!(
-        "CONTRADICTION ({}) by {}: {}\n  {place}\n  {proof}",
+    CliError::Refused(format!(
+        "CONTRADICTION ({}) by {}: {}\n  {location}\n  {proof}",
         found.kind.name(),
         monitor.url(),
         found.says
@@ -230,10 +230,10 @@ fn contradiction(monitor: &Monitor, alarm: &Alarm, form: Form) -> Failure {
 }
 
 /// The result of `--once`: success only if the log was read and satisfies all requirements.
-fn result(round: Round) -> Result<(), Failure> {
+fn result(round: Round) -> Result<(), CliError> {
     let faults = round.into_faults();
     if faults.is_empty() {
         return Ok(());
     }
-    Err(Failure::Unestablished(faults.join("\n  ")))
+    Err(CliError::Unavailable(faults.join("\n  ")))
 }

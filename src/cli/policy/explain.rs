@@ -6,19 +6,19 @@ use std::fmt;
 use clap::Args;
 use serde::Serialize;
 
-use super::super::Failure;
+use super::super::CliError;
 use super::super::connection::Connection;
 use super::super::output::{self, Form, printable};
-use super::source::{decider, open, unestablished};
+use super::source::{decider, open, unavailable};
 use crate::client::Client;
 use crate::clock::Timestamp;
 use crate::domain::decision::{Observed, Outcome, RefusalCode};
 use crate::domain::generation::GenerationDigest;
 use crate::domain::record::Record;
 use crate::ids::DecisionId;
-use crate::policy::explain::{Explanation, Place};
+use crate::policy::explain::{Explanation, SourceLocation};
 use crate::policy::generation::engine;
-use crate::policy::record::{Asked, Recorded};
+use crate::policy::record::{DecidedBy, Recorded};
 
 /// The arguments of `explain`.
 #[derive(Args, Debug)]
@@ -31,7 +31,7 @@ pub(super) struct Explain {
 
 /// The explanation, as printed.
 #[derive(Debug, Serialize)]
-struct Told {
+struct ExplanationOutput {
     decision: DecisionId,
     index: u64,
     at: Timestamp,
@@ -64,31 +64,35 @@ struct Told {
 }
 
 impl Explain {
-    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), CliError> {
         let client = self.connection.client()?;
         let path = format!("/v1/decisions/{}/record", self.decision);
-        let answer = client.get(&path).await.map_err(unestablished)?;
-        let record: Record = serde_json::from_value(answer).map_err(Failure::unestablished)?;
+        let answer = client.get(&path).await.map_err(unavailable)?;
+        let record: Record = serde_json::from_value(answer).map_err(CliError::unavailable)?;
         let recorded = open(&record)?;
         if recorded.decision() != Some(self.decision) {
-            return Err(Failure::Refused(format!(
+            return Err(CliError::Refused(format!(
                 "FAILED: the broker returned a record that is not the record of decision {}",
                 self.decision
             )));
         }
-        let told = self.tell(&recorded, &client).await?;
+        let report = self.tell(&recorded, &client).await?;
         if form.is_json() {
-            return output::json(&told);
+            return output::json(&report);
         }
-        output::line(told.to_string())
+        output::line(report.to_string())
     }
 
-    async fn tell(&self, recorded: &Recorded, client: &Client) -> Result<Told, Failure> {
+    async fn tell(
+        &self,
+        recorded: &Recorded,
+        client: &Client,
+    ) -> Result<ExplanationOutput, CliError> {
         let generation = recorded
             .generation()
-            .ok_or_else(|| Failure::Refused("FAILED: the leaf names no generation".into()))?;
+            .ok_or_else(|| CliError::Refused("FAILED: the leaf names no generation".into()))?;
         let (outcome, refusal) = recorded.outcome();
-        let mut told = Told {
+        let mut report = ExplanationOutput {
             decision: self.decision,
             index: recorded.index,
             at: recorded.at(),
@@ -98,10 +102,10 @@ impl Explain {
             refusal,
             granted_ttl_seconds: recorded.granted_seconds(),
             generation,
-            decided_by: match recorded.asked() {
-                Asked::Policy => "policy",
-                Asked::Never(_) => "never",
-                Asked::Overtaken(_) => "overtaken",
+            decided_by: match recorded.decided_by() {
+                DecidedBy::Policy => "policy",
+                DecidedBy::Never(_) => "never",
+                DecidedBy::Overtaken(_) => "overtaken",
             },
             reproduced: false,
             other_engine: None,
@@ -109,18 +113,18 @@ impl Explain {
             detail: None,
             explanation: None,
         };
-        if let Asked::Never(_) = recorded.asked() {
-            return Ok(told);
+        if let DecidedBy::Never(_) = recorded.decided_by() {
+            return Ok(report);
         }
         let decider = decider(client, generation).await?;
         let theirs = &decider.generation.engine;
-        told.other_engine = (*theirs != engine()).then(|| theirs.clone());
+        report.other_engine = (*theirs != engine()).then(|| theirs.clone());
         let again = recorded.reproduce(&decider.compiled);
-        let again = again.map_err(|error| match &told.other_engine {
-            None => Failure::Refused(format!("FAILED: {error}")),
+        let again = again.map_err(|error| match &report.other_engine {
+            None => CliError::Refused(format!("FAILED: {error}")),
             // Another engine may interpret the same text differently, so this does not prove a
             // fault.
-            Some(theirs) => Failure::Unestablished(format!(
+            Some(theirs) => CliError::Unavailable(format!(
                 "{theirs} decided it, and {} decides it differently: {error}",
                 engine()
             )),
@@ -128,12 +132,12 @@ impl Explain {
         if let Some(decision) = again {
             let files = &decider.generation.policies;
             let explanation = decider.compiled.explain(recorded.input(), &decision, files);
-            told.reproduced = true;
-            told.observed.clone_from(&decision.observed);
-            told.explanation = Some(explanation.map_err(Failure::unestablished)?);
-            told.detail = decision.verdict.err().map(|refusal| refusal.detail);
+            report.reproduced = true;
+            report.observed.clone_from(&decision.observed);
+            report.explanation = Some(explanation.map_err(CliError::unavailable)?);
+            report.detail = decision.verdict.err().map(|refusal| refusal.detail);
         }
-        Ok(told)
+        Ok(report)
     }
 }
 
@@ -141,7 +145,7 @@ fn line(f: &mut fmt::Formatter<'_>, name: &str, text: &str) -> fmt::Result {
     writeln!(f, "  {name:<11}{}", printable(text))
 }
 
-impl fmt::Display for Told {
+impl fmt::Display for ExplanationOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let outcome = self.outcome.as_str();
         let code = self.refusal.map(|code| format!(" ({})", code.as_str()));
@@ -207,15 +211,15 @@ impl fmt::Display for Told {
     }
 }
 
-fn place(f: &mut fmt::Formatter<'_>, place: &Place) -> fmt::Result {
+fn show_source(f: &mut fmt::Formatter<'_>, source: &SourceLocation) -> fmt::Result {
     writeln!(
         f,
         "  {}:{} {} `{}`: {}",
-        printable(&place.file),
-        place.line,
-        place.effect,
-        place.policy,
-        printable(&place.description)
+        printable(&source.file),
+        source.line,
+        source.effect,
+        source.policy,
+        printable(&source.description)
     )
 }
 
@@ -229,13 +233,13 @@ fn show(f: &mut fmt::Formatter<'_>, explanation: &Explanation, turned: &str) -> 
         writeln!(f, "\nDetermined by")?;
     }
     for policy in &explanation.policies {
-        place(f, policy)?;
+        show_source(f, policy)?;
     }
     if !explanation.observed.is_empty() {
         writeln!(f, "\nObserved, not enforced, by")?;
     }
     for policy in &explanation.observed {
-        place(f, policy)?;
+        show_source(f, policy)?;
     }
     for right in &explanation.refused {
         let what = format!("{} at {}", right.action, right.location);
@@ -244,7 +248,7 @@ fn show(f: &mut fmt::Formatter<'_>, explanation: &Explanation, turned: &str) -> 
             writeln!(f, " forbidden by")?;
         }
         for forbid in &right.forbidden_by {
-            place(f, forbid)?;
+            show_source(f, forbid)?;
         }
         if right.forbidden_by.is_empty() && right.nearest.is_empty() {
             writeln!(f, " no policy is close to permitting it")?;
@@ -253,7 +257,7 @@ fn show(f: &mut fmt::Formatter<'_>, explanation: &Explanation, turned: &str) -> 
             writeln!(f, " no policy permits it; the closest ones are")?;
         }
         for near in &right.nearest {
-            place(f, &near.place)?;
+            show_source(f, &near.source)?;
             for condition in &near.does_not_hold {
                 writeln!(f, "    does not hold: {}", printable(condition))?;
             }

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::super::Failure;
+use super::super::CliError;
 use crate::clock::Timestamp;
 use crate::domain::record::Record;
 
@@ -47,11 +47,11 @@ impl LastLine {
 
 impl Range {
     /// Appends `next`. Fails if `next` does not begin after this range.
-    fn extend(&mut self, next: &Self) -> Result<(), Failure> {
+    fn extend(&mut self, next: &Self) -> Result<(), CliError> {
         if let (Some(last), Some(first)) = (self.last, next.first)
             && first <= last
         {
-            return Err(Failure::Usage(format!(
+            return Err(CliError::Usage(format!(
                 "index {first} follows index {last}: each index must occur once, in increasing order"
             )));
         }
@@ -84,8 +84,8 @@ pub(super) struct Span {
 pub(super) fn read(
     batch: u64,
     lines: &str,
-    mut each: impl FnMut(&Record) -> Result<(), Failure>,
-) -> Result<Span, Failure> {
+    mut each: impl FnMut(&Record) -> Result<(), CliError>,
+) -> Result<Span, CliError> {
     let mut span = Span {
         batch,
         ..Span::default()
@@ -101,7 +101,7 @@ pub(super) fn read(
             }
             Err(error) => {
                 let last = serde_json::from_str::<LastLine>(line);
-                let last = last.map_err(|_| Failure::Usage(format!("{NO_RECORD}: {error}")))?;
+                let last = last.map_err(|_| CliError::Usage(format!("{NO_RECORD}: {error}")))?;
                 span.end = Some(last.end);
             }
         }
@@ -118,7 +118,7 @@ pub(super) struct Whole {
 
 impl Whole {
     /// Joins the results of all batches, given in any order.
-    pub(super) fn of(mut spans: Vec<Span>) -> Result<Self, Failure> {
+    pub(super) fn of(mut spans: Vec<Span>) -> Result<Self, CliError> {
         spans.sort_by_key(|span| span.batch);
         let mut whole = Self::default();
         for span in spans {
@@ -134,7 +134,7 @@ impl Whole {
                 ..whole.found.clone()
             };
             if found != *end {
-                return Err(Failure::Usage(format!(
+                return Err(CliError::Usage(format!(
                     "the file holds {} decisions, but its last line says {}: it was changed",
                     found.records, end.records
                 )));
@@ -158,8 +158,8 @@ impl Whole {
     }
 }
 
-fn more_than_all() -> Failure {
-    Failure::Usage("the file of decisions has lines after its last line".into())
+fn more_than_all() -> CliError {
+    CliError::Usage("the file of decisions has lines after its last line".into())
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use url::Url;
 
-use super::Failure;
+use super::CliError;
 use super::connection::{Authorities, Connection, Token};
 use super::dev::settings;
 use super::output::{self, Form};
@@ -29,7 +29,7 @@ use crate::app::{self, CheckError};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config::{Config, Mode};
 use crate::domain::generation::Generation;
-use crate::policy::{self, CompiledGeneration, NamedPlaces, Notes, PolicyProblem, suite};
+use crate::policy::{self, CompiledGeneration, NamedLocations, Notes, PolicyProblem, suite};
 
 /// Check, test and activate policies
 #[derive(Args, Debug)]
@@ -128,24 +128,24 @@ struct Activate {
 }
 
 /// A generation from files, with the directory of its policies.
-struct Built {
+struct BuiltGeneration {
     generation: Generation,
     compiled: CompiledGeneration,
     directory: PathBuf,
 }
 
 /// Why no generation was built.
-enum Unbuilt {
+enum BuildError {
     /// The files yield a generation that cannot be used.
     Unfit(Vec<PolicyProblem>),
     /// The files cannot be read.
-    Failed(Failure),
+    Failed(CliError),
 }
 
-impl Unbuilt {
+impl BuildError {
     /// The failure of a command that needs a generation. `unfit` creates it from the list of
     /// problems.
-    fn or_unfit(self, unfit: impl FnOnce(String) -> Failure) -> Failure {
+    fn or_unfit(self, unfit: impl FnOnce(String) -> CliError) -> CliError {
         match self {
             Self::Unfit(problems) => unfit(list(&problems)),
             Self::Failed(failure) => failure,
@@ -153,27 +153,27 @@ impl Unbuilt {
     }
 }
 
-impl From<Failure> for Unbuilt {
-    fn from(failure: Failure) -> Self {
+impl From<CliError> for BuildError {
+    fn from(failure: CliError) -> Self {
         Self::Failed(failure)
     }
 }
 
 impl Source {
     /// Reads the configuration's text, without its secrets and the files that it names.
-    fn configuration(&self) -> Result<Config, Failure> {
+    fn configuration(&self) -> Result<Config, CliError> {
         let config = if self.dev {
             let path = Path::new("development-settings.toml");
             Config::parse_text(path, &settings::sample_configuration(), Mode::Dev)
         } else {
             Config::load_text(&self.file.path()?, Mode::Production)
         };
-        config.map_err(|errors| Failure::Usage(errors.to_string()))
+        config.map_err(|errors| CliError::Usage(errors.to_string()))
     }
 
     /// Builds the generation of the files, if a broker with this configuration could activate it at
     /// `at`.
-    fn build(&self, at: Option<Timestamp>) -> Result<Built, Unbuilt> {
+    fn build(&self, at: Option<Timestamp>) -> Result<BuiltGeneration, BuildError> {
         let mut config = self.configuration()?;
         if let Some(directory) = &self.directory {
             config.policy.directory.clone_from(directory);
@@ -181,20 +181,20 @@ impl Source {
         let checked = match app::check(&config, None, at) {
             Ok(checked) => checked,
             Err(CheckError::Generation(unfit)) => {
-                return Err(Unbuilt::Unfit(unfit.into_problems()));
+                return Err(BuildError::Unfit(unfit.into_problems()));
             }
-            Err(other) => return Err(Failure::Usage(other.to_string()).into()),
+            Err(other) => return Err(CliError::Usage(other.to_string()).into()),
         };
-        Ok(Built {
+        Ok(BuiltGeneration {
             generation: checked.generation,
             compiled: checked.compiled,
             directory: config.policy.directory,
         })
     }
 
-    fn built(&self) -> Result<Built, Failure> {
+    fn built(&self) -> Result<BuiltGeneration, CliError> {
         let built = self.build(None);
-        built.map_err(|unbuilt| unbuilt.or_unfit(Failure::Refused))
+        built.map_err(|unbuilt| unbuilt.or_unfit(CliError::Refused))
     }
 }
 
@@ -204,7 +204,7 @@ fn list(problems: &[PolicyProblem]) -> String {
 }
 
 impl Policy {
-    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), CliError> {
         match self.command {
             Command::Check(check) => check.check(form).await,
             Command::Test(test) => test.run(form),
@@ -226,7 +226,7 @@ impl Policy {
 }
 
 /// Prints each policy that only observes, so that it is not taken for an enforced one.
-fn say_what_observes(compiled: &CompiledGeneration) -> Result<(), Failure> {
+fn say_what_observes(compiled: &CompiledGeneration) -> Result<(), CliError> {
     for (policy, until) in compiled.observing(SystemClock.now()) {
         output::line(format!(
             "NOT ENFORCED before {until}: `{policy}` only observes"
@@ -236,12 +236,12 @@ fn say_what_observes(compiled: &CompiledGeneration) -> Result<(), Failure> {
 }
 
 /// Prints notes on policies that load but may not have the intended effect.
-fn say_notes(notes: &Notes) -> Result<(), Failure> {
-    let more = |own: &NamedPlaces| match own.count {
+fn say_notes(notes: &Notes) -> Result<(), CliError> {
+    let more = |own: &NamedLocations| match own.count {
         1 => String::new(),
         count => format!(" and {} more", count - 1),
     };
-    for own in &notes.unmet_places {
+    for own in &notes.unmet_locations {
         output::line(format!(
             "note: forbid `{}` names `{}`{}, which no location of a request can match: compare it \
              with the registered locations (https, lower-case host, no default port, no escapes, no //)",
@@ -263,7 +263,7 @@ fn say_notes(notes: &Notes) -> Result<(), Failure> {
              regions: name the intended ones, [\"…\"].contains(context.region)"
         ))?;
     }
-    for own in &notes.single_places {
+    for own in &notes.single_locations {
         let more = more(own);
         output::line(format!(
             "note: permit `{}` names `{}`{more} with == only. It covers that exact location, but a \
@@ -275,17 +275,17 @@ fn say_notes(notes: &Notes) -> Result<(), Failure> {
 }
 
 impl Check {
-    async fn check(self, form: Form) -> Result<(), Failure> {
+    async fn check(self, form: Form) -> Result<(), CliError> {
         let now = SystemClock.now();
         let built = match self.source.build(Some(now)) {
             Ok(built) => Ok(built),
-            Err(Unbuilt::Unfit(problems)) => Err(problems),
-            Err(Unbuilt::Failed(failure)) => return Err(failure),
+            Err(BuildError::Unfit(problems)) => Err(problems),
+            Err(BuildError::Failed(failure)) => return Err(failure),
         };
         let told = match (&self.url, &built) {
             (Some(url), Ok(built)) => {
                 let body = serde_json::to_value(&built.generation);
-                let body = body.map_err(Failure::unestablished)?;
+                let body = body.map_err(CliError::unavailable)?;
                 let client = self.token.client_at(url, &self.authorities)?;
                 Some(client.post("/v1/generations/check", &body).await?)
             }
@@ -301,16 +301,16 @@ impl Check {
             let notes = compiled.map(|own| own.notes().clone()).unwrap_or_default();
             output::even_unread(output::json(&json!({
                 "good": built.is_ok(), "generation": compiled.map(CompiledGeneration::digest),
-                "observed_policies": observing, "problems": problems, "single_places": notes.single_places,
-                "unmet_places": notes.unmet_places, "without_region": notes.without_region,
+                "observed_policies": observing, "problems": problems, "single_places": notes.single_locations,
+                "unmet_places": notes.unmet_locations, "without_region": notes.without_region,
                 "lasting": notes.lasting,
                 // Only the broker knows these values; null if it was not asked.
                 "bound_identities": told.as_ref().map(|told| &told["bound_identities"]),
                 "able_to_activate": told.as_ref().map(|told| &told["able_to_activate"]),
             })))?;
-            return built.map(drop).map_err(|_| Failure::Told);
+            return built.map(drop).map_err(|_| CliError::AlreadyReported);
         }
-        let built = built.map_err(|problems| Failure::Refused(list(&problems)))?;
+        let built = built.map_err(|problems| CliError::Refused(list(&problems)))?;
         output::line(format!(
             "good: {} policies in {}, generation {}",
             built.compiled.policy_ids().count(),
@@ -333,10 +333,10 @@ impl Check {
 }
 
 impl Test {
-    fn run(self, form: Form) -> Result<(), Failure> {
+    fn run(self, form: Form) -> Result<(), CliError> {
         let built = self.source.built()?;
         let tests = policy::read_tests(&built.directory)
-            .map_err(|problem| Failure::Refused(problem.to_string()))?;
+            .map_err(|problem| CliError::Refused(problem.to_string()))?;
         let report = suite::run(
             &built.compiled,
             &tests,
@@ -363,15 +363,15 @@ impl Test {
         if report.passed() {
             return Ok(());
         }
-        Err(Failure::Told)
+        Err(CliError::AlreadyReported)
     }
 }
 
 impl Activate {
-    async fn run(self, form: Form) -> Result<(), Failure> {
+    async fn run(self, form: Form) -> Result<(), CliError> {
         let built = self.source.build(Some(SystemClock.now()));
-        let built = built.map_err(|unbuilt| unbuilt.or_unfit(Failure::Refused))?;
-        let body = serde_json::to_value(&built.generation).map_err(Failure::unestablished)?;
+        let built = built.map_err(|unbuilt| unbuilt.or_unfit(CliError::Refused))?;
+        let body = serde_json::to_value(&built.generation).map_err(CliError::unavailable)?;
         let client = self.connection.client()?;
         let answer = client.post("/v1/generations", &body).await?;
         if form.is_json() {

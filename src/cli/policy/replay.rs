@@ -18,18 +18,18 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::json;
 
-use super::super::Failure;
+use super::super::CliError;
 use super::super::connection::Connection;
 use super::super::output::{self, Form, printable};
 use super::super::serve::ConfigFile;
 use super::Source;
 use super::lines::{self, LastLine, Span, Whole};
-use super::source::{Pages, check_leaf, since, unestablished};
+use super::source::{Pages, check_leaf, since, unavailable};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::domain::record::Record;
 use crate::policy::CompiledGeneration;
 use crate::policy::record::{RecordError, Recorded, decided_at};
-use crate::policy::replay::{Kind, NOT_COMPARED, Replay, Tally};
+use crate::policy::replay::{DifferenceKind, NOT_COMPARED, Replay, Tally};
 
 /// The most lines in a batch.
 const BATCH_LINES: usize = 512;
@@ -77,7 +77,7 @@ pub(super) struct DecisionsArgs {
 }
 
 impl DecisionsArgs {
-    pub(super) async fn run(self) -> Result<(), Failure> {
+    pub(super) async fn run(self) -> Result<(), CliError> {
         let mut pages = Pages::new(self.connection.client()?, self.since);
         let mut spans = Vec::new();
         while let Some(page) = pages.next().await? {
@@ -89,14 +89,14 @@ impl DecisionsArgs {
 }
 
 impl ReplayArgs {
-    pub(super) fn run(self, form: Form) -> Result<(), Failure> {
+    pub(super) fn run(self, form: Form) -> Result<(), CliError> {
         let source = Source {
             directory: self.candidate.clone(),
             file: self.file.clone(),
             dev: self.dev,
         };
         let built = source.build(None);
-        let built = built.map_err(|unbuilt| unbuilt.or_unfit(Failure::Usage))?;
+        let built = built.map_err(|unbuilt| unbuilt.or_unfit(CliError::Usage))?;
         let candidate = Candidate {
             compiled: &built.compiled,
             since: self.since,
@@ -108,13 +108,13 @@ impl ReplayArgs {
         };
         let began = Instant::now();
         let (tally, whole) = if let Some(path) = &self.decisions {
-            evaluate(&candidate, |give| feed_file(path, give))?
+            evaluate(&candidate, |sink| feed_file(path, sink))?
         } else {
             let pages = Pages::new(self.connection.client()?, self.since);
             let runtime = tokio::runtime::Handle::current();
             // This thread waits for pages, which the runtime's other threads fetch.
             tokio::task::block_in_place(|| {
-                let feed = |give: Give<'_>| feed_pages(pages, &runtime, give);
+                let feed = |sink: LineSink<'_>| feed_pages(pages, &runtime, sink);
                 evaluate(&candidate, feed)
             })?
         };
@@ -130,20 +130,20 @@ impl ReplayArgs {
                 "last": tally.last,
                 "evaluated": tally.evaluated,
                 "unchanged": tally.unchanged,
-                "newly_denied": tally.of_kind(Kind::NewlyDenied),
-                "newly_permitted": tally.of_kind(Kind::NewlyPermitted),
-                "other_ttl": tally.of_kind(Kind::OtherTtl),
-                "other_refusal": tally.of_kind(Kind::OtherRefusal),
+                "newly_denied": tally.of_kind(DifferenceKind::NewlyDenied),
+                "newly_permitted": tally.of_kind(DifferenceKind::NewlyPermitted),
+                "other_ttl": tally.of_kind(DifferenceKind::OtherTtl),
+                "other_refusal": tally.of_kind(DifferenceKind::OtherRefusal),
                 "refused_before_policy": tally.never_asked,
                 "pruned": tally.pruned,
-                "cannot_be_told": tally.untold,
+                "cannot_be_told": tally.unknown,
                 "cut_short": cut_short,
                 "not_compared": NOT_COMPARED,
                 "seconds": took.as_secs_f64(),
                 "groups": tally.groups(),
             }))
         } else {
-            output::line(Shown(&tally).to_string())
+            output::line(TallyText(&tally).to_string())
         };
         output::even_unread(shown)?;
         verdict(&tally, cut_short)
@@ -152,48 +152,48 @@ impl ReplayArgs {
 
 /// The result that determines the exit code. A change is certain even if records are missing; the
 /// absence of changes is not.
-fn verdict(tally: &Tally, cut_short: Option<String>) -> Result<(), Failure> {
+fn verdict(tally: &Tally, cut_short: Option<String>) -> Result<(), CliError> {
     if tally.changed() {
-        return Err(Failure::Told);
+        return Err(CliError::AlreadyReported);
     }
     if tally.evaluated == 0 {
-        return Err(Failure::Unestablished(
+        return Err(CliError::Unavailable(
             "no decision could be evaluated, so nothing was established".into(),
         ));
     }
     if !tally.complete() {
-        return Err(Failure::Unestablished(
+        return Err(CliError::Unavailable(
             "for some decisions it cannot be established whether they would change".into(),
         ));
     }
-    cut_short.map_or(Ok(()), |why| Err(Failure::Unestablished(why)))
+    cut_short.map_or(Ok(()), |why| Err(CliError::Unavailable(why)))
 }
 
 /// Passes whole lines to the evaluation. Returns false when no more lines are needed.
-pub(super) type Give<'a> = &'a mut dyn FnMut(String) -> bool;
+pub(super) type LineSink<'a> = &'a mut dyn FnMut(String) -> bool;
 
 pub(super) fn feed_pages(
     mut pages: Pages,
     runtime: &tokio::runtime::Handle,
-    give: Give<'_>,
-) -> Result<(), Failure> {
-    while let Some(page) = runtime.block_on(pages.next()).map_err(unestablished)? {
-        if !give(page) {
+    sink: LineSink<'_>,
+) -> Result<(), CliError> {
+    while let Some(page) = runtime.block_on(pages.next()).map_err(unavailable)? {
+        if !sink(page) {
             break;
         }
     }
     Ok(())
 }
 
-pub(super) fn feed_file(path: &Path, give: Give<'_>) -> Result<(), Failure> {
-    let place = path.display();
+pub(super) fn feed_file(path: &Path, sink: LineSink<'_>) -> Result<(), CliError> {
+    let name = path.display();
     let unreadable =
-        |error: io::Error| Failure::Unestablished(format!("{place} cannot be read: {error}"));
+        |error: io::Error| CliError::Unavailable(format!("{name} cannot be read: {error}"));
     let mut reader: Box<dyn BufRead> = if path == Path::new("-") {
         Box::new(BufReader::new(io::stdin()))
     } else {
         let file = File::open(path);
-        let file = file.map_err(|e| Failure::Usage(format!("{place} cannot be read: {e}")))?;
+        let file = file.map_err(|e| CliError::Usage(format!("{name} cannot be read: {e}")))?;
         Box::new(BufReader::with_capacity(1 << 20, file))
     };
     let mut batch = String::new();
@@ -203,14 +203,14 @@ pub(super) fn feed_file(path: &Path, give: Give<'_>) -> Result<(), Failure> {
         let mut limited = reader.by_ref().take(MAX_LINE_BYTES + 1);
         let read = limited.read_line(&mut batch).map_err(unreadable)?;
         if (batch.len() - before) as u64 > MAX_LINE_BYTES {
-            return Err(Failure::Usage(format!(
-                "{place} has a line of more than {MAX_LINE_BYTES} bytes"
+            return Err(CliError::Usage(format!(
+                "{name} has a line of more than {MAX_LINE_BYTES} bytes"
             )));
         }
         lines += 1;
         if read == 0 || lines == BATCH_LINES || batch.len() >= BATCH_BYTES {
             lines = 0;
-            if !give(std::mem::take(&mut batch)) || read == 0 {
+            if !sink(std::mem::take(&mut batch)) || read == 0 {
                 return Ok(());
             }
         }
@@ -236,7 +236,7 @@ struct Work<'a> {
 impl Work<'_> {
     /// Evaluates until the queue is closed. After a failure it continues to receive, so that the
     /// reader does not wait on a full queue.
-    fn run(&self) -> Result<(Tally, Vec<Span>), Failure> {
+    fn run(&self) -> Result<(Tally, Vec<Span>), CliError> {
         let mut replay = Replay::new(self.candidate.compiled, self.candidate.at);
         let mut spans = Vec::new();
         let mut failed = None;
@@ -265,7 +265,7 @@ impl Work<'_> {
         }
     }
 
-    fn record(&self, replay: &mut Replay<'_>, record: &Record) -> Result<(), Failure> {
+    fn record(&self, replay: &mut Replay<'_>, record: &Record) -> Result<(), CliError> {
         self.done.fetch_add(1, Ordering::Relaxed);
         check_leaf(record)?;
         let recorded = match Recorded::open(record) {
@@ -277,7 +277,7 @@ impl Work<'_> {
                 return Ok(());
             }
             Err(error) => {
-                return Err(Failure::Refused(format!(
+                return Err(CliError::Refused(format!(
                     "FAILED: index {}: {error}",
                     record.index
                 )));
@@ -290,7 +290,7 @@ impl Work<'_> {
         {
             return Ok(());
         }
-        replay.add(&recorded).map_err(Failure::unestablished)
+        replay.add(&recorded).map_err(CliError::unavailable)
     }
 }
 
@@ -302,8 +302,8 @@ pub(super) fn is_before(record: &Record, since: Option<Timestamp>) -> bool {
 
 fn evaluate(
     candidate: &Candidate<'_>,
-    feed: impl FnOnce(Give<'_>) -> Result<(), Failure>,
-) -> Result<(Tally, Whole), Failure> {
+    feed: impl FnOnce(LineSink<'_>) -> Result<(), CliError>,
+) -> Result<(Tally, Whole), CliError> {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let (sender, queue) = sync_channel(threads * 2);
     let work = Work {
@@ -336,7 +336,7 @@ fn evaluate(
                     spans.extend(read);
                 }
                 Ok(Err(failure)) => failed = Err(failure),
-                Err(_) => failed = Err(Failure::Unestablished("a thread failed".into())),
+                Err(_) => failed = Err(CliError::Unavailable("a thread failed".into())),
             }
         }
         // An error of a record is more informative than the end of reading that it caused.
@@ -373,9 +373,9 @@ impl Progress {
     }
 }
 
-struct Shown<'a>(&'a Tally);
+struct TallyText<'a>(&'a Tally);
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for TallyText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let tally = self.0;
         write!(
@@ -398,7 +398,7 @@ impl fmt::Display for Shown<'_> {
                 write!(f, "\nleft out: {count} {reason}")?;
             }
         }
-        for (why, count) in &tally.untold {
+        for (why, count) in &tally.unknown {
             write!(
                 f,
                 "\ncannot be established: {count}, since {}",
@@ -406,7 +406,7 @@ impl fmt::Display for Shown<'_> {
             )?;
         }
         let groups = tally.groups();
-        for kind in Kind::ALL {
+        for kind in DifferenceKind::ALL {
             let of_kind = groups.iter().filter(|group| group.key.kind == kind);
             let count = tally.of_kind(kind);
             if count == 0 {
@@ -476,10 +476,10 @@ mod tests {
     #[test]
     fn a_batch_is_bounded_in_lines_and_in_bytes() {
         let batches = |line: &str, count: usize| {
-            let place = tempfile::NamedTempFile::new().unwrap();
-            std::fs::write(place.path(), format!("{line}\n").repeat(count)).unwrap();
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), format!("{line}\n").repeat(count)).unwrap();
             let mut given = Vec::new();
-            feed_file(place.path(), &mut |batch| {
+            feed_file(file.path(), &mut |batch| {
                 given.push(batch.len());
                 true
             })
@@ -508,7 +508,7 @@ mod tests {
             (tally(3, 0), Some("cut".to_owned())),
         ] {
             let refused = verdict(&tally, cut_short).unwrap_err();
-            assert!(matches!(refused, Failure::Unestablished(_)), "{refused}");
+            assert!(matches!(refused, CliError::Unavailable(_)), "{refused}");
         }
     }
 }

@@ -6,7 +6,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::super::{Failure, Kind, seconds_of};
+use super::super::{CliError, ExitClass, seconds_of};
 use crate::client::Client;
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::crypto::digest::sha256;
@@ -43,7 +43,7 @@ impl Pages {
     }
 
     /// The next page's lines; `None` at the end.
-    pub(super) async fn next(&mut self) -> Result<Option<String>, Failure> {
+    pub(super) async fn next(&mut self) -> Result<Option<String>, CliError> {
         let since = self.since.map(|since| format!("&since={since}"));
         let (from, since) = (self.from, since.unwrap_or_default());
         let path = format!("/v1/decisions?from={from}&limit={PAGE_RECORDS}{since}");
@@ -51,9 +51,9 @@ impl Pages {
         let Some(last) = page.lines().last() else {
             return Ok(None);
         };
-        let last: Record = serde_json::from_str(last).map_err(Failure::unestablished)?;
+        let last: Record = serde_json::from_str(last).map_err(CliError::unavailable)?;
         if last.index < self.from {
-            return Err(Failure::Unestablished(
+            return Err(CliError::Unavailable(
                 "the broker does not list decisions in the order of the log".into(),
             ));
         }
@@ -72,11 +72,11 @@ pub(super) fn since(text: &str) -> Result<Timestamp, String> {
 }
 
 /// Checks that a leaf has the hash that the log has of it.
-pub(super) fn check_leaf(record: &Record) -> Result<(), Failure> {
+pub(super) fn check_leaf(record: &Record) -> Result<(), CliError> {
     if let Some(leaf) = &record.leaf {
         let bytes = STANDARD.decode(leaf).unwrap_or_default();
         if leaf_hash(&bytes).to_string() != record.leaf_hash {
-            return Err(Failure::Refused(format!(
+            return Err(CliError::Refused(format!(
                 "FAILED: the leaf at index {} does not have the hash that the log has of it",
                 record.index
             )));
@@ -86,20 +86,20 @@ pub(super) fn check_leaf(record: &Record) -> Result<(), Failure> {
 }
 
 /// Opens a record: checks the leaf against its hash, and the input against its commitment.
-pub(super) fn open(record: &Record) -> Result<Recorded, Failure> {
+pub(super) fn open(record: &Record) -> Result<Recorded, CliError> {
     check_leaf(record)?;
     Recorded::open(record).map_err(|error| match error {
-        RecordError::Pruned(_) => Failure::Unestablished(error.to_string()),
-        _ => Failure::Refused(format!("FAILED: index {}: {error}", record.index)),
+        RecordError::Pruned(_) => CliError::Unavailable(error.to_string()),
+        _ => CliError::Refused(format!("FAILED: index {}: {error}", record.index)),
     })
 }
 
 /// Turns a broker's refusal into a failure to establish facts: it says nothing about a decision.
-pub(super) fn unestablished(failure: impl Into<Failure>) -> Failure {
+pub(super) fn unavailable(failure: impl Into<CliError>) -> CliError {
     match failure.into() {
-        Failure::Refused(text) => Failure::Unestablished(text),
-        Failure::Answered { text, problem, .. } => Failure::Answered {
-            kind: Kind::Unestablished,
+        CliError::Refused(text) => CliError::Unavailable(text),
+        CliError::Answered { text, problem, .. } => CliError::Answered {
+            kind: ExitClass::Unavailable,
             text,
             problem,
         },
@@ -108,24 +108,27 @@ pub(super) fn unestablished(failure: impl Into<Failure>) -> Failure {
 }
 
 /// Fetches a generation, and checks its digest.
-pub(super) async fn decider(client: &Client, digest: GenerationDigest) -> Result<Decider, Failure> {
+pub(super) async fn decider(
+    client: &Client,
+    digest: GenerationDigest,
+) -> Result<Decider, CliError> {
     let text = client
         .get_text(&format!("/v1/generations/{digest}"))
         .await
-        .map_err(unestablished)?;
+        .map_err(unavailable)?;
     if GenerationDigest::new(sha256(text.as_bytes())) != digest {
-        return Err(Failure::Refused(format!(
+        return Err(CliError::Refused(format!(
             "FAILED: the broker returned a generation that is not {digest}: its bytes have another digest"
         )));
     }
     let generation: Generation = serde_json::from_str(&text).map_err(|error| {
-        Failure::Unestablished(format!("generation {digest} cannot be read: {error}"))
+        CliError::Unavailable(format!("generation {digest} cannot be read: {error}"))
     })?;
     let compiled =
         CompiledGeneration::compile_recorded(&generation, digest).map_err(|problems| {
             let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
             let problems = problems.join("\n  ");
-            Failure::Unestablished(format!(
+            CliError::Unavailable(format!(
                 "generation {digest} does not load in this version:\n  {problems}"
             ))
         })?;

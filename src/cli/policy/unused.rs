@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
-use super::super::Failure;
+use super::super::CliError;
 use super::super::connection::Connection;
 use super::super::output::{self, Form, printable};
 use super::Source;
@@ -42,9 +42,9 @@ pub(super) struct UnusedArgs {
 }
 
 impl UnusedArgs {
-    pub(super) fn run(self, form: Form) -> Result<(), Failure> {
+    pub(super) fn run(self, form: Form) -> Result<(), CliError> {
         let built = self.source.build(None);
-        let built = built.map_err(|unbuilt| unbuilt.or_unfit(Failure::Usage))?;
+        let built = built.map_err(|unbuilt| unbuilt.or_unfit(CliError::Usage))?;
         let mut usage = Usage::new(&built.compiled, SystemClock.now());
         let mut failed = Ok(());
         let mut spans = Vec::new();
@@ -77,7 +77,7 @@ impl UnusedArgs {
         if let (Some(directory), Ok(())) = (&self.proposal, &known) {
             write(directory, &narrower, &tests_beside(&built.directory)?)?;
         }
-        let shown = Shown {
+        let shown = UsageText {
             read: usage.read(),
             uses: &uses,
         };
@@ -95,16 +95,16 @@ impl UnusedArgs {
         output::even_unread(shown)?;
         known?;
         if uses.iter().any(PolicyUse::is_wide) {
-            return Err(Failure::Told);
+            return Err(CliError::AlreadyReported);
         }
         Ok(())
     }
 
-    fn record(&self, usage: &mut Usage<'_>, record: &Record) -> Result<(), Failure> {
+    fn record(&self, usage: &mut Usage<'_>, record: &Record) -> Result<(), CliError> {
         check_leaf(record)?;
         match Recorded::open(record) {
             Ok(recorded) if self.since.is_some_and(|since| recorded.at() < since) => Ok(()),
-            Ok(recorded) => usage.add(&recorded).map_err(Failure::unestablished),
+            Ok(recorded) => usage.add(&recorded).map_err(CliError::unavailable),
             Err(RecordError::Pruned(_)) => {
                 if !is_before(record, self.since) {
                     usage.note_pruned();
@@ -113,14 +113,14 @@ impl UnusedArgs {
             }
             Err(error) => {
                 let text = format!("FAILED: index {}: {error}", record.index);
-                Err(Failure::Refused(text))
+                Err(CliError::Refused(text))
             }
         }
     }
 }
 
 /// Fails if the records do not show all use: then unused grants cannot be determined.
-fn known(read: &Read, cut_short: Option<String>) -> Result<(), Failure> {
+fn known(read: &Read, cut_short: Option<String>) -> Result<(), CliError> {
     let why = if read.told() == 0 {
         "there is no recorded permit that the current policies give, so use cannot be determined"
             .to_owned()
@@ -131,21 +131,21 @@ fn known(read: &Read, cut_short: Option<String>) -> Result<(), Failure> {
     } else {
         return Ok(());
     };
-    Err(Failure::Unestablished(why))
+    Err(CliError::Unavailable(why))
 }
 
 /// The tests next to the policies, which must hold for narrower policies, too.
-fn tests_beside(directory: &Path) -> Result<Vec<PolicyFile>, Failure> {
+fn tests_beside(directory: &Path) -> Result<Vec<PolicyFile>, CliError> {
     if !directory.join("tests").is_dir() {
         return Ok(Vec::new());
     }
-    policy::read_tests(directory).map_err(|problem| Failure::Usage(problem.to_string()))
+    policy::read_tests(directory).map_err(|problem| CliError::Usage(problem.to_string()))
 }
 
 /// Writes to a directory that must not exist yet, so that no file is overwritten.
-fn write(directory: &Path, generation: &Generation, tests: &[PolicyFile]) -> Result<(), Failure> {
+fn write(directory: &Path, generation: &Generation, tests: &[PolicyFile]) -> Result<(), CliError> {
     let unwritten = |error: std::io::Error| {
-        Failure::Usage(format!(
+        CliError::Usage(format!(
             "{} cannot be written: {error}",
             directory.display()
         ))
@@ -155,10 +155,10 @@ fn write(directory: &Path, generation: &Generation, tests: &[PolicyFile]) -> Res
         write_new(&directory.join(&file.name), &file.text).map_err(unwritten)?;
     }
     if !tests.is_empty() {
-        let place = directory.join("tests");
-        fs::create_dir(&place).map_err(unwritten)?;
+        let test_directory = directory.join("tests");
+        fs::create_dir(&test_directory).map_err(unwritten)?;
         for file in tests {
-            write_new(&place.join(&file.name), &file.text).map_err(unwritten)?;
+            write_new(&test_directory.join(&file.name), &file.text).map_err(unwritten)?;
         }
     }
     Ok(())
@@ -169,12 +169,12 @@ fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
     fs::File::create_new(path)?.write_all(text.as_bytes())
 }
 
-struct Shown<'a> {
+struct UsageText<'a> {
     read: &'a Read,
     uses: &'a [PolicyUse],
 }
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for UsageText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let read = self.read;
         write!(f, "{} recorded permits", read.permits)?;

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use url::Url;
 
-use crate::client::retry::{self, Fault, TRY_TIMEOUT};
+use crate::client::retry::{self, AttemptError, TRY_TIMEOUT};
 use crate::client::{ClientError, Notify, read_file, read_secret};
 use crate::outgoing::{self, innermost};
 
@@ -69,12 +69,12 @@ struct Named {
 /// Why the API server issued no token.
 enum NotIssued {
     /// The pod's service account may not request tokens for itself.
-    Denied(Fault),
-    Failed(Fault),
+    Denied(AttemptError),
+    Failed(AttemptError),
 }
 
-impl From<Fault> for NotIssued {
-    fn from(fault: Fault) -> Self {
+impl From<AttemptError> for NotIssued {
+    fn from(fault: AttemptError) -> Self {
         Self::Failed(fault)
     }
 }
@@ -119,7 +119,7 @@ impl ServiceAccount {
     }
 
     /// Gets a fresh token for the broker.
-    pub(crate) async fn token(&self, notify: Notify) -> Result<SecretString, Fault> {
+    pub(crate) async fn token(&self, notify: Notify) -> Result<SecretString, AttemptError> {
         let fault = match self.request().await {
             Ok(token) => return Ok(token),
             Err(NotIssued::Failed(fault)) => return Err(fault),
@@ -167,7 +167,7 @@ impl ServiceAccount {
             } else {
                 innermost(&error)
             };
-            Fault::of_transport(&error, failed(why))
+            AttemptError::of_transport(&error, failed(why))
         };
         let authorities = read_file(&self.directory.join("ca.crt"), MAX_AUTHORITIES_BYTES)?;
         let authorities = reqwest::Certificate::from_pem_bundle(&authorities)
@@ -198,7 +198,7 @@ impl ServiceAccount {
         }
         let why = text("/message").map_or_else(|| status.to_string(), str::to_owned);
         if is_transient(status) {
-            return Err(Fault::transient(failed(why), pause).into());
+            return Err(AttemptError::transient(failed(why), pause).into());
         }
         if !is_denial(status) {
             return Err(failed(why).into());

@@ -1,4 +1,4 @@
-//! The sources of a workload's attestation, which each kind of pipeline keeps in a different place.
+//! The sources of a workload's attestation: each kind of pipeline keeps it elsewhere.
 
 pub(crate) mod kubernetes;
 pub(crate) mod spiffe;
@@ -17,7 +17,7 @@ use url::Url;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::retry::{self, Fault, TRY_TIMEOUT};
+use super::retry::{self, AttemptError, TRY_TIMEOUT};
 use super::{ClientError, Notify, read_file, read_secret};
 use crate::clock::{Clock as _, SystemClock};
 use crate::crypto::digest::sha256_parts;
@@ -149,7 +149,7 @@ impl Source {
             }
             Self::File(file) => {
                 let token = read_secret(file)?;
-                let name = place(file)?;
+                let name = stable_name(file)?;
                 digest(&["file", &name, &lasting(token.expose_secret())])
             }
             Self::Once(once) => {
@@ -167,7 +167,7 @@ impl Source {
     }
 
     /// Gets a fresh attestation, in one attempt.
-    pub(crate) async fn attestation(&self, notify: Notify) -> Result<SecretString, Fault> {
+    pub(crate) async fn attestation(&self, notify: Notify) -> Result<SecretString, AttemptError> {
         Ok(match self {
             Self::Key {
                 signer,
@@ -195,7 +195,7 @@ async fn read_apart(file: &Path) -> Result<SecretString, ClientError> {
 
 /// A name for the file that does not depend on the spelling of its path. A link in the last part is
 /// not followed, because Kubernetes redirects it with each new token.
-fn place(file: &Path) -> Result<String, ClientError> {
+fn stable_name(file: &Path) -> Result<String, ClientError> {
     let unread =
         |error| ClientError::Unavailable(format!("cannot read {}: {error}", file.display()));
     let parent = file
@@ -227,10 +227,10 @@ fn digest(parts: &[&str]) -> String {
 /// Reads the private key of a registered workload.
 pub(crate) fn read_key(file: &Path) -> Result<LocalSigner, ClientError> {
     let pem = Zeroizing::new(read_file(file, MAX_KEY_BYTES)?);
-    let place = file.display();
+    let name = file.display();
     let refused = || {
         ClientError::Invalid(format!(
-            "{place} is not a PKCS#8 PEM file with an Ed25519 or P-256 key; create one with \
+            "{name} is not a PKCS#8 PEM file with an Ed25519 or P-256 key; create one with \
              `openssl genpkey -algorithm ed25519`"
         ))
     };
@@ -267,7 +267,7 @@ pub(crate) async fn assertion(
         .map_err(ClientError::unavailable)
 }
 
-async fn from_github(url: &Url, token: &SecretString) -> Result<SecretString, Fault> {
+async fn from_github(url: &Url, token: &SecretString) -> Result<SecretString, AttemptError> {
     let failed = |why: String| ClientError::Unavailable(format!("GitHub issued no token: {why}"));
     // The URL belongs to the job, so the message tells only the cause.
     let broken = |error: reqwest::Error| {
@@ -276,7 +276,7 @@ async fn from_github(url: &Url, token: &SecretString) -> Result<SecretString, Fa
         } else {
             innermost(&error)
         };
-        Fault::of_transport(&error, failed(why))
+        AttemptError::of_transport(&error, failed(why))
     };
     // On a connection to this machine without TLS, a proxy would read the job's token.
     let client = if is_loopback(url) {
@@ -310,7 +310,7 @@ async fn from_github(url: &Url, token: &SecretString) -> Result<SecretString, Fa
             None => status.to_string(),
         };
         return Err(if retry::is_transient(status) {
-            Fault::transient(failed(why), pause)
+            AttemptError::transient(failed(why), pause)
         } else {
             failed(why).into()
         });

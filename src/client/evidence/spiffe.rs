@@ -11,7 +11,7 @@ use spiffe::transport::Endpoint;
 use tokio::time::timeout;
 
 use crate::client::ClientError;
-use crate::client::retry::{Fault, TRY_TIMEOUT};
+use crate::client::retry::{AttemptError, TRY_TIMEOUT};
 
 /// The variable with the socket's address, defined by the standard.
 pub(crate) const SOCKET_VARIABLE: &str = "SPIFFE_ENDPOINT_SOCKET";
@@ -51,12 +51,12 @@ impl WorkloadApi {
     }
 
     /// Gets a JWT-SVID of the first identity that the API returns, for the broker's audience only.
-    pub(crate) async fn fetch(&self) -> Result<SecretString, Fault> {
+    pub(crate) async fn fetch(&self) -> Result<SecretString, AttemptError> {
         // Retry even when the API does not know the workload: a new workload's entry may appear
         // late.
         let failed = |why: String| {
             let why = format!("the SPIFFE Workload API issued no token: {why}");
-            Fault::transient(ClientError::Unavailable(why), None)
+            AttemptError::transient(ClientError::Unavailable(why), None)
         };
         let fetching = async {
             let client = WorkloadApiClient::connect(self.endpoint.clone()).await?;

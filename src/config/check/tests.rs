@@ -1,4 +1,4 @@
-use super::is_exposed;
+use super::secrets::is_exposed;
 
 #[test]
 fn a_secret_file_is_its_owners_alone_or_roots_and_a_groups() {

@@ -13,19 +13,22 @@
 //! [`PublicJwk::check_on_curve`], which the registration of keys calls. Which key belongs to an
 //! issuer is decided in `attest::jwks` and `attest::key`; [`super::jwt`] verifies tokens.
 
+mod algorithm;
+mod verification_key;
+
 use std::fmt;
-use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::DecodingKey;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::curve::{is_on_p256, is_on_p384};
 use super::digest::sha256;
-use super::jwt_provider::PROVIDER;
 use super::small_order::is_small_order;
+
+pub use algorithm::{Algorithm, UnknownAlgorithm};
+pub use verification_key::{BadSignature, VerificationKey};
 
 /// The smallest RSA modulus (NIST SP 800-131A).
 pub const MIN_RSA_BITS: usize = 2_048;
@@ -36,117 +39,6 @@ pub const MAX_RSA_BITS: usize = 4_096;
 
 /// The longest `kid`. It is compared and logged, never used as a path or in an SQL statement.
 pub const MAX_KID_BYTES: usize = 256;
-
-/// The supported signature algorithms. No HMAC, no `none`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Algorithm {
-    /// ECDSA on P-256 with SHA-256.
-    #[serde(rename = "ES256")]
-    Es256,
-    /// ECDSA on P-384 with SHA-384.
-    #[serde(rename = "ES384")]
-    Es384,
-    /// Ed25519. RFC 9864 names it `Ed25519`, which is accepted too.
-    #[serde(rename = "EdDSA", alias = "Ed25519")]
-    EdDsa,
-    /// RSASSA-PKCS1-v1_5 with SHA-256.
-    #[serde(rename = "RS256")]
-    Rs256,
-    /// RSASSA-PKCS1-v1_5 with SHA-384.
-    #[serde(rename = "RS384")]
-    Rs384,
-    /// RSASSA-PKCS1-v1_5 with SHA-512.
-    #[serde(rename = "RS512")]
-    Rs512,
-    /// RSASSA-PSS with SHA-256.
-    #[serde(rename = "PS256")]
-    Ps256,
-    /// RSASSA-PSS with SHA-384.
-    #[serde(rename = "PS384")]
-    Ps384,
-    /// RSASSA-PSS with SHA-512.
-    #[serde(rename = "PS512")]
-    Ps512,
-}
-
-impl Algorithm {
-    /// Every algorithm.
-    pub const ALL: [Self; 9] = [
-        Self::Es256,
-        Self::Es384,
-        Self::EdDsa,
-        Self::Rs256,
-        Self::Rs384,
-        Self::Rs512,
-        Self::Ps256,
-        Self::Ps384,
-        Self::Ps512,
-    ];
-
-    const RSA: [Self; 6] = [
-        Self::Rs256,
-        Self::Rs384,
-        Self::Rs512,
-        Self::Ps256,
-        Self::Ps384,
-        Self::Ps512,
-    ];
-
-    /// The name in a JOSE header.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Es256 => "ES256",
-            Self::Es384 => "ES384",
-            Self::EdDsa => "EdDSA",
-            Self::Rs256 => "RS256",
-            Self::Rs384 => "RS384",
-            Self::Rs512 => "RS512",
-            Self::Ps256 => "PS256",
-            Self::Ps384 => "PS384",
-            Self::Ps512 => "PS512",
-        }
-    }
-
-    pub(super) const fn in_library(self) -> jsonwebtoken::Algorithm {
-        match self {
-            Self::Es256 => jsonwebtoken::Algorithm::ES256,
-            Self::Es384 => jsonwebtoken::Algorithm::ES384,
-            Self::EdDsa => jsonwebtoken::Algorithm::EdDSA,
-            Self::Rs256 => jsonwebtoken::Algorithm::RS256,
-            Self::Rs384 => jsonwebtoken::Algorithm::RS384,
-            Self::Rs512 => jsonwebtoken::Algorithm::RS512,
-            Self::Ps256 => jsonwebtoken::Algorithm::PS256,
-            Self::Ps384 => jsonwebtoken::Algorithm::PS384,
-            Self::Ps512 => jsonwebtoken::Algorithm::PS512,
-        }
-    }
-}
-
-impl fmt::Display for Algorithm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// A name of no supported algorithm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a supported signature algorithm")]
-pub struct UnknownAlgorithm;
-
-impl FromStr for Algorithm {
-    type Err = UnknownAlgorithm;
-
-    fn from_str(name: &str) -> Result<Self, UnknownAlgorithm> {
-        if name == "Ed25519" {
-            return Ok(Self::EdDsa);
-        }
-        Self::ALL
-            .into_iter()
-            .find(|algorithm| algorithm.as_str() == name)
-            .ok_or(UnknownAlgorithm)
-    }
-}
 
 /// The reason why a JWK is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -545,95 +437,6 @@ impl PublicJwk {
             Point::Ed25519 { x } => Some(*x),
             _ => None,
         }
-    }
-}
-
-/// The signature does not fit key, algorithm and message. The error does not say which.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the signature does not verify")]
-pub struct BadSignature;
-
-/// A public key, prepared for verification.
-#[derive(Clone)]
-pub struct VerificationKey {
-    jwk: PublicJwk,
-    thumbprint: String,
-    algorithms: Vec<Algorithm>,
-    key: DecodingKey,
-}
-
-impl fmt::Debug for VerificationKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("VerificationKey")
-            .field("thumbprint", &self.thumbprint)
-            .field("algorithms", &self.algorithms)
-            .finish_non_exhaustive()
-    }
-}
-
-impl From<PublicJwk> for VerificationKey {
-    fn from(jwk: PublicJwk) -> Self {
-        let uncompressed = |x: &[u8], y: &[u8]| [&[4], x, y].concat();
-        let key = match &jwk.point {
-            Point::P256 { x, y } => DecodingKey::from_ec_der(&uncompressed(x, y)),
-            Point::P384 { x, y } => DecodingKey::from_ec_der(&uncompressed(x, y)),
-            Point::Ed25519 { x } => DecodingKey::from_ed_der(x),
-            Point::Rsa { n, e } => DecodingKey::from_rsa_raw_components(n, e),
-        };
-        Self {
-            thumbprint: jwk.thumbprint(),
-            algorithms: jwk.algorithms(),
-            jwk,
-            key,
-        }
-    }
-}
-
-impl VerificationKey {
-    /// Parses a JWK.
-    pub fn parse(json: &[u8]) -> Result<Self, JwkError> {
-        PublicJwk::parse(json).map(Self::from)
-    }
-
-    /// The public key.
-    #[must_use]
-    pub fn jwk(&self) -> &PublicJwk {
-        &self.jwk
-    }
-
-    /// Its `kid`, if it has one.
-    #[must_use]
-    pub fn kid(&self) -> Option<&str> {
-        self.jwk.kid()
-    }
-
-    /// Its thumbprint (RFC 7638).
-    #[must_use]
-    pub fn thumbprint(&self) -> &str {
-        &self.thumbprint
-    }
-
-    /// The algorithms that it may verify.
-    #[must_use]
-    pub fn algorithms(&self) -> &[Algorithm] {
-        &self.algorithms
-    }
-
-    /// Verifies that `signature` is a signature of `message` by this key, with an algorithm that
-    /// the key permits.
-    pub fn verify_signature(
-        &self,
-        algorithm: Algorithm,
-        message: &[u8],
-        signature: &[u8],
-    ) -> Result<(), BadSignature> {
-        if !self.algorithms.contains(&algorithm) {
-            return Err(BadSignature);
-        }
-        (PROVIDER.verifier_factory)(&algorithm.in_library(), &self.key)
-            .map_err(|_| BadSignature)?
-            .verify(message, &signature.to_vec())
-            .map_err(|_| BadSignature)
     }
 }
 

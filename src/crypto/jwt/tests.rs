@@ -1,4 +1,5 @@
 use super::*;
+use crate::clock::Timestamp;
 use crate::crypto::test_keys;
 use crate::crypto::{LocalSigner, PrivateKey, Signer};
 use proptest::prelude::*;

@@ -2,7 +2,7 @@
 
 use secrecy::SecretString;
 
-use super::error::{OAuthError, Way};
+use super::error::{ClientAuthentication, OAuthError};
 use super::form::Form;
 use crate::attest::{Evidence, TokenScheme};
 use crate::crypto::jwt::UnverifiedJwt;
@@ -39,9 +39,9 @@ pub(super) fn assertion(form: &Form) -> Result<Option<SecretString>, OAuthError>
 pub(super) fn authentication(
     presented: Presented,
     form: &Form,
-) -> Result<(Evidence, Way), OAuthError> {
+) -> Result<(Evidence, ClientAuthentication), OAuthError> {
     let Some(assertion) = assertion(form)? else {
-        return Ok((presented.evidence, Way::Header));
+        return Ok((presented.evidence, ClientAuthentication::Header));
     };
     if presented.is_by_header() {
         return Err(OAuthError::invalid_request(
@@ -53,5 +53,5 @@ pub(super) fn authentication(
         scheme: TokenScheme::Parameter,
         ..presented.evidence
     };
-    Ok((evidence, Way::Assertion))
+    Ok((evidence, ClientAuthentication::Assertion))
 }

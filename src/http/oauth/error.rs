@@ -1,9 +1,9 @@
 //! The errors of RFC 6749.
 //!
-//! [`OAuthError::of`] maps the broker's errors, by the [`Way`] in which the client authenticates;
-//! `refused_evidence` maps faults in evidence, and `of_layer` the refusals of the layers. The
-//! rules: a description has only the characters that the RFC permits. The reason for `FailClosed`
-//! is only logged.
+//! [`OAuthError::of`] maps the broker's errors, by the [`ClientAuthentication`] that the client
+//! uses; `refused_evidence` maps faults in evidence, and `of_layer` the refusals of the
+//! layers. The rules: a description has only the characters that the RFC permits. The reason for
+//! `FailClosed` is only logged.
 //!
 //! Nothing fails here. An error of the broker without a counterpart is `invalid_request`, with a
 //! text that tells no more. At an endpoint that accepts no scheme of `Authorization`, a 401 becomes
@@ -21,7 +21,7 @@ use crate::attest::AttestError;
 use crate::broker::BrokerError;
 use crate::domain::decision::Observed;
 use crate::http::challenge::Fault;
-use crate::http::problem::Told;
+use crate::http::problem::ProblemDetail;
 use crate::ids::DecisionId;
 use crate::wire::oauth::OAuthErrorBody;
 
@@ -30,7 +30,7 @@ pub(super) const BLOCKED: &str = "a revocation blocks this caller";
 
 /// How a request to an OAuth endpoint authenticates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum ClientAuthentication {
     /// By a token in `Authorization`.
     Header,
     /// By a client assertion in the form (RFC 7523).
@@ -106,12 +106,18 @@ impl OAuthError {
 
     /// Evidence that authenticates the request and was refused (RFC 7662 §2.3, RFC 7009 §2.2.1):
     /// the error of RFC 6749 for a client, of RFC 6750 for a bearer token, of RFC 9449 for a proof.
-    fn unauthenticated(error: &AttestError, told: Option<&AttestError>, way: Way) -> Self {
+    fn unauthenticated(
+        error: &AttestError,
+        told: Option<&AttestError>,
+        way: ClientAuthentication,
+    ) -> Self {
         let fault = Fault::of(error);
         let code = match (fault, way) {
             (Fault::Proof, _) => "invalid_dpop_proof",
             (Fault::Nonce, _) => "use_dpop_nonce",
-            (Fault::Token | Fault::Unproven, Way::Header) if *error != AttestError::Missing => {
+            (Fault::Token | Fault::Unproven, ClientAuthentication::Header)
+                if *error != AttestError::Missing =>
+            {
                 "invalid_token"
             }
             (Fault::Token | Fault::Unproven, _) => "invalid_client",
@@ -138,7 +144,7 @@ impl OAuthError {
     }
 
     /// The broker's error, for a request that authenticates in this way.
-    pub(super) fn of(error: BrokerError, way: Way) -> Self {
+    pub(super) fn of(error: BrokerError, way: ClientAuthentication) -> Self {
         let unavailable = |description, seconds| Self {
             retry_seconds: seconds,
             ..Self::new(
@@ -208,7 +214,7 @@ impl OAuthError {
     }
 
     /// A refusal of a layer before the endpoint.
-    pub(super) fn of_layer(status: StatusCode, told: &Told) -> Self {
+    pub(super) fn of_layer(status: StatusCode, told: &ProblemDetail) -> Self {
         let error = match status {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 "temporarily_unavailable"
@@ -271,7 +277,7 @@ mod tests {
 
     #[test]
     fn descriptions_keep_to_the_characters_of_rfc_6749() {
-        let of = |error| OAuthError::of(error, Way::Header);
+        let of = |error| OAuthError::of(error, ClientAuthentication::Header);
         for error in [
             OAuthError::invalid_request("send application/x-www-form-urlencoded"),
             of(BrokerError::Replayed),
@@ -308,37 +314,37 @@ mod tests {
         for (error, way, code, fault) in [
             (
                 AttestError::Missing,
-                Way::Header,
+                ClientAuthentication::Header,
                 "invalid_client",
                 Fault::Token,
             ),
             (
                 AttestError::Expired,
-                Way::Header,
+                ClientAuthentication::Header,
                 "invalid_token",
                 Fault::Token,
             ),
             (
                 AttestError::Expired,
-                Way::Assertion,
+                ClientAuthentication::Assertion,
                 "invalid_client",
                 Fault::Token,
             ),
             (
                 AttestError::Confirmation("x"),
-                Way::Header,
+                ClientAuthentication::Header,
                 "invalid_token",
                 Fault::Unproven,
             ),
             (
                 AttestError::BadProof("x"),
-                Way::Assertion,
+                ClientAuthentication::Assertion,
                 "invalid_dpop_proof",
                 Fault::Proof,
             ),
             (
                 AttestError::NonceWanted,
-                Way::Header,
+                ClientAuthentication::Header,
                 "use_dpop_nonce",
                 Fault::Nonce,
             ),

@@ -33,7 +33,7 @@ impl Form {
             });
         }
         let unread =
-            |problem: Problem| OAuthError::of_layer(problem.status(), &problem.into_told());
+            |problem: Problem| OAuthError::of_layer(problem.status(), &problem.into_detail());
         let bytes = body(request, state).await.map_err(unread)?;
         debug_assert!(bytes.len() <= MAX_BODY_BYTES, "the route's limit is lower");
         Self::parse(&bytes)

@@ -2,8 +2,8 @@
 //!
 //! The metadata documents and the key set are written here; each other endpoint has a module,
 //! `form` reads their bodies, and `error` has their errors. The rules: a refusal at `/oauth2/` has
-//! the form of RFC 6749, also if a layer refused ([`answer_in_form`]). The metadata name only what
-//! the endpoints accept.
+//! the form of RFC 6749, also if a layer refused ([`answer_in_form`]). The metadata name only
+//! values that the endpoints accept.
 //!
 //! Failures: the documents cannot fail. A refusal of a layer keeps its status and its headers.
 //! `http::mod` has the routes and the layer; `broker::keys` has the public keys.
@@ -25,7 +25,7 @@ use serde::Serialize;
 
 use self::error::OAuthError;
 use super::AppState;
-use super::problem::Told;
+use super::problem::ProblemDetail;
 use crate::attest::{dpop, key};
 use crate::config::ClientCertificates;
 use crate::crypto::jwk::Algorithm;
@@ -41,7 +41,7 @@ pub(super) fn is_served_at(path: &str) -> bool {
 pub(super) async fn answer_in_form(request: Request, next: Next) -> Response {
     let served = is_served_at(request.uri().path());
     let response = next.run(request).await;
-    match response.extensions().get::<Told>() {
+    match response.extensions().get::<ProblemDetail>() {
         Some(told) if served => {
             let error = OAuthError::of_layer(response.status(), told);
             let mut answer = error.into_response();

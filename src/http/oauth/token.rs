@@ -17,7 +17,7 @@ use secrecy::SecretString;
 use serde_json::json;
 
 use super::client;
-use super::error::{BLOCKED, OAuthError, Way};
+use super::error::{BLOCKED, ClientAuthentication, OAuthError};
 use super::form::Form;
 use crate::attest::{AttestError, Evidence, TokenScheme};
 use crate::broker::BrokerError;
@@ -328,7 +328,7 @@ fn refusal(error: BrokerError, grant_type: GrantType, by_scope: bool) -> OAuthEr
         }
         BrokerError::Blocked(_) => OAuthError::bad("access_denied", BLOCKED),
         BrokerError::NotFound(_) => OAuthError::invalid_request("there is no such task"),
-        other => OAuthError::of(other, Way::Assertion),
+        other => OAuthError::of(other, ClientAuthentication::Assertion),
     }
 }
 
@@ -384,7 +384,7 @@ fn answer(issued: Issued, issued_token_type: &'static str) -> Result<TokenBody, 
     } = issued.credential
     else {
         let error = BrokerError::FailClosed("not a token".into());
-        return Err(OAuthError::of(error, Way::Assertion));
+        return Err(OAuthError::of(error, ClientAuthentication::Assertion));
     };
     let session = &issued.session;
     Ok(TokenBody {

@@ -6,8 +6,8 @@
 //! answer. An absent thing and a hidden one get the same 404. The reason for `FailClosed` is only
 //! logged.
 //!
-//! Nothing fails here. A problem leaves [`Told`] in its answer, from which OAuth's form is made,
-//! and a [`Fault`] for the challenge. All handlers and layers of `http` call this module.
+//! Nothing fails here. A problem leaves [`ProblemDetail`] in its answer, from which OAuth's form is
+//! made, and a [`Fault`] for the challenge. All handlers and layers of `http` call this module.
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -28,12 +28,12 @@ pub(super) struct Problem {
     status: StatusCode,
     slug: &'static str,
     title: &'static str,
-    rest: Box<Rest>,
+    rest: Box<ProblemParts>,
 }
 
 /// The parts that are read only when the problem is sent; boxed to keep results small.
 #[derive(Debug)]
-struct Rest {
+struct ProblemParts {
     detail: String,
     members: ProblemMembers,
     headers: Vec<(header::HeaderName, HeaderValue)>,
@@ -42,7 +42,7 @@ struct Rest {
 
 /// The detail of a problem, for the endpoints that answer in another form.
 #[derive(Clone, Debug)]
-pub(super) struct Told {
+pub(super) struct ProblemDetail {
     pub(super) detail: String,
 }
 
@@ -57,7 +57,7 @@ impl Problem {
             status,
             slug,
             title,
-            rest: Box::new(Rest {
+            rest: Box::new(ProblemParts {
                 detail: detail.into(),
                 members: ProblemMembers::default(),
                 headers: Vec::new(),
@@ -94,8 +94,8 @@ impl Problem {
     }
 
     /// The detail, for an answer in another form.
-    pub(super) fn into_told(self) -> Told {
-        Told {
+    pub(super) fn into_detail(self) -> ProblemDetail {
+        ProblemDetail {
             detail: self.rest.detail,
         }
     }
@@ -477,7 +477,7 @@ impl IntoResponse for Problem {
         };
         let bytes = serde_json::to_vec(&body).unwrap_or_default();
         let mut response = (self.status, bytes).into_response();
-        response.extensions_mut().insert(Told {
+        response.extensions_mut().insert(ProblemDetail {
             detail: body.detail,
         });
         if let Some(fault) = self.rest.fault {

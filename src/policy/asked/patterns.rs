@@ -9,7 +9,7 @@
 //! value only if one of its patterns alone does. [`super::rewrite`] builds the sets,
 //! [`super::question`] compares them, and `domain::pattern` compares single patterns.
 
-use super::text::{AskedText, Kind};
+use super::text::{AskedText, TextKind};
 use crate::domain::pattern::{Budget, Pattern, Token};
 
 /// A set of texts and patterns. It matches if any of them matches.
@@ -77,7 +77,7 @@ impl PatternSet {
         if !budget.spend(1) {
             return false;
         }
-        let is_exact = asked.kind() == Kind::Single && self.has_exact(asked.head());
+        let is_exact = asked.kind() == TextKind::Single && self.has_exact(asked.head());
         is_exact
             || self.has_prefix_of(asked.head())
             || self
@@ -97,12 +97,12 @@ impl PatternSet {
             return true;
         }
         let found = match asked.kind() {
-            Kind::Single => self.has_exact(head),
-            Kind::Prefix => {
+            TextKind::Single => self.has_exact(head),
+            TextKind::Prefix => {
                 !beginning_with(&self.exact, head).is_empty()
                     || !beginning_with(&self.prefixes, head).is_empty()
             }
-            Kind::Pattern => {
+            TextKind::Pattern => {
                 let exact = beginning_with(&self.exact, head);
                 let prefixes = beginning_with(&self.prefixes, head);
                 exact

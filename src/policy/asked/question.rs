@@ -1,12 +1,12 @@
 //! Questions: the conditions of policies on the requested values.
 //!
-//! A [`Question`] compares the values of one [`Fact`] with a set of patterns, or joins other
+//! A [`ExtentQuestion`] compares the values of one [`Fact`] with a set of patterns, or joins other
 //! questions by *and* and *or*. [`Questions`] numbers the distinct questions of a generation, so
 //! that an evaluated policy can name each by its number.
 //!
-//! Nothing here returns an error. If the budget of comparisons runs out, [`Question::holds`] gives
-//! the answer by which no permit and every forbid applies. A request without the fact neither meets
-//! nor is covered by any pattern. [`super::rewrite`] makes the questions when a generation is
+//! Nothing here returns an error. If the budget of comparisons runs out, [`ExtentQuestion::holds`]
+//! gives the answer by which no permit and every forbid applies. A request without the fact neither
+//! meets nor is covered by any pattern. [`super::rewrite`] makes the questions when a generation is
 //! loaded, and `policy::slice` asks for those of the candidate policies at each request.
 
 use std::collections::HashMap;
@@ -18,7 +18,7 @@ use crate::domain::pattern::Budget;
 
 /// A condition on the requested values.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(in crate::policy) enum Question {
+pub(in crate::policy) enum ExtentQuestion {
     /// Compares the requested values of a fact with a set of patterns.
     Text {
         fact: Fact,
@@ -28,9 +28,9 @@ pub(in crate::policy) enum Question {
     /// Whether a request has this fact.
     Has { fact: Fact, expected: bool },
     /// All of these hold.
-    All(Vec<Question>),
+    All(Vec<ExtentQuestion>),
     /// At least one of these holds.
-    Any(Vec<Question>),
+    Any(Vec<ExtentQuestion>),
 }
 
 /// A relation between the requested values and a set of patterns.
@@ -57,7 +57,7 @@ impl Relation {
     }
 }
 
-impl Question {
+impl ExtentQuestion {
     /// The conjunction of `questions`. Merges the sets of a relation that holds for several sets
     /// exactly if it holds for their union.
     pub(in crate::policy) fn all(questions: Vec<Self>) -> Self {
@@ -151,12 +151,15 @@ impl Question {
 }
 
 /// Merges the questions that have one of `relations` to the same fact.
-fn merge(questions: impl Iterator<Item = Question>, relations: &[Relation]) -> Vec<Question> {
+fn merge(
+    questions: impl Iterator<Item = ExtentQuestion>,
+    relations: &[Relation],
+) -> Vec<ExtentQuestion> {
     let mut others = Vec::new();
     let mut sets: HashMap<(Fact, Relation), Vec<PatternSet>> = HashMap::new();
     for question in questions {
         match question {
-            Question::Text {
+            ExtentQuestion::Text {
                 fact,
                 patterns,
                 relation,
@@ -173,7 +176,7 @@ fn merge(questions: impl Iterator<Item = Question>, relations: &[Relation]) -> V
     merged.sort_by_key(|(key, _)| *key);
     let merged = merged
         .into_iter()
-        .map(|((fact, relation), patterns)| Question::Text {
+        .map(|((fact, relation), patterns)| ExtentQuestion::Text {
             fact,
             patterns,
             relation,
@@ -182,7 +185,10 @@ fn merge(questions: impl Iterator<Item = Question>, relations: &[Relation]) -> V
     merged.chain(others).collect()
 }
 
-fn one_of(mut questions: Vec<Question>, join: impl Fn(Vec<Question>) -> Question) -> Question {
+fn one_of(
+    mut questions: Vec<ExtentQuestion>,
+    join: impl Fn(Vec<ExtentQuestion>) -> ExtentQuestion,
+) -> ExtentQuestion {
     match (questions.len(), questions.pop()) {
         (1, Some(only)) => only,
         (_, last) => {
@@ -195,8 +201,8 @@ fn one_of(mut questions: Vec<Question>, join: impl Fn(Vec<Question>) -> Question
 /// The distinct questions of a generation. A question's number is its position.
 #[derive(Debug, Default)]
 pub(in crate::policy) struct Questions {
-    all: Vec<Question>,
-    numbers: HashMap<Question, u32>,
+    all: Vec<ExtentQuestion>,
+    numbers: HashMap<ExtentQuestion, u32>,
     /// Number of expressions that rewriting added to all policies together.
     added: usize,
 }
@@ -216,7 +222,7 @@ impl Questions {
     }
 
     /// The number of a question. Adds the question if it is new.
-    pub(in crate::policy) fn number(&mut self, question: Question) -> u32 {
+    pub(in crate::policy) fn number(&mut self, question: ExtentQuestion) -> u32 {
         // A bundle with 2^32 questions does not load.
         let next = u32::try_from(self.all.len()).unwrap_or(u32::MAX);
         let number = *self.numbers.entry(question.clone()).or_insert(next);
@@ -226,7 +232,7 @@ impl Questions {
         number
     }
 
-    pub(in crate::policy) fn get(&self, number: u32) -> Option<&Question> {
+    pub(in crate::policy) fn get(&self, number: u32) -> Option<&ExtentQuestion> {
         self.all.get(number as usize)
     }
 

@@ -1,9 +1,9 @@
 //! The requested values of one fact, as a set of texts.
 //!
 //! [`AskedText`] is such a set: one text, every text with a prefix, or every text that a pattern
-//! matches ([`Kind`]). It covers at least every value that the credential would permit, so that a
-//! forbid about any of them is found. A URL has two sets: the location itself, and everything below
-//! it.
+//! matches ([`TextKind`]). It covers at least every value that the credential would permit, so that
+//! a forbid about any of them is found. A URL has two sets: the location itself, and everything
+//! below it.
 //!
 //! Nothing here returns an error: the values were checked when the request was read
 //! (`domain::grant`). `policy::inquiry` makes the sets of a request, and [`super::patterns`]
@@ -36,7 +36,7 @@ enum Rest {
 
 /// The form of the set, which determines how it compares with patterns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::policy) enum Kind {
+pub(in crate::policy) enum TextKind {
     /// One text: the head.
     Single,
     /// Every text that begins with the head.
@@ -141,11 +141,11 @@ impl AskedText {
         &self.head
     }
 
-    pub(in crate::policy) fn kind(&self) -> Kind {
+    pub(in crate::policy) fn kind(&self) -> TextKind {
         match self.rest {
-            Rest::Nothing => Kind::Single,
-            Rest::Anything => Kind::Prefix,
-            Rest::Tokens(_) => Kind::Pattern,
+            Rest::Nothing => TextKind::Single,
+            Rest::Anything => TextKind::Prefix,
+            Rest::Tokens(_) => TextKind::Pattern,
         }
     }
 

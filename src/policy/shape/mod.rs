@@ -134,7 +134,7 @@ impl Group {
 
 /// The kind of the previous token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Before {
+enum PrecedingToken {
     /// The end of an operand. A bracket after it accesses the operand.
     Operand,
     Dot,
@@ -147,7 +147,7 @@ enum Before {
 #[derive(Debug)]
 struct Shape {
     groups: Vec<Group>,
-    before: Before,
+    before: PrecedingToken,
     /// After a problem: the number of brackets that are still open. The rest of the policy is
     /// skipped.
     skipped: Option<usize>,
@@ -157,7 +157,7 @@ impl Default for Shape {
     fn default() -> Self {
         Self {
             groups: vec![Group::default()],
-            before: Before::Other,
+            before: PrecedingToken::Other,
             skipped: None,
         }
     }
@@ -181,11 +181,11 @@ impl Shape {
         }
         let before = self.before;
         self.before = match token {
-            Token::Number | Token::Text | Token::Close(_) => Before::Operand,
-            Token::Word(_) if before == Before::Dot => Before::Field,
-            Token::Word(word) if !is_operator(word) => Before::Operand,
-            Token::Dot => Before::Dot,
-            _ => Before::Other,
+            Token::Number | Token::Text | Token::Close(_) => PrecedingToken::Operand,
+            Token::Word(_) if before == PrecedingToken::Dot => PrecedingToken::Field,
+            Token::Word(word) if !is_operator(word) => PrecedingToken::Operand,
+            Token::Dot => PrecedingToken::Dot,
+            _ => PrecedingToken::Other,
         };
         match token {
             Token::Open(closing) => return self.open(closing, before),
@@ -197,7 +197,7 @@ impl Shape {
                 return self.check_nesting();
             }
             Token::Chain => return self.begin_link(),
-            Token::Word(word) if before != Before::Dot => match word {
+            Token::Word(word) if before != PrecedingToken::Dot => match word {
                 "if" => {
                     let group = self.group();
                     group.begin_term();
@@ -230,10 +230,10 @@ impl Shape {
         self.groups.truncate(1);
     }
 
-    fn open(&mut self, closing: char, before: Before) -> Option<Complaint> {
+    fn open(&mut self, closing: char, before: PrecedingToken) -> Option<Complaint> {
         let group = self.group();
         group.accesses += match (before, closing) {
-            (Before::Operand, ')' | ']') | (Before::Field, ']') => 1,
+            (PrecedingToken::Operand, ')' | ']') | (PrecedingToken::Field, ']') => 1,
             _ => 0,
         };
         let opened = Group {

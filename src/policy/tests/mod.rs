@@ -14,7 +14,7 @@ use super::generation::{self, CompiledGeneration, GenerationParts, build};
 use super::input::Input;
 use super::mapping::{self, TaskFacts};
 use super::problem::PolicyProblem;
-use super::replay::Untold;
+use super::replay::UnknownReason;
 use super::slice;
 use super::suite;
 use crate::clock::Timestamp;
@@ -30,6 +30,7 @@ use crate::domain::workload::{ClaimValue, OneTime, Reuse, Workload};
 
 mod decisions;
 mod depth;
+mod lives;
 mod loading;
 mod observe;
 mod properties;

@@ -280,7 +280,10 @@ fn nothing_is_proposed_where_what_was_used_is_not_known() {
         (read.permits, read.told(), read.no_longer_permitted),
         (1, 0, 0)
     );
-    assert_eq!(read.untold, BTreeMap::from([(Untold::RolesNotRead, 1)]));
+    assert_eq!(
+        read.unknown,
+        BTreeMap::from([(UnknownReason::RolesNotRead, 1)])
+    );
     assert_eq!(usage.report(&moved.0)[0].proposal, None);
 }
 

@@ -86,7 +86,7 @@ fn the_brokers_own_call_makes_the_session_that_it_names() {
         event["responseElements"] = json!({"credentials": {"accessKeyId": "ASIA"}});
         event[more]["sourceIdentity"] = URL_SAFE_NO_PAD.encode([9; 32]).into();
         let record = of(&event);
-        assert_eq!(record.deed, Deed::Mint);
+        assert_eq!(record.recorded_action, RecordedAction::Mint);
         assert_eq!(record.credential.session, session(NAME));
         assert!(record.credential.hash.is_some());
         // Under another name the session is not the broker's.
@@ -94,14 +94,14 @@ fn the_brokers_own_call_makes_the_session_that_it_names() {
             "0198b2a0-0000-7000-8000-0000000000ab".into();
         let record = of(&event);
         assert!(record.credential.is_empty());
-        assert_ne!(record.deed, Deed::Mint);
+        assert_ne!(record.recorded_action, RecordedAction::Mint);
     }
     // A call with one of the broker's sessions is judged by that session's grant.
     let mut own = event();
     own["eventSource"] = "sts.amazonaws.com".into();
     own["eventName"] = "AssumeRole".into();
     own["requestParameters"]["roleSessionName"] = NAME.into();
-    assert_ne!(of(&own).deed, Deed::Mint);
+    assert_ne!(of(&own).recorded_action, RecordedAction::Mint);
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn a_broker_that_has_a_session_of_its_own_may_make_ours() {
         "roleSessionName": NAME, "sourceIdentity": URL_SAFE_NO_PAD.encode([9; 32])
     });
     let record = of(&event);
-    assert_eq!(record.deed, Deed::Mint);
+    assert_eq!(record.recorded_action, RecordedAction::Mint);
     assert!(!record.credential.foreign);
     // Two identities of which one is foreign prove neither.
     event["responseElements"] = json!({"sourceIdentity": "eve"});
@@ -199,7 +199,7 @@ fn what_is_not_of_its_type_is_as_if_it_were_not_there() {
     assert_eq!(record.id, None);
     assert_eq!(record.at, Err("it has no time"));
     assert_eq!(record.resource, "-");
-    // Strings and arrays in place of objects count as missing, whatever they contain.
+    // Strings and arrays instead of objects count as missing.
     for odd in [json!("reports"), json!(["reports", "team/a"]), json!(7)] {
         let mut odd_one = self::event();
         odd_one["requestParameters"] = odd.clone();
@@ -207,13 +207,16 @@ fn what_is_not_of_its_type_is_as_if_it_were_not_there() {
         odd_one["resources"] = Value::Null;
         let record = of(&odd_one);
         assert_eq!(record.resource, "-", "{odd}");
-        assert!(matches!(record.deed, Deed::Rights { named: false, .. }));
+        assert!(matches!(
+            record.recorded_action,
+            RecordedAction::Rights { named: false, .. }
+        ));
         odd_one["userIdentity"] = odd;
         assert!(of(&odd_one).credential.is_empty());
     }
     let mut listed = self::event();
     listed["resources"] = json!([["arn:aws:s3:::reports/team/a", "AWS::S3::Object"]]);
-    let Deed::Rights { unclear, .. } = of(&listed).deed else {
+    let RecordedAction::Rights { unclear, .. } = of(&listed).recorded_action else {
         panic!()
     };
     assert!(unclear.is_some());

@@ -5,7 +5,7 @@ use std::mem::size_of;
 
 use uuid::Uuid;
 
-use super::{Decisions, Ended, Profile, Row};
+use super::{Decisions, LoggedEnd, Profile, Row};
 use crate::audit::AuditError;
 use crate::clock::Timestamp;
 use crate::domain::cutoff::{Selector, SelectorSubject};
@@ -68,7 +68,7 @@ impl Builder {
             }
             Effect::EndsTask(task, end) => self.keep(
                 |all| &mut all.tasks_ended,
-                Ended {
+                LoggedEnd {
                     what: task.uuid(),
                     at: leaf.at,
                     how: end,
@@ -97,7 +97,7 @@ impl Builder {
         at: Timestamp,
         reason: EndReason,
     ) -> Result<(), AuditError> {
-        let ended = Ended {
+        let ended = LoggedEnd {
             what: session.uuid(),
             at,
             how: reason,

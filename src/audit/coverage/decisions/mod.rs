@@ -62,7 +62,7 @@ struct Profile {
 
 /// The end of a session or a task, as a leaf records it.
 #[derive(Clone, Copy, Debug)]
-struct Ended<T> {
+struct LoggedEnd<T> {
     what: Uuid,
     at: Timestamp,
     how: T,
@@ -128,8 +128,8 @@ pub(crate) struct Decisions {
     by_session: Vec<u32>,
     profiles: Vec<Profile>,
     chains: Vec<Box<[TaskId]>>,
-    sessions_ended: Vec<Ended<EndReason>>,
-    tasks_ended: Vec<Ended<TaskEnd>>,
+    sessions_ended: Vec<LoggedEnd<EndReason>>,
+    tasks_ended: Vec<LoggedEnd<TaskEnd>>,
     cutoffs: HashMap<Selector, Vec<(u64, Timestamp)>>,
     /// The times that admins accepted, with their leaves. Earlier permits with a later date have
     /// ended.
@@ -370,7 +370,7 @@ impl Decisions {
 }
 
 /// The earliest recorded end of `what`.
-fn first_of<T: Copy>(all: &[Ended<T>], what: Uuid) -> Option<Ended<T>> {
+fn first_of<T: Copy>(all: &[LoggedEnd<T>], what: Uuid) -> Option<LoggedEnd<T>> {
     let from = all.partition_point(|ended| ended.what < what);
     let own = all.iter().skip(from).take_while(|ended| ended.what == what);
     own.min_by_key(|ended| ended.at).copied()

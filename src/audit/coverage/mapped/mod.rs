@@ -12,7 +12,8 @@ use serde_json::Value;
 use super::cloudtrail::{AskedFor, OF_ITS_OWN_ACCORD, mints};
 use super::names::{Call, is_aws, is_refusal};
 use super::record::{
-    Credential, Deed, Outcome, Record, Region, RoleSeen, TimeFormat, arn, session, time, url,
+    Credential, Outcome, Record, RecordedAction, Region, RoleSeen, TimeFormat, arn, session, time,
+    url,
 };
 use crate::audit::AuditError;
 use crate::domain::grant::{ActionName, Location};
@@ -62,8 +63,8 @@ impl Pointer {
     }
 }
 
-/// The places that a record names. `None` for a value that cannot be a place.
-type Said = Vec<Option<String>>;
+/// The locations that a record names. `None` for a value that cannot be a location.
+type RecordedLocations = Vec<Option<String>>;
 
 /// One pointer, or several whose texts are joined with spaces.
 #[derive(Clone, Debug, Deserialize)]
@@ -164,13 +165,13 @@ impl Mapping {
         }
     }
 
-    /// The place at the mapped location.
-    fn said(&self, record: &Value) -> Said {
+    /// The text at the mapped pointer.
+    fn recorded_locations(&self, record: &Value) -> RecordedLocations {
         let Some(pointer) = &self.location else {
-            return Said::new();
+            return RecordedLocations::new();
         };
         match pointer.of(record) {
-            Value::Null => Said::new(),
+            Value::Null => RecordedLocations::new(),
             _ => vec![pointer.text(record)],
         }
     }
@@ -181,7 +182,7 @@ impl Mapping {
             .is_some_and(|refused| refused.values.contains(refused.pointer.of(record)))
     }
 
-    fn place(&self, text: &str) -> Option<Location> {
+    fn parse_location(&self, text: &str) -> Option<Location> {
         match &self.location_prefix {
             // A text that is not a path could change the host of the prefix.
             Some(_) if !text.is_empty() && !text.starts_with('/') => None,
@@ -191,9 +192,9 @@ impl Mapping {
         }
     }
 
-    /// The deed by the grant's names. Known parts are kept even if others are unknown.
-    fn deed(&self, action: Option<&str>, said: &[Option<String>]) -> Deed {
-        let unclear = |why| Deed::Unclear {
+    /// The action by the grant's names. Known parts are kept even if others are unknown.
+    fn recorded_action(&self, action: Option<&str>, said: &[Option<String>]) -> RecordedAction {
+        let unclear = |why| RecordedAction::Unclear {
             why,
             needs: Vec::new(),
         };
@@ -209,21 +210,23 @@ impl Mapping {
         let Some(action) = action.filter(|action| !action.has_wildcards()) else {
             return unclear("its action has no name that a grant can contain");
         };
-        // With a prefix but no location, the prefix is the place of every action.
+        // With a prefix but no location, the prefix is the location of every action.
         let everywhere = self.location.is_none() && self.location_prefix.is_some();
         let here = [Some(String::new())];
         let said = match said {
             [] if everywhere => &here,
             said => said,
         };
-        let places = said.iter().map(|text| self.place(text.as_deref()?));
-        let places: Vec<Option<Location>> = places.collect();
+        let locations = said
+            .iter()
+            .map(|text| self.parse_location(text.as_deref()?));
+        let locations: Vec<Option<Location>> = locations.collect();
         let odd = "its location is one that no grant can name, or is ambiguous";
-        Deed::Rights {
+        RecordedAction::Rights {
             action,
-            named: !places.is_empty(),
-            unclear: places.contains(&None).then_some(odd),
-            places: places.into_iter().flatten().collect(),
+            named: !locations.is_empty(),
+            unclear: locations.contains(&None).then_some(odd),
+            locations: locations.into_iter().flatten().collect(),
         }
     }
 }
@@ -244,7 +247,7 @@ fn object(bytes: &[u8]) -> Result<Value, &'static str> {
 pub(crate) fn read(mapping: &Mapping, bytes: &[u8]) -> Result<Record, &'static str> {
     let record = object(bytes)?;
     let text = |pointer: &Option<Pointer>| pointer.as_ref()?.text(&record);
-    let (action, said) = (mapping.action(&record), mapping.said(&record));
+    let (action, said) = (mapping.action(&record), mapping.recorded_locations(&record));
     let mut credential = Credential::default();
     mapping.credential(&record, &mut credential);
     let at = mapping
@@ -255,7 +258,7 @@ pub(crate) fn read(mapping: &Mapping, bytes: &[u8]) -> Result<Record, &'static s
         id: text(&mapping.id),
         at: time(at, mapping.time_format.unwrap_or_default()),
         principal: text(&mapping.principal).unwrap_or_else(|| "nobody named".to_owned()),
-        deed: mapping.deed(action.as_deref(), &said),
+        recorded_action: mapping.recorded_action(action.as_deref(), &said),
         action: action.unwrap_or_else(|| "-".to_owned()),
         resource: shown(&said),
         region: region(mapping.region.as_ref(), &record),
@@ -268,7 +271,7 @@ pub(crate) fn read(mapping: &Mapping, bytes: &[u8]) -> Result<Record, &'static s
     })
 }
 
-/// The first place that is a text, for display.
+/// The first location that is a text, for display.
 fn shown(said: &[Option<String>]) -> String {
     let first = said.iter().flatten().next();
     first.map_or_else(|| "-".to_owned(), Clone::clone)
@@ -299,13 +302,13 @@ pub(crate) fn read_ocsf(mapping: &Mapping, bytes: &[u8]) -> Result<Record, &'sta
     let operation = mapping.action(&record);
     let operation = operation.or_else(|| event.text("/api/operation").map(str::to_owned));
     let mut credential = event.credential(is_aws(service));
-    let (deed, action, resource) = if is_aws(service) && mapping.action.is_none() {
+    let (recorded_action, action, resource) = if is_aws(service) && mapping.action.is_none() {
         event.call(service, operation.unwrap_or_default(), &mut credential)
     } else {
-        let said = event.said();
-        let deed = mapping.deed(operation.as_deref(), &said);
+        let said = event.recorded_locations();
+        let recorded_action = mapping.recorded_action(operation.as_deref(), &said);
         let action = operation.unwrap_or_else(|| "-".to_owned());
-        (deed, action, shown(&said))
+        (recorded_action, action, shown(&said))
     };
     let outcome = if is_no_action(class) {
         Outcome::Nobodys("a finding or an inventory, which is no action")
@@ -335,7 +338,7 @@ pub(crate) fn read_ocsf(mapping: &Mapping, bytes: &[u8]) -> Result<Record, &'sta
         resource,
         region: event.region(),
         credential,
-        deed,
+        recorded_action,
         outcome,
     })
 }
@@ -425,9 +428,9 @@ impl<'a> Ocsf<'a> {
     }
 
     /// Every object of the action that the event names, by its URL or as a resource.
-    fn said(&self) -> Said {
+    fn recorded_locations(&self) -> RecordedLocations {
         if self.mapping.location.is_some() {
-            return self.mapping.said(self.record);
+            return self.mapping.recorded_locations(self.record);
         }
         let url = self.at("/http_request/url/url_string");
         let url = (!url.is_null()).then(|| url.as_str().map(str::to_owned));
@@ -435,13 +438,13 @@ impl<'a> Ocsf<'a> {
     }
 
     /// The names of the resources: the id, or else the name of each.
-    fn resources(&self) -> Said {
+    fn resources(&self) -> RecordedLocations {
         let named = |resource: &Value| {
             let texts = ["uid", "name"].map(|name| resource.get(name).and_then(Value::as_str));
             texts.into_iter().flatten().next().map(str::to_owned)
         };
         match self.at("/resources") {
-            Value::Null => Said::new(),
+            Value::Null => RecordedLocations::new(),
             Value::Array(all) => all.iter().map(named).collect(),
             _ => vec![None],
         }
@@ -453,7 +456,7 @@ impl<'a> Ocsf<'a> {
         service: &str,
         operation: String,
         credential: &mut Credential,
-    ) -> (Deed, String, String) {
+    ) -> (RecordedAction, String, String) {
         let asked = self.data("/api/request/data");
         let answered = self.data("/api/response/data");
         let text = |of: &Value, name: &str| Some(of.get(name)?.as_str()?.to_owned());
@@ -498,7 +501,7 @@ impl<'a> Ocsf<'a> {
             name: name.as_deref(),
             role: role.as_deref(),
         };
-        let deed = if mints(&call, credential, asked_for, &identities) {
+        let recorded_action = if mints(&call, credential, asked_for, &identities) {
             let made = answered
                 .pointer("/assumedRoleUser/arn")
                 .and_then(Value::as_str);
@@ -506,13 +509,13 @@ impl<'a> Ocsf<'a> {
             {
                 credential.add_session_of_aws(made);
             }
-            Deed::Mint
+            RecordedAction::Mint
         } else {
-            call.deed()
+            call.recorded_action()
         };
         let role = role.filter(|_| call.makes_a_session());
-        let place = role.unwrap_or_else(|| call.shown_place());
-        (deed, call.shown(), place)
+        let location = role.unwrap_or_else(|| call.shown_location());
+        (recorded_action, call.shown(), location)
     }
 
     /// The object at the path, or the object in its text.

@@ -46,17 +46,17 @@ fn an_access_log_is_read_as_its_mapping_says() {
         (record.action.as_str(), record.resource.as_str()),
         ("GET orders", "/v1/42?page=2")
     );
-    let Deed::Rights {
+    let RecordedAction::Rights {
         action,
-        places,
+        locations,
         named,
         unclear,
-    } = record.deed
+    } = record.recorded_action
     else {
-        panic!("{:?}", record.deed);
+        panic!("{:?}", record.recorded_action);
     };
     assert_eq!(
-        (action.as_str(), places[0].as_str(), named, unclear),
+        (action.as_str(), locations[0].as_str(), named, unclear),
         ("orders:read", "https://orders.example/v1/42", true, None)
     );
     assert_eq!(record.outcome, Outcome::Done);
@@ -80,19 +80,19 @@ fn what_the_mapping_does_not_know_is_unclear_and_not_guessed() {
         let mut entry = entry();
         *entry.pointer_mut(path).unwrap() = value;
         let record = of(&access_log(), &entry);
-        match record.deed {
-            Deed::Unclear { .. } => assert_eq!(path, "/route"),
+        match record.recorded_action {
+            RecordedAction::Unclear { .. } => assert_eq!(path, "/route"),
             // The action is known in spite of that.
-            Deed::Rights {
+            RecordedAction::Rights {
                 action,
-                places,
+                locations,
                 unclear,
                 ..
             } => {
                 assert_eq!((action.as_str(), path), ("orders:read", "/path"));
-                assert!(places.is_empty() && unclear.is_some());
+                assert!(locations.is_empty() && unclear.is_some());
             }
-            Deed::Mint => panic!("{path}"),
+            RecordedAction::Mint => panic!("{path}"),
         }
     }
 }
@@ -172,7 +172,10 @@ fn an_event_of_ocsf_needs_no_mapping_and_can_have_one() {
     );
     assert_eq!(usual.credential.session, session(SESSION));
     assert!(usual.credential.hash.is_some() && !usual.credential.contradictory);
-    assert!(matches!(usual.deed, Deed::Rights { named: true, .. }));
+    assert!(matches!(
+        usual.recorded_action,
+        RecordedAction::Rights { named: true, .. }
+    ));
     let own = mapping("id = \"/actor/user/uid\"\ncredential.session = \"/none\"");
     let own = of(&own, &event).unwrap();
     assert_eq!(
@@ -220,11 +223,13 @@ fn every_resource_of_an_event_counts_and_one_that_cannot_be_read_leaves_it_uncle
             "api": {"operation": "orders:read", "service": {"name": "orders"}},
             "http_request": {"url": {"url_string": url}}
         });
-        match ocsf(&event).deed {
-            Deed::Rights {
-                places, unclear, ..
+        match ocsf(&event).recorded_action {
+            RecordedAction::Rights {
+                locations, unclear, ..
             } => {
-                let texts = places.iter().map(|place| place.as_str().to_owned());
+                let texts = locations
+                    .iter()
+                    .map(|location| location.as_str().to_owned());
                 (texts.collect::<Vec<_>>(), unclear.is_some())
             }
             other => panic!("{other:?}"),
@@ -301,14 +306,14 @@ fn the_brokers_own_call_and_what_aws_does_itself_are_known_in_ocsf_too() {
     });
     for event in [event.clone(), written, flat] {
         let record = ocsf(&event);
-        assert_eq!(record.deed, Deed::Mint, "{event}");
+        assert_eq!(record.recorded_action, RecordedAction::Mint, "{event}");
         let credential = record.credential;
         assert!(credential.session.is_some() && credential.hash.is_some());
         assert!(credential.needs_both && credential.named && !credential.foreign);
     }
     let mut other = event.clone();
     other["api"]["request"]["data"]["roleSessionName"] = "eve".into();
-    assert_ne!(ocsf(&other).deed, Deed::Mint);
+    assert_ne!(ocsf(&other).recorded_action, RecordedAction::Mint);
     assert_eq!(ocsf(&other).outcome, Outcome::Done);
     let mut service = other;
     service["actor"] = json!({"user": {"type": "AWSService"}});
@@ -333,11 +338,11 @@ fn an_event_of_cloudtrail_in_ocsf_is_read_as_one() {
     assert_eq!(record.resource, "arn:aws:s3:::reports/a");
     assert_eq!(record.credential.session, session(SESSION));
     assert!(record.credential.needs_both && record.credential.hash.is_none());
-    let Deed::Rights {
+    let RecordedAction::Rights {
         action, unclear, ..
-    } = record.deed
+    } = record.recorded_action
     else {
-        panic!("{:?}", record.deed);
+        panic!("{:?}", record.recorded_action);
     };
     assert_eq!((action.as_str(), unclear), ("s3:GetObject", None));
     // A second resource is not ignored, even if it cannot be identified.
@@ -346,7 +351,7 @@ fn an_event_of_cloudtrail_in_ocsf_is_read_as_one() {
         {"uid": "arn:aws:s3:::reports/a", "type": "AWS::S3::Object"},
         {"name": "secret/x", "type": "AWS::S3::Object"}
     ]);
-    let Deed::Rights { unclear, .. } = ocsf(&second).deed else {
+    let RecordedAction::Rights { unclear, .. } = ocsf(&second).recorded_action else {
         panic!();
     };
     assert!(unclear.is_some());

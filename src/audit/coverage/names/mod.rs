@@ -1,13 +1,13 @@
 //! Translates between the names in AWS's records and those in its policies.
 //!
 //! CloudTrail writes the name of a call, and a policy the name of a right. They are the same for
-//! each service and call, except for this table, which is also in `docs/reference/coverage.md`. A call that
-//! needs several rights is not compared with a grant.
+//! each service and call, except for this table, which is also in `docs/reference/coverage.md`. A
+//! call that needs several rights is not compared with a grant.
 
 #[cfg(test)]
 mod tests;
 
-use super::record::{Deed, Region, arn, arn_that_begins};
+use super::record::{RecordedAction, Region, arn, arn_that_begins};
 use crate::domain::grant::{ActionName, Location};
 
 /// The call in a record of AWS.
@@ -315,9 +315,9 @@ impl Call {
             )
     }
 
-    /// The deed in the terms of a grant.
-    pub(crate) fn deed(&self) -> Deed {
-        let unclear = |why| Deed::Unclear {
+    /// The action in the terms of a grant.
+    pub(crate) fn recorded_action(&self) -> RecordedAction {
+        let unclear = |why| RecordedAction::Unclear {
             why,
             needs: Vec::new(),
         };
@@ -327,7 +327,7 @@ impl Call {
         let several = |(of, call, _): &&(&str, &str, _)| *of == service && *call == self.name;
         if let Some((_, _, rights)) = SEVERAL.iter().find(several) {
             let needs = rights.iter().map(|right| format!("{service}:{right}"));
-            return Deed::Unclear {
+            return RecordedAction::Unclear {
                 why: "the call needs several rights at once",
                 needs: needs.filter_map(|right| right.try_into().ok()).collect(),
             };
@@ -335,16 +335,16 @@ impl Call {
         let Some(action) = self.action(service) else {
             return unclear("its action has no name that a grant can contain");
         };
-        let mut places = self.places(service);
+        let mut locations = self.locations(service);
         if service == "s3" && is_of_an_object(&action) {
-            places.of_objects();
+            locations.of_objects();
         }
         let odd = self.odd.then_some("one of its parameters is not a text");
-        Deed::Rights {
+        RecordedAction::Rights {
             action,
-            places: places.all,
-            named: places.named,
-            unclear: places.unclear.or(odd),
+            locations: locations.all,
+            named: locations.named,
+            unclear: locations.unclear.or(odd),
         }
     }
 
@@ -362,8 +362,8 @@ impl Call {
         (action.is_aws() && !action.has_wildcards()).then_some(action)
     }
 
-    /// The places of the call. A record that names none stands for any place of the service.
-    fn places(&self, service: &str) -> Places {
+    /// The locations of the call. A record that names none stands for any location of the service.
+    fn locations(&self, service: &str) -> CallLocations {
         const UNREADABLE: &str = "it names a resource that no grant can name";
         let listed = self.listed(service);
         // If only the bucket is listed, the parameters name the object.
@@ -373,7 +373,7 @@ impl Call {
         if !listed.is_empty() && !by_key {
             let all: Vec<Option<Location>> = listed.iter().map(|text| arn((*text)?)).collect();
             let unclear = all.contains(&None).then_some(UNREADABLE);
-            return Places {
+            return CallLocations {
                 all: all.into_iter().flatten().collect(),
                 named: true,
                 unclear,
@@ -390,7 +390,7 @@ impl Call {
                 let text = format!("arn:{partition}:s3:::{bucket}/{key}");
                 // For a key that is too long, the bucket is still known.
                 match arn(&text) {
-                    Some(place) => (Some(place), true),
+                    Some(location) => (Some(location), true),
                     None => (arn_that_begins(&text), false),
                 }
             }
@@ -400,7 +400,7 @@ impl Call {
                 (Location::accessed(any).ok(), false)
             }
         };
-        Places {
+        CallLocations {
             unclear: one.is_none().then_some(UNREADABLE),
             all: one.into_iter().collect(),
             named,
@@ -423,8 +423,8 @@ impl Call {
             .collect()
     }
 
-    /// The place of the call, for display.
-    pub(crate) fn shown_place(&self) -> String {
+    /// The location of the call, for display.
+    pub(crate) fn shown_location(&self) -> String {
         let service = service_of(&self.source).unwrap_or_default();
         if let Some(first) = self.listed(service).into_iter().flatten().next() {
             return first.to_owned();
@@ -437,25 +437,25 @@ impl Call {
     }
 }
 
-/// The places of a call.
-struct Places {
+/// The locations of a call.
+struct CallLocations {
     all: Vec<Location>,
-    /// Whether each place is exact.
+    /// Whether each location is exact.
     named: bool,
     /// Why the list is incomplete; `None` if it is complete.
     unclear: Option<&'static str>,
 }
 
-impl Places {
+impl CallLocations {
     /// Replaces a bucket by the pattern of its objects: an action on an object is not one on its
     /// bucket.
     fn of_objects(&mut self) {
-        for place in &mut self.all {
-            let parts: Vec<&str> = place.as_str().splitn(6, ':').collect();
+        for location in &mut self.all {
+            let parts: Vec<&str> = location.as_str().splitn(6, ':').collect();
             if matches!(parts[..], [_, _, _, "", "", name] if !name.contains('/')) {
                 self.named = false;
-                match Location::accessed(format!("{place}/*")) {
-                    Ok(any) => *place = any,
+                match Location::accessed(format!("{location}/*")) {
+                    Ok(any) => *location = any,
                     Err(_) => self.unclear = Some("it does not name the object"),
                 }
             }

@@ -10,15 +10,17 @@ fn call(source: &str, name: &str) -> Call {
 }
 
 fn right(source: &str, name: &str) -> String {
-    match call(source, name).deed() {
-        Deed::Rights { action, .. } => action.as_str().to_owned(),
+    match call(source, name).recorded_action() {
+        RecordedAction::Rights { action, .. } => action.as_str().to_owned(),
         other => format!("{other:?}"),
     }
 }
 
-fn places(call: &Call) -> Vec<String> {
-    match call.deed() {
-        Deed::Rights { places, .. } => places.iter().map(|p| p.as_str().to_owned()).collect(),
+fn locations(call: &Call) -> Vec<String> {
+    match call.recorded_action() {
+        RecordedAction::Rights { locations, .. } => {
+            locations.iter().map(|p| p.as_str().to_owned()).collect()
+        }
         other => vec![format!("{other:?}")],
     }
 }
@@ -72,7 +74,7 @@ fn a_call_is_named_as_the_right_that_it_needs() {
     }
     let mut versioned = call("s3.amazonaws.com", "HeadObject");
     versioned.version = Some("3sL4".into());
-    let Deed::Rights { action, .. } = versioned.deed() else {
+    let RecordedAction::Rights { action, .. } = versioned.recorded_action() else {
         panic!();
     };
     assert_eq!(action.as_str(), "s3:GetObjectVersion");
@@ -108,8 +110,8 @@ fn entry(arn: &str, kind: &str) -> (Option<String>, Option<String>) {
 }
 
 fn facts(call: &Call) -> (bool, bool) {
-    match call.deed() {
-        Deed::Rights { named, unclear, .. } => (named, unclear.is_some()),
+    match call.recorded_action() {
+        RecordedAction::Rights { named, unclear, .. } => (named, unclear.is_some()),
         other => panic!("{other:?}"),
     }
 }
@@ -117,34 +119,34 @@ fn facts(call: &Call) -> (bool, bool) {
 #[test]
 fn of_an_object_and_its_bucket_the_object_is_what_counts() {
     let mut one = call("s3.amazonaws.com", "GetObject");
-    assert_eq!(places(&one), ["arn:aws:s3:*:*:*"]);
+    assert_eq!(locations(&one), ["arn:aws:s3:*:*:*"]);
     one.bucket = Some("reports".into());
     // The object is not named.
-    assert_eq!(places(&one), ["arn:aws:s3:::reports/*"]);
+    assert_eq!(locations(&one), ["arn:aws:s3:::reports/*"]);
     assert_eq!(facts(&one), (false, false));
     one.key = Some("team/x y".into());
-    assert_eq!(places(&one), ["arn:aws:s3:::reports/team/x?y"]);
+    assert_eq!(locations(&one), ["arn:aws:s3:::reports/team/x?y"]);
     one.resources = vec![
         entry("arn:aws:s3:::reports", "AWS::S3::Bucket"),
         entry("arn:aws:s3:::reports/a", "AWS::S3::Object"),
     ];
-    assert_eq!(places(&one), ["arn:aws:s3:::reports/a"]);
+    assert_eq!(locations(&one), ["arn:aws:s3:::reports/a"]);
     assert_eq!(facts(&one), (true, false));
     one.resources.pop();
-    assert_eq!(places(&one), ["arn:aws:s3:::reports/team/x?y"]);
+    assert_eq!(locations(&one), ["arn:aws:s3:::reports/team/x?y"]);
     one.key = None;
-    assert_eq!(places(&one), ["arn:aws:s3:::reports/*"]);
+    assert_eq!(locations(&one), ["arn:aws:s3:::reports/*"]);
     assert_eq!(facts(&one), (false, false));
     let mut list = call("s3.amazonaws.com", "ListObjectsV2");
     list.resources = vec![
         entry("", "AWS::S3::Object"),
         entry("arn:aws:s3:::reports", "AWS::S3::Bucket"),
     ];
-    assert_eq!(places(&list), ["arn:aws:s3:::reports"]);
+    assert_eq!(locations(&list), ["arn:aws:s3:::reports"]);
     assert_eq!(facts(&list), (true, false));
     let mut china = call("sqs.amazonaws.com", "SendMessage");
     china.region = Region::of(Some("cn-north-1"));
-    assert_eq!(places(&china), ["arn:aws-cn:sqs:*:*:*"]);
+    assert_eq!(locations(&china), ["arn:aws-cn:sqs:*:*:*"]);
 }
 
 #[test]
@@ -157,7 +159,7 @@ fn what_is_listed_and_cannot_be_read_leaves_the_call_unclear() {
     ] {
         one.resources = vec![entry("arn:aws:s3:::reports/a", "AWS::S3::Object"), odd];
         assert_eq!(facts(&one), (true, true), "{one:?}");
-        assert_eq!(places(&one), ["arn:aws:s3:::reports/a"]);
+        assert_eq!(locations(&one), ["arn:aws:s3:::reports/a"]);
     }
     let mut odd = call("s3.amazonaws.com", "GetObject");
     odd.odd = true;
@@ -170,16 +172,17 @@ fn the_name_of_an_object_may_be_as_long_as_s3_allows() {
     one.bucket = Some("reports".into());
     one.key = Some("k".repeat(1_024));
     assert_eq!(facts(&one), (true, false));
-    assert!(places(&one)[0].ends_with("kkk"));
+    assert!(locations(&one)[0].ends_with("kkk"));
     one.key = Some("k".repeat(5_000));
     assert_eq!(facts(&one), (false, false));
-    assert!(places(&one)[0].starts_with("arn:aws:s3:::reports/kkk"));
+    assert!(locations(&one)[0].starts_with("arn:aws:s3:::reports/kkk"));
 }
 
 #[test]
 fn what_needs_several_rights_says_without_which_it_was_not_granted() {
     for (service, name, rights) in SEVERAL {
-        let Deed::Unclear { needs, .. } = call(&format!("{service}.amazonaws.com"), name).deed()
+        let RecordedAction::Unclear { needs, .. } =
+            call(&format!("{service}.amazonaws.com"), name).recorded_action()
         else {
             panic!("{name}");
         };

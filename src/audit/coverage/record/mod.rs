@@ -38,8 +38,8 @@ pub(crate) struct Record {
     pub(crate) region: Region,
     /// The parts of a broker's credential that it carries.
     pub(crate) credential: Credential,
-    /// The deed to compare with the grant.
-    pub(crate) deed: Deed,
+    /// The action to compare with the grant.
+    pub(crate) recorded_action: RecordedAction,
     pub(crate) outcome: Outcome,
 }
 
@@ -154,25 +154,25 @@ impl Region {
     }
 }
 
-/// The deed, as far as a grant can be compared with it.
+/// The action, as far as a grant can be compared with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Deed {
-    /// An action at places; each place must be permitted.
+pub(crate) enum RecordedAction {
+    /// An action at locations; each location must be permitted.
     Rights {
         action: ActionName,
-        places: Vec<Location>,
-        /// Whether each place is exact. Otherwise it is a pattern that stands for any matching
-        /// place.
+        locations: Vec<Location>,
+        /// Whether each location is exact. Otherwise it is a pattern that stands for any matching
+        /// location.
         named: bool,
-        /// Why the list of places is incomplete; `None` if it is complete.
+        /// Why the list of locations is incomplete; `None` if it is complete.
         unclear: Option<&'static str>,
     },
     /// The creation of an AWS session, as permitted by a decision for such a session.
     Mint,
-    /// A deed that no grant can be compared with.
+    /// An action that no grant can be compared with.
     Unclear {
         why: &'static str,
-        /// If none of these was granted, the deed was certainly not granted.
+        /// If none of these was granted, the action was certainly not granted.
         needs: Vec<ActionName>,
     },
 }
@@ -403,7 +403,7 @@ fn rfc3339(text: &str) -> Result<Timestamp, &'static str> {
     Ok(time.into())
 }
 
-/// A place at AWS from a record. A character that a grant cannot contain, such as a space in an
+/// A location at AWS from a record. A character that a grant cannot contain, such as a space in an
 /// object's name, or that is special in a grant, is treated as "any one character": only a wildcard
 /// can match it, as at AWS.
 pub(crate) fn arn(text: &str) -> Option<Location> {
@@ -411,7 +411,7 @@ pub(crate) fn arn(text: &str) -> Option<Location> {
     location.is_arn().then_some(location)
 }
 
-/// A pattern of all places that begin with `text`, for a text that exceeds the limit.
+/// A pattern of all locations that begin with `text`, for a text that exceeds the limit.
 pub(crate) fn arn_that_begins(text: &str) -> Option<Location> {
     let mut begin: String = plain(text).chars().take(MAX_LOCATION_BYTES - 1).collect();
     begin.push('*');
@@ -426,9 +426,9 @@ fn plain(text: &str) -> String {
         .collect()
 }
 
-/// A place of an API from a record, without query and fragment.
+/// A location of an API from a record, without query and fragment.
 pub(crate) fn url(text: &str) -> Option<Location> {
-    let place = text.split(['?', '#']).next().unwrap_or_default();
-    let location = Location::accessed(place.to_owned()).ok()?;
+    let location = text.split(['?', '#']).next().unwrap_or_default();
+    let location = Location::accessed(location.to_owned()).ok()?;
     (!location.is_arn()).then_some(location)
 }

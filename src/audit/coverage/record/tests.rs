@@ -195,15 +195,15 @@ fn a_region_is_one_or_none_or_cannot_be_told() {
     }
 }
 
-fn covers(grant: &str, place: &Location) -> bool {
+fn covers(grant: &str, location: &Location) -> bool {
     Location::try_from(grant.to_owned())
         .unwrap()
-        .covers_within(place, &Budget::of_one_comparison())
+        .covers_within(location, &Budget::of_one_comparison())
 }
 
 #[test]
 fn a_place_has_one_reading_or_none() {
-    let of = |text: &str| url(text).map(|place| place.as_str().to_owned());
+    let of = |text: &str| url(text).map(|location| location.as_str().to_owned());
     let plain = Some("https://orders.example/v1/42".to_owned());
     assert_eq!(of("https://orders.example/v1/42?a=1&b=../x#y"), plain);
     for bad in [

@@ -176,7 +176,7 @@ fn what_a_pruned_or_unknown_leaf_may_hide_is_not_judged() {
         let log = read(&file(&[Some(permit()), hidden, Some(later.clone())])).unwrap();
         assert_eq!(judged(&log, &action(10)), (Class::Unjudged, Reason::Pruned));
         let mut outside = action(10);
-        outside.deed = rights("orders:write", "https://orders.example/v1");
+        outside.recorded_action = rights("orders:write", "https://orders.example/v1");
         assert_eq!(
             judged(&log, &outside),
             (Class::OutsideGrant, Reason::Action)
@@ -223,12 +223,12 @@ fn what_is_later_than_the_log_is_judged_only_when_somebody_says_how_far_it_reach
 fn what_has_no_time_or_no_clear_deed_is_not_judged() {
     let log = log(&[permit()]);
     let mut record = action(10);
-    record.deed = unclear(&[]);
+    record.recorded_action = unclear(&[]);
     assert_eq!(judged(&log, &record), (Class::Unjudged, Reason::Unclear));
     record.at = Err("it has no time");
     assert_eq!(judged(&log, &record), (Class::Unjudged, Reason::NoTime));
     // An action that was never granted, or without a valid credential, is judged without a time.
-    record.deed = rights("orders:write", "https://orders.example/v1");
+    record.recorded_action = rights("orders:write", "https://orders.example/v1");
     assert_eq!(judged(&log, &record), (Class::OutsideGrant, Reason::Action));
     record.credential.foreign = true;
     assert_eq!(
@@ -242,7 +242,7 @@ fn what_has_no_time_or_no_clear_deed_is_not_judged() {
     assert_eq!(judged(&log, &record), (Class::Unjudged, Reason::NoTime));
     // An action after the expiry is too late, even if it is unclear.
     let mut late = action(400);
-    late.deed = unclear(&[]);
+    late.recorded_action = unclear(&[]);
     assert_eq!(judged(&log, &late), (Class::AfterEnd, Reason::Expired));
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::decisions::Decisions;
 use super::judge::{Class, Judge, Judgement, Reason};
-use super::record::{Credential, Deed, Outcome, Record, Region, RoleSeen, session, time};
+use super::record::{Credential, Outcome, Record, RecordedAction, Region, RoleSeen, session, time};
 use crate::audit::AuditError;
 use crate::clock::Timestamp;
 use crate::domain::grant::{ActionName, Location};
@@ -138,24 +138,24 @@ fn action(seconds: u64) -> Record {
             session: session(SESSION),
             ..Credential::default()
         },
-        deed: rights("orders:read", "https://orders.example/v1/42"),
+        recorded_action: rights("orders:read", "https://orders.example/v1/42"),
         outcome: Outcome::Done,
     }
 }
 
-fn rights(action: &str, place: &str) -> Deed {
-    Deed::Rights {
+fn rights(action: &str, location: &str) -> RecordedAction {
+    RecordedAction::Rights {
         action: ActionName::try_from(action.to_owned()).unwrap(),
-        places: vec![Location::try_from(place.to_owned()).unwrap()],
+        locations: vec![Location::try_from(location.to_owned()).unwrap()],
         named: true,
         unclear: None,
     }
 }
 
-/// A deed that cannot be compared with a grant, with the rights of which it needs at least one.
-fn unclear(needs: &[&str]) -> Deed {
+/// An action that cannot be compared with a grant, with the rights of which it needs at least one.
+fn unclear(needs: &[&str]) -> RecordedAction {
     let needs = needs.iter().map(|right| (*right).to_owned().try_into());
-    Deed::Unclear {
+    RecordedAction::Unclear {
         why: "several rights",
         needs: needs.collect::<Result<_, _>>().unwrap(),
     }
@@ -220,13 +220,16 @@ fn an_action_that_carries_nothing_or_something_unknown_is_unproven() {
         }),
         Reason::Contradiction
     );
-    assert_eq!(unproven(&|r| r.deed = Deed::Mint), Reason::NoSessionOfAws);
+    assert_eq!(
+        unproven(&|r| r.recorded_action = RecordedAction::Mint),
+        Reason::NoSessionOfAws
+    );
     // A record without a credential is unproven, even if other facts about it are unknown.
     assert_eq!(
         unproven(&|r| {
             r.credential = Credential::default();
             r.at = Err("it has no time");
-            r.deed = unclear(&[]);
+            r.recorded_action = unclear(&[]);
         }),
         Reason::NoDecision
     );
@@ -257,31 +260,31 @@ fn a_denial_proves_nothing() {
 #[test]
 fn what_was_not_granted_is_outside() {
     let log = log(&[permit()]);
-    for (deed, reason) in [
+    for (recorded_action, reason) in [
         (
             rights("orders:write", "https://orders.example/v1/42"),
             Reason::Action,
         ),
         (
             rights("orders:read", "https://orders.example/v10"),
-            Reason::Place,
+            Reason::Location,
         ),
         (
             rights("orders:read", "https://orders.example"),
-            Reason::Place,
+            Reason::Location,
         ),
         (rights("s3:GetObject", "arn:aws:s3:::b/x"), Reason::Action),
     ] {
         let mut record = action(10);
-        record.deed = deed;
+        record.recorded_action = recorded_action;
         assert_eq!(judged(&log, &record), (Class::OutsideGrant, reason));
     }
     let mut both = action(10);
-    let Deed::Rights { places, .. } = &mut both.deed else {
+    let RecordedAction::Rights { locations, .. } = &mut both.recorded_action else {
         panic!()
     };
-    places.push(Location::try_from("https://orders.example/v2".to_owned()).unwrap());
-    assert_eq!(judged(&log, &both), (Class::OutsideGrant, Reason::Place));
+    locations.push(Location::try_from("https://orders.example/v2".to_owned()).unwrap());
+    assert_eq!(judged(&log, &both), (Class::OutsideGrant, Reason::Location));
 }
 
 #[test]
@@ -291,9 +294,9 @@ fn on_aws_region_and_resource_count_and_what_names_none_is_not_judged() {
         {"type": "aws", "actions": ["sqs:ReceiveMessage"], "resources": ["arn:aws:sqs:*:*:*"]}
     ]);
     let log = log(&[with(with(permit(), "grant", aws), "minter", "aws")]);
-    let of = |deed: Deed, region: &str| {
+    let of = |recorded_action: RecordedAction, region: &str| {
         let mut record = action(10);
-        (record.deed, record.region) = (deed, Region::of(Some(region)));
+        (record.recorded_action, record.region) = (recorded_action, Region::of(Some(region)));
         judged(&log, &record)
     };
     let get = || rights("s3:GetObject", "arn:aws:s3:::b/x");
@@ -304,12 +307,14 @@ fn on_aws_region_and_resource_count_and_what_names_none_is_not_judged() {
     );
     assert_eq!(
         of(rights("s3:GetObject", "arn:aws:s3:::c/x"), "eu-west-1"),
-        (Class::OutsideGrant, Reason::Place)
+        (Class::OutsideGrant, Reason::Location)
     );
-    let anywhere = |action: &str, place: &str| match rights(action, place) {
-        Deed::Rights { action, places, .. } => Deed::Rights {
+    let anywhere = |action: &str, location: &str| match rights(action, location) {
+        RecordedAction::Rights {
+            action, locations, ..
+        } => RecordedAction::Rights {
             action,
-            places,
+            locations,
             named: false,
             unclear: None,
         },
@@ -317,7 +322,7 @@ fn on_aws_region_and_resource_count_and_what_names_none_is_not_judged() {
     };
     assert_eq!(
         of(anywhere("s3:GetObject", "arn:aws:s3:*:*:*"), "eu-west-1"),
-        (Class::Unjudged, Reason::NoPlace)
+        (Class::Unjudged, Reason::NoLocation)
     );
     assert_eq!(
         of(
@@ -333,11 +338,11 @@ fn on_aws_region_and_resource_count_and_what_names_none_is_not_judged() {
         ),
         (Class::OutsideGrant, Reason::Action)
     );
-    assert_eq!(of(Deed::Mint, "eu-west-1"), PROVEN);
-    // A deed at many possible places is outside the grant if none of them was granted.
+    assert_eq!(of(RecordedAction::Mint, "eu-west-1"), PROVEN);
+    // An action at many possible locations is outside the grant if none of them was granted.
     assert_eq!(
         of(anywhere("s3:GetObject", "arn:aws:s3:::c/*"), "eu-west-1"),
-        (Class::OutsideGrant, Reason::Place)
+        (Class::OutsideGrant, Reason::Location)
     );
     assert_eq!(
         of(anywhere("s3:GetObject", "arn:aws:s3:::b/*"), "eu-west-1"),
@@ -356,7 +361,7 @@ fn on_aws_region_and_resource_count_and_what_names_none_is_not_judged() {
     assert_eq!(of(get(), odd), (Class::Unjudged, Reason::Unclear));
     assert_eq!(
         of(rights("s3:GetObject", "arn:aws:s3:::c/x"), odd),
-        (Class::OutsideGrant, Reason::Place)
+        (Class::OutsideGrant, Reason::Location)
     );
     assert_eq!(
         of(
@@ -370,16 +375,18 @@ fn on_aws_region_and_resource_count_and_what_names_none_is_not_judged() {
 #[test]
 fn what_cannot_be_read_of_an_action_hides_nothing_that_was_not_granted() {
     let log = log(&[permit()]);
-    let of = |deed: Deed| {
+    let of = |recorded_action: RecordedAction| {
         let mut record = action(10);
-        record.deed = deed;
+        record.recorded_action = recorded_action;
         judged(&log, &record)
     };
-    let partly = |action: &str, places: &[&str]| {
-        let places = places.iter().map(|place| (*place).to_owned().try_into());
-        Deed::Rights {
+    let partly = |action: &str, locations: &[&str]| {
+        let locations = locations
+            .iter()
+            .map(|location| (*location).to_owned().try_into());
+        RecordedAction::Rights {
             action: action.to_owned().try_into().unwrap(),
-            places: places.collect::<Result<_, _>>().unwrap(),
+            locations: locations.collect::<Result<_, _>>().unwrap(),
             named: true,
             unclear: Some("it has two readings"),
         }
@@ -391,11 +398,11 @@ fn what_cannot_be_read_of_an_action_hides_nothing_that_was_not_granted() {
     );
     assert_eq!(
         of(partly("orders:read", &[here, there])),
-        (Class::OutsideGrant, Reason::Place)
+        (Class::OutsideGrant, Reason::Location)
     );
-    for places in [&[][..], &[here][..]] {
+    for locations in [&[][..], &[here][..]] {
         assert_eq!(
-            of(partly("orders:read", places)),
+            of(partly("orders:read", locations)),
             (Class::Unjudged, Reason::Unclear)
         );
     }
@@ -418,10 +425,10 @@ fn what_others_can_choose_proves_nothing_alone() {
     let role = "arn:aws:iam::123456789012:role/reports";
     let permit_of_aws = with(permit_of_aws, "audience", role);
     let log_of_aws = log(std::slice::from_ref(&permit_of_aws));
-    let deed = rights("s3:GetObject", "arn:aws:s3:::b/x");
+    let recorded_action = rights("s3:GetObject", "arn:aws:s3:::b/x");
     let of = |log: &Decisions, change: &dyn Fn(&mut Credential)| {
         let mut record = action(10);
-        record.deed = deed.clone();
+        record.recorded_action = recorded_action.clone();
         change(&mut record.credential);
         judged(log, &record)
     };
@@ -481,12 +488,12 @@ fn a_session_that_is_made_twice_is_told() {
     ]);
     let log = log(&[with(with(permit(), "grant", aws), "minter", "aws")]);
     let mut made = action(10);
-    made.deed = Deed::Mint;
+    made.recorded_action = RecordedAction::Mint;
     let mut judge = Judge::new(&log, 5, None);
     let again: Vec<bool> = (0..3).map(|_| judge.judge(&made).made_again).collect();
     assert_eq!(again, [false, true, true]);
     let mut used = action(10);
-    used.deed = rights("s3:GetObject", "arn:aws:s3:::b/x");
+    used.recorded_action = rights("s3:GetObject", "arn:aws:s3:::b/x");
     assert!(!judge.judge(&used).made_again);
 }
 

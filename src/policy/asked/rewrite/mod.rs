@@ -20,7 +20,7 @@ use cedar_policy::pst::{BinaryOp, Clause, Effect, Expr, Literal, PatternElem, Un
 use cedar_policy::{Policy, pst};
 
 use super::patterns::PatternSet;
-use super::question::{Question, Questions, Relation};
+use super::question::{ExtentQuestion, Questions, Relation};
 use super::{ASKED, Fact};
 use crate::domain::limits::{
     MAX_ADDED_EXPRESSIONS, MAX_EVALUATION_DEPTH, MAX_LOCATION_BYTES, MAX_POLICY_EXPRESSIONS,
@@ -158,7 +158,7 @@ impl Reading {
 
 enum Form {
     /// It depends on the requested values alone.
-    Asked(Question),
+    Asked(ExtentQuestion),
     /// It also depends on other facts.
     Other(Arc<Expr>),
 }
@@ -283,8 +283,8 @@ impl Rewriter<'_> {
             }
         }
         let question = (!asked.is_empty()).then(|| match op {
-            BinaryOp::And => Question::all(asked),
-            _ => Question::any(asked),
+            BinaryOp::And => ExtentQuestion::all(asked),
+            _ => ExtentQuestion::any(asked),
         });
         match (question, others.is_empty()) {
             (Some(question), true) => Form::Asked(question),
@@ -324,13 +324,13 @@ fn too_large() -> Unaskable {
 }
 
 /// The question for a comparison with the requested values; `None` if `expr` is no such comparison.
-fn comparison(expr: &Expr, reading: Reading) -> Result<Option<Question>, Unaskable> {
+fn comparison(expr: &Expr, reading: Reading) -> Result<Option<ExtentQuestion>, Unaskable> {
     let text = |fact, patterns: PatternSet, reading| {
         let relation = match reading {
             Reading::Every => Relation::Covered,
             Reading::Some => Relation::Met,
         };
-        Question::Text {
+        ExtentQuestion::Text {
             fact,
             patterns,
             relation,
@@ -345,7 +345,7 @@ fn comparison(expr: &Expr, reading: Reading) -> Result<Option<Question>, Unaskab
     Ok(match expr {
         Expr::HasAttr { expr, attrs } if is_context(expr) && attrs.tail.is_empty() => {
             let fact = Fact::of(&attrs.head);
-            fact.map(|fact| Question::Has {
+            fact.map(|fact| ExtentQuestion::Has {
                 fact,
                 expected: true,
             })

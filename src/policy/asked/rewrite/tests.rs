@@ -57,7 +57,7 @@ fn a_list_of_places_is_one_question_whatever_its_length() {
     );
     let (text, questions) = rewritten(&policy).unwrap();
     assert!(text.contains("context.asked.contains(0)") && text.len() < 100);
-    let Some(Question::Text { patterns, .. }) = questions.get(0) else {
+    let Some(ExtentQuestion::Text { patterns, .. }) = questions.get(0) else {
         panic!("{questions:?}");
     };
     assert_eq!(patterns.exact().len(), 500);

@@ -1,3 +1,8 @@
+//! Tests of the configuration: its example, its faults, its variables and its files.
+
+mod endpoints;
+mod exports;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt;
@@ -5,8 +10,8 @@ use std::os::unix::fs::PermissionsExt;
 use super::sections::File;
 use super::*;
 
-const EXAMPLE: &str = include_str!("../../taskpass.example.toml");
-const RSA_KEY: &str = include_str!("../../tests/it/support/test_only_rsa_key.pem");
+const EXAMPLE: &str = include_str!("../../../taskpass.example.toml");
+const RSA_KEY: &str = include_str!("../../../tests/it/support/test_only_rsa_key.pem");
 const SEALING: &str = "tpk1_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
 const SEALING_NEXT: &str = "tpk1_AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA";
 
@@ -19,7 +24,7 @@ fn sealed() -> BTreeMap<String, String> {
     variables(&[(SEALING_KEYS_VARIABLE, &format!("{SEALING},{SEALING_NEXT}"))])
 }
 
-include!("../../tests/fixtures/configuration_faults.rs");
+include!("../../../tests/fixtures/configuration_faults.rs");
 
 fn parse(text: &str, environment: &BTreeMap<String, String>) -> Result<Config, ConfigErrors> {
     let path = Path::new("/etc/taskpass/taskpass.toml");
@@ -452,289 +457,6 @@ fn a_database_elsewhere_proves_itself() {
         ]);
         let parsed = parse(&text, &environment);
         assert_eq!(parsed.is_ok(), good, "{url} {more}: {:?}", parsed.err());
-    }
-}
-
-const WEBHOOK: &str = r#"
-[[export]]
-name = "siem"
-format = "ocsf"
-to = "webhook"
-url = "https://siem.example/x"
-secret_file = "siem.secret"
-"#;
-
-#[test]
-fn a_sink_is_read_with_its_defaults() {
-    let config = parse(&format!("{SMALL}{WEBHOOK}"), &sealed()).unwrap();
-    let [sink] = config.export.as_slice() else {
-        panic!("{:?}", config.export);
-    };
-    assert_eq!(sink.secret_file, Some("/etc/taskpass/siem.secret".into()));
-    let text = uncommented();
-    let document = Document::parse(Path::new("example"), &text).unwrap();
-    let shown: File = document.read().unwrap();
-    let shown = &shown.export[0];
-    assert_eq!(
-        (shown.timeout_seconds, shown.concurrency, shown.from),
-        (sink.timeout_seconds, sink.concurrency, sink.from)
-    );
-    assert_eq!(
-        (shown.free_text, shown.revision),
-        (sink.free_text, sink.revision)
-    );
-}
-
-#[test]
-fn each_fault_of_a_sink_is_told_by_its_key() {
-    let changed = |from: &str, to: &str| {
-        assert!(WEBHOOK.contains(from));
-        WEBHOOK.replace(from, to)
-    };
-    let file = "[[export]]\nname = \"disk\"\nformat = \"ocsf\"\nto = \"file\"\n";
-    let stdout = "[[export]]\nname = \"NAME\"\nformat = \"cloudevents\"\nto = \"stdout\"\n";
-    for (text, key, problem) in [
-        (changed("siem\"", "Si em\""), "export.0.name", "not allowed"),
-        (
-            format!("{WEBHOOK}{WEBHOOK}"),
-            "export.1.name",
-            "is used twice",
-        ),
-        (
-            changed("\"https://siem.example/x\"", "\"x\""),
-            "export.0.url",
-            "is not a URL",
-        ),
-        (changed("https:", "http:"), "export.0.url", "neither https"),
-        (
-            changed("//siem", "//user:pa55@siem"),
-            "export.0.url",
-            "has a user",
-        ),
-        (changed("/x\"", "/x#y\""), "export.0.url", "has a fragment"),
-        (
-            changed("url = \"https://siem.example/x\"\n", ""),
-            "export.0.to",
-            "needs url",
-        ),
-        (
-            changed("secret_file = \"siem.secret\"\n", ""),
-            "export.0.to",
-            "needs secret_file",
-        ),
-        (
-            format!("{WEBHOOK}path = \"x\"\n"),
-            "export.0.path",
-            "is not used",
-        ),
-        (
-            format!("{WEBHOOK}timeout_seconds = 31\n"),
-            "export.0.timeout_seconds",
-            "is 31",
-        ),
-        (
-            format!("{WEBHOOK}concurrency = 0\n"),
-            "export.0.concurrency",
-            "is 0",
-        ),
-        (file.to_owned(), "export.0.to", "needs path"),
-        (
-            format!("{file}path = \"x\"\nurl = \"https://x.example\"\n"),
-            "export.0.url",
-            "is not used",
-        ),
-        (
-            format!(
-                "{file}path = \"x\"\n{}path = \"x\"\n",
-                file.replace("disk", "other")
-            ),
-            "export.1.path",
-            "another sink's",
-        ),
-        (
-            stdout.replace("NAME", "a") + &stdout.replace("NAME", "b"),
-            "export.1.to",
-            "another sink's",
-        ),
-    ] {
-        let errors = parse(&format!("{SMALL}{text}"), &sealed())
-            .unwrap_err()
-            .to_string();
-        assert!(
-            errors.contains(key) && errors.contains(problem),
-            "{key}: {errors}"
-        );
-        assert!(!errors.contains("pa55"), "{errors}");
-    }
-    for bad in [
-        "format = \"xml\"",
-        "to = \"kafka\"",
-        "colour = \"red\"",
-        "from = \"noon\"",
-    ] {
-        let text = format!("{SMALL}[[export]]\nname = \"x\"\n{bad}\n");
-        assert!(parse(&text, &sealed()).is_err(), "{bad}");
-    }
-}
-
-#[test]
-fn the_secret_of_a_sink_is_read_from_a_file_of_ours_and_not_shown() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("taskpass.toml");
-    std::fs::create_dir(dir.path().join("policies")).unwrap();
-    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-    let file = dir.path().join("siem.secret");
-    std::fs::write(&path, format!("{SMALL}{WEBHOOK}")).unwrap();
-    let load = |text: &str, mode: u32| {
-        std::fs::write(&file, text).unwrap();
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
-        Config::load(&path, &sealed(), Mode::Production).map_err(|errors| errors.to_string())
-    };
-    let config = load(secret, 0o600).unwrap();
-    assert_eq!(config.secrets.webhooks.len(), 1);
-    assert!(!format!("{config:?}").contains("MfKQ9r8G"));
-    for (text, mode, problem) in [
-        (secret, 0o644, "others can read"),
-        ("", 0o600, "holds no secret"),
-        (
-            "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
-            0o600,
-            "holds a line that is not",
-        ),
-    ] {
-        let told = load(text, mode).unwrap_err();
-        assert!(
-            told.contains("export.0.secret_file") && told.contains(problem),
-            "{told}"
-        );
-        assert!(!told.contains("MfKQ9r8G"), "{told}");
-    }
-}
-
-#[test]
-fn an_endpoint_names_no_secret_file_of_the_broker() {
-    let directory = tempfile::tempdir().unwrap();
-    let at = |name: &str| directory.path().join(name);
-    let write = |name: &str, text: &str| {
-        std::fs::write(at(name), text).unwrap();
-        std::fs::set_permissions(at(name), PermissionsExt::from_mode(0o600)).unwrap();
-    };
-    let certificate = rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap();
-    write("ca.pem", &certificate.cert.pem());
-    write("sealing", &format!("{SEALING}\n"));
-    write("copy", &format!("token: {SEALING}"));
-    write("authorization", "Bearer hunter2");
-    write("sink", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n");
-    write("token", "a token\n");
-    write("empty", " \n");
-    std::fs::create_dir(at("policies")).unwrap();
-    std::fs::create_dir(at("data")).unwrap();
-    write("data/taskpass.sqlite", "rows");
-    std::os::unix::fs::symlink(at("sealing"), at("link")).unwrap();
-    std::fs::hard_link(at("sealing"), at("hard")).unwrap();
-    std::fs::hard_link(at("data/taskpass.sqlite"), at("hard-rows")).unwrap();
-    let sealing = at("sealing").display().to_string();
-    let home = directory.path().display().to_string();
-    std::fs::create_dir(at(".aws")).unwrap();
-    write(".aws/credentials", "aws_secret_access_key = hunter2");
-    let environment = variables(&[("TASKPASS_SEALING_KEYS_FILE", &sealing), ("HOME", &home)]);
-    let load = |key: &str, file: &str| {
-        let text = SMALL.replace(
-            "[[attestors]]",
-            &format!(
-                "[ledger.shared_checkpoint]\nurl = \"https://s.example/c\"\n\
-                 authorization_file = \"authorization\"\n[[export]]\nname = \"siem\"\n\
-                 format = \"ocsf\"\nto = \"webhook\"\nurl = \"https://siem.example\"\n\
-                 secret_file = \"sink\"\n[endpoints.cluster]\nurl = \"https://10.0.0.1/jwks\"\n\
-                 use = [\"keys\"]\n{key} = \"{file}\"\n[[attestors]]"
-            ),
-        );
-        write("taskpass.toml", &text);
-        Config::load(&at("taskpass.toml"), &environment, Mode::Production)
-            .map(drop)
-            .map_err(|errors| errors.to_string())
-    };
-    load("ca_file", "ca.pem").unwrap();
-    load("token_file", "token").unwrap();
-    for (file, says) in [
-        ("sealing", "the file of the sealing keys"),
-        ("data/../sealing", "the file of the sealing keys"),
-        ("link", "the file of the sealing keys"),
-        ("hard", "the file of the sealing keys"),
-        ("copy", "one of the broker's own secrets"),
-        (
-            "authorization",
-            "the authorization of the shared checkpoint",
-        ),
-        ("sink", "the secret of a sink"),
-        ("data/taskpass.sqlite", "the store"),
-        ("hard-rows", "the store"),
-        (".aws/credentials", "AWS credentials"),
-        ("/proc/self/environ", "a file of the system"),
-        ("empty", "is empty or not text"),
-        ("nowhere", "cannot be read"),
-    ] {
-        let errors = load("token_file", file).expect_err(file);
-        assert!(errors.contains(says), "{file}: {errors}");
-        assert!(
-            errors.contains("`endpoints.cluster.token_file`"),
-            "{errors}"
-        );
-        let shown = ["hunter2", SEALING].iter().any(|own| errors.contains(own));
-        assert!(!shown, "{errors}");
-    }
-    for (file, says) in [
-        ("sealing", "the file of the sealing keys"),
-        ("hard", "the file of the sealing keys"),
-        ("token", "a file without certificates"),
-        ("nowhere", "cannot be read"),
-    ] {
-        let errors = load("ca_file", file).expect_err(file);
-        assert!(errors.contains(says), "{file}: {errors}");
-    }
-}
-
-#[test]
-fn each_fault_of_an_endpoint_is_told_with_its_line() {
-    for (entry, key, says) in [
-        (
-            "[endpoints.a]\nurl = \"http://a.example\"\nuse = [\"keys\"]",
-            "endpoints.a.url",
-            "is not a safe URL",
-        ),
-        (
-            "[endpoints.a]\nurl = \"https://a.example\"\nuse = []",
-            "endpoints.a.use",
-            "is empty",
-        ),
-        (
-            "[endpoints.a]\nurl = \"https://a.example\"\nuse = [\"sts\"]\ntoken_file = \"t\"",
-            "endpoints.a.token_file",
-            "not used by",
-        ),
-        (
-            "[endpoints.A]\nurl = \"https://a.example\"\nuse = [\"keys\"]",
-            "endpoints.A",
-            "invalid name",
-        ),
-        (
-            "[endpoints.a]\nurl = \"https://a.example\"\nuse = [\"keys\"]\ntoken = \"hunter2\"",
-            "endpoints.a.token",
-            "unknown field",
-        ),
-        (
-            "[endpoints.a]\nurl = \"https://a.example\"",
-            "endpoints.a",
-            "missing field `use`",
-        ),
-    ] {
-        let text = SMALL.replace("[[attestors]]", &format!("{entry}\n[[attestors]]"));
-        let errors = parse(&text, &sealed()).unwrap_err();
-        let error = errors.iter().next().unwrap();
-        assert_eq!(error.key, key, "{error}");
-        assert!(error.problem.contains(says), "{error}");
-        assert!(error.at.is_some_and(|at| at.line >= 10), "{error}");
-        assert!(!errors.to_string().contains("hunter2"));
     }
 }
 

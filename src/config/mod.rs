@@ -13,8 +13,8 @@
 //! [`Environment`], so that tests can pass their own.
 //!
 //! Relative paths are relative to the directory of the configuration file. [`crate::app`] builds
-//! the broker from a [`Config`] and reloads what a running broker can change. Whether a generation
-//! fits the policies is decided when it is loaded, not here.
+//! the broker from a [`Config`] and reloads the parts that a running broker can change. Whether a
+//! generation fits the policies is decided when it is loaded, not here.
 //!
 //! | variable | value |
 //! |---|---|

@@ -4,7 +4,7 @@
 //! them to the schemas, [`refine_parameter`] to the parameters. The rule: lengths and numbers come
 //! from [`crate::domain::limits`], so that the description and the checks cannot differ. Nothing
 //! fails here: a schema that would become unusable stays as it was, which a test detects.
-//! `document::complete` calls this module.
+//! `openapi::complete` calls this module.
 
 #[cfg(test)]
 use serde_json::Map;

@@ -32,8 +32,8 @@ use super::decide::PolicyError;
 use super::generation::CompiledGeneration;
 use super::input::Input;
 use super::lint::Reach;
-use super::record::{Asked, Recorded};
-use super::replay::{self, Untold};
+use super::record::{DecidedBy, Recorded};
+use super::replay::{self, UnknownReason};
 use super::slice::Answer;
 use super::stack::with_balanced_stack;
 use crate::clock::Timestamp;
@@ -141,7 +141,8 @@ pub struct Read {
     /// Number of decisions whose leaf or input was pruned. Their use is unknown.
     pub pruned: u64,
     /// Numbers of permits whose use under the present policies is unknown, by reason.
-    pub untold: BTreeMap<Untold, u64>,
+    #[serde(rename = "untold")]
+    pub unknown: BTreeMap<UnknownReason, u64>,
     /// Whether reading stopped before the end.
     pub cut_short: bool,
     /// The time of the first decision.
@@ -156,14 +157,14 @@ impl Read {
     /// Whether the unused rights in these decisions are unused in all decisions.
     #[must_use]
     pub fn complete(&self) -> bool {
-        self.pruned == 0 && self.untold.is_empty() && !self.cut_short
+        self.pruned == 0 && self.unknown.is_empty() && !self.cut_short
     }
 
     /// Number of permits that used a right.
     #[must_use]
     pub fn told(&self) -> u64 {
-        let untold: u64 = self.untold.values().sum();
-        self.permits - self.no_longer_permitted - untold
+        let unknown: u64 = self.unknown.values().sum();
+        self.permits - self.no_longer_permitted - unknown
     }
 }
 
@@ -201,7 +202,7 @@ struct Used {
 pub struct Usage<'a> {
     generation: &'a CompiledGeneration,
     now: Timestamp,
-    remembered: HashMap<[u8; 32], Result<Option<Arc<Seen>>, Untold>>,
+    remembered: HashMap<[u8; 32], Result<Option<Arc<Seen>>, UnknownReason>>,
     used: BTreeMap<String, Used>,
     read: Read,
 }
@@ -241,7 +242,7 @@ impl<'a> Usage<'a> {
         let at = recorded.at();
         self.read.first = Some(self.read.first.map_or(at, |first| first.min(at)));
         self.read.last = Some(self.read.last.map_or(at, |last| last.max(at)));
-        let overtaken = matches!(recorded.asked(), Asked::Overtaken(_));
+        let overtaken = matches!(recorded.decided_by(), DecidedBy::Overtaken(_));
         if !overtaken && recorded.outcome().0 != Outcome::Permit {
             return Ok(());
         }
@@ -263,10 +264,10 @@ impl<'a> Usage<'a> {
             known.clone()
         } else {
             let input = Input::read(input)?;
-            let seen = match self.generation.untold(&input) {
-                Some(why @ (Untold::RolesNotRead | Untold::OtherClaims)) => Err(why),
+            let seen = match self.generation.unknown_reason(&input) {
+                Some(why @ (UnknownReason::RolesNotRead | UnknownReason::OtherClaims)) => Err(why),
                 // The length of its task's deadline does not affect the use.
-                Some(Untold::LongerTask) | None => {
+                Some(UnknownReason::LongerTask) | None => {
                     Ok(self.generation.seen(&input, judged_at)?.map(Arc::new))
                 }
             };
@@ -283,7 +284,7 @@ impl<'a> Usage<'a> {
                 return Ok(());
             }
             Err(why) => {
-                *self.read.untold.entry(why).or_default() += 1;
+                *self.read.unknown.entry(why).or_default() += 1;
                 return Ok(());
             }
         };

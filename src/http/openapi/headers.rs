@@ -3,7 +3,7 @@
 //!
 //! [`complete`] adds the definitions to the components, [`describe`] adds references to one answer,
 //! and [`proof`] is a reference to the parameter. The rule: a header that a layer or several
-//! handlers write is described here once. Nothing fails here. `document::complete` calls this
+//! handlers write is described here once. Nothing fails here. `openapi::complete` calls this
 //! module, which calls only `utoipa`.
 
 use utoipa::openapi::header::Header;

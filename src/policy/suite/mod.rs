@@ -24,12 +24,15 @@
 //! without attestation, admission, store and ledger, so limits that those enforce are not tested.
 //! The command `policy test` calls this file.
 
+mod cases;
+mod report;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use serde::Deserialize;
-
+use self::cases::{AdminCase, CredentialCase, Expected, TaskCase, TestFile, TokenPrincipal};
+pub use self::report::{CaseReport, Report};
 use super::admin::{AdminAction, AdminPrincipal};
 use super::decide::Question;
 use super::generation::CompiledGeneration;
@@ -40,191 +43,19 @@ use crate::clock::Timestamp;
 use crate::domain::catalog::TaskType;
 use crate::domain::decision::{Decision, Outcome};
 use crate::domain::generation::PolicyFile;
-use crate::domain::grant::{ActionName, AuthorizationDetail, Location};
+use crate::domain::grant::{ActionName, AuthorizationDetail};
 use crate::domain::kind::DetailType;
 use crate::domain::request::{CredentialRequest, NewTask, TaskSelector};
-use crate::domain::revocability::{DEFAULT_READ_LEASE_SECONDS, Revocability};
+use crate::domain::revocability::DEFAULT_READ_LEASE_SECONDS;
 use crate::domain::trust::{AttestorSpec, ClaimType};
 use crate::domain::workload::{ClaimValue, Identity, OneTime, Reuse, Workload};
 
-/// A test file.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TestFile {
-    #[serde(default)]
-    credential: Vec<CredentialCase>,
-    #[serde(default)]
-    task: Vec<TaskCase>,
-    #[serde(default)]
-    admin: Vec<AdminCase>,
-}
-
 /// The workload of a case.
-struct Who<'a> {
+struct CaseWorkload<'a> {
     attestor: &'a str,
     identity: &'a Identity,
     claims: &'a BTreeMap<String, ClaimValue>,
     roles: &'a BTreeSet<String>,
-}
-
-// `deny_unknown_fields` and `flatten` exclude each other, so the three kinds of case repeat the
-// workload's fields.
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CredentialCase {
-    name: String,
-    attestor: String,
-    identity: Identity,
-    #[serde(default)]
-    claims: BTreeMap<String, ClaimValue>,
-    #[serde(default)]
-    roles: BTreeSet<String>,
-    resource: String,
-    actions: BTreeSet<ActionName>,
-    /// Empty: every location that the resource serves.
-    #[serde(default)]
-    locations: BTreeSet<Location>,
-    /// For AWS: the region that the request names.
-    region: Option<String>,
-    task_type: String,
-    /// Whether the request opens the task; `false` joins an open one.
-    #[serde(default = "yes")]
-    opens: bool,
-    #[serde(default = "one")]
-    depth: u8,
-    /// `None`: the task type's maximum.
-    deadline_seconds: Option<u64>,
-    ttl_seconds: Option<u64>,
-    /// `None`: that of the registered resource, with a store that can fail over.
-    revocability: Option<Revocability>,
-    expect: Outcome,
-    /// Expected code of the refusal.
-    code: Option<String>,
-    /// The complete set of policies that determine the outcome.
-    policies: Option<BTreeSet<String>>,
-    /// The granted life in seconds.
-    granted_ttl_seconds: Option<u64>,
-    /// The longest life that a refusal offers, in seconds.
-    max_ttl_seconds: Option<u64>,
-    /// The actions that a refusal offers.
-    allowed_actions: Option<BTreeSet<ActionName>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TaskCase {
-    name: String,
-    attestor: String,
-    identity: Identity,
-    #[serde(default)]
-    claims: BTreeMap<String, ClaimValue>,
-    #[serde(default)]
-    roles: BTreeSet<String>,
-    task_type: String,
-    #[serde(default = "one")]
-    depth: u8,
-    deadline_seconds: Option<u64>,
-    expect: Outcome,
-    code: Option<String>,
-    policies: Option<BTreeSet<String>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct AdminCase {
-    name: String,
-    /// `"bootstrap"` or `"dev"`, instead of a workload.
-    token: Option<Token>,
-    attestor: Option<String>,
-    identity: Option<Identity>,
-    #[serde(default)]
-    claims: BTreeMap<String, ClaimValue>,
-    #[serde(default)]
-    roles: BTreeSet<String>,
-    /// The acts. Each must have the expected outcome.
-    actions: BTreeSet<String>,
-    expect: Expected,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Token {
-    Bootstrap,
-    Dev,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Expected {
-    Permit,
-    Deny,
-}
-
-fn yes() -> bool {
-    true
-}
-
-fn one() -> u8 {
-    1
-}
-
-/// The result of a suite.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    /// The result of each case, in order.
-    pub cases: Vec<CaseReport>,
-    /// Problems of the suite itself.
-    pub problems: Vec<PolicyProblem>,
-    /// Policies that determined no case's outcome, for information.
-    pub untested: Vec<String>,
-}
-
-/// The result of one case.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the other names say it all")]
-pub struct CaseReport {
-    pub file: String,
-    pub name: String,
-    /// The differences from the expectation; empty if the case passed.
-    pub failures: Vec<String>,
-}
-
-impl Report {
-    /// Whether every case passed and the suite has no problem.
-    #[must_use]
-    pub fn passed(&self) -> bool {
-        self.problems.is_empty() && self.cases.iter().all(|case| case.failures.is_empty())
-    }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for case in &self.cases {
-            let mark = if case.failures.is_empty() {
-                "ok  "
-            } else {
-                "FAIL"
-            };
-            writeln!(f, "{mark} {}: {}", case.file, case.name)?;
-            for failure in &case.failures {
-                writeln!(f, "       {failure}")?;
-            }
-        }
-        for problem in &self.problems {
-            writeln!(f, "FAIL {problem}")?;
-        }
-        if !self.untested.is_empty() {
-            writeln!(
-                f,
-                "note: these policies determine no case: {}",
-                self.untested.join(", ")
-            )?;
-        }
-        let failed = self.cases.iter().filter(|c| !c.failures.is_empty()).count();
-        let word = if self.passed() { "passed" } else { "failed" };
-        write!(f, "{word}: {} cases, {failed} failed", self.cases.len())
-    }
 }
 
 /// Runs the cases of all files. `now` is the instant of their decisions.
@@ -319,7 +150,7 @@ impl Run<'_> {
     }
 
     fn credential(&mut self, case: &CredentialCase) -> Result<Vec<String>, String> {
-        let workload = self.workload(&Who {
+        let workload = self.workload(&CaseWorkload {
             attestor: &case.attestor,
             identity: &case.identity,
             claims: &case.claims,
@@ -380,7 +211,7 @@ impl Run<'_> {
             bounds: None,
             now: self.now,
         });
-        let mut failures = self.judge(
+        let mut failures = self.compare_decision(
             &decision,
             case.expect,
             case.code.as_deref(),
@@ -419,7 +250,7 @@ impl Run<'_> {
     }
 
     fn task(&mut self, case: &TaskCase) -> Result<Vec<String>, String> {
-        let workload = self.workload(&Who {
+        let workload = self.workload(&CaseWorkload {
             attestor: &case.attestor,
             identity: &case.identity,
             claims: &case.claims,
@@ -430,7 +261,7 @@ impl Run<'_> {
         let decision =
             self.generation
                 .decide_open_task(&workload, Some(&case.roles), facts, self.now);
-        self.judge(
+        self.compare_decision(
             &decision,
             case.expect,
             case.code.as_deref(),
@@ -441,7 +272,7 @@ impl Run<'_> {
     fn admin(&mut self, case: &AdminCase) -> Result<Vec<String>, String> {
         let workload = match (case.token, &case.attestor, &case.identity) {
             (Some(_), None, None) => None,
-            (None, Some(attestor), Some(identity)) => Some(self.workload(&Who {
+            (None, Some(attestor), Some(identity)) => Some(self.workload(&CaseWorkload {
                 attestor,
                 identity,
                 claims: &case.claims,
@@ -461,7 +292,7 @@ impl Run<'_> {
                     workload,
                     roles: &case.roles,
                 },
-                (None, Some(Token::Dev)) => AdminPrincipal::Dev,
+                (None, Some(TokenPrincipal::Dev)) => AdminPrincipal::Dev,
                 (None, _) => AdminPrincipal::Bootstrap,
             };
             let permitted = self
@@ -484,7 +315,7 @@ impl Run<'_> {
         Ok(failures)
     }
 
-    fn judge(
+    fn compare_decision(
         &mut self,
         decision: &Decision,
         expect: Outcome,
@@ -543,7 +374,7 @@ impl Run<'_> {
     }
 
     /// The workload of a case, checked against the claims that its attestor declares.
-    fn workload(&self, who: &Who<'_>) -> Result<Workload, String> {
+    fn workload(&self, who: &CaseWorkload<'_>) -> Result<Workload, String> {
         let spec = self
             .generation
             .attestors()

@@ -1,40 +1,20 @@
-//! Explains a decision, and finds small changes that would have changed its outcome.
+//! Searches for changes of one fact that change the outcome of a decision.
 //!
-//! An [`Explanation`] has three parts. First, the policies that determined the decision, with file
-//! and line. Second, for each refused right, the forbids that apply, or the nearest permits and
-//! their conditions that do not hold. Third, changes of one single fact that change the outcome:
-//! each candidate is tried by deciding again, and only candidates that change the outcome are
-//! reported. The facts are those of the request (life, actions, locations), of the credential's
-//! revocability, of the caller's claims and roles, of its task, and finally its identity. The
-//! values tried are those that policies name, and their neighbours. So the search misses changes
-//! that need two facts or a value that no policy names; an empty result is no proof that no change
-//! exists.
-//!
-//! Bytes that are not the input of an evaluation are a [`PolicyError`]. A search that reaches its
-//! limit stops and says so (`cut_short`). An explanation shows policies and is for operators, not
-//! for the caller of the broker: the command `policy explain` is the only caller. `super::parts`
-//! splits the policies.
+//! [`Search`] decides again with each candidate and keeps those that change the outcome. The
+//! candidates are the values that policies compare a fact with, and their neighbours. The facts of
+//! the request come first, so that they are found before the search stops at its limit
+//! (`cut_short`). A candidate that does not fit the schema is one that changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use cedar_policy::PrincipalConstraint;
-use serde::Serialize;
 
-use super::asked::Extent;
-use super::decide::{Manner, PolicyError};
-use super::generation::CompiledGeneration;
-use super::input::{CredentialInput, Input};
-use super::inquiry::Inquiry;
-use super::mapping::{self, Unmappable};
-use super::parts::{Case, Dissected, Literal};
-use super::schema;
-use super::slice::Answer;
-use super::stack::with_balanced_stack;
-use crate::clock::Timestamp;
+use super::super::generation::CompiledGeneration;
+use super::super::input::{CredentialInput, Input};
+use super::super::parts::Literal;
+use super::super::schema;
+use super::{Change, Explainer};
 use crate::domain::decision::{Decision, Outcome};
-use crate::domain::generation::PolicyFile;
-use crate::domain::limits::MAX_REQUEST_STEPS;
-use crate::domain::pattern::Budget;
 use crate::domain::revocability::{ExpiresBy, OpenSessions, Revocability, RevocationClass};
 use crate::domain::trust::{AttestorSpec, ClaimType};
 use crate::domain::workload::ClaimValue;
@@ -44,275 +24,12 @@ const MAX_TRIES: usize = 2_000;
 /// Maximum number of reported changes: more would not help a reader. The search tries the request's
 /// own facts first and then stops.
 const MAX_CHANGES: usize = 8;
-/// Maximum number of nearest permits that are reported for one refused right.
-const MAX_NEAREST: usize = 3;
 
-/// A policy and its source location.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[expect(missing_docs, reason = "the other names say it all")]
-pub struct Place {
-    /// The `@id` of the policy.
-    pub policy: String,
-    pub file: String,
-    /// Line number in the file, from 1; 0 if the file is unknown.
-    pub line: usize,
-    /// Either `permit` or `forbid`.
-    pub effect: &'static str,
-    /// The `@description` of the policy.
-    pub description: String,
-}
-
-/// A permit that did not apply, with its parts that do not hold.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[expect(missing_docs, reason = "the other names say it all")]
-pub struct Nearest {
-    #[serde(flatten)]
-    pub place: Place,
-    /// The parts that do not hold, in Cedar syntax.
-    pub does_not_hold: Vec<String>,
-}
-
-/// A right that was refused.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct RefusedRight {
-    /// An action, or `openTask`.
-    pub action: String,
-    /// A location, or the name of the task's type.
-    pub location: String,
-    /// The forbids that apply to it.
-    pub forbidden_by: Vec<Place>,
-    /// If no forbid applies: the permits with the fewest parts that do not hold.
-    pub nearest: Vec<Nearest>,
-}
-
-/// A change of one fact that changes the outcome.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Change {
-    /// The changed fact, for example `context.ttl_seconds`.
-    pub fact: String,
-    /// Its value in the decision.
-    pub from: String,
-    /// The value that changes the outcome.
-    pub to: String,
-    /// The outcome with that value.
-    pub outcome: Outcome,
-}
-
-/// The explanation of a decision.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Explanation {
-    /// The policies that determined the decision.
-    pub policies: Vec<Place>,
-    /// Every right that was refused.
-    pub refused: Vec<RefusedRight>,
-    /// The policies that apply but only observe. They had no effect on the decision.
-    pub observed: Vec<Place>,
-    /// Changes of a single fact that change the outcome.
-    pub changes: Vec<Change>,
-    /// Number of changes that were tried.
-    pub tried: usize,
-    /// Whether the search stopped at its limit before it tried all candidates.
-    pub cut_short: bool,
-}
-
-impl CompiledGeneration {
-    /// Explains a decision from its recorded input. `files` are the files of this generation.
-    pub fn explain(
-        &self,
-        input: &[u8],
-        decision: &Decision,
-        files: &[PolicyFile],
-    ) -> Result<Explanation, PolicyError> {
-        let input = Input::read(input)?;
-        Ok(with_balanced_stack(|| {
-            self.explain_here(&input, decision, files)
-        }))
-    }
-
-    fn explain_here(
-        &self,
-        input: &Input,
-        decision: &Decision,
-        files: &[PolicyFile],
-    ) -> Explanation {
-        let dissected: Vec<Dissected<'_>> = self.policies().map(Dissected::new).collect();
-        let explainer = Explainer {
-            generation: self,
-            files,
-            dissected,
-        };
-        let policies = decision.policies.iter();
-        let policies = policies.filter_map(|id| explainer.place(id)).collect();
-        let refused = match &decision.verdict {
-            Ok(_) => Vec::new(),
-            // A decision that failed before policy was evaluated has no refused rights.
-            Err(_) => explainer.refused(input).unwrap_or_default(),
-        };
-        let mut search = Search::new(self, decision.outcome());
-        explainer.search(input, decision, &mut search);
-        let observed = decision.observed.iter().flat_map(|own| &own.policies);
-        let observed = observed.filter_map(|own| explainer.place(&own.policy));
-        Explanation {
-            policies,
-            refused,
-            observed: observed.collect(),
-            changes: search.found,
-            tried: search.tried,
-            cut_short: search.cut_short,
-        }
-    }
-}
-
-struct Explainer<'a> {
-    generation: &'a CompiledGeneration,
-    files: &'a [PolicyFile],
-    dissected: Vec<Dissected<'a>>,
-}
+/// The facts that policies read, with the literals that each is compared with.
+type Compared = BTreeMap<String, BTreeSet<Literal>>;
 
 impl Explainer<'_> {
-    fn place(&self, id: &str) -> Option<Place> {
-        let found = self.dissected.iter().find(|own| own.named.id == id)?;
-        Some(self.place_of(found))
-    }
-
-    fn place_of(&self, found: &Dissected<'_>) -> Place {
-        let named = found.named;
-        let file = self.files.get(named.file);
-        let before = file.and_then(|file| file.text.get(..named.offset));
-        Place {
-            policy: named.id.clone(),
-            file: file.map(|file| file.name.clone()).unwrap_or_default(),
-            line: before.map_or(0, |text| text.matches('\n').count() + 1),
-            effect: if found.is_permit() {
-                "permit"
-            } else {
-                "forbid"
-            },
-            description: named
-                .policy
-                .annotation("description")
-                .unwrap_or_default()
-                .to_owned(),
-        }
-    }
-
-    fn refused(&self, input: &Input) -> Result<Vec<RefusedRight>, Unmappable> {
-        let generation = self.generation;
-        let budget = Budget::new(MAX_REQUEST_STEPS);
-        let asked = generation.evaluate_once(input, Manner::plain(input.now, &budget))?;
-        let cut = generation.cut_short(input, &asked);
-        let input = cut.as_ref().unwrap_or(input);
-        let budget = Budget::new(MAX_REQUEST_STEPS);
-        let inquiry = generation.inquiry(input, &budget)?;
-        let answers = inquiry.answers(input.now, &budget);
-        let mut refused = Vec::new();
-        if let Some(opening) = inquiry.opening
-            && let Some(Answer::Deny(forbids)) = answers.get(opening)
-        {
-            let right = RefusedRight {
-                action: schema::OPEN_TASK.to_owned(),
-                location: input.task.task_type.clone(),
-                forbidden_by: self.places(forbids),
-                nearest: self.nearest_to(&inquiry, opening, Extent::default(), forbids, input),
-            };
-            refused.push(right);
-        }
-        for single in &inquiry.singles {
-            // The first refused part of the right.
-            let denied =
-                single
-                    .asked
-                    .iter()
-                    .find_map(|(number, place)| match answers.get(*number) {
-                        Some(Answer::Deny(forbids)) => Some((*number, *place, forbids)),
-                        _ => None,
-                    });
-            let Some((number, place, forbids)) = denied else {
-                continue;
-            };
-            let extent = inquiry.extent(place);
-            // Policy can refuse the locations below a URL although it permits the URL itself.
-            let below = extent
-                .location
-                .filter(|_| single.asked.len() > 1 && !single.location.is_arn());
-            refused.push(RefusedRight {
-                action: single.action.to_string(),
-                location: below.map_or_else(|| single.location.to_string(), ToString::to_string),
-                forbidden_by: self.places(forbids),
-                nearest: self.nearest_to(&inquiry, number, extent, forbids, input),
-            });
-        }
-        refused.dedup();
-        Ok(refused)
-    }
-
-    fn places(&self, policies: &BTreeSet<String>) -> Vec<Place> {
-        policies.iter().filter_map(|id| self.place(id)).collect()
-    }
-
-    /// If no forbid applies: the permits that are nearest to `extent`.
-    fn nearest_to(
-        &self,
-        inquiry: &Inquiry<'_, '_>,
-        number: usize,
-        extent: Extent<'_>,
-        forbids: &BTreeSet<String>,
-        input: &Input,
-    ) -> Vec<Nearest> {
-        let Some(asked) = inquiry.request(number).filter(|_| forbids.is_empty()) else {
-            return Vec::new();
-        };
-        let is_opening = inquiry.opening == Some(number);
-        let context = |holding: &[u32]| match &input.credential {
-            Some(asked) if !is_opening => {
-                let ttl_seconds = self.generation.asked_ttl(asked, &input.task);
-                mapping::credential_context(&input.task, holding, ttl_seconds, asked.revocability)
-            }
-            _ => mapping::task_context(&input.task, holding),
-        };
-        let case = Case {
-            model: &self.generation.model,
-            scene: &inquiry.scene,
-            asked,
-            extent,
-            context: &context,
-        };
-        self.nearest(&case, input.now)
-    }
-
-    /// The permits with the fewest parts that do not hold. Permits about this caller come first,
-    /// then those about this action and resource.
-    fn nearest(&self, case: &Case<'_>, at: Timestamp) -> Vec<Nearest> {
-        let mut near: Vec<((bool, usize, usize), Nearest)> = Vec::new();
-        let counts = |own: &&Dissected<'_>| {
-            own.is_permit() && own.named.observed_until.is_none_or(|until| until <= at)
-        };
-        for dissected in self.dissected.iter().filter(counts) {
-            let failing: Vec<_> = dissected
-                .parts
-                .iter()
-                .filter(|part| !part.holds(case))
-                .collect();
-            // A permit of which no part holds is not near.
-            if failing.is_empty() || failing.len() == dissected.parts.len() {
-                continue;
-            }
-            let about_others = failing.iter().any(|part| part.is_principal);
-            let found = Nearest {
-                place: self.place_of(dissected),
-                does_not_hold: failing.iter().map(|part| part.text.clone()).collect(),
-            };
-            let scope = failing.iter().filter(|part| part.is_scope).count();
-            near.push(((about_others, scope, failing.len()), found));
-        }
-        near.sort_by_key(|(distance, _)| *distance);
-        let first = near.first().map(|(distance, _)| *distance);
-        near.retain(|(distance, _)| Some(*distance) == first);
-        near.truncate(MAX_NEAREST);
-        near.into_iter().map(|(_, found)| found).collect()
-    }
-
-    fn search(&self, input: &Input, decision: &Decision, search: &mut Search<'_>) {
+    pub(super) fn search(&self, input: &Input, decision: &Decision, search: &mut Search<'_>) {
         let mut compared = BTreeMap::new();
         for part in self.dissected.iter().flat_map(|own| &own.parts) {
             part.compared(&mut compared);
@@ -323,7 +40,7 @@ impl Explainer<'_> {
         }
         self.change_claims(input, &compared, search);
         self.change_task(input, &compared, search);
-        self.change_who(input, search);
+        self.change_caller(input, search);
     }
 
     fn change_request(
@@ -389,8 +106,8 @@ impl Explainer<'_> {
                     continue;
                 }
                 let mut asked = asked.clone();
-                if let Some(place) = asked.authorization_details.get_mut(at) {
-                    *place = detail.with_rights(actions, locations);
+                if let Some(changed) = asked.authorization_details.get_mut(at) {
+                    *changed = detail.with_rights(actions, locations);
                 }
                 search.attempt(fact, from, "not asked for".to_owned(), input, &with(asked));
             }
@@ -492,7 +209,7 @@ impl Explainer<'_> {
     }
 
     /// Changes the roles and the identity of the caller to those that policies name.
-    fn change_who(&self, input: &Input, search: &mut Search<'_>) {
+    fn change_caller(&self, input: &Input, search: &mut Search<'_>) {
         let mut roles = input.principal.roles.clone().unwrap_or_default();
         let mut identities = BTreeSet::new();
         for dissected in &self.dissected {
@@ -534,8 +251,6 @@ impl Explainer<'_> {
         }
     }
 }
-
-type Compared = BTreeMap<String, BTreeSet<Literal>>;
 
 /// Changes the revocability, if policies read it. Such a change means another registration of the
 /// resource.
@@ -665,16 +380,16 @@ fn shown(value: Option<&ClaimValue>) -> String {
 
 /// The search for changes: decides again with each candidate and keeps those that change the
 /// outcome.
-struct Search<'a> {
+pub(super) struct Search<'a> {
     generation: &'a CompiledGeneration,
     permitted: bool,
-    found: Vec<Change>,
-    tried: usize,
-    cut_short: bool,
+    pub(super) found: Vec<Change>,
+    pub(super) tried: usize,
+    pub(super) cut_short: bool,
 }
 
 impl<'a> Search<'a> {
-    fn new(generation: &'a CompiledGeneration, outcome: Outcome) -> Self {
+    pub(super) fn new(generation: &'a CompiledGeneration, outcome: Outcome) -> Self {
         Self {
             generation,
             permitted: outcome == Outcome::Permit,

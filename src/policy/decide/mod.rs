@@ -10,7 +10,7 @@
 //! ([`CompiledGeneration::redecide`]).
 //!
 //! A policy that only observes takes effect from its date on, judged by the instant of the input.
-//! Before that date it is evaluated separately ([`Observed`]), so it cannot make a verdict weaker
+//! Before that date it is evaluated separately (`observe`), so it cannot make a verdict weaker
 //! or wider.
 //!
 //! A decision is always returned, never an error: a policy that fails, or a fact that does not fit
@@ -19,8 +19,13 @@
 //! this file for requests, `broker::access` for acts. It records nothing; the ledger does, and may
 //! still refuse a request that policy permits.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod life;
+mod names;
+mod observe;
 
+use std::collections::BTreeSet;
+
+use self::life::bounded;
 use super::admin::{AdminAction, AdminPrincipal};
 use super::asked::Extent;
 use super::generation::CompiledGeneration;
@@ -30,14 +35,12 @@ use super::mapping::{self, PrincipalInput, TaskFacts, Unmappable};
 use super::schema;
 use super::slice::Answer;
 use crate::clock::Timestamp;
-use crate::domain::catalog::{Resource, too_many_steps};
-use crate::domain::decision::{
-    Decision, Observed, ObservedEffect, ObservedPolicy, Outcome, Permitted, Refusal, RefusalCode,
-};
-use crate::domain::grant::{ActionName, AuthorizationDetail, Location};
-use crate::domain::limits::{MAX_EVALUATIONS, MAX_REQUEST_STEPS};
+use crate::domain::catalog::too_many_steps;
+use crate::domain::decision::{Decision, Permitted, Refusal, RefusalCode};
+use crate::domain::grant::{ActionName, Location};
+use crate::domain::limits::MAX_REQUEST_STEPS;
 use crate::domain::pattern::Budget;
-use crate::domain::request::{ResolvedRequest, check_resource_fits, ttl_too_long};
+use crate::domain::request::ResolvedRequest;
 use crate::domain::revocability::Revocability;
 use crate::domain::workload::Workload;
 
@@ -90,13 +93,13 @@ impl From<Unmappable> for PolicyError {
     }
 }
 
-/// A verdict and the policies that determined it.
-pub(super) struct Verdict {
+/// The result of evaluating a request: the verdict and the policies that determined it.
+pub(super) struct PolicyResult {
     pub(super) verdict: Result<Permitted, Refusal>,
     policies: BTreeSet<String>,
 }
 
-impl Verdict {
+impl PolicyResult {
     fn refused(refusal: Refusal, policies: BTreeSet<String>) -> Self {
         Self {
             verdict: Err(refusal),
@@ -114,23 +117,16 @@ impl Verdict {
     }
 }
 
-/// The terms of all satisfied permits, the strictest of each.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Terms {
-    pub(super) max_ttl_seconds: Option<u64>,
-    pub(super) approval: bool,
-}
-
 /// The answer for one action at one location.
-pub(super) struct Atom<'a> {
+pub(super) struct RightAnswer<'a> {
     pub(super) action: &'a ActionName,
     pub(super) location: &'a Location,
     pub(super) answer: Answer,
 }
 
-/// Options of one judgement.
+/// Options of one evaluation.
 #[derive(Clone, Copy)]
-pub(super) struct Manner<'a> {
+pub(super) struct EvaluationOptions<'a> {
     /// Whether to search for a smaller request that would be permitted.
     pub(super) with_offer: bool,
     /// The instant that decides which policies are enforced.
@@ -139,7 +135,7 @@ pub(super) struct Manner<'a> {
     pub(super) budget: &'a Budget,
 }
 
-impl<'a> Manner<'a> {
+impl<'a> EvaluationOptions<'a> {
     pub(super) fn plain(at: Timestamp, budget: &'a Budget) -> Self {
         Self {
             with_offer: false,
@@ -150,7 +146,7 @@ impl<'a> Manner<'a> {
 }
 
 /// The answer for each action at each location.
-fn atoms<'a>(inquiry: &Inquiry<'_, 'a>, answers: &[Answer]) -> Vec<Atom<'a>> {
+fn right_answers<'a>(inquiry: &Inquiry<'_, 'a>, answers: &[Answer]) -> Vec<RightAnswer<'a>> {
     let singles = inquiry.singles.iter();
     singles
         .map(|single| {
@@ -158,7 +154,7 @@ fn atoms<'a>(inquiry: &Inquiry<'_, 'a>, answers: &[Answer]) -> Vec<Atom<'a>> {
                 .asked
                 .keys()
                 .filter_map(|number| answers.get(*number));
-            Atom {
+            RightAnswer {
                 action: single.action,
                 location: single.location,
                 answer: Answer::to_all(own),
@@ -226,7 +222,9 @@ impl CompiledGeneration {
     /// does not permit.
     pub(super) fn permitted_ttl(&self, input: &Input, at: Timestamp) -> Option<u64> {
         let budget = Budget::new(MAX_REQUEST_STEPS);
-        let verdict = self.judge(input, Manner::plain(at, &budget)).verdict;
+        let verdict = self
+            .evaluate_or_refuse(input, EvaluationOptions::plain(at, &budget))
+            .verdict;
         verdict.ok().map(|terms| terms.ttl_seconds)
     }
 
@@ -234,10 +232,13 @@ impl CompiledGeneration {
     /// enforces every policy, including those that only observe.
     pub(super) fn decide_at(&self, input: &Input, at: Timestamp) -> Decision {
         let budget = Budget::new(MAX_REQUEST_STEPS);
-        let verdict = bounded(self.judge(input, Manner::plain(at, &budget)), input);
+        let result = bounded(
+            self.evaluate_or_refuse(input, EvaluationOptions::plain(at, &budget)),
+            input,
+        );
         Decision {
-            verdict: verdict.verdict,
-            policies: verdict.policies.into_iter().collect(),
+            verdict: result.verdict,
+            policies: result.policies.into_iter().collect(),
             generation: self.digest(),
             input: Vec::new(),
             observed: None,
@@ -288,140 +289,67 @@ impl CompiledGeneration {
     pub(super) fn record(&self, input: &Input) -> Decision {
         let bytes = serde_json::to_vec(input);
         let budget = Budget::new(MAX_REQUEST_STEPS);
-        let manner = Manner {
+        let options = EvaluationOptions {
             with_offer: true,
-            ..Manner::plain(input.now, &budget)
+            ..EvaluationOptions::plain(input.now, &budget)
         };
-        let (verdict, observed) = match &bytes {
+        let (result, observed) = match &bytes {
             Ok(_) => (
-                bounded(self.judge(input, manner), input),
+                bounded(self.evaluate_or_refuse(input, options), input),
                 self.observe(input),
             ),
             // A request that cannot be recorded is not permitted.
-            Err(_) => (Verdict::indeterminate(BTreeSet::new()), None),
+            Err(_) => (PolicyResult::indeterminate(BTreeSet::new()), None),
         };
         Decision {
             observed: observed.map(Box::new),
-            verdict: verdict.verdict,
-            policies: verdict.policies.into_iter().collect(),
+            verdict: result.verdict,
+            policies: result.policies.into_iter().collect(),
             generation: self.digest(),
             input: bytes.unwrap_or_default(),
         }
     }
 
     /// The verdict of the enforced policies.
-    pub(super) fn judge(&self, input: &Input, manner: Manner<'_>) -> Verdict {
-        if let Err(refusal) = self.check_names(input, manner.budget) {
-            return Verdict::refused(refusal, BTreeSet::new());
+    pub(super) fn evaluate_or_refuse(
+        &self,
+        input: &Input,
+        options: EvaluationOptions<'_>,
+    ) -> PolicyResult {
+        if let Err(refusal) = self.check_names(input, options.budget) {
+            return PolicyResult::refused(refusal, BTreeSet::new());
         }
         // Without the caller's roles, a forbid about one of them would not apply.
         if self.asks_for_roles() && input.principal.roles.is_none() {
-            return Verdict::indeterminate(BTreeSet::new());
+            return PolicyResult::indeterminate(BTreeSet::new());
         }
-        self.evaluate(input, manner)
-            .unwrap_or_else(|_| Verdict::indeterminate(BTreeSet::new()))
-    }
-
-    /// The effect that the observing policies would have had. The verdict is computed without them.
-    fn observe(&self, input: &Input) -> Option<Observed> {
-        let budget = Budget::new(MAX_REQUEST_STEPS);
-        let policies = self.observed_policies(input, &budget)?;
-        let manner = Manner::plain(Timestamp::MAX, &budget);
-        let verdict = bounded(self.judge(input, manner), input).verdict;
-        let refusal = verdict.as_ref().err();
-        Some(Observed {
-            policies,
-            outcome_if_enforced: refusal.map_or(Outcome::Permit, Refusal::outcome),
-            refusal: refusal.map(|refusal| refusal.code),
-            ttl_seconds: verdict.as_ref().ok().map(|terms| terms.ttl_seconds),
-        })
-    }
-
-    /// The observing policies that apply to any part of the request or fail on it; `None` if there
-    /// are none.
-    fn observed_policies(&self, input: &Input, budget: &Budget) -> Option<Vec<ObservedPolicy>> {
-        let asked = input.credential.as_ref()?;
-        let resource = self.model.resource(&asked.resource)?;
-        self.index.observing(&resource, input.now).next()?;
-        // A request with unknown names has no parts to evaluate.
-        self.check_names(input, budget).ok()?;
-        let inquiry = self.inquiry(input, budget).ok()?;
-        if budget.is_exhausted() {
-            return None;
-        }
-        let mut found = BTreeMap::new();
-        for own in self.index.observing(&resource, input.now) {
-            let effects = inquiry
-                .credential_requests()
-                .filter_map(|request| own.would(request, &inquiry.scene.entities));
-            // If the policy errors for any part of the request, report the error instead of its
-            // effect on the others.
-            let effect = effects.reduce(|one, other| match other {
-                ObservedEffect::Error => other,
-                _ => one,
-            });
-            let Some(effect) = effect else {
-                continue;
-            };
-            let policy = ObservedPolicy {
-                policy: own.id.clone(),
-                effect,
-                enforced_from: own.until,
-            };
-            found.insert(own.id.as_str(), policy);
-        }
-        let found: Vec<ObservedPolicy> = found.into_values().collect();
-        (!found.is_empty()).then_some(found)
-    }
-
-    /// Checks the request's names before policy is evaluated. Resolution checked them too, but
-    /// possibly against another generation, and a recorded input may be evaluated by any.
-    fn check_names(&self, input: &Input, budget: &Budget) -> Result<(), Refusal> {
-        let task = &input.task;
-        let task_type = self.catalog().task_type(&task.task_type).ok_or_else(|| {
-            Refusal::new(
-                RefusalCode::UnknownTaskType,
-                format!("there is no task type `{}`", task.task_type),
-            )
-        })?;
-        if task.deadline_seconds_left == 0 {
-            return Err(Refusal::new(
-                RefusalCode::TaskEnded,
-                "the task, or one that it is part of, has ended",
-            ));
-        }
-        let Some(asked) = &input.credential else {
-            return Ok(());
-        };
-        let resource = self.catalog().resource(&asked.resource).ok_or_else(|| {
-            Refusal::new(
-                RefusalCode::UnknownResource,
-                format!("there is no resource `{}`", asked.resource),
-            )
-        })?;
-        check_resource_fits(task_type, resource)?;
-        check_rights(resource, &asked.authorization_details, budget)
+        self.evaluate(input, options)
+            .unwrap_or_else(|_| PolicyResult::indeterminate(BTreeSet::new()))
     }
 
     /// Evaluates a request. Policies may depend on the life of the credential, and a shortened life
     /// is another life. So a permitted request whose life is shortened is evaluated once more with
     /// the shorter life.
-    fn evaluate(&self, input: &Input, manner: Manner<'_>) -> Result<Verdict, Unmappable> {
-        let verdict = self.evaluate_once(input, manner)?;
-        let Some(cut) = self.cut_short(input, &verdict) else {
-            return Ok(verdict);
+    fn evaluate(
+        &self,
+        input: &Input,
+        options: EvaluationOptions<'_>,
+    ) -> Result<PolicyResult, Unmappable> {
+        let result = self.evaluate_once(input, options)?;
+        let Some(cut) = self.cut_short(input, &result) else {
+            return Ok(result);
         };
-        let manner = Manner {
+        let options = EvaluationOptions {
             with_offer: false,
-            ..manner
+            ..options
         };
-        self.evaluate_once(&cut, manner)
+        self.evaluate_once(&cut, options)
     }
 
     /// The input with the granted life. `None` if the request is not permitted, or if policy was
     /// already evaluated with that life. `@max_ttl`, the task or the parent can shorten the life.
-    pub(super) fn cut_short(&self, input: &Input, verdict: &Verdict) -> Option<Input> {
-        let (Ok(permitted), Some(asked)) = (&verdict.verdict, &input.credential) else {
+    pub(super) fn cut_short(&self, input: &Input, result: &PolicyResult) -> Option<Input> {
+        let (Ok(permitted), Some(asked)) = (&result.verdict, &input.credential) else {
             return None;
         };
         // An explicitly requested life is refused, not shortened, unless a lost credential is
@@ -446,22 +374,22 @@ impl CompiledGeneration {
     pub(super) fn evaluate_once(
         &self,
         input: &Input,
-        manner: Manner<'_>,
-    ) -> Result<Verdict, Unmappable> {
+        options: EvaluationOptions<'_>,
+    ) -> Result<PolicyResult, Unmappable> {
         let asked = input.credential.as_ref();
         let resource = asked.map(|asked| asked.resource.as_str());
-        let inquiry = self.inquiry(input, manner.budget)?;
-        let all = inquiry.answers(manner.at, manner.budget);
-        if manner.budget.is_exhausted() {
-            return Ok(Verdict::refused(too_many_steps(), BTreeSet::new()));
+        let inquiry = self.inquiry(input, options.budget)?;
+        let all = inquiry.answers(options.at, options.budget);
+        if options.budget.is_exhausted() {
+            return Ok(PolicyResult::refused(too_many_steps(), BTreeSet::new()));
         }
         let opening = inquiry.opening.and_then(|number| all.get(number));
-        let atoms = atoms(&inquiry, &all);
+        let right_answers = right_answers(&inquiry, &all);
 
         let answers = || {
             opening
                 .into_iter()
-                .chain(atoms.iter().map(|atom| &atom.answer))
+                .chain(right_answers.iter().map(|right| &right.answer))
         };
         let errors = union(answers().filter_map(|answer| match answer {
             Answer::Error(ids) => Some(ids),
@@ -469,7 +397,7 @@ impl CompiledGeneration {
         }));
         // An error takes precedence over a denial: the failed policy could have changed the answer.
         if !errors.is_empty() {
-            return Ok(Verdict::indeterminate(errors));
+            return Ok(PolicyResult::indeterminate(errors));
         }
         let forbids = union(answers().filter_map(|answer| match answer {
             Answer::Deny(ids) => Some(ids),
@@ -481,16 +409,19 @@ impl CompiledGeneration {
                 input.task.task_type
             );
             let refusal = Refusal::new(RefusalCode::NotPermitted, detail);
-            return Ok(Verdict::refused(refusal, forbids));
+            return Ok(PolicyResult::refused(refusal, forbids));
         }
-        let denied = |atom: &&Atom<'_>| matches!(atom.answer, Answer::Deny(_));
-        if atoms.iter().any(|atom| denied(&atom)) {
+        let denied = |right: &&RightAnswer<'_>| matches!(right.answer, Answer::Deny(_));
+        if right_answers.iter().any(|right| denied(&right)) {
             let refusal = Refusal::new(
                 RefusalCode::NotPermitted,
-                describe(atoms.iter().filter(denied), resource.unwrap_or_default()),
+                describe(
+                    right_answers.iter().filter(denied),
+                    resource.unwrap_or_default(),
+                ),
             );
-            let offer = if manner.with_offer {
-                self.offer(input, opening, &atoms, manner)
+            let offer = if options.with_offer {
+                self.offer(input, opening, &right_answers, options)
             } else {
                 None
             };
@@ -498,7 +429,7 @@ impl CompiledGeneration {
                 allowed: offer,
                 ..refusal
             };
-            return Ok(Verdict::refused(refusal, forbids));
+            return Ok(PolicyResult::refused(refusal, forbids));
         }
         let permits: BTreeSet<String> = answers()
             .filter_map(|answer| match answer {
@@ -508,119 +439,12 @@ impl CompiledGeneration {
             .flatten()
             .collect();
         let terms = self.terms(&permits);
-        let verdict = self.apply(input, terms, manner);
-        Ok(Verdict {
+        let verdict = self.apply(input, terms, options);
+        Ok(PolicyResult {
             verdict,
             policies: permits,
         })
     }
-
-    /// Applies the terms of the permits: life and approval.
-    fn apply(&self, input: &Input, terms: Terms, manner: Manner<'_>) -> Result<Permitted, Refusal> {
-        let approval = || {
-            Refusal::new(
-                RefusalCode::ApprovalRequired,
-                "policy requires that a person approves this request",
-            )
-        };
-        let Some(asked) = &input.credential else {
-            return if terms.approval {
-                Err(approval())
-            } else {
-                Ok(Permitted { ttl_seconds: 0 })
-            };
-        };
-        let max = self.max_ttl(asked, &input.task, terms);
-        if let Some(ttl) = asked.ttl_seconds
-            && ttl > max
-        {
-            let refusal = ttl_too_long(ttl, max);
-            // Policies may depend on the life itself; offer only a life that policy permits.
-            let holds = !manner.with_offer
-                || terms.approval
-                || self.would_permit(input, asked, Some(max), manner);
-            return Err(if holds {
-                refusal
-            } else {
-                Refusal {
-                    allowed: None,
-                    ..refusal
-                }
-            });
-        }
-        if terms.approval {
-            return Err(approval());
-        }
-        let ttl_seconds = self.asked_ttl(asked, &input.task).min(max);
-        Ok(Permitted { ttl_seconds })
-    }
-
-    /// The life that policies read in `context.ttl_seconds`: the requested one, else the resource's
-    /// default, limited by the task's deadline.
-    pub(super) fn asked_ttl(&self, asked: &CredentialInput, task: &TaskFacts) -> u64 {
-        // Cedar's integers limit the value. A longer life is refused in any case.
-        let longest = i64::MAX.unsigned_abs();
-        let ttl_seconds = asked.ttl_seconds.map(|ttl| ttl.min(longest));
-        ttl_seconds.unwrap_or_else(|| {
-            let resource = self.catalog().resource(&asked.resource);
-            let default = resource.map_or(0, |resource| resource.default_ttl_seconds);
-            default.min(task.deadline_seconds_left)
-        })
-    }
-
-    /// The longest life that can be granted, by the resource, the policies, the task's deadline and
-    /// the parent's credential. A retried credential is not limited here; its life is shortened
-    /// later.
-    pub(super) fn max_ttl(&self, asked: &CredentialInput, task: &TaskFacts, terms: Terms) -> u64 {
-        let resource = self.catalog().resource(&asked.resource);
-        let left = asked
-            .left_seconds
-            .filter(|left| *left > 0 && !asked.retried);
-        resource
-            .map_or(0, |resource| resource.max_ttl_seconds)
-            .min(terms.max_ttl_seconds.unwrap_or(u64::MAX))
-            .min(task.deadline_seconds_left)
-            .min(left.unwrap_or(u64::MAX))
-    }
-
-    pub(super) fn terms<'p>(&self, permits: impl IntoIterator<Item = &'p String>) -> Terms {
-        let mut terms = Terms::default();
-        for obligations in permits
-            .into_iter()
-            .filter_map(|id| self.obligations.get(id))
-        {
-            terms.approval |= obligations.approval.is_some();
-            terms.max_ttl_seconds = match (terms.max_ttl_seconds, obligations.max_ttl_seconds) {
-                (Some(a), Some(b)) => Some(a.min(b)),
-                (a, b) => a.or(b),
-            };
-        }
-        terms
-    }
-}
-
-/// Applies the bounds other than policy to the verdict.
-fn bounded(judged: Verdict, input: &Input) -> Verdict {
-    let (Ok(permitted), Some(asked)) = (&judged.verdict, &input.credential) else {
-        return judged;
-    };
-    let Some(left) = asked.left_seconds else {
-        return judged;
-    };
-    let asked_for_more = asked.ttl_seconds.is_some_and(|ttl| ttl > left);
-    let verdict = if left == 0 {
-        Err(Refusal::new(
-            RefusalCode::TaskEnded,
-            "less than a second is left until the task or the parent credential ends",
-        ))
-    } else if asked_for_more && !asked.retried {
-        Err(ttl_too_long(permitted.ttl_seconds, left))
-    } else {
-        Ok(Permitted {
-            ttl_seconds: permitted.ttl_seconds.min(left),
-        })
-    };
-    Verdict { verdict, ..judged }
 }
 
 fn principal_input(workload: &Workload, roles: Option<&BTreeSet<String>>) -> PrincipalInput {
@@ -632,50 +456,15 @@ fn principal_input(workload: &Workload, roles: Option<&BTreeSet<String>>) -> Pri
     }
 }
 
-fn check_rights(
-    resource: &Resource,
-    details: &[AuthorizationDetail],
-    budget: &Budget,
-) -> Result<(), Refusal> {
-    let mut evaluations = 0_usize;
-    for detail in details {
-        resource.check_serves(detail, budget)?;
-        let product = detail.actions().len() * detail.locations().len();
-        if product == 0 {
-            // Without this, a request for no rights would be permitted.
-            return Err(Refusal::new(
-                RefusalCode::NotPermitted,
-                "an object of authorization_details names no right",
-            ));
-        }
-        evaluations = evaluations.saturating_add(product);
-    }
-    if evaluations == 0 {
-        return Err(Refusal::new(
-            RefusalCode::NotPermitted,
-            "authorization_details names no right",
-        ));
-    }
-    if evaluations > MAX_EVALUATIONS {
-        return Err(Refusal::new(
-            RefusalCode::TooManyRights,
-            format!(
-                "{evaluations} combinations of action and location; at most {MAX_EVALUATIONS} in one request"
-            ),
-        ));
-    }
-    Ok(())
-}
-
 fn union<'a>(sets: impl Iterator<Item = &'a BTreeSet<String>>) -> BTreeSet<String> {
     sets.flatten().cloned().collect()
 }
 
 /// Names the first few refused rights and counts the rest.
-fn describe<'a>(denied: impl Iterator<Item = &'a Atom<'a>>, resource: &str) -> String {
+fn describe<'a>(denied: impl Iterator<Item = &'a RightAnswer<'a>>, resource: &str) -> String {
     const NAMED: usize = 4;
     let rights: BTreeSet<(&ActionName, &Location)> =
-        denied.map(|atom| (atom.action, atom.location)).collect();
+        denied.map(|right| (right.action, right.location)).collect();
     let named: Vec<String> = rights
         .iter()
         .take(NAMED)

@@ -1,5 +1,7 @@
-//! Why a command failed, and its exit code. The errors of the client, of the audits and of the
-//! output become failures here.
+//! The error of a command, and its exit code.
+//!
+//! [`CliError`] is the error of every command, and [`ExitClass`] the class that decides the exit
+//! code. The errors of the client, of the audits and of the output are converted to it here.
 
 use std::io::{self, Write as _};
 
@@ -10,9 +12,9 @@ use super::output::{self, Form};
 use crate::audit::AuditError;
 use crate::client::{AnswerKind, ClientError};
 
-/// Why a command failed.
+/// The error of a command.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
+pub(crate) enum CliError {
     /// Policy or a server refused, or a proof does not hold.
     #[error("{0}")]
     Refused(String),
@@ -21,13 +23,13 @@ pub(crate) enum Failure {
     Usage(String),
     /// A server could not be reached, or a fact could not be established.
     #[error("{0}")]
-    Unestablished(String),
+    Unavailable(String),
     /// The broker or another server answered with an error.
     #[error("{text}")]
     Answered {
-        /// The class that follows from the answer's status. Always `Unestablished` if the answer is
+        /// The class that follows from the answer's status. Always `Unavailable` if the answer is
         /// not a problem document of the broker.
-        kind: Kind,
+        kind: ExitClass,
         /// The answer as sentences.
         text: String,
         /// The answer's body; null if it was not JSON.
@@ -35,36 +37,37 @@ pub(crate) enum Failure {
     },
     /// The reader closed the output.
     #[error("the reader of the output went away")]
-    ReaderGone,
+    BrokenPipe,
     /// A program that the command ran ended with this exit code, and reported its own errors.
     #[error("the command ended with {0}")]
-    Ended(u8),
-    /// The command's output already reported the failure.
+    ChildExited(u8),
+    /// The command's output already reported the error.
     #[error("refused")]
-    Told,
+    AlreadyReported,
 }
 
-/// A class of failures. Each has one exit code.
+/// A class of errors. Each has one exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Kind {
+pub(crate) enum ExitClass {
     /// A policy or the broker refused, or a proof does not hold.
     Refused,
     /// The command line, or a file that it names, is wrong.
     Usage,
     /// A server could not be reached, or a fact could not be established.
-    Unestablished,
+    #[serde(rename = "unestablished")]
+    Unavailable,
 }
 
-impl Kind {
-    pub(crate) const ALL: [Self; 3] = [Self::Refused, Self::Usage, Self::Unestablished];
+impl ExitClass {
+    pub(crate) const ALL: [Self; 3] = [Self::Refused, Self::Usage, Self::Unavailable];
 
     /// The exit code of the class.
     pub(crate) fn code(self) -> u8 {
         match self {
             Self::Refused => 1,
             Self::Usage => 2,
-            Self::Unestablished => 3,
+            Self::Unavailable => 3,
         }
     }
 
@@ -73,40 +76,40 @@ impl Kind {
         match self {
             Self::Refused => "A policy or the broker refused, or a proof does not hold.",
             Self::Usage => "The command line, or a file that it names, is wrong.",
-            Self::Unestablished => "Something could not be reached, read or established.",
+            Self::Unavailable => "Something could not be reached, read or established.",
         }
     }
 }
 
-impl Failure {
-    /// A failure to establish a fact, with its cause.
-    pub(super) fn unestablished(error: impl std::fmt::Display) -> Self {
-        Self::Unestablished(error.to_string())
+impl CliError {
+    /// A fact that could not be established, with the cause.
+    pub(super) fn unavailable(error: impl std::fmt::Display) -> Self {
+        Self::Unavailable(error.to_string())
     }
 
-    /// The class. `None` if the command's own output reported the failure, or there is nothing to
+    /// The class. `None` if the command's own output reported the error, or there is nothing to
     /// report.
-    fn kind(&self) -> Option<Kind> {
+    fn kind(&self) -> Option<ExitClass> {
         match self {
             Self::Answered { kind, .. } => Some(*kind),
-            Self::Refused(_) => Some(Kind::Refused),
-            Self::Usage(_) => Some(Kind::Usage),
-            Self::Unestablished(_) => Some(Kind::Unestablished),
-            Self::ReaderGone | Self::Ended(_) | Self::Told => None,
+            Self::Refused(_) => Some(ExitClass::Refused),
+            Self::Usage(_) => Some(ExitClass::Usage),
+            Self::Unavailable(_) => Some(ExitClass::Unavailable),
+            Self::BrokenPipe | Self::ChildExited(_) | Self::AlreadyReported => None,
         }
     }
 
     /// The exit code of the command.
     pub(super) fn code(&self) -> u8 {
         match self {
-            Self::ReaderGone => 0,
-            Self::Ended(code) => *code,
-            Self::Told => Kind::Refused.code(),
-            other => other.kind().unwrap_or(Kind::Unestablished).code(),
+            Self::BrokenPipe => 0,
+            Self::ChildExited(code) => *code,
+            Self::AlreadyReported => ExitClass::Refused.code(),
+            other => other.kind().unwrap_or(ExitClass::Unavailable).code(),
         }
     }
 
-    /// Reports the failure: as JSON on standard output, in place of the result, or as sentences on
+    /// Reports the error: as JSON on standard output, in place of the result, or as sentences on
     /// standard error. `exec` leaves standard output to its command. If a result was already
     /// written, it stays the only document there.
     pub(super) fn tell(&self, form: Form, own_output: bool) {
@@ -138,12 +141,12 @@ impl Failure {
     }
 }
 
-impl From<ClientError> for Failure {
+impl From<ClientError> for CliError {
     fn from(error: ClientError) -> Self {
         match error {
             ClientError::Invalid(text) => Self::Usage(text),
             ClientError::Refused(text) => Self::Refused(text),
-            ClientError::Unavailable(text) => Self::Unestablished(text),
+            ClientError::Unavailable(text) => Self::Unavailable(text),
             ClientError::Answered {
                 kind,
                 text,
@@ -157,32 +160,32 @@ impl From<ClientError> for Failure {
     }
 }
 
-impl From<AnswerKind> for Kind {
+impl From<AnswerKind> for ExitClass {
     fn from(kind: AnswerKind) -> Self {
         match kind {
             AnswerKind::Refused => Self::Refused,
             AnswerKind::Invalid => Self::Usage,
-            AnswerKind::Unavailable => Self::Unestablished,
+            AnswerKind::Unavailable => Self::Unavailable,
         }
     }
 }
 
-impl From<AuditError> for Failure {
+impl From<AuditError> for CliError {
     fn from(error: AuditError) -> Self {
         match error {
             AuditError::Input(text) => Self::Usage(text),
             AuditError::Disproven(text) => Self::Refused(text),
-            AuditError::Unavailable(text) => Self::Unestablished(text),
+            AuditError::Unavailable(text) => Self::Unavailable(text),
         }
     }
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for CliError {
     fn from(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
-            return Self::ReaderGone;
+            return Self::BrokenPipe;
         }
-        Self::Unestablished(format!("cannot write the output: {error}"))
+        Self::Unavailable(format!("cannot write the output: {error}"))
     }
 }
 
@@ -192,9 +195,9 @@ mod tests {
 
     #[test]
     fn a_reader_that_went_away_is_no_failure() {
-        let gone = Failure::from(io::Error::from(io::ErrorKind::BrokenPipe));
-        assert!(matches!(gone, Failure::ReaderGone));
-        let full = Failure::from(io::Error::from(io::ErrorKind::StorageFull));
-        assert!(matches!(full, Failure::Unestablished(_)));
+        let gone = CliError::from(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert!(matches!(gone, CliError::BrokenPipe));
+        let full = CliError::from(io::Error::from(io::ErrorKind::StorageFull));
+        assert!(matches!(full, CliError::Unavailable(_)));
     }
 }

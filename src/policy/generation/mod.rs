@@ -10,25 +10,26 @@
 //! it still decides the same, compare the bytes of the results.
 //!
 //! A generation that fails a check is returned as a list of [`PolicyProblem`]s with file, line and
-//! remedy; nothing of it can be used. The parts of the check are in `super::bundle` (text),
-//! `super::schema`, `super::lint` and `super::asked`. Two checks are left to the caller, because
-//! they need the time or the replica: [`CompiledGeneration::check_dates`], and the check of
-//! endpoints and attestors in `broker::check`. `super::decide` decides by the result.
+//! remedy; nothing of it can be used. `check` checks the frame and the policies; the other parts of
+//! the check are in `super::bundle` (text), `super::schema`, `super::lint` and `super::asked`. Two
+//! checks are left to the caller, because they need the time or the replica:
+//! [`CompiledGeneration::check_dates`], and the check of endpoints and attestors in
+//! `broker::check`. `super::decide` decides by the result.
+
+mod check;
 
 use std::collections::{BTreeSet, HashMap};
 
-use cedar_policy::ffi::DetailedError;
 use cedar_policy::{
-    ActionConstraint, Effect, EntityUid, Policy, PolicySet, ResourceConstraint, Schema,
-    ValidationMode, Validator,
+    ActionConstraint, Effect, EntityUid, Policy, PolicySet, Schema, ValidationMode, Validator,
 };
 use ring::digest::{SHA256, digest};
 
+use self::check::{check_format, check_frame, check_policies};
 use super::AdminAction;
 use super::asked::question::Questions;
 use super::asked::rewrite::{self, Rule};
-use super::bundle::{self, NamedPolicy, Obligations, Parsed};
-use super::lint;
+use super::bundle::{self, NamedPolicy, Obligations};
 use super::mapping::Model;
 use super::notes::Notes;
 use super::problem::PolicyProblem;
@@ -40,8 +41,7 @@ use crate::domain::catalog::{Catalog, Resource, TaskType};
 use crate::domain::generation::{
     DecisionLimits, Generation, GenerationDigest, PolicyFile, Retention,
 };
-use crate::domain::limits::{MAX_LOAD_STEPS, MAX_OBSERVED, MAX_OBSERVED_DAYS, MAX_PROBLEMS};
-use crate::domain::pattern::Budget;
+use crate::domain::limits::{MAX_OBSERVED_DAYS, MAX_PROBLEMS};
 use crate::domain::trust::AttestorSpec;
 
 /// The parts of a generation, without its schema.
@@ -480,38 +480,6 @@ fn one(part: &str, message: impl Into<String>, remedy: impl Into<String>) -> Vec
     vec![PolicyProblem::of_file(part, message, remedy)]
 }
 
-fn check_format(generation: &Generation) -> Result<(), Vec<PolicyProblem>> {
-    if generation.format == Generation::FORMAT {
-        return Ok(());
-    }
-    Err(one(
-        "generation",
-        format!(
-            "format {} is not format {}, which this version reads",
-            generation.format,
-            Generation::FORMAT
-        ),
-        "activate it with the version that wrote it, or build it again",
-    ))
-}
-
-fn check_frame(generation: &Generation) -> Result<(), Vec<PolicyProblem>> {
-    check_format(generation)?;
-    if generation.engine != engine() {
-        return Err(one(
-            "generation",
-            format!(
-                "it was written for engine {}; this version has {}",
-                generation.engine,
-                engine()
-            ),
-            "another engine may read the same text differently: build and activate it again with \
-            this version",
-        ));
-    }
-    Ok(())
-}
-
 /// The model for policies that are written against the schema `written`.
 fn model_of(
     written: Schema,
@@ -532,107 +500,4 @@ fn catalog_of(
 ) -> Result<Catalog, Vec<PolicyProblem>> {
     Catalog::new(resources.to_vec(), task_types.to_vec(), own_audiences)
         .map_err(|error| one("catalogue", error.to_string(), ""))
-}
-
-/// Runs Cedar's strict validation and then the broker's own rules. Warnings count as errors: a
-/// condition that can never hold, and letters that look like others, are mistakes.
-///
-/// The validation of the balanced policies decides, because Cedar's validator silently skips very
-/// deep policies. If it finds problems, the unbalanced policies are validated too, because only
-/// they have source locations.
-fn check_policies(
-    generation: &Generation,
-    parsed: &Parsed,
-    model: &Model,
-    catalog: &Catalog,
-) -> Result<(), Vec<PolicyProblem>> {
-    let named = &parsed.named;
-    let validator = Validator::new(model.written.clone());
-    let balanced = named.iter().map(|named| named.policy.clone()).collect();
-    let mut problems = validate(generation, named, &validator, balanced)?;
-    if !problems.is_empty() {
-        let placed = validate(generation, named, &validator, parsed.written.clone())?;
-        if !placed.is_empty() {
-            problems = placed;
-        }
-    }
-    if problems.is_empty() {
-        let budget = Budget::new(MAX_LOAD_STEPS);
-        for policy in named {
-            let Some(file) = generation.policies.get(policy.file) else {
-                continue;
-            };
-            let findings = lint::check(policy, model, &generation.attestors, catalog, &budget);
-            let left = MAX_PROBLEMS.saturating_sub(problems.len());
-            for (message, remedy) in findings.into_iter().take(left) {
-                problems.push(PolicyProblem::at(file, policy.offset, message, remedy));
-            }
-        }
-    }
-    if problems.is_empty() {
-        let mut counts = HashMap::new();
-        for policy in named.iter().filter(|own| own.observed_until.is_some()) {
-            let ResourceConstraint::Eq(resource) = policy.policy.resource_constraint() else {
-                continue;
-            };
-            let count: &mut usize = counts.entry(resource).or_default();
-            *count += 1;
-            if let (true, Some(file)) =
-                (*count > MAX_OBSERVED, generation.policies.get(policy.file))
-            {
-                problems.push(PolicyProblem::at(
-                    file,
-                    policy.offset,
-                    format!(
-                        "policy `{}`: more than {MAX_OBSERVED} policies observe one resource",
-                        policy.id
-                    ),
-                    "enforce some, or remove them",
-                ));
-            }
-        }
-    }
-    problems.sort();
-    problems.dedup();
-    if problems.is_empty() {
-        return Ok(());
-    }
-    Err(problems)
-}
-
-/// Cedar's findings about `policies`, which have the names of `named`.
-fn validate(
-    generation: &Generation,
-    named: &[NamedPolicy],
-    validator: &Validator,
-    policies: Vec<Policy>,
-) -> Result<Vec<PolicyProblem>, Vec<PolicyProblem>> {
-    let set = PolicySet::from_policies(policies)
-        .map_err(|error| one("policies", error.to_string(), ""))?;
-    let result = validator.validate(&set, ValidationMode::Strict);
-    let mut problems = Vec::new();
-    let mut complain = |id: String, error: &DetailedError| {
-        let found = named.iter().find(|named| named.id == id);
-        let place = found.and_then(|n| Some((generation.policies.get(n.file)?, n.offset)));
-        match place {
-            Some((file, offset)) => {
-                problems.extend(PolicyProblem::from_cedar(file, offset, error));
-            }
-            None => problems.push(PolicyProblem::of_file(
-                "policies",
-                error.message.clone(),
-                "",
-            )),
-        }
-    };
-    for error in result.validation_errors().take(MAX_PROBLEMS) {
-        complain(error.policy_id().to_string(), &DetailedError::from(error));
-    }
-    for warning in result.validation_warnings().take(MAX_PROBLEMS) {
-        complain(
-            warning.policy_id().to_string(),
-            &DetailedError::from(warning),
-        );
-    }
-    Ok(problems)
 }

@@ -245,7 +245,7 @@ pub(super) enum KeyUse {
 
 /// The location of a set.
 #[derive(Debug)]
-enum Place {
+enum KeySetSource {
     /// The location in the issuer's discovery document. `own` is the endpoint that serves this
     /// document, if there is one.
     Discovery {
@@ -261,7 +261,7 @@ enum Place {
 #[derive(Debug)]
 pub(super) struct KeySource {
     attestor: String,
-    place: Place,
+    source: KeySetSource,
     max_stale_seconds: u64,
     tracker: TaskTracker,
     current: ArcSwapOption<KeySet>,
@@ -282,12 +282,17 @@ impl KeySource {
         max_stale_seconds: u64,
         tracker: TaskTracker,
     ) -> Result<Arc<Self>, reqwest::Error> {
-        let place = Place::Discovery {
+        let source = KeySetSource::Discovery {
             issuer: issuer.to_owned(),
             own: endpoint.map(Api::new),
             public: public_client()?,
         };
-        Ok(Self::in_place(attestor, place, max_stale_seconds, tracker))
+        Ok(Self::from_source(
+            attestor,
+            source,
+            max_stale_seconds,
+            tracker,
+        ))
     }
 
     /// Keys that an endpoint serves.
@@ -299,19 +304,19 @@ impl KeySource {
         tracker: TaskTracker,
     ) -> Arc<Self> {
         let api = Api::new(endpoint);
-        let place = Place::Endpoint { api, usage };
-        Self::in_place(attestor, place, max_stale_seconds, tracker)
+        let source = KeySetSource::Endpoint { api, usage };
+        Self::from_source(attestor, source, max_stale_seconds, tracker)
     }
 
-    fn in_place(
+    fn from_source(
         attestor: &str,
-        place: Place,
+        source: KeySetSource,
         max_stale_seconds: u64,
         tracker: TaskTracker,
     ) -> Arc<Self> {
         Arc::new(Self {
             attestor: attestor.to_owned(),
-            place,
+            source,
             max_stale_seconds,
             tracker,
             current: ArcSwapOption::empty(),
@@ -459,9 +464,9 @@ impl KeySource {
     }
 
     async fn fetch(&self) -> Result<(Jwks, KeyUse), FetchError> {
-        Ok(match &self.place {
-            Place::Endpoint { api, usage } => (api.get().await?, *usage),
-            Place::Discovery {
+        Ok(match &self.source {
+            KeySetSource::Endpoint { api, usage } => (api.get().await?, *usage),
+            KeySetSource::Discovery {
                 issuer,
                 own,
                 public,

@@ -6,7 +6,7 @@
 //! them. `headers` has the headers, `shapes` the forms of values.
 //!
 //! Nothing fails while the broker runs: the description is made from code alone, and tests compare
-//! it with `docs/openapi.json`. `http::openapi` calls this module; `problem` has the types of
+//! it with `docs/openapi.json`. `http::openapi()` calls this module; `problem` has the types of
 //! problems.
 
 use std::collections::BTreeMap;
@@ -160,10 +160,10 @@ fn describe(path: &str, operation: &mut Operation) {
             shapes::refine_parameter(path, &own.name, schema);
         }
     }
-    let has = |place: &ParameterIn| {
+    let has = |kind: &ParameterIn| {
         parameters
             .iter()
-            .any(|parameter| matches!(parameter, RefOr::T(own) if own.parameter_in == *place))
+            .any(|parameter| matches!(parameter, RefOr::T(own) if own.parameter_in == *kind))
     };
     let named = has(&ParameterIn::Path);
     if asks {
