@@ -12,9 +12,9 @@ use taskpass::domain::record::Record;
 use taskpass::policy::CompiledGeneration;
 use taskpass::policy::record::{Asked, Recorded};
 
+use crate::support::ci::{begin, ci_token, decide};
 use crate::support::fleet::{Fleet, Replica, body};
 use crate::support::http::assert_problem;
-use crate::support::issuer::Issuer;
 use crate::support::process::{Ended, Launch};
 use crate::support::rig::{self, Kind, Rig, ask};
 
@@ -54,61 +54,6 @@ async fn generation(rig: &Rig) -> CompiledGeneration {
         .unwrap();
     let generation: Generation = serde_json::from_slice(&bytes).unwrap();
     CompiledGeneration::compile(&generation, &[]).unwrap()
-}
-
-// ---- the command ------------------------------------------------------------------------------
-
-pub const CI: &str = r#"
-@id("ci-open") @description("the pipeline opens jobs")
-permit (principal == Workload::ci::"ci:app", action == Action::"openTask", resource);
-
-@id("ci-read") @description("the pipeline reads from production")
-@max_ttl("300")
-permit (principal == Workload::ci::"ci:app", action == Action::"orders:read",
-  resource == Api::"orders-api")
-when { principal.claims.env == "prod" && context.ttl_seconds <= 300 };
-
-@id("no-forks") @description("nothing from a fork")
-forbid (principal is Workload::ci, action, resource == Api::"orders-api")
-when { principal.claims.fork };
-"#;
-
-pub async fn begin(kind: Kind) -> (Fleet, Replica) {
-    let attestors = |issuer: &Issuer| {
-        format!(
-            r#"
-[[attestors]]
-kind = "oidc"
-name = "ci"
-issuer = "{issuer}"
-audience = "https://ci.taskpass.test"
-algorithms = ["ES256"]
-single_tenant = true
-identity = "{{sub}}"
-[attestors.claims]
-sub = {{ type = "string", immutable = true }}
-env = {{ type = "string" }}
-fork = {{ type = "bool" }}
-"#,
-            issuer = issuer.url()
-        )
-    };
-    Fleet::with_attestors(kind, attestors, CI).await
-}
-
-pub fn ci_token(fleet: &Fleet, env: &str, fork: bool) -> String {
-    fleet.issuer.token(json!({
-        "sub": "app", "env": env, "fork": fork, "aud": "https://ci.taskpass.test",
-    }))
-}
-
-/// Sends a request and returns the id of its decision.
-pub async fn decide(replica: &Replica, token: &str, body: &Value) -> String {
-    let answer = replica
-        .client
-        .post_json(token, "/v1/credentials", body)
-        .await;
-    answer.json()["decision"]["id"].as_str().unwrap().to_owned()
 }
 
 fn explain(replica: &Replica, token: &str, decision: &str, more: &[&str]) -> Ended {
