@@ -19,8 +19,6 @@ fn a_wrong_command_line_is_not_a_verdict() {
     assert_eq!(missing.code(), Some(3), "{}", missing.stderr);
 }
 
-// ---- the rest of the command line -------------------------------------------------------------
-
 #[test]
 fn every_command_has_help_with_an_example() {
     let leaves = [

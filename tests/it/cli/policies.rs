@@ -2,8 +2,6 @@
 
 use super::*;
 
-// ---- policies ---------------------------------------------------------------------------------
-
 const POLICIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/policies");
 
 #[test]

@@ -7,8 +7,6 @@ use super::*;
 use crate::support::keys::{base64url, sign_jwt};
 use crate::support::log::{EXP, receipt_in};
 
-// ---- valid receipts ---------------------------------------------------------------------------
-
 #[test]
 fn a_receipt_holds_and_says_no_more_than_it_shows() {
     let sample = Sample::new();
@@ -145,8 +143,6 @@ fn the_result_is_json_for_programs() {
     let verdict: Value = serde_json::from_str(&ended.stdout).unwrap();
     assert_eq!(verdict["problems"].as_array().unwrap().len(), 1);
 }
-
-// ---- corrupted receipts -----------------------------------------------------------------------
 
 #[test]
 fn a_spoilt_receipt_is_refused_wherever_it_is_spoilt() {
