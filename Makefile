@@ -88,7 +88,7 @@ alarms: ## Prometheus's rules: valid, tested, and as docs/reference/metrics.md l
 	scripts/check-alarms
 
 .PHONY: bench
-bench: ## the three figures: bare insert, bare record, broker
+bench: ## the three figures: bare insert, bare record, broker (ARGS=--replay: the replay of decisions)
 	@scripts/setup bench
 	scripts/bench $(ARGS)
 

@@ -2,7 +2,7 @@
 //! read.
 //!
 //! Each mirrors one function of [`crate::domain::validity`], or one of
-//! [`Cutoff`](crate::domain::cutoff::Cutoff), and its comment names it. `tests/it/validity.rs`
+//! [`Cutoff`](crate::domain::cutoff::Cutoff), and its comment names it. `tests/it/validity/`
 //! checks on both databases that the statements agree with these functions. `$of` is empty or a
 //! table's alias with a dot; `$at` and `$now` are parameters.
 //!

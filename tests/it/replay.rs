@@ -3,23 +3,18 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::BufWriter;
 use std::process::{Command, Stdio};
-use std::time::Instant;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use taskpass::clock::{Clock as _, Timestamp};
-use taskpass::crypto::digest::salted;
 use taskpass::domain::generation::{Generation, PolicyFile};
-use taskpass::merkle::leaf_hash;
 use taskpass::policy::generation::digest_of;
 use taskpass::policy::record::Recorded;
 use taskpass::policy::replay::{Replay, Tally, UnknownReason};
 use taskpass::policy::{CompiledGeneration, GenerationParts, build};
 
-use crate::explain::{CI, begin, ci_token, decide, records};
+use crate::explain::records;
+use crate::support::ci::{CI, begin, ci_token, decide, decisions};
 use crate::support::fleet::{Fleet, Replica, body};
 use crate::support::process::{Ended, Launch};
 use crate::support::rig::{self, Kind, Rig, ask};
@@ -93,16 +88,6 @@ impl<'a> Candidate<'a> {
         assert_eq!(online.code(), offline.code());
         (read(&online), online.code())
     }
-}
-
-/// All decisions, as `policy decisions` writes them.
-fn decisions(fleet: &Fleet, replica: &Replica) -> String {
-    let url = format!("http://{}", replica.address);
-    let ended = Launch::taskpass(["policy", "decisions", "--since", "1h", "--url", &url])
-        .env("TASKPASS_TOKEN", &fleet.admin)
-        .run();
-    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
-    ended.stdout
 }
 
 /// Makes two permits and three refusals, two of which policy decided.
@@ -491,71 +476,4 @@ async fn a_verdict_is_one_though_nobody_reads_it() {
         // No permit was used, so none of the fleet's rights is.
         assert_eq!(run(&["unused", "same"]), Some(1));
     }
-}
-
-/// Writes different records, each made from a real one with its own input, so that no evaluation
-/// can be reused.
-fn different(real: &Value, count: u32, mut into: impl std::io::Write) {
-    let bytes = |member: &str| STANDARD.decode(real[member].as_str().unwrap()).unwrap();
-    let mut leaf: Value = serde_json::from_slice(&bytes("leaf")).unwrap();
-    let mut input: Value = serde_json::from_slice(&bytes("input")).unwrap();
-    let salt: [u8; 16] = bytes("salt").try_into().unwrap();
-    for index in 0..count {
-        input["credential"]["left_seconds"] = json!(3_600 + index);
-        let opened = input.to_string().into_bytes();
-        leaf["input"] = json!(salted(&salt, &opened));
-        let leaf = leaf.to_string().into_bytes();
-        let record = json!({
-            "index": index, "leaf_hash": leaf_hash(&leaf).to_string(),
-            "leaf": STANDARD.encode(&leaf), "salt": real["salt"], "input": STANDARD.encode(&opened),
-        });
-        writeln!(into, "{record}").unwrap();
-    }
-    let last = count - 1;
-    let end = json!({"end": {"records": count, "first": 0, "last": last}});
-    writeln!(into, "{end}").unwrap();
-}
-
-/// Measures the speed of a replay:
-/// `cargo test --release --test it -- --ignored --nocapture replay::how_fast`.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a benchmark: it takes minutes and needs a release build"]
-async fn how_fast_recorded_decisions_are_replayed() {
-    let count = std::env::var("TASKPASS_REPLAYED_DECISIONS");
-    let count: u32 = count.map_or(100_000, |text| text.parse().unwrap());
-    let (fleet, replica) = begin(Kind::Sqlite).await;
-    history(&fleet, &replica).await;
-    let written = decisions(&fleet, &replica);
-    let real: Value = serde_json::from_str(written.lines().next().unwrap()).unwrap();
-    let place = tempfile::tempdir().unwrap();
-    let path = place.path().join("decisions.jsonl");
-    different(
-        &real,
-        count,
-        BufWriter::new(fs::File::create(&path).unwrap()),
-    );
-    let bytes = fs::metadata(&path).unwrap().len();
-    let began = Instant::now();
-    let ended = Command::new(env!("CARGO_BIN_EXE_taskpass"))
-        .args(["policy", "replay", "--json", "--config", "taskpass.toml"])
-        .args(["--candidate", "policies", "--decisions"])
-        .arg(&path)
-        .current_dir(replica.process.dir())
-        .output()
-        .unwrap();
-    let took = began.elapsed().as_secs_f64();
-    let told: Value = serde_json::from_slice(&ended.stdout).unwrap();
-    assert_eq!(
-        (&told["evaluated"], &told["unchanged"]),
-        (&json!(count), &json!(count))
-    );
-    assert_eq!(ended.status.code(), Some(0));
-    let progress = String::from_utf8(ended.stderr).unwrap();
-    eprintln!("{progress}");
-    let (megabytes, each) = (bytes / 1_000_000, took / f64::from(count));
-    eprintln!(
-        "{count} different decisions, {megabytes} MB, in {took:.1} s: {:.0} a second, a million in {:.0} s",
-        1.0 / each,
-        1e6 * each
-    );
 }

@@ -24,7 +24,7 @@ fn sealed() -> BTreeMap<String, String> {
     variables(&[(SEALING_KEYS_VARIABLE, &format!("{SEALING},{SEALING_NEXT}"))])
 }
 
-include!("../../../tests/fixtures/configuration_faults.rs");
+include!("../../../tests/fixtures/configuration_faults/mod.rs");
 
 fn parse(text: &str, environment: &BTreeMap<String, String>) -> Result<Config, ConfigErrors> {
     let path = Path::new("/etc/taskpass/taskpass.toml");
@@ -143,7 +143,7 @@ fn json<T: serde::Serialize>(value: &T) -> serde_json::Value {
 #[test]
 fn each_fault_is_told_with_its_line_and_remedy() {
     let mut untold = String::new();
-    for (old, new, line, key, problem, remedy) in FAULTS {
+    for (old, new, line, key, problem, remedy) in FAULTS.into_iter().flatten() {
         assert!(SMALL.contains(old), "{old}");
         let text = SMALL.replacen(old, new, 1);
         let errors = parse(&text, &sealed()).expect_err(new);

@@ -1,302 +1,367 @@
-//! Statements of tasks, sessions, retries and delegations.
+//! Statements of tasks, retries and delegations.
 
 use super::*;
 
 cases! {
-    ["task" "tasks" "task_chains" "owns_part_of" "claim_due_tasks" "put_off_check"]
-    async fn a_task_is_kept_heard_and_looked_at_when_due(store: &Store) {
-        let watched = Task { heartbeat_seconds: Some(60), ..task(2, Some(1)) };
-        seed(store, Writes { tasks: vec![task(1, None), watched.clone(), task(3, None)], ..Writes::default() }).await;
-        assert_eq!(store.task(task_id(2)).await.unwrap(), Some(watched));
-        assert_eq!(store.task(task_id(9)).await.unwrap(), None);
+    a_task_is_kept_heard_and_looked_at_when_due: "task" "tasks" "task_chains" "owns_part_of"
+        "claim_due_tasks" "put_off_check";
+    a_heartbeat_is_noted_only_if_nothing_that_decides_came_since_it_was_judged: "task_view"
+        "heartbeat";
+    an_idempotency_key_is_known_until_it_may_be_used_anew: "retry" "prune_retries";
+    a_delegation_is_found_by_its_digest: "delegation" "write_delegation";
+}
 
-        let all = TaskFilter { limit: 2, ..TaskFilter::default() };
-        let page = |tasks: Vec<Task>| tasks.into_iter().map(|task| task.id).collect::<Vec<_>>();
-        let first = page(store.tasks(&all).await.unwrap());
-        assert_eq!(first, [task_id(3), task_id(2)], "newest first");
-        let rest = TaskFilter { before: Some(task_id(2)), ..all.clone() };
-        assert_eq!(page(store.tasks(&rest).await.unwrap()), [task_id(1)]);
-        let others = TaskFilter { owner: Some("dev:b".into()), ..all.clone() };
-        assert_eq!(store.tasks(&others).await.unwrap(), vec![]);
-        let over = TaskFilter { state: Some(TaskState::Completed), ..all };
-        assert_eq!(store.tasks(&over).await.unwrap(), vec![]);
-
-        let chains = store.task_chains(&[task_id(2), task_id(9)]).await.unwrap();
-        let chain: Vec<TaskId> = chains[&task_id(2)].0.iter().map(|life| life.id).collect();
-        assert_eq!((chain, chains.len()), (vec![task_id(2), task_id(1)], 1));
-        assert!(store.task_chains(&[]).await.unwrap().is_empty());
-        for id in [1, 2] {
-            assert!(store.owns_part_of("dev:a", task_id(id)).await.unwrap(), "{id}");
-            assert!(!store.owns_part_of("dev:b", task_id(id)).await.unwrap(), "{id}");
-        }
-        assert!(!store.owns_part_of("dev:a", task_id(9)).await.unwrap());
-        let view = seen(store, Needs { tasks: vec![task_id(2)], ..Needs::default() }).await;
-        assert_eq!(view.tasks.keys().collect::<BTreeSet<_>>(), BTreeSet::from([&task_id(1), &task_id(2)]));
-        assert_eq!(view.tasks[&task_id(2)].parent, Some(task_id(1)));
-        let owner = ("dev:a".to_owned(), "job".to_owned());
-        let count = Needs { open_tasks: vec![(owner.0.clone(), owner.1.clone(), 2)], now: Some(at(1)), ..Needs::default() };
-        assert_eq!(seen(store, count).await.open_tasks[&owner], 2, "the count stops at the limit");
-
-        assert!(heartbeat_accepted(store, task_id(2), at(59)).await);
-        assert!(heartbeat_accepted(store, task_id(2), at(20)).await, "an older heartbeat changes nothing");
-        assert_eq!(store.task(task_id(2)).await.unwrap().unwrap().heard_at, at(59));
-        assert!(!heartbeat_accepted(store, task_id(2), at(119)).await, "the heartbeat timeout has passed");
-        assert!(!heartbeat_accepted(store, task_id(1), at(1_000)).await, "past its deadline");
-        assert!(!heartbeat_accepted(store, task_id(9), at(1)).await);
-
-        let due = page(store.claim_due_tasks(at(60), at(70), 5).await.unwrap());
-        assert_eq!(due, [task_id(2)], "due when the heartbeat timeout ends");
-        assert_eq!(page(store.claim_due_tasks(at(69), at(79), 5).await.unwrap()), []);
-        store.put_off_check(task_id(2), at(119)).await.unwrap();
-        assert_eq!(page(store.claim_due_tasks(at(118), at(130), 5).await.unwrap()), []);
-        assert_eq!(page(store.claim_due_tasks(at(119), at(130), 5).await.unwrap()), [task_id(2)]);
-        assert_eq!(store.claim_due_tasks(at(1_000), at(1_100), 2).await.unwrap().len(), 2);
-
-        let end = TaskChange { end: Some((TaskState::Completed, at(7), 4)), sessions_taken: 2, handle: Some([8; 32]) };
-        seed(store, Writes { task_changes: BTreeMap::from([(task_id(1), end)]), ..Writes::default() }).await;
-        let ended = store.task(task_id(1)).await.unwrap().unwrap();
-        assert_eq!((ended.state, ended.ended_at, ended.sessions_left), (TaskState::Completed, Some(at(7)), 3));
-        assert_eq!(ended.handle_digest, [8; 32]);
-        assert!(!heartbeat_accepted(store, task_id(1), at(8)).await, "an ended task stays ended");
-    }
-
-    ["task_view" "heartbeat"]
-    async fn a_heartbeat_is_noted_only_if_nothing_that_decides_came_since_it_was_judged(store: &Store) {
-        let dated = |task: Task, leaf_index| Task { leaf_index, ..task };
-        let writes = Writes {
-            tasks: vec![dated(task(1, None), 2), dated(task(2, Some(1)), 3), dated(task(3, None), 3)],
-            sessions: vec![(Session { leaf_index: 2, ..session(11, 1, None) }, None), (Session { leaf_index: 3, ..session(12, 2, Some(11)) }, None)],
-            head: Some(sealed(5, 1)),
-            acts: [
-                cutoff(60, 0, Selector::Workload("dev:b".to_owned().try_into().unwrap()), Block::UntilLifted),
-                cutoff(61, 1, Selector::All(True), Block::Until(at(10))),
-                cutoff(62, 4, Selector::Resource("orders".into()), Block::No),
-            ].map(|one| ActWrite::Cutoff(Box::new(one))).into(),
+#[expect(clippy::too_many_lines, reason = "the steps of one case")]
+async fn a_task_is_kept_heard_and_looked_at_when_due(store: &Store) {
+    let watched = Task {
+        heartbeat_seconds: Some(60),
+        ..task(2, Some(1))
+    };
+    seed(
+        store,
+        Writes {
+            tasks: vec![task(1, None), watched.clone(), task(3, None)],
             ..Writes::default()
-        };
-        seed(store, writes).await;
-        assert!(store.task_view(task_id(9), at(1)).await.unwrap().is_none());
-        let view = store.task_view(task_id(2), at(10)).await.unwrap().unwrap();
-        assert_eq!((view.task.id, view.chain.0.len(), view.as_of, view.generation), (task_id(2), 2, 5, None));
-        assert_eq!(view.above.iter().map(|task| task.id).collect::<Vec<_>>(), [task_id(1)]);
-        let indexes: Vec<u64> = view.cutoffs.iter().map(|cutoff| cutoff.index).collect();
-        assert_eq!(indexes, [0, 4], "cutoffs that block, and those after the oldest task");
-        assert!(!view.is_blocked(at(10)), "another's");
-        let earlier = store.task_view(task_id(2), at(9)).await.unwrap().unwrap();
-        assert!(earlier.is_blocked(at(9)), "everybody's");
+        },
+    )
+    .await;
+    assert_eq!(store.task(task_id(2)).await.unwrap(), Some(watched));
+    assert_eq!(store.task(task_id(9)).await.unwrap(), None);
 
-        let beat = async |n, now, since, limit| {
-            let held = store.hold_task(task_id(n), at(now)).await.unwrap().unwrap();
-            held.hear(at(now), since, limit).await.unwrap()
-        };
-        for n in [1, 2, 3] {
-            assert_eq!(beat(n, 20, Some(5), 9).await.unwrap().heard_at, at(20));
-        }
-        let heard = beat(1, 20, Some(5), 9).await.unwrap();
-        assert_eq!(heard.sessions, store.sessions_under(task_id(1), 9).await.unwrap());
-        let mut alone = Vec::new();
-        for n in [11, 12] {
-            alone.push(store.session_view(session_id(n)).await.unwrap().unwrap());
-        }
-        assert_eq!(heard.sessions, alone, "each separately");
-        assert_eq!(alone[1].cut_off_at, Some(at(2)));
-        assert_eq!(beat(1, 20, Some(5), 1).await.unwrap().sessions, alone[..1]);
-        assert_eq!(beat(2, 20, Some(5), 9).await.unwrap().sessions, alone[1..]);
-        assert_eq!(beat(3, 20, Some(5), 9).await.unwrap().sessions, []);
+    let all = TaskFilter {
+        limit: 2,
+        ..TaskFilter::default()
+    };
+    let page = |tasks: Vec<Task>| tasks.into_iter().map(|task| task.id).collect::<Vec<_>>();
+    let first = page(store.tasks(&all).await.unwrap());
+    assert_eq!(first, [task_id(3), task_id(2)], "newest first");
+    let rest = TaskFilter {
+        before: Some(task_id(2)),
+        ..all.clone()
+    };
+    assert_eq!(page(store.tasks(&rest).await.unwrap()), [task_id(1)]);
+    let others = TaskFilter {
+        owner: Some("dev:b".into()),
+        ..all.clone()
+    };
+    assert_eq!(store.tasks(&others).await.unwrap(), vec![]);
+    let over = TaskFilter {
+        state: Some(TaskState::Completed),
+        ..all
+    };
+    assert_eq!(store.tasks(&over).await.unwrap(), vec![]);
 
-        seed(store, acts(vec![ActWrite::Cutoff(Box::new(cutoff(63, 5, Selector::All(True), Block::No)))])).await;
-        assert!(beat(1, 30, Some(5), 9).await.is_none());
-        assert_eq!(store.task(task_id(1)).await.unwrap().unwrap().heard_at, at(20));
-        assert!(beat(1, 30, Some(6), 9).await.is_some());
-        let activate = ActWrite::Activation {
-            sealed: SealedActivation::seal(6, GenerationDigest::new([1; 32]), &mac()),
-            document: b"x".as_slice().into(),
-            by: "x".into(),
-            at: at(30),
-        };
-        seed(store, acts(vec![activate])).await;
-        assert!(beat(1, 40, Some(6), 9).await.is_none());
-        assert!(beat(1, 40, Some(7), 9).await.is_some());
-        let view = store.task_view(task_id(1), at(40)).await.unwrap().unwrap();
-        assert_eq!(view.generation, Some(GenerationDigest::new([1; 32])));
-        assert!(beat(1, 50, None, 9).await.is_some(), "judged while the row is locked");
-
-        let held = store.hold_task(task_id(1), at(60)).await.unwrap().unwrap();
-        assert!(held.hear(at(60), None, 9).await.unwrap().is_some(), "by what was read before");
+    let chains = store.task_chains(&[task_id(2), task_id(9)]).await.unwrap();
+    let chain: Vec<TaskId> = chains[&task_id(2)].0.iter().map(|life| life.id).collect();
+    assert_eq!((chain, chains.len()), (vec![task_id(2), task_id(1)], 1));
+    assert!(store.task_chains(&[]).await.unwrap().is_empty());
+    for id in [1, 2] {
+        assert!(
+            store.owns_part_of("dev:a", task_id(id)).await.unwrap(),
+            "{id}"
+        );
+        assert!(
+            !store.owns_part_of("dev:b", task_id(id)).await.unwrap(),
+            "{id}"
+        );
     }
+    assert!(!store.owns_part_of("dev:a", task_id(9)).await.unwrap());
+    let view = seen(
+        store,
+        Needs {
+            tasks: vec![task_id(2)],
+            ..Needs::default()
+        },
+    )
+    .await;
+    assert_eq!(
+        view.tasks.keys().collect::<BTreeSet<_>>(),
+        BTreeSet::from([&task_id(1), &task_id(2)])
+    );
+    assert_eq!(view.tasks[&task_id(2)].parent, Some(task_id(1)));
+    let owner = ("dev:a".to_owned(), "job".to_owned());
+    let count = Needs {
+        open_tasks: vec![(owner.0.clone(), owner.1.clone(), 2)],
+        now: Some(at(1)),
+        ..Needs::default()
+    };
+    assert_eq!(
+        seen(store, count).await.open_tasks[&owner],
+        2,
+        "the count stops at the limit"
+    );
 
-    ["session" "list_sessions" "sessions_under" "ancestors" "matching" "cutoffs_after"]
-    async fn a_session_is_seen_with_all_that_decides_about_it(store: &Store) {
-        let mut child = session(12, 2, Some(11));
-        child.resource = "archive".into();
-        child.leaf_index = 1;
-        let writes = Writes {
-            tasks: vec![task(1, None), task(2, Some(1))],
-            sessions: vec![(session(11, 1, None), None), (child.clone(), None)],
+    assert!(heartbeat_accepted(store, task_id(2), at(59)).await);
+    assert!(
+        heartbeat_accepted(store, task_id(2), at(20)).await,
+        "an older heartbeat changes nothing"
+    );
+    assert_eq!(
+        store.task(task_id(2)).await.unwrap().unwrap().heard_at,
+        at(59)
+    );
+    assert!(
+        !heartbeat_accepted(store, task_id(2), at(119)).await,
+        "the heartbeat timeout has passed"
+    );
+    assert!(
+        !heartbeat_accepted(store, task_id(1), at(1_000)).await,
+        "past its deadline"
+    );
+    assert!(!heartbeat_accepted(store, task_id(9), at(1)).await);
+
+    let due = page(store.claim_due_tasks(at(60), at(70), 5).await.unwrap());
+    assert_eq!(due, [task_id(2)], "due when the heartbeat timeout ends");
+    assert_eq!(
+        page(store.claim_due_tasks(at(69), at(79), 5).await.unwrap()),
+        []
+    );
+    store.put_off_check(task_id(2), at(119)).await.unwrap();
+    assert_eq!(
+        page(store.claim_due_tasks(at(118), at(130), 5).await.unwrap()),
+        []
+    );
+    assert_eq!(
+        page(store.claim_due_tasks(at(119), at(130), 5).await.unwrap()),
+        [task_id(2)]
+    );
+    assert_eq!(
+        store
+            .claim_due_tasks(at(1_000), at(1_100), 2)
+            .await
+            .unwrap()
+            .len(),
+        2
+    );
+
+    let end = TaskChange {
+        end: Some((TaskState::Completed, at(7), 4)),
+        sessions_taken: 2,
+        handle: Some([8; 32]),
+    };
+    seed(
+        store,
+        Writes {
+            task_changes: BTreeMap::from([(task_id(1), end)]),
             ..Writes::default()
-        };
-        seed(store, writes).await;
-        assert_eq!(store.session(session_id(12)).await.unwrap(), Some(child));
-        assert_eq!(store.session(session_id(99)).await.unwrap(), None);
-        let view = store.session_view(session_id(12)).await.unwrap().unwrap();
-        assert_eq!((view.ancestors.len(), view.tasks.0.len()), (1, 2));
-        assert!(view.is_valid_at(at(499)) && !view.is_valid_at(at(500)));
+        },
+    )
+    .await;
+    let ended = store.task(task_id(1)).await.unwrap().unwrap();
+    assert_eq!(
+        (ended.state, ended.ended_at, ended.sessions_left),
+        (TaskState::Completed, Some(at(7)), 3)
+    );
+    assert_eq!(ended.handle_digest, [8; 32]);
+    assert!(
+        !heartbeat_accepted(store, task_id(1), at(8)).await,
+        "an ended task stays ended"
+    );
+}
 
-        let page = |filter: SessionFilter| async move {
-            let views = store.list_sessions(&SessionFilter { limit: 5, ..filter }).await.unwrap();
-            views.into_iter().map(|view| view.session.id).collect::<Vec<_>>()
-        };
-        let none = SessionFilter::default;
-        assert_eq!(page(none()).await, [session_id(12), session_id(11)]);
-        assert_eq!(page(SessionFilter { before: Some(session_id(12)), ..none() }).await, [session_id(11)]);
-        assert_eq!(page(SessionFilter { resource: Some("archive".into()), ..none() }).await, [session_id(12)]);
-        assert_eq!(page(SessionFilter { task: Some(task_id(1)), ..none() }).await, [session_id(11)]);
-        assert_eq!(page(SessionFilter { workload: Some("dev:b".into()), ..none() }).await, []);
-        assert_eq!(page(SessionFilter { live_at: Some(at(500)), ..none() }).await, []);
-        let under = store.sessions_under(task_id(1), 5).await.unwrap();
-        assert_eq!(under.len(), 2, "includes descendants");
-        assert_eq!(store.sessions_under(task_id(2), 5).await.unwrap().len(), 1);
+#[expect(clippy::too_many_lines, reason = "the steps of one case")]
+async fn a_heartbeat_is_noted_only_if_nothing_that_decides_came_since_it_was_judged(store: &Store) {
+    let dated = |task: Task, leaf_index| Task { leaf_index, ..task };
+    let writes = Writes {
+        tasks: vec![
+            dated(task(1, None), 2),
+            dated(task(2, Some(1)), 3),
+            dated(task(3, None), 3),
+        ],
+        sessions: vec![
+            (
+                Session {
+                    leaf_index: 2,
+                    ..session(11, 1, None)
+                },
+                None,
+            ),
+            (
+                Session {
+                    leaf_index: 3,
+                    ..session(12, 2, Some(11))
+                },
+                None,
+            ),
+        ],
+        head: Some(sealed(5, 1)),
+        acts: [
+            cutoff(
+                60,
+                0,
+                Selector::Workload("dev:b".to_owned().try_into().unwrap()),
+                Block::UntilLifted,
+            ),
+            cutoff(61, 1, Selector::All(True), Block::Until(at(10))),
+            cutoff(62, 4, Selector::Resource("orders".into()), Block::No),
+        ]
+        .map(|one| ActWrite::Cutoff(Box::new(one)))
+        .into(),
+        ..Writes::default()
+    };
+    seed(store, writes).await;
+    assert!(store.task_view(task_id(9), at(1)).await.unwrap().is_none());
+    let view = store.task_view(task_id(2), at(10)).await.unwrap().unwrap();
+    assert_eq!(
+        (
+            view.task.id,
+            view.chain.0.len(),
+            view.as_of,
+            view.generation
+        ),
+        (task_id(2), 2, 5, None)
+    );
+    assert_eq!(
+        view.above.iter().map(|task| task.id).collect::<Vec<_>>(),
+        [task_id(1)]
+    );
+    let indexes: Vec<u64> = view.cutoffs.iter().map(|cutoff| cutoff.index).collect();
+    assert_eq!(
+        indexes,
+        [0, 4],
+        "cutoffs that block, and those after the oldest task"
+    );
+    assert!(!view.is_blocked(at(10)), "another's");
+    let earlier = store.task_view(task_id(2), at(9)).await.unwrap().unwrap();
+    assert!(earlier.is_blocked(at(9)), "everybody's");
 
-        let killed = |selector: Selector| async move {
-            let counted = store.count_matching(&selector, 5, at(3), at(3)).await.unwrap();
-            let listed = store.list_matching(&selector, 5, at(3), 9).await.unwrap();
-            assert_eq!(counted.0, listed.len() as u64);
-            counted.0
-        };
-        assert_eq!(killed(Selector::All(True)).await, 2);
-        assert_eq!(killed(Selector::Resource("orders".into())).await, 2, "includes derived sessions");
-        assert_eq!(killed(Selector::Resource("archive".into())).await, 1);
-        assert_eq!(killed(Selector::Task(task_id(2))).await, 1);
-        assert_eq!(killed(Selector::Policy("p_1%".into())).await, 2);
-        assert_eq!(killed(Selector::Policy("ünï".into())).await, 2);
-        assert_eq!(killed(Selector::Policy("pX1%".into())).await, 0, "`_` is no wildcard");
-        assert_eq!(killed(Selector::SigningKey("k2".into())).await, 0);
-        assert_eq!(killed(Selector::Generation(GenerationDigest::new([7; 32]))).await, 2);
-        assert_eq!(store.count_matching(&Selector::All(True), 1, at(3), at(3)).await.unwrap().0, 2, "through its parent");
-        assert_eq!(store.count_matching(&Selector::All(True), 0, at(3), at(3)).await.unwrap(), (0, 0));
-        assert_eq!(store.count_matching(&Selector::All(True), 5, at(500), at(500)).await.unwrap(), (0, 0));
-
-        let cut = cutoff(60, 1, Selector::Resource("orders".into()), Block::No);
-        seed(store, acts(vec![ActWrite::Cutoff(Box::new(cut))])).await;
-        let view = store.session_view(session_id(12)).await.unwrap().unwrap();
-        assert_eq!(view.cut_off_at, Some(at(2)), "through the session it was derived from");
-        let orphan = Writes { session_ends: BTreeMap::from([(session_id(11), SessionEnd { state: SessionState::Ended, reason: EndReason::Revoked, at: at(4) })]), ..Writes::default() };
-        seed(store, orphan).await;
-        let ended = store.session(session_id(11)).await.unwrap().unwrap();
-        assert_eq!((ended.ended_at, ended.confirmed_at), (Some(at(4)), Some(at(4))));
-        let view = seen(store, Needs { sessions: vec![session_id(12)], ..Needs::default() }).await;
-        assert_eq!(view.sessions[&session_id(11)].state, SessionState::Ended);
+    let beat = async |n, now, since, limit| {
+        let held = store.hold_task(task_id(n), at(now)).await.unwrap().unwrap();
+        held.hear(at(now), since, limit).await.unwrap()
+    };
+    for n in [1, 2, 3] {
+        assert_eq!(beat(n, 20, Some(5), 9).await.unwrap().heard_at, at(20));
     }
-
-    ["settle_mint" "unfinished_mints" "claim_unconfirmed" "put_off_ending" "active_external"]
-    async fn a_mint_elsewhere_is_settled_once_and_its_end_is_tried_until_confirmed(store: &Store) {
-        let minting = |n| {
-            let mut one = session(n, 1, None);
-            one.state = SessionState::Minting;
-            one.minter = MinterKind::Aws;
-            one.revocability.class = RevocationClass::Bounded { bound_seconds: 60 };
-            (one, Some(MintLease { until: at(20), holder: "r1".into() }))
-        };
-        seed(store, Writes { tasks: vec![task(1, None)], sessions: vec![minting(11), minting(12)], ..Writes::default() }).await;
-        assert!(!store.activate_session(session_id(11), "r2", at(1)).await.unwrap(), "another replica holds the lease");
-        assert!(!store.activate_session(session_id(11), "r1", at(20)).await.unwrap(), "the lease has expired");
-        assert!(store.activate_session(session_id(11), "r1", at(19)).await.unwrap());
-        assert!(!store.activate_session(session_id(11), "r1", at(19)).await.unwrap(), "only once");
-        assert_eq!(store.unfinished_mints(at(19), 5).await.unwrap().len(), 0);
-        let dead = store.unfinished_mints(at(20), 5).await.unwrap();
-        assert_eq!(dead.iter().map(|one| one.id).collect::<Vec<_>>(), [session_id(12)]);
-        let external = store.active_external(at(20), None, 5).await.unwrap();
-        assert_eq!(external.len(), 1);
-        let expiry = external[0].session.expires_at;
-        assert_eq!(store.active_external(expiry, None, 5).await.unwrap().len(), 0, "it has expired");
-        let after = async |n| store.active_external(at(20), Some((expiry, session_id(n))), 5).await.unwrap().len();
-        assert_eq!((after(10).await, after(11).await), (1, 0));
-
-        let end = |n| (session_id(n), SessionEnd { state: SessionState::Ending, reason: EndReason::Failed, at: at(21) });
-        seed(store, Writes { session_ends: BTreeMap::from([end(11), end(12)]), ..Writes::default() }).await;
-        assert_eq!(store.claim_unconfirmed(at(20), at(30), 5).await.unwrap().len(), 0, "not due");
-        let claimed = store.claim_unconfirmed(at(21), at(30), 5).await.unwrap();
-        assert_eq!(claimed.iter().map(|(_, tries)| *tries).collect::<Vec<_>>(), [1, 1]);
-        assert_eq!(store.claim_unconfirmed(at(29), at(40), 5).await.unwrap().len(), 0, "another replica holds the claim");
-        store.put_off_ending(session_id(12), at(90)).await.unwrap();
-        let again = store.claim_unconfirmed(at(30), at(40), 5).await.unwrap();
-        assert_eq!((again.len(), again[0].0.id, again[0].1), (1, session_id(11), 2));
+    let heard = beat(1, 20, Some(5), 9).await.unwrap();
+    assert_eq!(
+        heard.sessions,
+        store.sessions_under(task_id(1), 9).await.unwrap()
+    );
+    let mut alone = Vec::new();
+    for n in [11, 12] {
+        alone.push(store.session_view(session_id(n)).await.unwrap().unwrap());
     }
+    assert_eq!(heard.sessions, alone, "each separately");
+    assert_eq!(alone[1].cut_off_at, Some(at(2)));
+    assert_eq!(beat(1, 20, Some(5), 1).await.unwrap().sessions, alone[..1]);
+    assert_eq!(beat(2, 20, Some(5), 9).await.unwrap().sessions, alone[1..]);
+    assert_eq!(beat(3, 20, Some(5), 9).await.unwrap().sessions, []);
 
-    ["listed"]
-    async fn a_status_list_is_read_by_the_places_of_leaves(store: &Store) {
-        let one = |n: u128, class: RevocationClass, minter: MinterKind| {
-            let mut one = session(n, 1, None);
-            one.leaf_index = u64::try_from(n).unwrap();
-            one.revocability.class = class;
-            one.minter = minter;
-            (one, None)
-        };
-        let bounded = RevocationClass::Bounded { bound_seconds: 30 };
-        let sessions = vec![
-            one(11, bounded, MinterKind::Jwt),
-            one(12, bounded, MinterKind::Jwt),
-            one(13, bounded, MinterKind::Aws),
-            one(14, RevocationClass::Immediate { bound_seconds: 0 }, MinterKind::Jwt),
-        ];
-        seed(store, Writes { tasks: vec![task(1, None)], sessions, ..Writes::default() }).await;
-        let listed = async |from, to, now| {
-            let views = store.listed(from, to, now).await.unwrap();
-            views.iter().map(|view| view.session.leaf_index).collect::<Vec<_>>()
-        };
-        let expiry = session(11, 1, None).expires_at;
-        assert_eq!(listed(11, 12, at(1)).await, [11], "the end is exclusive");
-        assert_eq!(listed(0, 99, at(1)).await.len(), 2);
-        assert!(listed(0, 99, expiry).await.is_empty());
-    }
+    seed(
+        store,
+        acts(vec![ActWrite::Cutoff(Box::new(cutoff(
+            63,
+            5,
+            Selector::All(True),
+            Block::No,
+        )))]),
+    )
+    .await;
+    assert!(beat(1, 30, Some(5), 9).await.is_none());
+    assert_eq!(
+        store.task(task_id(1)).await.unwrap().unwrap().heard_at,
+        at(20)
+    );
+    assert!(beat(1, 30, Some(6), 9).await.is_some());
+    let activate = ActWrite::Activation {
+        sealed: SealedActivation::seal(6, GenerationDigest::new([1; 32]), &mac()),
+        document: b"x".as_slice().into(),
+        by: "x".into(),
+        at: at(30),
+    };
+    seed(store, acts(vec![activate])).await;
+    assert!(beat(1, 40, Some(6), 9).await.is_none());
+    assert!(beat(1, 40, Some(7), 9).await.is_some());
+    let view = store.task_view(task_id(1), at(40)).await.unwrap().unwrap();
+    assert_eq!(view.generation, Some(GenerationDigest::new([1; 32])));
+    assert!(
+        beat(1, 50, None, 9).await.is_some(),
+        "judged while the row is locked"
+    );
 
-    ["retry" "prune_retries"]
-    async fn an_idempotency_key_is_known_until_it_may_be_used_anew(store: &Store) {
-        let facts = |supersedes| RetryFacts { fingerprint: [5; 32], session: session_id(11), task: task_id(1), supersedes, expires_at: at(50) };
-        for supersedes in [0, 1] {
-            seed(store, Writes { retries: HashMap::from([([4; 32], facts(supersedes))]), ..Writes::default() }).await;
-            assert_eq!(store.retry(&[4; 32]).await.unwrap(), Some(facts(supersedes)), "the newer retry replaces the older");
-        }
-        assert!(facts(1).stands(at(49)) && !facts(1).stands(at(50)));
-        assert_eq!(store.retry(&[3; 32]).await.unwrap(), None);
-        let view = seen(store, Needs { retries: vec![[4; 32]], ..Needs::default() }).await;
-        assert_eq!(view.retries[&[4; 32]], facts(1));
-        assert_eq!((store.prune_retries(at(50), 5).await.unwrap(), store.prune_retries(at(51), 5).await.unwrap()), (0, 1));
-    }
+    let held = store.hold_task(task_id(1), at(60)).await.unwrap().unwrap();
+    assert!(
+        held.hear(at(60), None, 9).await.unwrap().is_some(),
+        "by what was read before"
+    );
+}
 
-    ["delegation" "write_delegation"]
-    async fn a_delegation_is_found_by_its_digest(store: &Store) {
-        let write = ActWrite::Delegation { digest: [6; 32], task: task_id(1), child: "dev:c".into(), sessions: 3, expires_at: at(30) };
-        seed(store, Writes { tasks: vec![task(1, None)], acts: vec![write], ..Writes::default() }).await;
-        let found = store.delegation(&[6; 32]).await.unwrap().unwrap();
-        assert_eq!((found.task, found.child.as_str(), found.sessions, found.expires_at), (task_id(1), "dev:c", 3, at(30)));
-        assert!(store.delegation(&[7; 32]).await.unwrap().is_none());
-        assert_eq!((store.prune_delegations(at(30), 5).await.unwrap(), store.prune_delegations(at(31), 5).await.unwrap()), (0, 1));
-    }
-
-    ["prune_sessions" "prune_tasks" "prune_delegations"]
-    async fn what_the_store_cannot_hold_is_refused_and_nothing_of_it_stays(store: &Store) {
-        let mut bad = session(11, 1, None);
-        bad.kid = "nul \0".into();
-        let mut lost = session(12, 77, None);
-        lost.task_id = task_id(77);
-        for session in [bad, lost] {
-            let writes = Writes {
-                tasks: vec![task(1, None)],
-                leaves: vec![leaf(0)],
-                sessions: vec![(session.clone(), None)],
+async fn an_idempotency_key_is_known_until_it_may_be_used_anew(store: &Store) {
+    let facts = |supersedes| RetryFacts {
+        fingerprint: [5; 32],
+        session: session_id(11),
+        task: task_id(1),
+        supersedes,
+        expires_at: at(50),
+    };
+    for supersedes in [0, 1] {
+        seed(
+            store,
+            Writes {
+                retries: HashMap::from([([4; 32], facts(supersedes))]),
                 ..Writes::default()
-            };
-            let refused = append(store, &Needs::default(), &writes).await;
-            // SQLite stores U+0000. The broker refuses it earlier, in the request.
-            if session.kid.contains('\0') && store.kind() == "sqlite" {
-                continue;
-            }
-            assert!(matches!(refused, Err(StoreError::Refused(_))), "{refused:?}");
-            if store.kind() == "postgres" {
-                assert_eq!(store.task(task_id(1)).await.unwrap(), None);
-                assert_eq!(store.leaf(0).await.unwrap(), None);
-            }
-        }
+            },
+        )
+        .await;
+        assert_eq!(
+            store.retry(&[4; 32]).await.unwrap(),
+            Some(facts(supersedes)),
+            "the newer retry replaces the older"
+        );
     }
+    assert!(facts(1).stands(at(49)) && !facts(1).stands(at(50)));
+    assert_eq!(store.retry(&[3; 32]).await.unwrap(), None);
+    let view = seen(
+        store,
+        Needs {
+            retries: vec![[4; 32]],
+            ..Needs::default()
+        },
+    )
+    .await;
+    assert_eq!(view.retries[&[4; 32]], facts(1));
+    assert_eq!(
+        (
+            store.prune_retries(at(50), 5).await.unwrap(),
+            store.prune_retries(at(51), 5).await.unwrap()
+        ),
+        (0, 1)
+    );
+}
+
+async fn a_delegation_is_found_by_its_digest(store: &Store) {
+    let write = ActWrite::Delegation {
+        digest: [6; 32],
+        task: task_id(1),
+        child: "dev:c".into(),
+        sessions: 3,
+        expires_at: at(30),
+    };
+    seed(
+        store,
+        Writes {
+            tasks: vec![task(1, None)],
+            acts: vec![write],
+            ..Writes::default()
+        },
+    )
+    .await;
+    let found = store.delegation(&[6; 32]).await.unwrap().unwrap();
+    assert_eq!(
+        (
+            found.task,
+            found.child.as_str(),
+            found.sessions,
+            found.expires_at
+        ),
+        (task_id(1), "dev:c", 3, at(30))
+    );
+    assert!(store.delegation(&[7; 32]).await.unwrap().is_none());
+    assert_eq!(
+        (
+            store.prune_delegations(at(30), 5).await.unwrap(),
+            store.prune_delegations(at(31), 5).await.unwrap()
+        ),
+        (0, 1)
+    );
 }

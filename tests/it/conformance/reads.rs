@@ -1,109 +1,177 @@
 //! Reads from a store that may be behind, and the sweeper's queries.
 
-use std::time::Duration;
-
 use super::*;
 use crate::support::{SOON, until};
+use std::time::Duration;
 
 cases! {
-    ["fence" "ledger_connection"]
-    async fn a_store_that_shows_fewer_leaves_than_are_known_is_not_asked(store: &Store) {
-        seed(store, Writes { leaves: vec![leaf(0), leaf(1)], head: Some(sealed(2, 1)), ..Writes::default() }).await;
-        store.note_committed(2);
-        assert_eq!(store.task(task_id(1)).await.unwrap(), None);
-        store.note_committed(3);
-        if store.kind() == "sqlite" {
-            // SQLite has a single writer, so it cannot be behind.
-            assert_eq!(store.task(task_id(1)).await.unwrap(), None);
-            return;
-        }
-        for refused in [store.task(task_id(1)).await.map(drop), store.sealed_head().await.map(drop)] {
-            let Err(StoreError::NotPrimary(why)) = refused else { panic!("{refused:?}") };
-            assert!(why.contains("shows 2 leaves, and 3"), "{why}");
-        }
-        // The store catches up. The ledger's own connection could read it all the while.
-        seed(store, Writes { leaves: vec![leaf(2)], head: Some(sealed(3, 2)), ..Writes::default() }).await;
-        until("the store can be read again", SOON, async || store.head(&head_seal()).await.is_ok_and(|it| it == Some(head(3)))).await;
-        assert_eq!(store.task(task_id(1)).await.unwrap(), None);
-    }
+    a_store_that_shows_fewer_leaves_than_are_known_is_not_asked: "fence" "ledger_connection";
+    what_decides_validity_is_read_under_a_lease: "read_lease";
+    decisions_and_acts_are_read_apart_and_so_many_at_a_time: "decisions_end" "acts";
+    external_sessions_are_found_under_what_ended: "external_under";
+}
 
-    ["read_lease"]
-    async fn what_decides_validity_is_read_under_a_lease(store: &Store) {
-        let bound = Duration::from_millis(50);
-        store.check_read_lease().unwrap();
-        let Some(mut lease) = store.hold_read_lease(bound, 7).await.unwrap() else {
-            assert_eq!(store.kind(), "sqlite");
-            assert_eq!(store.read_lease_age(), Duration::ZERO);
-            return;
-        };
-        tokio::time::sleep(2 * bound).await;
-        assert!(store.read_lease_age() > bound);
-        for refused in [store.task(task_id(1)).await.map(drop), store.check_read_lease()] {
-            let Err(StoreError::NotPrimary(why)) = refused else { panic!("{refused:?}") };
-            assert!(why.contains("no synchronous commit"), "{why}");
-        }
-        store.leaf(0).await.unwrap();
-        let mut read = store.task(task_id(1)).await;
-        // Retry, because a busy machine may be slower than the lease.
-        for _ in 0..1_000 {
-            lease.renew().await.unwrap();
-            read = store.task(task_id(1)).await;
-            if read.is_ok() {
-                break;
-            }
-        }
-        assert_eq!(read.unwrap(), None);
-    }
-
-    ["decisions_end" "acts"]
-    async fn decisions_and_acts_are_read_apart_and_so_many_at_a_time(store: &Store) {
-        let act = |index| LeafRow { decision: None, ..leaf(index) };
-        let leaves = vec![act(0), leaf(1), leaf(2), act(3), leaf(4), act(5)];
-        seed(store, Writes { leaves, ..Writes::default() }).await;
-        let decisions = async |from, count| {
-            let rows = store.decisions(from, 9, count).await.unwrap();
-            rows.iter().map(|row| (row.index, row.body.is_some(), row.input.is_some())).collect::<Vec<_>>()
-        };
-        assert_eq!(decisions(0, 9).await, [(1, true, true), (2, true, true), (4, true, true)]);
-        assert_eq!(decisions(2, 1).await, [(2, true, true)]);
-        assert_eq!(decisions(5, 9).await, []);
-        let acts = async |from, to, count| {
-            let rows = store.acts(from, to, count).await.unwrap();
-            rows.iter().map(|row| (row.index, row.body.is_some())).collect::<Vec<_>>()
-        };
-        assert_eq!(acts(0, 9, 9).await, [(0, true), (3, true), (5, true)]);
-        assert_eq!(acts(1, 5, 9).await, [(3, true)]);
-        assert_eq!(acts(1, 9, 1).await, [(3, true)]);
-        assert_eq!(acts(6, 9, 9).await, []);
-    }
-
-    ["external_under"]
-    async fn external_sessions_are_found_under_what_ended(store: &Store) {
-        let external = |n, task, parent| {
-            let mut one = session(n, task, parent);
-            one.minter = MinterKind::Aws;
-            one.revocability.class = RevocationClass::Bounded { bound_seconds: 60 };
-            (one, None)
-        };
-        let token = |n, task, parent| (session(n, task, parent), None);
-        let writes = Writes {
-            tasks: vec![task(1, None), task(2, Some(1)), task(3, None)],
-            sessions: vec![token(11, 1, None), external(12, 1, None), external(13, 2, Some(11)), external(14, 3, None)],
+async fn a_store_that_shows_fewer_leaves_than_are_known_is_not_asked(store: &Store) {
+    seed(
+        store,
+        Writes {
+            leaves: vec![leaf(0), leaf(1)],
+            head: Some(sealed(2, 1)),
             ..Writes::default()
-        };
-        seed(store, writes).await;
-        let expiry = session(12, 1, None).expires_at;
-        let found = async |tasks: &[u128], sessions: &[u128], now| {
-            let tasks: Vec<_> = tasks.iter().map(|n| task_id(*n)).collect();
-            let sessions: Vec<_> = sessions.iter().map(|n| session_id(*n)).collect();
-            let views = store.external_under(&tasks, &sessions, now).await.unwrap();
-            views.iter().map(|view| view.session.id).collect::<Vec<_>>()
-        };
-        assert_eq!(found(&[1], &[], at(1)).await, [session_id(12), session_id(13)], "includes the child task's");
-        assert_eq!(found(&[2], &[], at(1)).await, [session_id(13)]);
-        assert_eq!(found(&[], &[11], at(1)).await, [session_id(13)], "the derived session");
-        assert_eq!(found(&[3], &[12], at(1)).await, [session_id(12), session_id(14)]);
-        assert!(found(&[1, 3], &[11], expiry).await.is_empty(), "they have expired");
-        assert!(found(&[], &[], at(1)).await.is_empty());
+        },
+    )
+    .await;
+    store.note_committed(2);
+    assert_eq!(store.task(task_id(1)).await.unwrap(), None);
+    store.note_committed(3);
+    if store.kind() == "sqlite" {
+        // SQLite has a single writer, so it cannot be behind.
+        assert_eq!(store.task(task_id(1)).await.unwrap(), None);
+        return;
     }
+    for refused in [
+        store.task(task_id(1)).await.map(drop),
+        store.sealed_head().await.map(drop),
+    ] {
+        let Err(StoreError::NotPrimary(why)) = refused else {
+            panic!("{refused:?}")
+        };
+        assert!(why.contains("shows 2 leaves, and 3"), "{why}");
+    }
+    // The store catches up. The ledger's own connection could read it all the while.
+    seed(
+        store,
+        Writes {
+            leaves: vec![leaf(2)],
+            head: Some(sealed(3, 2)),
+            ..Writes::default()
+        },
+    )
+    .await;
+    until("the store can be read again", SOON, async || {
+        store
+            .head(&head_seal())
+            .await
+            .is_ok_and(|it| it == Some(head(3)))
+    })
+    .await;
+    assert_eq!(store.task(task_id(1)).await.unwrap(), None);
+}
+
+async fn what_decides_validity_is_read_under_a_lease(store: &Store) {
+    let bound = Duration::from_millis(50);
+    store.check_read_lease().unwrap();
+    let Some(mut lease) = store.hold_read_lease(bound, 7).await.unwrap() else {
+        assert_eq!(store.kind(), "sqlite");
+        assert_eq!(store.read_lease_age(), Duration::ZERO);
+        return;
+    };
+    tokio::time::sleep(2 * bound).await;
+    assert!(store.read_lease_age() > bound);
+    for refused in [
+        store.task(task_id(1)).await.map(drop),
+        store.check_read_lease(),
+    ] {
+        let Err(StoreError::NotPrimary(why)) = refused else {
+            panic!("{refused:?}")
+        };
+        assert!(why.contains("no synchronous commit"), "{why}");
+    }
+    store.leaf(0).await.unwrap();
+    let mut read = store.task(task_id(1)).await;
+    // Retry, because a busy machine may be slower than the lease.
+    for _ in 0..1_000 {
+        lease.renew().await.unwrap();
+        read = store.task(task_id(1)).await;
+        if read.is_ok() {
+            break;
+        }
+    }
+    assert_eq!(read.unwrap(), None);
+}
+
+async fn decisions_and_acts_are_read_apart_and_so_many_at_a_time(store: &Store) {
+    let act = |index| LeafRow {
+        decision: None,
+        ..leaf(index)
+    };
+    let leaves = vec![act(0), leaf(1), leaf(2), act(3), leaf(4), act(5)];
+    seed(
+        store,
+        Writes {
+            leaves,
+            ..Writes::default()
+        },
+    )
+    .await;
+    let decisions = async |from, count| {
+        let rows = store.decisions(from, 9, count).await.unwrap();
+        rows.iter()
+            .map(|row| (row.index, row.body.is_some(), row.input.is_some()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        decisions(0, 9).await,
+        [(1, true, true), (2, true, true), (4, true, true)]
+    );
+    assert_eq!(decisions(2, 1).await, [(2, true, true)]);
+    assert_eq!(decisions(5, 9).await, []);
+    let acts = async |from, to, count| {
+        let rows = store.acts(from, to, count).await.unwrap();
+        rows.iter()
+            .map(|row| (row.index, row.body.is_some()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(acts(0, 9, 9).await, [(0, true), (3, true), (5, true)]);
+    assert_eq!(acts(1, 5, 9).await, [(3, true)]);
+    assert_eq!(acts(1, 9, 1).await, [(3, true)]);
+    assert_eq!(acts(6, 9, 9).await, []);
+}
+
+async fn external_sessions_are_found_under_what_ended(store: &Store) {
+    let external = |n, task, parent| {
+        let mut one = session(n, task, parent);
+        one.minter = MinterKind::Aws;
+        one.revocability.class = RevocationClass::Bounded { bound_seconds: 60 };
+        (one, None)
+    };
+    let token = |n, task, parent| (session(n, task, parent), None);
+    let writes = Writes {
+        tasks: vec![task(1, None), task(2, Some(1)), task(3, None)],
+        sessions: vec![
+            token(11, 1, None),
+            external(12, 1, None),
+            external(13, 2, Some(11)),
+            external(14, 3, None),
+        ],
+        ..Writes::default()
+    };
+    seed(store, writes).await;
+    let expiry = session(12, 1, None).expires_at;
+    let found = async |tasks: &[u128], sessions: &[u128], now| {
+        let tasks: Vec<_> = tasks.iter().map(|n| task_id(*n)).collect();
+        let sessions: Vec<_> = sessions.iter().map(|n| session_id(*n)).collect();
+        let views = store.external_under(&tasks, &sessions, now).await.unwrap();
+        views.iter().map(|view| view.session.id).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        found(&[1], &[], at(1)).await,
+        [session_id(12), session_id(13)],
+        "includes the child task's"
+    );
+    assert_eq!(found(&[2], &[], at(1)).await, [session_id(13)]);
+    assert_eq!(
+        found(&[], &[11], at(1)).await,
+        [session_id(13)],
+        "the derived session"
+    );
+    assert_eq!(
+        found(&[3], &[12], at(1)).await,
+        [session_id(12), session_id(14)]
+    );
+    assert!(
+        found(&[1, 3], &[11], expiry).await.is_empty(),
+        "they have expired"
+    );
+    assert!(found(&[], &[], at(1)).await.is_empty());
 }

@@ -3,6 +3,8 @@
 
 mod bad_input;
 mod brokers;
+mod foreign;
+mod memory;
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -19,7 +21,7 @@ use taskpass::merkle::{
     write_log_entry, write_log_head,
 };
 
-use super::support::process::{Ended, Launch};
+use crate::support::process::{Ended, Launch};
 
 const ORIGIN: &str = "broker.test/log";
 const ROLE: &str = "arn:aws:iam::123456789012:role/reports";
@@ -369,125 +371,6 @@ fn the_verdict_is_the_exit_code_whether_or_not_somebody_reads() {
 }
 
 #[test]
-fn a_session_of_a_foreign_account_and_what_it_read_are_unproven() {
-    let log = made();
-    let name = format!("tp-{}", SESSION.replace('-', ""));
-    let making = |role: &str| {
-        let mut event = event("e-0", IN_TIME);
-        let identity = event["userIdentity"]["sessionContext"]["sourceIdentity"].clone();
-        event["eventSource"] = "sts.amazonaws.com".into();
-        event["eventName"] = "AssumeRoleWithWebIdentity".into();
-        event["userIdentity"] = json!({"type": "WebIdentityUser", "userName": "resource:reports"});
-        event["resources"] = Value::Null;
-        event["requestParameters"] = json!({"roleArn": role, "roleSessionName": name});
-        event["responseElements"] = json!({"sourceIdentity": identity});
-        event
-    };
-    let reading = |role: &str, account: &str| {
-        let mut event = event("e-1", IN_TIME);
-        let who = &mut event["userIdentity"];
-        who["arn"] = format!("arn:aws:sts::{account}:assumed-role/{role}/{name}").into();
-        who["accountId"] = account.into();
-        who["sessionContext"]["sessionIssuer"] =
-            json!({"type": "Role", "arn": format!("arn:aws:iam::{account}:role/{role}")});
-        event
-    };
-    let own = [making(ROLE), reading("reports", "123456789012")];
-    let report = json_of(&log.run(trail(&own), &["--json"]), 0);
-    assert_eq!(counts(&report), [2, 0, 0, 0, 0]);
-
-    let mut other_issuer = reading("reports", "123456789012");
-    other_issuer["userIdentity"]["sessionContext"]["sessionIssuer"]["arn"] =
-        "arn:aws:iam::999999999999:role/reports".into();
-    let mut other_account = reading("reports", "123456789012");
-    other_account["userIdentity"]["accountId"] = "999999999999".into();
-    let mut made_elsewhere = making(ROLE);
-    made_elsewhere["responseElements"]["assumedRoleUser"] =
-        json!({"arn": format!("arn:aws:sts::999999999999:assumed-role/reports/{name}")});
-    let mut unnamed = making(ROLE);
-    unnamed["requestParameters"]["roleArn"] = Value::Null;
-    let mut by_id_alone = reading("reports", "123456789012");
-    by_id_alone["userIdentity"]["arn"] = Value::Null;
-    by_id_alone["userIdentity"]["sessionContext"]["sessionIssuer"] = Value::Null;
-    for foreign in [
-        making("arn:aws:iam::999999999999:role/reports"),
-        making("arn:aws:iam::123456789012:role/Admin"),
-        making("arn:aws:iam::123456789012:role/other/reports"),
-        reading("reports", "999999999999"),
-        reading("Admin", "123456789012"),
-        other_issuer,
-        other_account,
-        made_elsewhere,
-        unnamed,
-        by_id_alone,
-    ] {
-        let report = json_of(
-            &log.run(trail(std::slice::from_ref(&foreign)), &["--json"]),
-            1,
-        );
-        assert_eq!(counts(&report), [0, 0, 0, 1, 0], "{foreign}");
-        assert_eq!(
-            report["classes"]["unproven"]["reasons"],
-            json!({"other_role": 1}),
-            "{foreign}"
-        );
-    }
-}
-
-#[test]
-fn the_brokers_own_calls_can_be_left_out_exactly() {
-    let log = made();
-    let role = "arn:aws:iam::123456789012:role/taskpass-revoker";
-    let session = "arn:aws:sts::123456789012:assumed-role/taskpass-revoker/taskpass-revoker";
-    let own = |name: &str, source: &str, who: Value| {
-        let mut event = event(name, IN_TIME);
-        event["eventName"] = name.into();
-        event["eventSource"] = source.into();
-        event["userIdentity"] = who;
-        event["resources"] = Value::Null;
-        event["requestParameters"] = json!({"roleName": "reports"});
-        event
-    };
-    let acting = json!({
-        "type": "AssumedRole", "principalId": "AROAREVOKER:taskpass-revoker", "arn": session
-    });
-    let write = own("PutRolePolicy", "iam.amazonaws.com", acting.clone());
-    let mut assumed = own(
-        "AssumeRoleWithWebIdentity",
-        "sts.amazonaws.com",
-        json!({"type": "WebIdentityUser", "userName": "revoker"}),
-    );
-    assumed["resources"] = json!([{"type": "AWS::IAM::Role", "ARN": role}]);
-    assumed["requestParameters"] = json!({"roleArn": role, "roleSessionName": "taskpass-revoker"});
-    let filters = [
-        format!("principal=revoker,action=sts:AssumeRoleWithWebIdentity,resource={role}"),
-        format!("principal={session},action=iam:PutRolePolicy"),
-    ];
-    let options = ["--json", "--except", &filters[0], "--except", &filters[1]];
-    let events = [event("e-1", IN_TIME), write, assumed];
-    let report = json_of(&log.run(trail(&events), &["--json"]), 1);
-    assert_eq!(counts(&report), [1, 0, 0, 2, 0]);
-    let report = json_of(&log.run(trail(&events), &options), 0);
-    assert_eq!(report["records"]["set_aside"], json!({"among --except": 2}));
-    // Other events of the same session, name or role are not excluded.
-    let mut elsewhere = acting.clone();
-    elsewhere["arn"] = "arn:aws:sts::999999999999:assumed-role/Admin/taskpass-revoker".into();
-    let mut other_role = events[2].clone();
-    let admin = "arn:aws:iam::123456789012:role/Admin";
-    other_role["resources"][0]["ARN"] = admin.into();
-    other_role["requestParameters"]["roleArn"] = admin.into();
-    for other in [
-        own("AttachRolePolicy", "iam.amazonaws.com", acting),
-        own("PutRolePolicy", "iam.amazonaws.com", elsewhere),
-        other_role,
-    ] {
-        let events = [event("e-1", IN_TIME), other];
-        let report = json_of(&log.run(trail(&events), &options), 1);
-        assert_eq!(counts(&report), [1, 0, 0, 1, 0]);
-    }
-}
-
-#[test]
 fn the_picture_is_one_file_without_scripts_whatever_the_records_say() {
     let log = made();
     let mut evil = event("e-2", IN_TIME);
@@ -499,7 +382,7 @@ fn the_picture_is_one_file_without_scripts_whatever_the_records_say() {
         .file("log", log.file.clone())
         .file("records", events)
         .spawn();
-    assert_eq!(process.wait(super::support::SOON).code(), Some(1));
+    assert_eq!(process.wait(crate::support::SOON).code(), Some(1));
     assert!(!process.stdout().contains(['\u{1b}', '\u{202e}']));
     let svg = std::fs::read_to_string(process.dir().join("coverage.svg")).unwrap();
     assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
@@ -529,79 +412,4 @@ fn the_picture_is_one_file_without_scripts_whatever_the_records_say() {
         }
     }
     assert!(open.is_empty(), "{open:?}");
-}
-
-/// The peak memory, in KiB, after the command has read so many records from standard input. Each
-/// record has 3 KiB, its own principal and its own id.
-fn peak_after(log: &Made, records: u32, cloudtrail: bool) -> u64 {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("log"), &log.file).unwrap();
-    std::fs::write(dir.path().join("mapping.toml"), MAPPING).unwrap();
-    let format = ["--mapping mapping.toml", "--format cloudtrail"][usize::from(cloudtrail)];
-    let arguments = format!("--log log --key KEY --records - --json {format}");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_taskpass"))
-        .args(words(&arguments, &log.vkey))
-        .current_dir(dir.path())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut input = std::io::BufWriter::new(child.stdin.take().unwrap());
-    let padding = "p".repeat(2_500);
-    let claims = json!({"jti": SESSION, "dec": URL_SAFE_NO_PAD.encode(log.hash.as_bytes())});
-    let token = format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims.to_string()));
-    if cloudtrail {
-        input.write_all(b"{\"Records\":[").unwrap();
-    }
-    for n in 0..records {
-        // Each record names another object and another region.
-        let mut record = if cloudtrail {
-            let mut event = event(&format!("e-{n}"), IN_TIME);
-            event["resources"] = Value::Null;
-            event["requestParameters"]["key"] = format!("team/{n}").into();
-            event["awsRegion"] = format!("{padding}{n}").into();
-            event
-        } else {
-            let place = format!("arn:aws:s3:::reports/{n}");
-            json!({
-                "at": IN_TIME, "id": n, "right": "s3:GetObject", "url": place,
-                "authorization": token, "region": format!("{padding}{n}")
-            })
-        };
-        record["who"] = format!("somebody-{n}").into();
-        record["userIdentity"]["userName"] = format!("somebody-{n}").into();
-        let end = match cloudtrail {
-            true if n + 1 < records => ",",
-            true => "]}",
-            false => "\n",
-        };
-        write!(input, "{record}{end}").unwrap();
-    }
-    input.flush().unwrap();
-    // The pipe is still open: the command has read all but the pipe's buffer, and waits for more.
-    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
-    let peak = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .unwrap();
-    let peak = peak.trim().strip_suffix(" kB").unwrap().parse().unwrap();
-    drop(input);
-    let ended = child.wait_with_output().unwrap();
-    let report: Value = serde_json::from_slice(&ended.stdout).unwrap();
-    assert_eq!(report["records"]["read"], records);
-    peak
-}
-
-#[test]
-fn memory_does_not_grow_with_the_records() {
-    let log = made();
-    for cloudtrail in [true, false] {
-        let small = peak_after(&log, 1_000, cloudtrail);
-        let large = peak_after(&log, 8_000, cloudtrail);
-        // The command read 20 MiB more, most of it names of regions. Only the bounded tables
-        // (groups, recent records) may grow.
-        assert!(large < small + 6 * 1024, "{small} KiB, then {large} KiB");
-        assert!(large < 128 * 1024, "{large} KiB");
-    }
 }
