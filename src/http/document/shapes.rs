@@ -252,7 +252,15 @@ fn schemas() -> [(&'static str, Value); 7] {
                 "description": "The outcome under the policies that only observe.",
                 "required": ["policies", "outcome_if_enforced"],
                 "properties": {
-                    "policies": {"type": "array", "items": {"type": "object"}},
+                    "policies": {"type": "array", "items": {
+                        "type": "object",
+                        "required": ["policy", "effect", "enforced_from"],
+                        "properties": {
+                            "policy": text(),
+                            "effect": {"type": "string", "enum": ["permit", "forbid", "error"]},
+                            "enforced_from": {"type": "string", "format": "date-time"},
+                        },
+                    }},
                     "outcome_if_enforced": reference("Outcome"),
                     "refusal": text(),
                     "ttl_seconds": whole(),
@@ -269,6 +277,7 @@ fn members() -> Vec<(&'static str, &'static str, Value)> {
     let heartbeat = || json!({"minimum": MIN_HEARTBEAT_SECONDS});
     let positive = || json!({"minimum": 1});
     let details = || reference("AuthorizationDetails");
+    let observed = || reference_or_null("Observed");
     vec![
         ("RequestBody", "authorization_details", details()),
         ("RequestBody", "ttl_seconds", positive()),
@@ -319,10 +328,14 @@ fn members() -> Vec<(&'static str, &'static str, Value)> {
         ("TokenForm", "task_heartbeat_seconds", heartbeat()),
         ("TokenForm", "task", id()),
         ("TokenBody", "authorization_details", details()),
+        ("TokenBody", "observed", observed()),
+        ("OAuthErrorBody", "observed", observed()),
         ("IssuedBody", "credential", reference("Credential")),
         ("IssuedTaskBody", "state", reference("TaskState")),
         ("DecisionBody", "outcome", reference("Outcome")),
+        ("DecisionBody", "observed", observed()),
         ("RefusedDecisionBody", "outcome", reference("Outcome")),
+        ("RefusedDecisionBody", "observed", observed()),
         ("ActiveTokenBody", "authorization_details", details()),
         ("SessionBody", "authorization_details", details()),
         ("SessionBody", "revocability", reference("Revocability")),
