@@ -35,7 +35,7 @@ pub struct RequestBody {
 pub struct TaskBody {
     /// The id of an open task to join.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, format = Uuid)]
     pub id: Option<TaskId>,
     /// The handle of that task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -84,7 +84,7 @@ pub struct NewTaskBody {
 #[serde(deny_unknown_fields)]
 pub struct ParentBody {
     /// The id of the parent task.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = Uuid)]
     pub id: TaskId,
     /// The single-use delegation token.
     #[schema(value_type = String)]
@@ -138,7 +138,7 @@ pub enum CredentialBody {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[expect(missing_docs, reason = "the other names say it all")]
 pub struct IssuedTaskBody {
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = Uuid)]
     pub id: TaskId,
     #[schema(value_type = String)]
     pub state: TaskState,
@@ -158,7 +158,7 @@ pub struct IssuedTaskBody {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[expect(missing_docs, reason = "the other names say it all")]
 pub struct DecisionBody {
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = Uuid)]
     pub id: DecisionId,
     #[schema(value_type = String)]
     pub outcome: Outcome,

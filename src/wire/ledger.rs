@@ -29,7 +29,7 @@ pub struct AcceptTimeAsk {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct AcceptTimeBody {
     /// The id of the cutoff of permits with a later date.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = Uuid)]
     pub id: CutoffId,
     /// The index of the leaf that records the acceptance.
     pub index: u64,

@@ -112,14 +112,14 @@ pub struct TokenBody {
     pub scope: String,
     #[schema(value_type = Vec<Object>)]
     pub authorization_details: Grant,
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = Uuid)]
     pub task: TaskId,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub task_handle: Option<SecretText>,
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = Uuid)]
     pub session_id: SessionId,
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = Uuid)]
     pub decision_id: DecisionId,
     /// The outcome under the policies that only observe.
     #[schema(value_type = Option<Object>)]
@@ -143,7 +143,7 @@ pub struct OAuthErrorBody {
     pub claim: Option<String>,
     /// The decision that refused; absent if policy was not evaluated.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, format = Uuid)]
     pub decision_id: Option<DecisionId>,
     /// The outcome under the policies that only observe.
     #[schema(value_type = Option<Object>)]
@@ -223,7 +223,7 @@ pub struct ActiveTokenBody {
     /// When it expires, in seconds since 1970.
     pub exp: i64,
     /// The id of the token, which is the id of its session.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = Uuid)]
     pub jti: SessionId,
     /// The actions, separated by spaces.
     pub scope: String,
@@ -233,10 +233,10 @@ pub struct ActiveTokenBody {
     /// `Bearer`, or `DPoP` if the token is bound to a key.
     pub token_type: String,
     /// The task of the token.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = Uuid)]
     pub task: TaskId,
     /// The session of the token.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = Uuid)]
     pub sid: SessionId,
     /// The hash of the leaf of its decision.
     pub dec: String,

@@ -98,14 +98,14 @@ pub struct ProblemMembers {
     pub allowed: Option<Allowed>,
     /// In `already-issued`: the session to end.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, format = Uuid)]
     pub session_id: Option<SessionId>,
     /// In `forbidden`: the missing right.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub action: Option<String>,
     /// In `blocked`: the revocation, if the caller may lift it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, format = Uuid)]
     pub revocation: Option<CutoffId>,
     /// In `attestation-failed`, once the signature is verified: the check of the caller's own token
     /// that failed, as a stable code.
@@ -124,7 +124,7 @@ pub struct ProblemMembers {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[expect(missing_docs, reason = "the other names say it all")]
 pub struct RefusedDecisionBody {
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = Uuid)]
     pub id: DecisionId,
     #[schema(value_type = String)]
     pub outcome: Outcome,

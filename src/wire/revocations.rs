@@ -58,7 +58,7 @@ pub enum UntilLifted {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[expect(missing_docs, reason = "the other names say it all")]
 pub struct CutoffBody {
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = Uuid)]
     pub id: CutoffId,
     /// The index of its leaf: every match with an earlier leaf has ended.
     pub index: u64,

@@ -17,11 +17,11 @@ use crate::ids::{DecisionId, SessionId, TaskId};
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[expect(missing_docs, reason = "the names say it all")]
 pub struct SessionBody {
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = Uuid)]
     pub id: SessionId,
     #[schema(value_type = String)]
     pub state: SessionState,
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = Uuid)]
     pub task_id: TaskId,
     #[schema(value_type = String)]
     pub workload: Identity,
@@ -34,10 +34,10 @@ pub struct SessionBody {
     pub expires_at: Timestamp,
     #[schema(value_type = Object)]
     pub revocability: Revocability,
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = Uuid)]
     pub decision_id: DecisionId,
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, format = Uuid)]
     pub parent_session_id: Option<SessionId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]

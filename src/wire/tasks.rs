@@ -26,7 +26,7 @@ pub struct OpenedBody {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[expect(missing_docs, reason = "the other names say it all")]
 pub struct TaskStateBody {
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = Uuid)]
     pub id: TaskId,
     #[schema(value_type = String)]
     pub state: TaskState,
@@ -36,7 +36,7 @@ pub struct TaskStateBody {
     #[schema(value_type = String)]
     pub owner: Identity,
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, format = Uuid)]
     pub parent_id: Option<TaskId>,
     #[schema(value_type = String, format = DateTime)]
     pub opened_at: Timestamp,
@@ -73,7 +73,7 @@ pub struct TaskSessionsBody {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[expect(missing_docs, reason = "the other names say it all")]
 pub struct EndedSessionBody {
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = Uuid)]
     pub id: SessionId,
     #[schema(value_type = String)]
     pub state: SessionState,

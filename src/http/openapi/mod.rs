@@ -237,7 +237,7 @@ fn add(responses: &mut BTreeMap<String, RefOr<Response>>, status: u16, oauth: bo
         .insert(media_type.to_owned(), reference(schema));
 }
 
-/// Gives a problem its media type, and a status its description.
+/// Gives a problem its media type, bytes their schema, and a status its description.
 fn finish(status: &str, response: &mut Response) {
     let is_problem = |content: &RefOr<Content>| {
         let RefOr::T(content) = content else {
@@ -252,6 +252,9 @@ fn finish(status: &str, response: &mut Response) {
         && let Some(content) = response.content.shift_remove("application/json")
     {
         response.content.insert(PROBLEM.to_owned(), content);
+    }
+    if let Some(RefOr::T(content)) = response.content.get_mut("application/octet-stream") {
+        content.schema = Some(shapes::bytes());
     }
     if response.description.is_empty() {
         let reason = status

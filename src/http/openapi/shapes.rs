@@ -9,10 +9,11 @@
 #[cfg(test)]
 use serde_json::Map;
 use serde_json::{Value, json};
-use utoipa::openapi::schema::Schema;
+use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type};
 use utoipa::openapi::{Components, RefOr};
 
 use super::object_with;
+use crate::domain::decision::Outcome;
 use crate::domain::kind::{DetailType, MinterKind};
 use crate::domain::limits::{
     DEFAULT_PAGE, MAX_ACTIONS, MAX_BLOCK_SECONDS, MAX_DECISIONS_PAGE, MAX_DELEGATION_SECONDS,
@@ -20,6 +21,8 @@ use crate::domain::limits::{
     MAX_LOCATIONS, MAX_PAGE, MAX_PURPOSE_BYTES, MAX_REASON_BYTES, MAX_SESSIONS_PER_TASK,
     MIN_HEARTBEAT_SECONDS,
 };
+use crate::domain::session::{EndReason, SessionState};
+use crate::domain::task::TaskState;
 
 /// The form of an id.
 const UUID: &str = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$";
@@ -40,6 +43,71 @@ fn identity() -> Value {
 
 fn reference(name: &str) -> Value {
     json!({"$ref": format!("#/components/schemas/{name}")})
+}
+
+/// A reference to a schema, or `null`. Generators make one type of it; an `enum` with `null` among
+/// its values becomes several types in some of them.
+fn reference_or_null(name: &str) -> Value {
+    json!({"oneOf": [reference(name), {"type": "null"}]})
+}
+
+/// The schema of bytes; `utoipa` describes them as a list of numbers.
+pub(super) fn bytes() -> RefOr<Schema> {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::Binary)))
+        .into()
+}
+
+/// The schema of a text that is one of these.
+fn one_of(description: &str, texts: &[&str]) -> Value {
+    json!({"type": "string", "description": description, "enum": texts})
+}
+
+/// The enumerations that the handlers' types describe as any text.
+fn enumerations() -> [(&'static str, Value); 4] {
+    let session_states = [
+        SessionState::Minting,
+        SessionState::Active,
+        SessionState::Ending,
+        SessionState::Ended,
+    ];
+    let task_states = [
+        TaskState::Open,
+        TaskState::Completed,
+        TaskState::Aborted,
+        TaskState::Expired,
+    ];
+    let outcomes = [
+        Outcome::Permit,
+        Outcome::Deny,
+        Outcome::Indeterminate,
+        Outcome::Pending,
+    ];
+    [
+        (
+            "SessionState",
+            one_of(
+                "The state of a session.",
+                &session_states.map(SessionState::as_str),
+            ),
+        ),
+        (
+            "EndReason",
+            one_of(
+                "The reason for the end of a session.",
+                &EndReason::ALL.map(EndReason::as_str),
+            ),
+        ),
+        (
+            "TaskState",
+            one_of("The state of a task.", &task_states.map(TaskState::as_str)),
+        ),
+        (
+            "Outcome",
+            one_of("The outcome of a decision.", &outcomes.map(Outcome::as_str)),
+        ),
+    ]
 }
 
 /// Schemas that no Rust type provides.
@@ -184,11 +252,16 @@ fn schemas() -> [(&'static str, Value); 7] {
                 "description": "The outcome under the policies that only observe.",
                 "required": ["policies", "outcome_if_enforced"],
                 "properties": {
-                    "policies": {"type": "array", "items": {"type": "object"}},
-                    "outcome_if_enforced": {
-                        "type": "string",
-                        "enum": ["permit", "deny", "indeterminate", "pending"],
-                    },
+                    "policies": {"type": "array", "items": {
+                        "type": "object",
+                        "required": ["policy", "effect", "enforced_from"],
+                        "properties": {
+                            "policy": text(),
+                            "effect": {"type": "string", "enum": ["permit", "forbid", "error"]},
+                            "enforced_from": {"type": "string", "format": "date-time"},
+                        },
+                    }},
+                    "outcome_if_enforced": reference("Outcome"),
                     "refusal": text(),
                     "ttl_seconds": whole(),
                 },
@@ -204,6 +277,7 @@ fn members() -> Vec<(&'static str, &'static str, Value)> {
     let heartbeat = || json!({"minimum": MIN_HEARTBEAT_SECONDS});
     let positive = || json!({"minimum": 1});
     let details = || reference("AuthorizationDetails");
+    let observed = || reference_or_null("Observed");
     vec![
         ("RequestBody", "authorization_details", details()),
         ("RequestBody", "ttl_seconds", positive()),
@@ -241,7 +315,7 @@ fn members() -> Vec<(&'static str, &'static str, Value)> {
         (
             "RevocationAsk",
             "block_seconds",
-            json!({"oneOf": [reference("BlockSeconds"), {"type": "null"}]}),
+            reference_or_null("BlockSeconds"),
         ),
         (
             "AcceptTimeAsk",
@@ -254,25 +328,39 @@ fn members() -> Vec<(&'static str, &'static str, Value)> {
         ("TokenForm", "task_heartbeat_seconds", heartbeat()),
         ("TokenForm", "task", id()),
         ("TokenBody", "authorization_details", details()),
+        ("TokenBody", "observed", observed()),
+        ("OAuthErrorBody", "observed", observed()),
         ("IssuedBody", "credential", reference("Credential")),
+        ("IssuedTaskBody", "state", reference("TaskState")),
+        ("DecisionBody", "outcome", reference("Outcome")),
+        ("DecisionBody", "observed", observed()),
+        ("RefusedDecisionBody", "outcome", reference("Outcome")),
+        ("RefusedDecisionBody", "observed", observed()),
         ("ActiveTokenBody", "authorization_details", details()),
         ("SessionBody", "authorization_details", details()),
         ("SessionBody", "revocability", reference("Revocability")),
+        ("SessionBody", "state", reference("SessionState")),
+        ("SessionBody", "end_reason", reference_or_null("EndReason")),
+        ("EndedSessionBody", "state", reference("SessionState")),
+        (
+            "EndedSessionBody",
+            "end_reason",
+            reference_or_null("EndReason"),
+        ),
+        ("TaskStateBody", "state", reference("TaskState")),
     ]
 }
 
 /// Keywords of parameters, by path and name.
 fn parameters() -> Vec<(&'static str, &'static str, Value)> {
-    let task_states = ["open", "completed", "aborted", "expired"];
-    let session_states = ["minting", "active", "ending", "ended"];
     vec![
         ("", "id", id()),
         ("", "digest", json!({"pattern": DIGEST})),
         ("", "kid", json!({"minLength": 1})),
-        ("/v1/sessions", "state", json!({"enum": session_states})),
+        ("/v1/sessions", "state", reference("SessionState")),
         ("/v1/sessions", "task", id()),
         ("/v1/sessions", "limit", page(MAX_PAGE)),
-        ("/v1/tasks", "state", json!({"enum": task_states})),
+        ("/v1/tasks", "state", reference("TaskState")),
         ("/v1/tasks", "limit", page(MAX_PAGE)),
         ("/v1/revocations", "limit", page(MAX_PAGE)),
         ("/v1/decisions", "limit", page(MAX_DECISIONS_PAGE)),
@@ -304,11 +392,7 @@ fn with(mut schema: Value, more: Value) -> Value {
         if replaces {
             own.retain(|name, _| name == "description");
         }
-        let values = more.contains_key("enum") && own.get("type").is_some_and(Value::is_array);
         own.extend(more);
-        if values && let Some(Value::Array(values)) = own.get_mut("enum") {
-            values.push(Value::Null);
-        }
     }
     schema
 }
@@ -324,7 +408,7 @@ fn refine(schema: &mut RefOr<Schema>, more: &Value) {
 
 /// Adds the schemas and the keywords of members.
 pub(super) fn complete(components: &mut Components) {
-    for (name, schema) in schemas() {
+    for (name, schema) in schemas().into_iter().chain(enumerations()) {
         if let Ok(schema) = serde_json::from_value(schema) {
             components.schemas.insert(name.to_owned(), schema);
         }
@@ -363,7 +447,7 @@ mod tests {
     fn everything_that_is_said_here_stands_in_the_description() {
         let document = serde_json::to_value(super::super::super::openapi()).unwrap();
         let known = object(&document["components"]["schemas"]);
-        for (name, schema) in schemas() {
+        for (name, schema) in schemas().into_iter().chain(enumerations()) {
             assert_eq!(known[name], schema, "{name}");
         }
         for (schema, member, more) in members() {
