@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
+use utoipa::openapi::schema;
 
 use super::receipt::ReceiptBody;
 use super::secret::SecretText;
@@ -206,7 +207,7 @@ pub enum IntrospectionBody {
 })))]
 pub struct ActiveTokenBody {
     /// Always `true`.
-    #[schema(value_type = bool)]
+    #[schema(schema_with = only_true)]
     pub active: True,
     /// The issuer: this broker.
     pub iss: String,
@@ -254,7 +255,7 @@ pub struct ActiveTokenBody {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct InactiveTokenBody {
     /// Always `false`.
-    #[schema(value_type = bool)]
+    #[schema(schema_with = only_false)]
     pub active: False,
 }
 
@@ -424,6 +425,24 @@ pub struct JwkBody {
     pub usage: String,
     /// The algorithm of its signatures.
     pub alg: String,
+}
+
+/// The schema of the value `true`, so that a valid token has the form of one answer only.
+fn only_true() -> schema::Object {
+    only(true)
+}
+
+/// The schema of the value `false`.
+fn only_false() -> schema::Object {
+    only(false)
+}
+
+fn only(value: bool) -> schema::Object {
+    schema::ObjectBuilder::new()
+        .schema_type(schema::Type::Boolean)
+        .description(Some(format!("Always `{value}`.")))
+        .enum_values(Some([value]))
+        .build()
 }
 
 #[cfg(test)]
