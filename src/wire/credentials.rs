@@ -1,6 +1,7 @@
 //! `POST /v1/credentials`, and the parts that opening a task shares with it.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::receipt::ReceiptBody;
@@ -16,6 +17,22 @@ use crate::ids::{DecisionId, TaskId};
 /// A request for a credential.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(examples(
+    json!({
+        "task": {"type": "nightly-report", "purpose": "monthly numbers for finance"},
+        "resource": "orders-api",
+        "authorization_details": [{"type": "api", "actions": ["orders:read"]}],
+        "ttl_seconds": 300
+    }),
+    json!({
+        "task": {
+            "id": "01890a5d-ac96-774b-bcce-b302099a8058",
+            "handle": "tph_ZXhhbXBsZS1oYW5kbGUtYW5kLW5vdC1hLXNlY3JldC0"
+        },
+        "resource": "orders-api",
+        "authorization_details": [{"type": "api", "actions": ["orders:read"]}]
+    })
+))]
 pub struct RequestBody {
     /// The task of the credential.
     pub task: TaskBody,
@@ -61,6 +78,12 @@ pub struct TaskBody {
 /// A task to be opened.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(examples(json!({
+    "type": "nightly-report",
+    "purpose": "monthly numbers for finance",
+    "deadline_seconds": 3600,
+    "heartbeat_seconds": 60
+})))]
 pub struct NewTaskBody {
     /// The registered type's name.
     #[serde(rename = "type")]
@@ -93,6 +116,23 @@ pub struct ParentBody {
 
 /// A credential with its session, task, decision and receipt.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(examples(json!({
+    "credential": {
+        "type": "jwt",
+        "access_token": "eyJhbGciOiJFZERTQSIsInR5cCI6ImF0K2p3dCJ9.eyJzdWIiOiJjaTpyZXBvLTEifQ.c2lnbmF0dXJl",
+        "token_type": "Bearer",
+        "expires_in": 300
+    },
+    "session": super::sessions::example_active(),
+    "task": example_task(),
+    "decision": {
+        "id": "01890a5d-ac96-774b-bcce-b302099a8059",
+        "outcome": "permit",
+        "policies": ["reports-open", "reports-read"],
+        "generation": "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+    },
+    "receipt": super::receipt::example_of_permit()
+})))]
 pub struct IssuedBody {
     /// The secret; its members depend on its `type`.
     #[schema(value_type = Object)]
@@ -169,6 +209,18 @@ pub struct DecisionBody {
     #[schema(value_type = Option<Object>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed: Option<Box<Observed>>,
+}
+
+/// An example: a task that was just opened.
+pub(super) fn example_task() -> Value {
+    json!({
+        "id": "01890a5d-ac96-774b-bcce-b302099a8058",
+        "state": "open",
+        "type": "nightly-report",
+        "deadline": "2026-01-01T01:00:00Z",
+        "heartbeat_seconds": 60,
+        "handle": "tph_ZXhhbXBsZS1oYW5kbGUtYW5kLW5vdC1hLXNlY3JldC0"
+    })
 }
 
 #[cfg(test)]

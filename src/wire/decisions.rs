@@ -12,6 +12,22 @@ use crate::domain::record::Record;
 /// A decision, with the proof that it is recorded.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[expect(missing_docs, reason = "the other name says it all")]
+#[schema(examples(json!({
+    "receipt": super::receipt::example_of_permit(),
+    "leaf": {
+        "v": 2,
+        "origin": "broker.example/log",
+        "at": "2026-01-01T00:00:00Z",
+        "event": "decision",
+        "decision": "01890a5d-ac96-774b-bcce-b302099a8059",
+        "outcome": "permit",
+        "workload": "ci:repo-1",
+        "attestor": "ci",
+        "resource": "orders-api",
+        "task": "01890a5d-ac96-774b-bcce-b302099a8058",
+        "session": "01890a5d-ac96-774b-bcce-b302099a8057"
+    }
+})))]
 pub struct DecisionProofBody {
     pub receipt: ReceiptBody,
     /// The leaf as parsed JSON.

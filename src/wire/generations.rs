@@ -1,7 +1,7 @@
 //! `/v1/generations`.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use crate::clock::Timestamp;
@@ -10,21 +10,7 @@ use crate::domain::generation::GenerationDigest;
 /// A generation's document. This type only describes it:
 /// [`Generation`](crate::domain::generation::Generation) reads and writes it.
 #[derive(Debug, ToSchema)]
-#[schema(examples(json!({
-    "format": 1,
-    "engine": "cedar-4",
-    "policies": [{"name": "reports.cedar", "text": "permit (principal, action, resource);"}],
-    "schema": "",
-    "attestors": [],
-    "resources": [],
-    "task_types": [],
-    "limits": {
-        "denials_per_identity": 60,
-        "denials_per_attestor": 6000,
-        "denial_window_seconds": 60
-    },
-    "retention": {"bodies_days": 400, "openings_days": 90, "sessions_days": 30}
-})))]
+#[schema(examples(example_document))]
 pub struct GenerationDocument {
     /// The version of this format.
     pub format: u32,
@@ -67,7 +53,7 @@ pub struct PolicyFileDocument {
     "index": 12,
     "by": "ci:repo-1",
     "at": "2026-01-01T00:00:00Z",
-    "generation": {"format": 1}
+    "generation": example_document()
 })))]
 pub struct ActiveGenerationBody {
     /// The digest of the document.
@@ -101,6 +87,12 @@ pub struct ActivatedBody {
 
 /// The result of a generation's check.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(examples(json!({
+    "generation": "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "observed_policies": [{"policy": "reports-v2", "enforced_from": "2026-02-01T00:00:00Z"}],
+    "bound_identities": 3,
+    "able_to_activate": 2
+})))]
 pub struct CheckedBody {
     /// The digest of the generation.
     #[schema(value_type = String)]
@@ -121,4 +113,23 @@ pub struct ObservingBody {
     /// From when on it is enforced.
     #[schema(value_type = String, format = DateTime)]
     pub enforced_from: Timestamp,
+}
+
+/// An example: a document with one policy.
+fn example_document() -> Value {
+    json!({
+        "format": 1,
+        "engine": "cedar-4",
+        "policies": [{"name": "reports.cedar", "text": "permit (principal, action, resource);"}],
+        "schema": "",
+        "attestors": [],
+        "resources": [],
+        "task_types": [],
+        "limits": {
+            "denials_per_identity": 60,
+            "denials_per_attestor": 6000,
+            "denial_window_seconds": 60
+        },
+        "retention": {"bodies_days": 400, "openings_days": 90, "sessions_days": 30}
+    })
 }

@@ -5,6 +5,11 @@ use utoipa::ToSchema;
 
 /// The report of a ready replica.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(examples(json!({
+    "replica": "replica_mrk0vndAnpTQ54ko",
+    "endpoints": "sha256:b401766cf8284c9aa8ee0b2684eb19425c73d660b84f8477c8743684dd99176d",
+    "other_endpoints": []
+})))]
 pub struct ReadyBody {
     /// The replica's name, as in leases and logs.
     pub replica: String,

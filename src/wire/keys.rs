@@ -78,6 +78,7 @@ pub struct ResealedBody {
 /// The revocation of a signing key.
 #[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(examples(json!({"dry_run": false})))]
 pub struct RevokeKeyBody {
     /// Whether to report the consequences without revoking the key.
     #[serde(default)]
@@ -86,6 +87,15 @@ pub struct RevokeKeyBody {
 
 /// The consequences of the revocation of a signing key.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(examples(json!({
+    "kid": "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k",
+    "withdrawn": true,
+    "signing": true,
+    "successor": "RIzp2ytP2_2AfWFP2d3DCPUr-h0O2_OA7aCLaIJxsjY",
+    "issuance_resumes_at": null,
+    "matched": null,
+    "cached_until": "2026-01-01T01:00:00Z"
+})))]
 pub struct KeyWithdrawalBody {
     /// The id of the key.
     pub kid: String,

@@ -9,6 +9,9 @@ use crate::ids::CutoffId;
 
 /// The log's verifier keys.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(examples(json!({"vkeys": [
+    "broker.example/log+e93fef39+AT0QF683dFtYaPP11+WYDRph3ydibLMUXuaKJih/Xlj3"
+]})))]
 pub struct VkeysBody {
     /// Verifier keys of signed notes, the current one first.
     pub vkeys: Vec<String>,
@@ -17,6 +20,10 @@ pub struct VkeysBody {
 /// The acceptance of the broker's time.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(examples(json!({
+    "time": "2026-01-01T00:05:00Z",
+    "reason": "the clock was a month ahead after the outage"
+})))]
 pub struct AcceptTimeAsk {
     /// The time of the admin's clock. It must be within 60 s of the broker's.
     #[schema(value_type = String, format = DateTime)]
@@ -27,6 +34,12 @@ pub struct AcceptTimeAsk {
 
 /// A time that was accepted.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(examples(json!({
+    "id": "01890a5d-ac96-774b-bcce-b302099a805d",
+    "index": 44,
+    "recorded_time": "2026-02-01T00:00:00Z",
+    "accepted_time": "2026-01-01T00:05:00Z"
+})))]
 pub struct AcceptTimeBody {
     /// The id of the cutoff of permits with a later date.
     #[schema(value_type = String, format = Uuid)]
@@ -44,6 +57,11 @@ pub struct AcceptTimeBody {
 /// A leaf of the log.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[expect(missing_docs, reason = "the other names say it all")]
+#[schema(examples(json!({
+    "index": 4,
+    "leaf_hash": "9XoB9JdYvUS8+eEVsWfQJMnXCpJJHrxBkKkYcIFSb1E=",
+    "leaf": "eyJ2IjoyLCJvcmlnaW4iOiJicm9rZXIuZXhhbXBsZS9sb2ciLCJhdCI6IjIwMjYtMDEtMDFUMDA6MDA6MDBaIiwiZXZlbnQiOiJkZWNpc2lvbiIsImRlY2lzaW9uIjoiMDE4OTBhNWQtYWM5Ni03NzRiLWJjY2UtYjMwMjA5OWE4MDU5Iiwib3V0Y29tZSI6InBlcm1pdCIsIndvcmtsb2FkIjoiY2k6cmVwby0xIiwiYXR0ZXN0b3IiOiJjaSIsInJlc291cmNlIjoib3JkZXJzLWFwaSIsInRhc2siOiIwMTg5MGE1ZC1hYzk2LTc3NGItYmNjZS1iMzAyMDk5YTgwNTgiLCJzZXNzaW9uIjoiMDE4OTBhNWQtYWM5Ni03NzRiLWJjY2UtYjMwMjA5OWE4MDU3In0="
+})))]
 pub struct EntryBody {
     pub index: u64,
     /// The hash of the leaf in base64.
@@ -77,6 +95,7 @@ pub struct ProofQuery {
 /// The proof that a leaf is in a tree.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[expect(missing_docs, reason = "the other names say it all")]
+#[schema(examples(super::receipt::example_of_permit))]
 pub struct InclusionBody {
     pub index: u64,
     pub tree_size: u64,
@@ -112,6 +131,11 @@ pub struct ConsistencyQuery {
 /// The proof that one tree is a prefix of another.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[expect(missing_docs, reason = "the other names say it all")]
+#[schema(examples(json!({
+    "from": 4,
+    "to": 7,
+    "consistency_proof": ["o6qb8Uu9cVGHHRUcWc3ASaRRHuL27+VN9/CY0wOuLec="]
+})))]
 pub struct ConsistencyBody {
     pub from: u64,
     pub to: u64,

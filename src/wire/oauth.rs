@@ -1,8 +1,9 @@
 //! The OAuth endpoints: forms, tokens, introspection, errors, metadata, keys.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
+use utoipa::openapi::schema;
 
 use super::receipt::ReceiptBody;
 use super::secret::SecretText;
@@ -39,6 +40,27 @@ pub const SIGNED_INTROSPECTION: &str = "application/token-introspection+jwt";
 
 /// The form of a token request. The server reads it by hand, to refuse repeated parameters.
 #[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
+#[schema(examples(
+    json!({
+        "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
+        "subject_token": "eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJyZXBvLTEifQ.c2lnbmF0dXJl",
+        "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+        "audience": "orders-api",
+        "scope": "orders:read",
+        "ttl_seconds": 300,
+        "task_type": "nightly-report",
+        "task_purpose": "monthly numbers for finance"
+    }),
+    json!({
+        "grant_type": "client_credentials",
+        "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+        "client_assertion": "eyJhbGciOiJFZERTQSIsInR5cCI6ImNsaWVudC1hdXRoZW50aWNhdGlvbitqd3QifQ.eyJzdWIiOiJjaTpyZXBvLTEifQ.c2lnbmF0dXJl",
+        "resource": "https://orders.example",
+        "authorization_details": "[{\"type\":\"api\",\"actions\":[\"orders:read\"]}]",
+        "task": "01890a5d-ac96-774b-bcce-b302099a8058",
+        "task_handle": "tph_ZXhhbXBsZS1oYW5kbGUtYW5kLW5vdC1hLXNlY3JldC0"
+    })
+))]
 pub struct TokenForm {
     /// Token exchange (RFC 8693) or `client_credentials`.
     pub grant_type: String,
@@ -101,6 +123,23 @@ pub struct TokenForm {
 /// A token (RFC 6749 §5.1, RFC 8693 §2.2), with its task.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[expect(missing_docs, reason = "the other names say it all")]
+#[schema(examples(json!({
+    "access_token": "eyJhbGciOiJFZERTQSIsInR5cCI6ImF0K2p3dCJ9.eyJzdWIiOiJjaTpyZXBvLTEifQ.c2lnbmF0dXJl",
+    "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
+    "token_type": "Bearer",
+    "expires_in": 300,
+    "scope": "orders:read",
+    "authorization_details": [{
+        "type": "api",
+        "actions": ["orders:read"],
+        "locations": ["https://orders.example/v1"]
+    }],
+    "task": "01890a5d-ac96-774b-bcce-b302099a8058",
+    "task_handle": "tph_ZXhhbXBsZS1oYW5kbGUtYW5kLW5vdC1hLXNlY3JldC0",
+    "session_id": "01890a5d-ac96-774b-bcce-b302099a8057",
+    "decision_id": "01890a5d-ac96-774b-bcce-b302099a8059",
+    "receipt": super::receipt::example_of_permit()
+})))]
 pub struct TokenBody {
     #[schema(value_type = String)]
     pub access_token: SecretText,
@@ -130,6 +169,11 @@ pub struct TokenBody {
 
 /// An error in the form of RFC 6749 §5.2.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(examples(json!({
+    "error": "invalid_scope",
+    "error_description": "policy does not permit the requested rights",
+    "decision_id": "01890a5d-ac96-774b-bcce-b302099a805b"
+})))]
 pub struct OAuthErrorBody {
     /// A code of RFC 6749.
     pub error: String,
@@ -153,6 +197,10 @@ pub struct OAuthErrorBody {
 
 /// The form of RFC 7662. The server reads it by hand, to refuse repeated parameters.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(examples(json!({
+    "token": "eyJhbGciOiJFZERTQSIsInR5cCI6ImF0K2p3dCJ9.eyJzdWIiOiJjaTpyZXBvLTEifQ.c2lnbmF0dXJl",
+    "token_type_hint": "access_token"
+})))]
 pub struct IntrospectForm {
     /// The token to introspect.
     #[schema(value_type = String)]
@@ -175,6 +223,10 @@ pub struct IntrospectForm {
 /// The result of an introspection (RFC 7662).
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
+#[schema(examples(
+    example_of_active,
+    json!({"active": false})
+))]
 pub enum IntrospectionBody {
     /// The token is valid now.
     Active(Box<ActiveTokenBody>),
@@ -184,29 +236,10 @@ pub enum IntrospectionBody {
 
 /// A token that is valid now.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
-#[schema(examples(json!({
-    "active": true,
-    "iss": "https://broker.example",
-    "sub": "ci:repo-1",
-    "aud": "https://orders.example",
-    "client_id": "ci:repo-1",
-    "iat": 1_767_225_600,
-    "exp": 1_767_226_200,
-    "jti": "01890a5d-ac96-774b-bcce-b302099a8057",
-    "scope": "orders:read",
-    "authorization_details": [{
-        "type": "api",
-        "actions": ["orders:read"],
-        "locations": ["https://orders.example/v1"]
-    }],
-    "token_type": "Bearer",
-    "task": "01890a5d-ac96-774b-bcce-b302099a8058",
-    "sid": "01890a5d-ac96-774b-bcce-b302099a8057",
-    "dec": "4v2SVuPB1q0Y2Hm1eBz0Vv0m8t5Q7l9m9aXk3p0t3bE"
-})))]
+#[schema(examples(example_of_active))]
 pub struct ActiveTokenBody {
     /// Always `true`.
-    #[schema(value_type = bool)]
+    #[schema(schema_with = only_true)]
     pub active: True,
     /// The issuer: this broker.
     pub iss: String,
@@ -252,9 +285,10 @@ pub struct ActiveTokenBody {
 
 /// The answer for every other token.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(examples(json!({"active": false})))]
 pub struct InactiveTokenBody {
     /// Always `false`.
-    #[schema(value_type = bool)]
+    #[schema(schema_with = only_false)]
     pub active: False,
 }
 
@@ -284,6 +318,10 @@ impl From<False> for bool {
 
 /// The form of RFC 7009. The server reads it by hand, to refuse repeated parameters.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(examples(json!({
+    "token": "eyJhbGciOiJFZERTQSIsInR5cCI6ImF0K2p3dCJ9.eyJzdWIiOiJjaTpyZXBvLTEifQ.c2lnbmF0dXJl",
+    "token_type_hint": "access_token"
+})))]
 pub struct RevokeForm {
     /// The token to revoke.
     #[schema(value_type = String)]
@@ -424,6 +462,48 @@ pub struct JwkBody {
     pub usage: String,
     /// The algorithm of its signatures.
     pub alg: String,
+}
+
+/// An example: a token that is valid now.
+fn example_of_active() -> Value {
+    json!({
+        "active": true,
+        "iss": "https://broker.example",
+        "sub": "ci:repo-1",
+        "aud": "https://orders.example",
+        "client_id": "ci:repo-1",
+        "iat": 1_767_225_600,
+        "exp": 1_767_226_200,
+        "jti": "01890a5d-ac96-774b-bcce-b302099a8057",
+        "scope": "orders:read",
+        "authorization_details": [{
+            "type": "api",
+            "actions": ["orders:read"],
+            "locations": ["https://orders.example/v1"]
+        }],
+        "token_type": "Bearer",
+        "task": "01890a5d-ac96-774b-bcce-b302099a8058",
+        "sid": "01890a5d-ac96-774b-bcce-b302099a8057",
+        "dec": "4v2SVuPB1q0Y2Hm1eBz0Vv0m8t5Q7l9m9aXk3p0t3bE"
+    })
+}
+
+/// The schema of the value `true`, so that a valid token has the form of one answer only.
+fn only_true() -> schema::Object {
+    only(true)
+}
+
+/// The schema of the value `false`.
+fn only_false() -> schema::Object {
+    only(false)
+}
+
+fn only(value: bool) -> schema::Object {
+    schema::ObjectBuilder::new()
+        .schema_type(schema::Type::Boolean)
+        .description(Some(format!("Always `{value}`.")))
+        .enum_values(Some([value]))
+        .build()
 }
 
 #[cfg(test)]

@@ -53,6 +53,36 @@ pub fn urn(slug: &str) -> String {
 
 /// A refusal in the form of RFC 9457.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(examples(
+    json!({
+        "type": "urn:taskpass:problem:denied",
+        "title": "Policy does not permit this",
+        "status": 403,
+        "detail": "policy does not permit `orders:write` at `https://orders.example/v1` on `orders-api`",
+        "code": "not-permitted",
+        "decision": {
+            "id": "01890a5d-ac96-774b-bcce-b302099a805b",
+            "outcome": "deny",
+            "generation": "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+        },
+        "receipt": super::receipt::example_of_refusal(),
+        "allowed": {
+            "authorization_details": [{
+                "type": "api",
+                "actions": ["orders:read"],
+                "locations": ["https://orders.example/v1"]
+            }],
+            "max_ttl_seconds": 600
+        }
+    }),
+    json!({
+        "type": "urn:taskpass:problem:invalid-request",
+        "title": "The request is not well-formed",
+        "status": 400,
+        "detail": "invalid type: string \"300\", expected u64",
+        "pointer": "/ttl_seconds"
+    })
+))]
 pub struct ProblemBody {
     /// The type of the problem: `urn:taskpass:problem:<slug>`.
     #[serde(rename = "type")]

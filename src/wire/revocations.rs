@@ -1,6 +1,7 @@
 //! `/v1/revocations`.
 
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 
 use super::query::{is_marker, maybe_number};
@@ -12,6 +13,11 @@ use crate::ids::CutoffId;
 /// A revocation to make.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(examples(json!({
+    "selector": {"workload": "ci:repo-1"},
+    "block_seconds": 3600,
+    "reason": "the repository's token was leaked"
+})))]
 pub struct RevocationAsk {
     /// An object with one member: `workload`, `task`, `resource`, `attestor`, `generation`,
     /// `policy`, `signing_key`, or `{"all": true}`.
@@ -57,6 +63,7 @@ pub enum UntilLifted {
 /// A recorded revocation.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[expect(missing_docs, reason = "the other names say it all")]
+#[schema(examples(example_lifted))]
 pub struct CutoffBody {
     #[schema(value_type = String, format = Uuid)]
     pub id: CutoffId,
@@ -128,6 +135,22 @@ fn recorded_selector<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Selec
 /// A mass revocation, made or only checked, with the sessions that it ends.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[expect(missing_docs, reason = "the other names say it all")]
+#[schema(examples(json!({
+    "id": "01890a5d-ac96-774b-bcce-b302099a805a",
+    "index": 42,
+    "selector": {"workload": "ci:repo-1"},
+    "blocked_until": "2026-01-01T01:02:00Z",
+    "block_active": true,
+    "reason": "the repository's token was leaked",
+    "by": "ci:repo-2",
+    "requested_at": "2026-01-01T00:02:00Z",
+    "committed_at": "2026-01-01T00:02:00Z",
+    "lifted": false,
+    "matched": 1,
+    "sessions": [super::sessions::example_ended()],
+    "ended": 1,
+    "ending": 0
+})))]
 pub struct RevocationBody {
     /// The revocation; absent in a dry run.
     #[serde(flatten)]
@@ -170,11 +193,32 @@ pub struct RevocationQuery {
 /// A page of a listing of revocations, newest first.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[expect(missing_docs, reason = "the other names say it all")]
+#[schema(examples(json!({
+    "revocations": [example_lifted()],
+    "next_cursor": "eyJmaWx0ZXIiOiJSQk52bzFXelo0b1JScTBXIiwiYWZ0ZXIiOiI0MiJ9"
+})))]
 pub struct RevocationPage {
     pub revocations: Vec<CutoffBody>,
     /// The `cursor` of the next page; absent on the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<String>,
+}
+
+/// An example: a revocation whose block was lifted.
+fn example_lifted() -> Value {
+    json!({
+        "id": "01890a5d-ac96-774b-bcce-b302099a805a",
+        "index": 42,
+        "selector": {"workload": "ci:repo-1"},
+        "blocked_until": "2026-01-01T01:02:00Z",
+        "block_active": false,
+        "reason": "the repository's token was leaked",
+        "by": "ci:repo-2",
+        "requested_at": "2026-01-01T00:02:00Z",
+        "committed_at": "2026-01-01T00:02:00Z",
+        "lifted": true,
+        "lifted_index": 43
+    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! `/v1/sessions`.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 
 use super::query::{is_marker, maybe_number};
@@ -16,6 +17,7 @@ use crate::ids::{DecisionId, SessionId, TaskId};
 /// A session in answers.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[expect(missing_docs, reason = "the names say it all")]
+#[schema(examples(example_active, example_ended))]
 pub struct SessionBody {
     #[schema(value_type = String, format = Uuid)]
     pub id: SessionId,
@@ -154,6 +156,10 @@ pub struct SessionQuery {
 /// A page of sessions, newest first.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[expect(missing_docs, reason = "the other names say it all")]
+#[schema(examples(json!({
+    "sessions": [example_active()],
+    "next_cursor": "eyJmaWx0ZXIiOiJSQk52bzFXelo0b1JScTBXIiwiYWZ0ZXIiOiIwMTg5MGE1ZC1hYzk2LTc3NGItYmNjZS1iMzAyMDk5YTgwNTcifQ"
+})))]
 pub struct SessionPage {
     pub sessions: Vec<SessionBody>,
     /// The `cursor` of the next page; absent on the last page.
@@ -164,8 +170,62 @@ pub struct SessionPage {
 /// The revocation of a session.
 #[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(examples(json!({"reason": "the job was started twice"})))]
 pub struct RevokeBody {
     /// The reason, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// An example: an active session.
+pub(super) fn example_active() -> Value {
+    json!({
+        "id": "01890a5d-ac96-774b-bcce-b302099a8057",
+        "state": "active",
+        "task_id": "01890a5d-ac96-774b-bcce-b302099a8058",
+        "workload": "ci:repo-1",
+        "resource": "orders-api",
+        "authorization_details": [{
+            "type": "api",
+            "actions": ["orders:read"],
+            "locations": ["https://orders.example/v1"]
+        }],
+        "issued_at": "2026-01-01T00:00:00Z",
+        "expires_at": "2026-01-01T00:05:00Z",
+        "revocability": {
+            "class": "immediate",
+            "bound_seconds": 0,
+            "open_sessions": "none",
+            "expires_by": "itself"
+        },
+        "decision_id": "01890a5d-ac96-774b-bcce-b302099a8059"
+    })
+}
+
+/// An example: the same session after it was revoked.
+pub(super) fn example_ended() -> Value {
+    json!({
+        "id": "01890a5d-ac96-774b-bcce-b302099a8057",
+        "state": "ended",
+        "task_id": "01890a5d-ac96-774b-bcce-b302099a8058",
+        "workload": "ci:repo-1",
+        "resource": "orders-api",
+        "authorization_details": [{
+            "type": "api",
+            "actions": ["orders:read"],
+            "locations": ["https://orders.example/v1"]
+        }],
+        "issued_at": "2026-01-01T00:00:00Z",
+        "expires_at": "2026-01-01T00:05:00Z",
+        "revocability": {
+            "class": "immediate",
+            "bound_seconds": 0,
+            "open_sessions": "none",
+            "expires_by": "itself"
+        },
+        "decision_id": "01890a5d-ac96-774b-bcce-b302099a8059",
+        "end_reason": "revoked",
+        "ended_at": "2026-01-01T00:02:00Z",
+        "confirmed_at": "2026-01-01T00:02:00Z"
+    })
 }

@@ -1,6 +1,7 @@
 //! `/v1/tasks`.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 
 use super::credentials::{DecisionBody, IssuedTaskBody};
@@ -16,6 +17,16 @@ use crate::ids::{SessionId, TaskId};
 /// A task that was opened without a credential.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[expect(missing_docs, reason = "the names say it all")]
+#[schema(examples(json!({
+    "task": super::credentials::example_task(),
+    "decision": {
+        "id": "01890a5d-ac96-774b-bcce-b302099a805c",
+        "outcome": "permit",
+        "policies": ["reports-open"],
+        "generation": "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+    },
+    "receipt": super::receipt::example_of_opening()
+})))]
 pub struct OpenedBody {
     pub task: IssuedTaskBody,
     pub decision: DecisionBody,
@@ -57,6 +68,7 @@ pub struct TaskStateBody {
 /// A task without its sessions.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[expect(missing_docs, reason = "the name says it all")]
+#[schema(examples(json!({"task": example_open()})))]
 pub struct TaskOnlyBody {
     pub task: TaskStateBody,
 }
@@ -64,6 +76,24 @@ pub struct TaskOnlyBody {
 /// A task, and every session under it.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[expect(missing_docs, reason = "the names say it all")]
+#[schema(examples(json!({
+    "task": {
+        "id": "01890a5d-ac96-774b-bcce-b302099a8058",
+        "state": "completed",
+        "type": "nightly-report",
+        "owner": "ci:repo-1",
+        "opened_at": "2026-01-01T00:00:00Z",
+        "deadline": "2026-01-01T01:00:00Z",
+        "heartbeat_seconds": 60,
+        "ended_at": "2026-01-01T00:04:00Z",
+        "credentials_left": 15
+    },
+    "sessions": [{
+        "id": "01890a5d-ac96-774b-bcce-b302099a8057",
+        "state": "ended",
+        "end_reason": "completed"
+    }]
+})))]
 pub struct TaskSessionsBody {
     pub task: TaskStateBody,
     pub sessions: Vec<EndedSessionBody>,
@@ -109,6 +139,10 @@ pub struct TaskQuery {
 /// A page of tasks.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[expect(missing_docs, reason = "the other names say it all")]
+#[schema(examples(json!({
+    "tasks": [example_open()],
+    "next_cursor": "eyJmaWx0ZXIiOiJSQk52bzFXelo0b1JScTBXIiwiYWZ0ZXIiOiIwMTg5MGE1ZC1hYzk2LTc3NGItYmNjZS1iMzAyMDk5YTgwNTgifQ"
+})))]
 pub struct TaskPage {
     pub tasks: Vec<TaskStateBody>,
     /// The `cursor` of the next page; absent on the last page.
@@ -119,6 +153,7 @@ pub struct TaskPage {
 /// A child task to admit.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(examples(json!({"workload": "ci:repo-2", "max_credentials": 2, "expires_in_seconds": 300})))]
 pub struct DelegateBody {
     /// The identity of the child task's owner.
     #[schema(value_type = String)]
@@ -138,6 +173,11 @@ fn one() -> u32 {
 /// A delegation token.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[expect(missing_docs, reason = "the other names say it all")]
+#[schema(examples(json!({
+    "delegation": "tpd_ZXhhbXBsZS1kZWxlZ2F0aW9uLW5vdC1hLXNlY3JldC0",
+    "expires_at": "2026-01-01T00:05:00Z",
+    "max_credentials": 2
+})))]
 pub struct DelegationBody {
     /// The token, which can be used once.
     #[schema(value_type = String)]
@@ -145,4 +185,19 @@ pub struct DelegationBody {
     #[schema(value_type = String, format = DateTime)]
     pub expires_at: Timestamp,
     pub max_credentials: u32,
+}
+
+/// An example: an open task.
+fn example_open() -> Value {
+    json!({
+        "id": "01890a5d-ac96-774b-bcce-b302099a8058",
+        "state": "open",
+        "type": "nightly-report",
+        "owner": "ci:repo-1",
+        "opened_at": "2026-01-01T00:00:00Z",
+        "deadline": "2026-01-01T01:00:00Z",
+        "heartbeat_seconds": 60,
+        "heartbeat_due_at": "2026-01-01T00:01:00Z",
+        "credentials_left": 16
+    })
 }

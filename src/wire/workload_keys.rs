@@ -25,6 +25,11 @@ pub struct WorkloadKeyBody {
 /// A workload key to remove.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(examples(json!({
+    "attestor": "keys",
+    "workload": "nightly-report",
+    "thumbprint": "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"
+})))]
 pub struct WorkloadKeyRef {
     /// The name of the attestor.
     pub attestor: String,

@@ -2,13 +2,15 @@
 
     description.py BINARY     starts `BINARY dev` and ends it; exits 0 if all checks pass
 
-openapi-spec-validator checks that the description is valid. Schemathesis makes valid and invalid
-requests from it and checks that the answers match it. Each request has its own attestation, because an
+openapi-spec-validator checks that the description is valid. Each JSON body and each form must have an
+example, and each example must match its schema. Schemathesis makes valid and invalid requests from the
+description and checks that the answers match it. Each request has its own attestation, because an
 attestation can be used only once.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -16,8 +18,10 @@ import sys
 import tempfile
 import threading
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
+from openapi_schema_validator import OAS31Validator, oas31_format_checker
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 # Number of random requests for each operation, in addition to those at the limits of its values.
@@ -36,12 +40,91 @@ NOT_CHECKED = {
     "ignored_auth": "tests/it/cutoffs and tests/it/attestation call every operation without evidence",
 }
 
+# Media types whose bodies must have examples, in addition to those that end in `+json`.
+WITH_EXAMPLES = ("application/json", "application/x-www-form-urlencoded")
+
+# A value that no member of a body may have: no schema of the description permits fractions.
+WRONG = 0.5
+
 NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def get(url: str) -> dict:
     with NO_PROXY.open(url, timeout=10) as answer:
         return json.loads(answer.read())
+
+
+def bodies(document: dict) -> Iterator[tuple[str, str | None]]:
+    """Each JSON body and form of each operation, with the name of its schema."""
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            contents = {"request": operation.get("requestBody", {})} | operation["responses"]
+            for which, body in contents.items():
+                for media_type, content in body.get("content", {}).items():
+                    if media_type in WITH_EXAMPLES or media_type.endswith("+json"):
+                        reference = content.get("schema", {}).get("$ref", "")
+                        name = reference.removeprefix("#/components/schemas/")
+                        yield f"{method} {path} {which}", name or None
+
+
+def faults_of_schema(document: dict, name: str) -> list[str]:
+    """The faults of the examples of a schema. An example may have only members that are described."""
+    examples = document["components"]["schemas"][name].get("examples", [])
+    schema = {
+        "$ref": f"#/components/schemas/{name}",
+        "unevaluatedProperties": False,
+        "components": document["components"],
+    }
+    validator = OAS31Validator(schema, format_checker=oas31_format_checker)
+    faults = [] if examples else [f"{name} has no example"]
+    for number, example in enumerate(examples):
+        faults += [
+            f"{name}, example {number}: {fault.message[:300]} at {list(fault.path)}"
+            for fault in validator.iter_errors(example)
+        ]
+    return faults
+
+
+def spoiled(examples: list[dict]) -> Iterator[tuple[str, list[dict]]]:
+    """The examples with one mistake each: all of these must be detected."""
+    yield "no example", []
+    for number, example in enumerate(examples):
+        for member in [*example, "no_such_member"]:
+            changed = copy.deepcopy(examples)
+            changed[number][member] = WRONG
+            yield f"example {number} with another {member}", changed
+
+
+def faults_of_examples(document: dict) -> tuple[list[str], int, int]:
+    """The faults, the number of bodies and the number of mistakes that were detected."""
+    faults, names, count, detected = [], set(), 0, 0
+    without = {f"{method} {path}" for path, item in document["paths"].items() for method in item}
+    for called, name in bodies(document):
+        count += 1
+        without.discard(called.rsplit(" ", 1)[0])
+        if name is None:
+            faults.append(f"{called}: its schema has no name")
+        else:
+            names.add(name)
+    faults += [f"{called} has no body to check" for called in sorted(without)]
+    schemas = document["components"]["schemas"]
+    for name in sorted(names):
+        own = faults_of_schema(document, name)
+        faults += own
+        if own:
+            continue
+        # The check itself: it has to detect a mistake in each member of each example.
+        examples = schemas[name]["examples"]
+        for mistake, changed in spoiled(examples):
+            schemas[name]["examples"] = changed
+            if faults_of_schema(document, name):
+                detected += 1
+            else:
+                faults.append(f"{name}: the check does not detect {mistake}")
+        schemas[name]["examples"] = examples
+    if not detected:
+        faults.append("no mistake was detected in any example")
+    return faults, count, detected
 
 
 def start(binary: str, directory: str) -> tuple[subprocess.Popen[str], dict]:
@@ -64,9 +147,17 @@ def main() -> int:
             faults = list(OpenAPIV31SpecValidator(document).iter_errors())
             for fault in faults:
                 print(f"FAILED  the description: {fault.message[:300]} at {list(fault.path)[:8]}")
-            failed += faults
-            if not faults:
+            if faults:
+                failed.append("validity")
+            else:
                 print(f"ok      the description is valid, with {len(document['paths'])} paths")
+            wrong, count, detected = faults_of_examples(document)
+            for fault in wrong:
+                print(f"FAILED  the examples: {fault}")
+            if wrong:
+                failed.append("examples")
+            else:
+                print(f"ok      {count} bodies have valid examples; {detected} mistakes are detected")
             environment = {
                 **os.environ,
                 "SCHEMATHESIS_HOOKS": "description_hooks",
@@ -96,7 +187,7 @@ def main() -> int:
         finally:
             process.terminate()
             process.wait(timeout=30)
-    print(f"description: {2 - min(2, len(failed))} passed, {min(2, len(failed))} failed")
+    print(f"description: {3 - len(failed)} passed, {len(failed)} failed")
     return 1 if failed else 0
 
 
