@@ -248,7 +248,7 @@ fn any_grant() -> impl Strategy<Value = Grant> {
         .prop_map(|(actions, locations)| AuthorizationDetail::Api {
             actions: actions
                 .into_iter()
-                .map(|a| ActionName(a.to_owned()))
+                .map(|a| ActionName::try_from(a.to_owned()).unwrap())
                 .collect(),
             locations: locations.into_iter().map(location).collect(),
         });

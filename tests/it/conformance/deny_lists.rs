@@ -18,6 +18,7 @@ cases! {
     the_last_cutoff_that_denies_every_earlier_session_of_a_place_is_found: "last_blanket_deny";
 }
 
+#[expect(clippy::too_many_lines, reason = "the steps of one case")]
 async fn sessions_are_put_on_a_list_while_it_has_room_and_seen_on_it(store: &Store) {
     // The list holds four sessions for admins' revocations, three for the broker's, two for
     // ended tasks.
@@ -357,6 +358,7 @@ async fn sessions_of_another_resource_at_a_place_are_seen_while_they_live(store:
     assert!(!others(&target, "other", made.expires_at).await);
 }
 
+#[expect(clippy::too_many_lines, reason = "the steps of one case")]
 async fn a_list_is_one_replicas_at_a_time(store: &Store) {
     let target = deny_target("role");
     store

@@ -52,7 +52,7 @@ async fn a_record_with_any_part_changed_is_no_record() {
         RecordError::Malformed(_)
     ));
     assert_eq!(
-        Recorded::open(never).unwrap().asked(),
+        Recorded::open(never).unwrap().decided_by(),
         &DecidedBy::Never(RefusalCode::UnknownResource)
     );
     // Parts of another decision's record do not match this leaf's commitments.
