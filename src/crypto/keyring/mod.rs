@@ -418,17 +418,20 @@ pub fn plan_rotation(
         return None;
     }
     // No verifier holds a key set that is older than the first key, so a key that is created
-    // together with the first is known equally well.
+    // together with the first is known equally well. A key beyond the number that the purpose keeps
+    // is a successor, even if it comes within a clock step of the first.
     let known = now.minus_seconds(MAX_CLOCK_STEP_SECONDS);
-    let first = keys.iter().filter(|key| key.purpose == purpose).all(|key| {
-        key.active_from == key.published_at
-            && key.published_at >= known
-            && key.algorithm == algorithm
-            && key.revoked_at.is_none()
-            && !key.erased
-    });
+    let ends = ends(&usable, purpose, algorithm);
+    let first = ends.len() < purpose.kept()
+        && keys.iter().filter(|key| key.purpose == purpose).all(|key| {
+            key.active_from == key.published_at
+                && key.published_at >= known
+                && key.algorithm == algorithm
+                && key.revoked_at.is_none()
+                && !key.erased
+        });
     let ready = now.plus_seconds(schedule.publish_lead_seconds);
-    let active_from = match ends(&usable, purpose, algorithm).first() {
+    let active_from = match ends.first() {
         _ if first => now,
         None => ready,
         Some(end) => ready.max(*end),

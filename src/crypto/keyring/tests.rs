@@ -58,6 +58,26 @@ fn the_first_key_signs_at_once_and_its_successor_exactly_when_it_ends() {
     assert!(keys[0].is_over(at(2_310)));
 }
 
+/// A period so short that the successor is created within a clock step of the first key.
+#[test]
+fn the_successor_of_a_short_first_key_waits_for_its_end() {
+    let short = KeySchedule {
+        publish_lead_seconds: 1,
+        period_seconds: 2,
+        slack_seconds: 0,
+        ..SCHEDULE
+    };
+    let mut keys = vec![];
+    assert!(rotate(&mut keys, ALGORITHM, &short, at(0)));
+    assert!(rotate(&mut keys, ALGORITHM, &short, at(1)));
+    let signing = |seconds| {
+        let signing = keys.iter().filter(|key| key.may_sign(&short, at(seconds)));
+        signing.map(|key| key.kid.as_str()).collect::<Vec<_>>()
+    };
+    assert_eq!(signing(1), ["key-0"]);
+    assert_eq!(signing(2), ["key-1"]);
+}
+
 #[test]
 fn a_late_rotation_leaves_a_gap_and_never_signs_early() {
     let mut keys = vec![];
