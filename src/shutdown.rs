@@ -328,7 +328,8 @@ impl Signals {
         Self(Box::pin(signals))
     }
 
-    async fn next(&mut self) -> &'static str {
+    /// Waits for the next signal and returns its name; forever if the source has ended.
+    pub async fn next(&mut self) -> &'static str {
         match self.0.next().await {
             Some(name) => name,
             // The stream ended; wait forever rather than report a signal.

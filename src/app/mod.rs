@@ -107,12 +107,12 @@ impl App {
         }));
     }
 
-    /// Serves until a signal, then stops in order.
-    pub async fn run(self) -> Result<Stopped, StartError> {
-        let signals = Signals::install().map_err(unfit)?;
+    /// Serves until a signal, then stops in order. The caller installs the signals before the start,
+    /// so that one that comes as soon as the broker serves stops it in order too.
+    pub async fn run(self, signals: Signals) -> Stopped {
         let stopped = self.shutdown.run(signals, self.drain, self.finish).await;
         self.store.close().await;
-        Ok(stopped)
+        stopped
     }
 
     /// Stops without draining, otherwise like [`Self::run`].

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use clap::Args;
 use serde_json::json;
+use tracing::info;
 
 use super::CliError;
 use super::output::Form;
 use crate::app::{self, CheckError, StartError};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, Mode, ProcessEnvironment};
-use crate::shutdown::{Hangups, Stopped};
+use crate::shutdown::{Hangups, Signals, Stopped};
 use crate::telemetry;
 
 /// Run the broker
@@ -80,13 +81,21 @@ impl Serve {
             policies: None,
             minters: Vec::new(),
         };
-        let started = app::start(config, options).await;
+        // Before the start, since a supervisor may stop the broker as soon as it serves.
+        let mut signals = Signals::install().map_err(CliError::unavailable)?;
+        let started = tokio::select! {
+            started = app::start(config, options) => started,
+            name = signals.next() => {
+                info!(signal = name, "stopped before it served");
+                return Ok(());
+            }
+        };
         let app = started.map_err(|error| match error {
             StartError::Check(error) => refused(error),
             other @ StartError::Unfit(_) => CliError::unavailable(other),
         })?;
         app.reload_on(hangups, ProcessEnvironment, log);
-        in_order(&app.run().await.map_err(CliError::unavailable)?)
+        in_order(&app.run(signals).await)
     }
 }
 

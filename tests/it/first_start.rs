@@ -1,7 +1,12 @@
 //! Several replicas start at the same time on a new database. One of them begins the log, and the
-//! others accept its key.
+//! others accept its key. A signal to stop is obeyed during a start too.
+
+use std::net::TcpListener;
 
 use crate::support::fleet::{Fleet, verify, vkeys};
+use crate::support::process::Launch;
+
+const SEALING_KEY: &str = "tpk1_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
 
 /// Number of replicas that start together.
 const REPLICAS: usize = 3;
@@ -37,4 +42,33 @@ async fn replicas_that_start_together_with_a_shared_checkpoint_all_come_up() {
         format!("[ledger.shared_checkpoint]\nfile = \"{}\"", file.display())
     })
     .await;
+}
+
+/// The database accepts the connection and never answers, so the start cannot end by itself.
+#[test]
+fn a_signal_during_the_start_stops_the_broker_in_order() {
+    let database = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = database.local_addr().unwrap().port();
+    let config = Fleet::embedded_config().replace(
+        "kind = \"sqlite\"\n[store.sqlite]\ndata_dir = \"data\"",
+        "kind = \"postgres\"",
+    );
+    let mut starting = Launch::taskpass(["serve"])
+        .config(config)
+        .file(
+            "policies/admin.cedar",
+            include_str!("../../policies/admin.cedar"),
+        )
+        .env("TASKPASS_SEALING_KEYS", SEALING_KEY)
+        .env(
+            "TASKPASS_DATABASE_URL",
+            format!("postgres://u:p@127.0.0.1:{port}/d"),
+        )
+        .spawn();
+    let connection = database.accept().unwrap();
+    let ended = starting.terminate();
+    assert!(ended.success(), "{ended}: {}", starting.stderr());
+    let log = starting.stderr() + &starting.stdout();
+    assert!(log.contains("stopped before it served"), "{log}");
+    drop(connection);
 }

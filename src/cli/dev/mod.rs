@@ -39,6 +39,7 @@ use crate::config::{
     self, Environment, LOG_VARIABLE, Log, LogFormat, LogLevel, ProcessEnvironment,
 };
 use crate::crypto::{SystemRandom, random_token};
+use crate::shutdown::Signals;
 use crate::telemetry;
 
 /// Try it: a broker on this machine, with samples and a demonstration
@@ -113,9 +114,13 @@ impl Dev {
             policies: Some(settings::policies()),
             minters: Vec::new(),
         };
-        let app: App = app::start(config, options)
-            .await
-            .map_err(CliError::unavailable)?;
+        // Before the start, since a signal may come as soon as the broker serves.
+        let mut signals = Signals::install().map_err(CliError::unavailable)?;
+        let started = tokio::select! {
+            started = app::start(config, options) => started,
+            _ = signals.next() => return Ok(()),
+        };
+        let app: App = started.map_err(CliError::unavailable)?;
         if form.is_json() {
             output::json_line(&json!({
                 "url": running.url,
@@ -133,12 +138,15 @@ impl Dev {
             }
             Ok::<(), CliError>(())
         };
-        let told = served.await;
+        let told = tokio::select! {
+            told = served => told,
+            _ = signals.next() => return in_order(&app.stop().await),
+        };
         if told.is_err() {
             app.stop().await;
             return told;
         }
-        in_order(&app.run().await.map_err(CliError::unavailable)?)
+        in_order(&app.run(signals).await)
     }
 
     /// Refuses to run on an address that other machines can reach, or with production settings.
