@@ -20,7 +20,7 @@ use super::ledger::{checkpoint_store, open_ledger};
 use super::reload::SharedSecrets;
 use super::secrets::{KeyProtection, key_policy, sealing_keys};
 use super::store::{hold_read_lease, open_store, open_store_to_read, prepare_schema};
-use super::{Options, StartError, succession, unfit, unfit_store};
+use super::{Options, StartError, succession_record, unfit, unfit_store};
 use crate::broker::access::rate::IdentityLimiter;
 use crate::broker::access::tokens::{AdminTokens, judge_bootstrap, latest_time};
 use crate::broker::administration::workload_keys::StoredWorkloadKeys;
@@ -126,7 +126,7 @@ pub(super) async fn assemble_parts(
         sealer: Arc::clone(&sealer),
         mac: mac.clone(),
     };
-    let known = succession::read(&store, &mac).await?;
+    let known = succession_record::read(&store, &mac).await?;
     if let Some(known) = known
         .as_ref()
         .filter(|_| succeeded == RequiredSuccession::Wholly)
@@ -134,7 +134,7 @@ pub(super) async fn assemble_parts(
         known.check_finished(&config.ledger.origin)?;
     }
     let succeeds = known.map(|known| known.succession);
-    succession::check_first_leaf(&store, succeeds.as_ref()).await?;
+    succession_record::check_first_leaf(&store, succeeds.as_ref()).await?;
     let ledger = Box::pin(open_ledger(
         config,
         &store,

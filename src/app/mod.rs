@@ -20,6 +20,7 @@ mod reload;
 mod secrets;
 mod store;
 pub mod succession;
+mod succession_record;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -8,24 +8,23 @@
 //! until all restrictions are carried over.
 //!
 //! Failures: `StartError::Unfit` with the remedy; an interrupted run is resumed by the next. `None`
-//! from `lost` means that the log can continue. `cli` and `app` call this module;
+//! from `lost` means that the log can continue. `cli` calls this module;
+//! `app::succession_record` holds the record of the new store, and
 //! `broker::administration::succession` carries the restrictions over.
 
 mod old_log;
-mod record;
 mod unwitnessed;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::old_log::{Evidence, OldLog};
-use self::record::SuccessionRecord;
-pub(super) use self::record::{check_first_leaf, read};
 pub use self::unwitnessed::UnwitnessedLeaf;
 use crate::app::assembly::{Assembled, RequiredSuccession, assemble_parts};
 use crate::app::check::{attest_context, check};
 use crate::app::secrets::sealing_keys;
 use crate::app::store::{open_store, open_store_to_read, prepare_schema};
+use crate::app::succession_record::{SuccessionRecord, read};
 use crate::app::{Options, StartError, unfit, unfit_store};
 use crate::broker::administration::succession::{CarriedOver, OldLogRecords};
 use crate::broker::check::check_generation;

@@ -10,11 +10,11 @@
 //! `cli` call this file.
 
 use super::CLIENT;
-use super::record::{first_leaf, read};
 use crate::app::assembly::bootstrap_digest;
 use crate::app::ledger::checkpoint_store;
 use crate::app::secrets::{key_policy, sealing_keys};
 use crate::app::store::open_store_to_read;
+use crate::app::succession_record::{first_leaf, read};
 use crate::app::{StartError, unfit, unfit_store};
 use crate::broker::keys;
 use crate::clock::Timestamp;

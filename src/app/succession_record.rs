@@ -4,12 +4,12 @@
 //! serves a new log only after `SuccessionRecord::check_finished`.
 //!
 //! The rule: an attacker who can delete a row cannot change a leaf, so both must name the same log.
-//! A record or leaf that was changed is `StartError::Unfit` with the remedy. `super` writes the
-//! record, and [`crate::app::assembly`] checks it at each start.
+//! A record or leaf that was changed is `StartError::Unfit` with the remedy. [`super::succession`]
+//! writes the record, and [`super::assembly`] checks it at each start.
 
 use serde::{Deserialize, Serialize};
 
-use crate::app::{StartError, unfit, unfit_store};
+use super::{StartError, unfit, unfit_store};
 use crate::crypto::digest::Mac;
 use crate::domain::leaf::{Event, Leaf, LeafError};
 use crate::domain::succession::{Succession, SuccessionReason};
@@ -20,10 +20,10 @@ use crate::store::meta::SealedSuccession;
 
 /// A store's record of the log that its own log succeeds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(in crate::app) struct SuccessionRecord {
+pub(super) struct SuccessionRecord {
     /// The succeeded log, and the reason.
     #[serde(flatten)]
-    pub(in crate::app) succession: Succession,
+    pub(super) succession: Succession,
     /// Whether restrictions of the old log are still to be carried over.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) unfinished: bool,
@@ -39,7 +39,7 @@ impl SuccessionRecord {
     }
 
     /// Refuses to serve a new log that has not carried over all restrictions of the old one.
-    pub(in crate::app) fn check_finished(&self, origin: &str) -> Result<(), StartError> {
+    pub(super) fn check_finished(&self, origin: &str) -> Result<(), StartError> {
         if !self.unfinished {
             return Ok(());
         }
@@ -56,10 +56,7 @@ impl SuccessionRecord {
 }
 
 /// Reads which log the store's own log succeeds. Fails if the record's MAC does not verify.
-pub(in crate::app) async fn read(
-    store: &Store,
-    mac: &Mac,
-) -> Result<Option<SuccessionRecord>, StartError> {
+pub(super) async fn read(store: &Store, mac: &Mac) -> Result<Option<SuccessionRecord>, StartError> {
     let Some(sealed) = store.succession().await.map_err(unfit_store)? else {
         return Ok(None);
     };
@@ -93,7 +90,7 @@ pub(super) async fn first_leaf(store: &Store) -> Result<Option<Genesis>, StartEr
 
 /// Checks that the first leaf and the table name the same predecessor. An attacker who can delete a
 /// row cannot change a leaf.
-pub(in crate::app) async fn check_first_leaf(
+pub(super) async fn check_first_leaf(
     store: &Store,
     succeeds: Option<&Succession>,
 ) -> Result<(), StartError> {
