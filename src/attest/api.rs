@@ -19,19 +19,28 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use url::Url;
 
-use super::jwks;
 use crate::endpoints::Endpoint;
 use crate::files::secret_in;
 use crate::outgoing::{self, BodyError};
 
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Time limit of one request, including reading the files and connecting.
-pub(super) const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
+const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The largest response. A key set or a review has a few KiB.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
 /// The largest file of authorities or of a token.
 const MAX_FILE_BYTES: usize = 256 * 1024;
+
+/// A client builder without redirects and proxy, and with time limits. Requests to issuers at
+/// public addresses use it too.
+pub(super) fn client_builder() -> reqwest::ClientBuilder {
+    outgoing::direct_client()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(TOTAL_TIMEOUT)
+}
 
 /// The reason why a server gave no usable response.
 #[derive(Debug, thiserror::Error)]
@@ -149,7 +158,7 @@ impl Api {
         {
             return Ok(client.clone());
         }
-        let mut builder = jwks::client_builder();
+        let mut builder = client_builder();
         if let Some(path) = self.endpoint.ca_file() {
             let chain = reqwest::Certificate::from_pem_bundle(&authorities)?;
             if chain.is_empty() {

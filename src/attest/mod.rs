@@ -36,6 +36,7 @@ pub mod nonce;
 mod oidc;
 mod review;
 mod spiffe;
+mod spiffe_id;
 mod template;
 
 use std::collections::{BTreeMap, BTreeSet};

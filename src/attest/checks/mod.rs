@@ -18,7 +18,7 @@ use url::Url;
 use uuid::Uuid;
 
 use self::conditions::check_conditions;
-use super::spiffe::is_trust_domain;
+use super::spiffe_id::is_trust_domain;
 use super::template::Template;
 use crate::domain::limits::MAX_EVIDENCE_SECONDS;
 use crate::domain::trust::{AttestorSpec, ClaimType, OidcSpec, SpiffeSpec};

@@ -45,7 +45,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio_util::task::TaskTracker;
 use url::Url;
 
-use super::api::{Api, ApiError};
+use super::api::{Api, ApiError, client_builder};
 use crate::clock::Timestamp;
 use crate::crypto::jwk::{Algorithm, PublicJwk, VerificationKey};
 use crate::crypto::jwt::{JwtError, UnverifiedJwt, VerifiedClaims, verify};
@@ -69,7 +69,7 @@ const REFRESH_SECONDS: u64 = 300;
 /// cool-down.
 const MAX_UNCONFIRMED_SECONDS: u64 = 600;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The longest time of one fetch: discovery and the set together.
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The largest document of an issuer. Real ones have a few KiB.
@@ -225,13 +225,6 @@ pub(super) fn parse(bytes: &[u8], usage: KeyUse) -> Option<Vec<VerificationKey>>
 /// The client for issuers at public addresses.
 fn public_client() -> Result<PublicClient, reqwest::Error> {
     PublicClient::new(client_builder())
-}
-
-/// A client builder without redirects and proxy, and with time limits.
-pub(super) fn client_builder() -> reqwest::ClientBuilder {
-    outgoing::direct_client()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(TOTAL_TIMEOUT)
 }
 
 /// The use for which the keys of a set must be intended.
