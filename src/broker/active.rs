@@ -14,7 +14,8 @@
 
 use crate::attest::Attestors;
 use crate::domain::catalog::Catalog;
-use crate::domain::generation::{DecisionLimits, GenerationDigest};
+use crate::domain::generation::DecisionLimits;
+use crate::domain::generation_digest::GenerationDigest;
 use crate::domain::task::Task;
 use crate::domain::workload::Identity;
 use crate::policy::CompiledGeneration;

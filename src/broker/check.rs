@@ -17,9 +17,9 @@ use std::sync::Arc;
 
 use crate::attest::{AttestContext, AttestorConfigError, Attestors};
 use crate::clock::Timestamp;
+use crate::domain::action::ActionName;
 use crate::domain::catalog::Resource;
 use crate::domain::generation::Generation;
-use crate::domain::grant::ActionName;
 use crate::domain::kind::api::Verification;
 use crate::domain::trust::AttestorSpec;
 use crate::domain::workload::Identity;

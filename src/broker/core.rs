@@ -23,7 +23,7 @@ use super::horizon::{HORIZON_STEP_SECONDS, Horizon};
 use crate::clock::{SharedClock, Timestamp};
 use crate::crypto::digest::salted;
 use crate::crypto::random::SystemRandom;
-use crate::domain::generation::GenerationDigest;
+use crate::domain::generation_digest::GenerationDigest;
 use crate::domain::leaf::{Commitment, Opening};
 use crate::ids::Random;
 use crate::ledger::Ledger;

@@ -17,7 +17,7 @@ use crate::attest::AttestFailure;
 use crate::clock::Timestamp;
 use crate::domain::cutoff::Selector;
 use crate::domain::decision::{Observed, Outcome, Refusal};
-use crate::domain::generation::GenerationDigest;
+use crate::domain::generation_digest::GenerationDigest;
 use crate::ids::{DecisionId, SessionId};
 use crate::ledger::AppendError;
 use crate::ledger::entry::Blocked;

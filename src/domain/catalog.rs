@@ -17,8 +17,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::action::ActionName;
 use super::decision::{Refusal, RefusalCode};
-use super::grant::{ActionName, AuthorizationDetail, Location};
+use super::grant::AuthorizationDetail;
 use super::kind::api::Verification;
 use super::kind::aws::AwsRole;
 use super::kind::{KindMembers, Registration, ResourceKind};
@@ -26,6 +27,7 @@ use super::limits::{
     MAX_DEADLINE_SECONDS, MAX_HEARTBEAT_SECONDS, MAX_NAME_BYTES, MAX_REQUEST_STEPS,
     MAX_SESSIONS_PER_TASK, MAX_TTL_SECONDS, MIN_HEARTBEAT_SECONDS,
 };
+use super::location::Location;
 use super::pattern::Budget;
 use super::workload::Identity;
 

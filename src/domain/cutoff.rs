@@ -16,7 +16,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::generation::GenerationDigest;
+use super::generation_digest::GenerationDigest;
 use super::workload::Identity;
 use crate::clock::Timestamp;
 use crate::ids::{CutoffId, TaskId};

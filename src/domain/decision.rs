@@ -13,7 +13,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::generation::GenerationDigest;
+use super::generation_digest::GenerationDigest;
 use super::grant::AuthorizationDetail;
 use crate::clock::Timestamp;
 

@@ -9,8 +9,8 @@
 //! an AWS role, and for a role that is registered with `may_leave`. `policy::notes` calls this file
 //! and shows the list to operators.
 
+use super::action::ActionName;
 use super::catalog::Resource;
-use super::grant::ActionName;
 use super::pattern::Budget;
 
 /// The actions in lower case, grouped by the access that they leave behind.

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::cutoff::Selector;
 use super::decision::{Observed, Outcome, RefusalCode};
 use super::endpoint::EndpointsDigest;
-use super::generation::GenerationDigest;
+use super::generation_digest::GenerationDigest;
 use super::grant::Grant;
 use super::revocability::Revocability;
 use super::session::EndReason;

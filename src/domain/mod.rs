@@ -6,6 +6,7 @@
 //! - [`workload`]: the caller, as an attestor verified it.
 //! - [`catalog`]: the registered resources and task types.
 //! - [`kind`]: the kinds of resources, one file each.
+//! - [`action`], [`location`]: the values of which rights consist.
 //! - [`grant`]: requested and granted rights, and the order between them.
 //! - [`request`]: a request, and its form after names are resolved.
 //! - [`task`], [`session`], [`cutoff`]: records of tasks, credentials and revocations.
@@ -17,8 +18,8 @@
 //! - [`decision`]: the outcome of policy, and the reasons for refusals.
 //! - [`permit`]: a decision whose leaf is durable.
 //! - [`revocability`]: the effect of revoking a credential.
-//! - [`generation`]: every input of decisions other than the request, as one document with one
-//!   digest.
+//! - [`generation`], [`generation_digest`]: every input of decisions other than the request, as one
+//!   document with one digest.
 //! - [`lasting`]: AWS actions that leave access behind.
 //! - [`leaf`]: the bytes that are hashed into the ledger.
 //! - [`record`]: a decision's leaf with its opening.
@@ -27,17 +28,20 @@
 //! - [`text`]: checks of text that callers write for people.
 //! - [`limits`]: every maximum, with its reason.
 
+pub mod action;
 pub mod catalog;
 pub mod cutoff;
 pub mod decision;
 pub mod deny_list;
 pub mod endpoint;
 pub mod generation;
+pub mod generation_digest;
 pub mod grant;
 pub mod kind;
 pub mod lasting;
 pub mod leaf;
 pub mod limits;
+pub mod location;
 pub mod pattern;
 pub mod permit;
 pub mod presets;

@@ -11,7 +11,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::generation::GenerationDigest;
+use super::generation_digest::GenerationDigest;
 use super::grant::Grant;
 use super::kind::MinterKind;
 use super::revocability::{Revocability, RevocationClass};

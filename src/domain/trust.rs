@@ -1,8 +1,9 @@
 //! The accepted evidence: the configuration of attestors and of registered workload keys.
 //!
 //! [`AttestorSpec`] is one attestor: [`OidcSpec`], [`SpiffeSpec`] or [`KeySpec`]. [`OidcWritten`]
-//! is an `oidc` attestor as an operator writes it, and [`OidcWritten::resolve`] completes it by its
-//! preset. [`ClaimSpec`] declares a claim and its type.
+//! is an `oidc` attestor as an operator writes it, with the name of its [`Preset`].
+//! [`OidcWritten::resolve`] (`domain::presets`) completes it. [`ClaimSpec`] declares a claim and its
+//! type.
 //!
 //! A complete specification has every required member. A missing one, or one that a preset refuses,
 //! is a [`SpecRefusal`] with its key and the remedy. Further checks are not here: `attest::checks`
@@ -15,7 +16,6 @@ use std::sync::LazyLock;
 use serde::{Deserialize, Serialize};
 
 use super::endpoint::EndpointName;
-use super::presets::{self, Preset};
 use super::workload::Reuse;
 
 /// The type that a claim must have if policy reads it.
@@ -207,6 +207,24 @@ pub struct OidcSpec {
     pub token_review: Option<EndpointName>,
 }
 
+/// A provider of tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preset {
+    /// Jobs of GitHub Actions: of github.com, of an enterprise's own issuer or of a server.
+    GithubActions,
+    /// Jobs of GitLab CI/CD: of gitlab.com or a self-managed instance.
+    Gitlab,
+    /// Pods of one Kubernetes cluster, by their service accounts' projected tokens.
+    Kubernetes,
+    /// Jobs of a Buildkite organisation.
+    Buildkite,
+    /// Jobs of a `CircleCI` organisation.
+    Circleci,
+    /// Principals of an AWS account, by STS `GetWebIdentityToken`.
+    Aws,
+}
+
 /// [`OidcSpec`] as written in a configuration. Members that a preset knows may be omitted.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -262,49 +280,6 @@ pub struct SpecRefusal {
     pub key: String,
     pub problem: String,
     pub remedy: String,
-}
-
-impl OidcWritten {
-    /// The complete specification, with the members that its preset adds.
-    pub fn resolve(mut self) -> Result<OidcSpec, SpecRefusal> {
-        if let Some(preset) = self.preset.take() {
-            presets::fill_in(preset, &mut self)?;
-        }
-        let missing = |key: &'static str| SpecRefusal {
-            key: String::new(),
-            problem: format!("missing field `{key}`"),
-            remedy: "add it; taskpass.example.toml describes every key".to_owned(),
-        };
-        Ok(OidcSpec {
-            name: self.name,
-            issuer: self.issuer.ok_or_else(|| missing("issuer"))?,
-            audience: self.audience.ok_or_else(|| missing("audience"))?,
-            algorithms: self.algorithms.ok_or_else(|| missing("algorithms"))?,
-            typ: self.typ,
-            required: self.required,
-            single_tenant: self.single_tenant,
-            allowed: self.allowed,
-            equal: self.equal,
-            identity: self.identity.ok_or_else(|| missing("identity"))?,
-            instance: self.instance,
-            claims: self.claims,
-            reuse: self.reuse.unwrap_or_default(),
-            leeway_seconds: self.leeway_seconds,
-            max_age_seconds: self.max_age_seconds,
-            max_stale_seconds: self.max_stale_seconds,
-            discovery: self.discovery,
-            keys_from: self.keys_from,
-            token_review: self.token_review,
-        })
-    }
-}
-
-impl TryFrom<OidcWritten> for OidcSpec {
-    type Error = SpecRefusal;
-
-    fn try_from(written: OidcWritten) -> Result<Self, SpecRefusal> {
-        written.resolve()
-    }
 }
 
 fn per_task() -> Reuse {

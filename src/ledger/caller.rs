@@ -9,7 +9,7 @@
 //! `ledger::locked` judge them under the lock. `None` as the caller means the broker's own work, or
 //! a configured token: no cutoff matches them.
 
-use crate::domain::generation::GenerationDigest;
+use crate::domain::generation_digest::GenerationDigest;
 use crate::domain::task::Task;
 use crate::domain::workload::{Identity, OneTime, Workload};
 use crate::ids::{CutoffId, TaskId};

@@ -16,7 +16,7 @@ use super::cutoffs::{CutoffTarget, Cutoffs, Stopped};
 use crate::clock::Timestamp;
 use crate::crypto::digest::Mac;
 use crate::domain::cutoff::{Cutoff, Selector, selectors_of_caller};
-use crate::domain::generation::GenerationDigest;
+use crate::domain::generation_digest::GenerationDigest;
 use crate::domain::limits::MAX_CHAIN_DEPTH;
 use crate::domain::session::{EndReason, Session, SessionState};
 use crate::domain::task::{Task, TaskChain, TaskState};

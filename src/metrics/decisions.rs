@@ -14,7 +14,7 @@ use super::Metrics;
 use super::registrar::{Counters, Labels, Registrar, begin, count};
 use crate::clock::Timestamp;
 use crate::domain::decision::{Outcome, RefusalCode};
-use crate::domain::generation::GenerationDigest;
+use crate::domain::generation_digest::GenerationDigest;
 
 /// All outcomes of a decision.
 const OUTCOMES: [Outcome; 4] = [

@@ -4,7 +4,7 @@ use super::registrar::{BATCH_ENTRIES, CALL_SECONDS, LAG_SECONDS, STEP_SECONDS};
 use super::*;
 use crate::domain::cutoff::Selector;
 use crate::domain::decision::{Outcome, RefusalCode};
-use crate::domain::generation::GenerationDigest;
+use crate::domain::generation_digest::GenerationDigest;
 use crate::domain::session::EndReason;
 
 const MS: Duration = Duration::from_millis(1);

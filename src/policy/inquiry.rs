@@ -27,9 +27,11 @@ use super::mapping::{self, Scene, TaskFacts, Unmappable};
 use super::schema;
 use super::slice::{Answer, Slice};
 use crate::clock::Timestamp;
+use crate::domain::action::ActionName;
 use crate::domain::catalog::Resource;
-use crate::domain::grant::{ActionName, AuthorizationDetail, Location};
+use crate::domain::grant::AuthorizationDetail;
 use crate::domain::limits::EVALUATION_STEPS;
+use crate::domain::location::Location;
 use crate::domain::pattern::Budget;
 
 /// One action at one location.

@@ -20,10 +20,10 @@ use super::asked::rewrite::Rule;
 use super::asked::text::AskedText;
 use super::bundle::NamedPolicy;
 use crate::domain::catalog::{Catalog, Resource};
-use crate::domain::grant::Location;
 use crate::domain::kind::{DetailType, ResourceKind};
 use crate::domain::lasting::lasting_actions;
 use crate::domain::limits::MAX_LOAD_STEPS;
+use crate::domain::location::Location;
 use crate::domain::pattern::Budget;
 
 /// Findings about the policies of a generation. Incomplete if comparing all of them would take too

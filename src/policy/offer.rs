@@ -15,9 +15,11 @@ use super::decide::{EvaluationOptions, RightAnswer};
 use super::generation::CompiledGeneration;
 use super::input::{CredentialInput, Input};
 use super::slice::Answer;
+use crate::domain::action::ActionName;
 use crate::domain::decision::Allowed;
-use crate::domain::grant::{ActionName, AuthorizationDetail, Location};
+use crate::domain::grant::AuthorizationDetail;
 use crate::domain::limits::MAX_DETAILS;
+use crate::domain::location::Location;
 use crate::domain::pattern::Budget;
 
 /// Actions at locations.

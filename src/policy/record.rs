@@ -27,7 +27,7 @@ use super::input::Input;
 use crate::clock::Timestamp;
 use crate::crypto::digest::salted;
 use crate::domain::decision::{Decision, Outcome, Refusal, RefusalCode};
-use crate::domain::generation::GenerationDigest;
+use crate::domain::generation_digest::GenerationDigest;
 use crate::domain::grant::Grant;
 use crate::domain::leaf::{Commitment, DecisionLeaf, Event, Leaf, RecordedDecision, TaskLeaf};
 use crate::domain::record::Record;

@@ -18,8 +18,8 @@ use std::fmt::{self, Write as _};
 
 use super::admin::AdminAction;
 use super::problem::PolicyProblem;
+use crate::domain::action::ActionName;
 use crate::domain::catalog::Catalog;
-use crate::domain::grant::ActionName;
 use crate::domain::kind::DetailType;
 use crate::domain::limits::{MAX_LOAD_STEPS, MAX_NAME_BYTES};
 use crate::domain::pattern::Budget;

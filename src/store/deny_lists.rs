@@ -20,7 +20,7 @@ use super::validity_sql::{may_stand, unexpired};
 use super::{Store, StoreError, on_pool, read, read_current, write};
 use crate::clock::Timestamp;
 use crate::domain::deny_list::DenyPolicyTarget;
-use crate::domain::generation::GenerationDigest;
+use crate::domain::generation_digest::GenerationDigest;
 use crate::domain::kind::MinterKind;
 
 /// A target that this process may write to until its lease ends.

@@ -15,7 +15,7 @@ use super::codec::{digest, unsigned};
 use super::{Store, StoreError, read, read_current};
 use crate::clock::Timestamp;
 use crate::crypto::digest::{Mac, MacError};
-use crate::domain::generation::GenerationDigest;
+use crate::domain::generation_digest::GenerationDigest;
 
 /// The purpose under which the MAC of an activation is computed.
 const ACTIVATION_MAC: &str = "activation";

@@ -23,7 +23,7 @@ use super::validity_sql::{blocks, chain, chain_open, task_open, undisturbed_sinc
 use super::{Store, StoreError};
 use crate::clock::Timestamp;
 use crate::domain::cutoff::Cutoff;
-use crate::domain::generation::GenerationDigest;
+use crate::domain::generation_digest::GenerationDigest;
 use crate::domain::task::{Task, TaskChain};
 use crate::domain::validity::{SessionView, TaskLink, is_dated_ahead};
 use crate::ids::{CutoffId, SessionId, TaskId};

@@ -9,7 +9,7 @@ use super::secret::SecretText;
 use super::sessions::SessionBody;
 use crate::clock::Timestamp;
 use crate::domain::decision::{Observed, Outcome};
-use crate::domain::generation::GenerationDigest;
+use crate::domain::generation_digest::GenerationDigest;
 use crate::domain::grant::Grant;
 use crate::domain::task::TaskState;
 use crate::ids::{DecisionId, TaskId};

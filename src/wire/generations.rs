@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use crate::clock::Timestamp;
-use crate::domain::generation::GenerationDigest;
+use crate::domain::generation_digest::GenerationDigest;
 
 /// A generation's document. This type only describes it:
 /// [`Generation`](crate::domain::generation::Generation) reads and writes it.

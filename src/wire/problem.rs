@@ -8,7 +8,7 @@ use super::receipt::ReceiptBody;
 use super::words::PROBLEM_URN;
 use crate::clock::Timestamp;
 use crate::domain::decision::{Allowed, Observed, Outcome};
-use crate::domain::generation::GenerationDigest;
+use crate::domain::generation_digest::GenerationDigest;
 use crate::ids::{CutoffId, DecisionId, SessionId};
 
 /// Every kind of problem: the last part of its `type`, after [`PROBLEM_URN`].

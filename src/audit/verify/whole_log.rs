@@ -9,7 +9,7 @@ use super::heads::{Heads, with_causes};
 use super::verification::{Claim, InputKind, Verification};
 use super::{Request, decision_of};
 use crate::domain::decision::Outcome;
-use crate::domain::generation::GenerationDigest;
+use crate::domain::generation_digest::GenerationDigest;
 use crate::domain::leaf::{DecisionLeaf, Effect, Event, Leaf};
 use crate::ids::{SessionId, TaskId};
 use crate::merkle::{LogEntry, LogReader};

@@ -25,7 +25,7 @@ use crate::attest::{AttestError, AttestFailure, Evidence, VerifiedEvidence, dpop
 use crate::broker::active::Active;
 use crate::broker::error::BrokerError;
 use crate::clock::Timestamp;
-use crate::domain::generation::GenerationDigest;
+use crate::domain::generation_digest::GenerationDigest;
 use crate::domain::workload::{OneTime, Workload};
 use crate::ids::TaskId;
 use crate::ledger::entry::{Entry, OneTimeUse, Premises, Request, RequestCaller};

@@ -23,7 +23,7 @@ use crate::broker::error::BrokerError;
 use crate::clock::Timestamp;
 use crate::crypto::digest::digests_equal;
 use crate::crypto::random::token_digest;
-use crate::domain::generation::GenerationDigest;
+use crate::domain::generation_digest::GenerationDigest;
 use crate::domain::task::Task;
 use crate::domain::workload::{Identity, Instance, KeyBinding, OneTime, Workload};
 use crate::ids::TaskId;

@@ -36,7 +36,8 @@ use crate::attest::{AttestContext, AttestError, NO_ATTESTOR, WorkloadKeys};
 use crate::clock::Timestamp;
 use crate::crypto::digest::{Mac, sha256};
 use crate::domain::endpoint::EndpointsDigest;
-use crate::domain::generation::{Generation, GenerationDigest};
+use crate::domain::generation::Generation;
+use crate::domain::generation_digest::GenerationDigest;
 use crate::domain::trust::AttestorSpec;
 use crate::endpoints::EndpointTable;
 

@@ -20,7 +20,7 @@ use crate::broker::active::Active;
 use crate::broker::error::{BrokerError, Denied, Exceeded};
 use crate::clock::Timestamp;
 use crate::domain::decision::{Decision, Observed, Outcome, Permitted, Refusal};
-use crate::domain::generation::GenerationDigest;
+use crate::domain::generation_digest::GenerationDigest;
 use crate::domain::workload::{OneTime, Workload};
 use crate::ids::{DecisionId, TaskId};
 use crate::ledger::denials::DenialBudget;

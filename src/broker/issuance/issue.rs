@@ -30,7 +30,7 @@ use crate::broker::error::BrokerError;
 use crate::broker::minters::minter_of;
 use crate::clock::Timestamp;
 use crate::domain::decision::{Decision, Observed, Outcome, Permitted, Refusal, RefusalCode};
-use crate::domain::generation::GenerationDigest;
+use crate::domain::generation_digest::GenerationDigest;
 use crate::domain::permit::Permit;
 use crate::domain::request::{CredentialRequest, ResolvedRequest};
 use crate::domain::revocability::Revocability;

@@ -13,7 +13,7 @@ use super::source::{decider, open, unavailable};
 use crate::client::Client;
 use crate::clock::Timestamp;
 use crate::domain::decision::{Observed, Outcome, RefusalCode};
-use crate::domain::generation::GenerationDigest;
+use crate::domain::generation_digest::GenerationDigest;
 use crate::domain::record::Record;
 use crate::ids::DecisionId;
 use crate::policy::explain::{Explanation, SourceLocation};

@@ -15,9 +15,9 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::action::ActionName;
-use super::location::Location;
+use crate::domain::action::ActionName;
 use crate::domain::kind::{DetailType, api, aws};
+use crate::domain::location::Location;
 use crate::domain::pattern::Budget;
 
 /// One object of `authorization_details`. An unknown type or field is an error (RFC 9396 §5), and

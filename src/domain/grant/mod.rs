@@ -1,31 +1,28 @@
 //! Requested and granted rights: typed `authorization_details` (RFC 9396), and the order between
 //! them.
 //!
-//! [`ActionName`] and [`Location`] are single values, [`AuthorizationDetail`] is one object, and
+//! [`AuthorizationDetail`] is one object, with [`ActionName`]s and [`Location`]s as its values, and
 //! [`Grant`] a nonempty list of objects. The rights of one object are the product of its actions
 //! and locations; several objects are a union. [`Grant::covers_within`] alone decides whether one
 //! grant is within another.
 //!
-//! Reading refuses every text that servers could interpret in two ways, with [`InvalidAction`] or
-//! [`InvalidLocation`], and changes only a trailing slash, which it removes. A list that is empty
-//! or too long, or with values that do not fit the type, is an [`InvalidGrant`]. A comparison whose
-//! [`Budget`] runs out answers *not covered* or *overlapping*.
+//! A list that is empty or too long, or with values that do not fit the type, is an
+//! [`InvalidGrant`]. [`super::action`] and [`super::location`] refuse every text that servers could
+//! interpret in two ways. A comparison whose [`Budget`] runs out answers *not covered*.
 //!
 //! [`super::pattern`] compares wildcards, and [`super::kind`] says which values a type permits.
 //! Whether a resource registers the rights is checked in [`super::catalog`].
 
-mod action;
 mod detail;
-mod location;
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::action::{ActionName, InvalidAction};
 pub use self::detail::AuthorizationDetail;
-pub use self::location::{ARN, ARN_PARTS, InvalidLocation, Location};
+use super::action::ActionName;
 use super::limits::{MAX_ACTIONS, MAX_DETAILS, MAX_LOCATIONS};
+use super::location::Location;
 use super::pattern::Budget;
 
 /// An error in a list of objects.

@@ -2,6 +2,7 @@ use super::*;
 use crate::domain::limits::{
     MAX_GRANT_TEXT_BYTES, MAX_LOCATION_BYTES, MAX_REQUEST_STEPS, MAX_WILDCARDS,
 };
+use crate::domain::location::InvalidLocation;
 use proptest::prelude::*;
 
 fn location(text: &str) -> Location {

@@ -15,7 +15,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::{KindMembers, Registration, aws};
-use crate::domain::grant::{ActionName, Location};
+use crate::domain::action::ActionName;
+use crate::domain::location::Location;
 use crate::domain::revocability::{ExpiresBy, OpenSessions, Revocability, RevocationClass};
 use crate::domain::status_list::STATUS_LIST_SECONDS;
 use crate::domain::workload::Identity;

@@ -20,8 +20,9 @@ use serde::Deserialize;
 
 use self::api::{ApiResource, Verification};
 use self::aws::AwsRole;
+use super::action::ActionName;
 use super::endpoint::{EndpointName, EndpointUse};
-use super::grant::{ActionName, Location};
+use super::location::Location;
 use super::pattern::Budget;
 use super::revocability::Revocability;
 use super::workload::Identity;

@@ -7,10 +7,11 @@
 //! may make an attestor narrower; members that would make it wider are refused. An operator who
 //! needs a wider one writes the attestor without a preset.
 //!
-//! `fill_in` returns a [`SpecRefusal`] with the member, the problem and the remedy; the first one
-//! ends it. [`super::trust`] calls it when a configuration is read. The result is complete, so a
-//! generation does not depend on a later version's presets. `attest::checks` checks the completed
-//! attestor like any other.
+//! [`OidcWritten::resolve`] applies the preset and requires every member. It returns a
+//! [`SpecRefusal`] with the member, the problem and the remedy; the first one ends it.
+//! `config::document` calls it, and serde calls it for each [`OidcSpec`] that is read. The result is
+//! complete, so a generation does not depend on a later version's presets. [`super::trust`] has the
+//! types, and `attest::checks` checks the completed attestor like any other.
 
 mod aws;
 mod buildkite;
@@ -21,30 +22,11 @@ mod kubernetes;
 
 use std::collections::BTreeSet;
 
-use serde::Deserialize;
 use serde_json::Value;
 use url::Url;
 
-use super::trust::{ClaimSpec, ClaimType, OidcWritten, SpecRefusal};
+use super::trust::{ClaimSpec, ClaimType, OidcSpec, OidcWritten, Preset, SpecRefusal};
 use super::workload::Reuse;
-
-/// A provider of tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Preset {
-    /// Jobs of GitHub Actions: of github.com, of an enterprise's own issuer or of a server.
-    GithubActions,
-    /// Jobs of GitLab CI/CD: of gitlab.com or a self-managed instance.
-    Gitlab,
-    /// Pods of one Kubernetes cluster, by their service accounts' projected tokens.
-    Kubernetes,
-    /// Jobs of a Buildkite organisation.
-    Buildkite,
-    /// Jobs of a `CircleCI` organisation.
-    Circleci,
-    /// Principals of an AWS account, by STS `GetWebIdentityToken`.
-    Aws,
-}
 
 impl Preset {
     fn rules(self) -> &'static Rules {
@@ -202,8 +184,51 @@ fn refuse<T>(
     })
 }
 
+impl OidcWritten {
+    /// The complete specification, with the members that its preset adds.
+    pub fn resolve(mut self) -> Result<OidcSpec, SpecRefusal> {
+        if let Some(preset) = self.preset.take() {
+            fill_in(preset, &mut self)?;
+        }
+        let missing = |key: &'static str| SpecRefusal {
+            key: String::new(),
+            problem: format!("missing field `{key}`"),
+            remedy: "add it; taskpass.example.toml describes every key".to_owned(),
+        };
+        Ok(OidcSpec {
+            name: self.name,
+            issuer: self.issuer.ok_or_else(|| missing("issuer"))?,
+            audience: self.audience.ok_or_else(|| missing("audience"))?,
+            algorithms: self.algorithms.ok_or_else(|| missing("algorithms"))?,
+            typ: self.typ,
+            required: self.required,
+            single_tenant: self.single_tenant,
+            allowed: self.allowed,
+            equal: self.equal,
+            identity: self.identity.ok_or_else(|| missing("identity"))?,
+            instance: self.instance,
+            claims: self.claims,
+            reuse: self.reuse.unwrap_or_default(),
+            leeway_seconds: self.leeway_seconds,
+            max_age_seconds: self.max_age_seconds,
+            max_stale_seconds: self.max_stale_seconds,
+            discovery: self.discovery,
+            keys_from: self.keys_from,
+            token_review: self.token_review,
+        })
+    }
+}
+
+impl TryFrom<OidcWritten> for OidcSpec {
+    type Error = SpecRefusal;
+
+    fn try_from(written: OidcWritten) -> Result<Self, SpecRefusal> {
+        written.resolve()
+    }
+}
+
 /// Applies `preset`, and refuses members that would weaken it.
-pub(super) fn fill_in(preset: Preset, written: &mut OidcWritten) -> Result<(), SpecRefusal> {
+fn fill_in(preset: Preset, written: &mut OidcWritten) -> Result<(), SpecRefusal> {
     let rules = preset.rules();
     rules.issuer(written)?;
     if written.audience.as_deref().is_none_or(str::is_empty) {

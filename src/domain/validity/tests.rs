@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::super::cutoff::{Block, True};
-use super::super::generation::GenerationDigest;
+use super::super::generation_digest::GenerationDigest;
 use super::super::kind::MinterKind;
 use super::super::revocability::{ExpiresBy, OpenSessions, Revocability};
 use super::*;

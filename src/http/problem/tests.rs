@@ -5,7 +5,7 @@ use super::*;
 use crate::attest::AttestFailure;
 use crate::broker::error::NotRepeated;
 use crate::domain::decision::{Outcome, Refusal, RefusalCode};
-use crate::domain::generation::GenerationDigest;
+use crate::domain::generation_digest::GenerationDigest;
 use crate::ids::{CutoffId, DecisionId, SessionId};
 use crate::merkle::{Receipt, leaf_hash};
 use crate::wire::problem::SLUGS;

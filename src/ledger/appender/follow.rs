@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::Appender;
 use super::failure::{Failure, failure};
-use crate::domain::generation::GenerationDigest;
+use crate::domain::generation_digest::GenerationDigest;
 use crate::ledger::cutoffs::Cutoffs;
 use crate::ledger::guard;
 use crate::merkle::{Edge, Hash};

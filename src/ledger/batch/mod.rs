@@ -22,7 +22,7 @@ use super::locked::LockedState;
 use super::outcome::{AppendError, Outcome};
 use crate::clock::Timestamp;
 use crate::crypto::digest::Mac;
-use crate::domain::generation::GenerationDigest;
+use crate::domain::generation_digest::GenerationDigest;
 use crate::domain::workload::OneTime;
 use crate::merkle::Hash;
 use crate::store::append::{LeafRow, Needs, View, Writes};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Draft, EntryKind};
 use crate::domain::endpoint::EndpointsDigest;
-use crate::domain::generation::GenerationDigest;
+use crate::domain::generation_digest::GenerationDigest;
 use crate::domain::leaf::Event;
 use crate::domain::workload::Identity;
 use crate::ledger::locked::LockedState;

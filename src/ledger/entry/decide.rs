@@ -15,7 +15,7 @@ use super::permit::{CredentialPlan, OpenPlan, Overtaken, PermitPlan, SessionPlan
 use super::{Blocked, Draft, EntryKind, EntryOpenings, RequestCaller};
 use crate::domain::cutoff::{Selector, True};
 use crate::domain::decision::{Observed, Outcome as PolicyOutcome, Refusal, RefusalCode};
-use crate::domain::generation::GenerationDigest;
+use crate::domain::generation_digest::GenerationDigest;
 use crate::domain::leaf::{Commitment, DecisionLeaf, Event, Opening, TaskLeaf};
 use crate::domain::workload::{Identity, Instance};
 use crate::ids::{DecisionId, TaskId};

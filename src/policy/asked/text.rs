@@ -13,7 +13,8 @@ use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::domain::grant::{ARN_PARTS, ActionName, Location};
+use crate::domain::action::ActionName;
+use crate::domain::location::{ARN_PARTS, Location};
 use crate::domain::pattern::{Pattern, Token};
 
 /// A set of texts that one request asks for.

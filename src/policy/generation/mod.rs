@@ -38,9 +38,8 @@ use super::slice::Index;
 use super::stack;
 use crate::clock::Timestamp;
 use crate::domain::catalog::{Catalog, Resource, TaskType};
-use crate::domain::generation::{
-    DecisionLimits, Generation, GenerationDigest, PolicyFile, Retention,
-};
+use crate::domain::generation::{DecisionLimits, Generation, PolicyFile, Retention};
+use crate::domain::generation_digest::GenerationDigest;
 use crate::domain::limits::{MAX_OBSERVED_DAYS, MAX_PROBLEMS};
 use crate::domain::trust::AttestorSpec;
 

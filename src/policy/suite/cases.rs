@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
+use crate::domain::action::ActionName;
 use crate::domain::decision::Outcome;
-use crate::domain::grant::{ActionName, Location};
+use crate::domain::location::Location;
 use crate::domain::revocability::Revocability;
 use crate::domain::workload::{ClaimValue, Identity};
 

@@ -14,7 +14,7 @@ use sqlx::FromRow;
 
 use crate::clock::Timestamp;
 use crate::domain::cutoff::Cutoff;
-use crate::domain::generation::GenerationDigest;
+use crate::domain::generation_digest::GenerationDigest;
 use crate::domain::revocability::{ExpiresBy, OpenSessions, Revocability, RevocationClass};
 use crate::domain::session::{EndReason, Session, SessionState};
 use crate::domain::validity::{SessionView, ValidityFacts};

@@ -17,7 +17,7 @@ use taskpass::domain::deny_list::{
     DenyPolicyTarget, DenyReason, DenyRequest, DenyRoom, RevocationProgress,
 };
 use taskpass::domain::endpoint::EndpointsDigest;
-use taskpass::domain::generation::GenerationDigest;
+use taskpass::domain::generation_digest::GenerationDigest;
 use taskpass::domain::kind::MinterKind;
 use taskpass::domain::leaf::Opening;
 use taskpass::domain::revocability::{ExpiresBy, OpenSessions, Revocability, RevocationClass};

@@ -9,7 +9,7 @@ use taskpass::broker::revocation::BlockRequest;
 use taskpass::clock::Timestamp;
 use taskpass::domain::cutoff::{Block, Cutoff, Selector, True};
 use taskpass::domain::decision::RefusalCode;
-use taskpass::domain::generation::GenerationDigest;
+use taskpass::domain::generation_digest::GenerationDigest;
 use taskpass::domain::leaf::{Commitment, Opening};
 use taskpass::domain::session::{EndReason, SessionState};
 use taskpass::domain::task::{Task, TaskEnd, TaskState};

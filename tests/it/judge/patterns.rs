@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use serde_json::json;
-use taskpass::domain::grant::{ActionName, Location};
+use taskpass::domain::action::ActionName;
+use taskpass::domain::location::Location;
 use taskpass::domain::pattern::{self, Budget};
 
 use super::OBJECT;

@@ -16,7 +16,7 @@ use taskpass::crypto::SealingKeys;
 use taskpass::crypto::digest::Mac;
 use taskpass::crypto::random::SystemRandom;
 use taskpass::domain::cutoff::{Block, Cutoff, Selector};
-use taskpass::domain::generation::GenerationDigest;
+use taskpass::domain::generation_digest::GenerationDigest;
 use taskpass::domain::kind::MinterKind;
 use taskpass::domain::revocability::RevocationClass;
 use taskpass::domain::session::{EndReason, Session, SessionState};

@@ -16,7 +16,8 @@ use super::record::{
     url,
 };
 use crate::audit::AuditError;
-use crate::domain::grant::{ActionName, Location};
+use crate::domain::action::ActionName;
+use crate::domain::location::Location;
 
 /// The longest mapping that is read, in bytes.
 pub(crate) const MAX_BYTES: u64 = 64 * 1024;

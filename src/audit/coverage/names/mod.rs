@@ -8,7 +8,8 @@
 mod tests;
 
 use super::record::{RecordedAction, Region, arn, arn_that_begins};
-use crate::domain::grant::{ActionName, Location};
+use crate::domain::action::ActionName;
+use crate::domain::location::Location;
 
 /// The call in a record of AWS.
 #[derive(Clone, Debug, Default)]

@@ -13,9 +13,10 @@ use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
-use crate::domain::grant::{ActionName, Location};
+use crate::domain::action::ActionName;
 use crate::domain::kind::aws::{RoleArn, is_region};
 use crate::domain::limits::MAX_LOCATION_BYTES;
+use crate::domain::location::Location;
 use crate::ids::SessionId;
 use crate::merkle::Hash;
 

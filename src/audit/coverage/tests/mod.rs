@@ -11,8 +11,9 @@ use super::judge::{Class, Judge, Judgement, Reason};
 use super::record::{Credential, Outcome, Record, RecordedAction, Region, RoleSeen, session, time};
 use crate::audit::AuditError;
 use crate::clock::Timestamp;
-use crate::domain::grant::{ActionName, Location};
+use crate::domain::action::ActionName;
 use crate::domain::leaf::Leaf;
+use crate::domain::location::Location;
 use crate::merkle::{
     Checkpoint, Hash, LogEntry, VerifierKey, leaf_hash, note_signature_line, root_of, sign_note,
     write_log_entry, write_log_head,

@@ -16,9 +16,10 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::{KindMembers, Registration};
+use crate::domain::action::ActionName;
 use crate::domain::endpoint::{EndpointName, EndpointUse};
-use crate::domain::grant::{ActionName, Location};
 use crate::domain::limits::MAX_CHAINED_SESSION_SECONDS;
+use crate::domain::location::Location;
 use crate::domain::pattern::Budget;
 use crate::domain::revocability::{ExpiresBy, OpenSessions, Revocability, RevocationClass};
 

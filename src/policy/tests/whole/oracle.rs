@@ -7,7 +7,8 @@ use cedar_policy::{Authorizer, Context, PolicySet, RestrictedExpression};
 
 use super::super::properties::cases;
 use super::*;
-use crate::domain::grant::{ActionName, Location};
+use crate::domain::action::ActionName;
+use crate::domain::location::Location;
 
 /// Conditions over these comparisons and over facts that are independent of the requested values.
 fn condition(comparisons: Vec<String>) -> impl Strategy<Value = String> {

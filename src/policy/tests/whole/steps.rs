@@ -1,7 +1,7 @@
 //! The steps that comparing a request with policies takes, and the refusal when they run out.
 
 use super::*;
-use crate::domain::grant::ActionName;
+use crate::domain::action::ActionName;
 
 #[test]
 fn a_thousand_places_in_a_policy_cost_no_more_than_one() {

@@ -5,14 +5,15 @@
 //! wildcards, is an [`InvalidAction`].
 //!
 //! If a comparison's [`Budget`] runs out, it answers *not covered* or *overlapping*.
-//! [`super::detail`] puts actions into grants; [`crate::domain::pattern`] compares wildcards.
+//! [`super::grant`] puts actions into grants, [`super::kind`] says which of them a kind of resource
+//! permits, and [`super::pattern`] compares wildcards.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::limits::{MAX_GRANT_TEXT_BYTES, MAX_WILDCARDS};
-use crate::domain::pattern::{self, Budget};
+use super::limits::{MAX_GRANT_TEXT_BYTES, MAX_WILDCARDS};
+use super::pattern::{self, Budget};
 
 /// The name of an action, as the resource registers it: `orders:read`. For AWS it may be a pattern,
 /// such as `s3:Get*`, and covers everything that it matches.

@@ -4,16 +4,17 @@
 //! [`InvalidLocation`], and only a trailing slash is removed. A URL covers everything below it, by
 //! path segment. An ARN may have wildcards and is compared part by part.
 //!
-//! A comparison whose [`Budget`] runs out answers *not covered*. [`super::detail`] puts locations
-//! into grants; [`crate::domain::pattern`] compares wildcards.
+//! A comparison whose [`Budget`] runs out answers *not covered*. [`super::grant`] puts locations
+//! into grants, [`super::kind`] says which of them a kind of resource permits, and
+//! [`super::pattern`] compares wildcards.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::domain::limits::{MAX_GRANT_TEXT_BYTES, MAX_LOCATION_BYTES, MAX_WILDCARDS};
-use crate::domain::pattern::{self, Budget};
+use super::limits::{MAX_GRANT_TEXT_BYTES, MAX_LOCATION_BYTES, MAX_WILDCARDS};
+use super::pattern::{self, Budget};
 
 /// Text that is neither an absolute `https` URL in its one normal form nor an ARN.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,7 +30,7 @@ pub struct InvalidLocation;
 ///
 /// An absolute URL covers itself and everything below it, by path segment: `https://h/v1` covers
 /// `https://h/v1/42`, not `https://h/v10`. An ARN may have the wildcards of
-/// [`crate::domain::pattern`] and covers everything that it matches.
+/// [`super::pattern`] and covers everything that it matches.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Location(String);
