@@ -16,7 +16,7 @@ use arc_swap::ArcSwap;
 use ring::{digest, hmac};
 use subtle::ConstantTimeEq as _;
 
-use super::sealer::KeyId;
+use super::key_id::KeyId;
 
 /// Length of a tag: the key's id and an HMAC-SHA-256.
 pub const TAG_BYTES: usize = KeyId::BYTES + 32;

@@ -36,6 +36,7 @@ pub mod digest;
 pub mod jwk;
 pub mod jwt;
 pub mod jwt_provider;
+pub mod key_id;
 pub mod keyring;
 pub mod loaded;
 pub mod random;

@@ -38,6 +38,7 @@ use crate::clock::Timestamp;
 use crate::ids::{NoRandomness, Random};
 
 use super::digest::{Mac, push_prefixed};
+use super::key_id::KeyId;
 use super::random::SystemRandom;
 
 /// The prefix of a sealing key in text form.
@@ -59,35 +60,6 @@ const ID_LABEL: &[u8] = b"taskpass sealing key id v1";
 const MAC_LABEL: &[u8] = b"taskpass mac key v1";
 const ENVELOPE_LABEL: &[u8] = b"taskpass envelope key v1";
 const AAD_DOMAIN: &[u8] = b"taskpass envelope v1";
-
-/// The short id of a sealing key, computed from it. Not secret.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct KeyId([u8; Self::BYTES]);
-
-impl KeyId {
-    /// Length of an id.
-    pub const BYTES: usize = 8;
-
-    pub(super) fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
-        Self(bytes)
-    }
-
-    pub(super) fn as_bytes(&self) -> &[u8; Self::BYTES] {
-        &self.0
-    }
-}
-
-impl fmt::Display for KeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for KeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "KeyId({self})")
-    }
-}
 
 /// The description of an envelope's content. It is authenticated but not stored: the caller that
 /// opens an envelope must supply it.
@@ -297,7 +269,7 @@ impl SealingKey {
         id.copy_from_slice(&hashed.as_ref()[..KeyId::BYTES]);
         let mac = expand(&extracted, MAC_LABEL)?;
         Ok(Self {
-            id: KeyId(id),
+            id: KeyId::from_bytes(id),
             master: Zeroizing::new(*master),
             mac: hmac::Key::new(hmac::HMAC_SHA256, mac.as_slice()),
         })
@@ -476,7 +448,7 @@ impl<'a> Envelope<'a> {
         let (salt, rest) = rest.split_first_chunk::<SALT_BYTES>()?;
         Some(Self {
             header,
-            key_id: KeyId(*key_id),
+            key_id: KeyId::from_bytes(*key_id),
             salt,
             nonce: rest.try_into().ok()?,
             body,
