@@ -8,9 +8,10 @@
 //!
 //! `Config::parse` checks the text and the variables, and `Config::load` then the other files.
 //! Rules of the domain are checked by its own types (`Catalog`, `KeySchedule`), whose errors get a
-//! line here. Each group of sections has a file: `server`, `store`, `ledger`, `keys`, `generation`;
-//! `secrets` has the variables and files. Sinks and endpoints have theirs in `crate::config`.
+//! line here. Each group of sections has a file: `server`, `store`, `ledger`, `keys`, `generation`,
+//! `exports`; `secrets` has the variables and files. Endpoints have theirs in `crate::config`.
 
+mod exports;
 mod generation;
 mod keys;
 mod ledger;
@@ -24,7 +25,6 @@ use super::document::Document;
 use super::error::{ConfigError, ConfigErrors};
 use super::{Mode, sections};
 pub(super) use generation::own_audiences;
-pub(super) use secrets::read_secret;
 
 /// Collects the errors of a configuration.
 pub(super) struct Checker<'d> {

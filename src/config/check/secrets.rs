@@ -256,7 +256,7 @@ pub(super) fn is_exposed(mode: u32, owned_by_root: bool) -> bool {
 }
 
 /// Reads a file that other users must not access. The error is the problem and the remedy.
-pub(in crate::config) fn read_secret(path: &Path) -> Result<Zeroizing<String>, (String, String)> {
+pub(super) fn read_secret(path: &Path) -> Result<Zeroizing<String>, (String, String)> {
     let unreadable = |error: std::io::Error| {
         let remedy = "make it readable to the broker only".to_owned();
         (unreadable(path, &error), remedy)
