@@ -7,11 +7,10 @@ use reqwest::StatusCode;
 use reqwest::header::{DATE, HeaderMap};
 use serde_json::Value;
 
-use super::error::{AnswerKind, ClientError};
+use super::error::{AnswerKind, ClientError, slug};
 use crate::clock::{Clock as _, SystemClock};
 use crate::domain::decision::Observed;
 use crate::domain::text::printable;
-use crate::wire::words::PROBLEM_URN;
 
 /// An error mentions a difference of more than these seconds between this machine's clock and the
 /// broker's.
@@ -87,13 +86,6 @@ impl Answer {
             problem: self.body.clone(),
         }
     }
-}
-
-/// The kind of a problem document of the broker; empty for any other document.
-pub(crate) fn slug(problem: &Value) -> &str {
-    let kind = problem.get("type").and_then(Value::as_str);
-    kind.and_then(|kind| kind.strip_prefix(PROBLEM_URN))
-        .unwrap_or_default()
 }
 
 /// Describes a problem (RFC 9457) or an OAuth error (RFC 6749) in sentences.

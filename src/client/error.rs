@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::answer::slug;
+use crate::wire::words::PROBLEM_URN;
 
 /// The text of each variant is a sentence for the user.
 #[derive(Debug, thiserror::Error)]
@@ -53,4 +53,11 @@ impl ClientError {
             Self::Invalid(_) | Self::Refused(_) | Self::Unavailable(_) => "",
         }
     }
+}
+
+/// The kind of a problem document of the broker; empty for any other document.
+pub(super) fn slug(problem: &Value) -> &str {
+    let kind = problem.get("type").and_then(Value::as_str);
+    kind.and_then(|kind| kind.strip_prefix(PROBLEM_URN))
+        .unwrap_or_default()
 }
