@@ -2,13 +2,13 @@
 //!
 //! [`CliError`] is the error of every command, and [`ExitClass`] the class that decides the exit
 //! code. The errors of the client, of the audits and of the output are converted to it here.
+//! [`super::output`] reports it.
 
-use std::io::{self, Write as _};
+use std::io;
 
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::output::{self, Form};
 use crate::audit::AuditError;
 use crate::client::{AnswerKind, ClientError};
 
@@ -89,7 +89,7 @@ impl CliError {
 
     /// The class. `None` if the command's own output reported the error, or there is nothing to
     /// report.
-    fn kind(&self) -> Option<ExitClass> {
+    pub(super) fn kind(&self) -> Option<ExitClass> {
         match self {
             Self::Answered { kind, .. } => Some(*kind),
             Self::Refused(_) => Some(ExitClass::Refused),
@@ -107,37 +107,6 @@ impl CliError {
             Self::AlreadyReported => ExitClass::Refused.code(),
             other => other.kind().unwrap_or(ExitClass::Unavailable).code(),
         }
-    }
-
-    /// Reports the error: as JSON on standard output, in place of the result, or as sentences on
-    /// standard error. `exec` leaves standard output to its command. If a result was already
-    /// written, it stays the only document there.
-    pub(super) fn tell(&self, form: Form, own_output: bool) {
-        let Some(kind) = self.kind() else {
-            return;
-        };
-        // The text may quote other servers.
-        let text = output::printable_lines(&self.to_string());
-        let written = match form {
-            Form::Json if output::is_json_written() => {
-                writeln!(std::io::stderr().lock(), "taskpass: {text}")
-            }
-            Form::Text => writeln!(std::io::stderr().lock(), "taskpass: {text}"),
-            Form::Json => {
-                let mut error = json!({"kind": kind, "exit_code": kind.code(), "detail": text});
-                if let Self::Answered { problem, .. } = self {
-                    error["problem"] = problem.clone();
-                }
-                let line = json!({ "error": error });
-                if own_output {
-                    writeln!(std::io::stdout().lock(), "{line:#}")
-                } else {
-                    writeln!(std::io::stderr().lock(), "{line}")
-                }
-            }
-        };
-        // If this cannot be written either, there is no way to report it.
-        drop(written);
     }
 }
 

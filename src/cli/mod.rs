@@ -118,7 +118,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let Err(failure) = dispatch(cli.command, form) else {
         return ExitCode::SUCCESS;
     };
-    failure.tell(form, own_output);
+    output::report(&failure, form, own_output);
     ExitCode::from(failure.code())
 }
 
@@ -127,7 +127,7 @@ fn unparsed(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     let mut own = arguments.iter().take_while(|argument| *argument != "--");
     if error.use_stderr() && own.any(|argument| argument == "--json") {
         let failure = CliError::Usage(error.render().to_string().trim_end().to_owned());
-        failure.tell(Form::Json, true);
+        output::report(&failure, Form::Json, true);
         return ExitCode::from(failure.code());
     }
     // If this cannot be written, there is no way to report it.

@@ -1,4 +1,4 @@
-//! Writes everything that a command prints on standard output.
+//! Writes everything that a command prints on standard output, and reports its error.
 //!
 //! If the reader closes the output, as `head` does, the command ends quietly. Every other failure
 //! to write is an error.
@@ -83,7 +83,7 @@ pub(super) fn even_unread(told: Result<(), CliError>) -> Result<(), CliError> {
 static JSON_WRITTEN: AtomicBool = AtomicBool::new(false);
 
 /// Whether a result was written as JSON; no other document may follow it.
-pub(super) fn is_json_written() -> bool {
+fn is_json_written() -> bool {
     JSON_WRITTEN.load(Ordering::Relaxed)
 }
 
@@ -105,6 +105,39 @@ fn pretty(value: &impl Serialize) -> Result<String, CliError> {
 
 fn unwritable(error: &serde_json::Error) -> CliError {
     CliError::Unavailable(format!("cannot write the output as JSON: {error}"))
+}
+
+/// Reports the error: as JSON on standard output, in place of the result, or as sentences on
+/// standard error. `exec` leaves standard output to its command. If a result was already written,
+/// it stays the only document there.
+pub(super) fn report(error: &CliError, form: Form, own_output: bool) {
+    let Some(kind) = error.kind() else {
+        return;
+    };
+    // The text may quote other servers.
+    let text = printable_lines(&error.to_string());
+    let written = match form {
+        Form::Json if is_json_written() => {
+            writeln!(io::stderr().lock(), "taskpass: {text}")
+        }
+        Form::Text => writeln!(io::stderr().lock(), "taskpass: {text}"),
+        Form::Json => {
+            let mut document = serde_json::json!({
+                "kind": kind, "exit_code": kind.code(), "detail": text,
+            });
+            if let CliError::Answered { problem, .. } = error {
+                document["problem"] = problem.clone();
+            }
+            let line = serde_json::json!({ "error": document });
+            if own_output {
+                writeln!(io::stdout().lock(), "{line:#}")
+            } else {
+                writeln!(io::stderr().lock(), "{line}")
+            }
+        }
+    };
+    // If this cannot be written either, there is no way to report it.
+    drop(written);
 }
 
 /// The widest column, in characters. A wider cell overflows and does not move other rows.

@@ -1,5 +1,6 @@
 //! The development mode's OIDC issuer: it serves discovery and keys over HTTP, and `POST /token`,
-//! which signs any claims. It is therefore suitable for development only.
+//! which signs any claims. It is therefore suitable for development only. [`attest`] gets such a
+//! token for the demonstration.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -11,12 +12,14 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
+use url::Url;
 
 use super::super::CliError;
 use super::guard;
+use crate::client::Client;
 use crate::clock::{Clock as _, SystemClock};
 use crate::crypto::{
     Algorithm, LocalSigner, PrivateKey, Signer as _, SystemRandom, random_token, sign_jwt,
@@ -154,12 +157,20 @@ fn fill_in(shared: &Shared, given: Map<String, Value>) -> Result<Value, CliError
     Ok(claims)
 }
 
+/// Gets an attestation from the development issuer.
+pub(super) async fn attest(issuer: &Url, subject: &str) -> Result<SecretString, CliError> {
+    let answer = Client::new(issuer)?
+        .post("/token", &json!({"sub": subject}))
+        .await?;
+    let token = answer.get("token").and_then(Value::as_str);
+    token
+        .map(SecretString::from)
+        .ok_or_else(|| CliError::Unavailable("the issuer issued no attestation".into()))
+}
+
 #[cfg(test)]
 mod tests {
-    use url::Url;
-
     use super::*;
-    use crate::client::Client;
     use crate::crypto::{UnverifiedJwt, VerificationKey, verify};
 
     #[tokio::test]

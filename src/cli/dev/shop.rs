@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use url::Url;
 
 use super::super::CliError;
-use super::story::attest;
+use super::issuer::attest;
 use crate::client::Client;
 
 /// The server, listening but not yet serving.

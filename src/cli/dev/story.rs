@@ -13,6 +13,7 @@ use url::Url;
 use super::super::CliError;
 use super::super::output::{self, Form};
 use super::Running;
+use super::issuer::attest;
 use super::shop::Shop;
 use crate::audit::verify;
 use crate::client::{Answer, Client};
@@ -57,17 +58,6 @@ pub(super) async fn play(running: &Running, form: Form) -> Result<(), CliError> 
         ended = shop.serve() => ended,
         told = story.tell(&shop_url) => told,
     }
-}
-
-/// Gets an attestation from the development issuer.
-pub(super) async fn attest(issuer: &Url, subject: &str) -> Result<SecretString, CliError> {
-    let answer = Client::new(issuer)?
-        .post("/token", &json!({"sub": subject}))
-        .await?;
-    let token = answer.get("token").and_then(Value::as_str);
-    token
-        .map(SecretString::from)
-        .ok_or_else(|| CliError::Unavailable("the issuer issued no attestation".into()))
 }
 
 fn address(url: &str) -> Result<Url, CliError> {
