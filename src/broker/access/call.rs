@@ -1,17 +1,16 @@
 //! A call in progress: the evidence that it presents, the results of its verification, and whether
 //! that evidence was used up.
 //!
-//! Read in this order: `Verified` holds the results, `Call::run` runs a handler, `Call::appraise`
-//! verifies a workload's evidence, `Call::append_with` appends an entry that carries the evidence,
-//! and `Drop` covers an interrupted call. The rule: verified evidence is used up before the caller
-//! gets an answer, also if the handler fails. A handler whose premises (generation and role
-//! bindings) have changed runs again, up to `MAX_ATTEMPTS` times.
+//! Read in this order: `Verified` holds the results, `Call::appraise` verifies a workload's
+//! evidence, `Call::append_with` appends an entry that carries the evidence, `Call::consume` uses
+//! the evidence up if no entry carried it, and `Drop` covers an interrupted call. The rule: an
+//! append that recorded the evidence, or may have, uses it up. Each entry carries the caller and
+//! its premises.
 //!
 //! Failures: a blocked caller gets `Blocked`; used evidence gets `UsedUp`, `Replayed`, or
-//! `Attestation` if only its proof was used before; changed premises after all attempts get
-//! `FailClosed`. If the broker itself failed, that error takes precedence over a failure to use up
-//! the evidence. The services of `broker` call `run`; `access::evidence` calls the rest. The module
-//! verifies no signature: `attest` does. It checks no cutoff: the ledger does, under its lock.
+//! `Attestation` if only its proof was used before. `access::run` runs the handler of a call, and
+//! `access::evidence` calls the rest. The module verifies no signature: `attest` does. It checks no
+//! cutoff: the ledger does, under its lock.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -20,7 +19,6 @@ use tracing::info;
 
 use super::Access;
 use super::caller::Caller;
-use super::evidence::Unverified;
 use crate::attest::{AttestError, AttestFailure, Evidence, VerifiedEvidence, dpop};
 use crate::broker::active::Active;
 use crate::broker::error::BrokerError;
@@ -32,10 +30,6 @@ use crate::ledger::entry::{Entry, OneTimeUse, Premises, Request, RequestCaller};
 use crate::ledger::{AppendError, Appended};
 use crate::metrics::RateLimit;
 use crate::policy::AdminAction;
-
-/// How often a call is handled at most. It is handled again if the generation or the role bindings
-/// changed meanwhile.
-const MAX_ATTEMPTS: u32 = 5;
 
 /// A call in progress.
 pub(in crate::broker) struct Call<'a> {
@@ -323,79 +317,17 @@ impl<'a> Call<'a> {
         premises.is_none_or(|generation| decides == Some(generation))
     }
 
-    fn mark_used_up(&self) {
+    /// Replaces the state by which the caller is authorized.
+    pub(super) fn set_premises(&self, premises: Premises) {
+        self.state().premises = premises;
+    }
+
+    /// Registers that no evidence is left to use up, and that no cutoff is left to check.
+    pub(super) fn mark_used_up(&self) {
         let mut state = self.state();
         state.unspent = Vec::new();
         state.used_up = true;
         state.judged = true;
-    }
-
-    /// Runs the call's handler. Before the caller gets the result, it uses up all evidence that the
-    /// handler verified and did not use up. A handler whose premises changed runs again.
-    pub(in crate::broker) async fn run<'c, T, H>(
-        &'c self,
-        handler: impl Fn(Unverified<'c>) -> H,
-    ) -> Result<T, BrokerError>
-    where
-        H: Future<Output = Result<T, BrokerError>>,
-    {
-        let mut attempts = 0;
-        loop {
-            let superseded = match self.attempt(handler(Unverified::of(self))).await {
-                Err(superseded @ BrokerError::Superseded) => superseded,
-                result => return self.end(result),
-            };
-            attempts += 1;
-            if attempts == MAX_ATTEMPTS {
-                return self.give_up(superseded).await;
-            }
-            if let Err(error) = self.renew().await {
-                return self.give_up(error).await;
-            }
-        }
-    }
-
-    /// Runs the handler once and uses up the remaining evidence.
-    async fn attempt<T>(
-        &self,
-        handler: impl Future<Output = Result<T, BrokerError>>,
-    ) -> Result<T, BrokerError> {
-        let result = handler.await;
-        if let Err(BrokerError::Superseded) = &result {
-            return result;
-        }
-        match (result, self.consume().await) {
-            (_, Err(superseded @ BrokerError::Superseded)) => Err(superseded),
-            // A failure of the broker is reported even if the consumption failed too.
-            (Err(error), _) if error.is_transient() => Err(error),
-            (_, Err(error)) => Err(error),
-            (result, Ok(())) => result,
-        }
-    }
-
-    /// Loads the active generation and the role bindings again, as the new premises.
-    async fn renew(&self) -> Result<(), BrokerError> {
-        self.access.generations.follow().await?;
-        self.state().premises = self.access.premises();
-        Ok(())
-    }
-
-    /// Ends a call whose premises have changed. Its evidence is used up under any premises.
-    async fn give_up<T>(&self, error: BrokerError) -> Result<T, BrokerError> {
-        self.state().premises = Premises::default();
-        let consumed = self.consume().await;
-        self.end(consumed.and(Err(error)))
-    }
-
-    /// Ends the call and converts its error into the caller's. Dropping the call then does not try
-    /// again to consume evidence that could not be consumed.
-    fn end<T>(&self, result: Result<T, BrokerError>) -> Result<T, BrokerError> {
-        self.mark_used_up();
-        result.map_err(|error| match error {
-            BrokerError::Replayed => self.replayed(),
-            BrokerError::Superseded => BrokerError::FailClosed(error.to_string()),
-            other => other,
-        })
     }
 
     /// Logs that the store may have deleted an earlier use of the evidence, and returns the
@@ -425,7 +357,7 @@ impl<'a> Call<'a> {
     }
 
     /// Logs that the evidence was used before, and returns the caller's error.
-    fn replayed(&self) -> BrokerError {
+    pub(super) fn replayed(&self) -> BrokerError {
         let state = self.state();
         let failure = AttestFailure {
             attestor: state.attestor.clone(),

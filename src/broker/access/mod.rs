@@ -44,6 +44,7 @@ mod evidence;
 mod failures;
 pub mod rate;
 mod records;
+mod run;
 mod successors;
 pub mod tokens;
 

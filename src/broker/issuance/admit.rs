@@ -4,7 +4,7 @@
 //! credential under a child must be covered by one credential of the parent. Joining a task
 //! requires its handle and the owner's identity. A retry finds the task of the first request
 //! ([`super::retry`]). Start with `Issuance::admit`. `admit_new` and `admit_join` give an
-//! `AdmittedTask`; `covering` finds the parent's credential.
+//! `AdmittedTask` ([`super::admitted`]); `covering` finds the parent's credential.
 //!
 //! Failures are an `Unadmitted`: `Refused` is recorded as a denial (a task that has ended, a limit,
 //! a parent that does not cover), `Failed` is not recorded (`NotFound` for a wrong handle or
@@ -17,7 +17,8 @@
 use secrecy::{ExposeSecret, SecretString};
 
 use super::Issuance;
-use super::decisions::{DecisionContext, EvidenceUse};
+use super::admitted::{AdmittedTask, HANDLE_PREFIX, Unadmitted, evidence_use, joined, task_ended};
+use super::decisions::DecisionContext;
 use super::retry::retry_plan;
 use crate::broker::active::Active;
 use crate::broker::error::BrokerError;
@@ -33,91 +34,15 @@ use crate::domain::request::{
 };
 use crate::domain::task::{Task, TaskChain, TaskState};
 use crate::domain::workload::{Identity, KeyBinding, OneTime, Reuse};
-use crate::ids::{NoRandomness, SessionId, TaskId};
-use crate::ledger::entry::{JoinPlan, OpenPlan, ParentPlan, RetryPlan, TaskPlan};
+use crate::ids::{SessionId, TaskId};
+use crate::ledger::entry::{OpenPlan, ParentPlan, RetryPlan, TaskPlan};
 use crate::policy::TaskFacts;
-use crate::store::StoreError;
 
-/// The prefix of a handle.
-pub(super) const HANDLE_PREFIX: &str = "tph_";
 /// The prefix of a delegation token.
 pub(in crate::broker) const DELEGATION_PREFIX: &str = "tpd_";
 
 /// The maximum number of a parent's sessions that are searched for one that covers a child's.
 const MAX_COVERING: u32 = 200;
-
-/// Why a request was not admitted to a task.
-#[derive(Debug)]
-pub(in crate::broker) enum Unadmitted {
-    /// The request is refused. The refusal is recorded.
-    Refused(Refusal),
-    /// The call fails. Nothing is recorded.
-    Failed(BrokerError),
-}
-
-impl Unadmitted {
-    /// The refusal, which is to be recorded, or the error of a failed call.
-    pub(in crate::broker) fn refusal(self) -> Result<Refusal, BrokerError> {
-        match self {
-            Self::Refused(refusal) => Ok(refusal),
-            Self::Failed(error) => Err(error),
-        }
-    }
-}
-
-impl From<Refusal> for Unadmitted {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
-}
-
-impl From<BrokerError> for Unadmitted {
-    fn from(error: BrokerError) -> Self {
-        Self::Failed(error)
-    }
-}
-
-impl From<StoreError> for Unadmitted {
-    fn from(error: StoreError) -> Self {
-        Self::Failed(error.into())
-    }
-}
-
-impl From<NoRandomness> for Unadmitted {
-    fn from(error: NoRandomness) -> Self {
-        Self::Failed(error.into())
-    }
-}
-
-/// The task that a request was admitted to. `P` is the type of its plan.
-pub(in crate::broker) struct AdmittedTask<P> {
-    /// The changes that the append makes to tasks.
-    pub(in crate::broker) plan: P,
-    /// The facts on the task that policy can use.
-    pub(in crate::broker) facts: TaskFacts,
-    pub(in crate::broker) deadline: Timestamp,
-    pub(in crate::broker) heartbeat_seconds: Option<u64>,
-    /// The earliest deadline of the task and its ancestors. No credential under the task may expire
-    /// later.
-    pub(in crate::broker) not_after: Timestamp,
-    /// The new handle, which the answer releases. `None` if the task keeps its handle.
-    pub(in crate::broker) handle: Option<SecretString>,
-    pub(in crate::broker) evidence: EvidenceUse,
-}
-
-impl From<AdmittedTask<OpenPlan>> for AdmittedTask<TaskPlan> {
-    fn from(task: AdmittedTask<OpenPlan>) -> Self {
-        Self {
-            plan: task.plan.into(),
-            facts: task.facts,
-            deadline: task.deadline,
-            heartbeat_seconds: task.heartbeat_seconds,
-            not_after: task.not_after,
-            handle: task.handle,
-            evidence: task.evidence,
-        }
-    }
-}
 
 /// An admitted request for a credential.
 pub(super) struct Admission {
@@ -363,18 +288,6 @@ impl Issuance {
         }
         Ok(())
     }
-
-    pub(super) async fn task_with_chain(
-        &self,
-        id: TaskId,
-    ) -> Result<Option<(Task, TaskChain)>, BrokerError> {
-        let Some(task) = self.core.store().task(id).await? else {
-            return Ok(None);
-        };
-        let mut chains = self.core.store().task_chains(&[id]).await?;
-        let chain = chains.remove(&id).unwrap_or(TaskChain(Vec::new()));
-        Ok(Some((task, chain)))
-    }
 }
 
 fn resource_fits(
@@ -392,32 +305,10 @@ fn resource_fits(
     check_resource_fits(task_type, &request.resource)
 }
 
-pub(super) fn task_ended() -> Refusal {
-    Refusal::new(
-        RefusalCode::TaskEnded,
-        "the task or one of its ancestors has ended",
-    )
-}
-
 fn budget(task_type: &TaskType, parent: Option<&ParentTask>) -> u32 {
     parent.map_or(task_type.max_sessions, |parent| {
         task_type.max_sessions.min(parent.sessions)
     })
-}
-
-/// The use of the request's evidence and of `one_time`. Evidence that can be used repeatedly for
-/// one task is bound to that task.
-fn evidence_use(
-    context: &DecisionContext<'_>,
-    task: TaskId,
-    one_time: Vec<OneTime>,
-) -> EvidenceUse {
-    let serves_task = context.workload.reuse == Reuse::PerTask;
-    EvidenceUse {
-        one_time,
-        binding: serves_task.then(|| sha256(task.uuid().as_bytes())),
-        must_be_new: false,
-    }
 }
 
 fn opened(
@@ -454,33 +345,5 @@ fn opened(
             task: Box::new(task),
             parent: parent_plan,
         },
-    }
-}
-
-pub(super) fn joined(
-    context: &DecisionContext<'_>,
-    task: &Task,
-    chain: &TaskChain,
-    new_handle: Option<[u8; 32]>,
-) -> AdmittedTask<TaskPlan> {
-    let not_after = chain.deadline();
-    AdmittedTask {
-        facts: TaskFacts {
-            task_type: task.task_type.clone(),
-            depth: task.depth,
-            deadline_seconds_left: context.now.seconds_until(not_after),
-            has_parent: task.parent.is_some(),
-            opens: false,
-        },
-        deadline: task.deadline,
-        heartbeat_seconds: task.heartbeat_seconds,
-        not_after,
-        handle: None,
-        evidence: evidence_use(context, task.id, Vec::new()),
-        plan: TaskPlan::Join(JoinPlan {
-            task: task.id,
-            parents: chain.parents(),
-            new_handle,
-        }),
     }
 }

@@ -22,7 +22,8 @@ use secrecy::SecretString;
 use tracing::instrument;
 
 use super::Issuance;
-use super::admit::{Admission, AdmittedTask, Unadmitted};
+use super::admit::Admission;
+use super::admitted::{AdmittedTask, Unadmitted};
 use super::decisions::{DecisionContext, Evaluated, Evaluation, RefusedRequest};
 use crate::attest::Evidence;
 use crate::broker::access::Unverified;

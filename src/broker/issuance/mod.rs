@@ -5,6 +5,7 @@
 //! way.
 
 mod admit;
+mod admitted;
 mod decisions;
 mod issue;
 mod mint;
@@ -12,7 +13,8 @@ mod retry;
 
 use std::sync::Arc;
 
-pub(super) use self::admit::{AdmittedTask, DELEGATION_PREFIX, Unadmitted};
+pub(super) use self::admit::DELEGATION_PREFIX;
+pub(super) use self::admitted::{AdmittedTask, Unadmitted};
 pub(super) use self::decisions::{DecisionContext, Evaluated, Evaluation, RefusedRequest};
 pub(super) use self::issue::issued_task;
 pub use self::issue::{DecisionSummary, Issued, IssuedTask};

@@ -11,7 +11,7 @@
 use secrecy::ExposeSecret;
 
 use super::Issuance;
-use super::admit::{AdmittedTask, HANDLE_PREFIX, Unadmitted, joined, task_ended};
+use super::admitted::{AdmittedTask, HANDLE_PREFIX, Unadmitted, joined, task_ended};
 use super::decisions::DecisionContext;
 use crate::broker::error::{BrokerError, NotRepeated};
 use crate::clock::Timestamp;

@@ -14,7 +14,8 @@ use std::sync::Arc;
 
 use self::deny_lists::DenyLists;
 use self::orphans::OrphanSearch;
-pub use self::revoke::{BlastRadius, BlockRequest, RevokeRequest, Revoked};
+pub use self::revoke::{BlastRadius, RevokeRequest, Revoked};
+pub use self::selectors::BlockRequest;
 use super::access::Access;
 use super::core::Core;
 use super::verification::Verification;

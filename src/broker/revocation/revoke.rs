@@ -20,7 +20,7 @@ use secrecy::SecretString;
 use tracing::{info, instrument, warn};
 
 use super::Revocation;
-use super::selectors::{block_until, check_name};
+use super::selectors::{BlockRequest, block_until, check_name};
 use crate::attest::Evidence;
 use crate::broker::access::{Removal, Unverified};
 use crate::broker::error::BrokerError;
@@ -45,17 +45,6 @@ const RECONCILE_DUE_SECONDS: u64 = 60;
 
 /// The maximum time that the answer of a committed revocation waits for the count of its sessions.
 const COUNT_TIMEOUT: Duration = Duration::from_secs(4);
-
-/// For how long an admin wants to refuse new requests that the selector matches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BlockRequest {
-    /// The default of the selector's kind.
-    Default,
-    /// This number of seconds; zero blocks nothing.
-    Seconds(u64),
-    /// Until an admin lifts the cutoff.
-    UntilLifted,
-}
 
 /// A request for a mass revocation.
 #[derive(Clone, Debug)]

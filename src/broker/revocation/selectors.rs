@@ -1,8 +1,8 @@
 //! Checks selectors: whether they name a known object, and which options they permit.
 //!
-//! `check_known` and `check_name` check the name, `block_until` the length of the block,
-//! `deny_policy_target` the option that denies all earlier sessions of a role, and `concerns`
-//! whether a cutoff affects an identity itself.
+//! `check_known` and `check_name` check the name, `block_until` the length of the block
+//! ([`BlockRequest`]), `deny_policy_target` the option that denies all earlier sessions of a role,
+//! and `concerns` whether a cutoff affects an identity itself.
 //!
 //! The rule: a revocation by a name that nothing has is refused unless the caller insists, because
 //! it is probably a typing error. A role is denied as a whole only if no other resource uses it.
@@ -11,7 +11,6 @@
 //! `revoke` calls this module; it reads the store and the active generation, and changes nothing.
 
 use super::Revocation;
-use super::revoke::BlockRequest;
 use crate::broker::error::BrokerError;
 use crate::clock::Timestamp;
 use crate::domain::cutoff::{Block, Selector};
@@ -20,6 +19,17 @@ use crate::domain::limits::{DEFAULT_BLOCK_SECONDS, MAX_BLOCK_SECONDS, MAX_NAME_B
 use crate::domain::text::is_unprintable;
 use crate::domain::workload::Identity;
 use crate::store::tasks::TaskFilter;
+
+/// For how long an admin wants to refuse new requests that the selector matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockRequest {
+    /// The default of the selector's kind.
+    Default,
+    /// This number of seconds; zero blocks nothing.
+    Seconds(u64),
+    /// Until an admin lifts the cutoff.
+    UntilLifted,
+}
 
 impl Revocation {
     /// Whether a selector names an identity, or a task such that the identity owns it, an ancestor
