@@ -12,11 +12,13 @@
 //! - [`address`]: public addresses, and the client that connects to no others.
 //! - [`own_credentials`]: the AWS roles for which the host's credentials are used.
 //! - [`secret_files`]: files that no endpoint may name.
+//! - [`unfit_endpoint`]: the error for a setting that a generation needs and this replica lacks.
 
 pub mod address;
 pub mod own_credentials;
 pub mod secret_files;
 pub mod table;
+pub mod unfit_endpoint;
 
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
@@ -24,7 +26,8 @@ use rustls::pki_types::pem::PemObject as _;
 
 pub use self::address::{PublicClient, RefusedAddress};
 pub use self::own_credentials::OwnCredentials;
-pub use self::table::{Endpoint, EndpointError, EndpointSpec, EndpointTable, UnfitEndpoint};
+pub use self::table::{Endpoint, EndpointError, EndpointSpec, EndpointTable};
+pub use self::unfit_endpoint::UnfitEndpoint;
 
 /// The authorities of a PEM file; `None` if it has none or one that cannot be used.
 #[must_use]

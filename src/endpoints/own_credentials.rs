@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::table::UnfitEndpoint;
+use super::unfit_endpoint::UnfitEndpoint;
 use crate::domain::kind::aws::{AwsMode, AwsRole, RoleArn, sts_host};
 
 /// The table as configured.

@@ -7,12 +7,12 @@
 //! The rule: an event is one line of JSON, and its leaf has the hash that the event names. A leaf
 //! with a line break, and one that is no JSON, is left out; a pruned one is marked `pruned`. The
 //! only error is that of serialisation, and the caller then sends nothing. Only `super::event`
-//! calls this module; it parses the leaf and makes the id.
+//! calls this module; `super::reading` parses the leaf and makes the id.
 
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::event::Reading;
+use super::reading::Reading;
 use crate::clock::Timestamp;
 use crate::domain::leaf::RecordedDecision;
 

@@ -14,7 +14,8 @@ use std::time::Instant;
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
-use super::event::{Message, RecordedLeaf};
+use super::event::Message;
+use super::reading::RecordedLeaf;
 use super::sink::{BUDGET, Sink, SinkOutput};
 use super::webhook::{Undelivered, Webhook};
 use super::{Exporter, ExporterParts, RoundError};

@@ -26,6 +26,7 @@ mod cloudevents;
 mod delivery;
 mod event;
 mod ocsf;
+mod reading;
 mod sink;
 mod webhook;
 mod writer;
@@ -40,7 +41,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use self::delivery::Ahead;
-pub use self::event::{Message, RecordedLeaf};
+pub use self::event::Message;
+pub use self::reading::RecordedLeaf;
 pub use self::sink::SinkError;
 use self::sink::{Sink, SinkOutput, believed_at};
 use self::webhook::{MAX_PAUSE_SECONDS, Undelivered};

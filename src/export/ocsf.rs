@@ -22,7 +22,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::event::Reading;
+use super::reading::Reading;
 use crate::clock::Timestamp;
 use crate::domain::decision::Outcome;
 use crate::domain::grant::Grant;

@@ -13,6 +13,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
+use super::oauth_path::is_oauth;
 use crate::attest::{AttestError, dpop};
 
 /// The fault in the evidence of a request that is answered with 401.
@@ -109,7 +110,7 @@ pub(super) fn complete(response: &mut Response, scheme: Scheme, oauth: bool) {
 /// The layer that adds the challenge to a 401.
 pub(super) async fn write(request: Request, next: Next) -> Response {
     let scheme = Scheme::of(request.headers());
-    let oauth = super::oauth::is_served_at(request.uri().path());
+    let oauth = is_oauth(request.uri().path());
     let mut response = next.run(request).await;
     complete(&mut response, scheme, oauth);
     response

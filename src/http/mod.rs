@@ -36,6 +36,7 @@ mod json;
 pub mod ledger;
 mod limits;
 pub mod oauth;
+mod oauth_path;
 mod openapi;
 mod ops;
 mod params;

@@ -9,7 +9,7 @@
 //! Failures: a store that lacks the checkpoint is an error with both heads, and the start or the
 //! ledger stops. So does a file that cannot be read or is not a checkpoint of this log. A missing
 //! file is only logged. A file that cannot be written is a warning: the broker goes on.
-//! `ledger::appender` and `app` call the guard; `proofs` computes the roots. It verifies no
+//! `ledger::appender` and `app` call the guard; `containment` compares the trees. It verifies no
 //! signature on the replica's own file.
 
 use std::path::{Path, PathBuf};
@@ -20,14 +20,14 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::checkpoint_store::CheckpointStore;
-use super::proofs;
+use super::containment::{contains, succeeded, unverified};
 use super::shared::{SharedCheckpoint, SharedError, Through};
 use super::{LedgerParts, Signed};
 use crate::domain::succession::Succession;
 use crate::files::{
     check_parent, check_parent_or_makable, make_directory_of, read_private, write_whole,
 };
-use crate::merkle::{Checkpoint, CheckpointError, EMPTY_ROOT, MAX_NOTE_BYTES, Note};
+use crate::merkle::{Checkpoint, MAX_NOTE_BYTES};
 use crate::store::Store;
 use crate::store::append::Server;
 use crate::store::authenticity::Alarm;
@@ -227,61 +227,4 @@ fn read_checkpoint(file: &Path) -> Result<Option<Checkpoint>, String> {
         })
     });
     known.transpose()
-}
-
-/// The checkpoint in a note, without a check of its signatures.
-pub fn unverified(note: &[u8]) -> Result<Checkpoint, CheckpointError> {
-    Note::parse(note)?.unverified_text().parse()
-}
-
-/// Why the store is not known to contain a tree.
-#[derive(Debug, thiserror::Error)]
-pub enum NotContained {
-    /// The store contains another tree.
-    #[error("{0}")]
-    Rewound(String),
-    /// The store cannot tell now.
-    #[error("{0}")]
-    Unknown(String),
-}
-
-/// Whether a store with the head `head` contains the tree of `kept`.
-pub async fn contains(store: &Store, head: Option<Head>, kept: Head) -> Result<(), NotContained> {
-    let shown = head.unwrap_or(Head {
-        size: 0,
-        root: EMPTY_ROOT,
-    });
-    if shown.size < kept.size {
-        return Err(NotContained::Rewound(rewound(kept, shown)));
-    }
-    let root = proofs::root_at(store, kept.size, shown.size).await;
-    let root = root.map_err(NotContained::Unknown)?;
-    if root == kept.root {
-        return Ok(());
-    }
-    let size = kept.size;
-    let shown = Head { size, root };
-    Err(NotContained::Rewound(rewound(kept, shown)))
-}
-
-/// Checks that a checkpoint of the predecessor log was known when that log was given up.
-pub(super) fn succeeded(known: &Checkpoint, succeeds: &Succession) -> Result<(), String> {
-    if known.size <= succeeds.size {
-        return Ok(());
-    }
-    Err(format!(
-        "a checkpoint of the log `{}` of size {} root {}, but that log was given up at size {} \
-         root {}: more leaves were lost than was declared; keep this checkpoint as evidence, and \
-         move it away",
-        known.origin, known.size, known.root, succeeds.size, succeeds.root
-    ))
-}
-
-/// The error text for a store that shows another tree.
-pub(super) fn rewound(ours: Head, theirs: Head) -> String {
-    format!(
-        "the store was rewound or forked: it had size {} root {}, it shows size {} \
-         root {}; nothing is issued until this is resolved",
-        ours.size, ours.root, theirs.size, theirs.root
-    )
 }

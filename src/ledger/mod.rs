@@ -39,6 +39,7 @@ mod batch;
 mod caller;
 pub mod checkpoint_store;
 pub mod clock_watch;
+pub mod containment;
 mod cutoffs;
 pub mod denials;
 pub mod entry;

@@ -13,8 +13,8 @@
 //! The store keeps the tiles; this file reads nothing.
 
 use super::hash::{EMPTY_ROOT, Hash, fold_peaks, node_hash, root_of};
-use super::tile::{TILE_WIDTH, Tile, TileId};
-use super::tile_plan::{inclusion_ranges, log2, tile_shift};
+use super::proof_ranges::{inclusion_ranges, log2};
+use super::tile::{TILE_WIDTH, Tile, TileId, tile_shift};
 
 /// The largest accepted tree: the limit of integers in both stores, far beyond practical sizes.
 const MAX_SIZE: u64 = i64::MAX as u64;

@@ -13,8 +13,9 @@
 use std::collections::HashMap;
 
 use super::hash::{EMPTY_ROOT, Hash, node_hash};
+use super::proof_ranges::split;
 use super::tile::TileId;
-use super::tile_plan::{ConsistencyPlan, Plan, PlanError, split};
+use super::tile_plan::{ConsistencyPlan, Plan, PlanError};
 
 /// The plan for both roots of a tree that grew.
 #[derive(Clone, Debug)]

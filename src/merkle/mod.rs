@@ -48,6 +48,7 @@ mod hash;
 mod log_file;
 mod note;
 mod proof;
+mod proof_ranges;
 mod receipt;
 mod tile;
 mod tile_plan;

@@ -14,7 +14,6 @@ use std::str::FromStr;
 
 use super::hash::{Hash, HashError};
 use super::parse_decimal;
-use super::tile_plan::tile_shift;
 use crate::domain::limits::MAX_LEAF_BYTES;
 
 /// Number of hashes in a full tile, and of entries in a full bundle.
@@ -101,6 +100,11 @@ impl TileId {
             Some(level) => TileSource::Roots { level, from, count },
         })
     }
+}
+
+/// Number of nodes at a level of tiles in `leaves` leaves.
+pub(super) fn tile_shift(leaves: u64, level: u32) -> u64 {
+    leaves.checked_shr(level * 8).unwrap_or(0)
 }
 
 impl fmt::Display for TileId {

@@ -14,7 +14,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::compact_range::{Edge, EdgeError};
 use super::hash::{Hash, fold_peaks, root_of};
-use super::tile::{TILE_WIDTH, TileId};
+use super::proof_ranges::{consistency_ranges, inclusion_ranges, log2};
+use super::tile::{TILE_WIDTH, TileId, tile_shift};
 
 /// The reason why a proof cannot be planned or built.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -260,65 +261,6 @@ fn perfect_nodes((mut low, high): (u64, u64), tree_size: u64) -> Vec<Node> {
         low += 1 << height;
     }
     nodes
-}
-
-/// The ranges whose hashes prove the inclusion of a leaf, from its sibling to the root's child (RFC
-/// 9162 §2.1.3.1).
-pub(super) fn inclusion_ranges(index: u64, size: u64) -> Vec<(u64, u64)> {
-    let mut ranges = Vec::new();
-    let (mut low, mut high) = (0, size);
-    while high - low > 1 {
-        let middle = low + split(high - low);
-        if index < middle {
-            ranges.push((middle, high));
-            high = middle;
-        } else {
-            ranges.push((low, middle));
-            low = middle;
-        }
-    }
-    ranges.reverse();
-    ranges
-}
-
-/// The ranges whose hashes prove that a tree begins with its first `from` leaves (§2.1.4.1).
-fn consistency_ranges(from: u64, to: u64) -> Vec<(u64, u64)> {
-    let mut ranges = Vec::new();
-    if from == 0 || from == to {
-        return ranges;
-    }
-    let (mut low, mut high) = (0, to);
-    while from != high {
-        let middle = low + split(high - low);
-        if from <= middle {
-            ranges.push((middle, high));
-            high = middle;
-        } else {
-            ranges.push((low, middle));
-            low = middle;
-        }
-    }
-    // The last node of the older tree, unless it is the whole older tree, whose root is known.
-    if low > 0 {
-        ranges.push((low, high));
-    }
-    ranges.reverse();
-    ranges
-}
-
-/// The largest power of two below `size`, for `size > 1`.
-pub(super) fn split(size: u64) -> u64 {
-    1 << log2(size - 1)
-}
-
-/// The exponent of the largest power of two that is not above `number`; 0 for 0.
-pub(super) fn log2(number: u64) -> u32 {
-    number.checked_ilog2().unwrap_or(0)
-}
-
-/// Number of nodes at a level of tiles in `leaves` leaves.
-pub(super) fn tile_shift(leaves: u64, level: u32) -> u64 {
-    leaves.checked_shr(level * 8).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::decide::PolicyError;
+use super::error::PolicyError;
 use super::mapping::{PrincipalInput, TaskFacts};
 use crate::clock::Timestamp;
 use crate::domain::grant::AuthorizationDetail;

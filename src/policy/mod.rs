@@ -40,6 +40,7 @@ mod asked;
 mod balance;
 pub mod bundle;
 pub mod decide;
+mod error;
 pub mod explain;
 pub mod generation;
 mod input;
@@ -64,7 +65,8 @@ pub mod unused;
 
 pub use admin::{AdminAction, AdminPrincipal};
 pub use bundle::{read_directory, read_tests};
-pub use decide::{Bounds, PolicyError, Question};
+pub use decide::{Bounds, Question};
+pub use error::PolicyError;
 pub use generation::{CompiledGeneration, GenerationParts, build, write};
 pub use lint::is_role;
 pub use mapping::TaskFacts;

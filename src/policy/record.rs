@@ -21,7 +21,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-use super::decide::PolicyError;
+use super::error::PolicyError;
 use super::generation::CompiledGeneration;
 use super::input::Input;
 use crate::clock::Timestamp;

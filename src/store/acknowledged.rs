@@ -26,7 +26,7 @@ use tracing::level_filters::LevelFilter;
 use tracing::{Dispatch, Event, Level, Metadata, Subscriber, span};
 
 use super::StoreError;
-use super::postgres::refused_options;
+use super::pooler::refused_options;
 
 /// The target under which the driver logs the server's notices.
 const NOTICE: &str = "sqlx::postgres::notice";

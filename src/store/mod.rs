@@ -35,6 +35,7 @@ pub mod keys;
 pub mod lease;
 pub mod leaves;
 pub mod meta;
+mod pooler;
 pub mod postgres;
 pub mod prune;
 pub mod replicas;

@@ -25,7 +25,7 @@ use crate::crypto::keyring::KeyPurpose;
 use crate::crypto::signer::{LocalSigner, Signer};
 use crate::domain::succession::{Succession, SuccessionReason, first_list_after};
 use crate::files::read_private;
-use crate::ledger::guard::{NotContained, contains, unverified};
+use crate::ledger::containment::{NotContained, contains, unverified};
 use crate::merkle::{
     Checkpoint, EMPTY_ROOT, MAX_NOTE_BYTES, Note, SignedCheckpoint, VerifierKey, WitnessKey,
 };

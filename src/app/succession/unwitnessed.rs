@@ -11,7 +11,7 @@
 use super::old_log::{OldLog, kid};
 use crate::app::{StartError, unfit, unfit_store};
 use crate::clock::Timestamp;
-use crate::ledger::guard::{NotContained, contains};
+use crate::ledger::containment::{NotContained, contains};
 use crate::merkle::{Checkpoint, Hash, Note, VerifierKey, WitnessKey};
 use crate::store::cosigned::CosignedRow;
 use crate::store::heads::Head;

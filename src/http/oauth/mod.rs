@@ -25,21 +25,17 @@ use serde::Serialize;
 
 use self::error::OAuthError;
 use super::AppState;
+use super::oauth_path::is_oauth;
 use super::problem::ProblemDetail;
 use crate::attest::{dpop, key};
 use crate::config::ClientCertificates;
 use crate::crypto::jwk::Algorithm;
 use crate::wire::oauth::{GRANT_TYPES, JwkSetBody, ServerMetadataBody};
 
-/// Whether the path is an OAuth endpoint, whose errors are those of RFC 6749.
-pub(super) fn is_served_at(path: &str) -> bool {
-    path.starts_with("/oauth2/")
-}
-
 /// Converts refusals of the layers before an OAuth endpoint to OAuth's form: the limit by address,
 /// the timeout, an unsupported method.
 pub(super) async fn answer_in_form(request: Request, next: Next) -> Response {
-    let served = is_served_at(request.uri().path());
+    let served = is_oauth(request.uri().path());
     let response = next.run(request).await;
     match response.extensions().get::<ProblemDetail>() {
         Some(told) if served => {

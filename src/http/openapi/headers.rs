@@ -11,6 +11,8 @@ use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::Type;
 use utoipa::openapi::{Components, Object, Ref, RefOr, Required, Response};
 
+use crate::http::oauth_path::is_oauth;
+
 /// The name of the parameter `DPoP` in the components.
 const PROOF: &str = "DPoP";
 
@@ -86,7 +88,7 @@ pub(super) fn proof() -> RefOr<Parameter> {
 
 /// Adds the headers of an answer.
 pub(super) fn describe(path: &str, status: &str, response: &mut Response) {
-    let oauth = super::super::oauth::is_served_at(path);
+    let oauth = is_oauth(path);
     let again = matches!(status, "202" | "409" | "429" | "503");
     for (name, applies) in [
         ("x-request-id", true),

@@ -23,6 +23,7 @@ use utoipa::openapi::security::{
 };
 use utoipa::openapi::{Components, Content, OpenApi, Ref, RefOr, Response};
 
+use super::oauth_path::is_oauth;
 use crate::wire::openapi::OpenApiDocument;
 use crate::wire::problem::{SLUGS, urn};
 
@@ -170,7 +171,7 @@ fn describe(path: &str, operation: &mut Operation) {
         parameters.push(headers::proof());
     }
     let body = operation.request_body.is_some();
-    let oauth = super::oauth::is_served_at(path);
+    let oauth = is_oauth(path);
     let responses = &mut operation.responses.responses;
     for (status, applies) in [
         // The head of any request may be refused.

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use super::Appender;
 use super::failure::{Failure, failure};
 use crate::domain::generation_digest::GenerationDigest;
+use crate::ledger::containment::rewound;
 use crate::ledger::cutoffs::Cutoffs;
-use crate::ledger::guard;
 use crate::merkle::{Edge, Hash};
 use crate::store::StoreError;
 use crate::store::append::MAX_HASHES;
@@ -69,7 +69,7 @@ impl Appender {
             size: self.edge.size(),
             root: self.edge.root(),
         };
-        Err(Failure::Fatal(guard::rewound(ours, head)))
+        Err(Failure::Fatal(rewound(ours, head)))
     }
 
     /// Reads, outside the lock, the leaves of other replicas up to a head.

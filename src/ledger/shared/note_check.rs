@@ -16,7 +16,7 @@ use tracing::warn;
 use super::{SharedCheckpoint, SharedError};
 use crate::domain::succession::SuccessionReason;
 use crate::ledger::checkpoint_store::VersionedNote;
-use crate::ledger::guard::{NotContained, contains, rewound, succeeded, unverified};
+use crate::ledger::containment::{NotContained, contains, rewound, succeeded, unverified};
 use crate::ledger::{LedgerKey, proofs};
 use crate::merkle::{CheckpointError, EMPTY_ROOT, SignedCheckpoint, VerifierKey};
 use crate::store::append::{LedgerConnection, Server};

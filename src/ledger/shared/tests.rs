@@ -12,7 +12,7 @@ use crate::crypto::sealer::SealingKeys;
 use crate::crypto::signer::{LocalSigner, PrivateKey, Signer as _};
 use crate::ids::BatchId;
 use crate::ledger::LedgerKey;
-use crate::ledger::guard::unverified;
+use crate::ledger::containment::unverified;
 use crate::merkle::{Edge, Hash, VerifierKey};
 use crate::store::append::{LeafRow, Needs, Writes};
 use crate::store::sqlite::Sqlite;

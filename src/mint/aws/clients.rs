@@ -23,15 +23,13 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_iam::config::Credentials;
 use aws_sdk_sts::config::interceptors::BeforeTransmitInterceptorContextRef;
-use aws_sdk_sts::config::{
-    ConfigBag, Intercept, RuntimeComponents, SharedCredentialsProvider, SharedHttpClient,
-};
+use aws_sdk_sts::config::{ConfigBag, Intercept, RuntimeComponents, SharedCredentialsProvider};
 use aws_sdk_sts::error::BoxError;
-use aws_smithy_http_client::Builder;
-use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode};
+use aws_smithy_http_client::tls::{TlsContext, TrustStore};
 use tokio::sync::OnceCell;
 use url::Url;
 
+use super::http_client::http_client;
 use super::own_credentials::own_credentials;
 use crate::domain::endpoint::{EndpointName, EndpointUse};
 use crate::domain::kind::aws::{AwsMode, AwsRevocation, AwsRole, RoleArn};
@@ -156,15 +154,6 @@ impl Clients {
             known.insert(key, config.clone());
         }
         Ok(config)
-    }
-}
-
-/// A client that trusts the public authorities, or only those of `context`.
-pub(super) fn http_client(context: Option<TlsContext>) -> SharedHttpClient {
-    let builder = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring));
-    match context {
-        None => builder.build_https(),
-        Some(context) => builder.tls_context(context).build_https(),
     }
 }
 

@@ -17,6 +17,7 @@
 mod clients;
 mod deny;
 pub mod federation;
+mod http_client;
 mod own_credentials;
 pub mod policy;
 mod sts;

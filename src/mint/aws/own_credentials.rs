@@ -22,7 +22,7 @@ use aws_smithy_runtime_api::client::result::ConnectorError;
 use tracing::error;
 use url::Url;
 
-use super::clients::http_client;
+use super::http_client::http_client;
 use crate::domain::kind::aws::sts_host;
 
 /// The metadata services of instances, ECS tasks and EKS pods.

@@ -28,6 +28,7 @@ use std::collections::BTreeSet;
 use self::life::bounded;
 use super::admin::{AdminAction, AdminPrincipal};
 use super::asked::Extent;
+use super::error::PolicyError;
 use super::generation::CompiledGeneration;
 use super::input::{CredentialInput, Input};
 use super::inquiry::Inquiry;
@@ -72,26 +73,6 @@ pub struct Bounds {
     /// Whether the credential replaces one that was lost in transit. Its life is then shortened to
     /// the bound; otherwise a life beyond the bound is refused.
     pub retried: bool,
-}
-
-/// An evaluation without a verdict.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PolicyError {
-    /// Policies whose evaluation failed, by `@id`.
-    #[error("policies that could not be evaluated: {}", .0.join(", "))]
-    Evaluation(Vec<String>),
-    /// The request does not fit the schema. The text names the value.
-    #[error("the request does not fit the schema: {0}")]
-    Unmappable(String),
-    /// The recorded bytes are not the input of an evaluation.
-    #[error("not the input of an evaluation: {0}")]
-    Input(String),
-}
-
-impl From<Unmappable> for PolicyError {
-    fn from(error: Unmappable) -> Self {
-        Self::Unmappable(error.0)
-    }
 }
 
 /// The result of evaluating a request: the verdict and the policies that determined it.

@@ -23,7 +23,8 @@ use serde::Serialize;
 
 use self::search::Search;
 use super::asked::Extent;
-use super::decide::{EvaluationOptions, PolicyError};
+use super::decide::EvaluationOptions;
+use super::error::PolicyError;
 use super::generation::CompiledGeneration;
 use super::input::Input;
 use super::inquiry::Inquiry;

@@ -9,7 +9,8 @@ use serde_json::json;
 
 use super::admin::{AdminAction, AdminPrincipal};
 use super::bundle::{read_directory, read_tests};
-use super::decide::{Bounds, PolicyError, Question};
+use super::decide::{Bounds, Question};
+use super::error::PolicyError;
 use super::generation::{self, CompiledGeneration, GenerationParts, build};
 use super::input::Input;
 use super::mapping::{self, TaskFacts};

@@ -28,7 +28,7 @@ use cedar_policy::{
 use serde::Serialize;
 
 use super::bundle::NamedPolicy;
-use super::decide::PolicyError;
+use super::error::PolicyError;
 use super::generation::CompiledGeneration;
 use super::input::Input;
 use super::lint::Reach;

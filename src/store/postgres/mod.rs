@@ -25,8 +25,7 @@ use secrecy::SecretString;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 
-pub(super) use self::options::refused_options;
-use self::options::{Options, check_options, millis};
+use self::options::{Options, millis};
 pub use self::schema::MIGRATIONS;
 pub(super) use self::schema::fits;
 use super::StoreError;
@@ -34,6 +33,7 @@ use super::acknowledged::WatchedConnection;
 use super::authenticity::RowGuard;
 use super::codec::unsigned;
 use super::fence::{Fence, ServerState, ends_connection};
+use super::pooler::{check_options, refused_options};
 use crate::clock::Timestamp;
 
 /// The size of the pool, and the timeouts.

@@ -1,72 +1,20 @@
-//! The connection options of the ledger, the lease and the pool, and the check that they arrive.
+//! The connection options of the ledger, the lease and the pool.
 //!
-//! [`Options::read`] derives them from the URL and the settings. `check_options` and
-//! `refused_options` recognise a pooler between the broker and the server, which drops or refuses
-//! options.
+//! [`Options::read`] derives them from the URL and the settings.
 //!
 //! The rule: each connection has timeouts, and those whose commits count wait for the disk
-//! regardless of the database's default. Failures: `Unfit` with the remedy, for a URL that cannot
-//! be read and for a pooler. [`super::Postgres`] connects with these options.
+//! regardless of the database's default. The failure is `Unfit` with the remedy, for a URL that
+//! cannot be read. [`super::Postgres`] connects with these options; `store::pooler` recognises a
+//! pooler that does not pass them on.
 
 use std::str::FromStr;
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::ConnectOptions;
-use sqlx::postgres::{PgConnectOptions, PgPool};
+use sqlx::postgres::PgConnectOptions;
 
 use super::PostgresSettings;
 use crate::store::StoreError;
-
-/// The remedy when a pooler stands between the broker and the server and does not pass on the
-/// connection options.
-const CONNECT_DIRECTLY: &str = "the broker sets its timeouts and synchronous_commit as options of its \
-    connections, and keeps connections of its own for locks, so it needs a server that takes them: \
-    let TASKPASS_DATABASE_URL name the primary itself (the direct, unpooled endpoint of a managed \
-    database), not a pooler such as PgBouncer or RDS Proxy";
-
-/// Converts the error of a failed connection. If the server or a pooler refused the connection
-/// options, the result names cause and remedy; each pooler words that refusal in its own way.
-pub(in crate::store) fn refused_options(error: sqlx::Error) -> StoreError {
-    let told = error.as_database_error().and_then(|database| {
-        let (code, message) = (database.code()?, database.message());
-        let lower = message.to_ascii_lowercase();
-        let of_options = matches!(
-            code.as_ref(),
-            "08P01" | "0A000" | "42501" | "42704" | "22023"
-        ) && ["parameter", "option"]
-            .iter()
-            .any(|word| lower.contains(word));
-        of_options.then(|| format!("{message} (SQLSTATE {code})"))
-    });
-    match told {
-        None => error.into(),
-        Some(told) => StoreError::Unfit(format!(
-            "the server at the database's address refuses the broker's connection options: {told}; \
-             {CONNECT_DIRECTLY}"
-        )),
-    }
-}
-
-/// Refuses a pooler that accepts the connection options and drops them: statements would have no
-/// timeout, and a commit might be answered before it is on disk.
-pub(super) async fn check_options(
-    pool: &PgPool,
-    statement_timeout: &str,
-) -> Result<(), StoreError> {
-    let (effective,): (String,) = sqlx::query_as(
-        "/* check_options */ SELECT setting FROM pg_catalog.pg_settings \
-         WHERE name = 'statement_timeout'",
-    )
-    .fetch_one(pool)
-    .await?;
-    if effective == statement_timeout {
-        return Ok(());
-    }
-    Err(StoreError::Unfit(format!(
-        "the server at the database's address drops the broker's connection options: \
-         statement_timeout is {effective} ms and not {statement_timeout} ms; {CONNECT_DIRECTLY}"
-    )))
-}
 
 pub(super) fn millis(seconds: u64) -> String {
     seconds.saturating_mul(1_000).to_string()
