@@ -13,8 +13,8 @@
 
 use serde_json::Value;
 
+use super::condition_result::ConditionResult;
 use super::error::printable_issuer as printable;
-use super::explain::Outcome;
 use super::{AttestError, Evidence, TokenScheme, certificate};
 use crate::crypto::jwt::Claims;
 use crate::domain::workload::KeyBinding;
@@ -52,7 +52,7 @@ impl Confirmation {
 
     /// For the operator: whether a caller that proves these keys proves every required one. A key
     /// of a kind that is not among them is not checked.
-    pub(super) fn hold_against(&self, proved: &[KeyBinding]) -> Outcome {
+    pub(super) fn hold_against(&self, proved: &[KeyBinding]) -> ConditionResult {
         let mut unchecked = Vec::new();
         for key in &self.0 {
             let same_kind =
@@ -64,7 +64,7 @@ impl Confirmation {
                         KeyBinding::Jkt(_) => "the DPoP proof is by another key",
                         KeyBinding::X5t(_) => "the client certificate is a different one",
                     };
-                    return Outcome::Fails(AttestError::Confirmation(why));
+                    return ConditionResult::Fails(AttestError::Confirmation(why));
                 }
                 None => unchecked.push(match key {
                     KeyBinding::Jkt(value) => format!(
@@ -81,9 +81,9 @@ impl Confirmation {
             }
         }
         if unchecked.is_empty() {
-            return Outcome::Holds;
+            return ConditionResult::Holds;
         }
-        Outcome::NotChecked(unchecked.join("; ").into())
+        ConditionResult::NotChecked(unchecked.join("; ").into())
     }
 
     /// Checks that the caller proved every key. `proved` is the key of its DPoP proof.

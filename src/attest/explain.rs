@@ -5,29 +5,19 @@
 //! all of them are shown ([`Attestors::explain`] returns an [`Explanation`]).
 //!
 //! An explanation accepts nothing: it makes no request, consumes no evidence, and returns no
-//! workload. A condition that cannot be checked offline is [`Outcome::NotChecked`] with the reason,
+//! workload. A condition that cannot be checked offline is [`ConditionResult::NotChecked`] with the reason,
 //! so an explanation without a failure does not prove that the broker would accept the token. A
 //! token that no attestor recognises has one failed condition. The command `attest` calls this
 //! file. It shows the required values, so its output is for the operator alone.
 
 use std::borrow::Cow;
 
+use super::condition_result::ConditionResult;
 use super::{AttestError, Attestor, Attestors, Confirmation, Evidence, Presented, jwks};
 use crate::clock::Timestamp;
 use crate::crypto::jwk::VerificationKey;
 use crate::crypto::jwt::UnverifiedJwt;
 use crate::domain::workload::KeyBinding;
-
-/// The result of one condition.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// The token meets it.
-    Holds,
-    /// The token does not meet it.
-    Fails(AttestError),
-    /// It cannot be checked here. The text gives the reason.
-    NotChecked(Cow<'static, str>),
-}
 
 /// A condition and its result.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +25,7 @@ pub enum Outcome {
 pub struct Condition {
     /// The claim or header parameter that it is about, or `signature`, `identity` or `use`.
     pub name: Cow<'static, str>,
-    pub outcome: Outcome,
+    pub outcome: ConditionResult,
     /// The value that the configuration requires, for its operator; `None` if it requires no
     /// particular one.
     pub expected: Option<String>,
@@ -54,10 +44,10 @@ impl Conditions {
         result: Result<(), AttestError>,
     ) {
         let name = name.into();
-        let outcome = result.map_or_else(Outcome::Fails, |()| Outcome::Holds);
+        let outcome = result.map_or_else(ConditionResult::Fails, |()| ConditionResult::Holds);
         let known = self.0.iter_mut().find(|known| known.name == name);
         match known {
-            Some(known) if known.outcome == Outcome::Holds => known.outcome = outcome,
+            Some(known) if known.outcome == ConditionResult::Holds => known.outcome = outcome,
             Some(_) => {}
             None => self.0.push(Condition {
                 name,
@@ -73,8 +63,8 @@ impl Conditions {
             .0
             .into_iter()
             .find_map(|condition| match condition.outcome {
-                Outcome::Fails(error) => Some(error),
-                Outcome::Holds | Outcome::NotChecked(_) => None,
+                ConditionResult::Fails(error) => Some(error),
+                ConditionResult::Holds | ConditionResult::NotChecked(_) => None,
             });
         failed.map_or(Ok(()), Err)
     }
@@ -97,7 +87,7 @@ impl Explanation {
     }
 
     fn failures(&self) -> usize {
-        let fails = |condition: &&Condition| matches!(condition.outcome, Outcome::Fails(_));
+        let fails = |condition: &&Condition| matches!(condition.outcome, ConditionResult::Fails(_));
         self.conditions.iter().filter(fails).count()
     }
 
@@ -106,7 +96,7 @@ impl Explanation {
             attestor: None,
             conditions: vec![Condition {
                 name: name.into(),
-                outcome: Outcome::Fails(error),
+                outcome: ConditionResult::Fails(error),
                 expected,
             }],
         }
@@ -193,7 +183,7 @@ fn hold_against(
 fn not_checked(name: &'static str, why: &'static str) -> Condition {
     Condition {
         name: name.into(),
-        outcome: Outcome::NotChecked(why.into()),
+        outcome: ConditionResult::NotChecked(why.into()),
         expected: None,
     }
 }
@@ -205,9 +195,9 @@ fn algorithm(attestor: &dyn Attestor, token: &UnverifiedJwt) -> Condition {
     Condition {
         name: "alg".into(),
         outcome: if believed {
-            Outcome::Holds
+            ConditionResult::Holds
         } else {
-            Outcome::Fails(AttestError::WrongAlgorithm)
+            ConditionResult::Fails(AttestError::WrongAlgorithm)
         },
         expected: None,
     }
@@ -229,11 +219,11 @@ fn signature(attestor: &dyn Attestor, token: &UnverifiedJwt, keys: Option<&[u8]>
     let algorithm = token.unverified_algorithm();
     let named = jwks::select(&keys, token.unverified_kid(), algorithm);
     let outcome = if named.is_empty() {
-        Outcome::Fails(AttestError::UnknownKey)
+        ConditionResult::Fails(AttestError::UnknownKey)
     } else {
         match jwks::verify_with(token, &named, attestor.algorithms()) {
-            Ok(_) => Outcome::Holds,
-            Err(error) => Outcome::Fails(error.into()),
+            Ok(_) => ConditionResult::Holds,
+            Err(error) => ConditionResult::Fails(error.into()),
         }
     };
     Condition {

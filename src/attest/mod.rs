@@ -26,6 +26,7 @@
 mod api;
 pub mod certificate;
 mod checks;
+pub mod condition_result;
 mod confirmation;
 pub mod dpop;
 pub mod error;

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use super::CliError;
 use super::output::{self, Form};
 use super::serve::ConfigFile;
-use crate::attest::explain::{Condition, Explanation, Outcome};
+use crate::attest::condition_result::ConditionResult;
+use crate::attest::explain::{Condition, Explanation};
 use crate::attest::{AttestContext, Attestors, Evidence};
 use crate::client::{read_file, read_secret};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
@@ -148,9 +149,9 @@ impl Check {
 /// The result of a condition: its name, the reason's code, and the reason in words.
 fn outcome(condition: &Condition) -> (&'static str, Option<&'static str>, Option<String>) {
     match &condition.outcome {
-        Outcome::Holds => ("holds", None, None),
-        Outcome::Fails(error) => ("fails", Some(error.reason()), Some(error.to_string())),
-        Outcome::NotChecked(why) => ("not_checked", None, Some(why.clone().into_owned())),
+        ConditionResult::Holds => ("holds", None, None),
+        ConditionResult::Fails(error) => ("fails", Some(error.reason()), Some(error.to_string())),
+        ConditionResult::NotChecked(why) => ("not_checked", None, Some(why.clone().into_owned())),
     }
 }
 
@@ -188,7 +189,7 @@ fn print(explanation: &Explanation) -> Result<(), CliError> {
                 other => other,
             };
             let mut text = why.unwrap_or_default();
-            if matches!(condition.outcome, Outcome::Fails(_))
+            if matches!(condition.outcome, ConditionResult::Fails(_))
                 && let Some(expected) = &condition.expected
             {
                 text = format!("{text}; expected: {expected}");
