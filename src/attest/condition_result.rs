@@ -1,8 +1,8 @@
 //! Whether a token meets one condition.
 //!
-//! [`super::confirmation`] judges the keys of a token with it, and [`super::explain`] every condition
-//! of an attestor. A condition that cannot be checked is neither met nor failed, and the two callers
-//! never treat it as met.
+//! [`super::explain`] shows the result of every condition to the operator, and
+//! [`super::confirmation`] gives the one of a token's keys. Verification does not use this type: it
+//! returns the first failed condition as an error, and accepts nothing that it cannot check.
 
 use std::borrow::Cow;
 
