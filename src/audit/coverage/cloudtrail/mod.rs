@@ -342,8 +342,8 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Record, &'static str> {
         role: asked.role_arn.text.as_deref(),
     };
     let recorded_action = if mints(&call, &mut credential, asked_for, &identities) {
-        // AWS's answer names the session that it created. Another name than the requested one makes
-        // the credential contradictory.
+        // AWS's answer names the session that it created. If this is not the requested session, the
+        // credential becomes contradictory or foreign.
         let made = answered.assumed_role_user.0.unwrap_or_default();
         if let Some(made) = made.arn.text {
             credential.add_session_of_aws(&made);
