@@ -2,6 +2,9 @@
 //!
 //! [`CliError`] is the error of every command, and [`ExitClass`] the class that decides the exit
 //! code. The errors of the client, of the audits and of the output are converted to it here.
+//!
+//! A closed output ([`CliError::BrokenPipe`]) is no failure. [`super::run`] prints the error of a
+//! command and returns its code.
 
 use std::io::{self, Write as _};
 

@@ -5,6 +5,10 @@
 //! server can keep it from reading the log, which it reports, but can neither make it accept a fork
 //! nor accuse the log of one. A server that keeps serving an older or another log is reported as
 //! that.
+//!
+//! [`Monitor::check`] returns an [`Alarm`] only for a contradiction. A log that cannot be read is
+//! part of the [`Round`], as a warning or a fault. [`check`] compares, [`evidence`] writes the
+//! evidence, [`state`] keeps the checkpoint; `cli::ledger::watch` runs the checks.
 
 mod check;
 mod evidence;
