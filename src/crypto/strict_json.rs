@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn an_array_was_read_in_the_place_of_an_object_by_the_order_of_its_fields() {
+    fn an_array_is_refused_where_a_struct_needs_an_object() {
         let read = |text: &str| typed::<Named>(value(text.as_bytes()).unwrap());
         for good in [
             r#"{"own":"a"}"#,

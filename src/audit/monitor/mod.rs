@@ -34,7 +34,7 @@ use crate::merkle::{Note, Trust};
 
 /// The longest time for one check. A server that answers slowly cannot extend it.
 const ROUND_TIMEOUT: Duration = Duration::from_mins(1);
-/// Consecutive checks without a cosigned checkpoint after which the watch fails. There are several
+/// Consecutive checks without a cosigned checkpoint after which the monitor fails. There are several
 /// because a witness may sign a moment after the log.
 const UNWITNESSED_CHECKS: u32 = 3;
 
@@ -249,7 +249,7 @@ impl Monitor {
         self.unkept = true;
     }
 
-    /// Writes the kept checkpoint to disk. A full disk must not end the watch: each check tries
+    /// Writes the kept checkpoint to disk. A full disk must not end the monitor: each check tries
     /// again and reports it.
     fn keep(&mut self, warnings: &mut Vec<String>) {
         let Some(kept) = self.kept.as_ref().filter(|_| self.unkept) else {
