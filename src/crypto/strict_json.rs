@@ -6,8 +6,8 @@
 //! U+0000 is one because the store cannot hold it. [`typed`] accepts no array for a struct, except
 //! inside an enum, whose content serde reads by itself.
 //!
-//! Every failure is a `serde_json` error. [`object_or_path`] and [`typed`] also report its path: that
-//! of the faulty member, that of the object for U+0000 in a member's name, and `?` if the text
+//! Every failure is a `serde_json` error. [`object_or_path`] and [`typed`] also report its path:
+//! that of the faulty member, that of the object for U+0000 in a member's name, and `?` if the text
 //! breaks off. `serde_json` limits the nesting; the caller limits the length. Tokens and keys
 //! (`crypto`), HTTP bodies (`http`) and files for the CLI are parsed here.
 

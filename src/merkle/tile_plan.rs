@@ -175,7 +175,8 @@ impl EdgePlan {
     }
 }
 
-/// The hashes of some ranges of leaves: the perfect nodes that make them up, and the tiles to fetch.
+/// The hashes of some ranges of leaves: the perfect nodes that make them up, and the tiles to
+/// fetch.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     /// The perfect nodes of each range, from left to right.
@@ -240,8 +241,8 @@ fn hashes_of<'a>(
     }
 }
 
-/// The perfect subtrees that make up a range of leaves, largest first. The range is that of one node
-/// of the tree, so `low` is always a multiple of the size of the next subtree.
+/// The perfect subtrees that make up a range of leaves, largest first. The range is that of one
+/// node of the tree, so `low` is always a multiple of the size of the next subtree.
 fn perfect_nodes((mut low, high): (u64, u64), tree_size: u64) -> Vec<Node> {
     let mut nodes = Vec::new();
     while low < high {

@@ -6,8 +6,8 @@
 //!
 //! A note is a hint: it refuses nothing and changes no decision. If comparing the patterns takes
 //! more than `MAX_LOAD_STEPS`, the lists of locations and of lasting actions end early, and no note
-//! says so. `super::generation` collects the notes when it compiles, and `policy check` prints them.
-//! `super::asked` has the comparisons of a policy, and a variable `own` is the element that a
+//! says so. `super::generation` collects the notes when it compiles, and `policy check` prints
+//! them. `super::asked` has the comparisons of a policy, and a variable `own` is the element that a
 //! closure looks at.
 
 use std::collections::BTreeSet;
@@ -36,9 +36,9 @@ pub struct Notes {
     pub single_locations: Vec<NamedLocations>,
     /// Forbids that name locations which no request can have.
     pub unmet_locations: Vec<NamedLocations>,
-    /// Policies that can be about AWS resources only and that test, alone or in a branch of an `||`,
-    /// whether the request has no region. Every request for AWS has a region, so this part is never
-    /// true.
+    /// Policies that can be about AWS resources only and that test, alone or in a branch of an
+    /// `||`, whether the request has no region. Every request for AWS has a region, so this part is
+    /// never true.
     pub without_region: Vec<String>,
     /// Registered AWS actions by which a session leaves access behind that outlives it.
     pub lasting: Vec<Lasting>,

@@ -8,8 +8,8 @@
 //!
 //! The rule: the update repeats those conditions that can have changed. It changes nothing if the
 //! task has ended or expired, if an ancestor's end is recorded or, with `undisturbed_since`, if a
-//! cutoff or an activation came since the read. It does not repeat [`TaskView::is_open`], which also
-//! covers ancestors that have expired without a record; the caller tests that before.
+//! cutoff or an activation came since the read. It does not repeat [`TaskView::is_open`], which
+//! also covers ancestors that have expired without a record; the caller tests that before.
 //!
 //! Failures: `None` of `hold_task` means that there is no such task; `None` of `hear` that nothing
 //! was recorded. A forged cutoff is `Forged`, and so is every later read. Of the callers outside of
@@ -297,7 +297,8 @@ impl HeldTask {
         undisturbed_since: Option<u64>,
         limit: u32,
     ) -> Result<Option<RecordedHeartbeat>, StoreError> {
-        // Without a size, a cutoff or activation since then is not looked for: no index is so large.
+        // Without a size, a cutoff or activation since then is not looked for: no index is so
+        // large.
         let since = undisturbed_since.map_or(i64::MAX, signed);
         let id = self.view.task.id;
         let (heard_at, rows) = match &self.store {

@@ -236,10 +236,10 @@ impl Store {
     }
 
     /// Claims open tasks that are due for a check by the sweeper, and reads them. One that ended
-    /// after the claim is returned as ended. On PostgreSQL, rows that another replica has locked are
-    /// skipped. Each is put off to `retry_at`, so that a task that cannot be ended now is checked
-    /// again and does not hold up others. A corrupt row fails the call; all claimed tasks are then
-    /// checked again at `retry_at`.
+    /// after the claim is returned as ended. On PostgreSQL, rows that another replica has locked
+    /// are skipped. Each is put off to `retry_at`, so that a task that cannot be ended now is
+    /// checked again and does not hold up others. A corrupt row fails the call; all claimed tasks
+    /// are then checked again at `retry_at`.
     pub async fn claim_due_tasks(
         &self,
         now: Timestamp,

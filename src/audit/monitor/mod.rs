@@ -34,8 +34,8 @@ use crate::merkle::{Note, Trust};
 
 /// The longest time for one check. A server that answers slowly cannot extend it.
 const ROUND_TIMEOUT: Duration = Duration::from_mins(1);
-/// Consecutive checks without a cosigned checkpoint after which the monitor fails. There are several
-/// because a witness may sign a moment after the log.
+/// Consecutive checks without a cosigned checkpoint after which the monitor fails. There are
+/// several because a witness may sign a moment after the log.
 const UNWITNESSED_CHECKS: u32 = 3;
 
 /// The log to monitor.

@@ -77,8 +77,8 @@ impl StateFile {
     }
 
     /// Replaces the kept checkpoint completely or not at all. It does not replace a larger
-    /// checkpoint that another monitor kept meanwhile, and does not overwrite a file that is not this
-    /// log's.
+    /// checkpoint that another monitor kept meanwhile, and does not overwrite a file that is not
+    /// this log's.
     pub(super) fn save(
         &self,
         kept: &KeptCheckpoint,

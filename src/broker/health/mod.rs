@@ -1,20 +1,19 @@
 //! Checks whether this replica can serve. Readiness reports the result.
 //!
 //! `Health::check_health` compares clocks, asks the store and checks rows. The sweeper calls it at
-//! least once a second, and more often when it is woken. `Health::unready` answers for readiness: it
-//! reads no store, takes the store's fault from the last check, and judges everything else at the
-//! call.
-//! The rule: a replica is unready while its clock is in doubt, its ledger fails or has stopped, its
-//! store cannot be relied on or is full, its generation is missing or behind, its ledger key soon
-//! expires without a successor, or a resource has no key that may sign. The first of these is
-//! reported.
+//! least once a second, and more often when it is woken. `Health::unready` answers for readiness:
+//! it reads no store, takes the store's fault from the last check, and judges everything else at
+//! the call. The rule: a replica is unready while its clock is in doubt, its ledger fails or has
+//! stopped, its store cannot be relied on or is full, its generation is missing or behind, its
+//! ledger key soon expires without a successor, or a resource has no key that may sign. The first
+//! of these is reported.
 //!
 //! Failures: `None` of `unready` means ready; readiness shows the text to every client.
 //! `check_health` returns the fault as a `BrokerError`, and keeps it for `unready` until the next
-//! check. While the clock is in doubt it keeps no fault, because `unready` reports the doubt itself.
-//! `http::ops` calls `unready`. This module changes nothing, with one exception: it may append an
-//! empty entry, to learn of other replicas' leaves or to find out whether the ledger can be written.
-//! `replicas` compares endpoints.
+//! check. While the clock is in doubt it keeps no fault, because `unready` reports the doubt
+//! itself. `http::ops` calls `unready`. This module changes nothing, with one exception: it may
+//! append an empty entry, to learn of other replicas' leaves or to find out whether the ledger can
+//! be written. `replicas` compares endpoints.
 
 pub mod replicas;
 

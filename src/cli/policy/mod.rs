@@ -247,7 +247,8 @@ fn say_notes(notes: &Notes) -> Result<(), CliError> {
     for own in &notes.unmet_locations {
         output::line(format!(
             "note: forbid `{}` names `{}`{}, which no location of a request can match: compare it \
-             with the registered locations (https, lower-case host, no default port, no escapes, no //, no query)",
+             with the registered locations (https, lower-case host, no default port, no escapes, \
+             no //, no query)",
             own.policy,
             own.first,
             more(own)

@@ -2,9 +2,9 @@
 //!
 //! [`check_times`] checks all of them. The other functions check one claim each: the attestors use
 //! them to report every condition by itself, and DPoP proofs have no `exp`. The leeway allows for
-//! clock differences in comparisons with `now` only. A refused date is a [`TimeError`], which quotes
-//! no value; [`TimeError::claim`] names the claim. The attestors call this module and choose the
-//! leeway and the largest age.
+//! clock differences in comparisons with `now` only. A refused date is a [`TimeError`], which
+//! quotes no value; [`TimeError::claim`] names the claim. The attestors call this module and choose
+//! the leeway and the largest age.
 
 use serde_json::{Map, Value};
 

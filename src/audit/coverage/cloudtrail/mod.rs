@@ -10,8 +10,8 @@
 //! needed member of another type counts as missing, with two exceptions: a region, bucket, key or
 //! version of another type counts as unclear and not as missing, and `resources` must be a list. A
 //! record with another `resources`, with a needed member twice or without the name of its call is
-//! unreadable: the error says why, and `audit::coverage`, the caller, counts the record and goes on.
-//! [`super::names`] has the names of calls, and [`super::mapped`] also uses [`mints`].
+//! unreadable: the error says why, and `audit::coverage`, the caller, counts the record and goes
+//! on. [`super::names`] has the names of calls, and [`super::mapped`] also uses [`mints`].
 
 #[cfg(test)]
 mod tests;
