@@ -7,6 +7,9 @@
 //! The rule: a replica whose clock is in doubt records nothing. It activates its files as soon as
 //! the doubt has ended. A generation that cannot be used stops the start. [`super::start`] calls
 //! this file.
+//!
+//! A failure of the activation is a [`StartError`], and the broker does not start; a failure to
+//! follow on PostgreSQL is only a warning. `broker::generations` activates and follows.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -3,6 +3,10 @@
 //!
 //! A nonce is a time span with a MAC of the broker. Nonces are not stored, and every replica
 //! accepts those of the others.
+//!
+//! [`DpopNonces::is_good`] is `false` for an old nonce and for one without the broker's MAC; the
+//! caller is then told to repeat the request with the current nonce. `super::dpop` reads the proof,
+//! `http` sends the nonce.
 
 use std::fmt;
 

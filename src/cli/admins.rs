@@ -1,4 +1,7 @@
 //! `taskpass admins`: the roles of identities.
+//!
+//! A refusal of the broker is the command's error ([`super::CliError`]). `broker::administration`
+//! decides; this file sends the request and prints the answer.
 
 use clap::{Args, Subcommand};
 use serde_json::json;

@@ -1,4 +1,7 @@
 //! `taskpass attest`: explains why a configuration accepts or refuses a token, offline.
+//!
+//! A refused token is exit code 1; a configuration or file that cannot be read is
+//! [`CliError::Usage`]. `attest` has the conditions.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

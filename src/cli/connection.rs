@@ -1,4 +1,7 @@
 //! The arguments for the broker's address, its certificate authorities, and the token.
+//!
+//! A combination of arguments that cannot be used is [`CliError::Usage`]. [`crate::client`] makes
+//! the requests, and `super::evidence` finds an attestation if no token was given.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,8 @@
 //! The resource, the rights and the task of a request: arguments that several commands share.
+//!
+//! Arguments that contradict each other are refused by clap; a file that cannot be read is the
+//! error of the command. `super::request`, `super::exec` and `super::aws` use them, and
+//! `client::credentials` sends the request.
 
 use std::path::PathBuf;
 

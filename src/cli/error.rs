@@ -2,7 +2,9 @@
 //!
 //! [`CliError`] is the error of every command, and [`ExitClass`] the class that decides the exit
 //! code. The errors of the client, of the audits and of the output are converted to it here.
-//! [`super::output`] reports it.
+//!
+//! A closed output ([`CliError::BrokenPipe`]) is no failure. [`super::output`] reports the error of a
+//! command, and [`super::run`] returns its code.
 
 use std::io;
 

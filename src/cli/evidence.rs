@@ -5,6 +5,9 @@
 //! projected. A pod has a token for the API server unless that is turned off, so a configured
 //! SPIFFE socket comes first. If a source was named, it is used, or its failure is the error; no
 //! other source is tried.
+//!
+//! [`CliError::Usage`] if there is no source at all. `client::evidence` gets attestations from the
+//! source.
 
 use std::path::{Path, PathBuf};
 

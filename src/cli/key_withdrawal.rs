@@ -1,5 +1,9 @@
 //! `taskpass keys revoke` for a key of access tokens: shows the effects, asks, and withdraws the
 //! key.
+//!
+//! Without confirmation nothing is done: [`CliError::Refused`] for another answer,
+//! [`CliError::Usage`] if there is no terminal to ask. `super::keys` calls [`withdraw`];
+//! `broker::signing_keys` withdraws the key.
 
 use std::io::{BufRead as _, IsTerminal as _};
 

@@ -1,4 +1,8 @@
 //! `taskpass keys`: the first secrets of a deployment, and the broker's signing keys.
+//!
+//! A secret that cannot be generated is [`CliError::Unavailable`], and no existing file is
+//! overwritten. `super::key_withdrawal` withdraws a key, and `super::ledger` gives a log up; the
+//! broker does the rest.
 
 use std::path::PathBuf;
 

@@ -2,6 +2,9 @@
 //!
 //! The variables of flags come from clap's description of the command line; the others are in
 //! [`VARIABLES`]. A test compares that table with the variable names in the source.
+//!
+//! It fails only if the output cannot be written. `super::error` has the exit codes, and
+//! `config::environment` reads the variables.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,7 @@
 //! `taskpass request`: requests a credential.
+//!
+//! A refusal is the command's error. An AWS credential without `--json` is [`CliError::Usage`],
+//! because it cannot be printed as one text. `client::credentials` sends the request.
 
 use clap::Args;
 use serde_json::Value;

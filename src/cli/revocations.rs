@@ -1,4 +1,7 @@
 //! `taskpass revocations` and `taskpass lift`: lists revocations, and lifts their blocks.
+//!
+//! A refusal of the broker is the command's error ([`super::CliError`]). `broker::revocation`
+//! decides; `super::revoke` makes a revocation.
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};

@@ -1,4 +1,7 @@
 //! `taskpass revoke`: ends everything that a selector matches.
+//!
+//! A selector that cannot be parsed is [`CliError::Usage`]; a refusal of the broker is the
+//! command's error. `broker::revocation` revokes, and `super::revocations` shows the progress.
 
 use clap::Args;
 use serde_json::{Map, Value, json};

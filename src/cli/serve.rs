@@ -1,4 +1,7 @@
 //! `taskpass serve`: runs the broker in production.
+//!
+//! A faulty configuration is [`CliError::Usage`]; a state that cannot be used, and a worker that
+//! ended on its own, is [`CliError::Unavailable`]. `crate::app` assembles and runs the broker.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

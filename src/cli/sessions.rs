@@ -1,4 +1,7 @@
 //! `taskpass sessions`: lists, shows and revokes sessions.
+//!
+//! A refusal of the broker is the command's error ([`super::CliError`]). `broker::verification`
+//! lists, and `broker::revocation` revokes.
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};

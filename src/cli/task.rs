@@ -1,4 +1,7 @@
 //! `taskpass task`: sends heartbeats, ends, shows and lists tasks.
+//!
+//! A refusal of the broker is the command's error ([`super::CliError`]). `broker::tasks` decides;
+//! [`crate::cli::exec`] opens tasks.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,8 @@
 //! `taskpass workloads`: the registered keys of workloads.
+//!
+//! A file that is not a public key is [`CliError::Usage`], so that no private key leaves this
+//! machine. `broker::administration` registers and removes keys; `client::evidence` signs
+//! assertions with them.
 
 use std::path::PathBuf;
 

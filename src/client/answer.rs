@@ -1,5 +1,9 @@
 //! Answers of a broker, and their description in sentences: the refusal, its reason, and the
 //! permitted alternative.
+//!
+//! [`Answer::success`] returns the refusal as [`ClientError::Answered`]. An answer that is no
+//! problem document of the broker counts as unavailable there. [`super::Client`] makes an
+//! [`Answer`] of each response.
 
 use std::time::Duration;
 

@@ -1,4 +1,8 @@
 //! Requests for credentials.
+//!
+//! The last failed attempt is the error; a refusal of the broker is not repeated. `super::retry`
+//! decides whether to repeat, and `super::evidence` gets the attestations. `cli::exec`,
+//! `cli::request` and `super::session` call this file.
 
 use std::time::Duration;
 

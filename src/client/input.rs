@@ -1,4 +1,8 @@
 //! Secrets and files that the user or the system names.
+//!
+//! A secret that is empty, a file that is too long, and a new file that exists already are
+//! [`ClientError::Invalid`]; a file that cannot be read or written is [`ClientError::Unavailable`].
+//! The commands and `super::evidence` call this file.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::path::Path;

@@ -3,6 +3,9 @@
 //! Transient failures are retried: no connection, no answer in time, an interrupted answer, a
 //! server that reports that it cannot serve now. The pauses grow, are jittered, and honour
 //! `Retry-After`. Permanent failures are not retried.
+//!
+//! [`retried`] returns the error of the last attempt. The requests are those of
+//! `super::credentials`, `super::task_lease` and `super::evidence`.
 
 use std::time::Duration;
 

@@ -5,6 +5,9 @@
 //! same session until little of its life is left. Then they get another session within the same
 //! task, as long as the task lasts and a fresh attestation is available. After a failed renewal
 //! there is a pause. `taskpass exec` and `taskpass aws credential-process` share this code.
+//!
+//! A failed renewal is an error that changes nothing: the old session stays. `super::credentials`
+//! requests the next session.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};

@@ -5,6 +5,9 @@
 //! links. This code neither reads files that another user could have placed there nor writes where
 //! another user could read. A file is replaced as a whole, so that no reader sees a half-written
 //! one. A lock of the kernel admits one call at a time for each task; it ends with its process.
+//!
+//! A directory or file that is not private is [`ClientError::Invalid`], and nothing is read or
+//! written. `cli::aws::credential_process` calls this file.
 
 use std::fs::File;
 use std::io::Read as _;

@@ -1,4 +1,8 @@
 //! An open task that this process keeps alive by heartbeats and finally ends.
+//!
+//! A heartbeat without an answer is an error and is repeated; [`TaskLease::keep`] returns the
+//! reason when the task can no longer be used. `cli::exec` and `cli::aws::credential_process` hold
+//! the lease.
 
 use std::convert::Infallible;
 use std::time::Duration;

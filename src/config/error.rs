@@ -4,6 +4,8 @@
 //! all of them, ordered by position (those of variables come first), and never empty. Both quote
 //! keys and never values; the modules that create them ensure it. The commands print them, and the
 //! start ends.
+//!
+//! `super::check` and `super::document` make them.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,7 @@
 //! Randomness, and opaque tokens made from it.
+//!
+//! Without randomness of the system, a token is [`NoRandomness`], and the caller must create
+//! nothing. [`crate::ids`] has the trait.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

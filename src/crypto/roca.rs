@@ -6,6 +6,8 @@
 //! This is the fingerprint of M. Nemec, M. Sys, P. Svenda, D. Klinec, V. Matyas, "The Return of
 //! Coppersmith's Attack: Practical Factorization of Widely Used RSA Moduli", ACM CCS 2017, section
 //! 2.3. One of about 2²⁷ other moduli has it by chance.
+//!
+//! The answer is a `bool` and no error: `super::jwk` refuses a key with the fingerprint.
 
 /// The primes from 3 to 167. Modulo 2 every modulus is a power of 65537.
 const PRIMES: [u16; 38] = [

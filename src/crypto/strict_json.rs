@@ -1,14 +1,15 @@
 //! Strict parsing of JSON from untrusted parties: a duplicate member at any depth, and U+0000 in
 //! any text, are errors.
 //!
-//! [`object`] and [`value`] parse bytes, and [`typed`] reads a parsed value as a type. Two parsers
-//! of `{"sub":"a","sub":"b"}` can each read another value, and the store cannot hold U+0000.
-//! [`typed`] accepts no array for a struct.
+//! [`object`] and [`value`] parse bytes, and [`typed`] reads a parsed value as a type. A duplicate
+//! member is an error because two parsers of `{"sub":"a","sub":"b"}` can read different values.
+//! U+0000 is one because the store cannot hold it. [`typed`] accepts no array for a struct, except
+//! inside an enum, whose content serde reads by itself.
 //!
-//! Every failure is a `serde_json` error, and it occurs at the faulty member, so that
-//! [`object_or_path`] and [`typed`] can report its path. `serde_json` limits the nesting; the
-//! caller limits the length. Tokens and keys (`crypto`), HTTP bodies (`http`) and files for the CLI
-//! are parsed here.
+//! Every failure is a `serde_json` error. [`object_or_path`] and [`typed`] also report its path:
+//! that of the faulty member, that of the object for U+0000 in a member's name, and `?` if the text
+//! breaks off. `serde_json` limits the nesting; the caller limits the length. Tokens and keys
+//! (`crypto`), HTTP bodies (`http`) and files for the CLI are parsed here.
 
 use std::fmt;
 
@@ -25,7 +26,7 @@ pub(crate) fn object(bytes: &[u8]) -> Result<Map<String, Value>, serde_json::Err
     object_or_path(bytes).map_err(|(_, error)| error)
 }
 
-/// Parses `bytes` as one JSON object. An error includes its path.
+/// Parses `bytes` as one JSON object. An error comes with its path.
 pub(crate) fn object_or_path(
     bytes: &[u8],
 ) -> Result<Map<String, Value>, (Path, serde_json::Error)> {
@@ -51,8 +52,9 @@ pub(crate) fn value(bytes: &[u8]) -> Result<Value, serde_json::Error> {
     Ok(value)
 }
 
-/// Deserializes a value into a type. An error includes its path. Accepts only an object for a
-/// struct: by default, serde also accepts an array in the order of the fields.
+/// Deserializes a value into a type. An error comes with its path. Accepts only an object for a
+/// struct, while serde by default also accepts an array in the order of the fields. This does not
+/// hold for a struct inside an enum: such a type has to refuse arrays itself.
 pub(crate) fn typed<T: DeserializeOwned>(value: Value) -> Result<T, (Path, serde_json::Error)> {
     serde_path_to_error::deserialize(ByName(value)).map_err(|error| {
         let path = error.path().clone();
@@ -114,7 +116,7 @@ impl<'de> de::Deserializer<'de> for ByName {
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
         match self.0 {
             Value::Object(_) => self.deserialize_any(visitor),
-            // The resulting error names the expected and the found type.
+            // This always fails, with an error that names the expected and the found type.
             other => other.deserialize_map(visitor),
         }
     }
@@ -142,6 +144,7 @@ impl IntoDeserializer<'_, serde_json::Error> for ByName {
     }
 }
 
+/// Reads any JSON value, and refuses duplicate members and U+0000.
 struct Strict;
 
 /// The value of a duplicate member: always an error at its path.
@@ -261,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn an_array_was_read_in_the_place_of_an_object_by_the_order_of_its_fields() {
+    fn an_array_is_refused_where_a_struct_needs_an_object() {
         let read = |text: &str| typed::<Named>(value(text.as_bytes()).unwrap());
         for good in [
             r#"{"own":"a"}"#,

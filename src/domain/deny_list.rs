@@ -12,6 +12,8 @@
 //! [`DenyPolicyTarget::room_for`], or leaves it to its expiry. `broker::revocation` issues nothing
 //! when a list is nearly full and reconciles the documents. `mint::aws::deny` reads and writes
 //! them.
+//!
+//! Nothing here fails: without room [`DenyPolicyTarget::room_for`] is 0.
 
 use std::collections::BTreeSet;
 

@@ -3,6 +3,9 @@
 //!
 //! This file enforces nothing: the user of a constant does, and is tested at the limit and one
 //! above it. Maxima that belong to one algorithm or format stand next to it instead.
+//!
+//! An excess is refused by that user, with its own error. `docs/reference/limits.md` lists the
+//! limits for operators.
 
 /// The largest request body. A credential request has about 1 KiB; the rest leaves room for long
 /// `authorization_details`. A longer body is refused.

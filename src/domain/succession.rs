@@ -1,6 +1,9 @@
 //! Succession: a new log replaces one that cannot continue honestly, because leaves were lost or
 //! its key was compromised. The first leaf of the new log names its predecessor. Everything that
 //! the predecessor permitted has ended.
+//!
+//! The calculations here cannot fail. `app::succession` reads the predecessor and writes the first
+//! leaf; `broker::administration` takes over its blocks.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,7 @@
 //! The address of the client behind trusted proxies.
+//!
+//! A header that is not an address ends the list and is no error: the request then counts under the
+//! proxy that forwarded it. `super::limits` and the log use the address.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

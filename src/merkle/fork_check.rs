@@ -8,7 +8,7 @@
 //! newer root differs, the hashes prove nothing.
 //!
 //! A missing tile or one of the wrong width is a [`PlanError`]. The two comparisons are left to the
-//! caller, `cli::ledger::watch`, which also fetches the tiles.
+//! caller, `audit::monitor`, which also fetches the tiles.
 
 use std::collections::HashMap;
 

@@ -102,7 +102,7 @@ impl TileId {
     }
 }
 
-/// Number of nodes at a level of tiles in `leaves` leaves.
+/// Number of complete nodes at a level of tiles in `leaves` leaves.
 pub(super) fn tile_shift(leaves: u64, level: u32) -> u64 {
     leaves.checked_shr(level * 8).unwrap_or(0)
 }

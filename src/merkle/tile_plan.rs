@@ -2,13 +2,15 @@
 //!
 //! A plan names the tiles, the caller fetches them, and the plan builds the result: the proof of a
 //! leaf ([`InclusionPlan`]), the proof that one tree begins with another ([`ConsistencyPlan`]), a
-//! root ([`RootPlan`]) or an edge ([`EdgePlan`]). So this file needs no reader.
+//! root ([`RootPlan`]) or an edge ([`EdgePlan`]: the last, partial tile of each level, from which
+//! the tree can grow). So nothing in this file reads tiles.
 //!
-//! A leaf or size outside of the tree, and a tile that is missing or too short, are a
-//! [`PlanError`]. A tile that is longer than required is cut. The hashes themselves are not
-//! checked: the result is only as reliable as the tiles, so the caller compares it with a known
-//! root ([`super::proof`]). `ledger::proofs` plans with the store's tiles, and `cli::ledger::watch`
-//! with those of a log ([`super::fork_check`]).
+//! A leaf or size outside of the tree, and a tile that is missing, too short or has more than 256
+//! hashes, are a [`PlanError`]. A tile that is longer than required is cut. The hashes themselves
+//! are not checked, so the result is only as reliable as the tiles. A root or an edge is compared
+//! with a known root by the caller, a proof is verified by its recipient ([`super::proof`]).
+//! `ledger::proofs` plans with the store's tiles, and `audit::monitor` with those of a log, through
+//! [`super::fork_check`].
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -132,7 +134,7 @@ impl RootPlan {
     }
 }
 
-/// The plan of the edge of a tree, so that the tree can grow from it.
+/// The plan of the edge of a tree: the last, partial tile of each level. The tree can grow from it.
 #[derive(Clone, Debug)]
 pub struct EdgePlan {
     size: u64,
@@ -143,6 +145,7 @@ impl EdgePlan {
     /// The edge of the tree of the first `size` leaves.
     #[must_use]
     pub fn new(size: u64) -> Self {
+        // The digits of the size to the base 256 are the widths of the partial tiles.
         let tiles = (0_u8..)
             .zip(size.to_le_bytes())
             .filter(|(_, digit)| *digit > 0)
@@ -165,6 +168,7 @@ impl EdgePlan {
     pub fn build(&self, tiles: &HashMap<TileId, Vec<Hash>>) -> Result<Edge, PlanError> {
         let mut levels = Vec::new();
         for id in &self.tiles {
+            // The tiles ascend by level. A level without a partial tile is empty.
             levels.resize(usize::from(id.level), Vec::new());
             levels.push(hashes_of(id, tiles)?.to_vec());
         }
@@ -172,9 +176,11 @@ impl EdgePlan {
     }
 }
 
-/// Ranges of leaves, each the leaves of one node of the tree, and the sources of their hashes.
+/// The hashes of some ranges of leaves: the perfect nodes that make them up, and the tiles to
+/// fetch.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
+    /// The perfect nodes of each range, from left to right.
     ranges: Vec<Vec<Node>>,
     tiles: Vec<TileId>,
 }
@@ -236,8 +242,8 @@ fn hashes_of<'a>(
     }
 }
 
-/// The perfect subtrees of a node's range, largest first. `low` is a multiple of the size of the
-/// largest one, as for every node of a tree, and so is the rest for the next one.
+/// The perfect subtrees that make up a range of leaves, largest first. The range is that of one
+/// node of the tree, so `low` is always a multiple of the size of the next subtree.
 fn perfect_nodes((mut low, high): (u64, u64), tree_size: u64) -> Vec<Node> {
     let mut nodes = Vec::new();
     while low < high {

@@ -1,7 +1,7 @@
 //! Metrics of the deliveries of events to sinks.
 //!
 //! `crate::export` reports these. The names of sinks come from the configuration, and their series
-//! begin when they are known. A lag that is unknown has no series.
+//! begin when they are known. A lag that is unknown has no series. Reporting never fails.
 
 use std::borrow::Cow;
 use std::time::Duration;

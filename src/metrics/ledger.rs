@@ -1,7 +1,7 @@
 //! Metrics of the ledger: its size, its key, its batches, the shared checkpoint and the witnesses.
 //!
 //! `crate::ledger` reports these. The names of witnesses come from the configuration, and their
-//! series begin when they are known.
+//! series begin when they are known. Reporting never fails.
 
 use std::borrow::Cow;
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! Metrics of this process: its workers, its clock, its files, its database's log and its tasks.
 //!
-//! `crate::app`, `crate::sweep`, `crate::shutdown` and `crate::store` report these.
+//! `crate::app`, `crate::sweep`, `crate::shutdown` and `crate::store` report these. Reporting never
+//! fails.
 
 use std::sync::atomic::AtomicU64;
 

@@ -2,7 +2,8 @@
 //! that were minted.
 //!
 //! A label of a route is the router's pattern, and a method that HTTP does not define is `other`,
-//! so that no client can create series. `crate::http` and `crate::broker` report these.
+//! so that no client can create series. `crate::http` and `crate::broker` report these. Reporting
+//! never fails.
 
 use std::borrow::Cow;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Metrics of ended sessions, of revocations, and of the lists at back ends that deny sessions.
 //!
 //! `crate::broker::revocation` reports these. The label `place` of a list names its target, as
-//! registered.
+//! registered. Reporting never fails.
 
 use std::time::Duration;
 

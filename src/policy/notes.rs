@@ -1,12 +1,14 @@
 //! Finds policies that load but probably do not have the intended effect.
 //!
 //! [`Notes`] has four lists: permits that name a URL but not the locations below it, forbids about
-//! locations that no request can have, policies that require an AWS request without a region, and
+//! locations that no request can have, policies that test whether an AWS request has no region, and
 //! registered AWS actions that leave access behind.
 //!
-//! A note is a hint: it refuses nothing and changes no decision. The lists are incomplete if
-//! comparing the patterns takes more than `MAX_LOAD_STEPS`. `super::generation` collects the notes
-//! when it compiles, and `policy check` prints them.
+//! A note is a hint: it refuses nothing and changes no decision. If comparing the patterns takes
+//! more than `MAX_LOAD_STEPS`, the lists of locations and of lasting actions end early, and no note
+//! says so. `super::generation` collects the notes when it compiles, and `policy check` prints
+//! them. `super::asked` has the comparisons of a policy, and a variable `own` is the element that a
+//! closure looks at.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -26,16 +28,17 @@ use crate::domain::limits::MAX_LOAD_STEPS;
 use crate::domain::location::Location;
 use crate::domain::pattern::Budget;
 
-/// Findings about the policies of a generation. Incomplete if comparing all of them would take too
-/// many steps.
+/// Findings about the policies of a generation. All lists except `without_region` are incomplete if
+/// comparing the patterns would take too many steps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Notes {
     /// Permits that name URLs by `==` and do not cover the locations below them.
     pub single_locations: Vec<NamedLocations>,
     /// Forbids that name locations which no request can have.
     pub unmet_locations: Vec<NamedLocations>,
-    /// Policies about an AWS resource that require a request without a region. Every request has
-    /// one.
+    /// Policies that can be about AWS resources only and that test, alone or in a branch of an
+    /// `||`, whether the request has no region. Every request for AWS has a region, so this part is
+    /// never true.
     pub without_region: Vec<String>,
     /// Registered AWS actions by which a session leaves access behind that outlives it.
     pub lasting: Vec<Lasting>,
@@ -54,14 +57,15 @@ pub struct Lasting {
     pub leaves: String,
 }
 
-/// Locations that a policy names.
+/// The locations in a policy that are worth a note.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[expect(missing_docs, reason = "the other names say it all")]
 pub struct NamedLocations {
     /// The `@id` of the policy.
     pub policy: String,
+    /// The first of these locations in the order of their texts.
     pub first: String,
-    /// Number of locations that it names.
+    /// The number of these locations.
     pub count: usize,
 }
 
@@ -141,8 +145,9 @@ fn resources<'a>(named: &NamedPolicy, catalog: &'a Catalog) -> impl Iterator<Ite
     all.filter(move |own: &&Resource| only.as_ref().is_none_or(|only| own.name == *only))
 }
 
-/// The URLs that are named by `==` alone. A request for a URL also covers everything below it, so
-/// such a permit permits no request for that URL by itself.
+/// The URLs that a permit names by `==` without the locations below them. A request for a URL also
+/// asks for everything below that URL, so `==` alone permits no such request. An ARN is left out,
+/// because it covers nothing below itself.
 fn single_locations(asked: &[&ExtentQuestion], budget: &Budget) -> BTreeSet<String> {
     let mut locations = BTreeSet::new();
     for patterns in asked
@@ -196,9 +201,29 @@ fn unmet_locations(
     locations
 }
 
-/// Whether a URL contains parts that no location of a request has: an escape, an empty segment, a
-/// query or a fragment.
+/// Whether a URL contains a part that [`Location`] refuses: an empty segment, an escape, a
+/// backslash, a fragment, a query, or parameters after `;`.
 fn has_other_spelling(text: &str) -> bool {
     text.strip_prefix("https://")
-        .is_some_and(|rest| rest.contains("//") || rest.contains(['%', '\\', '#']))
+        .is_some_and(|rest| rest.contains("//") || rest.contains(['%', '\\', '#', '?', ';']))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_with_a_part_that_no_location_has_is_another_spelling() {
+        for text in ["a//x", "a/%70ay", "a\\x", "a#x", "a?x=1", "a;x"] {
+            let url = format!("https://billing.example/{text}");
+            assert!(has_other_spelling(&url), "{url}");
+            Location::try_from(url).unwrap_err();
+        }
+        for text in [
+            "https://billing.example/a/x",
+            "arn:aws:s3:::reports/20??.csv",
+        ] {
+            assert!(!has_other_spelling(text), "{text}");
+        }
+    }
 }

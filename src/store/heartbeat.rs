@@ -2,15 +2,19 @@
 //! itself.
 //!
 //! `Store::hold_task` reads a [`TaskView`], and [`HeldTask::hear`] records the heartbeat. On
-//! PostgreSQL that takes two statements on one connection of the pool, after the check of that
-//! connection's server: the read, and the update, which also returns the sessions. SQLite cannot
-//! change and read in one statement, so it runs three.
+//! PostgreSQL that takes two statements on one connection of the pool: the read, and the update,
+//! which also returns the sessions. The pool gives out only connections to the current primary.
+//! SQLite cannot update a row within a query, so it runs three statements.
 //!
-//! The rule: the update repeats the conditions. It changes nothing if the task has ended or, with
-//! `undisturbed_since`, if a cutoff or an activation came since the read. Failures: `None` of
-//! `hold_task` means that there is no such task; `None` of `hear` that nothing was recorded. A
-//! forged cutoff is `Forged`. Only `broker::tasks` calls this module. It compares the handle,
-//! checks the owner's attestor, and falls back to an append under the ledger's lock.
+//! The rule: the update repeats those conditions that can have changed. It changes nothing if the
+//! task has ended or expired, if an ancestor's end is recorded or, with `undisturbed_since`, if a
+//! cutoff or an activation came since the read. It does not repeat [`TaskView::is_open`], which
+//! also covers ancestors that have expired without a record; the caller tests that before.
+//!
+//! Failures: `None` of `hold_task` means that there is no such task; `None` of `hear` that nothing
+//! was recorded. A forged cutoff is `Forged`, and so is every later read. Of the callers outside of
+//! the store, `broker::tasks` records heartbeats. It checks the owner's attestor, and appends under
+//! the ledger's lock if `hear` returned `None`; `broker::access` compares the handle.
 
 use sqlx::{FromRow, Row};
 
@@ -42,7 +46,8 @@ pub struct TaskView {
     pub cutoffs: Vec<Cutoff>,
     /// The number of leaves in the log at the time of the read.
     pub as_of: u64,
-    /// The generation of the newest activation. Its MAC is not checked here.
+    /// The generation of the newest activation. Its MAC is not checked here, but by
+    /// [`Store::check_rows`]. The caller only compares it with the generation that it uses.
     pub generation: Option<GenerationDigest>,
 }
 
@@ -87,12 +92,13 @@ pub struct RecordedHeartbeat {
     pub sessions: Vec<SessionView>,
 }
 
-/// One of the tasks. The rows of the requested task also carry one cutoff each.
+/// One of the tasks. The row of the requested task is repeated for each cutoff.
 #[derive(FromRow)]
 struct TaskViewRow {
     #[sqlx(flatten)]
     task: TaskRow,
     as_of: Option<i64>,
+    /// The digest of the newest activation's generation.
     decides: Option<Vec<u8>>,
     cutoff_id: Option<CutoffId>,
     idx: Option<i64>,
@@ -252,6 +258,7 @@ impl Store {
         let Some(task) = own else {
             return Ok(None);
         };
+        // Earlier reads may have found a forged row.
         self.check_trusted()?;
         let chain = TaskChain::of(id, |id| {
             let mut links = std::iter::once(&task).chain(&above);
@@ -273,22 +280,25 @@ impl Store {
 }
 
 impl HeldTask {
-    /// The task alone; the connection returns to the pool.
+    /// The view without the connection, which returns to the pool.
     #[must_use]
     pub fn into_view(self) -> TaskView {
         self.view
     }
 
     /// Records a heartbeat at `now`, and returns at most `limit` sessions under the task. `None` if
-    /// the task or one above it has ended or expired, or, with `undisturbed_since`, if a cutoff or
-    /// an activation came since the log had that size: the judgement by the view would no longer
-    /// hold.
+    /// the task has ended or expired, if the end of an ancestor is recorded, or, with
+    /// `undisturbed_since`, if a cutoff or an activation came since the log had that size: the
+    /// judgement by the view would no longer hold. The caller tests with [`TaskView::is_open`]
+    /// whether an ancestor has expired.
     pub async fn hear(
         self,
         now: Timestamp,
         undisturbed_since: Option<u64>,
         limit: u32,
     ) -> Result<Option<RecordedHeartbeat>, StoreError> {
+        // Without a size, a cutoff or activation since then is not looked for: no index is so
+        // large.
         let since = undisturbed_since.map_or(i64::MAX, signed);
         let id = self.view.task.id;
         let (heard_at, rows) = match &self.store {
@@ -339,8 +349,8 @@ impl HeldTask {
         };
         Ok(Some(RecordedHeartbeat {
             heard_at,
-            // No session under the task, and no session that one was derived from, is older than
-            // the oldest of the tasks.
+            // The view has every cutoff since the oldest of the tasks was opened. No session under
+            // the task, and none that it was derived from, is older, so these cutoffs suffice.
             sessions: views_under(rows, self.view.cutoffs)?,
         }))
     }

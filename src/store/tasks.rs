@@ -1,15 +1,17 @@
 //! Tasks: reads of them with all their ancestors, and the tasks that the sweeper has to check.
 //!
-//! `task` and `tasks` read tasks, `task_chains` and `task_links` their ancestors, `owns_part_of`
-//! their owners. `claim_due_tasks` and `put_off_check` serve the sweeper; `delegation` reads a
-//! delegation token.
+//! `task` and `tasks` read tasks, `task_chains` and `task_links` their ancestors. `owns_part_of`
+//! tells whether an identity owns a task, an ancestor or a descendant. `claim_due_tasks` and
+//! `put_off_check` serve the sweeper; `delegation` reads a delegation token.
 //!
 //! The rule: this module does not judge whether a task is open; `domain::validity` does, from the
-//! whole chain. All rows are read under the read lease. Failures: `None` means that there is no
-//! such task or token; unknown tasks are left out of `task_chains`. A row that cannot be parsed is
-//! `Corrupt`. [`super::heartbeat`] records heartbeats, and the ledger's transaction opens and ends
-//! tasks. `broker` and `sweep` call this module; it does not check that a token's time has not
-//! passed.
+//! whole chain. Nor does it judge whether a token has expired. On PostgreSQL all rows that it
+//! returns are read under the read lease ([`super::lease`]); SQLite needs none.
+//!
+//! Failures: `None` means that there is no such task or token; unknown tasks are left out of
+//! `task_chains`. A row with an impossible value is `Corrupt`, a column that cannot be decoded is
+//! `Refused`. [`super::heartbeat`] records heartbeats, and the ledger's transaction opens and ends
+//! tasks. `broker` and `sweep` call this module, and other files of the store use its rows.
 
 use std::collections::HashMap;
 
@@ -32,7 +34,7 @@ pub struct TaskFilter {
     pub owner: Option<String>,
     /// Only those with a smaller id: the cursor.
     pub before: Option<TaskId>,
-    /// The largest number of tasks to return.
+    /// The largest number of tasks to return; 0, the default, returns none.
     pub limit: u32,
 }
 
@@ -58,7 +60,7 @@ pub(super) struct TaskRow {
     leaf_idx: i64,
 }
 
-/// The columns of [`TaskRow`]; casts give both databases the same integer type.
+/// The columns of [`TaskRow`]. The casts widen the columns that are `INTEGER` on PostgreSQL.
 macro_rules! task_columns {
     () => {
         "id, task_type, attestor, attestor_digest, owner, owner_instance, parent_id, \
@@ -74,7 +76,8 @@ macro_rules! select_task {
     };
 }
 
-/// The columns of [`LinkRow`], under names that no other table has.
+/// The columns of [`LinkRow`], under names that no other table has, because some statements also
+/// select the columns of sessions.
 macro_rules! link_columns {
     () => {
         "id AS link_id, parent_id AS link_parent_id, state AS link_state, \
@@ -160,7 +163,7 @@ impl Store {
         row.map(Task::try_from).transpose()
     }
 
-    /// The tasks of a listing, newest first.
+    /// The tasks of a listing, newest first: ids grow with time.
     pub async fn tasks(&self, filter: &TaskFilter) -> Result<Vec<Task>, StoreError> {
         let rows: Vec<TaskRow> = read_current!(self, db => {
             sqlx::query_as(select_task!(
@@ -232,9 +235,11 @@ impl Store {
         rows.into_iter().map(LinkRow::link).collect()
     }
 
-    /// Open tasks that are due for a check by the sweeper. On PostgreSQL, rows that another replica
-    /// has locked are skipped. Each is put off to `retry_at`, so that a task that cannot be ended
-    /// now is checked again and does not hold up others.
+    /// Claims open tasks that are due for a check by the sweeper, and reads them. One that ended
+    /// after the claim is returned as ended. On PostgreSQL, rows that another replica has locked
+    /// are skipped. Each is put off to `retry_at`, so that a task that cannot be ended now is
+    /// checked again and does not hold up others. A corrupt row fails the call; all claimed tasks
+    /// are then checked again at `retry_at`.
     pub async fn claim_due_tasks(
         &self,
         now: Timestamp,

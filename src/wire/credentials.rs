@@ -1,4 +1,7 @@
 //! `POST /v1/credentials`, and the parts that opening a task shares with it.
+//!
+//! A request with an unknown member is refused when `http::json` parses it. `http::credentials` and
+//! `http::tasks` answer with these shapes; `client` reads them.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

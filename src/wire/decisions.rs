@@ -1,4 +1,7 @@
 //! `/v1/decisions`.
+//!
+//! A query with an unknown parameter is refused when it is parsed. `http::decisions` answers with
+//! these shapes.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -1,4 +1,7 @@
 //! `/v1/generations`.
+//!
+//! `domain::generation` reads a generation's document and refuses a malformed one; the type here
+//! only describes it. `http::admin` serves these shapes.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

@@ -1,4 +1,7 @@
 //! `/v1/keys`: the broker's signing keys.
+//!
+//! A request with an unknown member is refused when `http::json` parses it. `http::admin` serves
+//! these shapes.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

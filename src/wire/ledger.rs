@@ -1,4 +1,7 @@
 //! `/v1/ledger`: keys, entries, proofs.
+//!
+//! A request or query with an unknown member is refused when it is parsed. `http::ledger` serves
+//! these shapes.
 
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};

@@ -1,4 +1,7 @@
 //! The OAuth endpoints: forms, tokens, introspection, errors, metadata, keys.
+//!
+//! `http::oauth::form` parses the forms and refuses a repeated parameter; its errors have the form
+//! [`OAuthErrorBody`], which OAuth defines.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

@@ -1,4 +1,7 @@
 //! `/v1/revocations`.
+//!
+//! A request with an unknown member is refused when `http::json` parses it. `http::revocations`
+//! serves these shapes.
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};

@@ -1,4 +1,7 @@
 //! `/v1/sessions`.
+//!
+//! A request or query with an unknown member is refused when it is parsed. `http::sessions` serves
+//! these shapes.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

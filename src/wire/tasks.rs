@@ -1,4 +1,7 @@
 //! `/v1/tasks`.
+//!
+//! A request or query with an unknown member is refused when it is parsed. `http::tasks` serves
+//! these shapes.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

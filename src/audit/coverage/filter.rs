@@ -1,4 +1,7 @@
 //! Filters by which the user selects records. Records that are left out are counted.
+//!
+//! A text that is no filter is an error of the command line. A record that cannot be read meets no
+//! filter, and [`super::Run`] counts it before it applies any.
 
 use std::str::FromStr;
 

@@ -4,6 +4,9 @@
 //! limited. If a line is too long or not JSON, only that line is lost. If an array breaks off, the
 //! rest of it is lost, because the start of its next element is unknown; that is reported as a
 //! problem of the input.
+//!
+//! [`each`] returns an error if the input cannot be read to its end. [`super::Run`] reports it and
+//! goes on with the next input; the pieces go to [`super::cloudtrail`] or [`super::mapped`].
 
 use std::cell::Cell;
 use std::fmt;

@@ -4,6 +4,9 @@
 //! carries; the permit was decided before the action, by the two clocks; the action is within the
 //! permit's grant; neither the credential's expiry nor an entry of the log had ended it. Every
 //! other result has its own class, and an action that cannot be judged is never proven.
+//!
+//! Nothing here fails: a missing fact makes the action *not judged*, with a [`Reason`].
+//! [`super::Run`] calls [`Judge::judge`], and [`super::tally`] counts the result.
 
 use std::collections::HashMap;
 

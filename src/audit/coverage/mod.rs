@@ -4,6 +4,9 @@
 //! First it reads the whole log ([`decisions`]), then the records one at a time ([`input`], with
 //! [`cloudtrail`] and [`mapped`] for their formats). Each action is judged ([`judge`]) and counted
 //! ([`tally`]). Nothing is fetched. Records are trusted only to show that an action happened.
+//!
+//! A record or an input that cannot be read is counted or listed in the [`Report`] and stops
+//! nothing. The caller, `cli::coverage`, turns the report's conclusion into an exit code.
 
 mod cloudtrail;
 mod decisions;

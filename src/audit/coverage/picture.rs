@@ -1,5 +1,8 @@
 //! The result as a picture: one self-contained SVG file without scripts. Every text in it is
 //! escaped, and each colour has its number next to it.
+//!
+//! An error arises only if the text cannot be formatted. `cli::coverage` writes the file;
+//! [`super::report`] has the data.
 
 use std::fmt::Write as _;
 

@@ -1,4 +1,8 @@
 //! The result of a run as data: its conclusion, sentences, and JSON for programs.
+//!
+//! [`Report::verdict`] is `NotEstablished` if the counts or the inputs do not suffice for a
+//! conclusion. [`super::Run`] makes the report; `cli::coverage` prints it, and [`super::picture`]
+//! draws it.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,8 @@
 //! Counts verdicts in bounded memory: groups and examples are limited, and repetitions are
 //! recognized among recent records only.
+//!
+//! Nothing here fails: beyond its limits the tally keeps the counts and drops groups or examples.
+//! [`super::Run`] adds the verdicts of [`super::judge`], and [`super::report`] reads the counts.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 

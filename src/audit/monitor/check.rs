@@ -5,6 +5,10 @@
 //! neither success nor a contradiction. If an address keeps serving an older checkpoint, another
 //! log's, or one without a known signature, that is reported as such; whose fault it is cannot be
 //! determined.
+//!
+//! A check without a result is `CheckResult::Unknown`, with the error of [`super::log`].
+//! [`super::Monitor`] calls [`check`], keeps the new checkpoint, and writes the evidence of a
+//! contradiction.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -4,6 +4,10 @@
 //! a larger tree, the file also has its root at the older size and the consistency proof (RFC 9162)
 //! from there to the signed root. Notes cannot show when they were served: that a smaller head came
 //! later is attested by the monitor only.
+//!
+//! A file that is not evidence is [`AuditError::Input`]; [`Evidence::proves`] returns an error that
+//! says why signatures and hashes do not suffice. [`super::Monitor`] writes the file, and a failed
+//! write does not hide the contradiction. `cli::ledger::watch` reads it.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};

@@ -2,6 +2,10 @@
 //!
 //! The server is not trusted: time and bytes are limited, and redirects are not followed. Each
 //! request has its own connection, so that several replicas behind one address take turns.
+//!
+//! A URL or token that cannot be used is [`AuditError::Input`]. Later failures are a [`LogError`]:
+//! `Unreachable` without an answer, `Unreadable` for an answer that a log does not give. Neither
+//! proves a fault of the log. [`super::check`] reads through this file.
 
 use std::collections::HashMap;
 use std::time::Duration;

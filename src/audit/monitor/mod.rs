@@ -5,6 +5,10 @@
 //! server can keep it from reading the log, which it reports, but can neither make it accept a fork
 //! nor accuse the log of one. A server that keeps serving an older or another log is reported as
 //! that.
+//!
+//! [`Monitor::check`] returns an [`Alarm`] only for a contradiction. A log that cannot be read is
+//! part of the [`Round`], as a warning or a fault. [`check`] compares, [`evidence`] writes the
+//! evidence, [`state`] keeps the checkpoint; `cli::ledger::watch` runs the checks.
 
 mod check;
 mod evidence;
@@ -30,8 +34,8 @@ use crate::merkle::{Note, Trust};
 
 /// The longest time for one check. A server that answers slowly cannot extend it.
 const ROUND_TIMEOUT: Duration = Duration::from_mins(1);
-/// Consecutive checks without a cosigned checkpoint after which the watch fails. There are several
-/// because a witness may sign a moment after the log.
+/// Consecutive checks without a cosigned checkpoint after which the monitor fails. There are
+/// several because a witness may sign a moment after the log.
 const UNWITNESSED_CHECKS: u32 = 3;
 
 /// The log to monitor.
@@ -245,7 +249,7 @@ impl Monitor {
         self.unkept = true;
     }
 
-    /// Writes the kept checkpoint to disk. A full disk must not end the watch: each check tries
+    /// Writes the kept checkpoint to disk. A full disk must not end the monitor: each check tries
     /// again and reports it.
     fn keep(&mut self, warnings: &mut Vec<String>) {
         let Some(kept) = self.kept.as_ref().filter(|_| self.unkept) else {

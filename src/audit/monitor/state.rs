@@ -1,5 +1,11 @@
 //! The state of a monitor: the last checkpoint that it verified, as the log signed it. The file is
 //! evidence: it proves that the log signed this checkpoint.
+//!
+//! [`StateFile`] loads and saves a [`KeptCheckpoint`]. A missing file is `None`. A file that is not
+//! a checkpoint of the log's keys is [`AuditError::Input`] and stays unchanged. A file that cannot
+//! be read or written, and one in which another process kept a larger or contradicting checkpoint,
+//! is [`AuditError::Unavailable`]. [`super::Monitor`] calls this module; [`super::check`] compares
+//! the kept checkpoint with the log.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Read as _};
@@ -11,7 +17,7 @@ use crate::clock::Timestamp;
 use crate::files;
 use crate::merkle::{Checkpoint, MAX_NOTE_BYTES, SignedCheckpoint, VerifierKey};
 
-/// How long to wait for another watch that writes to the same directory.
+/// How long to wait for another monitor process that has locked the same directory.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The last verified checkpoint.
@@ -20,7 +26,8 @@ pub(crate) struct KeptCheckpoint {
     pub(crate) note: String,
     /// The checkpoint in the note.
     pub(crate) head: Checkpoint,
-    /// The time, by this machine's clock, since when no larger or newer checkpoint was seen.
+    /// The time, by this machine's clock, at which this checkpoint was kept. After a load it is the
+    /// file's time of modification.
     pub(super) since: Timestamp,
 }
 
@@ -70,8 +77,8 @@ impl StateFile {
     }
 
     /// Replaces the kept checkpoint completely or not at all. It does not replace a larger
-    /// checkpoint that another watch kept meanwhile, and does not overwrite a file that is not this
-    /// log's.
+    /// checkpoint that another monitor kept meanwhile, and does not overwrite a file that is not
+    /// this log's.
     pub(super) fn save(
         &self,
         kept: &KeptCheckpoint,
@@ -100,15 +107,16 @@ impl StateFile {
         })
     }
 
-    /// The path of the state file with `ending` appended.
+    /// The path of the state file with `ending` appended, for evidence. Without a state file it is
+    /// `taskpass-watch` with `ending` in the working directory.
     pub(super) fn beside(&self, ending: &str) -> PathBuf {
         let path = self.0.as_deref();
         files::beside(path.unwrap_or(Path::new("taskpass-watch")), ending)
     }
 }
 
-/// Locks the state's directory against other watches. Where directories cannot be locked, the check
-/// before writing must suffice.
+/// Locks the state's directory against other monitors. `None` if the directory cannot be locked at
+/// all: then only the check before writing protects the file.
 fn hold(path: &Path) -> Result<Option<File>, AuditError> {
     let directory = path.parent().filter(|path| !path.as_os_str().is_empty());
     let held = File::open(directory.unwrap_or(Path::new("."))).map_err(|e| unreadable(path, &e))?;

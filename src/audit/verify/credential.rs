@@ -1,5 +1,9 @@
 //! Checks that a credential belongs to a leaf. The credential carries the leaf's hash: policy
 //! decided exactly this credential, before it was signed.
+//!
+//! A text that is not a JWT is an error with its reason. Each difference from the leaf is reported
+//! to the [`Verification`] as a contradiction. `super::input_file` and `super::whole_log` call this
+//! file; `crypto::jwt` verifies the signature.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -6,6 +6,10 @@
 //! the receipt's head continues a signed head proves nothing about the leaves behind that head. A
 //! head that a witness or a publisher saw at a certain time proves that every leaf under it was
 //! logged by then. A witness's time is a whole second; the cosignature was made within it.
+//!
+//! Nothing returns an error: a checkpoint that was given and is not trusted, and each contradiction
+//! between heads, is reported to the [`Verification`]. `super::input_file` and `super::whole_log`
+//! call this file; `merkle` verifies notes and proofs.
 
 use std::collections::BTreeMap;
 

@@ -2,6 +2,10 @@
 //!
 //! A decision's leaf does not hold its task's type and deadline, the time that a revocation takes,
 //! or the additional text of a refusal. No evidence covers these parts of an answer.
+//!
+//! A file of no known kind is an error with its reason. Each difference from the leaf is reported
+//! to the [`Verification`]. `super` calls this file for everything but whole logs, which
+//! `super::whole_log` reads.
 
 use serde_json::{Map, Value};
 

@@ -14,6 +14,10 @@
 //!
 //! Nothing is fetched. Every contradiction is reported separately. The result is negative if there
 //! is any, or if a requested claim cannot be proven.
+//!
+//! [`verify`] returns no error: a file that cannot be read is a contradiction in the
+//! [`Verification`]. `cli::ledger` calls it and turns the result into an exit code;
+//! [`crate::merkle`] has the formats.
 
 mod credential;
 mod heads;

@@ -1,5 +1,9 @@
 //! Verifies a whole exported log: its entries are those under the signed checkpoint, and each act
 //! comes after the acts that it depends on.
+//!
+//! Each fault is reported to the [`Verification`], one by one up to a limit and then as a count.
+//! `super` calls [`verify`]; `merkle::log_file` reads the file, `super::heads` checks its
+//! checkpoint.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::BufRead;

@@ -1,17 +1,19 @@
 //! Checks whether this replica can serve. Readiness reports the result.
 //!
-//! `Health::check_health` asks the store, compares clocks and checks rows; the sweeper calls it
-//! once a second. `Health::unready` answers for readiness from the last result and reads no store.
-//! The rule: a replica is unready while its clock is in doubt, its ledger fails or has stopped, its
-//! store cannot be relied on or is full, its generation is missing or behind, its ledger key soon
-//! expires without a successor, or a resource has no key that may sign. The first of these is
-//! reported.
+//! `Health::check_health` compares clocks, asks the store and checks rows. The sweeper calls it at
+//! least once a second, and more often when it is woken. `Health::unready` answers for readiness:
+//! it reads no store, takes the store's fault from the last check, and judges everything else at
+//! the call. The rule: a replica is unready while its clock is in doubt, its ledger fails or has
+//! stopped, its store cannot be relied on or is full, its generation is missing or behind, its
+//! ledger key soon expires without a successor, or a resource has no key that may sign. The first
+//! of these is reported.
 //!
 //! Failures: `None` of `unready` means ready; readiness shows the text to every client.
-//! `check_health` returns the fault as a `BrokerError`, and keeps it for `unready` unless it is a
-//! doubt about the clock. `http::ops` calls `unready`. This module changes nothing, except that it
-//! may append an empty entry to learn whether the ledger can be written or of other replicas'
-//! leaves. `replicas` compares endpoints.
+//! `check_health` returns the fault as a `BrokerError`, and keeps it for `unready` until the next
+//! check. While the clock is in doubt it keeps no fault, because `unready` reports the doubt
+//! itself. `http::ops` calls `unready`. This module changes nothing, with one exception: it may
+//! append an empty entry, to learn of other replicas' leaves or to find out whether the ledger can
+//! be written. `replicas` compares endpoints.
 
 pub mod replicas;
 
@@ -31,9 +33,9 @@ use crate::ledger::LedgerStatus;
 use crate::ledger::entry::Entry;
 use crate::mint::Minters;
 
-/// A replica checks its health once a second. Every tenth check also checks all rows that decide
-/// about rights.
-const CHECKS_A_ROW_CHECK: u32 = 10;
+/// Every tenth check of the health, so at least every ten seconds, also checks the rows that have a
+/// MAC.
+const CHECKS_PER_ROW_CHECK: u32 = 10;
 
 /// Checks this replica's health.
 pub struct Health {
@@ -45,7 +47,7 @@ pub struct Health {
     /// Why the store cannot be relied on, as of the last check. `None` if it can.
     store_fault: ArcSwap<Option<String>>,
     other_endpoints: ArcSwap<Vec<OtherEndpoints>>,
-    /// The number of checks so far.
+    /// The number of checks so far that got past the clock and the read lease.
     checks: AtomicU32,
 }
 
@@ -102,7 +104,8 @@ impl Health {
             .map(|name| format!("keys: no key may sign now for `{name}`"))
     }
 
-    /// A resource for which no key may sign now.
+    /// A resource for which no key may sign now. `None` also without an active generation, which
+    /// `unready` reports before.
     fn unsigned(&self) -> Option<String> {
         let active = self.core.active().ok()?;
         let now = self.core.now();
@@ -114,11 +117,12 @@ impl Health {
         found.map(|resource| resource.name.clone())
     }
 
-    /// Checks that the store answers and that its clock agrees with this replica's. Readiness
-    /// reports the result.
+    /// Checks the clock, the read lease, on every tenth call the rows, and the head of the log, in
+    /// this order. Appends an empty entry if the ledger fails or other replicas have appended
+    /// leaves. Readiness reports the first fault.
     pub async fn check_health(&self) -> Result<(), BrokerError> {
         let checked = self.try_check_health().await;
-        // A doubt about the clock is not a fault of the store; `unready` reports it itself.
+        // Keep no fault while the clock is in doubt: `unready` reports the doubt itself.
         let fault = checked
             .as_ref()
             .err()
@@ -141,6 +145,7 @@ impl Health {
                  restored from a backup, or is it an old primary?"
             )));
         }
+        // Whether this replica does not know all leaves of the database.
         let behind = shown > basis;
         // An unready replica gets no traffic, so no batch could show that the ledger can be written
         // again. An idle replica commits no batch from which it would learn of other replicas'
@@ -154,10 +159,12 @@ impl Health {
         Ok(())
     }
 
-    /// On every tenth call, checks that the broker wrote every row that decides about rights.
+    /// On every tenth call, checks that a broker of this log wrote the cutoffs, role bindings,
+    /// workload keys, signing keys and the active generation. The store remembers a forged row: it
+    /// stops the ledger for good, so the replica stays unready between these checks.
     async fn check_rows(&self) -> Result<(), BrokerError> {
         let checks = self.checks.fetch_add(1, Ordering::Relaxed);
-        if checks.is_multiple_of(CHECKS_A_ROW_CHECK) {
+        if checks.is_multiple_of(CHECKS_PER_ROW_CHECK) {
             self.core.store().check_rows().await?;
         }
         Ok(())
@@ -178,7 +185,7 @@ impl Health {
         checked
     }
 
-    /// Reads the leaves that other replicas appended.
+    /// Learns the leaves that other replicas appended, by appending an empty entry.
     async fn follow_ledger(&self) -> Result<(), BrokerError> {
         self.core
             .ledger()

@@ -1,5 +1,8 @@
 //! `taskpass aws trust-policy`: prints the trust policy that the broker needs on a role, and checks
 //! an existing one.
+//!
+//! A policy with faults is exit code 1. A resource without such a role, and a file that cannot be
+//! read, is [`CliError::Usage`]. `mint::aws` has the checks.
 
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,8 @@
 //! `taskpass ledger coverage`: joins external actions to the decisions in a log, and prints which
 //! of them had one. The judgement is [`crate::audit::coverage`]'s.
+//!
+//! The exit code is 0 if every action is proven, 1 if not, and 3 if the facts do not suffice.
+//! Arguments or files that cannot be used are [`CliError::Usage`]. `print` makes the table.
 
 mod print;
 

@@ -1,4 +1,6 @@
 //! Prints the report of `ledger coverage` as a table for people.
+//!
+//! It fails only if the output cannot be written. [`super`] chooses between this table and JSON.
 
 use crate::audit::coverage::{Class, Counts, OTHERS, Report, percent, shortened};
 use crate::cli::{CliError, output};

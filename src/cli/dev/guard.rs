@@ -1,6 +1,9 @@
 //! Refuses requests that a web page in the user's browser could send: a foreign `Host` (a name that
 //! was made to resolve to this machine), any `Origin`, and a body that is not JSON, which a form
 //! could send.
+//!
+//! [`refusal`] returns the status and the reason of a refusal, or `None` for a good request.
+//! `super::issuer` asks it for each request.
 
 use std::net::SocketAddr;
 

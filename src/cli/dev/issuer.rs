@@ -1,6 +1,9 @@
 //! The development mode's OIDC issuer: it serves discovery and keys over HTTP, and `POST /token`,
 //! which signs any claims. It is therefore suitable for development only. [`attest`] gets such a
 //! token for the demonstration.
+//!
+//! A port that cannot be opened is [`CliError::Unavailable`]. `super::guard` refuses requests of
+//! web pages. `super::run` starts the issuer next to the broker.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};

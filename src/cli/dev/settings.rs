@@ -1,4 +1,7 @@
 //! The samples, as a configuration and its policies. They also serve as documentation and in tests.
+//!
+//! Samples that do not load are [`CliError::Usage`]. `super` starts the broker with them, and
+//! `cli::policy` reads them with `--dev`.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

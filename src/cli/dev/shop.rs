@@ -2,6 +2,9 @@
 //! 7662) whether the credential permits the request before it serves it.
 //!
 //! It authenticates with its own attestation, because the resource names it as a verifier.
+//!
+//! A request without a valid credential for it gets 401 or 403. A port that cannot be opened is
+//! [`CliError::Unavailable`]. `super::story` runs the server.
 
 use std::sync::Arc;
 

@@ -4,6 +4,8 @@
 //! only.
 //!
 //! Each step checks its answer. An unexpected answer is reported as a failure.
+//!
+//! `super::run` plays it after the broker serves; `super::shop` is the server that the agent calls.
 
 use reqwest::{Method, StatusCode};
 use secrecy::SecretString;

@@ -10,6 +10,10 @@
 //! grace period. Orphans become children of this process (as the first process of a container, or
 //! as a "subreaper" of Linux) and are reaped here. This process does not wait for processes that
 //! left the group, as daemons do; their credential ends with the task, too.
+//!
+//! A command that cannot be started is an exit code, 126 or 127, and a note on standard error.
+//! [`super`] calls [`Child::run`]; `super::signals` has the signals and `super::terminal` the
+//! terminal.
 
 use std::ffi::OsString;
 use std::io::ErrorKind;

@@ -1,4 +1,8 @@
 //! Delivers the credential to the command: in variables, in a file, or from an endpoint.
+//!
+//! A form that does not fit the credential is [`CliError::Usage`]; a file that cannot be written,
+//! or an answer without a credential, is [`CliError::Unavailable`]. `super::renewal` and
+//! `super::endpoint` keep the delivered credential current.
 
 use std::ffi::OsString;
 use std::io::Write as _;

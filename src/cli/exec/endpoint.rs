@@ -5,6 +5,9 @@
 //! left, a request starts a renewal; until it is complete, the endpoint returns the old session as
 //! long as that is valid. When the task has ended, the endpoint returns no credential, not even to
 //! a request in progress.
+//!
+//! A port that cannot be opened is [`CliError::Unavailable`]; a request without the endpoint's
+//! token is refused. `super::renewal` renews the session, and `super::deliver` starts the endpoint.
 
 use std::io;
 use std::net::TcpListener;

@@ -4,6 +4,10 @@
 //! while the command runs, and completes or aborts the task when no process of the command is left.
 //! If this process is killed, its heartbeats stop, and the broker ends the task after the longest
 //! permitted interval.
+//!
+//! The error of a request for the credential is the command's error. Afterwards the exit code is
+//! that of the command, or 1 if the task ended first. `child` runs the command, `deliver` delivers
+//! the credential, and [`crate::client`] calls the broker.
 
 mod child;
 mod deliver;

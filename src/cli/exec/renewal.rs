@@ -1,5 +1,9 @@
 //! Keeps the credential current while the command runs. Renews it if the command can get a new one,
 //! and otherwise announces its end.
+//!
+//! A failed renewal is a note on standard error and is repeated while the credential may be
+//! renewed; it never ends the command. `client::session` decides when a renewal is due;
+//! `super::deliver` and `super::endpoint` deliver the result.
 
 use std::sync::Arc;
 use std::time::Duration;

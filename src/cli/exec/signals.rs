@@ -1,4 +1,7 @@
 //! The signals that this process receives instead of its command.
+//!
+//! A signal that cannot be listened to is [`CliError::Unavailable`] before the command starts.
+//! `super::child` passes the signals on.
 
 use std::future::poll_fn;
 use std::task::Poll;

@@ -2,6 +2,9 @@
 //!
 //! It serves entries that are older than a sink, and shows the events that a sink would receive. It
 //! reads the log twice: first to verify it, then to write the events.
+//!
+//! A log that does not verify is [`CliError::Refused`], and no event of it is written. A file that
+//! cannot be read twice is [`CliError::Usage`]. `crate::export` has the forms of events.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Seek as _, Write as _};

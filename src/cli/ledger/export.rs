@@ -1,4 +1,7 @@
 //! `taskpass ledger export`: writes the whole log to one file.
+//!
+//! A transfer that breaks off, or an incomplete log, is [`CliError::Unavailable`], and the output
+//! file stays as it was. `http::ledger` serves the log; `merkle::log_file` reads it again.
 
 use std::fs::File;
 use std::io::{BufReader, IsTerminal as _, Write as _};

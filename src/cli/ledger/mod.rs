@@ -1,5 +1,9 @@
 //! `taskpass ledger`: verifies receipts and whole logs offline, exports a log, shows its head, and
 //! monitors its consistency.
+//!
+//! A proof that does not hold is exit code 1, an unusable argument or file is [`CliError::Usage`].
+//! [`crate::audit::verify`] verifies; `events`, `export`, `new_origin` and `watch` have their own
+//! files.
 
 mod events;
 mod export;

@@ -1,5 +1,8 @@
 //! `taskpass ledger new-origin` and `taskpass keys revoke --ledger`: ends a log, and begins its
 //! successor.
+//!
+//! Without `--yes`, and with a configuration that does not fit, it changes nothing and returns
+//! [`CliError::Usage`]. `app::succession` does the work, on the stores and without a broker.
 
 use std::io::Write;
 use std::path::PathBuf;

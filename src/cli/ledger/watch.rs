@@ -1,5 +1,8 @@
 //! `taskpass ledger watch`: monitors a log of another operator, and checks the evidence of a
 //! monitor. Prints the findings of [`crate::audit::monitor`].
+//!
+//! A contradiction is exit code 1, arguments or a state file that cannot be used are
+//! [`CliError::Usage`], and a log that cannot be read is exit code 3.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

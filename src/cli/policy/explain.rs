@@ -1,5 +1,8 @@
 //! `taskpass policy explain`: evaluates a recorded decision again, with the same generation and
 //! input, and explains its outcome.
+//!
+//! A record that does not match the log is [`CliError::Refused`]; a missing or pruned one is
+//! [`CliError::Unavailable`]. `super::source` fetches, and `crate::policy` evaluates.
 
 use std::fmt;
 

@@ -3,6 +3,9 @@
 //! `policy decisions` writes one record a line in the order of the log, and a last line with the
 //! number of records and the first and last index. A file without that line may be truncated. A
 //! file whose indices do not increase, or that does not match its last line, was changed.
+//!
+//! Such a file, and a line that is not a record, is [`CliError::Usage`]. `super::replay` and
+//! `super::unused` read with [`read`].
 
 use serde::{Deserialize, Serialize};
 

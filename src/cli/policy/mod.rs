@@ -7,6 +7,9 @@
 //! no broker. They check the configuration as `serve --check` does, except for its secrets and the
 //! files that it names, which need not exist. They build the same generation as `activate` sends,
 //! with the same digest.
+//!
+//! Policies that do not load are [`CliError::Usage`]; a failed test is exit code 1.
+//! [`crate::policy`] has the checks, and the broker makes them again at an activation.
 
 mod explain;
 mod lines;
@@ -244,7 +247,8 @@ fn say_notes(notes: &Notes) -> Result<(), CliError> {
     for own in &notes.unmet_locations {
         output::line(format!(
             "note: forbid `{}` names `{}`{}, which no location of a request can match: compare it \
-             with the registered locations (https, lower-case host, no default port, no escapes, no //)",
+             with the registered locations (https, lower-case host, no default port, no escapes, \
+             no //, no query)",
             own.policy,
             own.first,
             more(own)

@@ -5,6 +5,10 @@
 //! and the others evaluate, on all cores. The queue of batches between them is bounded, and so are
 //! the lines and bytes of a batch: a log of any length needs constant memory, except for a few
 //! numbers for each batch.
+//!
+//! A changed decision is exit code 1, as is a record that does not match the log. If nothing could
+//! be evaluated, or a record is pruned, the error is [`CliError::Unavailable`]. `crate::policy`
+//! evaluates, `super::lines` and `super::source` read.
 
 use std::fmt;
 use std::fs::File;

@@ -2,6 +2,10 @@
 //!
 //! Everything is verified. A leaf must have its stated hash, an input must open the leaf's
 //! commitment, and a generation must have its digest.
+//!
+//! A record that does not verify is [`CliError::Refused`], a pruned one [`CliError::Unavailable`].
+//! A refusal of the broker is `Unavailable` too, because it says nothing about the decision.
+//! `super::explain`, `super::replay` and `super::unused` read through this file.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

@@ -1,4 +1,8 @@
 //! `taskpass policy unused`: lists grants that no request used, and proposes narrower policies.
+//!
+//! A grant that no request used is exit code 1. If the records do not suffice, the error is
+//! [`CliError::Unavailable`] and no proposal is written. `policy::unused` compares, and
+//! `super::lines` and `super::source` read.
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -1,4 +1,8 @@
 //! The sources of a workload's attestation: each kind of pipeline keeps it elsewhere.
+//!
+//! A source that fails is an [`AttemptError`], transient or not, and [`super::retry`] repeats the
+//! transient ones. A source that cannot be used at all is [`ClientError::Invalid`]. `cli::evidence`
+//! chooses the source.
 
 pub(crate) mod kubernetes;
 pub(crate) mod spiffe;

@@ -3,6 +3,8 @@
 //!
 //! The rule: one token yields one identity, and no token of the broker is an attestation. The
 //! domain's own types check the rest ([`Catalog`]); this file gives their errors a line.
+//!
+//! A fault is added to the [`Checker`]. `super` calls this file.
 
 use std::collections::BTreeSet;
 

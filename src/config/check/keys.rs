@@ -2,6 +2,8 @@
 //!
 //! The rule: verifiers know a key before it signs. `crate::crypto::keyring` checks the schedule
 //! itself; this file names the setting that breaks it.
+//!
+//! A fault is added to the [`Checker`], which reports all of them together.
 
 use super::super::sections::{self, AccessTokenAlgorithm};
 use super::Checker;

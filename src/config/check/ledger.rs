@@ -2,6 +2,9 @@
 //!
 //! The rule: a URL that the broker will send requests to holds no secret and cannot be read or
 //! changed in transit, and a checkpoint is not kept where it would be rewound with the store.
+//!
+//! A fault is added to the [`Checker`]; `super` calls this file. The start opens the shared
+//! checkpoint and finds faults of the location itself.
 
 use std::collections::BTreeSet;
 

@@ -1,15 +1,18 @@
-//! Checks that the file's types cannot make: ranges, contradictions, the secrets, and the files
-//! that it names.
+//! The checks of a configuration that the types of its sections cannot make: ranges,
+//! contradictions, the secrets, and the files that the configuration names.
 //!
 //! `Checker` collects the faults, and `Checker::finish` returns all of them as [`ConfigErrors`]. A
 //! fault in one section does not hide those of the others, but can hide further ones of its own. A
-//! setting without effect is refused like a wrong one: its author believes that it works. Secrets
-//! come only from files that other users cannot access.
+//! setting without effect is refused like a wrong one, if this module detects it: its author
+//! believes that it works. Secrets come from environment variables, or from files that other users
+//! cannot access (`secrets`).
 //!
-//! `Config::parse` checks the text and the variables, and `Config::load` then the other files.
-//! Rules of the domain are checked by its own types (`Catalog`, `KeySchedule`), whose errors get a
-//! line here. Each group of sections has a file: `server`, `store`, `ledger`, `keys`, `generation`,
-//! `exports`; `secrets` has the variables and files. Endpoints have theirs in `crate::config`.
+//! `Config::parse` checks the text and the environment variables. Only if these have no fault does
+//! `Config::load` check the certificates, keys and secrets in the other files. Rules of the domain
+//! are checked by the domain's types (`Catalog`, `KeySchedule`); this module adds the line of the
+//! configuration to their errors. Each group of sections has a file: `server`, `store`, `ledger`,
+//! `keys`, `generation`, `exports`; `secrets` checks the environment variables and the files. The
+//! checks of endpoints are in `crate::config`.
 
 mod exports;
 mod generation;

@@ -3,6 +3,9 @@
 //! The rule: a secret comes only from a variable or from a file that other users cannot access, and
 //! no message quotes it. A variable and its `_FILE` form are never both set. [`read_secret`] is
 //! also used for the secrets of sinks.
+//!
+//! A missing, exposed or malformed secret is a fault in the [`Checker`] and no value. `super` and
+//! `crate::config::Config::load` call this file.
 
 use std::collections::BTreeSet;
 use std::fs::File;

@@ -2,6 +2,8 @@
 //!
 //! [`VerificationKey`] is made of a [`PublicJwk`], so it passed every check, and uses only the
 //! algorithms of its key. Each failure is [`BadSignature`], without a reason.
+//!
+//! `crypto::jwt` and the attestors verify with it.
 
 use std::fmt;
 

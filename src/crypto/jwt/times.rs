@@ -1,8 +1,10 @@
-//! Checks the dates of a token at an instant that is a parameter.
+//! Checks the dates of a token. The caller gives the present instant; nothing here reads a clock.
 //!
-//! [`check_times`] checks all of them; the others check one each, for tokens that lack some. The
-//! leeway allows for clock differences in comparisons with `now` only. A refused date is a
-//! [`TimeError`], which names the claim and quotes no value. Nothing here reads a clock.
+//! [`check_times`] checks all of them. The other functions check one claim each: the attestors use
+//! them to report every condition by itself, and DPoP proofs have no `exp`. The leeway allows for
+//! clock differences in comparisons with `now` only. A refused date is a [`TimeError`], which
+//! quotes no value; [`TimeError::claim`] names the claim. The attestors call this module and choose
+//! the leeway and the largest age.
 
 use serde_json::{Map, Value};
 
@@ -30,7 +32,7 @@ pub enum TimeError {
     /// `iat` is too long ago.
     #[error("the token was issued too long ago")]
     TooOld,
-    /// `exp` is not after `iat`.
+    /// `exp` is before `iat` or equals it.
     #[error("the token expires before it was issued")]
     Backwards,
 }
@@ -73,7 +75,8 @@ pub fn check_times(
     })
 }
 
-/// Checks `exp`, and that it is later than `iat` if present.
+/// Checks `exp`, and that it is later than `iat`. An `iat` that is missing or no date is ignored
+/// here: [`check_issued_at`] refuses it.
 pub fn check_expiry(
     claims: &Claims,
     now: Timestamp,
@@ -103,7 +106,7 @@ pub fn check_not_before(
     Ok(not_before)
 }
 
-/// Checks only `iat`, for proofs, which have no `exp`.
+/// Checks only `iat`, against `now` and the largest age.
 pub fn check_issued_at(
     claims: &Claims,
     now: Timestamp,
@@ -117,7 +120,8 @@ pub fn check_issued_at(
     let oldest = now
         .minus_seconds(max_age_seconds)
         .minus_seconds(leeway_seconds);
-    // The date was rounded down to a second, so compare it with a rounded bound.
+    // The date was rounded down to a second, so round the bound down too. The age may thus exceed
+    // its limit by less than a second.
     if issued_at < oldest.floor_to_second() {
         return Err(TimeError::TooOld);
     }
@@ -135,7 +139,7 @@ fn date(claims: &Map<String, Value>, name: &'static str) -> Result<Option<Timest
         (Some(seconds), _) => seconds,
         #[expect(
             clippy::cast_possible_truncation,
-            reason = "the range is checked first"
+            reason = "the range is checked first; the maximum follows below"
         )]
         (None, Some(seconds)) if (0.0..1e12).contains(&seconds) => seconds.floor() as i64,
         _ => return Err(TimeError::NotADate(name)),

@@ -1,4 +1,7 @@
 //! The media types that a request accepts (RFC 9110 §12.5.1).
+//!
+//! A malformed range matches nothing and is no error. `super::introspect` chooses the form of its
+//! answer by it.
 
 use axum::http::{HeaderMap, header};
 

@@ -4,6 +4,8 @@
 //! candidates are the values that policies compare a fact with, and their neighbours. The facts of
 //! the request come first, so that they are found before the search stops at its limit
 //! (`cut_short`). A candidate that does not fit the schema is one that changes nothing.
+//!
+//! The search returns no error. `super` calls it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

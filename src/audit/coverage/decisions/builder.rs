@@ -1,4 +1,8 @@
 //! Builds the decisions from the entries of a log.
+//!
+//! An entry of another log, of an earlier format version, or with a session that an earlier permit
+//! has is [`AuditError::Disproven`]; a log that needs more memory than permitted is
+//! [`AuditError::Unavailable`]. Only [`super::Decisions::read`] calls this file.
 
 use std::collections::HashMap;
 use std::mem::size_of;

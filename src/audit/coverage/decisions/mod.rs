@@ -5,6 +5,8 @@
 //! takes 32. Values that permits share are kept once: workload, resource, policies and grant. The
 //! total is bounded, and a log that needs more is refused with the required size. The data is used
 //! only after the reader of the log has verified it.
+//!
+//! `builder` makes the rows, [`super::judge`] looks them up, and `merkle::log_file` reads the log.
 
 mod builder;
 

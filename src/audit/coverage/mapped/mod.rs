@@ -1,5 +1,9 @@
 //! Reads JSON records with a mapping that gives the locations of their fields: access logs, and
 //! OCSF with the mapping that its classes imply.
+//!
+//! A mapping that cannot be used is [`AuditError::Input`]. A record that is not an object or lacks
+//! a required field is unreadable: the error says why, and [`super::Run`] counts the record and
+//! goes on. [`super::cloudtrail`] shares the recognition of the broker's own calls.
 
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,9 @@
 //! CloudTrail writes the name of a call, and a policy the name of a right. They are the same for
 //! each service and call, except for this table, which is also in `docs/reference/coverage.md`. A
 //! call that needs several rights is not compared with a grant.
+//!
+//! A call that cannot be compared with a grant is [`RecordedAction::Unclear`], with the reason;
+//! nothing here fails. [`super::cloudtrail`] and [`super::mapped`] make a [`Call`] from a record.
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,8 @@
 //! One record of an external action, independent of its format.
+//!
+//! [`super::cloudtrail`] and [`super::mapped`] build a [`Record`], and [`super::judge`] reads it. A
+//! text that is not the broker's marks the [`Credential`] as foreign, and two different values mark
+//! it as contradictory; neither is an error here.
 
 #[cfg(test)]
 mod tests;
