@@ -27,7 +27,7 @@ test: ## set up what is missing, start a private PostgreSQL, run every test
 	scripts/test $(ARGS)
 
 .PHONY: check
-check: fmt clippy deny imports language controls check-docs shell compose alarms ## formatting, lints, dependencies, imports, documents, scripts, compose file, alarms
+check: fmt clippy doc-links deny imports language controls check-docs shell compose alarms ## formatting, lints, links, dependencies, imports, documents, scripts, compose file, alarms
 
 .PHONY: fmt
 fmt: ## fail where the formatting differs (cargo fmt repairs it)
@@ -36,6 +36,10 @@ fmt: ## fail where the formatting differs (cargo fmt repairs it)
 .PHONY: clippy
 clippy: ## every lint, warnings as errors
 	cargo clippy --locked --all-targets -- -D warnings
+
+.PHONY: doc-links
+doc-links: ## every link in the documentation of the code leads somewhere
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --locked --quiet --no-deps --lib --document-private-items
 
 .PHONY: deny
 deny: ## dependencies: banned crates, licences, sources (works offline)

@@ -82,7 +82,7 @@ mod linux {
     /// The name of the memory file that passes variables on.
     const NAME: &str = "taskpass-withheld";
 
-    /// Removes variables from the environment that the system shows of this process; [`withheld`]
+    /// Removes variables from the environment that the system shows of this process; [`super::withheld`]
     /// returns them afterwards. Call this before anything else: if one of the variables is set, the
     /// program executes itself again, and this function returns in the new execution.
     ///

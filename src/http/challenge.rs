@@ -1,6 +1,6 @@
 //! `WWW-Authenticate`: how a caller must authenticate after a 401 (RFC 9110 §11.6.1).
 //!
-//! A refusal carries a [`Fault`], the fault in the evidence. The layer [`write`] reads the
+//! A refusal carries a [`Fault`], the fault in the evidence. The layer [`write()`] reads the
 //! [`Scheme`] of the evidence in the request, and writes the challenge of that scheme: RFC 6750 §3
 //! for bearer tokens, RFC 9449 §7.1 for proofs. The rule: only a 401 with a fault gets a challenge,
 //! and without evidence the challenge names no error.

@@ -1,6 +1,6 @@
 //! SHA-256 as in RFC 9162 §2.1.
 //!
-//! [`Hash`] is a hash of the tree; [`leaf_hash`] and [`node_hash`] compute it with different first
+//! [`struct@Hash`] is a hash of the tree; [`leaf_hash`] and [`node_hash`] compute it with different first
 //! bytes, so that an inner node cannot pass as a leaf. [`root_of`] is the root over a list.
 //!
 //! A text or bytes that are not a hash are a [`HashError`]; a hash has one text only, in standard

@@ -59,7 +59,6 @@ pub struct Lasting {
 
 /// The locations in a policy that are worth a note.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[expect(missing_docs, reason = "the other names say it all")]
 pub struct NamedLocations {
     /// The `@id` of the policy.
     pub policy: String,

@@ -5,7 +5,7 @@
 //! is sent, with the required one ([`OnlyTo`]): the endpoint's, or AWS's own for the role's
 //! partition and region. The credentials of the replica's host are used if the role is registered
 //! that way and `[aws.own_credentials]` of the replica's configuration permits it. Environment
-//! variables and files supply these credentials ([`super::own_credentials`]) but cannot select a
+//! variables and files supply these credentials ([`mod@super::own_credentials`]) but cannot select a
 //! host.
 //!
 //! A role whose endpoint, host or own credentials this replica lacks is [`MintError::Refused`]:

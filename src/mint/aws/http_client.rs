@@ -3,7 +3,7 @@
 //! [`http_client`] makes it, with `ring` for TLS. The rule: a client has its own trust. It accepts
 //! the public authorities, or only those of an endpoint.
 //!
-//! Nothing fails here. [`super::clients`] and [`super::own_credentials`] use the client; they
+//! Nothing fails here. [`super::clients`] and [`mod@super::own_credentials`] use the client; they
 //! decide to which hosts a request may go.
 
 use aws_sdk_sts::config::SharedHttpClient;

@@ -4,7 +4,7 @@
 //! A request without a right is refused, because it would have no evaluation that could deny it. So
 //! is one with more than `MAX_EVALUATIONS` combinations of action and location.
 //!
-//! The error is the [`Refusal`] that the caller gets. `super` calls [`check_names`] first.
+//! The error is the [`Refusal`] that the caller gets. `super` calls `check_names` first.
 
 use super::super::generation::CompiledGeneration;
 use super::super::input::Input;

@@ -1,7 +1,7 @@
 //! Reads, under the lock, everything that a batch depends on.
 //!
-//! `postgres` and `sqlite` take the lock and read the rows that [`Needs`](super::Needs) names into
-//! a [`View`](super::View). `head_and_server` reads head and server without the lock. PostgreSQL
+//! `postgres` and `sqlite` take the lock and read the rows that [`Needs`] names into
+//! a [`View`]. `head_and_server` reads head and server without the lock. PostgreSQL
 //! reads in one statement, with lists of rows as JSON; SQLite reads row by row.
 //!
 //! The rule: both databases return the same facts, and all of them were read after the lock was

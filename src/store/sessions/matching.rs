@@ -18,7 +18,7 @@ use crate::store::validity_sql::{cut_off_everywhere, lived, selected, selected_t
 use crate::store::{Store, StoreError, read_current};
 
 /// `dead`: the sessions that a cutoff ends (`ValidityFacts::is_ended_by`). Every condition is
-/// static text. [`bind_matching`] binds the first eight parameters.
+/// static text. `bind_matching` binds the first eight parameters.
 macro_rules! matching {
     ($($rest:tt)*) => {
         concat!(
