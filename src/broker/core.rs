@@ -226,7 +226,7 @@ impl Core {
 
 /// The error of a call while the clock is in doubt.
 pub(super) fn in_doubt(doubt: &ClockDoubt) -> BrokerError {
-    BrokerError::FailClosed(format!("the clock is in doubt: {doubt}"))
+    BrokerError::host(format!("the clock is in doubt: {doubt}"))
 }
 
 /// The commitment to `bytes` under `salt`.

@@ -9,10 +9,11 @@
 //! `is_transient` tells failures of the broker, which the same request may not meet again, from
 //! refusals of the request. `NotFound` stands both for an absent object and for one that the caller
 //! may not learn of. Each interface converts these errors into its own format in one module:
-//! `http::problem` and `http::oauth::error`. The texts of `FailClosed` are for operators and the
+//! `http::problem` and `http::oauth::error`. The text of [`FailClosed`] is for operators and the
 //! log.
 
 use super::check::Unfit;
+use super::fail_closed::FailClosed;
 use crate::attest::AttestFailure;
 use crate::clock::Timestamp;
 use crate::domain::cutoff::Selector;
@@ -185,9 +186,9 @@ pub enum BrokerError {
     /// Too many requests or jobs are waiting.
     #[error("overloaded")]
     Overloaded,
-    /// Store, ledger, policy or keys cannot be relied on now. Nothing is released.
+    /// A part of the broker cannot be relied on now. Nothing is released.
     #[error("closed: {0}")]
-    FailClosed(String),
+    FailClosed(FailClosed),
 }
 
 impl BrokerError {
@@ -203,6 +204,34 @@ impl BrokerError {
                 | Self::FailClosed(_)
         )
     }
+
+    pub(crate) fn store(reason: impl Into<String>) -> Self {
+        Self::FailClosed(FailClosed::Store(reason.into()))
+    }
+
+    pub(crate) fn ledger(reason: impl Into<String>) -> Self {
+        Self::FailClosed(FailClosed::Ledger(reason.into()))
+    }
+
+    pub(crate) fn keys(reason: impl Into<String>) -> Self {
+        Self::FailClosed(FailClosed::Keys(reason.into()))
+    }
+
+    pub(crate) fn policy(reason: impl Into<String>) -> Self {
+        Self::FailClosed(FailClosed::Policy(reason.into()))
+    }
+
+    pub(crate) fn minter(reason: impl Into<String>) -> Self {
+        Self::FailClosed(FailClosed::Minter(reason.into()))
+    }
+
+    pub(crate) fn host(reason: impl Into<String>) -> Self {
+        Self::FailClosed(FailClosed::Host(reason.into()))
+    }
+
+    pub(crate) fn bug(reason: impl Into<String>) -> Self {
+        Self::FailClosed(FailClosed::Bug(reason.into()))
+    }
 }
 
 impl From<Unfit> for BrokerError {
@@ -214,7 +243,7 @@ impl From<Unfit> for BrokerError {
 impl From<StoreError> for BrokerError {
     fn from(error: StoreError) -> Self {
         let cause = std::error::Error::source(&error).map(ToString::to_string);
-        Self::FailClosed(match cause {
+        Self::store(match cause {
             Some(cause) => format!("{error}: {cause}"),
             None => error.to_string(),
         })
@@ -225,7 +254,7 @@ impl From<HeadError> for BrokerError {
     fn from(error: HeadError) -> Self {
         match error {
             HeadError::Store(error) => error.into(),
-            HeadError::Foreign(why) => Self::FailClosed(why.to_string()),
+            HeadError::Foreign(why) => Self::store(why.to_string()),
         }
     }
 }
@@ -234,19 +263,19 @@ impl From<AppendError> for BrokerError {
     fn from(error: AppendError) -> Self {
         match error {
             AppendError::Overloaded => Self::Overloaded,
-            other => Self::FailClosed(other.to_string()),
+            other => Self::ledger(other.to_string()),
         }
     }
 }
 
 impl From<PolicyError> for BrokerError {
     fn from(error: PolicyError) -> Self {
-        Self::FailClosed(error.to_string())
+        Self::policy(error.to_string())
     }
 }
 
 impl From<crate::ids::NoRandomness> for BrokerError {
     fn from(error: crate::ids::NoRandomness) -> Self {
-        Self::FailClosed(error.to_string())
+        Self::host(error.to_string())
     }
 }

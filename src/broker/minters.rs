@@ -13,5 +13,5 @@ pub(super) fn minter_of(
 ) -> Result<&Arc<dyn Minter>, BrokerError> {
     minters
         .of_kind(kind)
-        .ok_or_else(|| BrokerError::FailClosed(format!("no minter of kind `{}`", kind.as_str())))
+        .ok_or_else(|| BrokerError::minter(format!("no minter of kind `{}`", kind.as_str())))
 }

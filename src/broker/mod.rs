@@ -22,6 +22,7 @@ pub mod administration;
 pub mod check;
 pub mod core;
 pub mod error;
+pub mod fail_closed;
 pub mod generations;
 pub mod health;
 mod horizon;

@@ -260,7 +260,7 @@ pub(super) async fn export(
     let signed = signed.ok_or_else(|| Problem::not_found("checkpoint"))?;
     let mut head = Vec::new();
     write_log_head(&mut head, &signed.checkpoint)
-        .map_err(|error| BrokerError::FailClosed(error.to_string()))?;
+        .map_err(|error| BrokerError::ledger(error.to_string()))?;
     let size = signed.head.size;
     let judged = Instant::now();
     let lines = stream::try_unfold((0, false, judged), move |(from, mut bodies, judged)| {
@@ -345,7 +345,7 @@ pub(super) async fn tile(
                 Err(NoProof::OutOfRange) => return Err(not_found()),
                 // An unavailable store must not look like a log without this tile.
                 Err(error @ NoProof::Broken(_)) => {
-                    return Err(BrokerError::FailClosed(error.to_string()).into());
+                    return Err(BrokerError::ledger(error.to_string()).into());
                 }
                 Err(NoProof::Store(error)) => return Err(BrokerError::from(error).into()),
             };

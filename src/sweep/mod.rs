@@ -138,8 +138,7 @@ pub async fn run(broker: Arc<Broker>, stop: CancellationToken) -> Result<(), Inf
         if compared.is_none_or(|at| at.elapsed() >= REPLICAS_INTERVAL) {
             let comparing = broker.health.compare_replicas(broker.core.now());
             let done = tokio::time::timeout(REPLICAS_PATIENCE, comparing).await;
-            let slow =
-                || BrokerError::FailClosed("the comparison of replicas took too long".into());
+            let slow = || BrokerError::store("the comparison of replicas took too long");
             compared = Some(Instant::now());
             report(&broker, "replicas", done.unwrap_or_else(|_| Err(slow())));
         }

@@ -268,7 +268,7 @@ impl<'c> Actor<'c> {
         match self.append(entry, self.call.access.core.now()).await? {
             Appended::Recorded(_) | Appended::Unchanged => Ok(()),
             Appended::Replayed(_) => Err(BrokerError::Replayed),
-            _ => Err(BrokerError::FailClosed("the act was not recorded".into())),
+            _ => Err(BrokerError::ledger("the act was not recorded")),
         }
     }
 

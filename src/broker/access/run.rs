@@ -82,7 +82,7 @@ impl Call<'_> {
         self.mark_used_up();
         result.map_err(|error| match error {
             BrokerError::Replayed => self.replayed(),
-            BrokerError::Superseded => BrokerError::FailClosed(error.to_string()),
+            BrokerError::Superseded => BrokerError::ledger(error.to_string()),
             other => other,
         })
     }

@@ -159,7 +159,7 @@ impl Administration {
     ) -> Result<Activated, BrokerError> {
         let bytes = generation
             .to_bytes()
-            .map_err(|error| BrokerError::FailClosed(error.to_string()))?;
+            .map_err(|error| BrokerError::policy(error.to_string()))?;
         let files = generation.policies.clone();
         let active = self.generations.check_for_call(generation).await?;
         let digest = active.digest();
@@ -208,9 +208,7 @@ impl Administration {
                 Ok(activated)
             }
             Appended::Replayed(_) => Err(BrokerError::Replayed),
-            _ => Err(BrokerError::FailClosed(
-                "the activation was not recorded".into(),
-            )),
+            _ => Err(BrokerError::ledger("the activation was not recorded")),
         }
     }
 

@@ -289,7 +289,7 @@ impl Administration {
         };
         if leaf.as_ref().is_some_and(changed) {
             error!(index, "the body of a leaf does not match its hash");
-            return Err(BrokerError::FailClosed(format!(
+            return Err(BrokerError::store(format!(
                 "the body of leaf {index} was changed: it does not match its hash"
             )));
         }
@@ -363,8 +363,8 @@ impl Administration {
                 let signed = signed.filter(|signed| signed.head.size > leaf.index);
                 // Another replica wrote the leaf, and this one has not read the head since.
                 let signed = signed.ok_or_else(|| {
-                    BrokerError::FailClosed(
-                        "this replica has no checkpoint over that leaf yet; try again".into(),
+                    BrokerError::ledger(
+                        "this replica has no checkpoint over that leaf yet; try again",
                     )
                 })?;
                 (signed.head.size, signed.checkpoint.to_string())
@@ -404,6 +404,6 @@ fn no_proof(error: NoProof) -> BrokerError {
     match error {
         NoProof::OutOfRange => BrokerError::NotFound("tree or leaf"),
         NoProof::Store(error) => error.into(),
-        NoProof::Broken(error) => BrokerError::FailClosed(error.to_string()),
+        NoProof::Broken(error) => BrokerError::ledger(error.to_string()),
     }
 }

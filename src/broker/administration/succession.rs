@@ -126,7 +126,7 @@ impl OldLogRecords {
     /// key.
     pub async fn read(old: &Store, old_mac: &Mac, now: Timestamp) -> Result<Self, BrokerError> {
         let foreign = |row: &str| {
-            BrokerError::FailClosed(format!(
+            BrokerError::store(format!(
                 "a row of the old store was changed by something other than the broker: {row}"
             ))
         };
@@ -153,9 +153,8 @@ impl OldLogRecords {
         }
         for row in old.admin_bindings().await? {
             row.open(old_mac).map_err(|_| foreign(&row.name()))?;
-            let unreadable = |_| {
-                BrokerError::FailClosed("a binding of the old store has an invalid identity".into())
-            };
+            let unreadable =
+                |_| BrokerError::store("a binding of the old store has an invalid identity");
             if row.bound {
                 old_records.bindings.push(AdminBindingChange {
                     identity: row.identity.clone().try_into().map_err(unreadable)?,
@@ -172,9 +171,7 @@ impl OldLogRecords {
             let fits = GenerationDigest::new(crate::crypto::digest::sha256(&bytes)) == digest;
             let generation = serde_json::from_slice(&bytes).ok().filter(|_| fits);
             old_records.generation = Some(generation.ok_or_else(|| {
-                BrokerError::FailClosed(
-                    "the old store's active generation does not match its digest".into(),
-                )
+                BrokerError::store("the old store's active generation does not match its digest")
             })?);
         }
         old_records.read_targets(old, now).await?;
@@ -327,7 +324,7 @@ impl LogSuccession {
         if let Some(generation) = old_records.generation {
             let activated = self.administration.activate_carried(BY, generation).await;
             let activated = activated.map_err(|error| match error {
-                BrokerError::Unfit(unfit) => BrokerError::FailClosed(format!(
+                BrokerError::Unfit(unfit) => BrokerError::policy(format!(
                     "the old store's active generation cannot decide here: {unfit}"
                 )),
                 other => other,
@@ -418,8 +415,8 @@ impl LogSuccession {
             .await?
         {
             Appended::Recorded(_) | Appended::Unchanged => Ok(()),
-            _ => Err(BrokerError::FailClosed(
-                "an entry of the succession was not recorded".into(),
+            _ => Err(BrokerError::ledger(
+                "an entry of the succession was not recorded",
             )),
         }
     }

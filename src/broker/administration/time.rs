@@ -112,9 +112,8 @@ impl Administration {
                 _ => break,
             }
         }
-        Err(BrokerError::FailClosed(
-            "the time was not accepted, because other leaves were appended meanwhile; try again"
-                .into(),
+        Err(BrokerError::ledger(
+            "the time was not accepted, because other leaves were appended meanwhile; try again",
         ))
     }
 

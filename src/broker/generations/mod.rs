@@ -131,7 +131,7 @@ impl Generations {
             self.set_behind(Some(format!(
                 "behind the active generation {digest}: {why}"
             )));
-            BrokerError::FailClosed("behind the active generation".into())
+            BrokerError::policy("behind the active generation")
         };
         // Write access to the table must not suffice to choose the generation that decides, or to
         // keep an old one.

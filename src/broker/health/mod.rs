@@ -140,7 +140,7 @@ impl Health {
         let head = self.core.ledger().head().await?;
         let shown = head.map_or(0, |head| head.size);
         if shown < basis {
-            return Err(BrokerError::FailClosed(format!(
+            return Err(BrokerError::store(format!(
                 "the database shows {shown} leaves, and {basis} are known to be committed; was it \
                  restored from a backup, or is it an old primary?"
             )));

@@ -313,9 +313,9 @@ impl Issuance {
             Appended::Stale | Appended::Superseded => Err(BrokerError::Superseded),
             Appended::Replayed(_) => Err(BrokerError::Replayed),
             Appended::RetryTaken(_) => Err(BrokerError::InProgress),
-            Appended::Unchanged | Appended::Blocked(_) | Appended::Forgotten => Err(
-                BrokerError::FailClosed("the decision was not recorded".into()),
-            ),
+            Appended::Unchanged | Appended::Blocked(_) | Appended::Forgotten => {
+                Err(BrokerError::ledger("the decision was not recorded"))
+            }
         }
     }
 }

@@ -148,7 +148,7 @@ impl Drop for Unclaimed {
 }
 
 fn lost() -> BrokerError {
-    BrokerError::FailClosed("the request ended without a result; try again".into())
+    BrokerError::bug("the request ended without a result; try again")
 }
 
 impl Issuance {
@@ -337,9 +337,7 @@ impl Issuance {
         }
         match recorded.into_permit() {
             (Some(to_mint), receipt) => Ok((to_mint, receipt)),
-            (None, _) => Err(BrokerError::FailClosed(
-                "a permit without a session was recorded".into(),
-            )),
+            (None, _) => Err(BrokerError::bug("a permit without a session was recorded")),
         }
     }
 
@@ -362,7 +360,7 @@ impl Issuance {
         // broker to its back end.
         let kid = minter.signing_key(resource, now).ok_or_else(|| {
             let name = &resource.name;
-            BrokerError::FailClosed(format!("no key may sign now for `{name}`"))
+            BrokerError::keys(format!("no key may sign now for `{name}`"))
         })?;
         let issued_at = now.floor_to_second();
         let (state, lease) = match minter.mode() {

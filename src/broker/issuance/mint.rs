@@ -53,7 +53,7 @@ impl From<BrokerError> for MintFailure {
 
 impl From<MintError> for MintFailure {
     fn from(failed: MintError) -> Self {
-        let closed = || BrokerError::FailClosed("the credential was not made".into());
+        let closed = || BrokerError::minter("the credential was not made");
         let (error, never_made, too_many_rights) = match failed {
             MintError::TooManyRights { detail, .. } => (closed(), true, Some(detail)),
             MintError::Refused(_) => (closed(), true, None),
@@ -157,8 +157,8 @@ impl Issuance {
                 let denied = self.refusal_on_record(id, &refused, refusal, recorded.receipt);
                 Ok(BrokerError::Denied(Box::new(denied)))
             }
-            _ => Err(BrokerError::FailClosed(
-                "the back end refused the credential, but the refusal was not recorded".into(),
+            _ => Err(BrokerError::ledger(
+                "the back end refused the credential, but the refusal was not recorded",
             )),
         }
     }
@@ -201,8 +201,8 @@ impl Issuance {
                 if let Err(error) = self.deny_lists.end_external(&session).await {
                     warn!(session = %session.id, %error, "ending was left to the sweeper");
                 }
-                Err(BrokerError::FailClosed(
-                    "the credential was ended before it was released".into(),
+                Err(BrokerError::minter(
+                    "the credential was ended before it was released",
                 ))
             }
         }

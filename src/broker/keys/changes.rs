@@ -120,13 +120,11 @@ impl Keys {
                 Appended::Stale => {}
                 Appended::Replayed(_) => return Err(BrokerError::Replayed),
                 _ => {
-                    return Err(BrokerError::FailClosed(
-                        "the change of keys was not recorded".into(),
-                    ));
+                    return Err(BrokerError::ledger("the change of keys was not recorded"));
                 }
             }
         }
-        Err(BrokerError::FailClosed(format!(
+        Err(BrokerError::keys(format!(
             "the signing keys were changed {TRIES} times during this change; try again"
         )))
     }
@@ -204,7 +202,7 @@ impl Keys {
             self.sealer.as_ref(),
             &self.mac,
         );
-        let closed = |why: String| BrokerError::FailClosed(why);
+        let closed = |why: String| BrokerError::keys(why);
         let made = made.await.map_err(|problem| closed(problem.to_string()))?;
         let public = self
             .public_part(purpose, &made)
@@ -258,7 +256,7 @@ impl Keys {
         until: Timestamp,
     ) -> Result<SigningKeyRow, BrokerError> {
         let sealer = self.sealer.as_ref();
-        let closed = |why: String| BrokerError::FailClosed(why);
+        let closed = |why: String| BrokerError::keys(why);
         let secret = sealer.open(record.seal_context(), &row.sealed).await;
         let secret = secret.map_err(|error| closed(error.to_string()))?;
         record.retire_at = until;

@@ -285,7 +285,7 @@ impl Keys {
             now,
         )
         .await;
-        opened.map_err(|problem| BrokerError::FailClosed(problem.to_string()))
+        opened.map_err(|problem| BrokerError::keys(problem.to_string()))
     }
 
     /// The published keys as a JWK set (RFC 7517).

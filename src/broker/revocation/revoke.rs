@@ -213,9 +213,7 @@ impl Revocation {
             revoked
         };
         let revoked = self.core.shutdown().spawn("revoke", revoking).await;
-        revoked.map_err(|_| {
-            BrokerError::FailClosed("the revocation ended without a result; try again".into())
-        })?
+        revoked.map_err(|_| BrokerError::bug("the revocation ended without a result; try again"))?
     }
 
     async fn revoke_tracked(
@@ -296,9 +294,7 @@ impl Revocation {
             Appended::Recorded(recorded) => recorded,
             Appended::Replayed(_) => return Err(BrokerError::Replayed),
             _ => {
-                return Err(BrokerError::FailClosed(
-                    "the cutoff was not recorded".into(),
-                ));
+                return Err(BrokerError::ledger("the cutoff was not recorded"));
             }
         };
         self.core.metrics().revocation(&selector);
@@ -457,7 +453,7 @@ impl Revocation {
             // Another call lifted it meanwhile.
             Appended::Unchanged => self.genuine_cutoff(id).await,
             Appended::Replayed(_) => Err(BrokerError::Replayed),
-            _ => Err(BrokerError::FailClosed("the lift was not recorded".into())),
+            _ => Err(BrokerError::ledger("the lift was not recorded")),
         }
     }
 

@@ -227,7 +227,7 @@ impl SigningKeys {
         let appended = admin.append(entry, now).await?;
         if !matches!(appended, Appended::Recorded(_)) {
             let why = "the key's cutoff was not recorded";
-            return Err(BrokerError::FailClosed(why.into()));
+            return Err(BrokerError::ledger(why));
         }
         // This is the second leaf of the same act, so the caller is not checked again.
         let request = KeyRequest::Revoke(kid);
@@ -289,5 +289,5 @@ impl SigningKeys {
 }
 
 fn no_key() -> BrokerError {
-    BrokerError::FailClosed("no key was created".into())
+    BrokerError::ledger("no key was created")
 }

@@ -75,7 +75,7 @@ impl SigningKeys {
                 return Ok(rows);
             }
         }
-        Err(BrokerError::FailClosed(format!(
+        Err(BrokerError::keys(format!(
             "{rows} rows were resealed, but others changed in each of {ROUNDS} rounds; try again"
         )))
     }
@@ -108,7 +108,7 @@ impl SigningKeys {
         if row.sealed.is_empty() {
             return Ok(Vec::new());
         }
-        let closed = |why: String| BrokerError::FailClosed(why);
+        let closed = |why: String| BrokerError::keys(why);
         let sealer = self.sealer.as_ref();
         let secret = sealer.open(record.seal_context(), &row.sealed).await;
         let secret = secret.map_err(|error| closed(error.to_string()))?;

@@ -35,7 +35,7 @@ impl StatementKeys {
         claims: &(impl Serialize + Sync),
         now: Timestamp,
     ) -> Result<SecretString, BrokerError> {
-        let closed = |why: &str| BrokerError::FailClosed(why.to_owned());
+        let closed = |why: &str| BrokerError::keys(why);
         let keys = self.load();
         let records: Vec<SigningKeyRecord> = keys.iter().map(|key| key.record.clone()).collect();
         let signer = signer_preferring(

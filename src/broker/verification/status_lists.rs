@@ -97,7 +97,7 @@ impl Verification {
         });
         built
             .await
-            .map_err(|why| BrokerError::FailClosed(why.as_ref().clone()))
+            .map_err(|why| BrokerError::store(why.as_ref().clone()))
     }
 
     /// The bits of the list that begins with the leaf at `first`. A position that has a leaf is
@@ -156,7 +156,7 @@ impl Verification {
 }
 
 fn compressed(bits: &[u8]) -> Result<String, BrokerError> {
-    let closed = |error: std::io::Error| BrokerError::FailClosed(error.to_string());
+    let closed = |error: std::io::Error| BrokerError::bug(error.to_string());
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
     encoder.write_all(bits).map_err(closed)?;
     Ok(URL_SAFE_NO_PAD.encode(encoder.finish().map_err(closed)?))

@@ -154,7 +154,7 @@ impl OAuthError {
             )
         };
         if let BrokerError::FailClosed(why) = &error {
-            warn!(%why, "closed");
+            warn!(part = why.part(), %why, "closed");
         }
         match error {
             BrokerError::Attestation(failure) if failure.error == AttestError::NonceWanted => {
@@ -293,7 +293,7 @@ mod tests {
                 retry_seconds: 1,
             })),
             of(BrokerError::Overloaded),
-            of(BrokerError::FailClosed("postgres://10.0.0.7".into())),
+            of(BrokerError::store("postgres://10.0.0.7")),
             of(BrokerError::Forbidden("x")),
         ] {
             let allowed = |c: char| matches!(c, ' '..='!' | '#'..='[' | ']'..='~');

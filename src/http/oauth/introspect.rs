@@ -76,7 +76,7 @@ async fn try_introspect(
         return Ok(Json(body).into_response());
     }
     let unwritten =
-        |error: serde_json::Error| OAuthError::of(BrokerError::FailClosed(error.to_string()), way);
+        |error: serde_json::Error| OAuthError::of(BrokerError::bug(error.to_string()), way);
     let body = serde_json::to_value(&body).map_err(unwritten)?;
     let statement = broker
         .verification

@@ -383,7 +383,7 @@ fn answer(issued: Issued, issued_token_type: &'static str) -> Result<TokenBody, 
         expires_in,
     } = issued.credential
     else {
-        let error = BrokerError::FailClosed("not a token".into());
+        let error = BrokerError::bug("not a token");
         return Err(OAuthError::of(error, ClientAuthentication::Assertion));
     };
     let session = &issued.session;

@@ -455,7 +455,7 @@ impl From<BrokerError> for Problem {
             )
             .retry_after(1),
             BrokerError::FailClosed(why) => {
-                warn!(%why, "closed");
+                warn!(part = why.part(), %why, "closed");
                 Self::closed()
             }
             superseded @ BrokerError::Superseded => {

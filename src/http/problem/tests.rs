@@ -140,7 +140,7 @@ async fn each_reason_has_its_status_and_type() {
         (invalid, 400, "invalid-request"),
         (BrokerError::RateLimited(exceeded(3)), 429, "rate-limited"),
         (BrokerError::Overloaded, 503, "overloaded"),
-        (BrokerError::FailClosed("x".into()), 503, "fail-closed"),
+        (BrokerError::bug("x"), 503, "fail-closed"),
         (
             denied(RefusalCode::UnknownResource, Outcome::Deny),
             403,
@@ -213,7 +213,7 @@ async fn a_denial_carries_its_decision_and_its_proof() {
 #[tokio::test]
 async fn what_failed_inside_is_not_told() {
     let secret = "postgres://taskpass@10.0.0.7: connection refused";
-    let sent = send(BrokerError::FailClosed(secret.into())).await;
+    let sent = send(BrokerError::store(secret)).await;
     assert!(!sent.text.contains("postgres") && !sent.text.contains("10.0.0.7"));
     // Nor which check failed of an attestation whose signature was not verified.
     let missing = send(refused(AttestError::Missing, false)).await;
