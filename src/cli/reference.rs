@@ -1,4 +1,5 @@
-//! `taskpass reference`: prints the environment variables and the exit codes as one page.
+//! `taskpass reference`: prints the environment variables and the exit codes as one page, or the
+//! help of every command as another.
 //!
 //! The variables of flags come from clap's description of the command line; the others are in
 //! [`VARIABLES`]. A test compares that table with the variable names in the source.
@@ -16,10 +17,17 @@ use super::output::{self, Form};
 use super::{Cli, CliError, ExitClass, exec};
 use crate::config;
 
-/// Print the environment variables and exit codes
+/// Print the environment variables and exit codes, or the help of every command
 #[derive(Args, Debug)]
-#[command(after_help = "Examples:\n  taskpass reference\n  taskpass reference --json")]
-pub(super) struct Reference {}
+#[command(
+    after_help = "Examples:\n  taskpass reference\n  taskpass reference --json\n  \
+                  taskpass reference --commands"
+)]
+pub(super) struct Reference {
+    /// Print the help of every command instead
+    #[arg(long)]
+    commands: bool,
+}
 
 /// An environment variable without a flag.
 struct Variable {
@@ -208,10 +216,18 @@ struct Row {
     meaning: String,
 }
 
+/// The help of one command.
+#[derive(Serialize)]
+struct CommandHelp {
+    command: String,
+    help: String,
+}
+
 impl Reference {
-    #[expect(clippy::unused_self, reason = "the same signature as other commands")]
     pub(super) fn run(self, form: Form) -> Result<(), CliError> {
         match form {
+            Form::Text if self.commands => output::raw(commands_page().as_bytes()),
+            Form::Json if self.commands => output::json(&helps()),
             Form::Text => output::raw(page().as_bytes()),
             Form::Json => output::json(&json!({
                 "variables": rows(),
@@ -342,6 +358,45 @@ fn page() -> String {
     page
 }
 
+/// The help of each command by its name, in the order of the command line.
+fn helps() -> Vec<CommandHelp> {
+    fn collect(command: &mut clap::Command, name: &str, found: &mut Vec<CommandHelp>) {
+        let help = command.render_long_help().to_string();
+        let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
+        found.push(CommandHelp {
+            command: name.to_owned(),
+            help: lines.join("\n"),
+        });
+        for sub in command.get_subcommands_mut() {
+            // clap adds a command `help` to each group.
+            if sub.get_name() != "help" && !sub.is_hide_set() {
+                let name = format!("{name} {}", sub.get_name());
+                collect(sub, &name, found);
+            }
+        }
+    }
+    let mut command = Cli::command();
+    command.build();
+    let mut found = Vec::new();
+    collect(&mut command, "taskpass", &mut found);
+    found
+}
+
+fn commands_page() -> String {
+    let mut page = String::from(
+        "# Commands\n\n\
+         `taskpass reference --commands` prints this page from the code: the help of each command.\n",
+    );
+    for CommandHelp { command, help } in helps() {
+        page.push_str("\n## ");
+        page.push_str(&command);
+        page.push_str("\n\n```text\n");
+        page.push_str(help.trim());
+        page.push_str("\n```\n");
+    }
+    page
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -408,6 +463,16 @@ mod tests {
         assert!(
             written == page(),
             "run: taskpass reference > docs/reference/environment.md"
+        );
+    }
+
+    #[test]
+    fn the_help_of_every_command_in_the_documents_is_the_one_that_the_code_gives() {
+        let written = include_str!("../../docs/reference/commands.md");
+        assert!(written.contains("\n## taskpass ledger verify\n"));
+        assert!(
+            written == commands_page(),
+            "run: taskpass reference --commands > docs/reference/commands.md"
         );
     }
 
