@@ -3,9 +3,9 @@
 //! [`start`] first binds the sockets and checks the configuration. Then it opens, in this order:
 //! the store, which it claims for this use; the sealing keys; the ledger, whose key the first start
 //! creates, and which is checked against the checkpoint kept outside the store; the broker; its
-//! signing keys; the generation; the sweeper; the listener. [`App::stop`] reports that the broker
-//! is not ready, drains, accepts no more connections, lets tracked requests finish, drains the
-//! ledger, and closes the store.
+//! signing keys; the generation ([`prepare`]); the workers; the listeners ([`Prepared::serve`]). At a
+//! signal [`App::run`] reports that the broker is not ready, drains, accepts no more connections,
+//! lets tracked requests finish, drains the ledger, and closes the store.
 //!
 //! The rule: a start that cannot succeed creates nothing, as far as that is known in advance.
 //! Failures: a part that fails its check stops the start with a [`StartError`] that names the
@@ -34,7 +34,7 @@ pub(crate) use self::assembly::assemble_on;
 pub use self::assembly::{Assembled, assemble};
 pub use self::check::{CheckError, Checked, check};
 use self::generation::choose_generation;
-use self::reload::Reloading;
+use self::reload::{Reloading, SharedSecrets};
 pub use self::store::open_store;
 use crate::broker::Broker;
 use crate::clock::SharedClock;
@@ -115,23 +115,31 @@ impl App {
         self.store.close().await;
         stopped
     }
-
-    /// Stops without draining, otherwise like [`Self::run`].
-    pub async fn stop(self) -> Stopped {
-        let stopped = self
-            .shutdown
-            .drain_then_stop(Duration::ZERO, self.finish)
-            .await;
-        self.store.close().await;
-        stopped
-    }
 }
 
 /// Starts a broker that serves.
 pub async fn start(config: Config, options: Options) -> Result<App, StartError> {
+    prepare(config, options).await?.serve().await
+}
+
+/// A broker that is complete and does not serve yet: no listener and no worker runs. It can be
+/// dropped.
+pub struct Prepared {
+    config: Config,
+    sockets: http::server::Sockets,
+    exporter: Exporter,
+    broker: Arc<Broker>,
+    shutdown: Shutdown,
+    store: Store,
+    secrets: SharedSecrets,
+}
+
+/// Opens the store and the ledger, and chooses the generation. The returned future can be dropped
+/// at any time, like a process that ends.
+pub async fn prepare(config: Config, options: Options) -> Result<Prepared, StartError> {
     let clock = Arc::clone(&options.clock);
     // Bind first: a start that fails because an address is in use creates no store and no leaf.
-    let mut sockets = http::server::Sockets::bind(&config).map_err(unfit)?;
+    let sockets = http::server::Sockets::bind(&config).map_err(unfit)?;
     let Assembled {
         broker,
         shutdown,
@@ -152,49 +160,69 @@ pub async fn start(config: Config, options: Options) -> Result<App, StartError> 
     )
     .map_err(unfit)?;
     choose_generation(&broker, &config, generation, &shutdown).await?;
-    sweep::begin(broker.core.metrics());
-    let sweeping = Arc::clone(&broker);
-    drop(shutdown.spawn_worker("sweeper", move |stop| sweep::run(sweeping, stop)));
-    let pruning = Arc::clone(&broker);
-    drop(shutdown.spawn_worker("pruning", move |stop| sweep::run_pruning(pruning, stop)));
-    let denying = Arc::clone(&broker);
-    drop(shutdown.spawn_worker("deny lists", move |stop| {
-        sweep::run_deny_lists(denying, stop)
-    }));
-    drop(shutdown.spawn_worker("exports", move |stop| exporter.run(stop)));
-    if let Some(socket) = sockets.take_metrics() {
-        let served = http::server::start_metrics(
-            Arc::clone(broker.core.metrics()),
-            &config,
-            socket,
-            &shutdown,
-        )
-        .await;
-        info!(address = %served.map_err(unfit)?, "serving metrics");
-    }
-    let served = http::server::start(Arc::clone(&broker), &config, sockets, &shutdown).await;
-    let served = served.map_err(unfit)?;
-    shutdown.started();
-    info!(
-        address = %served.address,
-        issuer = config.server.issuer,
-        store = store.kind(),
-        replica = broker.core.replica(),
-        endpoints = %broker.generations.endpoints_digest(),
-        "serving"
-    );
-    Ok(App {
-        address: served.address,
-        store,
-        drain: Duration::from_secs(config.server.drain_seconds),
-        finish: Duration::from_secs(config.server.finish_seconds),
-        reloading: Reloading {
-            metrics: Arc::clone(broker.core.metrics()),
-            tls: served.tls,
-            secrets,
-            config: Arc::new(config),
-        },
+    Ok(Prepared {
+        config,
+        sockets,
+        exporter,
         broker,
         shutdown,
+        store,
+        secrets,
     })
+}
+
+impl Prepared {
+    /// Starts the workers and the listeners. Run the future to its end: a listener may already have
+    /// accepted a request.
+    pub async fn serve(self) -> Result<App, StartError> {
+        let Self {
+            config,
+            mut sockets,
+            exporter,
+            broker,
+            shutdown,
+            store,
+            secrets,
+        } = self;
+        sweep::begin(broker.core.metrics());
+        let sweeping = Arc::clone(&broker);
+        drop(shutdown.spawn_worker("sweeper", move |stop| sweep::run(sweeping, stop)));
+        let pruning = Arc::clone(&broker);
+        drop(shutdown.spawn_worker("pruning", move |stop| sweep::run_pruning(pruning, stop)));
+        let denying = Arc::clone(&broker);
+        drop(shutdown.spawn_worker("deny lists", move |stop| {
+            sweep::run_deny_lists(denying, stop)
+        }));
+        drop(shutdown.spawn_worker("exports", move |stop| exporter.run(stop)));
+        if let Some(socket) = sockets.take_metrics() {
+            let metrics = Arc::clone(broker.core.metrics());
+            let served = http::server::start_metrics(metrics, &config, socket, &shutdown).await;
+            info!(address = %served.map_err(unfit)?, "serving metrics");
+        }
+        let served = http::server::start(Arc::clone(&broker), &config, sockets, &shutdown).await;
+        let served = served.map_err(unfit)?;
+        shutdown.started();
+        info!(
+            address = %served.address,
+            issuer = config.server.issuer,
+            store = store.kind(),
+            replica = broker.core.replica(),
+            endpoints = %broker.generations.endpoints_digest(),
+            "serving"
+        );
+        Ok(App {
+            address: served.address,
+            store,
+            drain: Duration::from_secs(config.server.drain_seconds),
+            finish: Duration::from_secs(config.server.finish_seconds),
+            reloading: Reloading {
+                metrics: Arc::clone(broker.core.metrics()),
+                tls: served.tls,
+                secrets,
+                config: Arc::new(config),
+            },
+            broker,
+            shutdown,
+        })
+    }
 }

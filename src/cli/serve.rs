@@ -86,19 +86,24 @@ impl Serve {
         };
         // Before the start, since a supervisor may stop the broker as soon as it serves.
         let mut signals = Signals::install().map_err(CliError::unavailable)?;
-        let started = tokio::select! {
-            started = app::start(config, options) => started,
+        let prepared = tokio::select! {
+            prepared = app::prepare(config, options) => prepared.map_err(not_started)?,
             name = signals.next() => {
                 info!(signal = name, "stopped before it served");
                 return Ok(());
             }
         };
-        let app = started.map_err(|error| match error {
-            StartError::Check(error) => refused(error),
-            other @ StartError::Unfit(_) => CliError::unavailable(other),
-        })?;
+        let app = prepared.serve().await.map_err(not_started)?;
         app.reload_on(hangups, ProcessEnvironment, log);
         in_order(&app.run(signals).await)
+    }
+}
+
+/// The failure for a start that did not succeed.
+fn not_started(error: StartError) -> CliError {
+    match error {
+        StartError::Check(error) => refused(error),
+        other @ StartError::Unfit(_) => CliError::unavailable(other),
     }
 }
 

@@ -116,11 +116,11 @@ impl Dev {
         };
         // Before the start, since a signal may come as soon as the broker serves.
         let mut signals = Signals::install().map_err(CliError::unavailable)?;
-        let started = tokio::select! {
-            started = app::start(config, options) => started,
+        let prepared = tokio::select! {
+            prepared = app::prepare(config, options) => prepared.map_err(CliError::unavailable)?,
             _ = signals.next() => return Ok(()),
         };
-        let app: App = started.map_err(CliError::unavailable)?;
+        let app: App = prepared.serve().await.map_err(CliError::unavailable)?;
         if form.is_json() {
             output::json_line(&json!({
                 "url": running.url,
@@ -140,10 +140,15 @@ impl Dev {
         };
         let told = tokio::select! {
             told = served => told,
-            _ = signals.next() => return in_order(&app.stop().await),
+            // `run` stops at once, and a second signal ends the process.
+            _ = signals.next() => {
+                app.shutdown.request();
+                return in_order(&app.run(signals).await);
+            }
         };
         if told.is_err() {
-            app.stop().await;
+            app.shutdown.request();
+            app.run(signals).await;
             return told;
         }
         in_order(&app.run(signals).await)
