@@ -67,23 +67,28 @@ impl Client {
         Self::trusting(base, None)
     }
 
+    /// Checks that a token may be sent to this base URL: over https, or to this machine.
+    pub(crate) fn check_base(base: &Url) -> Result<(), ClientError> {
+        if base.scheme() == "https" || (base.scheme() == "http" && is_loopback(base)) {
+            return Ok(());
+        }
+        Err(ClientError::Invalid(format!(
+            "{base} is neither https nor on this machine: the token could be read in transit"
+        )))
+    }
+
     /// A client without a token that trusts `authorities` only; without them, the system's.
     pub(crate) fn trusting(
         base: &Url,
         authorities: Option<Vec<reqwest::Certificate>>,
     ) -> Result<Self, ClientError> {
-        let loopback = is_loopback(base);
-        if base.scheme() != "https" && !(base.scheme() == "http" && loopback) {
-            return Err(ClientError::Invalid(format!(
-                "{base} is neither https nor on this machine: the token could be read in transit"
-            )));
-        }
+        Self::check_base(base)?;
         let mut builder = outgoing::client()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(TOTAL_TIMEOUT)
             .read_timeout(READ_TIMEOUT)
             .user_agent(concat!("taskpass/", env!("CARGO_PKG_VERSION")));
-        if loopback {
+        if is_loopback(base) {
             builder = builder.no_proxy();
         }
         if let Some(authorities) = authorities {
