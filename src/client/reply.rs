@@ -43,10 +43,10 @@ impl<T> Reply<T> {
 }
 
 impl<T: DeserializeOwned> Reply<T> {
-    /// Reads the body.
+    /// Reads the body as a `T`. The error quotes no value, because a value may be a secret.
     pub(crate) fn read(&self) -> Result<T, ClientError> {
         serde_path_to_error::deserialize(&self.raw).map_err(|error| {
-            // Other texts of serde may quote the value, which may be a secret.
+            // The other texts of serde may quote the value.
             let text = error.inner().to_string();
             let why = if text.starts_with("missing field") {
                 text.as_str()
