@@ -4,12 +4,15 @@
 //! decides; this file sends the request and prints the answer.
 
 use clap::{Args, Subcommand};
+use reqwest::Method;
 use serde_json::json;
 
 use super::CliError;
 use super::connection::Connection;
 use super::output::{self, Form};
-use super::task::print_rows;
+use crate::client::Reply;
+use crate::domain::workload::Identity;
+use crate::wire::admins::{AdminBody, AdminsBody};
 
 /// Bind identities to roles, and unbind them
 #[derive(Args, Debug)]
@@ -58,11 +61,14 @@ impl Admins {
             Command::Bind(change) => change.run(form, true).await,
             Command::Unbind(change) => change.run(form, false).await,
             Command::List(list) => {
-                let answer = list.connection.client()?.get("/v1/admins").await?;
+                let path = "/v1/admins";
+                let reply: Reply<AdminsBody> = list.connection.client()?.get(path).await?;
                 if form.is_json() {
-                    return output::json(&answer);
+                    return output::json(reply.raw());
                 }
-                print_rows(&answer, "admins", &["workload", "role"])
+                let rows = reply.read()?.admins.into_iter();
+                let rows = rows.map(|bound| [bound.workload, bound.role]);
+                output::listing(["workload", "role"], rows)
             }
         }
     }
@@ -70,18 +76,24 @@ impl Admins {
 
 impl Change {
     async fn run(self, form: Form, bind: bool) -> Result<(), CliError> {
-        let body = json!({"workload": self.identity, "role": self.role});
-        let client = self.connection.client()?;
-        let now = if bind {
-            client.post("/v1/admins", &body).await?;
-            "has"
-        } else {
-            client.delete("/v1/admins", &body).await?;
-            "no longer has"
+        let (identity, role) = (&self.identity, &self.role);
+        let workload = Identity::try_from(identity.clone());
+        let body = AdminBody {
+            workload: workload
+                .map_err(|error| CliError::Usage(format!("`{identity}`: {error}")))?,
+            role: role.clone(),
         };
+        let client = self.connection.client()?;
+        let (method, now) = if bind {
+            (Method::POST, "has")
+        } else {
+            (Method::DELETE, "no longer has")
+        };
+        let answer = client.send_json(method, "/v1/admins", &body).await?;
+        answer.check()?;
         form.write(
-            &json!({"workload": self.identity, "role": self.role, "bound": bind}),
-            format!("{} {now} the role {}", self.identity, self.role),
+            &json!({"workload": identity, "role": role, "bound": bind}),
+            format!("{identity} {now} the role {role}"),
         )
     }
 }

@@ -60,8 +60,10 @@ impl Authorities {
         Ok(Some(read))
     }
 
-    /// A client without a token. Its notes go to standard error.
+    /// A client without a token. Its notes go to standard error. A wrong URL is reported before an
+    /// unreadable file.
     pub(super) fn client_at(&self, url: &Url) -> Result<Client, CliError> {
+        Client::check_base(url)?;
         let client = Client::trusting(url, self.read()?)?;
         Ok(client.with_notify(output::notify))
     }
@@ -131,6 +133,27 @@ impl Token {
                 "no token: give a file with --token-file, or set {name}"
             ))),
             Err(_) => Err(CliError::Usage(format!("{name} is not UTF-8"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_url_is_reported_before_an_unreadable_file() {
+        let authorities = Authorities {
+            ca_file: Some("/nowhere/ca.pem".into()),
+        };
+        for (url, code, says) in [
+            ("http://broker.example", 2, "neither https"),
+            ("https://broker.example", 3, "/nowhere/ca.pem"),
+        ] {
+            let url = Url::parse(url).unwrap();
+            let error = authorities.client_at(&url).unwrap_err();
+            assert_eq!(error.code(), code, "{url}: {error}");
+            assert!(error.to_string().contains(says), "{url}: {error}");
         }
     }
 }

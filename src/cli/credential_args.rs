@@ -7,13 +7,14 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use secrecy::ExposeSecret as _;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 
 use super::CliError;
 use crate::client::credentials::CredentialRequest;
 use crate::client::read_secret;
 use crate::domain::kind::DetailType;
+use crate::ids::TaskId;
+use crate::wire::credentials::TaskBody;
 
 /// The requested rights.
 #[derive(Args, Clone, Debug)]
@@ -74,7 +75,7 @@ pub(super) struct AnyTask {
         conflicts_with = "task_type",
         requires = "handle_file"
     )]
-    task: Option<String>,
+    task: Option<TaskId>,
     /// The file that holds the task's handle; `-` is standard input
     #[arg(long, value_name = "FILE", requires = "task")]
     handle_file: Option<PathBuf>,
@@ -87,10 +88,13 @@ impl AnyTask {
     }
 
     /// The task in a request's form. Reads the handle's file.
-    pub(super) fn body(&self) -> Result<Value, CliError> {
-        if let (Some(id), Some(file)) = (&self.task, &self.handle_file) {
-            let handle = read_secret(file)?;
-            return Ok(json!({"id": id, "handle": handle.expose_secret()}));
+    pub(super) fn body(&self) -> Result<TaskBody, CliError> {
+        if let (Some(id), Some(file)) = (self.task, &self.handle_file) {
+            return Ok(TaskBody {
+                id: Some(id),
+                handle: Some(read_secret(file)?.into()),
+                ..TaskBody::default()
+            });
         }
         let new = NewTask {
             task_type: self.task_type.clone().unwrap_or_default(),
@@ -143,18 +147,13 @@ impl CredentialArgs {
 impl NewTask {
     /// The task in a request's form; `heartbeat_seconds` is the longest time between two
     /// heartbeats.
-    pub(super) fn body(&self, heartbeat_seconds: Option<u64>) -> Value {
-        let mut task = Map::new();
-        task.insert("type".into(), json!(self.task_type));
-        for (name, value) in [
-            ("purpose", json!(self.purpose)),
-            ("deadline_seconds", json!(self.deadline)),
-            ("heartbeat_seconds", json!(heartbeat_seconds)),
-        ] {
-            if !value.is_null() {
-                task.insert(name.into(), value);
-            }
+    pub(super) fn body(&self, heartbeat_seconds: Option<u64>) -> TaskBody {
+        TaskBody {
+            kind: Some(self.task_type.clone()),
+            purpose: self.purpose.clone(),
+            deadline_seconds: self.deadline,
+            heartbeat_seconds,
+            ..TaskBody::default()
         }
-        Value::Object(task)
     }
 }

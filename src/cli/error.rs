@@ -165,6 +165,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn each_kind_of_answer_has_its_class_and_code() {
+        for (kind, class, code) in [
+            (AnswerKind::Refused, ExitClass::Refused, 1),
+            (AnswerKind::Invalid, ExitClass::Usage, 2),
+            (AnswerKind::Unavailable, ExitClass::Unavailable, 3),
+        ] {
+            let error = CliError::from(ClientError::Answered {
+                kind,
+                text: "told".to_owned(),
+                problem: Value::Null,
+            });
+            assert_eq!((error.kind(), error.code()), (Some(class), code));
+            assert_eq!(error.to_string(), "told");
+        }
+    }
+
+    #[test]
     fn a_reader_that_went_away_is_no_failure() {
         let gone = CliError::from(io::Error::from(io::ErrorKind::BrokenPipe));
         assert!(matches!(gone, CliError::BrokenPipe));

@@ -28,7 +28,7 @@ pub(super) struct Health {
 impl Health {
     pub(super) async fn run(self, form: Form) -> Result<(), CliError> {
         let client = self.authorities.client_at(&self.url)?;
-        let answer = client.send(reqwest::Method::GET, "", None).await?;
+        let answer = client.send(reqwest::Method::GET, "").await?;
         if answer.status.is_success() {
             return form.write(&json!({"healthy": true}), "healthy");
         }

@@ -7,11 +7,11 @@
 
 use std::io::{BufRead as _, IsTerminal as _};
 
-use serde_json::{Value, json};
-
 use super::CliError;
 use super::connection::Connection;
 use super::output::{self, Form};
+use crate::client::Reply;
+use crate::wire::keys::{KeyWithdrawalBody, RevokeKeyBody};
 
 /// Withdraws the key. Without `yes`, a dry run shows the effects first, and the user must confirm
 /// at the terminal.
@@ -25,17 +25,19 @@ pub(super) async fn withdraw(
     let path = format!("/v1/keys/{encoded}/revoke");
     if !yes {
         let client = connection.client()?;
-        let would = client.post(&path, &json!({"dry_run": true})).await?;
-        output::alert(told(&would, kid))?;
+        let dry_run = RevokeKeyBody { dry_run: true };
+        let would: Reply<KeyWithdrawalBody> = client.post(&path, &dry_run).await?;
+        output::alert(told(&would.read()?, kid))?;
         ask()?;
     }
     // Read the token again: the dry run may have used up an attestation.
     let client = connection.client()?;
-    let done = client.post(&path, &json!({"dry_run": false})).await?;
+    let withdraw = RevokeKeyBody { dry_run: false };
+    let done: Reply<KeyWithdrawalBody> = client.post(&path, &withdraw).await?;
     if form.is_json() {
-        return output::json(&done);
+        return output::json(done.raw());
     }
-    output::line(output::printable_lines(&told(&done, kid)))
+    output::line(output::printable_lines(&told(&done.read()?, kid)))
 }
 
 /// Asks the user at the terminal for confirmation.
@@ -58,45 +60,44 @@ fn ask() -> Result<(), CliError> {
 }
 
 /// Describes the effects of the withdrawal or of its dry run.
-fn told(answer: &Value, kid: &str) -> String {
-    let text = |name: &str| answer.get(name).and_then(Value::as_str);
-    let done = answer.get("withdrawn").and_then(Value::as_bool) == Some(true);
-    let signs = answer.get("signing").and_then(Value::as_bool) == Some(true);
-    let mut lines = vec![match (done, signs) {
+fn told(answer: &KeyWithdrawalBody, kid: &str) -> String {
+    let mut lines = vec![match (answer.withdrawn, answer.signing) {
         (true, true) => format!("{kid} is withdrawn; it signed new tokens until now"),
         (true, false) => format!("{kid} is withdrawn; it did not sign new tokens"),
         (false, true) => format!("{kid} would be withdrawn; it signs new tokens now"),
         (false, false) => format!("{kid} would be withdrawn; it does not sign new tokens now"),
     }];
-    lines.push(match answer.get("matched").and_then(Value::as_u64) {
+    lines.push(match answer.matched {
         Some(matched) => format!("ends: {matched} live session(s), whose tokens it signed"),
         None => "ended: every session whose token it signed".into(),
     });
-    lines.push(match (text("successor"), text("issuance_resumes_at")) {
+    lines.push(match (&answer.successor, answer.issuance_resumes_at) {
         (Some(successor), _) => format!("issuance goes on: {successor} signs"),
         (None, Some(at)) => format!(
             "issuance stops until {at}: no other key has been published long enough to sign"
         ),
         (None, None) => "issuance stops until keys.rs256_private_key_file holds another key".into(),
     });
-    if let Some(until) = text("cached_until") {
-        lines.push(format!(
-            "verifiers that do not ask the broker may accept its tokens until {until}"
-        ));
-    }
+    lines.push(format!(
+        "verifiers that do not ask the broker may accept its tokens until {}",
+        answer.cached_until
+    ));
     lines.join("\n")
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn what_stops_and_until_when_is_told() {
-        let mut answer = json!({
+        let answer = json!({
             "kid": "k1", "withdrawn": false, "signing": true, "successor": "k2",
             "issuance_resumes_at": null, "matched": 3, "cached_until": "2026-12-01T00:00:00Z"
         });
+        let mut answer: KeyWithdrawalBody = serde_json::from_value(answer).unwrap();
         let would = told(&answer, "k1");
         for part in [
             "k1 would be withdrawn; it signs new tokens now",
@@ -106,10 +107,10 @@ mod tests {
         ] {
             assert!(would.contains(part), "{part}: {would}");
         }
-        answer["successor"] = Value::Null;
-        answer["issuance_resumes_at"] = json!("2026-12-02T00:00:00Z");
+        answer.successor = None;
+        answer.issuance_resumes_at = Some("2026-12-02T00:00:00Z".parse().unwrap());
         assert!(told(&answer, "k1").contains("issuance stops until 2026-12-02T00:00:00Z"));
-        answer["issuance_resumes_at"] = Value::Null;
+        answer.issuance_resumes_at = None;
         assert!(told(&answer, "k1").contains("rs256_private_key_file"));
     }
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use secrecy::ExposeSecret;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::CliError;
 use super::connection::Connection;
@@ -17,11 +17,11 @@ use super::ledger::new_origin::{SuccessionArgs, revoke_log_key};
 use super::ledger::vkey;
 use super::output::{self, Form};
 use super::serve::ConfigFile;
-use super::task::print_rows;
 use crate::broker::access::tokens::ADMIN_PREFIX;
-use crate::client::write_new_secret;
+use crate::client::{Nothing, Reply, write_new_secret};
 use crate::crypto::{SealingKeys, SystemRandom, random_token, token_digest};
 use crate::merkle::VerifierKey;
+use crate::wire::keys::{KeysBody, ResealedBody, RotatedKeyBody, RotatedLedgerKeyBody};
 
 /// Create first secrets; list, rotate, revoke and reseal the broker's keys
 #[derive(Args, Debug)]
@@ -130,38 +130,8 @@ impl Keys {
                 let key = key.expose_secret();
                 form.write(&json!({"sealing_key": key}), key)
             }
-            Command::List(list) => {
-                let answer = list.connection.client()?.get("/v1/keys").await?;
-                if form.is_json() {
-                    return output::json(&answer);
-                }
-                print_rows(
-                    &answer,
-                    "keys",
-                    &[
-                        "kid",
-                        "purpose",
-                        "algorithm",
-                        "signing",
-                        "active_from",
-                        "retire_at",
-                        "revoked_at",
-                    ],
-                )
-            }
-            Command::Rotate(rotate) => {
-                let (path, name) = match rotate.purpose {
-                    Purpose::AccessToken => ("/v1/keys/rotate", "kid"),
-                    Purpose::Ledger => ("/v1/keys/rotate-ledger", "vkey"),
-                };
-                let client = rotate.connection.client()?;
-                let answer = client.post(path, &json!({})).await?;
-                let key = answer.get(name).and_then(Value::as_str).unwrap_or("?");
-                form.write(
-                    &answer,
-                    format!("the next key is {}", output::printable(key)),
-                )
-            }
+            Command::List(list) => list.run(form).await,
+            Command::Rotate(rotate) => rotate.run(form).await,
             Command::Revoke(revoke) => {
                 if let (Some(key), Some(old)) = (&revoke.ledger, &revoke.old_config) {
                     let list = revoke.list.as_deref();
@@ -173,12 +143,69 @@ impl Keys {
             }
             Command::Reseal(reseal) => {
                 let client = reseal.connection.client()?;
-                let answer = client.post("/v1/keys/reseal", &json!({})).await?;
-                let count = answer.get("resealed").and_then(Value::as_u64);
-                let count = count.unwrap_or_default();
-                form.write(&answer, format!("{count} key(s) resealed"))
+                let path = "/v1/keys/reseal";
+                let reply: Reply<ResealedBody> = client.post(path, &Nothing {}).await?;
+                if form.is_json() {
+                    return output::json(reply.raw());
+                }
+                output::line(format!("{} key(s) resealed", reply.read()?.resealed))
             }
         }
+    }
+}
+
+impl List {
+    async fn run(self, form: Form) -> Result<(), CliError> {
+        let reply: Reply<KeysBody> = self.connection.client()?.get("/v1/keys").await?;
+        if form.is_json() {
+            return output::json(reply.raw());
+        }
+        let columns = [
+            "kid",
+            "purpose",
+            "algorithm",
+            "signing",
+            "active_from",
+            "retire_at",
+            "revoked_at",
+        ];
+        let rows = reply.read()?.keys.into_iter().map(|key| {
+            [
+                key.kid,
+                key.purpose,
+                key.algorithm,
+                key.signing.to_string(),
+                key.active_from.to_string(),
+                key.retire_at.to_string(),
+                output::cell(key.revoked_at.as_ref()),
+            ]
+        });
+        output::listing(columns, rows)
+    }
+}
+
+impl Rotate {
+    async fn run(self, form: Form) -> Result<(), CliError> {
+        let client = self.connection.client()?;
+        let key = match self.purpose {
+            Purpose::AccessToken => {
+                let path = "/v1/keys/rotate";
+                let reply: Reply<RotatedKeyBody> = client.post(path, &Nothing {}).await?;
+                if form.is_json() {
+                    return output::json(reply.raw());
+                }
+                reply.read()?.kid
+            }
+            Purpose::Ledger => {
+                let path = "/v1/keys/rotate-ledger";
+                let reply: Reply<RotatedLedgerKeyBody> = client.post(path, &Nothing {}).await?;
+                if form.is_json() {
+                    return output::json(reply.raw());
+                }
+                reply.read()?.vkey
+            }
+        };
+        output::line(format!("the next key is {}", output::printable(&key)))
     }
 }
 

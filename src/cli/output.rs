@@ -143,6 +143,22 @@ pub(super) fn report(error: &CliError, form: Form, own_output: bool) {
 /// The widest column, in characters. A wider cell overflows and does not move other rows.
 const MAX_COLUMN_CHARS: usize = 300;
 
+/// Writes a table with `columns` as its heading, in capitals.
+pub(super) fn listing<const N: usize>(
+    columns: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> Result<(), CliError> {
+    let heading = columns.map(str::to_uppercase);
+    let rows = rows.into_iter().map(Vec::from);
+    let rows: Vec<Vec<String>> = std::iter::once(Vec::from(heading)).chain(rows).collect();
+    table(&rows)
+}
+
+/// A value as a cell of a table; `-` for an absent one.
+pub(super) fn cell(value: Option<&impl ToString>) -> String {
+    value.map_or_else(|| "-".to_owned(), ToString::to_string)
+}
+
 /// Writes a table with aligned columns; its first row is the heading. Control characters are
 /// replaced, so that a name from elsewhere cannot move the cursor.
 pub(super) fn table(rows: &[Vec<String>]) -> Result<(), CliError> {

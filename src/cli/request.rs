@@ -4,7 +4,6 @@
 //! because it cannot be printed as one text. `client::credentials` sends the request.
 
 use clap::Args;
-use serde_json::Value;
 
 use super::CliError;
 use super::connection::Connection;
@@ -13,6 +12,7 @@ use super::output::{self, Form};
 use super::retry_args::RetryArgs;
 use crate::client::credentials::CredentialRequester;
 use crate::client::observed;
+use crate::wire::credentials::{CredentialBody, IssuedBody};
 
 /// Request a credential
 #[derive(Args, Debug)]
@@ -52,56 +52,53 @@ impl Request {
             request: self.wanted.request(),
             retry: self.retry.limit(),
         };
-        let answer = requester.request_silently(&self.task.body()?).await?;
+        let reply = requester.request_silently(&self.task.body()?).await?;
         if form.is_json() {
-            return output::json(&answer);
+            return output::json(reply.raw());
         }
-        let text = |pointer: &str| answer.pointer(pointer).and_then(Value::as_str);
-        let token = text("/credential/access_token").ok_or_else(|| {
-            CliError::Unavailable("the answer holds no printable credential".into())
-        })?;
+        let issued = reply.read()?;
+        let CredentialBody::Jwt { access_token, .. } = &issued.credential else {
+            return Err(CliError::Unavailable(
+                "the answer holds no printable credential".into(),
+            ));
+        };
+        let token = access_token.expose();
         if !self.env {
             output::line(token)?;
-            return say_what_was_granted(&answer);
+            return say_what_was_granted(&issued);
         }
-        let variables = [
-            ("TASKPASS_CREDENTIAL", Some(token)),
-            ("TASKPASS_SESSION", text("/session/id")),
-            ("TASKPASS_TASK", text("/task/id")),
-            ("TASKPASS_HANDLE", text("/task/handle")),
-        ];
-        for (name, value) in variables {
-            if let Some(value) = value {
-                output::line(format!("export {name}={}", quoted(value)))?;
-            }
+        export("TASKPASS_CREDENTIAL", token)?;
+        export("TASKPASS_SESSION", &issued.session.id.to_string())?;
+        export("TASKPASS_TASK", &issued.task.id.to_string())?;
+        match &issued.task.handle {
+            Some(handle) => export("TASKPASS_HANDLE", handle.expose()),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
 /// Prints the rest of the answer on standard error, so that standard output holds the credential
 /// only. It includes the handle: without it the new task could not be kept alive, joined or ended.
-fn say_what_was_granted(answer: &Value) -> Result<(), CliError> {
-    let text = |pointer: &str| {
-        let value = answer.pointer(pointer).and_then(Value::as_str);
-        output::printable(value.unwrap_or("?"))
-    };
+fn say_what_was_granted(issued: &IssuedBody) -> Result<(), CliError> {
+    let (session, task) = (&issued.session, &issued.task);
     output::alert(format!(
         "session {} until {}, task {}, decision {}",
-        text("/session/id"),
-        text("/session/expires_at"),
-        text("/task/id"),
-        text("/decision/id"),
+        session.id, session.expires_at, task.id, issued.decision.id,
     ))?;
-    if let Some(handle) = answer.pointer("/task/handle").and_then(Value::as_str) {
+    if let Some(handle) = &task.handle {
         output::alert(format!(
             "the task's handle, a secret: {}\n  \
              TASKPASS_HANDLE=… taskpass task complete {} ends the task with it",
-            output::printable(handle),
-            text("/task/id"),
+            output::printable(handle.expose()),
+            task.id,
         ))?;
     }
-    observed(answer).map_or(Ok(()), output::alert)
+    observed(issued.decision.observed.as_ref()).map_or(Ok(()), output::alert)
+}
+
+/// Prints a shell command that sets a variable.
+fn export(name: &str, value: &str) -> Result<(), CliError> {
+    output::line(format!("export {name}={}", quoted(value)))
 }
 
 /// Quotes a value as one word of a POSIX shell.

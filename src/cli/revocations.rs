@@ -4,14 +4,17 @@
 //! decides; `super::revoke` makes a revocation.
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::CliError;
 use super::connection::Connection;
 use super::output::{self, Form};
 use super::task::Page;
+use crate::client::{Nothing, Reply};
 use crate::domain::cutoff::Selector;
 use crate::ids::CutoffId;
+use crate::wire::open::Open;
+use crate::wire::revocations::{CutoffBody, RevocationBody, RevocationPage};
 
 /// List and show revocations, and lift their blocks
 #[derive(Args, Debug)]
@@ -74,7 +77,9 @@ impl Revocations {
             Command::List(list) => list.run(form).await,
             Command::Show(show) => {
                 let client = show.connection.client()?;
-                output::json(&client.get(&format!("/v1/revocations/{}", show.id)).await?)
+                let path = format!("/v1/revocations/{}", show.id);
+                let reply: Reply<RevocationBody> = client.get(&path).await?;
+                output::json(reply.raw())
             }
             Command::Lift(lift) => lift.run(form).await,
         }
@@ -90,10 +95,11 @@ impl List {
             ("selector", selector.as_ref()),
         ];
         let path = format!("/v1/revocations{}", self.page.query(&filter));
-        let mut answer = self.connection.client()?.get(&path).await?;
-        if !form.is_json() {
-            write_selectors(&mut answer);
+        let reply: Reply<RevocationPage> = self.connection.client()?.get(&path).await?;
+        if form.is_json() {
+            return output::json(reply.raw());
         }
+        let page = reply.read()?;
         let columns = [
             "id",
             "selector",
@@ -103,33 +109,65 @@ impl List {
             "committed_at",
             "reason",
         ];
-        Page::print(form, &answer, "revocations", &columns)
+        let rows = page.revocations.iter().map(|cutoff| {
+            [
+                cutoff.id.to_string(),
+                selector_text(&cutoff.selector),
+                cutoff.block_active.to_string(),
+                output::cell(cutoff.blocked_until.as_ref()),
+                cutoff.by.clone(),
+                cutoff.committed_at.to_string(),
+                cutoff.reason.clone(),
+            ]
+        });
+        output::listing(columns, rows)?;
+        Page::note_next(page.next_cursor.as_deref());
+        Ok(())
     }
 }
 
-/// Rewrites each selector as `kind=value`, for a table's cell.
-fn write_selectors(answer: &mut Value) {
-    let rows = answer.get_mut("revocations").and_then(Value::as_array_mut);
-    for row in rows.into_iter().flatten() {
-        let Some(selector) = row.get_mut("selector") else {
-            continue;
-        };
-        let member = selector.as_object().and_then(|object| object.iter().next());
-        let text = member.map(|(kind, value)| match value.as_str() {
-            Some(value) => format!("{kind}={value}"),
-            None => kind.clone(),
-        });
-        *selector = json!(text);
+/// The selector as `kind=value`, also if this version does not know its kind.
+fn selector_text(selector: &Open<Selector>) -> String {
+    let value = match selector {
+        Open::Known(selector) => return selector.to_string(),
+        Open::Unknown(value) => value,
+    };
+    let member = value.as_object().and_then(|object| object.iter().next());
+    match member {
+        Some((kind, Value::String(value))) => format!("{kind}={value}"),
+        Some((kind, _)) => kind.clone(),
+        None => selector.to_string(),
     }
 }
 
 impl Lift {
     pub(super) async fn run(self, form: Form) -> Result<(), CliError> {
         let path = format!("/v1/revocations/{}/lift", self.id);
-        let answer = self.connection.client()?.post(&path, &json!({})).await?;
+        let client = self.connection.client()?;
+        let reply: Reply<CutoffBody> = client.post(&path, &Nothing {}).await?;
         if form.is_json() {
-            return output::json(&answer);
+            return output::json(reply.raw());
         }
         output::line(format!("revocation {} is lifted", self.id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_selector_is_shown_as_one_text() {
+        let known = |text: &str| Open::Known(text.parse::<Selector>().unwrap());
+        for (selector, text) in [
+            (known("workload=ci:a"), "workload=ci:a"),
+            (known("all"), "all"),
+            (Open::Unknown(json!({"region": "eu"})), "region=eu"),
+            (Open::Unknown(json!({"every": true})), "every"),
+        ] {
+            assert_eq!(selector_text(&selector), text);
+        }
     }
 }

@@ -4,13 +4,13 @@
 //! command's error. `broker::revocation` revokes, and `super::revocations` shows the progress.
 
 use clap::Args;
-use serde_json::{Map, Value, json};
 
 use super::CliError;
 use super::connection::Connection;
 use super::output::{self, Form};
-use super::task::print_rows;
+use crate::client::Reply;
 use crate::domain::cutoff::Selector;
+use crate::wire::revocations::{BlockBody, RevocationAsk, RevocationBody, UntilLifted};
 
 /// End everything that a selector matches
 #[derive(Args, Debug)]
@@ -49,67 +49,82 @@ pub(super) struct Revoke {
 
 impl Revoke {
     pub(super) async fn run(self, form: Form) -> Result<(), CliError> {
-        let answer = self
-            .connection
-            .client()?
-            .post("/v1/revocations", &self.body()?)
-            .await?;
+        let client = self.connection.client()?;
+        let reply: Reply<RevocationBody> = client.post("/v1/revocations", &self.body()).await?;
         if form.is_json() {
-            return output::json(&answer);
+            return output::json(reply.raw());
         }
-        let number = |name: &str| answer.get(name).and_then(Value::as_u64).unwrap_or_default();
+        let revoked = reply.read()?;
         if self.dry_run {
-            output::line(format!(
-                "{} session(s) would end; nothing was changed",
-                number("matched")
-            ))?;
-            if number("matched") == 0 {
-                return Ok(());
-            }
-            let columns = ["id", "state", "workload", "resource", "expires_at"];
-            return print_rows(&answer, "sessions", &columns);
+            return print_dry_run(&revoked);
         }
-        let id = answer.get("id").and_then(Value::as_str).unwrap_or("?");
-        let id = output::printable(id);
-        if answer.get("matched").is_none() {
+        let Some(cutoff) = &revoked.cutoff else {
+            return Err(lacks("the revocation"));
+        };
+        let id = cutoff.id;
+        let Some(matched) = revoked.matched else {
             return output::line(format!(
                 "revocation {id} is in force; the sessions that it ends could not be counted"
             ));
-        }
+        };
         output::line(format!(
-            "revocation {id}: {} session(s) matched, {} ended, {} ending; {}",
-            number("matched"),
-            number("ended"),
-            number("ending"),
-            kept_out(&answer, &self.selector),
+            "revocation {id}: {matched} session(s) matched, {} ended, {} ending; {}",
+            revoked.ended.unwrap_or_default(),
+            revoked.ending.unwrap_or_default(),
+            kept_out(cutoff.blocked_until.as_deref(), &self.selector),
         ))
     }
 
-    fn body(&self) -> Result<Value, CliError> {
-        let selector = serde_json::to_value(&self.selector)
-            .map_err(|error| CliError::Usage(error.to_string()))?;
-        let mut body = Map::new();
-        body.insert("selector".into(), selector);
-        body.insert("reason".into(), json!(self.reason));
-        body.insert("dry_run".into(), json!(self.dry_run));
-        if self.allow_unknown {
-            body.insert("allow_unknown".into(), json!(true));
+    fn body(&self) -> RevocationAsk {
+        let block_seconds = if self.until_lifted {
+            Some(BlockBody::Until(UntilLifted::UntilLifted))
+        } else {
+            self.block_seconds.map(BlockBody::Seconds)
+        };
+        RevocationAsk {
+            selector: self.selector.clone(),
+            block_seconds,
+            deny_all_earlier_sessions: self.deny_all_earlier_sessions,
+            reason: self.reason.clone(),
+            allow_unknown: self.allow_unknown,
+            dry_run: self.dry_run,
         }
-        if self.deny_all_earlier_sessions {
-            body.insert("deny_all_earlier_sessions".into(), json!(true));
-        }
-        if self.until_lifted {
-            body.insert("block_seconds".into(), json!("until_lifted"));
-        } else if let Some(seconds) = self.block_seconds {
-            body.insert("block_seconds".into(), json!(seconds));
-        }
-        Ok(Value::Object(body))
     }
 }
 
+/// Prints the sessions that the revocation would end.
+fn print_dry_run(revoked: &RevocationBody) -> Result<(), CliError> {
+    // Do not show a missing number as 0.
+    let Some(matched) = revoked.matched else {
+        return Err(lacks("the number of sessions"));
+    };
+    output::line(format!(
+        "{matched} session(s) would end; nothing was changed"
+    ))?;
+    if matched == 0 {
+        return Ok(());
+    }
+    let rows = revoked.sessions.iter().flatten().map(|session| {
+        [
+            session.id.to_string(),
+            session.state.to_string(),
+            session.workload.to_string(),
+            session.resource.clone(),
+            session.expires_at.to_string(),
+        ]
+    });
+    output::listing(["id", "state", "workload", "resource", "expires_at"], rows)
+}
+
+fn lacks(part: &str) -> CliError {
+    CliError::Unavailable(format!(
+        "the answer to POST /v1/revocations lacks {part}; see `taskpass revocations list`"
+    ))
+}
+
 /// Describes the block of a revocation.
-fn kept_out(answer: &Value, selector: &Selector) -> String {
-    match answer.get("blocked_until").and_then(Value::as_str) {
+fn kept_out(blocked_until: Option<&str>, selector: &Selector) -> String {
+    match blocked_until {
         None => "nothing new is refused".to_owned(),
         Some("until_lifted") => {
             format!("{selector} gets nothing new until the revocation is lifted")

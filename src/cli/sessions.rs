@@ -4,13 +4,14 @@
 //! lists, and `broker::revocation` revokes.
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
 
 use super::CliError;
 use super::connection::Connection;
 use super::output::{self, Form};
 use super::task::Page;
+use crate::client::Reply;
 use crate::ids::SessionId;
+use crate::wire::sessions::{RevokeBody, SessionBody, SessionPage};
 
 /// List, show and revoke sessions
 #[derive(Args, Debug)]
@@ -86,36 +87,60 @@ impl Sessions {
                     ("resource", list.resource.as_ref()),
                 ];
                 let path = format!("/v1/sessions{}", list.page.query(&filter));
-                let answer = list.connection.client()?.get(&path).await?;
-                let columns = [
-                    "id",
-                    "state",
-                    "end_reason",
-                    "workload",
-                    "resource",
-                    "expires_at",
-                ];
-                Page::print(form, &answer, "sessions", &columns)
+                let reply = list.connection.client()?.get(&path).await?;
+                print_page(form, &reply)
             }
             Command::Show(show) => {
                 let client = show.connection.client()?;
-                output::json(&client.get(&format!("/v1/sessions/{}", show.id)).await?)
+                let path = format!("/v1/sessions/{}", show.id);
+                let reply: Reply<SessionBody> = client.get(&path).await?;
+                output::json(reply.raw())
             }
             Command::Revoke(revoke) => {
                 let path = format!("/v1/sessions/{}/revoke", revoke.id);
-                let body = json!({"reason": revoke.reason});
-                let answer = revoke.connection.client()?.post(&path, &body).await?;
+                let client = revoke.connection.client()?;
+                let body = RevokeBody {
+                    reason: Some(revoke.reason),
+                };
+                let reply: Reply<SessionBody> = client.post(&path, &body).await?;
                 if form.is_json() {
-                    return output::json(&answer);
+                    return output::json(reply.raw());
                 }
-                let session = answer.get("session").unwrap_or(&answer);
-                let state = session.get("state").and_then(Value::as_str);
+                let state = reply.read()?.state.to_string();
                 output::line(format!(
                     "session {} is {}",
                     revoke.id,
-                    output::printable(state.unwrap_or("?"))
+                    output::printable(&state)
                 ))
             }
         }
     }
+}
+
+fn print_page(form: Form, reply: &Reply<SessionPage>) -> Result<(), CliError> {
+    if form.is_json() {
+        return output::json(reply.raw());
+    }
+    let page = reply.read()?;
+    let columns = [
+        "id",
+        "state",
+        "end_reason",
+        "workload",
+        "resource",
+        "expires_at",
+    ];
+    let rows = page.sessions.iter().map(|session| {
+        [
+            session.id.to_string(),
+            session.state.to_string(),
+            output::cell(session.end_reason.as_ref()),
+            session.workload.to_string(),
+            session.resource.clone(),
+            session.expires_at.to_string(),
+        ]
+    });
+    output::listing(columns, rows)?;
+    Page::note_next(page.next_cursor.as_deref());
+    Ok(())
 }

@@ -7,16 +7,16 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use reqwest::Method;
-use serde_json::Value;
 
 use super::CliError;
 use super::connection::Connection;
 use super::output::{self, Form};
 use super::retry_args::RetryArgs;
 use crate::client::retry::retried;
-use crate::client::{Client, read_secret};
+use crate::client::{Client, Nothing, Reply, read_secret};
 use crate::config::{Environment, ProcessEnvironment};
 use crate::ids::TaskId;
+use crate::wire::tasks::{TaskOnlyBody, TaskPage, TaskSessionsBody};
 
 /// Heartbeat, complete, abort, show and list tasks
 #[derive(Args, Debug)]
@@ -112,41 +112,15 @@ impl Page {
         }
     }
 
-    /// Prints the listing: as JSON, or the rows under `name` as a table of `columns`.
-    pub(super) fn print(
-        form: Form,
-        answer: &Value,
-        name: &str,
-        columns: &[&str],
-    ) -> Result<(), CliError> {
-        if form.is_json() {
-            return output::json(answer);
-        }
-        print_rows(answer, name, columns)?;
-        if let Some(cursor) = answer.get("next_cursor").and_then(Value::as_str) {
+    /// Tells how to get the next page, if there is one.
+    pub(super) fn note_next(next_cursor: Option<&str>) {
+        if let Some(cursor) = next_cursor {
             output::note(format!(
                 "there are more: --cursor {}",
                 output::printable(cursor)
             ));
         }
-        Ok(())
     }
-}
-
-/// Prints the rows under `name` as a table of `columns`.
-pub(super) fn print_rows(answer: &Value, name: &str, columns: &[&str]) -> Result<(), CliError> {
-    let heading = columns.iter().map(|name| name.to_uppercase()).collect();
-    let mut rows: Vec<Vec<String>> = vec![heading];
-    let items = answer.get(name).and_then(Value::as_array);
-    for item in items.into_iter().flatten() {
-        let cell = |column: &&str| match item.get(*column) {
-            Some(Value::String(text)) => text.clone(),
-            None | Some(Value::Null) => "-".into(),
-            Some(other) => other.to_string(),
-        };
-        rows.push(columns.iter().map(cell).collect());
-    }
-    output::table(&rows)
 }
 
 impl Task {
@@ -157,7 +131,9 @@ impl Task {
             Command::Abort(one) => one.act(form, "abort").await,
             Command::Show(show) => {
                 let client = show.connection.client()?;
-                output::json(&client.get(&format!("/v1/tasks/{}", show.id)).await?)
+                let path = format!("/v1/tasks/{}", show.id);
+                let reply: Reply<TaskOnlyBody> = client.get(&path).await?;
+                output::json(reply.raw())
             }
             Command::List(list) => {
                 let filter = [
@@ -165,12 +141,30 @@ impl Task {
                     ("owner", list.owner.as_ref()),
                 ];
                 let path = format!("/v1/tasks{}", list.page.query(&filter));
-                let answer = list.connection.client()?.get(&path).await?;
-                let columns = ["id", "state", "type", "owner", "deadline"];
-                Page::print(form, &answer, "tasks", &columns)
+                let reply = list.connection.client()?.get(&path).await?;
+                print_page(form, &reply)
             }
         }
     }
+}
+
+fn print_page(form: Form, reply: &Reply<TaskPage>) -> Result<(), CliError> {
+    if form.is_json() {
+        return output::json(reply.raw());
+    }
+    let page = reply.read()?;
+    let rows = page.tasks.iter().map(|task| {
+        [
+            task.id.to_string(),
+            task.state.to_string(),
+            task.kind.clone(),
+            task.owner.to_string(),
+            task.deadline.to_string(),
+        ]
+    });
+    output::listing(["id", "state", "type", "owner", "deadline"], rows)?;
+    Page::note_next(page.next_cursor.as_deref());
+    Ok(())
 }
 
 impl TaskArgs {
@@ -194,30 +188,28 @@ impl TaskArgs {
     async fn act(&self, form: Form, what: &str) -> Result<(), CliError> {
         let path = format!("/v1/tasks/{}/{what}", self.id);
         let client = self.client()?;
-        let nothing = Value::Object(serde_json::Map::new());
-        let answer = retried(self.retry.limit(), client.notify(), async || {
-            let sent = client.try_once(Method::POST, &path, Some(&nothing), None);
+        let nothing = Nothing {};
+        let answered = retried(self.retry.limit(), client.notify(), async || {
+            let sent = client.try_once(Method::POST, &path, &nothing, None);
             Ok(sent.await?.success()?)
         });
-        let answer = answer.await?;
+        let reply: Reply<TaskSessionsBody> = answered.await?;
         if form.is_json() {
-            return output::json(&answer);
+            return output::json(reply.raw());
         }
-        let state = answer.pointer("/task/state").and_then(Value::as_str);
-        let sessions = answer.get("sessions").and_then(Value::as_array);
+        let answer = reply.read()?;
         output::line(format!(
             "task {} is {}; {} session(s)",
             self.id,
-            output::printable(state.unwrap_or("?")),
-            sessions.map_or(0, Vec::len)
+            output::printable(&answer.task.state.to_string()),
+            answer.sessions.len()
         ))?;
-        for session in sessions.into_iter().flatten() {
-            let text = |name: &str| session.get(name).and_then(Value::as_str).unwrap_or("-");
+        for session in &answer.sessions {
             output::line(format!(
                 "  {} {} {}",
-                output::printable(text("id")),
-                output::printable(text("state")),
-                output::printable(text("end_reason"))
+                session.id,
+                output::printable(&session.state.to_string()),
+                output::printable(&output::cell(session.end_reason.as_ref()))
             ))?;
         }
         Ok(())

@@ -16,12 +16,14 @@ use zeroize::Zeroizing;
 use super::CliError;
 use super::connection::Connection;
 use super::output::{self, Form};
-use super::task::print_rows;
 use crate::client::evidence::{assertion, read_key};
-use crate::client::{read_file, write_new_secret};
+use crate::client::{Reply, read_file, write_new_secret};
 use crate::crypto::PublicJwk;
 use crate::crypto::jwk::Algorithm;
 use crate::crypto::signer::{LocalSigner, PrivateKey, Signer as _};
+use crate::wire::workload_keys::{
+    ThumbprintBody, WorkloadKeyBody, WorkloadKeyRef, WorkloadKeysBody,
+};
 
 /// The longest JWK that is read, in bytes.
 const MAX_JWK_BYTES: u64 = 16 * 1024;
@@ -120,15 +122,14 @@ impl Workloads {
             Command::NewKey(new) => new.run(form),
             Command::Add(add) => add.run(form).await,
             Command::List(list) => {
-                let answer = list.connection.client()?.get("/v1/workloads").await?;
+                let path = "/v1/workloads";
+                let reply: Reply<WorkloadKeysBody> = list.connection.client()?.get(path).await?;
                 if form.is_json() {
-                    return output::json(&answer);
+                    return output::json(reply.raw());
                 }
-                print_rows(
-                    &answer,
-                    "workloads",
-                    &["attestor", "workload", "thumbprint"],
-                )
+                let rows = reply.read()?.workloads.into_iter();
+                let rows = rows.map(|key| [key.attestor, key.workload, key.thumbprint]);
+                output::listing(["attestor", "workload", "thumbprint"], rows)
             }
             Command::Assert(own) => {
                 let signer = read_key(&own.key_file)?;
@@ -139,14 +140,14 @@ impl Workloads {
                 )
             }
             Command::Remove(remove) => {
-                let body = json!({
-                    "attestor": remove.attestor,
-                    "workload": remove.workload,
-                    "thumbprint": remove.thumbprint,
-                });
+                let body = WorkloadKeyRef {
+                    attestor: remove.attestor,
+                    workload: remove.workload,
+                    thumbprint: remove.thumbprint,
+                };
                 let client = remove.connection.client()?;
                 client.delete("/v1/workloads", &body).await?;
-                form.write(&body, format!("{} is removed", remove.thumbprint))
+                form.write(&body, format!("{} is removed", body.thumbprint))
             }
         }
     }
@@ -187,21 +188,21 @@ impl Add {
             .map_err(|error| CliError::Usage(format!("{}: {error}", self.key_file.display())))?;
         let jwk: Value = serde_json::from_slice(&bytes)
             .map_err(|error| CliError::Usage(format!("{}: {error}", self.key_file.display())))?;
-        let body = json!({"attestor": self.attestor, "workload": self.workload, "jwk": jwk});
-        let answer = self
-            .connection
-            .client()?
-            .post("/v1/workloads", &body)
-            .await?;
+        let body = WorkloadKeyBody {
+            attestor: self.attestor,
+            workload: self.workload,
+            jwk,
+        };
+        let client = self.connection.client()?;
+        let reply: Reply<ThumbprintBody> = client.post("/v1/workloads", &body).await?;
         if form.is_json() {
-            return output::json(&answer);
+            return output::json(reply.raw());
         }
-        let thumbprint = answer.get("thumbprint").and_then(Value::as_str);
         output::line(format!(
             "{}:{} may use the key {}",
-            self.attestor,
-            self.workload,
-            output::printable(thumbprint.unwrap_or("?"))
+            body.attestor,
+            body.workload,
+            output::printable(&reply.read()?.thumbprint)
         ))
     }
 }

@@ -1,20 +1,27 @@
 //! Answers of a broker, and their description in sentences: the refusal, its reason, and the
 //! permitted alternative.
 //!
-//! [`Answer::success`] returns the refusal as [`ClientError::Answered`]. An answer that is no
-//! problem document of the broker counts as unavailable there. [`super::Client`] makes an
-//! [`Answer`] of each response.
+//! [`Answer::check`] and [`Answer::success`] return the refusal as [`ClientError::Answered`]. An
+//! answer that is no problem document of the broker counts as unavailable there. [`super::Client`]
+//! makes an [`Answer`] of each response.
+//!
+//! Any server may send an error answer, so its description takes each member that it finds from the
+//! JSON value. [`Answer::problem`] reads the whole document of a broker.
 
 use std::time::Duration;
 
 use reqwest::StatusCode;
 use reqwest::header::{DATE, HeaderMap};
+use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::error::{AnswerKind, ClientError, slug};
+use super::reply::Reply;
 use crate::clock::{Clock as _, SystemClock};
 use crate::domain::decision::Observed;
 use crate::domain::text::printable;
+use crate::wire::open::Open;
+use crate::wire::problem::ProblemBody;
 
 /// An error mentions a difference of more than these seconds between this machine's clock and the
 /// broker's.
@@ -23,6 +30,8 @@ const REPORTED_SKEW_SECONDS: u64 = 30;
 /// A complete answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
+    /// The method and the path of the request.
+    pub(super) operation: String,
     pub(crate) status: StatusCode,
     /// The body as JSON; null if it is empty or not JSON.
     pub(crate) body: Value,
@@ -44,17 +53,29 @@ pub(super) fn skew(headers: &HeaderMap) -> Option<i64> {
 }
 
 impl Answer {
-    /// The body of a successful answer, or the failure that the problem document describes.
-    pub(crate) fn success(self) -> Result<Value, ClientError> {
+    /// Returns the failure that the problem document describes, unless the answer is a success.
+    pub(crate) fn check(&self) -> Result<(), ClientError> {
         if self.status == StatusCode::ACCEPTED {
             return Err(ClientError::Unavailable(
                 "not decided yet: a person must approve the request first".into(),
             ));
         }
         if self.status.is_success() {
-            return Ok(self.body);
+            return Ok(());
         }
         Err(self.failure())
+    }
+
+    /// The body of a successful answer, or the failure that the problem document describes.
+    pub(crate) fn success<T>(self) -> Result<Reply<T>, ClientError> {
+        self.check()?;
+        Ok(Reply::new(self.body, self.operation))
+    }
+
+    /// The problem document of the broker; `None` for any other body.
+    pub(crate) fn problem(&self) -> Option<ProblemBody> {
+        let problem = ProblemBody::deserialize(&self.body).ok()?;
+        problem.slug().is_some().then_some(problem)
     }
 
     /// The kind of problem of a problem document; empty for any other body.
@@ -122,10 +143,13 @@ fn describe(status: StatusCode, body: &Value) -> String {
     if let Some(allowed) = body.get("allowed").filter(|allowed| !allowed.is_null()) {
         lines.extend(would_be_allowed(allowed));
     }
-    if let Some(id) = body.pointer("/decision/id").and_then(Value::as_str) {
+    let id = body.get("decision").and_then(|own| own.get("id"));
+    if let Some(id) = id.and_then(Value::as_str) {
         lines.push(format!("  decision: {}", printable(id)));
     }
-    lines.extend(observed(body).map(|text| format!("  {text}")));
+    let findings = body.get("decision").and_then(|own| own.get("observed"));
+    let findings = findings.and_then(|own| Open::deserialize(own).ok());
+    lines.extend(observed(findings.as_ref()).map(|text| format!("  {text}")));
     if let Some(session) = text("session_id").or_else(|| text("session")) {
         lines.push(format!("  session: {session}"));
     }
@@ -133,10 +157,11 @@ fn describe(status: StatusCode, body: &Value) -> String {
 }
 
 /// Describes the findings of policies that only observe; `None` if there are none.
-pub(crate) fn observed(answer: &Value) -> Option<String> {
-    let observed = answer.pointer("/decision/observed")?;
-    let told = serde_json::from_value::<Observed>(observed.clone());
-    let text = told.map_or_else(|_| observed.to_string(), |told| told.to_string());
+pub(crate) fn observed(findings: Option<&Open<Box<Observed>>>) -> Option<String> {
+    let text = match findings? {
+        Open::Known(observed) => observed.to_string(),
+        Open::Unknown(value) => value.to_string(),
+    };
     Some(printable(&format!("observed, not enforced: {text}")))
 }
 
@@ -194,6 +219,7 @@ mod tests {
 
     fn answer(status: u16, body: Value) -> Answer {
         Answer {
+            operation: "GET /".to_owned(),
             status: StatusCode::from_u16(status).unwrap(),
             text: body.to_string(),
             body,
@@ -259,8 +285,19 @@ mod tests {
                 assert_eq!(kind(&refused), class, "{status}");
             }
         }
-        assert!(answer(202, json!({})).success().is_err());
-        assert!(answer(200, json!({})).success().is_ok());
+        assert!(answer(202, json!({})).check().is_err());
+        assert!(answer(200, json!({})).check().is_ok());
+    }
+
+    #[test]
+    fn findings_of_a_later_broker_are_shown_as_they_are() {
+        let problem = json!({
+            "type": "urn:taskpass:problem:denied", "detail": "d",
+            "decision": {"id": "d-1", "observed": {"outcome_if_enforced": "postponed"}}
+        });
+        let text = answer(403, problem).failure().to_string();
+        let shown = r#"observed, not enforced: {"outcome_if_enforced":"postponed"}"#;
+        assert!(text.contains(shown), "{text}");
     }
 
     #[test]

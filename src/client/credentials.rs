@@ -8,14 +8,16 @@ use std::time::Duration;
 
 use reqwest::Method;
 use secrecy::{ExposeSecret as _, SecretString};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::evidence::Source;
 use super::retry::{AttemptError, retried};
-use super::{Answer, Client, ClientError, observed};
+use super::{Answer, Client, ClientError, Reply, observed};
 use crate::crypto::random::SystemRandom;
 use crate::ids::Random as _;
+use crate::wire::credentials::{IssuedBody, TaskBody, UncheckedRequestBody};
+use crate::wire::sessions::RevokeBody;
 
 /// A request for a credential, apart from its task.
 #[derive(Clone, Debug)]
@@ -30,16 +32,13 @@ pub(crate) struct CredentialRequest {
 
 impl CredentialRequest {
     /// The body of the request within `task`.
-    pub(crate) fn within(&self, task: &Value) -> Value {
-        let mut body = json!({
-            "task": task,
-            "resource": self.resource,
-            "authorization_details": [self.detail],
-        });
-        if let (Some(ttl), Some(body)) = (self.ttl_seconds, body.as_object_mut()) {
-            body.insert("ttl_seconds".into(), json!(ttl));
+    pub(crate) fn within(&self, task: &TaskBody) -> UncheckedRequestBody {
+        UncheckedRequestBody {
+            task: task.clone(),
+            resource: self.resource.clone(),
+            authorization_details: vec![self.detail.clone()],
+            ttl_seconds: self.ttl_seconds,
         }
-        body
     }
 }
 
@@ -66,17 +65,24 @@ struct Attempts {
 
 impl CredentialRequester {
     /// Requests a credential within `task`, and notes the findings of policies that only observe.
-    pub(crate) async fn request(&self, task: &Value) -> Result<Value, ClientError> {
-        let answer = self.request_silently(task).await?;
-        if let Some(text) = observed(&answer) {
+    ///
+    /// The answer is not read here, so that the caller can end a task whose answer cannot be used.
+    pub(crate) async fn request(&self, task: &TaskBody) -> Result<Reply<IssuedBody>, ClientError> {
+        let reply = self.request_silently(task).await?;
+        let issued = reply.read().ok();
+        let findings = issued.and_then(|issued| issued.decision.observed);
+        if let Some(text) = observed(findings.as_ref()) {
             (self.client.notify())(&text);
         }
-        Ok(answer)
+        Ok(reply)
     }
 
     /// Requests a credential within `task`. Retries after transient failures with a fresh
     /// attestation and the same `Idempotency-Key`.
-    pub(crate) async fn request_silently(&self, task: &Value) -> Result<Value, ClientError> {
+    pub(crate) async fn request_silently(
+        &self,
+        task: &TaskBody,
+    ) -> Result<Reply<IssuedBody>, ClientError> {
         let body = self.request.within(task);
         let mut attempts = Attempts {
             key: new_key()?,
@@ -90,14 +96,18 @@ impl CredentialRequester {
         .await
     }
 
-    async fn try_once(&self, body: &Value, attempts: &mut Attempts) -> Result<Value, AttemptError> {
+    async fn try_once(
+        &self,
+        body: &UncheckedRequestBody,
+        attempts: &mut Attempts,
+    ) -> Result<Reply<IssuedBody>, AttemptError> {
         let token = match attempts.unseen.take() {
             Some(token) => token,
             None => self.source.attestation(self.client.notify()).await?,
         };
         let client = self.client.clone().with_bearer(&token)?;
         let path = "/v1/credentials";
-        let sent = client.try_once(Method::POST, path, Some(body), Some(&attempts.key));
+        let sent = client.try_once(Method::POST, path, body, Some(&attempts.key));
         let answer = match sent.await {
             Ok(answer) => answer,
             Err(fault) if fault.sent => {
@@ -131,18 +141,19 @@ impl CredentialRequester {
     /// Ends a session whose credential was lost, if a fresh attestation is available. Otherwise the
     /// session expires.
     async fn end_lost_session(&self, answer: &Answer) {
-        let session = answer.body.get("session_id").and_then(Value::as_str);
+        let problem = answer.problem();
+        let session = problem.and_then(|problem| problem.members.session_id);
         let (Some(session), None) = (session, self.source.spent()) else {
             return;
         };
         let path = format!("/v1/sessions/{session}/revoke");
-        let reason = json!({"reason": "the answer with the credential was lost"});
+        let reason = RevokeBody {
+            reason: Some("the answer with the credential was lost".to_owned()),
+        };
         let ending = async {
             let token = self.source.attestation(self.client.notify()).await?;
             let client = self.client.clone().with_bearer(&token)?;
-            client
-                .try_once(Method::POST, &path, Some(&reason), None)
-                .await
+            client.try_once(Method::POST, &path, &reason, None).await
         };
         if let Err(fault) = ending.await {
             let failure = fault.failure;

@@ -1,7 +1,8 @@
 //! The client of a broker's HTTP interface.
 //!
-//! A token is sent over https or to this machine only, and redirects are not followed. An error
-//! answer becomes sentences. [`retry`] repeats requests after transient failures, [`evidence`] gets
+//! A token is sent over https or to this machine only, and redirects are not followed. Requests are
+//! built from the shapes of [`crate::wire`], and a successful answer is a [`Reply`] that is read as
+//! one of them. An error answer becomes sentences. [`retry`] repeats requests after transient failures, [`evidence`] gets
 //! attestations, [`credentials`] requests credentials with them, [`session`] renews a cached one,
 //! and [`task_lease`] keeps a task alive. Nothing here prints: notes go to a [`Notify`].
 
@@ -10,6 +11,7 @@ pub(crate) mod credentials;
 mod error;
 pub(crate) mod evidence;
 mod input;
+mod reply;
 pub(crate) mod retry;
 pub(crate) mod session;
 pub(crate) mod session_cache;
@@ -20,6 +22,7 @@ use std::time::Duration;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
 use serde_json::Value;
 use url::Url;
 use zeroize::Zeroizing;
@@ -27,6 +30,7 @@ use zeroize::Zeroizing;
 pub(crate) use self::answer::{Answer, observed};
 pub(crate) use self::error::{AnswerKind, ClientError};
 pub(crate) use self::input::{read_file, read_secret, secret_of, write_new_secret};
+pub(crate) use self::reply::{Nothing, Reply};
 use self::retry::{AttemptError, TRY_TIMEOUT};
 use crate::outgoing::{self, BodyError, innermost, is_loopback};
 
@@ -63,23 +67,28 @@ impl Client {
         Self::trusting(base, None)
     }
 
+    /// Checks that a token may be sent to this base URL: over https, or to this machine.
+    pub(crate) fn check_base(base: &Url) -> Result<(), ClientError> {
+        if base.scheme() == "https" || (base.scheme() == "http" && is_loopback(base)) {
+            return Ok(());
+        }
+        Err(ClientError::Invalid(format!(
+            "{base} is neither https nor on this machine: the token could be read in transit"
+        )))
+    }
+
     /// A client without a token that trusts `authorities` only; without them, the system's.
     pub(crate) fn trusting(
         base: &Url,
         authorities: Option<Vec<reqwest::Certificate>>,
     ) -> Result<Self, ClientError> {
-        let loopback = is_loopback(base);
-        if base.scheme() != "https" && !(base.scheme() == "http" && loopback) {
-            return Err(ClientError::Invalid(format!(
-                "{base} is neither https nor on this machine: the token could be read in transit"
-            )));
-        }
+        Self::check_base(base)?;
         let mut builder = outgoing::client()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(TOTAL_TIMEOUT)
             .read_timeout(READ_TIMEOUT)
             .user_agent(concat!("taskpass/", env!("CARGO_PKG_VERSION")));
-        if loopback {
+        if is_loopback(base) {
             builder = builder.no_proxy();
         }
         if let Some(authorities) = authorities {
@@ -127,20 +136,24 @@ impl Client {
     }
 
     /// Sends `GET path`, which must succeed.
-    pub(crate) async fn get(&self, path: &str) -> Result<Value, ClientError> {
-        self.send(Method::GET, path, None).await?.success()
+    pub(crate) async fn get<T>(&self, path: &str) -> Result<Reply<T>, ClientError> {
+        self.send(Method::GET, path).await?.success()
     }
 
     /// Sends `POST path` with JSON, which must succeed.
-    pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
-        self.send(Method::POST, path, Some(body)).await?.success()
+    pub(crate) async fn post<T>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Reply<T>, ClientError> {
+        self.send_json(Method::POST, path, body).await?.success()
     }
 
     /// Sends `GET path`, whose answer is text.
     pub(crate) async fn get_text(&self, path: &str) -> Result<String, ClientError> {
-        let answer = self.send(Method::GET, path, None).await?;
-        let text = answer.text.clone();
-        answer.success().map(|_| text)
+        let answer = self.send(Method::GET, path).await?;
+        answer.check()?;
+        Ok(answer.text)
     }
 
     /// Sends `GET path` and returns the answer unread. The caller must limit its length.
@@ -150,17 +163,17 @@ impl Client {
         if response.status().is_success() {
             return Ok(response);
         }
-        let whole = self.whole(response).await;
+        let whole = self.whole(response, operation(&Method::GET, path)).await;
         Err(whole.map_err(|error| self.unread(&error))?.failure())
     }
 
     /// Like [`Self::get_text`], for one of many requests: waits when it is rate-limited.
     pub(crate) async fn get_text_patiently(&self, path: &str) -> Result<String, ClientError> {
         for _ in 0..MAX_WAITS {
-            let answer = self.send(Method::GET, path, None).await?;
+            let answer = self.send(Method::GET, path).await?;
             if answer.status != StatusCode::TOO_MANY_REQUESTS {
-                let text = answer.text.clone();
-                return answer.success().map(|_| text);
+                answer.check()?;
+                return Ok(answer.text);
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
@@ -171,22 +184,31 @@ impl Client {
     }
 
     /// Sends `DELETE path` with JSON that names the object to delete, which must succeed.
-    pub(crate) async fn delete(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
-        self.send(Method::DELETE, path, Some(body)).await?.success()
+    pub(crate) async fn delete(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<(), ClientError> {
+        self.send_json(Method::DELETE, path, body).await?.check()
     }
 
-    /// Sends a request, and returns the answer of any status.
-    pub(crate) async fn send(
+    /// Sends a request without a body, and returns the answer of any status.
+    pub(crate) async fn send(&self, method: Method, path: &str) -> Result<Answer, ClientError> {
+        let operation = operation(&method, path);
+        let request = self.http.request(method, self.at(path)?);
+        self.finish(request, operation).await
+    }
+
+    /// Sends a request with JSON, and returns the answer of any status.
+    pub(crate) async fn send_json(
         &self,
         method: Method,
         path: &str,
-        body: Option<&Value>,
+        body: &impl Serialize,
     ) -> Result<Answer, ClientError> {
-        let mut request = self.http.request(method, self.at(path)?);
-        if let Some(body) = body {
-            request = request.json(body);
-        }
-        self.finish(request).await
+        let operation = operation(&method, path);
+        let request = self.http.request(method, self.at(path)?).json(body);
+        self.finish(request, operation).await
     }
 
     /// Makes one attempt of a request that may be repeated, with this `Idempotency-Key` if it needs
@@ -195,14 +217,12 @@ impl Client {
         &self,
         method: Method,
         path: &str,
-        body: Option<&Value>,
+        body: &impl Serialize,
         key: Option<&str>,
     ) -> Result<Answer, AttemptError> {
+        let operation = operation(&method, path);
         let mut request = self.http.request(method, self.at(path)?);
-        request = request.timeout(TRY_TIMEOUT);
-        if let Some(body) = body {
-            request = request.json(body);
-        }
+        request = request.timeout(TRY_TIMEOUT).json(body);
         if let Some(key) = key {
             request = request.header("Idempotency-Key", format!("\"{key}\""));
         }
@@ -211,7 +231,8 @@ impl Client {
         let sent = self.authorized(request).send().await;
         let response =
             sent.map_err(|error| AttemptError::of_transport(&error, described(&error)))?;
-        let answer = self.whole(response).await.map_err(|error| match error {
+        let whole = self.whole(response, operation).await;
+        let answer = whole.map_err(|error| match error {
             BodyError::Broken(error) => AttemptError::of_transport(&error, described(&error)),
             BodyError::Large(_) => self.unread(&error).into(),
         })?;
@@ -232,7 +253,8 @@ impl Client {
         path: &str,
         form: &[(&str, &str)],
     ) -> Result<Answer, ClientError> {
-        self.finish(self.http.post(self.at(path)?).form(form)).await
+        let request = self.http.post(self.at(path)?).form(form);
+        self.finish(request, operation(&Method::POST, path)).await
     }
 
     fn at(&self, path: &str) -> Result<Url, ClientError> {
@@ -241,9 +263,13 @@ impl Client {
             .map_err(|error| ClientError::Invalid(format!("{base}{path} is not a URL: {error}")))
     }
 
-    async fn finish(&self, request: reqwest::RequestBuilder) -> Result<Answer, ClientError> {
+    async fn finish(
+        &self,
+        request: reqwest::RequestBuilder,
+        operation: String,
+    ) -> Result<Answer, ClientError> {
         let response = self.answer(request).await?;
-        let whole = self.whole(response).await;
+        let whole = self.whole(response, operation).await;
         whole.map_err(|error| self.unread(&error))
     }
 
@@ -272,7 +298,11 @@ impl Client {
         })
     }
 
-    async fn whole(&self, response: reqwest::Response) -> Result<Answer, BodyError> {
+    async fn whole(
+        &self,
+        response: reqwest::Response,
+        operation: String,
+    ) -> Result<Answer, BodyError> {
         let status = response.status();
         let retry_after = retry::retry_after(response.headers());
         let skew = answer::skew(response.headers());
@@ -280,6 +310,7 @@ impl Client {
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
         let text = String::from_utf8_lossy(&bytes).into_owned();
         Ok(Answer {
+            operation,
             status,
             body,
             text,
@@ -287,6 +318,12 @@ impl Client {
             skew,
         })
     }
+}
+
+/// The method and the path of a request, without its query.
+fn operation(method: &Method, path: &str) -> String {
+    let path = path.split_once('?').map_or(path, |(path, _)| path);
+    format!("{method} {path}")
 }
 
 /// Describes why there was no answer.

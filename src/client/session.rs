@@ -10,13 +10,15 @@
 //! requests the next session.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::ClientError;
 use super::credentials::CredentialRequester;
 use super::evidence::Source;
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::domain::kind::MinterKind;
+use crate::ids::SessionId;
+use crate::wire::credentials::{CredentialBody, IssuedBody, TaskBody};
 
 /// A session is renewed when less than this fraction of its life is left: one fifth.
 const LAST_PART: u64 = 5;
@@ -32,12 +34,12 @@ const PAUSE_SECONDS: u64 = 5;
 #[serde(deny_unknown_fields)]
 pub(crate) struct CachedSession {
     /// The task and its handle, in the form of a request that joins it.
-    pub(crate) task: Value,
+    pub(crate) task: TaskBody,
     /// The latest end of the task.
     pub(crate) deadline: Timestamp,
-    pub(crate) session: String,
+    pub(crate) session: SessionId,
     /// The credential as in the broker's answer.
-    pub(crate) credential: Value,
+    pub(crate) credential: CredentialBody,
     /// When the credential expires.
     pub(crate) expires_at: Timestamp,
     taken_at: Timestamp,
@@ -50,25 +52,17 @@ impl CachedSession {
     /// Caches a credential granted within `task`; if `joined` is `None`, the task that the answer
     /// opened. Fails if the credential has already expired by this machine's clock.
     pub(crate) fn of(
-        granted: &Value,
-        joined: Option<&Value>,
+        granted: &IssuedBody,
+        joined: Option<&TaskBody>,
         source: &Source,
         now: Timestamp,
     ) -> Result<Self, ClientError> {
-        let text = |pointer: &str| granted.pointer(pointer).and_then(Value::as_str);
-        let time = |pointer: &str| {
-            let value = granted.pointer(pointer)?.clone();
-            serde_json::from_value::<Timestamp>(value).ok()
-        };
         let task = joined.cloned().unwrap_or_else(|| joining(granted));
-        let expires_at = time("/credential/expiration").or_else(|| time("/session/expires_at"));
-        let (Some(deadline), Some(expires_at), Some(session)) =
-            (time("/task/deadline"), expires_at, text("/session/id"))
-        else {
-            return Err(ClientError::Unavailable(
-                "the broker's answer lacks the session, or the time when it ends".into(),
-            ));
+        let expires_at = match &granted.credential {
+            CredentialBody::AwsSts { expiration, .. } => *expiration,
+            CredentialBody::Jwt { .. } | CredentialBody::Unknown => granted.session.expires_at,
         };
+        let deadline = granted.task.deadline;
         if now >= expires_at.min(deadline) {
             return Err(ClientError::Unavailable(format!(
                 "the credential that the broker issued has already ended, at {expires_at} by the \
@@ -78,8 +72,8 @@ impl CachedSession {
         Ok(Self {
             task,
             deadline,
-            session: session.to_owned(),
-            credential: granted["credential"].clone(),
+            session: granted.session.id,
+            credential: granted.credential.clone(),
             expires_at,
             taken_at: now,
             tried_at: None,
@@ -89,14 +83,12 @@ impl CachedSession {
 
     /// Like [`Self::of`], for an AWS session.
     pub(crate) fn of_aws(
-        granted: &Value,
-        joined: Option<&Value>,
+        granted: &IssuedBody,
+        joined: Option<&TaskBody>,
         source: &Source,
         now: Timestamp,
     ) -> Result<Self, ClientError> {
-        let credential_type = granted.pointer("/credential/type").and_then(Value::as_str);
-        let made_by = credential_type.and_then(MinterKind::of_credential_type);
-        if made_by != Some(MinterKind::Aws) {
+        if granted.credential.made_by() != Some(MinterKind::Aws) {
             return Err(ClientError::Unavailable(
                 "the broker issued a credential that is not an AWS session: request a resource that \
                  is a role"
@@ -151,7 +143,7 @@ impl CachedSession {
             return Ok(());
         }
         self.tried_at = Some(now);
-        let granted = requester.request(&self.task).await?;
+        let granted = requester.request(&self.task).await?.read()?;
         let renewed = Self::of(
             &granted,
             Some(&self.task),
@@ -165,28 +157,39 @@ impl CachedSession {
         Ok(())
     }
 
-    /// The document that AWS's tools read. `token` and `more` give the names of its members.
+    /// The document that AWS's tools read, for an AWS session. `token` is the name of the member
+    /// with the session token, and `more` are further members.
     pub(crate) fn spoken(&self, token: &str, more: &[(&str, Value)]) -> Value {
         let mut body = Map::new();
         for (name, value) in more {
             body.insert((*name).to_owned(), value.clone());
         }
-        for (name, member) in [
-            ("AccessKeyId", "access_key_id"),
-            ("SecretAccessKey", "secret_access_key"),
-            (token, "session_token"),
-            ("Expiration", "expiration"),
-        ] {
-            body.insert(name.to_owned(), self.credential[member].clone());
+        if let CredentialBody::AwsSts {
+            access_key_id,
+            secret_access_key,
+            session_token,
+            expiration,
+            ..
+        } = &self.credential
+        {
+            for (name, value) in [
+                ("AccessKeyId", access_key_id.clone()),
+                ("SecretAccessKey", secret_access_key.expose().to_owned()),
+                (token, session_token.expose().to_owned()),
+                ("Expiration", expiration.to_string()),
+            ] {
+                body.insert(name.to_owned(), Value::String(value));
+            }
         }
         Value::Object(body)
     }
 }
 
 /// The task of an answer, in the form of a request that joins it.
-fn joining(granted: &Value) -> Value {
-    json!({
-        "id": granted.pointer("/task/id"),
-        "handle": granted.pointer("/task/handle"),
-    })
+fn joining(granted: &IssuedBody) -> TaskBody {
+    TaskBody {
+        id: Some(granted.task.id),
+        handle: granted.task.handle.clone(),
+        ..TaskBody::default()
+    }
 }

@@ -25,6 +25,7 @@ use crate::mint::Credential;
 use crate::wire::credentials::{
     CredentialBody, DecisionBody, IssuedBody, IssuedTaskBody, NewTaskBody, RequestBody, TaskBody,
 };
+use crate::wire::open::Open;
 use crate::wire::secret::SecretText;
 use crate::wire::sessions::SessionBody;
 
@@ -90,7 +91,7 @@ impl From<IssuedTask> for IssuedTaskBody {
     fn from(task: IssuedTask) -> Self {
         Self {
             id: task.id,
-            state: task.state,
+            state: task.state.into(),
             kind: task.task_type,
             deadline: task.deadline,
             heartbeat_seconds: task.heartbeat_seconds,
@@ -104,10 +105,10 @@ impl From<DecisionSummary> for DecisionBody {
     fn from(decision: DecisionSummary) -> Self {
         Self {
             id: decision.id,
-            outcome: decision.outcome,
+            outcome: decision.outcome.into(),
             policies: decision.policies,
             generation: decision.generation,
-            observed: decision.observed,
+            observed: decision.observed.map(Open::Known),
         }
     }
 }

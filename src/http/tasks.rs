@@ -25,6 +25,7 @@ use crate::domain::task::{TaskEnd, TaskState};
 use crate::ids::TaskId;
 use crate::store::tasks::TaskFilter;
 use crate::wire::credentials::NewTaskBody;
+use crate::wire::open::Open;
 use crate::wire::tasks::{
     DelegateBody, DelegationBody, EndedSessionBody, OpenedBody, TaskOnlyBody, TaskPage, TaskQuery,
     TaskSessionsBody, TaskStateBody,
@@ -36,7 +37,7 @@ impl From<&TaskReport> for TaskStateBody {
         let open = report.state == TaskState::Open;
         Self {
             id: task.id,
-            state: report.state,
+            state: report.state.into(),
             kind: task.task_type.clone(),
             owner: task.owner.clone(),
             parent_id: task.parent,
@@ -57,8 +58,8 @@ impl From<TaskWithSessions> for TaskSessionsBody {
     fn from(ended: TaskWithSessions) -> Self {
         let sessions = ended.sessions.iter().map(|report| EndedSessionBody {
             id: report.view.session.id,
-            state: report.status.state,
-            end_reason: report.status.end_reason,
+            state: report.status.state.into(),
+            end_reason: report.status.end_reason.map(Open::Known),
         });
         Self {
             task: TaskStateBody::from(&ended.task),

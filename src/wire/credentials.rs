@@ -1,12 +1,14 @@
 //! `POST /v1/credentials`, and the parts that opening a task shares with it.
 //!
 //! A request with an unknown member is refused when `http::json` parses it. `http::credentials` and
-//! `http::tasks` answer with these shapes; `client` reads them.
+//! `http::tasks` answer with these shapes. `client::credentials` sends the requests, and
+//! `client::session`, `client::task_lease` and the commands read the answers.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
+use super::open::Open;
 use super::receipt::ReceiptBody;
 use super::secret::SecretText;
 use super::sessions::SessionBody;
@@ -14,6 +16,7 @@ use crate::clock::Timestamp;
 use crate::domain::decision::{Observed, Outcome};
 use crate::domain::generation_digest::GenerationDigest;
 use crate::domain::grant::Grant;
+use crate::domain::kind::MinterKind;
 use crate::domain::task::TaskState;
 use crate::ids::{DecisionId, TaskId};
 
@@ -49,8 +52,24 @@ pub struct RequestBody {
     pub ttl_seconds: Option<u64>,
 }
 
+/// A request for a credential as a client writes it, with the members of a [`RequestBody`]. The
+/// client does not check the rights: the broker names a wrong value in its answer, and may know
+/// rights that this version does not know.
+#[derive(Clone, Debug, Serialize)]
+pub struct UncheckedRequestBody {
+    /// The task of the credential.
+    pub task: TaskBody,
+    /// The name of the resource.
+    pub resource: String,
+    /// The requested rights (RFC 9396).
+    pub authorization_details: Vec<Map<String, Value>>,
+    /// The requested lifetime in seconds; if absent, the permitted default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds: Option<u64>,
+}
+
 /// An open task by `id` and `handle`, or a new task by `type` and the other members.
-#[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TaskBody {
     /// The id of an open task to join.
@@ -106,7 +125,7 @@ pub struct NewTaskBody {
 }
 
 /// A parent task, with the delegation token that admits this child.
-#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ParentBody {
     /// The id of the parent task.
@@ -152,7 +171,7 @@ pub struct IssuedBody {
 
 /// The secret of an answer. Its `type` is
 /// [`MinterKind::credential_type`](crate::domain::kind::MinterKind::credential_type).
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "type")]
 #[expect(missing_docs, reason = "the other names say it all")]
 pub enum CredentialBody {
@@ -175,6 +194,21 @@ pub enum CredentialBody {
         /// The default region for its use.
         region: String,
     },
+    /// A credential of a kind that this version does not know. It is only read, never written.
+    #[serde(other, skip_serializing)]
+    Unknown,
+}
+
+impl CredentialBody {
+    /// The minter of this kind of credential; `None` for a kind that this version does not know.
+    #[must_use]
+    pub fn made_by(&self) -> Option<MinterKind> {
+        match self {
+            Self::Jwt { .. } => Some(MinterKind::Jwt),
+            Self::AwsSts { .. } => Some(MinterKind::Aws),
+            Self::Unknown => None,
+        }
+    }
 }
 
 /// A task, with its handle if it was just opened.
@@ -184,7 +218,7 @@ pub struct IssuedTaskBody {
     #[schema(value_type = String, format = Uuid)]
     pub id: TaskId,
     #[schema(value_type = String)]
-    pub state: TaskState,
+    pub state: Open<TaskState>,
     /// The registered type's name.
     #[serde(rename = "type")]
     pub kind: String,
@@ -204,14 +238,14 @@ pub struct DecisionBody {
     #[schema(value_type = String, format = Uuid)]
     pub id: DecisionId,
     #[schema(value_type = String)]
-    pub outcome: Outcome,
+    pub outcome: Open<Outcome>,
     pub policies: Vec<String>,
     #[schema(value_type = String)]
     pub generation: GenerationDigest,
     /// The outcome under the policies that only observe.
     #[schema(value_type = Option<Object>)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub observed: Option<Box<Observed>>,
+    pub observed: Option<Open<Box<Observed>>>,
 }
 
 /// An example: a task that was just opened.
@@ -231,7 +265,6 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::domain::kind::MinterKind;
 
     #[test]
     fn a_credential_names_its_type_first_and_is_read_back() {
@@ -249,7 +282,48 @@ mod tests {
             assert_eq!(serde_json::to_string(&credential).unwrap(), text);
             let value: Value = serde_json::from_str(text).unwrap();
             assert_eq!(value["type"], made_by.credential_type());
+            assert_eq!(credential.made_by(), Some(made_by));
         }
+    }
+
+    #[test]
+    fn a_credential_of_a_later_broker_is_read_as_unknown_and_never_written() {
+        let later = json!({"type": "ssh", "certificate": "c"});
+        let credential: CredentialBody = serde_json::from_value(later).unwrap();
+        assert_eq!(credential.made_by(), None);
+        assert!(serde_json::to_string(&credential).is_err());
+    }
+
+    #[test]
+    fn a_client_writes_the_same_request_as_the_server_reads() {
+        let text = r#"{"task":{"type":"report"},"resource":"orders-api","authorization_details":[{"type":"api","actions":["orders:read"]}],"ttl_seconds":300}"#;
+        let read: RequestBody = serde_json::from_str(text).unwrap();
+        let mut detail = Map::new();
+        detail.insert("type".into(), json!("api"));
+        detail.insert("actions".into(), json!(["orders:read"]));
+        let written = UncheckedRequestBody {
+            task: read.task,
+            resource: read.resource,
+            authorization_details: vec![detail],
+            ttl_seconds: read.ttl_seconds,
+        };
+        assert_eq!(serde_json::to_string(&written).unwrap(), text);
+    }
+
+    #[test]
+    fn a_decision_with_an_unknown_outcome_stays_readable() {
+        let later = json!({
+            "id": "01890a5d-ac96-774b-bcce-b302099a8059",
+            "outcome": "postponed",
+            "policies": [],
+            "generation": "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+            "observed": {"policies": [], "outcome_if_enforced": "postponed"},
+            "more": 1
+        });
+        let decision: DecisionBody = serde_json::from_value(later.clone()).unwrap();
+        assert_eq!(decision.outcome.to_string(), "postponed");
+        let observed = decision.observed.unwrap();
+        assert_eq!(observed, Open::Unknown(later["observed"].clone()));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::open::Open;
 use super::receipt::ReceiptBody;
 use super::words::PROBLEM_URN;
 use crate::clock::Timestamp;
@@ -125,7 +126,7 @@ pub struct ProblemMembers {
     /// In the same, if policy could permit a smaller request: that request.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
-    pub allowed: Option<Allowed>,
+    pub allowed: Option<Open<Allowed>>,
     /// In `already-issued`: the session to end.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = Uuid)]
@@ -157,14 +158,14 @@ pub struct RefusedDecisionBody {
     #[schema(value_type = String, format = Uuid)]
     pub id: DecisionId,
     #[schema(value_type = String)]
-    pub outcome: Outcome,
+    pub outcome: Open<Outcome>,
     /// The digest of the generation that decided.
     #[schema(value_type = String)]
     pub generation: GenerationDigest,
     /// The outcome under the policies that only observe; absent if none applies.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
-    pub observed: Option<Box<Observed>>,
+    pub observed: Option<Open<Box<Observed>>>,
 }
 
 #[cfg(test)]
@@ -185,5 +186,26 @@ mod tests {
         let problem: ProblemBody = serde_json::from_value(later).unwrap();
         assert_eq!(problem.slug(), None);
         assert_eq!(problem.members.code.as_deref(), Some("later-code"));
+    }
+
+    #[test]
+    fn a_problem_of_a_later_broker_stays_readable() {
+        let later = json!({
+            "type": "urn:taskpass:problem:denied", "title": "t", "status": 403, "detail": "d",
+            "decision": {
+                "id": "01890a5d-ac96-774b-bcce-b302099a805b",
+                "outcome": "postponed",
+                "generation": "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+                "observed": {"policies": "many"}
+            },
+            "allowed": {"authorization_details": [{"type": "ssh"}]}
+        });
+        let problem: ProblemBody = serde_json::from_value(later.clone()).unwrap();
+        let decision = problem.members.decision.unwrap();
+        assert_eq!(decision.outcome, Open::Unknown(json!("postponed")));
+        let observed = decision.observed.unwrap();
+        assert_eq!(observed, Open::Unknown(json!({"policies": "many"})));
+        let allowed = problem.members.allowed.unwrap();
+        assert_eq!(allowed, Open::Unknown(later["allowed"].clone()));
     }
 }

@@ -3,10 +3,12 @@
 //! A request with an unknown member is refused when `http::json` parses it. `http::revocations`
 //! serves these shapes.
 
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use utoipa::{IntoParams, ToSchema};
 
+use super::open::Open;
 use super::query::{is_marker, maybe_number};
 use super::sessions::SessionBody;
 use crate::clock::Timestamp;
@@ -75,7 +77,7 @@ pub struct CutoffBody {
     /// The selector: an object with one member, as in the request.
     #[serde(deserialize_with = "recorded_selector")]
     #[schema(value_type = Object)]
-    pub selector: Selector,
+    pub selector: Open<Selector>,
     /// Until when nothing new is granted: a time, or `until_lifted`; absent without a block.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blocked_until: Option<String>,
@@ -105,7 +107,7 @@ impl CutoffBody {
         Self {
             id: cutoff.id,
             index: cutoff.index,
-            selector: cutoff.selector.clone(),
+            selector: cutoff.selector.clone().into(),
             blocked_until: cutoff.block.to_text(),
             block_active: cutoff.blocks(now),
             deny_policy_target: cutoff.deny_policy_target.clone(),
@@ -119,24 +121,32 @@ impl CutoffBody {
     }
 }
 
-/// A selector of an answer: one that callers can request, or the one of an accepted time.
+/// A selector of an answer: one that callers can request, the one of an accepted time, or one that
+/// this version does not know.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum RecordedSelector {
     Requestable(Selector),
     AcceptedTime { issued_after: Timestamp },
+    Unknown(Map<String, Value>),
 }
 
 /// Reads a selector of an answer. A request cannot have the selector `issued_after`.
-fn recorded_selector<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Selector, D::Error> {
+fn recorded_selector<'de, D>(deserializer: D) -> Result<Open<Selector>, D::Error>
+where
+    D: Deserializer<'de>,
+{
     Ok(match RecordedSelector::deserialize(deserializer)? {
-        RecordedSelector::Requestable(selector) => selector,
-        RecordedSelector::AcceptedTime { issued_after } => Selector::IssuedAfter(issued_after),
+        RecordedSelector::Requestable(selector) => Open::Known(selector),
+        RecordedSelector::AcceptedTime { issued_after } => {
+            Open::Known(Selector::IssuedAfter(issued_after))
+        }
+        RecordedSelector::Unknown(members) => Open::Unknown(Value::Object(members)),
     })
 }
 
 /// A mass revocation, made or only checked, with the sessions that it ends.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 #[expect(missing_docs, reason = "the other names say it all")]
 #[schema(examples(json!({
     "id": "01890a5d-ac96-774b-bcce-b302099a805a",
@@ -168,6 +178,44 @@ pub struct RevocationBody {
     pub ended: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ending: Option<u64>,
+}
+
+/// The members of a [`RevocationBody`] that do not belong to the cutoff.
+#[derive(Deserialize)]
+struct RevokedSessions {
+    matched: Option<u64>,
+    sessions: Option<Vec<SessionBody>>,
+    ended: Option<u64>,
+    ending: Option<u64>,
+}
+
+/// Members that only a recorded revocation has.
+const RECORDED_MEMBERS: [&str; 3] = ["id", "index", "committed_at"];
+
+/// Reads a recorded revocation only with every member of its [`CutoffBody`]. A derived
+/// implementation would read one with a malformed member as a dry run: serde turns the error of a
+/// flattened `Option` into `None`.
+impl<'de> Deserialize<'de> for RevocationBody {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let members = Map::<String, Value>::deserialize(deserializer)?;
+        let is_recorded = RECORDED_MEMBERS
+            .iter()
+            .any(|name| members.contains_key(*name));
+        let members = Value::Object(members);
+        let cutoff = if is_recorded {
+            Some(CutoffBody::deserialize(&members).map_err(D::Error::custom)?)
+        } else {
+            None
+        };
+        let revoked = RevokedSessions::deserialize(&members).map_err(D::Error::custom)?;
+        Ok(Self {
+            cutoff,
+            matched: revoked.matched,
+            sessions: revoked.sessions,
+            ended: revoked.ended,
+            ending: revoked.ending,
+        })
+    }
 }
 
 /// The revocations to list.
@@ -241,6 +289,26 @@ mod tests {
         let checked: RevocationBody =
             serde_json::from_value(json!({"matched": 1, "ended": 1, "ending": 0})).unwrap();
         assert!(checked.cutoff.is_none());
+    }
+
+    #[test]
+    fn a_malformed_revocation_is_not_read_as_a_dry_run() {
+        let recorded: Value = serde_json::from_str(RECORDED).unwrap();
+        let read = |value: Value| serde_json::from_value::<RevocationBody>(value);
+        for name in ["id", "index", "committed_at", "lifted"] {
+            let mut bad = recorded.clone();
+            bad[name] = json!("not this");
+            assert!(read(bad).is_err(), "{name} malformed");
+            let mut without = recorded.clone();
+            without.as_object_mut().unwrap().remove(name);
+            assert!(read(without).is_err(), "{name} missing");
+        }
+        let mut later = recorded;
+        later["more"] = json!(1);
+        later["selector"] = json!({"region": "eu"});
+        let cutoff = read(later).unwrap().cutoff.unwrap();
+        assert_eq!(cutoff.selector, Open::Unknown(json!({"region": "eu"})));
+        assert!(read(json!({"matched": "many"})).is_err());
     }
 
     #[test]

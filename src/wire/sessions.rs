@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 
+use super::open::Open;
 use super::query::{is_marker, maybe_number};
 use crate::clock::Timestamp;
 use crate::domain::deny_list::RevocationProgress;
@@ -25,20 +26,20 @@ pub struct SessionBody {
     #[schema(value_type = String, format = Uuid)]
     pub id: SessionId,
     #[schema(value_type = String)]
-    pub state: SessionState,
+    pub state: Open<SessionState>,
     #[schema(value_type = String, format = Uuid)]
     pub task_id: TaskId,
     #[schema(value_type = String)]
     pub workload: Identity,
     pub resource: String,
     #[schema(value_type = Vec<Object>)]
-    pub authorization_details: Grant,
+    pub authorization_details: Open<Grant>,
     #[schema(value_type = String, format = DateTime)]
     pub issued_at: Timestamp,
     #[schema(value_type = String, format = DateTime)]
     pub expires_at: Timestamp,
     #[schema(value_type = Object)]
-    pub revocability: Revocability,
+    pub revocability: Open<Revocability>,
     #[schema(value_type = String, format = Uuid)]
     pub decision_id: DecisionId,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -46,7 +47,7 @@ pub struct SessionBody {
     pub parent_session_id: Option<SessionId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
-    pub end_reason: Option<EndReason>,
+    pub end_reason: Option<Open<EndReason>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub ended_at: Option<Timestamp>,
@@ -63,17 +64,17 @@ impl SessionBody {
     pub fn new(session: &Session, status: EffectiveStatus) -> Self {
         Self {
             id: session.id,
-            state: status.state,
+            state: status.state.into(),
             task_id: session.task_id,
             workload: session.workload.clone(),
             resource: session.resource.clone(),
-            authorization_details: session.grant.clone(),
+            authorization_details: session.grant.clone().into(),
             issued_at: session.issued_at,
             expires_at: session.expires_at,
-            revocability: session.revocability,
+            revocability: session.revocability.into(),
             decision_id: session.decision_id,
             parent_session_id: session.parent,
-            end_reason: status.end_reason,
+            end_reason: status.end_reason.map(Open::Known),
             ended_at: status.ended_at,
             confirmed_at: status.confirmed_at,
             revocation_progress: None,

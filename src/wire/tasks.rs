@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 
 use super::credentials::{DecisionBody, IssuedTaskBody};
+use super::open::Open;
 use super::query::{is_marker, maybe_number};
 use super::receipt::ReceiptBody;
 use super::secret::SecretText;
@@ -43,7 +44,7 @@ pub struct TaskStateBody {
     #[schema(value_type = String, format = Uuid)]
     pub id: TaskId,
     #[schema(value_type = String)]
-    pub state: TaskState,
+    pub state: Open<TaskState>,
     /// The registered type's name.
     #[serde(rename = "type")]
     pub kind: String,
@@ -109,10 +110,10 @@ pub struct EndedSessionBody {
     #[schema(value_type = String, format = Uuid)]
     pub id: SessionId,
     #[schema(value_type = String)]
-    pub state: SessionState,
+    pub state: Open<SessionState>,
     /// `null` while it has not ended.
     #[schema(value_type = Option<String>)]
-    pub end_reason: Option<EndReason>,
+    pub end_reason: Option<Open<EndReason>>,
 }
 
 /// The tasks to list.

@@ -13,6 +13,8 @@ use crate::support::fleet::ORDERS_ARGUMENTS;
 use crate::support::issuer::{AUDIENCE, unix_seconds};
 use crate::support::process::Launch;
 
+const TASK: &str = "01890a5d-ac96-774b-bcce-b302099a8058";
+
 /// The answers of a stub of the broker. The last of each list is repeated.
 struct Answers {
     /// Lifetimes of the credentials, in seconds.
@@ -70,15 +72,43 @@ fn at(seconds: i64) -> String {
 
 fn granted(number: usize, life: i64) -> Value {
     json!({
-        "task": {"id": "task-1", "handle": "tph_stub", "deadline": at(3_600)},
-        "session": {"id": format!("session-{number}"), "expires_at": at(life)},
-        "credential": {"type": "jwt", "access_token": format!("token-{number}")},
+        "credential": {
+            "type": "jwt", "access_token": format!("token-{number}"), "token_type": "Bearer",
+            "expires_in": life.max(0)
+        },
+        "session": {
+            "id": format!("01890a5d-ac96-774b-bcce-{number:012}"), "state": "active",
+            "task_id": TASK, "workload": "ci:repo-1", "resource": "orders-api",
+            "authorization_details": [{"type": "api", "actions": ["orders:read"]}],
+            "issued_at": at(life - 600), "expires_at": at(life),
+            "revocability": {
+                "class": "immediate", "bound_seconds": 0, "open_sessions": "none",
+                "expires_by": "itself"
+            },
+            "decision_id": TASK
+        },
+        "task": {
+            "id": TASK, "state": "open", "type": "nightly-report", "deadline": at(3_600),
+            "handle": "tph_stub"
+        },
+        "decision": {
+            "id": TASK, "outcome": "permit", "policies": [],
+            "generation": format!("sha256:{}", "0".repeat(64))
+        },
+        "receipt": {
+            "leaf": "", "leaf_hash": "", "index": 0, "tree_size": 1, "inclusion_proof": [],
+            "checkpoint": ""
+        }
     })
 }
 
 /// The broker's answer about a task in this state.
 fn task(state: &str) -> ResponseTemplate {
-    ResponseTemplate::new(200).set_body_json(json!({"task": {"state": state}, "sessions": []}))
+    let task = json!({
+        "id": TASK, "state": state, "type": "nightly-report", "owner": "ci:repo-1",
+        "opened_at": at(0), "deadline": at(3_600), "credentials_left": 1
+    });
+    ResponseTemplate::new(200).set_body_json(json!({"task": task, "sessions": []}))
 }
 
 /// An error page of a load balancer.

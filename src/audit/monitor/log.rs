@@ -45,12 +45,8 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// A log whose server must have a certificate of `authorities`; without them, of the system's.
-    pub(super) fn new(
-        base: &Url,
-        token: Option<&SecretString>,
-        authorities: Option<Vec<reqwest::Certificate>>,
-    ) -> Result<Self, AuditError> {
+    /// Checks that a log can be monitored at this URL.
+    pub(super) fn check_base(base: &Url) -> Result<(), AuditError> {
         if base.scheme() != "https" && !(base.scheme() == "http" && is_loopback(base)) {
             return Err(AuditError::Input(format!(
                 "{base} is neither https nor on this machine: an attacker on the network could cause a false alarm"
@@ -65,6 +61,16 @@ impl Log {
                 "a log's URL must have no user, no query and no fragment; give a token with --token-file".into(),
             ));
         }
+        Ok(())
+    }
+
+    /// A log whose server must have a certificate of `authorities`; without them, of the system's.
+    pub(super) fn new(
+        base: &Url,
+        token: Option<&SecretString>,
+        authorities: Option<Vec<reqwest::Certificate>>,
+    ) -> Result<Self, AuditError> {
+        Self::check_base(base)?;
         let authorization = match token {
             None => None,
             Some(token) => {

@@ -30,7 +30,7 @@ pub(crate) use self::state::KeptCheckpoint;
 use self::state::StateFile;
 use super::AuditError;
 use crate::clock::{Clock as _, SystemClock, Timestamp};
-use crate::merkle::{Note, Trust};
+use crate::merkle::{Note, Trust, VerifierKey};
 
 /// The longest time for one check. A server that answers slowly cannot extend it.
 const ROUND_TIMEOUT: Duration = Duration::from_mins(1);
@@ -81,8 +81,6 @@ pub(crate) struct Round {
     pub(crate) warnings: Vec<String>,
     /// Whether the log could be read.
     pub(crate) is_read: bool,
-    /// Whether no earlier checkpoint of the log was known.
-    pub(crate) is_first_contact: bool,
 }
 
 /// A contradiction, with its evidence.
@@ -95,17 +93,16 @@ pub(crate) struct Alarm {
 }
 
 impl Monitor {
+    /// Checks the URL, and that all keys belong to one log. Needs no file, so that a wrong command
+    /// line can be reported before an unreadable file.
+    pub(crate) fn check_target(url: &Url, keys: &[VerifierKey]) -> Result<(), AuditError> {
+        origin_of(keys)?;
+        Log::check_base(url)
+    }
+
     /// Reads the kept state. All keys must belong to one log.
     pub(crate) fn new(target: Target<'_>) -> Result<Self, AuditError> {
-        let Some(first) = target.trust.keys.first() else {
-            return Err(AuditError::Input("no verifier key was given".into()));
-        };
-        let origin = first.name().to_owned();
-        if target.trust.keys.iter().any(|key| key.name() != origin) {
-            return Err(AuditError::Input(
-                "the keys belong to more than one log; watch each log separately".into(),
-            ));
-        }
+        let origin = origin_of(&target.trust.keys)?.to_owned();
         let log = Log::new(target.url, target.token, target.authorities)?;
         let state = StateFile(target.state);
         Ok(Self {
@@ -153,8 +150,12 @@ impl Monitor {
     }
 
     /// Checks the log once. Keeps a verified checkpoint, and writes the evidence of a
-    /// contradiction.
-    pub(crate) async fn check(&mut self) -> Result<Round, Alarm> {
+    /// contradiction. If no earlier checkpoint of the log is known, calls `first_contact` before the
+    /// new one is on disk: if the process ends in between, the next one reports it again.
+    pub(crate) async fn check(
+        &mut self,
+        first_contact: impl FnOnce(&Self),
+    ) -> Result<Round, Alarm> {
         let checking = check::check(
             &self.log,
             &self.trust,
@@ -167,12 +168,16 @@ impl Monitor {
             let why = format!("{} did not complete the answers in time", self.log.base());
             CheckResult::Unknown(LogError::Unreachable(why))
         });
-        self.judge(result, SystemClock.now())
+        self.judge(result, SystemClock.now(), first_contact)
     }
 
-    fn judge(&mut self, result: CheckResult, now: Timestamp) -> Result<Round, Alarm> {
+    fn judge(
+        &mut self,
+        result: CheckResult,
+        now: Timestamp,
+        first_contact: impl FnOnce(&Self),
+    ) -> Result<Round, Alarm> {
         let mut warnings = Vec::new();
-        let mut is_first_contact = false;
         let (verdict, detail, is_read) = match result {
             CheckResult::Contradicted(found) => {
                 self.keep(&mut warnings);
@@ -188,7 +193,7 @@ impl Monitor {
             CheckResult::Unknown(LogError::Unreadable(why)) => ("unreadable", why, false),
             CheckResult::First(seen) => {
                 let detail = format!("first contact: {}", described(&seen));
-                is_first_contact = true;
+                first_contact(self);
                 self.accept(seen, true, now, &mut warnings);
                 ("first-contact", detail, true)
             }
@@ -223,7 +228,6 @@ impl Monitor {
             detail,
             warnings,
             is_read,
-            is_first_contact,
         })
     }
 
@@ -282,6 +286,19 @@ impl Round {
     }
 }
 
+/// The name of the log to which all keys belong.
+fn origin_of(keys: &[VerifierKey]) -> Result<&str, AuditError> {
+    let Some(first) = keys.first() else {
+        return Err(AuditError::Input("no verifier key was given".into()));
+    };
+    if keys.iter().any(|key| key.name() != first.name()) {
+        return Err(AuditError::Input(
+            "the keys belong to more than one log; watch each log separately".into(),
+        ));
+    }
+    Ok(first.name())
+}
+
 fn described(seen: &SignedHead) -> String {
     let head = &seen.head;
     let witnesses = match seen.witnesses {
@@ -293,4 +310,50 @@ fn described(seen: &SignedHead) -> String {
         "{} has {} leaves, root {}{witnesses}",
         head.origin, head.size, head.root
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "broker.example/log+e93fef39+AT0QF683dFtYaPP11+WYDRph3ydibLMUXuaKJih/Xlj3";
+    const HEAD: &str = "broker.example/log\n5\nwrs5SvomIJ4G0W1jT8Lam0uZCSRhycCDQrwUVuFlkb4=\n";
+
+    #[test]
+    fn a_first_contact_is_announced_before_its_checkpoint_is_on_disk() {
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state");
+        let url = Url::parse("http://127.0.0.1:1").unwrap();
+        let monitor = Monitor::new(Target {
+            url: &url,
+            token: None,
+            authorities: None,
+            trust: Trust {
+                keys: vec![KEY.parse().unwrap()],
+                witnesses: Vec::new(),
+            },
+            state: Some(path.clone()),
+            stale: None,
+        });
+        let mut monitor = monitor.ok().unwrap();
+        let seen = SignedHead {
+            note: format!("{HEAD}\n"),
+            head: HEAD.parse().unwrap(),
+            witnesses: 0,
+            witnessed_at: 0,
+        };
+        let mut announced = 0;
+        let first = CheckResult::First(seen.clone());
+        let round = monitor.judge(first, SystemClock.now(), |_| {
+            announced += 1;
+            assert!(!path.exists());
+        });
+        assert_eq!(round.ok().unwrap().warnings, Vec::<String>::new());
+        assert!(path.exists());
+        let same = CheckResult::Same(seen);
+        let round = monitor.judge(same, SystemClock.now(), |_| announced += 1);
+        assert!(round.is_ok());
+        assert_eq!(announced, 1);
+    }
 }

@@ -16,7 +16,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Args;
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::timeout;
 
 use crate::cli::connection::Address;
@@ -32,6 +32,7 @@ use crate::client::task_lease::TaskLease;
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config::{Environment as _, ProcessEnvironment};
 use crate::crypto::digest::sha256_parts;
+use crate::wire::credentials::TaskBody;
 
 /// How long the broker may take to answer a heartbeat.
 const BEAT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -86,7 +87,7 @@ enum CachedState {
         deadline: Timestamp,
         /// The task and its handle, for `--end`. `None` for a task that was joined.
         #[serde(default)]
-        task: Option<Value>,
+        task: Option<TaskBody>,
     },
 }
 
@@ -135,11 +136,12 @@ impl CredentialProcess {
     }
 
     /// The name of the cache entry: a digest of all that determines the credential.
-    fn key(&self, requester: &CredentialRequester, task: &Value) -> Result<String, CliError> {
+    fn key(&self, requester: &CredentialRequester, task: &TaskBody) -> Result<String, CliError> {
+        let request = serde_json::to_string(&requester.request.within(task));
         let parts = [
             self.address.url.as_str(),
             &requester.source.fingerprint()?,
-            &requester.request.within(task).to_string(),
+            &request.map_err(CliError::unavailable)?,
         ];
         let key = sha256_parts("taskpass:credential-process", &parts.map(str::as_bytes));
         Ok(URL_SAFE_NO_PAD.encode(key))
@@ -149,11 +151,13 @@ impl CredentialProcess {
         &self,
         requester: &CredentialRequester,
         slot: &CacheEntry,
-        task: &Value,
+        task: &TaskBody,
     ) -> Result<CachedSession, CliError> {
         let granted = requester.request(task).await?;
         let joined = self.task.is_joined().then_some(task);
-        let held = CachedSession::of_aws(&granted, joined, &requester.source, SystemClock.now());
+        let held = granted.read().and_then(|issued| {
+            CachedSession::of_aws(&issued, joined, &requester.source, SystemClock.now())
+        });
         let kept = held.and_then(|held| {
             slot.write(&json!({ "held": held }))?;
             Ok(held)
@@ -218,7 +222,7 @@ impl CredentialProcess {
         held: &CachedSession,
     ) -> Result<Option<String>, ClientError> {
         let lease = TaskLease::joined(&requester.client, &held.task, 0)?;
-        let beat = timeout(BEAT_TIMEOUT, lease.beat(Some(&held.session)));
+        let beat = timeout(BEAT_TIMEOUT, lease.beat(Some(held.session)));
         beat.await
             .map_err(|_| ClientError::Unavailable("no answer in time".into()))?
     }

@@ -16,13 +16,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use url::Url;
 
 use super::super::CliError;
 use super::guard;
-use crate::client::Client;
+use crate::client::{Client, Reply};
 use crate::clock::{Clock as _, SystemClock};
 use crate::crypto::{
     Algorithm, LocalSigner, PrivateKey, Signer as _, SystemRandom, random_token, sign_jwt,
@@ -160,15 +161,18 @@ fn fill_in(shared: &Shared, given: Map<String, Value>) -> Result<Value, CliError
     Ok(claims)
 }
 
+/// The answer of the development issuer to a request for a token.
+#[derive(Deserialize)]
+struct TokenAnswer {
+    token: SecretString,
+}
+
 /// Gets an attestation from the development issuer.
 pub(super) async fn attest(issuer: &Url, subject: &str) -> Result<SecretString, CliError> {
-    let answer = Client::new(issuer)?
+    let reply: Reply<TokenAnswer> = Client::new(issuer)?
         .post("/token", &json!({"sub": subject}))
         .await?;
-    let token = answer.get("token").and_then(Value::as_str);
-    token
-        .map(SecretString::from)
-        .ok_or_else(|| CliError::Unavailable("the issuer issued no attestation".into()))
+    Ok(reply.read()?.token)
 }
 
 #[cfg(test)]
@@ -186,16 +190,18 @@ mod tests {
         let url = Url::parse(issuer.url()).unwrap();
         let client = Client::new(&url).unwrap();
         let asked = async {
-            let discovery = client.get("/.well-known/openid-configuration").await;
-            let discovery = discovery.unwrap();
+            let path = "/.well-known/openid-configuration";
+            let discovery = client.get::<Value>(path).await.unwrap();
+            let discovery = discovery.raw();
             assert_eq!(discovery["issuer"], url.as_str());
             assert_eq!(discovery["jwks_uri"], format!("{url}/jwks.json"));
-            let keys = client.get("/jwks.json").await.unwrap();
-            let key = VerificationKey::parse(keys["keys"][0].to_string().as_bytes()).unwrap();
+            let keys = client.get::<Value>("/jwks.json").await.unwrap();
+            let key = VerificationKey::parse(keys.raw()["keys"][0].to_string().as_bytes()).unwrap();
 
             let given = json!({"sub": "agent:reports", "exp": 1, "extra": [1]});
-            let answer = client.post("/token", &given).await.unwrap();
-            let token = UnverifiedJwt::parse(answer["token"].as_str().unwrap()).unwrap();
+            let reply: Reply<TokenAnswer> = client.post("/token", &given).await.unwrap();
+            let token = reply.read().ok().unwrap().token;
+            let token = UnverifiedJwt::parse(token.expose_secret()).unwrap();
             let claims = verify(&token, &key, &[Algorithm::Es256]).unwrap();
             assert_eq!(claims.issuer(), Ok(url.as_str()));
             assert_eq!(claims.get("aud"), Some(&json!("http://127.0.0.1:7070")));
@@ -204,7 +210,8 @@ mod tests {
             assert!(claims.token_id().unwrap().is_some());
 
             for bad in [json!({}), json!([]), json!({"iss": "x"})] {
-                assert!(client.post("/token", &bad).await.is_err(), "{bad}");
+                let refused = client.post::<TokenAnswer>("/token", &bad).await;
+                assert!(refused.is_err(), "{bad}");
             }
             let form = client.post_form("/token", &[("sub", "agent:reports")]);
             assert_eq!(form.await.unwrap().status.as_u16(), 415);

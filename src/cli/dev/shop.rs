@@ -14,13 +14,14 @@ use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::net::TcpListener;
 use url::Url;
 
 use super::super::CliError;
 use super::issuer::attest;
 use crate::client::Client;
+use crate::wire::oauth::{ActiveTokenBody, IntrospectionBody};
 
 /// The server, listening but not yet serving.
 pub(super) struct Shop {
@@ -85,13 +86,15 @@ async fn order(
         return refused(StatusCode::UNAUTHORIZED, "send a credential");
     };
     match asks.about(token).await {
-        Ok(answer) if permits(&answer, action) => {
+        Ok(IntrospectionBody::Active(token)) if permits(&token, action) => {
             Json(json!({"order": order, "total": "120.00"})).into_response()
         }
-        Ok(answer) if answer.get("active") == Some(&Value::Bool(true)) => {
+        Ok(IntrospectionBody::Active(_)) => {
             refused(StatusCode::FORBIDDEN, "the credential does not permit this")
         }
-        Ok(_) => refused(StatusCode::UNAUTHORIZED, "the broker answers: not active"),
+        Ok(IntrospectionBody::Inactive(_)) => {
+            refused(StatusCode::UNAUTHORIZED, "the broker answers: not active")
+        }
         // Fail closed.
         Err(_) => refused(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -101,22 +104,18 @@ async fn order(
 }
 
 impl Asks {
-    async fn about(&self, token: &str) -> Result<Value, CliError> {
+    async fn about(&self, token: &str) -> Result<IntrospectionBody, CliError> {
         let own = attest(&self.issuer, "service:orders").await?;
         let client = Client::new(&self.broker)?.with_bearer(&own)?;
         let form = [("token", token)];
         let answer = client.post_form("/oauth2/introspect", &form).await?;
-        Ok(answer.success()?)
+        Ok(answer.success()?.read()?)
     }
 }
 
-/// Whether an introspection answer says that the credential is active, and meant for this server
-/// and action.
-fn permits(answer: &Value, action: &str) -> bool {
-    let text = |name: &str| answer.get(name).and_then(Value::as_str);
-    answer.get("active") == Some(&Value::Bool(true))
-        && text("aud") == Some("https://orders.example")
-        && text("scope").is_some_and(|scope| scope.split(' ').any(|own| own == action))
+/// Whether an active credential is meant for this server and action.
+fn permits(token: &ActiveTokenBody, action: &str) -> bool {
+    token.aud == "https://orders.example" && token.scope.split(' ').any(|own| own == action)
 }
 
 fn refused(status: StatusCode, why: &'static str) -> Response {
@@ -125,15 +124,27 @@ fn refused(status: StatusCode, why: &'static str) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use serde::Deserialize as _;
+    use serde_json::Value;
+
     use super::*;
 
     #[test]
     fn only_an_active_credential_for_this_server_and_action_is_served() {
+        const ID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
         let good = json!({
-            "active": true, "aud": "https://orders.example", "scope": "orders:list orders:read"
+            "active": true, "iss": "https://broker.example", "sub": "ci:a",
+            "aud": "https://orders.example", "client_id": "ci:a", "iat": 1, "exp": 2, "jti": ID,
+            "scope": "orders:list orders:read",
+            "authorization_details": [{"type": "api", "actions": ["orders:list", "orders:read"]}],
+            "token_type": "Bearer", "task": ID, "sid": ID, "dec": "x"
         });
-        assert!(permits(&good, "orders:read"));
-        assert!(!permits(&good, "orders:write"));
+        let permitted = |answer: &Value, action: &str| {
+            let read = IntrospectionBody::deserialize(answer);
+            matches!(read, Ok(IntrospectionBody::Active(token)) if permits(&token, action))
+        };
+        assert!(permitted(&good, "orders:read"));
+        assert!(!permitted(&good, "orders:write"));
         for (name, value) in [
             ("active", json!(false)),
             ("active", json!("true")),
@@ -142,8 +153,8 @@ mod tests {
         ] {
             let mut bad = good.clone();
             bad[name] = value;
-            assert!(!permits(&bad, "orders:read"), "{bad}");
+            assert!(!permitted(&bad, "orders:read"), "{bad}");
         }
-        assert!(!permits(&json!({}), "orders:read"));
+        assert!(!permitted(&json!({}), "orders:read"));
     }
 }

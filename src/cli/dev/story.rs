@@ -9,7 +9,7 @@
 
 use reqwest::{Method, StatusCode};
 use secrecy::SecretString;
-use serde_json::{Value, json};
+use serde_json::json;
 use url::Url;
 
 use super::super::CliError;
@@ -18,8 +18,16 @@ use super::Running;
 use super::issuer::attest;
 use super::shop::Shop;
 use crate::audit::verify;
-use crate::client::{Answer, Client};
+use crate::client::{Answer, Client, Nothing, Reply};
+use crate::domain::grant::AuthorizationDetail;
+use crate::domain::task::TaskState;
 use crate::merkle::{Trust, VerifierKey};
+use crate::wire::credentials::{CredentialBody, IssuedBody, RequestBody, TaskBody};
+use crate::wire::ledger::VkeysBody;
+use crate::wire::oauth::JwkSetBody;
+use crate::wire::open::Open;
+use crate::wire::problem::ProblemBody;
+use crate::wire::tasks::TaskSessionsBody;
 
 /// Prints the steps.
 struct Teller {
@@ -89,10 +97,7 @@ impl Story<'_> {
         let refused = self.ask(&["orders:read", "orders:write"]).await?;
         expect("the refusal", &refused, StatusCode::FORBIDDEN)?;
         teller.result(refused.failure().to_string().replace('\n', "\n    "))?;
-        let allowed = refused
-            .body
-            .pointer("/allowed/authorization_details/0/actions");
-        if allowed != Some(&json!(["orders:read"])) {
+        if allowed_actions(refused.problem()) != ["orders:read"] {
             return Err(otherwise("the refusal did not name the allowed actions"));
         }
 
@@ -102,19 +107,20 @@ impl Story<'_> {
         )?;
         let granted = self.ask(&["orders:read"]).await?;
         expect("the grant", &granted, StatusCode::CREATED)?;
-        let text = |pointer: &str| granted.body.pointer(pointer).and_then(Value::as_str);
-        let (Some(token), Some(session), Some(task), Some(handle)) = (
-            text("/credential/access_token"),
-            text("/session/id"),
-            text("/task/id"),
-            text("/task/handle"),
-        ) else {
-            return Err(otherwise("the grant lacks its credential, session or task"));
+        let granted: Reply<IssuedBody> = granted.success()?;
+        let issued = granted.read()?;
+        let (session, task) = (&issued.session, issued.task.id);
+        let (CredentialBody::Jwt { access_token, .. }, Some(handle)) =
+            (&issued.credential, &issued.task.handle)
+        else {
+            return Err(otherwise("the grant lacks its credential or its handle"));
         };
+        let revocability = session.revocability.known();
         teller.result(format!(
-            "granted: session {session}, until {}, revocable: {}",
-            text("/session/expires_at").unwrap_or("?"),
-            text("/session/revocability/class").unwrap_or("?"),
+            "granted: session {}, until {}, revocable: {}",
+            session.id,
+            session.expires_at,
+            revocability.map_or("?", |own| own.class.as_str()),
         ))?;
         teller.result("its decision was logged before it was signed, and the answer proves it")?;
 
@@ -122,12 +128,13 @@ impl Story<'_> {
             3,
             "It uses the credential. The orders server asks the broker before it serves.",
         )?;
-        let orders = Client::new(shop)?.with_bearer(&token.into())?;
-        let served = orders.send(Method::GET, "/v1/42", None).await?;
+        let token = access_token.clone().into_secret();
+        let orders = Client::new(shop)?.with_bearer(&token)?;
+        let served = orders.send(Method::GET, "/v1/42").await?;
         expect("the order", &served, StatusCode::OK)?;
         teller.result(format!("GET /v1/42: 200 {}", served.body))?;
         let order = json!({"total": "0.00"});
-        let write = orders.send(Method::POST, "/v1/42", Some(&order)).await?;
+        let write = orders.send_json(Method::POST, "/v1/42", &order).await?;
         expect("writing", &write, StatusCode::FORBIDDEN)?;
         teller.result("POST /v1/42: 403, the credential permits reading only")?;
 
@@ -135,12 +142,12 @@ impl Story<'_> {
             4,
             "The work is done: it completes the task with the task's handle.",
         )?;
-        let done = Client::new(&self.broker)?
-            .with_authorization("Handle", &handle.into())?
-            .post(&format!("/v1/tasks/{task}/complete"), &json!({}))
+        let handle = handle.clone().into_secret();
+        let done: Reply<TaskSessionsBody> = Client::new(&self.broker)?
+            .with_authorization("Handle", &handle)?
+            .post(&format!("/v1/tasks/{task}/complete"), &Nothing {})
             .await?;
-        let state = done.pointer("/task/state").and_then(Value::as_str);
-        if state != Some("completed") {
+        if done.read()?.task.state != Open::Known(TaskState::Completed) {
             return Err(otherwise("the task is not completed"));
         }
         teller.result("the task is completed, and its session ended with it")?;
@@ -149,7 +156,7 @@ impl Story<'_> {
             5,
             "It uses the same credential a moment later. The credential has not expired.",
         )?;
-        let dead = orders.send(Method::GET, "/v1/42", None).await?;
+        let dead = orders.send(Method::GET, "/v1/42").await?;
         expect("the dead credential", &dead, StatusCode::UNAUTHORIZED)?;
         teller.result("GET /v1/42: 401, the broker answers: not active")?;
 
@@ -157,38 +164,43 @@ impl Story<'_> {
             6,
             "An auditor verifies the receipt offline, with the log's key only.",
         )?;
-        self.audit(&granted.body).await
+        self.audit(&granted).await
     }
 
     async fn ask(&self, actions: &[&str]) -> Result<Answer, CliError> {
         let attestation = attest(&self.issuer, "agent:reports").await?;
-        let body = json!({
-            "task": {"type": "nightly-report", "purpose": "monthly numbers for finance"},
-            "resource": "orders-api",
-            "authorization_details": [{
-                "type": "api", "actions": actions, "locations": ["https://orders.example/v1"],
-            }],
-            "ttl_seconds": 300,
-        });
+        let rights = json!([{
+            "type": "api", "actions": actions, "locations": ["https://orders.example/v1"],
+        }]);
+        let body = RequestBody {
+            task: TaskBody {
+                kind: Some("nightly-report".into()),
+                purpose: Some("monthly numbers for finance".into()),
+                ..TaskBody::default()
+            },
+            resource: "orders-api".into(),
+            authorization_details: serde_json::from_value(rights).map_err(CliError::unavailable)?,
+            ttl_seconds: Some(300),
+        };
         let client = Client::new(&self.broker)?.with_bearer(&attestation)?;
         let path = "/v1/credentials";
-        Ok(client.send(Method::POST, path, Some(&body)).await?)
+        Ok(client.send_json(Method::POST, path, &body).await?)
     }
 
-    async fn audit(&self, granted: &Value) -> Result<(), CliError> {
+    async fn audit(&self, granted: &Reply<IssuedBody>) -> Result<(), CliError> {
         let admin = Client::new(&self.broker)?.with_bearer(self.admin)?;
-        let answer = admin.get("/v1/ledger/keys").await?;
-        let list = answer.get("vkeys").and_then(Value::as_array);
-        let keys: Vec<VerifierKey> = list
-            .into_iter()
-            .flatten()
-            .filter_map(|key| key.as_str()?.parse().ok())
+        let listed: Reply<VkeysBody> = admin.get("/v1/ledger/keys").await?;
+        let keys: Vec<VerifierKey> = listed
+            .read()?
+            .vkeys
+            .iter()
+            .filter_map(|key| key.parse().ok())
             .collect();
-        let file = serde_json::to_vec(granted).map_err(CliError::unavailable)?;
-        let jwks = Client::new(&self.broker)?
+        let file = serde_json::to_vec(granted.raw()).map_err(CliError::unavailable)?;
+        let jwks: Reply<JwkSetBody> = Client::new(&self.broker)?
             .get("/.well-known/jwks.json")
             .await?;
-        let jwks = serde_json::to_vec(&jwks).map_err(CliError::unavailable)?;
+        let jwks = serde_json::to_vec(jwks.raw()).map_err(CliError::unavailable)?;
         let trust = Trust {
             keys,
             witnesses: Vec::new(),
@@ -211,6 +223,16 @@ impl Story<'_> {
         }
         Err(otherwise("the receipt does not hold"))
     }
+}
+
+/// The actions of the first object that policy would permit.
+fn allowed_actions(problem: Option<ProblemBody>) -> Vec<String> {
+    let allowed = problem.and_then(|problem| problem.members.allowed);
+    let allowed = allowed.as_ref().and_then(Open::known);
+    let details = allowed.and_then(|allowed| allowed.authorization_details.as_ref());
+    let first = details.and_then(|details| details.first());
+    let actions = first.into_iter().flat_map(AuthorizationDetail::actions);
+    actions.map(|action| action.as_str().to_owned()).collect()
 }
 
 fn expect(step: &str, answer: &Answer, status: StatusCode) -> Result<(), CliError> {

@@ -9,7 +9,6 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::DeliverAs;
@@ -22,10 +21,11 @@ use crate::client::task_lease::Never;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::ProcessEnvironment;
 use crate::crypto::random::SystemRandom;
-use crate::domain::kind::MinterKind;
 use crate::files::{create_private, write_whole};
 use crate::ids::Random as _;
 use crate::process::HANDOVER_VARIABLE;
+use crate::wire::credentials::{CredentialBody, IssuedBody};
+use crate::wire::secret::SecretText;
 
 /// Variables that would give AWS's tools other credentials or endpoints, or with which the command
 /// could authenticate to the broker as this process. SDKs search in different orders, so all of
@@ -153,46 +153,50 @@ enum DeliveryMethod {
 impl Delivered {
     pub(super) fn prepare(
         to: DeliveryArgs<'_>,
-        granted: &Value,
+        granted: &IssuedBody,
         requester: CredentialRequester,
     ) -> Result<Self, CliError> {
         let DeliveryArgs { how, variable, .. } = to;
         let mut remove: Vec<String> = removed().collect();
         remove.extend(to.hidden);
-        let text = |pointer: &str| granted.pointer(pointer).and_then(Value::as_str);
-        let told = |name: &str, pointer: &str| {
-            text(pointer).map(|value| (name.to_owned(), SecretString::from(value)))
-        };
-        let mut set: Vec<_> = [
-            told("TASKPASS_TASK", "/task/id"),
-            told("TASKPASS_SESSION", "/session/id"),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
+        let secret =
+            |name: &str, value: &SecretText| (name.to_owned(), value.clone().into_secret());
+        let plain = |name: &str, value: String| (name.to_owned(), SecretString::from(value));
+        let mut set = vec![
+            plain("TASKPASS_TASK", granted.task.id.to_string()),
+            plain("TASKPASS_SESSION", granted.session.id.to_string()),
+        ];
         let held = CachedSession::of(granted, None, &requester.source, SystemClock.now())?;
         let renewal = Renewal::of(held, requester);
         let mut method = DeliveryMethod::Variables;
-        let made_by = text("/credential/type").and_then(MinterKind::of_credential_type);
-        match (how, made_by) {
-            (DeliverAs::Env, Some(MinterKind::Jwt)) => {
+        match (how, &granted.credential) {
+            (DeliverAs::Env, CredentialBody::Jwt { access_token, .. }) => {
                 let name = variable.unwrap_or("TASKPASS_ACCESS_TOKEN");
-                set.extend(told(name, "/credential/access_token"));
+                set.push(secret(name, access_token));
             }
-            (DeliverAs::File, Some(MinterKind::Jwt)) => {
-                let made = PrivateFile::with(&contents(&granted["credential"])?)?;
+            (DeliverAs::File, CredentialBody::Jwt { .. }) => {
+                let made = PrivateFile::with(&contents(&granted.credential)?)?;
                 let name = variable.unwrap_or("TASKPASS_ACCESS_TOKEN_FILE");
                 set.push((name.to_owned(), made.name()));
                 method = DeliveryMethod::File(made);
             }
-            (DeliverAs::Endpoint, Some(MinterKind::Jwt)) => {
+            (DeliverAs::Endpoint, CredentialBody::Jwt { .. }) => {
                 return Err(CliError::Usage(
                     "an endpoint serves AWS credentials only; use --as env or --as file".into(),
                 ));
             }
-            (how, Some(MinterKind::Aws)) => {
-                set.extend(told("AWS_REGION", "/credential/region"));
-                set.extend(told("AWS_DEFAULT_REGION", "/credential/region"));
+            (
+                how,
+                CredentialBody::AwsSts {
+                    access_key_id,
+                    secret_access_key,
+                    session_token,
+                    region,
+                    ..
+                },
+            ) => {
+                set.push(plain("AWS_REGION", region.clone()));
+                set.push(plain("AWS_DEFAULT_REGION", region.clone()));
                 // Tools must not fall back to the machine's own credentials.
                 set.push(("AWS_EC2_METADATA_DISABLED".into(), "true".into()));
                 // The user's own files name roles, logins and endpoints, which some tools try
@@ -200,17 +204,13 @@ impl Delivered {
                 set.push(("AWS_CONFIG_FILE".into(), "/dev/null".into()));
                 let mut credentials_file = SecretString::from("/dev/null");
                 match how {
-                    DeliverAs::Env => set.extend(
-                        [
-                            told("AWS_ACCESS_KEY_ID", "/credential/access_key_id"),
-                            told("AWS_SECRET_ACCESS_KEY", "/credential/secret_access_key"),
-                            told("AWS_SESSION_TOKEN", "/credential/session_token"),
-                        ]
-                        .into_iter()
-                        .flatten(),
-                    ),
+                    DeliverAs::Env => set.extend([
+                        plain("AWS_ACCESS_KEY_ID", access_key_id.clone()),
+                        secret("AWS_SECRET_ACCESS_KEY", secret_access_key),
+                        secret("AWS_SESSION_TOKEN", session_token),
+                    ]),
                     DeliverAs::File => {
-                        let made = PrivateFile::with(&contents(&granted["credential"])?)?;
+                        let made = PrivateFile::with(&contents(&granted.credential)?)?;
                         credentials_file = made.name();
                         method = DeliveryMethod::File(made);
                     }
@@ -222,12 +222,7 @@ impl Delivered {
                 }
                 set.push(("AWS_SHARED_CREDENTIALS_FILE".into(), credentials_file));
             }
-            (_, None) => {
-                return Err(CliError::Unavailable(
-                    "the broker issued a credential of a kind that this version does not know"
-                        .into(),
-                ));
-            }
+            (_, CredentialBody::Unknown) => return Err(unknown_kind()),
         }
         Ok(Self {
             environment: Environment { remove, set },
@@ -256,32 +251,52 @@ impl Delivered {
 }
 
 /// The contents of a file with this credential: the token, or AWS's file format.
-fn contents(credential: &Value) -> Result<Zeroizing<String>, CliError> {
-    let text = |name: &str| credential.get(name).and_then(Value::as_str);
-    match text("access_token") {
-        Some(token) => Ok(Zeroizing::new(token.to_owned())),
-        None => shared_credentials(credential),
+fn contents(credential: &CredentialBody) -> Result<Zeroizing<String>, CliError> {
+    match credential {
+        CredentialBody::Jwt { access_token, .. } => {
+            Ok(Zeroizing::new(access_token.expose().to_owned()))
+        }
+        CredentialBody::AwsSts {
+            access_key_id,
+            secret_access_key,
+            session_token,
+            ..
+        } => shared_credentials(
+            access_key_id,
+            secret_access_key.expose(),
+            session_token.expose(),
+        ),
+        CredentialBody::Unknown => Err(unknown_kind()),
     }
+}
+
+fn unknown_kind() -> CliError {
+    CliError::Unavailable(
+        "the broker issued a credential of a kind that this version does not know".into(),
+    )
 }
 
 /// AWS's file format for credentials. A value with a control character is refused, because a line
 /// feed would begin another setting.
-fn shared_credentials(credential: &Value) -> Result<Zeroizing<String>, CliError> {
-    let text = |name: &str| {
-        let value = credential.get(name).and_then(Value::as_str);
-        let value = value.unwrap_or_default();
+fn shared_credentials(
+    access_key_id: &str,
+    secret_access_key: &str,
+    session_token: &str,
+) -> Result<Zeroizing<String>, CliError> {
+    for (name, value) in [
+        ("access_key_id", access_key_id),
+        ("secret_access_key", secret_access_key),
+        ("session_token", session_token),
+    ] {
         if value.contains(char::is_control) {
             return Err(CliError::Unavailable(format!(
                 "the credential's `{name}` has a control character and cannot be written to a file"
             )));
         }
-        Ok(value)
-    };
+    }
     Ok(Zeroizing::new(format!(
-        "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\naws_session_token = {}\n",
-        text("access_key_id")?,
-        text("secret_access_key")?,
-        text("session_token")?,
+        "[default]\naws_access_key_id = {access_key_id}\naws_secret_access_key = \
+         {secret_access_key}\naws_session_token = {session_token}\n",
     )))
 }
 
@@ -327,23 +342,27 @@ impl Drop for PrivateFile {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde::Deserialize as _;
+    use serde_json::{Value, json};
 
     use super::*;
 
     #[test]
     fn a_credentials_file_holds_no_value_with_a_control_character() {
-        let good =
-            json!({"access_key_id": "AKIA", "secret_access_key": "s/+=", "session_token": "t"});
+        let good = json!({
+            "type": "aws_sts", "access_key_id": "AKIA", "secret_access_key": "s/+=",
+            "session_token": "t", "expiration": "2026-01-01T00:00:00Z", "region": "eu-west-1"
+        });
+        let read = |value: &Value| CredentialBody::deserialize(value).unwrap();
         assert_eq!(
-            contents(&good).unwrap().as_str(),
+            contents(&read(&good)).unwrap().as_str(),
             "[default]\naws_access_key_id = AKIA\naws_secret_access_key = s/+=\naws_session_token = t\n"
         );
         for name in ["access_key_id", "secret_access_key", "session_token"] {
             for odd in ["t\ncredential_process = id", "t\r", "\u{0}", "t\u{85}"] {
                 let mut bad = good.clone();
                 bad[name] = json!(odd);
-                let failure = contents(&bad).unwrap_err().to_string();
+                let failure = contents(&read(&bad)).unwrap_err().to_string();
                 assert!(failure.contains(name), "{failure}");
             }
         }

@@ -20,7 +20,6 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use serde_json::Value;
 
 use self::child::Child;
 use self::deliver::Delivered;
@@ -30,9 +29,11 @@ use super::credential_args::{CredentialArgs, NewTask};
 use super::evidence::EvidenceArgs;
 use super::retry_args::RetryArgs;
 use super::{CliError, output};
+use crate::client::Reply;
 use crate::client::credentials::CredentialRequester;
 use crate::client::task_lease::TaskLease;
 use crate::process;
+use crate::wire::credentials::IssuedBody;
 
 /// Run a command with a credential that ends when the command ends
 #[derive(Args, Debug)]
@@ -134,7 +135,7 @@ impl Exec {
     async fn with_lease(
         &self,
         requester: CredentialRequester,
-        granted: Value,
+        granted: Reply<IssuedBody>,
         lease: &TaskLease,
         signals: &mut Signals,
     ) -> Result<CommandEnd, CliError> {
@@ -144,7 +145,7 @@ impl Exec {
             // The command does not get the variable from which the attestation was read.
             hidden: self.evidence.variable(),
         };
-        let delivered = Delivered::prepare(to, &granted, requester)?;
+        let delivered = Delivered::prepare(to, &granted.read()?, requester)?;
         let grace = Duration::from_secs(self.grace);
         let mut child = match Child::start(&self.command, &delivered.environment, grace) {
             Ok(child) => child,

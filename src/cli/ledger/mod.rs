@@ -23,10 +23,14 @@ use super::CliError;
 use super::connection::Connection;
 use super::output::{self, Form};
 use crate::audit::verify::{self, Consistency, Given};
-use crate::client::{read_file, read_secret};
+use crate::client::{Reply, read_file, read_secret};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::ids::DecisionId;
 use crate::merkle::{Receipt, Trust, VerifierKey, WitnessKey};
+use crate::wire::decisions::DecisionProofBody;
+use crate::wire::ledger::{
+    AcceptTimeAsk, AcceptTimeBody, ConsistencyBody, InclusionBody, VkeysBody,
+};
 
 /// The longest checkpoint, proof or list of keys that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
@@ -190,21 +194,19 @@ struct AcceptTime {
 
 impl AcceptTime {
     async fn run(self, form: Form) -> Result<(), CliError> {
-        let time = self.time.unwrap_or_else(|| SystemClock.now());
-        let ask = json!({"time": time, "reason": self.reason});
-        let client = self.connection.client()?;
-        let answer = client.post("/v1/ledger/accept-time", &ask).await?;
-        if form.is_json() {
-            return output::json(&answer);
-        }
-        let text = |name: &str| {
-            let value = answer.get(name).and_then(Value::as_str);
-            output::printable(value.unwrap_or("?"))
+        let ask = AcceptTimeAsk {
+            time: self.time.unwrap_or_else(|| SystemClock.now()),
+            reason: self.reason,
         };
+        let client = self.connection.client()?;
+        let reply: Reply<AcceptTimeBody> = client.post("/v1/ledger/accept-time", &ask).await?;
+        if form.is_json() {
+            return output::json(reply.raw());
+        }
+        let accepted = reply.read()?;
         output::line(format!(
             "{} is accepted after {}; sessions permitted under a later date have ended",
-            text("accepted_time"),
-            text("recorded_time")
+            accepted.accepted_time, accepted.recorded_time
         ))
     }
 }
@@ -257,6 +259,7 @@ impl ReceiptOf {
         output::raw(receipt.to_tlog_proof().to_string().as_bytes())
     }
 
+    /// The receipt as it was received.
     async fn fetch(&self) -> Result<Value, CliError> {
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         if self.witnessed {
@@ -269,12 +272,12 @@ impl ReceiptOf {
         let client = self.connection.client()?;
         if let Ok(index) = self.leaf.parse::<u64>() {
             let path = format!("/v1/ledger/entries/{index}/proof?{query}");
-            let receipt = client.get(&path).await?;
-            if receipt.get("leaf").is_none() {
+            let reply: Reply<InclusionBody> = client.get(&path).await?;
+            if reply.read()?.leaf.is_none() {
                 let told = format!("the body of leaf {index} was pruned; its hash stays");
                 return Err(CliError::Unavailable(told));
             }
-            return Ok(receipt);
+            return Ok(reply.raw().clone());
         }
         let id: DecisionId = self.leaf.parse().map_err(|_| {
             CliError::Usage(format!(
@@ -282,9 +285,11 @@ impl ReceiptOf {
                 self.leaf
             ))
         })?;
-        let mut shown = client.get(&format!("/v1/decisions/{id}?{query}")).await?;
-        let receipt = shown.get_mut("receipt").map(Value::take);
-        Ok(receipt.unwrap_or_default())
+        let path = format!("/v1/decisions/{id}?{query}");
+        let reply: Reply<DecisionProofBody> = client.get(&path).await?;
+        reply.read()?;
+        // Print the receipt as it was received: this version may not know each of its members.
+        Ok(reply.raw()["receipt"].clone())
     }
 }
 
@@ -326,7 +331,7 @@ impl Ledger {
             Command::Forget(Forget { id, connection }) => {
                 let path = format!("/v1/decisions/{id}/purpose");
                 let client = connection.client()?;
-                client.send(Method::DELETE, &path, None).await?.success()?;
+                client.send(Method::DELETE, &path).await?.check()?;
                 form.write(
                     &json!({"id": id, "forgotten": true}),
                     format!("the text written for {id} is deleted; its entry stays"),
@@ -335,7 +340,9 @@ impl Ledger {
             Command::Consistency(asked) => {
                 let to = asked.to.map(|to| format!("&to={to}")).unwrap_or_default();
                 let path = format!("/v1/ledger/consistency?from={}{to}", asked.from);
-                output::json(&asked.connection.client()?.get(&path).await?)
+                let client = asked.connection.client()?;
+                let reply: Reply<ConsistencyBody> = client.get(&path).await?;
+                output::json(reply.raw())
             }
             Command::Checkpoint(checkpoint) => {
                 let client = checkpoint.connection.client()?;
@@ -349,13 +356,13 @@ impl Ledger {
                 output::line(lines.join("\n"))
             }
             Command::Keys(keys) => {
-                let answer = keys.connection.client()?.get("/v1/ledger/keys").await?;
+                let path = "/v1/ledger/keys";
+                let reply: Reply<VkeysBody> = keys.connection.client()?.get(path).await?;
                 if form.is_json() {
-                    return output::json(&answer);
+                    return output::json(reply.raw());
                 }
-                let list = answer.get("vkeys").and_then(Value::as_array);
-                for key in list.into_iter().flatten().filter_map(Value::as_str) {
-                    output::line(output::printable(key))?;
+                for key in reply.read()?.vkeys {
+                    output::line(output::printable(&key))?;
                 }
                 Ok(())
             }

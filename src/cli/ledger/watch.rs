@@ -95,6 +95,7 @@ impl Watch {
                 "`--url` and at least one `--key` are required".into(),
             ));
         };
+        Monitor::check_target(url, &self.keys)?;
         let token = self.token_file.as_deref().map(read_secret).transpose()?;
         Ok(Monitor::new(Target {
             url,
@@ -113,7 +114,7 @@ impl Watch {
     async fn follow(&self, mut monitor: Monitor, form: Form) -> Result<(), CliError> {
         let mut failures = 0;
         loop {
-            let round = match monitor.check().await {
+            let round = match monitor.check(announce_first_contact).await {
                 Ok(round) => round,
                 Err(alarm) => return Err(contradiction(&monitor, &alarm, form)),
             };
@@ -146,16 +147,6 @@ impl Watch {
 
     fn tell(&self, monitor: &Monitor, round: &Round, form: Form) -> Result<(), CliError> {
         let now = round.at;
-        if round.is_first_contact {
-            output::note(
-                "taskpass: FIRST CONTACT: no earlier checkpoint of this log is known, so this one is accepted as it is; later ones are compared with it",
-            );
-            if monitor.is_in_memory() {
-                output::note(
-                    "taskpass: without --state the checkpoint is lost when this process ends",
-                );
-            }
-        }
         if form.is_json() {
             let kept = monitor.kept();
             output::json_line(&json!({
@@ -177,6 +168,16 @@ impl Watch {
             output::alert(format!("{now} {warning}"))?;
         }
         Ok(())
+    }
+}
+
+/// Tells that the log's first checkpoint is accepted without a comparison.
+fn announce_first_contact(monitor: &Monitor) {
+    output::note(
+        "taskpass: FIRST CONTACT: no earlier checkpoint of this log is known, so this one is accepted as it is; later ones are compared with it",
+    );
+    if monitor.is_in_memory() {
+        output::note("taskpass: without --state the checkpoint is lost when this process ends");
     }
 }
 

@@ -13,7 +13,7 @@ use super::super::CliError;
 use super::super::connection::Connection;
 use super::super::output::{self, Form, printable};
 use super::source::{decider, open, unavailable};
-use crate::client::Client;
+use crate::client::{Client, Reply};
 use crate::clock::Timestamp;
 use crate::domain::decision::{Observed, Outcome, RefusalCode};
 use crate::domain::generation_digest::GenerationDigest;
@@ -22,6 +22,7 @@ use crate::ids::DecisionId;
 use crate::policy::explain::{Explanation, SourceLocation};
 use crate::policy::generation::engine;
 use crate::policy::record::{DecidedBy, Recorded};
+use crate::wire::decisions::DecisionRecordBody;
 
 /// The arguments of `explain`.
 #[derive(Args, Debug)]
@@ -66,12 +67,24 @@ struct ExplanationOutput {
     explanation: Option<Explanation>,
 }
 
+/// The record in an answer. It is verified when it is opened.
+fn record_of(reply: &Reply<DecisionRecordBody>) -> Result<Record, CliError> {
+    let body = reply.read()?;
+    Ok(Record {
+        index: body.index,
+        leaf_hash: body.leaf_hash,
+        leaf: body.leaf,
+        salt: body.salt,
+        input: body.input,
+    })
+}
+
 impl Explain {
     pub(super) async fn run(self, form: Form) -> Result<(), CliError> {
         let client = self.connection.client()?;
         let path = format!("/v1/decisions/{}/record", self.decision);
-        let answer = client.get(&path).await.map_err(unavailable)?;
-        let record: Record = serde_json::from_value(answer).map_err(CliError::unavailable)?;
+        let reply = client.get(&path).await.map_err(unavailable)?;
+        let record = record_of(&reply)?;
         let recorded = open(&record)?;
         if recorded.decision() != Some(self.decision) {
             return Err(CliError::Refused(format!(

@@ -29,10 +29,12 @@ use super::dev::settings;
 use super::output::{self, Form};
 use super::serve::ConfigFile;
 use crate::app::{self, CheckError};
+use crate::client::Reply;
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config::{Config, Mode};
 use crate::domain::generation::Generation;
 use crate::policy::{self, CompiledGeneration, NamedLocations, Notes, PolicyProblem, suite};
+use crate::wire::generations::{ActivatedBody, CheckedBody};
 
 /// Check, test and activate policies
 #[derive(Args, Debug)]
@@ -288,10 +290,10 @@ impl Check {
         };
         let told = match (&self.url, &built) {
             (Some(url), Ok(built)) => {
-                let body = serde_json::to_value(&built.generation);
-                let body = body.map_err(CliError::unavailable)?;
                 let client = self.token.client_at(url, &self.authorities)?;
-                Some(client.post("/v1/generations/check", &body).await?)
+                let path = "/v1/generations/check";
+                let reply: Reply<CheckedBody> = client.post(path, &built.generation).await?;
+                Some(reply.read()?)
             }
             _ => None,
         };
@@ -309,8 +311,8 @@ impl Check {
                 "unmet_places": notes.unmet_locations, "without_region": notes.without_region,
                 "lasting": notes.lasting,
                 // Only the broker knows these values; null if it was not asked.
-                "bound_identities": told.as_ref().map(|told| &told["bound_identities"]),
-                "able_to_activate": told.as_ref().map(|told| &told["able_to_activate"]),
+                "bound_identities": told.as_ref().map(|told| told.bound_identities),
+                "able_to_activate": told.as_ref().map(|told| told.able_to_activate),
             })))?;
             return built.map(drop).map_err(|_| CliError::AlreadyReported);
         }
@@ -329,7 +331,7 @@ impl Check {
             )?,
             Some(told) => output::line(format!(
                 "at the broker: {} of {} bound identities could activate the next generation",
-                told["able_to_activate"], told["bound_identities"]
+                told.able_to_activate, told.bound_identities
             ))?,
         }
         say_what_observes(&built.compiled)
@@ -375,11 +377,11 @@ impl Activate {
     async fn run(self, form: Form) -> Result<(), CliError> {
         let built = self.source.build(Some(SystemClock.now()));
         let built = built.map_err(|unbuilt| unbuilt.or_unfit(CliError::Refused))?;
-        let body = serde_json::to_value(&built.generation).map_err(CliError::unavailable)?;
         let client = self.connection.client()?;
-        let answer = client.post("/v1/generations", &body).await?;
+        let path = "/v1/generations";
+        let reply: Reply<ActivatedBody> = client.post(path, &built.generation).await?;
         if form.is_json() {
-            return output::json(&answer);
+            return output::json(reply.raw());
         }
         output::line(format!(
             "generation {} decides from now on",

@@ -18,6 +18,7 @@ use crate::attest::AttestError;
 use crate::broker::{BrokerError, Denied, Exceeded};
 use crate::clock::Timestamp;
 use crate::ledger::entry::Blocked;
+use crate::wire::open::Open;
 pub(super) use crate::wire::problem::ProblemBody;
 use crate::wire::problem::{ProblemMembers, RefusedDecisionBody, urn};
 use crate::wire::words::problem_of_refusal;
@@ -334,12 +335,12 @@ impl Problem {
             code: Some(refusal.code.as_str().to_owned()),
             decision: Some(RefusedDecisionBody {
                 id: denied.decision,
-                outcome: denied.outcome,
+                outcome: denied.outcome.into(),
                 generation: denied.generation,
-                observed: denied.observed,
+                observed: denied.observed.map(Open::Known),
             }),
             receipt: Some(denied.receipt.into()),
-            allowed: refusal.allowed,
+            allowed: refusal.allowed.map(Open::Known),
             ..ProblemMembers::default()
         };
         Self::new(StatusCode::FORBIDDEN, slug, title, refusal.detail).with(|own| *own = members)

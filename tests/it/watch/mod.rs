@@ -245,6 +245,21 @@ fn a_state_that_is_not_this_logs_is_a_usage_error_and_stays_as_it_is() {
         "more than one log",
     );
     bad(scene.server.url(), &["--every", "0s"], "30s, 5m");
+    // A wrong command line is reported before a file that cannot be read.
+    let other_key = other.vkey();
+    for file in ["--token-file", "--ca-file"] {
+        let missing = [file, "missing"];
+        let keys = [&["--key", &other_key][..], &missing].concat();
+        bad(scene.server.url(), &keys, "more than one log");
+        bad("http://log.test/", &missing, "neither https nor");
+        let unread = watch(
+            scene.server.url(),
+            &scene.log.vkey(),
+            &scene.state(),
+            &missing,
+        );
+        says(&unread.run(), 3, "cannot read missing");
+    }
     assert!(!scene.state().exists());
 }
 
