@@ -259,9 +259,10 @@ impl CompiledGeneration {
         let holding = self.index.holding(&slice, &Extent::default(), &budget);
         let context = mapping::broker_context(&holding)?;
         let request = self.model.request(&scene, &action, &broker, context)?;
+        let entities = self.model.entities(&scene, slice.actions())?;
         // Policies about the broker never only observe.
         let at = Timestamp::MAX;
-        match slice.evaluate(&request, &scene.entities, at) {
+        match slice.evaluate(&request, &entities, at) {
             Answer::Permit(permits) => Ok(permits.satisfied),
             Answer::Deny(_) => Ok(BTreeSet::new()),
             Answer::Error(ids) => Err(PolicyError::Evaluation(ids.into_iter().collect())),
