@@ -34,7 +34,8 @@
 //! `lint` adds rules that Cedar does not check; `asked` evaluates policies about single values for
 //! requests with many; [`generation`] combines these. `mapping` builds entities and context;
 //! `slice` finds the candidate policies; `inquiry` evaluates them on the stacks of `stack`;
-//! [`decide`] joins the answers. [`suite`] runs the tests of policies.
+//! [`decide`] joins the answers, and `memo` keeps them for the next request with the same facts.
+//! [`suite`] runs the tests of policies.
 
 pub mod admin;
 mod asked;
@@ -48,6 +49,7 @@ mod input;
 mod inquiry;
 mod lint;
 mod mapping;
+mod memo;
 mod notes;
 mod offer;
 mod parts;

@@ -31,6 +31,7 @@ use super::asked::question::Questions;
 use super::asked::rewrite::{self, Rule};
 use super::bundle::{self, NamedPolicy, Obligations};
 use super::mapping::Model;
+use super::memo::Memo;
 use super::notes::Notes;
 use super::problem::PolicyProblem;
 use super::schema;
@@ -122,6 +123,8 @@ pub struct CompiledGeneration {
     retention: Retention,
     pub(super) model: Model,
     pub(super) index: Index,
+    /// The results of earlier evaluations by this generation.
+    pub(super) memo: Memo,
     pub(super) obligations: HashMap<String, Obligations>,
     policies: Vec<NamedPolicy>,
     asks_for_roles: bool,
@@ -258,6 +261,7 @@ impl CompiledGeneration {
             retention: generation.retention,
             model,
             index,
+            memo: Memo::default(),
             obligations,
             policies: named,
             asks_for_roles,

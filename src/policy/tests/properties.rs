@@ -281,6 +281,46 @@ proptest! {
     }
 
     #[test]
+    fn a_reused_result_equals_that_of_an_evaluation(
+        policies in prop::collection::vec(any_policy(), 0..8),
+        workload in any_workload(),
+        roles in any_roles(),
+        asked in any_details(),
+        ttl in prop::option::of(1_u64..900),
+        left in prop::option::of(0_u64..900),
+        later in 0_i64..100_000,
+    ) {
+        let compiled = generated(&policies);
+        let ask = ask(&compiled, "billing", asked, ttl);
+        let decide = |seconds| {
+            let now = Timestamp::from_seconds(seconds);
+            compiled.decide(&Question {
+                workload: &workload,
+                roles: Some(&roles),
+                ask: &ask,
+                revocability: REVOCABILITY,
+                task: facts(),
+                bounds: left.map(|left| Bounds {
+                    not_after: now.plus_seconds(left),
+                    retried: false,
+                }),
+                now,
+            })
+        };
+        let (first, again) = (decide(NOW), decide(NOW + later));
+        let is_error = first.outcome() == Outcome::Indeterminate;
+        prop_assert_eq!((first.reused, again.reused), (false, !is_error));
+        for decision in [first, again] {
+            let evaluated = compiled.redecide(&decision.input).unwrap();
+            prop_assert!(!evaluated.reused);
+            prop_assert_eq!(evaluated.verdict, decision.verdict);
+            prop_assert_eq!(evaluated.policies, decision.policies);
+            prop_assert_eq!(evaluated.observed, decision.observed);
+            prop_assert_eq!(evaluated.generation, decision.generation);
+        }
+    }
+
+    #[test]
     fn what_is_offered_is_permitted_when_it_is_asked_for_and_was_asked_for_before(
         policies in prop::collection::vec(any_policy(), 1..8),
         asked in any_details(),
