@@ -92,7 +92,7 @@ alarms: ## Prometheus's rules: valid, tested, and as docs/reference/metrics.md l
 	scripts/check-alarms
 
 .PHONY: bench
-bench: ## the three figures: bare insert, bare record, broker (ARGS=--replay: the replay of decisions)
+bench: ## the three figures: bare insert, bare record, broker (ARGS=--replay: the replay of decisions, ARGS=--decide: policy alone)
 	@scripts/setup bench
 	scripts/bench $(ARGS)
 

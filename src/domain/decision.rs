@@ -213,6 +213,8 @@ pub struct Decision {
     pub input: Vec<u8>,
     /// The effect that observing policies would have had; `None` if none applies.
     pub observed: Option<Box<Observed>>,
+    /// Whether the result of an earlier evaluation of the same facts was reused. Only for metrics.
+    pub reused: bool,
 }
 
 impl Decision {

@@ -165,6 +165,14 @@ pub const MAX_CHAIN_DEPTH: u8 = 8;
 /// permits more is refused.
 pub const MAX_SESSIONS_PER_TASK: u32 = 10_000;
 
+/// Maximum number of decisions that a replica keeps for reuse by the active generation: a working
+/// set of 10,000 workloads with one question each. Beyond it the least recently used ones leave.
+pub const MAX_REMEMBERED_DECISIONS: u64 = 10_000;
+
+/// Maximum size of these decisions in bytes. It bounds the memory when refusals with long offers
+/// fill the cache.
+pub const MAX_REMEMBERED_BYTES: u64 = 16 << 20;
+
 /// How often one `Idempotency-Key` may supersede its credential: enough for a caller that lost
 /// several answers. Beyond it the request is refused as already issued.
 pub const MAX_SUPERSEDES: u32 = 3;

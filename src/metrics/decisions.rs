@@ -29,6 +29,7 @@ const OUTCOMES: [Outcome; 4] = [
 pub(super) struct DecisionMetrics {
     decisions: Counters<1>,
     refusals: Counters<1>,
+    evaluations: Counters<1>,
     observed: Counters<3>,
     observing: Family<Labels<1>, Gauge>,
     attestation_failures: Counters<2>,
@@ -44,6 +45,10 @@ impl DecisionMetrics {
         let metrics = Self {
             decisions: r.counters("decisions", "Decisions in the ledger, by outcome"),
             refusals: r.counters("refusals", "Refused requests, by reason"),
+            evaluations: r.counters(
+                "evaluations",
+                "Requests that policy decided, by whether a kept result was reused",
+            ),
             observed: r.counters(
                 "observed",
                 "Requests to which an observing policy applied, by their outcome and their outcome \
@@ -85,6 +90,9 @@ impl DecisionMetrics {
         for code in RefusalCode::ALL {
             begin(&metrics.refusals, &[("code", code.as_str().into())]);
         }
+        for reused in [true, false] {
+            begin(&metrics.evaluations, &evaluation(reused));
+        }
         for outcome in OUTCOMES {
             let labels = [("outcome", outcome.as_str().into())];
             drop(metrics.decisions.get_or_create(&labels));
@@ -107,6 +115,11 @@ impl Metrics {
             &self.decisions.decisions,
             &[("outcome", outcome.as_str().into())],
         );
+    }
+
+    /// Policy decided a request. `reused`: whether by the kept result of an earlier evaluation.
+    pub fn evaluation(&self, reused: bool) {
+        count(&self.decisions.evaluations, &evaluation(reused));
     }
 
     /// A request was refused.
@@ -190,6 +203,11 @@ impl Metrics {
     pub fn generation_behind(&self, behind: bool) {
         self.decisions.generation_behind.set(i64::from(behind));
     }
+}
+
+fn evaluation(reused: bool) -> Labels<1> {
+    let value = if reused { "yes" } else { "no" };
+    [("reused", value.into())]
 }
 
 fn observed(policy: &str, outcome: Outcome, outcome_if_enforced: Outcome) -> Labels<3> {

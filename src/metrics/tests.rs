@@ -14,6 +14,7 @@ fn everything_is_rendered_under_its_name() {
     let metrics = Metrics::new();
     metrics.decision(Outcome::Permit);
     metrics.refusal(RefusalCode::TtlTooLong);
+    metrics.evaluation(true);
     metrics.observed("freeze", Outcome::Permit, Outcome::Deny);
     let until = crate::clock::Timestamp::from_seconds(1_800_000_000);
     metrics.observing([("freeze", until)].into_iter());
@@ -49,6 +50,8 @@ fn everything_is_rendered_under_its_name() {
         "taskpass_decisions_total{outcome=\"permit\"} 1",
         "taskpass_decisions_total{outcome=\"indeterminate\"} 0",
         "taskpass_refusals_total{code=\"ttl-too-long\"} 1",
+        "taskpass_evaluations_total{reused=\"yes\"} 1",
+        "taskpass_evaluations_total{reused=\"no\"} 0",
         "taskpass_observed_total{policy=\"freeze\",outcome=\"permit\",outcome_if_enforced=\"deny\"} 1",
         "taskpass_observed_total{policy=\"freeze\",outcome=\"permit\",outcome_if_enforced=\"indeterminate\"} 0",
         "taskpass_observing_until_timestamp_seconds{policy=\"freeze\"} 1800000000",

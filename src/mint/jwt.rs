@@ -20,7 +20,7 @@ use super::{Credential, EndOutcome, MintError, MintMode, Minter};
 use crate::clock::Timestamp;
 use crate::crypto::jwk::Algorithm;
 use crate::crypto::jwt::ACCESS_TOKEN_TYPE;
-use crate::crypto::keyring::{KeyPurpose, KeySchedule, SigningKeyRecord, signer_preferring};
+use crate::crypto::keyring::{KeyPurpose, KeySchedule, signer_preferring};
 use crate::crypto::loaded::LoadedKeys;
 use crate::crypto::signer::sign_jwt;
 use crate::domain::catalog::Resource;
@@ -154,9 +154,8 @@ impl Minter for JwtMinter {
 
     fn signing_key(&self, _resource: &Resource, now: Timestamp) -> Option<String> {
         let keys = self.keys.load();
-        let records: Vec<SigningKeyRecord> = keys.iter().map(|key| key.record.clone()).collect();
         let signer = signer_preferring(
-            &records,
+            keys.iter().map(|key| &key.record),
             KeyPurpose::AccessToken,
             self.algorithm,
             &self.schedule,

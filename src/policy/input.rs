@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::error::PolicyError;
 use super::mapping::{PrincipalInput, TaskFacts};
 use crate::clock::Timestamp;
+use crate::crypto::digest::sha256;
 use crate::domain::grant::AuthorizationDetail;
 use crate::domain::revocability::Revocability;
 
@@ -63,4 +64,32 @@ pub(super) struct CredentialInput {
     /// Whether the credential replaces one that was lost in transit.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) retried: bool,
+}
+
+/// The cache key of an input: a hash of its bytes without the instant, and of the number of
+/// enforcement dates that have passed (`phase`). An evaluation reads the instant only to compare it
+/// with these dates. So by one generation, inputs with the same key have the same result.
+pub(super) fn key(phase: usize, input: &[u8]) -> [u8; 32] {
+    let mut bytes = phase.to_be_bytes().to_vec();
+    let (before, after) = around_instant(input).unwrap_or((input, &[]));
+    bytes.extend_from_slice(before);
+    bytes.extend_from_slice(after);
+    sha256(&bytes)
+}
+
+/// The bytes of an input before and after its instant, for inputs in the current format. Other
+/// orders of the members are valid too; for those the instant is part of the key.
+fn around_instant(input: &[u8]) -> Option<(&[u8], &[u8])> {
+    const BEFORE: &[u8] = b"{\"format\":";
+    const NOW: &[u8] = b",\"now\":\"";
+    let format = input.strip_prefix(BEFORE)?;
+    let digits = format
+        .iter()
+        .take_while(|byte| byte.is_ascii_digit())
+        .count();
+    let (_, rest) = format.split_at_checked(digits)?;
+    let instant = rest.strip_prefix(NOW)?;
+    let end = instant.iter().position(|byte| *byte == b'"')?;
+    let before = input.get(..BEFORE.len() + digits)?;
+    Some((before, instant.get(end..)?))
 }

@@ -17,7 +17,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use cedar_policy::{EntityUid, Request};
+use cedar_policy::{Entities, EntityUid, Request};
 
 use super::asked::Extent;
 use super::asked::text::AskedText;
@@ -63,6 +63,8 @@ pub(super) struct ExtentIndex {
 /// All evaluations of one request.
 pub(super) struct Inquiry<'g, 'a> {
     pub(super) scene: Scene,
+    /// The entities of the scene, with every action that an evaluation looks up.
+    pub(super) entities: Entities,
     /// The evaluation of opening the task, if the request opens one.
     pub(super) opening: Option<usize>,
     /// Every action at every location.
@@ -88,6 +90,7 @@ impl CompiledGeneration {
         let resource = credential.map(|credential| credential.resource.as_str());
         let mut inquiry = Inquiry {
             scene: self.model.workload_scene(&input.principal, resource)?,
+            entities: Entities::empty(),
             opening: None,
             singles: Vec::new(),
             slices: Vec::new(),
@@ -102,6 +105,9 @@ impl CompiledGeneration {
         if let Some(credential) = credential {
             inquiry.ask_for(self, &input.task, credential, budget)?;
         }
+        let slices = inquiry.slices.iter();
+        let actions = slices.flat_map(|(_, slice)| slice.actions());
+        inquiry.entities = self.model.entities(&inquiry.scene, actions)?;
         Ok(inquiry)
     }
 }
@@ -298,7 +304,7 @@ where
                 return Answer::Deny(BTreeSet::new());
             }
             let (_, slice) = &self.slices[own.slice];
-            slice.evaluate(&own.request, &self.scene.entities, at)
+            slice.evaluate(&own.request, &self.entities, at)
         };
         self.evaluations.iter().map(answer).collect()
     }

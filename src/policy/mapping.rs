@@ -1,11 +1,18 @@
 //! Maps the broker's types to Cedar's entities and context.
 //!
-//! [`Model`] has the types and constant entities of one generation, [`Scene`] the entities of one
-//! principal. [`credential_context`], [`task_context`] and [`broker_context`] build the contexts.
+//! [`Model`] has the types and constant entities of one generation, [`Scene`] one principal and
+//! resource. [`credential_context`], [`task_context`] and [`broker_context`] build the contexts.
 //!
-//! All values are built directly and checked against the schema at once. The schema is required:
-//! without it Cedar knows no action hierarchy, `action in Action::"any"` matches nothing, and a
-//! `forbid` that uses it would silently have no effect.
+//! All values are built directly and checked against the schema at once: entities by its entity
+//! types, requests by the whole schema. Entities that are built with the whole schema would get
+//! every registered action, which costs milliseconds for thousands. So [`Model::entities`] adds
+//! only the actions that an evaluation looks up, with their ancestors. Without them
+//! `action in Action::"any"` would match nothing, and a `forbid` that uses it would silently have
+//! no effect. Therefore a [`Scene`] cannot be evaluated by itself.
+//!
+//! Cedar looks an action up only on the left side of `in`, where it reads the ancestors. On the
+//! right side and in `==` it compares names. The left side is the requested action or one that the
+//! policy names (`super::asked::rewrite::Rule::looked_up`). No action has attributes or tags.
 //!
 //! A value that does not fit the schema is [`Unmappable`]; its text is for the broker's logs, and
 //! `super::decide` turns it into an indeterminate decision. `super::inquiry`, `super::decide` and
@@ -68,12 +75,13 @@ pub struct TaskFacts {
     pub opens: bool,
 }
 
-/// One principal, with the entities that all evaluations of one request share.
+/// One principal, and the resource if there is one.
 pub(super) struct Scene {
     pub(super) principal: EntityUid,
     /// The roles of the principal.
     pub(super) ancestors: Vec<EntityUid>,
-    pub(super) entities: Entities,
+    /// Both as entities, without any action. Only [`Model::entities`] gives them to an evaluation.
+    without_actions: Entities,
 }
 
 /// The types and constant entities of one generation.
@@ -83,6 +91,10 @@ pub(super) struct Model {
     pub(super) written: Schema,
     /// The schema of the evaluated form.
     pub(super) schema: Schema,
+    /// The entity types of both schemas.
+    entity_types: Schema,
+    /// Every action, with its ancestors.
+    pub(super) actions: Entities,
     workloads: BTreeMap<String, EntityTypeName>,
     resources: BTreeMap<String, Entity>,
     task_type: EntityTypeName,
@@ -96,9 +108,11 @@ impl Model {
     pub(super) fn new(
         written: Schema,
         schema: Schema,
+        entity_types: Schema,
         attestors: &[AttestorSpec],
         catalog: &Catalog,
     ) -> Result<Self, Unmappable> {
+        let actions = schema.action_entities().map_err(Unmappable::because)?;
         let name = |text: &str| text.parse::<EntityTypeName>().map_err(Unmappable::because);
         let mut workloads = BTreeMap::new();
         for spec in attestors {
@@ -113,11 +127,13 @@ impl Model {
         Ok(Self {
             written,
             schema,
+            entity_types,
+            actions,
             workloads,
             resources,
             task_type: name(schema::TASK_TYPE)?,
             role: name(schema::ROLE)?,
-            action: name("Action")?,
+            action: name(schema::ACTION)?,
             bootstrap: name(schema::BOOTSTRAP)?,
             broker: uid(&name(schema::BROKER)?, schema::BROKER_ID),
         })
@@ -194,7 +210,7 @@ impl Model {
         Ok(Scene {
             principal,
             ancestors,
-            entities: self.entities(all)?,
+            without_actions: self.checked(all)?,
         })
     }
 
@@ -218,14 +234,11 @@ impl Model {
         ]);
         let parents: HashSet<EntityUid> = ancestors.iter().cloned().collect();
         let entity = Entity::new(principal.clone(), attributes, parents).ok()?;
-        // The schema would require claims. Add the action hierarchy by hand, which the schema would
-        // add.
-        let actions = self.schema.action_entities().ok()?;
-        let all = actions.iter().cloned().chain([entity]);
         Some(Scene {
             principal,
             ancestors,
-            entities: Entities::from_entities(all, None).ok()?,
+            // The schema could require claims.
+            without_actions: Entities::from_entities([entity], None).ok()?,
         })
     }
 
@@ -236,12 +249,39 @@ impl Model {
         Ok(Scene {
             principal,
             ancestors: Vec::new(),
-            entities: self.entities(vec![entity])?,
+            without_actions: self.checked(vec![entity])?,
         })
     }
 
-    fn entities(&self, all: Vec<Entity>) -> Result<Entities, Unmappable> {
-        Entities::from_entities(all, Some(&self.schema)).map_err(Unmappable::because)
+    fn checked(&self, all: Vec<Entity>) -> Result<Entities, Unmappable> {
+        Entities::from_entities(all, Some(&self.entity_types)).map_err(Unmappable::because)
+    }
+
+    /// The entities for evaluations that look up these actions, by name: those of the scene, and
+    /// the actions with all their ancestors. The schema's other actions are not added. A name that
+    /// the schema does not have adds nothing.
+    pub(super) fn entities<'n>(
+        &self,
+        scene: &Scene,
+        actions: impl IntoIterator<Item = &'n str>,
+    ) -> Result<Entities, Unmappable> {
+        let mut uids = BTreeSet::new();
+        for name in actions {
+            let uid = self.action(name);
+            uids.extend(self.actions.ancestors(&uid).into_iter().flatten().cloned());
+            uids.insert(uid);
+        }
+        let actions = uids.iter().filter_map(|uid| self.actions.get(uid)).cloned();
+        let all = scene.without_actions.clone().add_entities(actions, None);
+        all.map_err(Unmappable::because)
+    }
+
+    /// The entities with every action, as Cedar builds them with the whole schema. Evaluations with
+    /// [`Model::entities`] must give the same answers.
+    #[cfg(test)]
+    pub(super) fn entities_by_schema(&self, scene: &Scene) -> Entities {
+        let all = scene.without_actions.iter().cloned();
+        Entities::from_entities(all, Some(&self.schema)).unwrap()
     }
 
     /// A request, checked against the schema.

@@ -21,8 +21,9 @@
 //! Cedar has two ways to permit by accident, and this module prevents both:
 //! - Cedar skips a policy whose evaluation fails, so a broken `forbid` would permit. Here any error
 //!   makes the decision *indeterminate*, which is a refusal.
-//! - Entities built without the schema have no action hierarchy, so `action in Action::"any"` would
-//!   match nothing. Here every entity is built with the schema.
+//! - Without the ancestors of an action, `action in Action::"any"` would match nothing. Here entities
+//!   reach an evaluation only with every action that it looks up, and the ancestors of each
+//!   (`mapping`).
 //!
 //! Misspelt policies do not load: unknown annotations, entities that do not exist, conditions that
 //! can never hold. Every `permit` must pin its principal to a value that the caller cannot choose;
@@ -33,7 +34,8 @@
 //! `lint` adds rules that Cedar does not check; `asked` evaluates policies about single values for
 //! requests with many; [`generation`] combines these. `mapping` builds entities and context;
 //! `slice` finds the candidate policies; `inquiry` evaluates them on the stacks of `stack`;
-//! [`decide`] joins the answers. [`suite`] runs the tests of policies.
+//! [`decide`] joins the answers, and `memo` keeps them for the next request with the same facts.
+//! [`suite`] runs the tests of policies.
 
 pub mod admin;
 mod asked;
@@ -47,6 +49,7 @@ mod input;
 mod inquiry;
 mod lint;
 mod mapping;
+mod memo;
 mod notes;
 mod offer;
 mod parts;

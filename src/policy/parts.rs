@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cedar_policy::{Authorizer, Context, Decision, Effect, Policy, PolicySet, Request};
+use cedar_policy::{Authorizer, Context, Decision, Effect, Entities, Policy, PolicySet, Request};
 use serde_json::{Value, json};
 
 use super::asked::Extent;
@@ -63,9 +63,10 @@ impl Part {
             let budget = Budget::new(MAX_REQUEST_STEPS);
             let holding = questions.holding(&rule.questions, &context.extent, &budget);
             let request = context.request(&holding).ok()?;
+            let entities = context.entities(rule).ok()?;
             let set = PolicySet::from_policies([rule.policy.clone()]).ok()?;
             let answer = with_evaluation_stack(rule.depth, || {
-                Authorizer::new().is_authorized(&request, &set, &context.scene.entities)
+                Authorizer::new().is_authorized(&request, &set, &entities)
             });
             Some(answer.decision() == Decision::Allow)
         };
@@ -103,6 +104,13 @@ impl EvaluationContext<'_> {
         let resource = self.asked.resource().ok_or_else(unknown)?;
         let context = (self.cedar_context)(holding)?;
         self.model.request(self.scene, action, resource, context)
+    }
+
+    /// The entities that an evaluation of `rule` reads.
+    fn entities(&self, rule: &Rule) -> Result<Entities, Unmappable> {
+        let requested = self.asked.action().map(|action| action.id().unescaped());
+        let named = rule.looked_up.iter().map(String::as_str);
+        self.model.entities(self.scene, named.chain(requested))
     }
 }
 

@@ -25,10 +25,9 @@ use std::collections::{BTreeMap, HashMap};
 use serde::Serialize;
 
 use super::generation::CompiledGeneration;
-use super::input::Input;
+use super::input::{self, Input};
 use super::record::{DecidedBy, Recorded};
 use crate::clock::Timestamp;
-use crate::crypto::digest::sha256;
 use crate::domain::decision::{Outcome, RefusalCode};
 use crate::ids::DecisionId;
 
@@ -383,7 +382,7 @@ impl<'a> Replay<'a> {
 
     fn evaluate(&mut self, recorded: &Recorded) -> Result<ReplayResult, super::PolicyError> {
         let at = self.at.max(recorded.at());
-        let key = key(self.candidate.dates_before(at), recorded.input());
+        let key = input::key(self.candidate.dates_before(at), recorded.input());
         if let Some(known) = self.remembered.get(&key) {
             return Ok(known.clone());
         }
@@ -433,33 +432,6 @@ impl CompiledGeneration {
         (input.task.opens && input.task.deadline_seconds_left > most)
             .then_some(UnknownReason::LongerTask)
     }
-}
-
-/// The cache key of an input: its bytes without the instant, and the number of enforcement dates
-/// that have passed. Inputs with the same key have the same outcome.
-pub(super) fn key(phase: usize, input: &[u8]) -> [u8; 32] {
-    let mut bytes = phase.to_be_bytes().to_vec();
-    let (before, after) = around_instant(input).unwrap_or((input, &[]));
-    bytes.extend_from_slice(before);
-    bytes.extend_from_slice(after);
-    sha256(&bytes)
-}
-
-/// The bytes of an input before and after its instant, for inputs in the current format. Other
-/// orders of the members are valid too; for those the instant is part of the key.
-fn around_instant(input: &[u8]) -> Option<(&[u8], &[u8])> {
-    const BEFORE: &[u8] = b"{\"format\":";
-    const NOW: &[u8] = b",\"now\":\"";
-    let format = input.strip_prefix(BEFORE)?;
-    let digits = format
-        .iter()
-        .take_while(|byte| byte.is_ascii_digit())
-        .count();
-    let (_, rest) = format.split_at_checked(digits)?;
-    let instant = rest.strip_prefix(NOW)?;
-    let end = instant.iter().position(|byte| *byte == b'"')?;
-    let before = input.get(..BEFORE.len() + digits)?;
-    Some((before, instant.get(end..)?))
 }
 
 fn kind(was: &Short, would_be: &Short) -> Option<DifferenceKind> {

@@ -47,8 +47,9 @@ impl CompiledGeneration {
         let context = mapping::broker_context(&holding).ok()?;
         let request = self.model.request(&scene, &action, &broker, context);
         let request = request.ok()?;
+        let entities = self.model.entities(&scene, slice.actions()).ok()?;
         let mut permitted = false;
-        for (set, response) in slice.responses(&request, &scene.entities) {
+        for (set, response) in slice.responses(&request, &entities) {
             if forbids(set, &response) {
                 return Some(false);
             }

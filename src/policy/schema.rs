@@ -1,7 +1,7 @@
 //! The Cedar schema, generated from attestors, resources and task types.
 //!
 //! [`text`] writes the schema that policies are written against, and [`evaluated_text`] that of the
-//! form in which they are evaluated. Each attestor has a principal type of its own,
+//! form in which they are evaluated. [`entity_types`] writes only the types of entities. Each attestor has a principal type of its own,
 //! `Workload::<attestor>`, with only the claims that it declares: a claim of another issuer with
 //! the same name cannot satisfy a policy about GitHub's `repository_id`. A `-` in an attestor's
 //! name becomes `_` in the type's name, because Cedar identifiers cannot contain `-`.
@@ -25,6 +25,8 @@ use crate::domain::limits::{MAX_LOAD_STEPS, MAX_NAME_BYTES};
 use crate::domain::pattern::Budget;
 use crate::domain::trust::{AttestorSpec, ClaimType};
 
+/// The entity type of actions.
+pub(super) const ACTION: &str = "Action";
 /// The parent of every resource's actions.
 pub(super) const ANY: &str = "any";
 /// The action of opening a task.
@@ -111,6 +113,16 @@ pub(super) fn evaluated_text(
     write(attestors, catalog, &Contexts::EVALUATED, &budget)
 }
 
+/// Writes the entity types of both schemas, without an action. Cedar adds every action of a schema
+/// to the entities that it checks by it.
+pub(super) fn entity_types(attestors: &[AttestorSpec]) -> Result<String, Vec<PolicyProblem>> {
+    let mut out = String::new();
+    write_principals(&mut out, attestors)
+        .and_then(|()| write_resources(&mut out))
+        .map_err(unwritten)?;
+    Ok(out)
+}
+
 /// The context members of each kind of action.
 struct Contexts {
     api: &'static str,
@@ -163,7 +175,7 @@ fn write(
     write_principals(&mut out, attestors)
         .and_then(|()| write_resources(&mut out))
         .and_then(|()| write_actions(&mut out, catalog, &workloads, contexts, budget))
-        .map_err(|error| vec![PolicyProblem::of_file("schema", error.to_string(), "")])?;
+        .map_err(unwritten)?;
     if budget.is_exhausted() {
         return Err(vec![PolicyProblem::of_file(
             "resources",
@@ -175,6 +187,10 @@ fn write(
         )]);
     }
     Ok(out)
+}
+
+fn unwritten(error: fmt::Error) -> Vec<PolicyProblem> {
+    vec![PolicyProblem::of_file("schema", error.to_string(), "")]
 }
 
 fn write_principals(out: &mut String, attestors: &[AttestorSpec]) -> fmt::Result {

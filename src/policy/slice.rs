@@ -171,6 +171,8 @@ struct Compartment {
     questions: BTreeSet<u32>,
     /// Depth of the deepest condition, in levels.
     depth: usize,
+    /// The actions that its conditions look up, by name.
+    looked_up: BTreeSet<String>,
 }
 
 impl Compartment {
@@ -182,6 +184,7 @@ impl Compartment {
         }
         self.questions.extend(&rule.questions);
         self.depth = self.depth.max(rule.depth);
+        self.looked_up.extend(rule.looked_up.iter().cloned());
         Ok(())
     }
 }
@@ -194,9 +197,17 @@ pub(super) struct Slice<'a> {
     /// The numbers of their questions, sorted.
     questions: Vec<u32>,
     depth: usize,
+    /// The requested action, and those that conditions look up, by name.
+    actions: BTreeSet<String>,
 }
 
 impl Slice<'_> {
+    /// The names of the actions whose ancestors an evaluation reads. The entities for it must have
+    /// these actions ([`super::mapping::Model::entities`]).
+    pub(super) fn actions(&self) -> impl Iterator<Item = &str> {
+        self.actions.iter().map(String::as_str)
+    }
+
     /// Evaluates `request` with every policy that is enforced at `at`.
     pub(super) fn evaluate(&self, request: &Request, entities: &Entities, at: Timestamp) -> Answer {
         with_evaluation_stack(self.depth, || self.evaluate_here(request, entities, at))
@@ -375,6 +386,10 @@ impl Index {
         Slice {
             questions: questions.into_iter().collect(),
             depth: all().map(|own| own.depth).max().unwrap_or(0),
+            actions: all()
+                .flat_map(|own| own.looked_up.iter().cloned())
+                .chain([action.id().unescaped().to_owned()])
+                .collect(),
             observing,
             compartments,
         }

@@ -73,6 +73,7 @@ impl RefusedRequest {
             policies: Vec::new(),
             generation: active.digest(),
             observed: None,
+            reused: false,
         });
         Self {
             refusal,
@@ -105,6 +106,7 @@ impl Evaluation {
             generation,
             input: _,
             observed,
+            reused: _,
         } = decision;
         let evaluation = Self {
             policies,

@@ -265,6 +265,7 @@ impl Issuance {
         let revocability = minter.revocability(&request.resource);
         let decision = decide(context, roles.as_ref(), &request, revocability, &admission);
         self.core.metrics().stage(Stage::Decide, deciding.elapsed());
+        self.core.metrics().evaluation(decision.reused);
         let (verdict, evaluation) = Evaluation::of(decision);
         Ok(match verdict {
             Ok(terms) => Evaluated::Permit(Box::new(CredentialPermit {

@@ -135,6 +135,7 @@ impl Tasks {
             task.facts.clone(),
             context.now,
         );
+        self.core.metrics().evaluation(decision.reused);
         let (verdict, evaluation) = Evaluation::of(decision);
         Ok(match verdict {
             Ok(_) => Evaluated::Permit(Box::new(TaskPermitted {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::broker::error::BrokerError;
 use crate::clock::Timestamp;
 use crate::crypto::jwk::Algorithm;
-use crate::crypto::keyring::{KeyPurpose, KeySchedule, SigningKeyRecord, signer_preferring};
+use crate::crypto::keyring::{KeyPurpose, KeySchedule, signer_preferring};
 use crate::crypto::loaded::{LoadedKey, LoadedKeys};
 use crate::crypto::signer::sign_jwt;
 
@@ -37,9 +37,8 @@ impl StatementKeys {
     ) -> Result<SecretString, BrokerError> {
         let closed = |why: &str| BrokerError::keys(why);
         let keys = self.load();
-        let records: Vec<SigningKeyRecord> = keys.iter().map(|key| key.record.clone()).collect();
         let signer = signer_preferring(
-            &records,
+            keys.iter().map(|key| &key.record),
             KeyPurpose::AccessToken,
             self.algorithm,
             &self.schedule,

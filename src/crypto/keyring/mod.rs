@@ -304,12 +304,13 @@ impl NewKey {
 /// replica chooses the same key, ties included. `None` if no key may sign.
 #[must_use]
 pub fn signer_at<'a>(
-    keys: &'a [SigningKeyRecord],
+    keys: impl IntoIterator<Item = &'a SigningKeyRecord, IntoIter: Clone>,
     purpose: KeyPurpose,
     schedule: &KeySchedule,
     now: Timestamp,
 ) -> Option<&'a SigningKeyRecord> {
-    let of_purpose = || keys.iter().filter(|key| key.purpose == purpose);
+    let keys = keys.into_iter();
+    let of_purpose = || keys.clone().filter(|key| key.purpose == purpose);
     let turn = |key: &&'a SigningKeyRecord| (key.active_from, key.created_at, &key.kid);
     of_purpose()
         .filter(|key| key.may_sign(schedule, now))
@@ -327,13 +328,14 @@ pub fn signer_at<'a>(
 /// a successor with the former algorithm was already published.
 #[must_use]
 pub fn signer_preferring<'a>(
-    keys: &'a [SigningKeyRecord],
+    keys: impl IntoIterator<Item = &'a SigningKeyRecord, IntoIter: Clone>,
     purpose: KeyPurpose,
     algorithm: Algorithm,
     schedule: &KeySchedule,
     now: Timestamp,
 ) -> Option<&'a SigningKeyRecord> {
-    keys.iter()
+    let keys = keys.into_iter();
+    keys.clone()
         .filter(|key| key.purpose == purpose && key.algorithm == algorithm)
         .filter(|key| key.may_sign(schedule, now))
         .max_by_key(|key| (key.active_from, key.created_at, &key.kid))

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::sts::Asked;
 use crate::clock::Timestamp;
 use crate::crypto::jwk::Algorithm;
-use crate::crypto::keyring::{KeyPurpose, KeySchedule, SigningKeyRecord, signer_preferring};
+use crate::crypto::keyring::{KeyPurpose, KeySchedule, signer_preferring};
 use crate::crypto::loaded::LoadedKeys;
 use crate::crypto::random::SystemRandom;
 use crate::crypto::signer::sign_jwt;
@@ -80,9 +80,8 @@ impl Federation {
 
     pub(super) fn signing_key(&self, now: Timestamp) -> Option<String> {
         let keys = self.keys.load();
-        let records: Vec<SigningKeyRecord> = keys.iter().map(|key| key.record.clone()).collect();
         let signer = signer_preferring(
-            &records,
+            keys.iter().map(|key| &key.record),
             KeyPurpose::Federation,
             FEDERATION_ALGORITHM,
             &self.schedule,

@@ -7,7 +7,8 @@
 //!
 //! The broker first writes every fact that an evaluation may depend on into its *input*, and the
 //! evaluation reads only that. So the recorded input and the generation reproduce the decision
-//! ([`CompiledGeneration::redecide`]).
+//! ([`CompiledGeneration::redecide`]). For the same reason a generation reuses the result of an
+//! earlier input with the same facts (`super::memo`).
 //!
 //! A policy that only observes takes effect from its date on, judged by the instant of the input.
 //! Before that date it is evaluated separately (`observe`), so it cannot make a verdict weaker
@@ -30,9 +31,10 @@ use super::admin::{AdminAction, AdminPrincipal};
 use super::asked::Extent;
 use super::error::PolicyError;
 use super::generation::CompiledGeneration;
-use super::input::{CredentialInput, Input};
+use super::input::{self, CredentialInput, Input};
 use super::inquiry::Inquiry;
 use super::mapping::{self, PrincipalInput, TaskFacts, Unmappable};
+use super::memo::EvaluatedInput;
 use super::schema;
 use super::slice::Answer;
 use crate::clock::Timestamp;
@@ -146,7 +148,8 @@ fn right_answers<'a>(inquiry: &Inquiry<'_, 'a>, answers: &[Answer]) -> Vec<Right
 }
 
 impl CompiledGeneration {
-    /// Decides about a credential. Pure: reads no clock and no network, and takes no lock.
+    /// Decides about a credential. Reads no clock and no network. The result depends on the
+    /// question alone.
     #[must_use]
     pub fn decide(&self, question: &Question<'_>) -> Decision {
         let input = Input {
@@ -166,7 +169,7 @@ impl CompiledGeneration {
                 retried: question.bounds.is_some_and(|bounds| bounds.retried),
             }),
         };
-        self.record(&input)
+        self.recall_or_evaluate(&input)
     }
 
     /// Decides about opening a task without a credential. A permit's `ttl_seconds` is then 0.
@@ -188,10 +191,10 @@ impl CompiledGeneration {
             },
             credential: None,
         };
-        self.record(&input)
+        self.recall_or_evaluate(&input)
     }
 
-    /// Decides again from a recorded input.
+    /// Decides again from a recorded input. Always evaluates it.
     pub fn redecide(&self, input: &[u8]) -> Result<Decision, PolicyError> {
         let read = Input::read(input)?;
         Ok(Decision {
@@ -224,6 +227,7 @@ impl CompiledGeneration {
             generation: self.digest(),
             input: Vec::new(),
             observed: None,
+            reused: false,
         }
     }
 
@@ -259,37 +263,76 @@ impl CompiledGeneration {
         let holding = self.index.holding(&slice, &Extent::default(), &budget);
         let context = mapping::broker_context(&holding)?;
         let request = self.model.request(&scene, &action, &broker, context)?;
+        let entities = self.model.entities(&scene, slice.actions())?;
         // Policies about the broker never only observe.
         let at = Timestamp::MAX;
-        match slice.evaluate(&request, &scene.entities, at) {
+        match slice.evaluate(&request, &entities, at) {
             Answer::Permit(permits) => Ok(permits.satisfied),
             Answer::Deny(_) => Ok(BTreeSet::new()),
             Answer::Error(ids) => Err(PolicyError::Evaluation(ids.into_iter().collect())),
         }
     }
 
+    /// The decision about an input, with the result of an earlier evaluation of the same facts if
+    /// it is kept.
+    fn recall_or_evaluate(&self, input: &Input) -> Decision {
+        let Ok(bytes) = serde_json::to_vec(input) else {
+            return self.unrecordable();
+        };
+        let key = input::key(self.dates_before(input.now), &bytes);
+        if let Some(known) = self.memo.get(&key) {
+            return Decision {
+                reused: true,
+                ..self.decision(EvaluatedInput::clone(&known), bytes)
+            };
+        }
+        let evaluated = self.evaluated(input);
+        self.memo.insert(key, &evaluated);
+        self.decision(evaluated, bytes)
+    }
+
+    /// Evaluates an input, without results of earlier evaluations.
     pub(super) fn record(&self, input: &Input) -> Decision {
-        let bytes = serde_json::to_vec(input);
+        match serde_json::to_vec(input) {
+            Ok(bytes) => self.decision(self.evaluated(input), bytes),
+            Err(_) => self.unrecordable(),
+        }
+    }
+
+    fn evaluated(&self, input: &Input) -> EvaluatedInput {
         let budget = Budget::new(MAX_REQUEST_STEPS);
         let options = EvaluationOptions {
             with_offer: true,
             ..EvaluationOptions::plain(input.now, &budget)
         };
-        let (result, observed) = match &bytes {
-            Ok(_) => (
-                bounded(self.evaluate_or_refuse(input, options), input),
-                self.observe(input),
-            ),
-            // A request that cannot be recorded is not permitted.
-            Err(_) => (PolicyResult::indeterminate(BTreeSet::new()), None),
-        };
-        Decision {
-            observed: observed.map(Box::new),
+        let result = bounded(self.evaluate_or_refuse(input, options), input);
+        EvaluatedInput {
             verdict: result.verdict,
             policies: result.policies.into_iter().collect(),
-            generation: self.digest(),
-            input: bytes.unwrap_or_default(),
+            observed: self.observe(input).map(Box::new),
         }
+    }
+
+    fn decision(&self, evaluated: EvaluatedInput, input: Vec<u8>) -> Decision {
+        Decision {
+            verdict: evaluated.verdict,
+            policies: evaluated.policies,
+            generation: self.digest(),
+            input,
+            observed: evaluated.observed,
+            reused: false,
+        }
+    }
+
+    /// A request that cannot be recorded is not permitted.
+    fn unrecordable(&self) -> Decision {
+        let result = PolicyResult::indeterminate(BTreeSet::new());
+        let evaluated = EvaluatedInput {
+            verdict: result.verdict,
+            policies: Vec::new(),
+            observed: None,
+        };
+        self.decision(evaluated, Vec::new())
     }
 
     /// The verdict of the enforced policies.

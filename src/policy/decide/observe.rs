@@ -47,7 +47,7 @@ impl CompiledGeneration {
         for own in self.index.observing(&resource, input.now) {
             let effects = inquiry
                 .credential_requests()
-                .filter_map(|request| own.would(request, &inquiry.scene.entities));
+                .filter_map(|request| own.would(request, &inquiry.entities));
             // If the policy errors for any part of the request, report the error instead of its
             // effect on the others.
             let effect = effects.reduce(|one, other| match other {

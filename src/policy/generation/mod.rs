@@ -31,6 +31,7 @@ use super::asked::question::Questions;
 use super::asked::rewrite::{self, Rule};
 use super::bundle::{self, NamedPolicy, Obligations};
 use super::mapping::Model;
+use super::memo::Memo;
 use super::notes::Notes;
 use super::problem::PolicyProblem;
 use super::schema;
@@ -122,6 +123,8 @@ pub struct CompiledGeneration {
     retention: Retention,
     pub(super) model: Model,
     pub(super) index: Index,
+    /// The results of earlier evaluations by this generation.
+    pub(super) memo: Memo,
     pub(super) obligations: HashMap<String, Obligations>,
     policies: Vec<NamedPolicy>,
     asks_for_roles: bool,
@@ -224,8 +227,6 @@ impl CompiledGeneration {
         named: Vec<NamedPolicy>,
     ) -> Result<Self, Vec<PolicyProblem>> {
         let failed = |error: String| one("policies", error, "");
-        let actions = model.schema.action_entities();
-        let actions = actions.map_err(|error| failed(error.to_string()))?;
         let mut questions = Questions::default();
         let rules = rules_of(generation, &named, &model, &mut questions)?;
         let deepest = rules.iter().map(|rule| rule.depth).max().unwrap_or(0);
@@ -237,7 +238,7 @@ impl CompiledGeneration {
         let notes = Notes::of(named.iter().zip(&rules), &questions, &catalog);
         let dated = rules.iter().zip(&named);
         let dated = dated.map(|(rule, named)| (rule, named.observed_until));
-        let index = Index::new(dated, questions, &actions).map_err(failed)?;
+        let index = Index::new(dated, questions, &model.actions).map_err(failed)?;
         let obligations = named
             .iter()
             .map(|named| (named.id.clone(), named.obligations.clone()))
@@ -260,6 +261,7 @@ impl CompiledGeneration {
             retention: generation.retention,
             model,
             index,
+            memo: Memo::default(),
             obligations,
             policies: named,
             asks_for_roles,
@@ -485,10 +487,14 @@ fn model_of(
     attestors: &[AttestorSpec],
     catalog: &Catalog,
 ) -> Result<Model, Vec<PolicyProblem>> {
-    let text = schema::evaluated_text(attestors, catalog)?;
-    let (schema, _) = Schema::from_cedarschema_str(&text)
-        .map_err(|error| one("schema", error.to_string(), "correct the configuration"))?;
-    Model::new(written, schema, attestors, catalog)
+    let read = |text: &str| {
+        Schema::from_cedarschema_str(text)
+            .map(|(schema, _)| schema)
+            .map_err(|error| one("schema", error.to_string(), "correct the configuration"))
+    };
+    let schema = read(&schema::evaluated_text(attestors, catalog)?)?;
+    let entity_types = read(&schema::entity_types(attestors)?)?;
+    Model::new(written, schema, entity_types, attestors, catalog)
         .map_err(|error| one("schema", error.0, "correct the configuration"))
 }
 

@@ -107,6 +107,52 @@ fn the_action_hierarchy_works_in_permits_and_in_forbids() {
 }
 
 #[test]
+fn a_forbid_finds_the_groups_of_an_action_that_is_not_requested() {
+    let permit = format!("permit ({AGENT}, action in Action::\"any\", resource);");
+    for condition in [
+        "when { Action::\"orders:read\" in Action::\"any\" }",
+        "when { [true].contains(Action::\"orders:read\" in [Action::\"any\"]) }",
+        "when { (if true then Action::\"orders:read\" else action) is Action in Action::\"any\" }",
+        "unless { Action::\"openTask\" in Action::\"any\" }",
+        // The right side of an `in` can have a second one.
+        "when { action in (if Action::\"orders:read\" in Action::\"any\" then Action::\"any\" else Action::\"openTask\") }",
+    ] {
+        let forbid =
+            format!("forbid (principal, action == Action::\"bill:read\", resource) {condition};");
+        let compiled = generated(&[permit.clone(), forbid]);
+        let decision = decide(&compiled, "billing", &["bill:read"], None);
+        assert_eq!(
+            (decision.outcome(), decision.policies),
+            (Outcome::Deny, vec!["g1".to_owned()]),
+            "{condition}"
+        );
+    }
+}
+
+#[test]
+fn an_evaluation_gets_the_actions_that_it_looks_up_and_no_others() {
+    let compiled = generated(&[
+        format!("permit ({AGENT}, action, resource) when {{ Action::\"bill:read\" in Action::\"any\" }};"),
+        "forbid (principal, action in [Action::\"readLedger\", Action::\"readMetrics\"], resource) \
+         when { action == Action::\"readMetrics\" };"
+            .to_owned(),
+    ]);
+    let decision = decide(&compiled, "orders-api", &["orders:read"], None);
+    let input = Input::read(&decision.input).unwrap();
+    let budget = Budget::new(MAX_REQUEST_STEPS);
+    let inquiry = compiled.inquiry(&input, &budget).unwrap();
+    let actions: BTreeSet<String> = inquiry
+        .entities
+        .iter()
+        .map(cedar_policy::Entity::uid)
+        .filter(|uid| uid.type_name().basename() == "Action")
+        .map(|uid| uid.id().unescaped().to_owned())
+        .collect();
+    let expected = ["any", "bill:read", "orders:read"].map(str::to_owned);
+    assert_eq!(actions, BTreeSet::from(expected));
+}
+
+#[test]
 fn nothing_asked_is_nothing_permitted() {
     let compiled = loaded(&format!(
         "permit ({AGENT}, action in Action::\"any\", resource);"

@@ -22,7 +22,7 @@ use crate::clock::Timestamp;
 use crate::domain::decision::{Decision, Outcome, Refusal, RefusalCode};
 use crate::domain::generation::{Generation, PolicyFile};
 use crate::domain::grant::{AuthorizationDetail, Grant};
-use crate::domain::limits::MAX_EVALUATIONS;
+use crate::domain::limits::{MAX_EVALUATIONS, MAX_REQUEST_STEPS};
 use crate::domain::pattern::Budget;
 use crate::domain::request::{CredentialRequest, NewTask, ResolvedRequest, TaskSelector};
 use crate::domain::revocability::{ExpiresBy, OpenSessions, Revocability, RevocationClass};

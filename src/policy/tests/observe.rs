@@ -105,6 +105,63 @@ fn the_clock_of_the_request_decides_whether_the_day_is_over() {
 }
 
 #[test]
+fn a_result_is_reused_until_the_day_of_a_policy_is_over_and_after_it() {
+    let compiled = loaded(&(base() + &forbid(TODAY)));
+    let ask = ask(
+        &compiled,
+        "billing",
+        details(json!([{"type": "api", "actions": ["bill:read"]}])),
+        None,
+    );
+    let end = "2026-11-19T00:00:00Z".parse::<Timestamp>().unwrap();
+    for (micros, outcome, reused) in [
+        (-2, Outcome::Permit, false),
+        (-1, Outcome::Permit, true),
+        (0, Outcome::Deny, false),
+        (1, Outcome::Deny, true),
+        (-3, Outcome::Permit, true),
+    ] {
+        let decision = compiled.decide(&Question {
+            workload: &agent(),
+            roles: Some(&BTreeSet::new()),
+            ask: &ask,
+            revocability: REVOCABILITY,
+            task: facts(),
+            bounds: None,
+            now: Timestamp::from_micros(end.micros() + micros),
+        });
+        assert_eq!((decision.outcome(), decision.reused), (outcome, reused));
+        assert_eq!(decision.observed.is_some(), outcome == Outcome::Permit);
+        let again = compiled.redecide(&decision.input).unwrap();
+        assert_eq!(again.verdict, decision.verdict);
+        assert_eq!(again.observed, decision.observed);
+    }
+}
+
+#[test]
+fn other_facts_and_policies_that_fail_are_evaluated_each_time() {
+    let compiled = loaded(&format!(
+        "permit ({AGENT}, action in Action::\"any\", resource == Api::\"billing\");
+         forbid (principal, action == Action::\"bill:read\", resource == Api::\"billing\")
+         when {{ context.ttl_seconds * 9223372036854775807 > 0 && principal in Role::\"r1\" }};"
+    ));
+    let detail = details(json!([{"type": "api", "actions": ["orders:read"]}]));
+    let ask_read = ask(&compiled, "billing", detail, None);
+    let decide_in = |roles: &[&str]| decide_as(&compiled, &agent(), roles, &ask_read, facts());
+    assert!(!decide_in(&[]).reused);
+    assert!(decide_in(&[]).reused);
+    assert!(!decide_in(&["r1"]).reused);
+    assert!(!decide(&compiled, "billing", &["orders:read"], Some(60)).reused);
+    for _ in 0..2 {
+        let decision = decide(&compiled, "billing", &["bill:read"], None);
+        assert_eq!(
+            (decision.outcome(), decision.reused),
+            (Outcome::Indeterminate, false)
+        );
+    }
+}
+
+#[test]
 fn a_day_in_the_past_enforces() {
     let compiled = loaded(&(base() + &forbid(PAST)));
     let decision = decide(&compiled, "billing", &["bill:read"], None);

@@ -41,6 +41,11 @@ pub(super) fn any_policy() -> impl Strategy<Value = String> {
         "when { context.task.depth == 1 }",
         "when { context has location && context.location like \"*/a\" }",
         "when { context.task.depth * 9223372036854775807 > 1 && context.task.depth > 1 }",
+        "when { Action::\"bill:read\" in Action::\"any\" }",
+        "unless { Action::\"openTask\" in [Action::\"bill:read\", Action::\"any\"] }",
+        "when { action is Action in Action::\"any\" }",
+        "when { (if context.task.depth == 1 then Action::\"orders:read\" else action) in Action::\"any\" }",
+        "when { [Action::\"bill:read\", action].contains(action) }",
         "when { principal has nothing }",
         "when { principal.nothing }",
     ]);
@@ -55,6 +60,34 @@ pub(super) fn any_policy() -> impl Strategy<Value = String> {
             format!("{obligation}{effect} ({principal}, {action}, {resource}) {when};")
         },
     )
+}
+
+/// A generated policy about acts on the broker.
+fn any_act_policy() -> impl Strategy<Value = String> {
+    let effect = prop::sample::select(vec!["permit", "permit", "forbid"]);
+    let principal = prop::sample::select(vec![
+        "principal",
+        "principal == Workload::dev::\"dev:agent\"",
+        "principal in Role::\"r1\"",
+        "principal is Workload::dev in Role::\"r2\"",
+    ]);
+    let action = prop::sample::select(vec![
+        "action",
+        "action == Action::\"readLedger\"",
+        "action in [Action::\"readLedger\", Action::\"readMetrics\"]",
+        "action in Action::\"any\"",
+    ]);
+    let when = prop::sample::select(vec![
+        "",
+        "",
+        "when { action in Action::\"readLedger\" }",
+        "when { Action::\"orders:read\" in Action::\"any\" }",
+        "unless { Action::\"bill:read\" in [Action::\"any\"] }",
+        "when { principal.nothing }",
+    ]);
+    (effect, principal, action, when).prop_map(|(effect, principal, action, when)| {
+        format!("{effect} ({principal}, {action}, resource == Broker::\"taskpass\") {when};")
+    })
 }
 
 pub(super) fn any_workload() -> impl Strategy<Value = Workload> {
@@ -135,10 +168,12 @@ proptest! {
             let action = compiled.model.action(action);
             let request = compiled.model.request(scene, &action, resource, context).unwrap();
             let slice = compiled.index.slice(&scene.principal, &scene.ancestors, &action, resource);
-            let sliced = slice.evaluate(&request, &scene.entities, Timestamp::MAX);
+            let entities = compiled.model.entities(scene, slice.actions()).unwrap();
+            let sliced = slice.evaluate(&request, &entities, Timestamp::MAX);
             // Half of the questions hold, independent of the request.
             let whole = compiled.index.whole();
-            let all = slice::join([authorizer.is_authorized(&request, &whole, &scene.entities)]);
+            let entities = compiled.model.entities_by_schema(scene);
+            let all = slice::join([authorizer.is_authorized(&request, &whole, &entities)]);
             let (sliced, all) = (without_terms(sliced), without_terms(all));
             prop_assert_eq!(sliced, all);
             Ok(())
@@ -156,6 +191,65 @@ proptest! {
         let task_type = compiled.model.task_type("nightly-report");
         let context = mapping::task_context(&facts(), &asked).unwrap();
         agree(&scene, "openTask", &task_type, context)?;
+    }
+
+    #[test]
+    fn entities_without_the_other_actions_answer_like_those_of_the_schema(
+        policies in prop::collection::vec(any_policy(), 0..12),
+        workload in any_workload(),
+        roles in any_roles(),
+        asked in any_details(),
+    ) {
+        let compiled = generated(&policies);
+        let ask = ask(&compiled, "billing", asked, None);
+        let decision = compiled.decide(&Question {
+            workload: &workload,
+            roles: Some(&roles),
+            ask: &ask,
+            revocability: REVOCABILITY,
+            task: TaskFacts { opens: true, ..facts() },
+            bounds: None,
+            now: Timestamp::from_seconds(NOW),
+        });
+        let input = Input::read(&decision.input).unwrap();
+        let budget = Budget::new(MAX_REQUEST_STEPS);
+        let mut inquiry = compiled.inquiry(&input, &budget).unwrap();
+        let answers = inquiry.answers(Timestamp::MAX, &budget);
+        inquiry.entities = compiled.model.entities_by_schema(&inquiry.scene);
+        prop_assert_eq!(answers, inquiry.answers(Timestamp::MAX, &budget));
+        prop_assert!(!budget.is_exhausted());
+    }
+
+    #[test]
+    fn acts_on_the_broker_are_decided_like_with_the_entities_of_the_schema(
+        policies in prop::collection::vec(any_act_policy(), 0..8),
+        roles in any_roles(),
+    ) {
+        let compiled = generated(&policies);
+        let who = agent();
+        for act in AdminAction::ALL.iter().copied() {
+            let principal = AdminPrincipal::Workload { workload: &who, roles: &roles };
+            let permitted = compiled.may_by(principal, act).ok();
+            let input = mapping::PrincipalInput {
+                attestor: who.attestor.clone(),
+                identity: who.identity.clone(),
+                roles: Some(roles.clone()),
+                claims: who.claims.clone(),
+            };
+            let scene = compiled.model.workload_scene(&input, None).unwrap();
+            let entities = compiled.model.entities_by_schema(&scene);
+            let (action, broker) = (compiled.model.action(act.as_str()), compiled.model.broker());
+            let context = mapping::broker_context(&[]).unwrap();
+            let request = compiled.model.request(&scene, &action, &broker, context).unwrap();
+            let whole = compiled.index.whole();
+            let response = cedar_policy::Authorizer::new().is_authorized(&request, &whole, &entities);
+            let expected = match slice::join([response]) {
+                slice::Answer::Permit(permits) => Some(permits.satisfied),
+                slice::Answer::Deny(_) => Some(BTreeSet::new()),
+                slice::Answer::Error(_) => None,
+            };
+            prop_assert_eq!(permitted, expected);
+        }
     }
 
     #[test]
@@ -184,6 +278,46 @@ proptest! {
         prop_assert_eq!(&again.policies, &decision.policies);
         prop_assert_eq!(again.input, decision.input);
         prop_assert_eq!(again.generation, decision.generation);
+    }
+
+    #[test]
+    fn a_reused_result_equals_that_of_an_evaluation(
+        policies in prop::collection::vec(any_policy(), 0..8),
+        workload in any_workload(),
+        roles in any_roles(),
+        asked in any_details(),
+        ttl in prop::option::of(1_u64..900),
+        left in prop::option::of(0_u64..900),
+        later in 0_i64..100_000,
+    ) {
+        let compiled = generated(&policies);
+        let ask = ask(&compiled, "billing", asked, ttl);
+        let decide = |seconds| {
+            let now = Timestamp::from_seconds(seconds);
+            compiled.decide(&Question {
+                workload: &workload,
+                roles: Some(&roles),
+                ask: &ask,
+                revocability: REVOCABILITY,
+                task: facts(),
+                bounds: left.map(|left| Bounds {
+                    not_after: now.plus_seconds(left),
+                    retried: false,
+                }),
+                now,
+            })
+        };
+        let (first, again) = (decide(NOW), decide(NOW + later));
+        let is_error = first.outcome() == Outcome::Indeterminate;
+        prop_assert_eq!((first.reused, again.reused), (false, !is_error));
+        for decision in [first, again] {
+            let evaluated = compiled.redecide(&decision.input).unwrap();
+            prop_assert!(!evaluated.reused);
+            prop_assert_eq!(evaluated.verdict, decision.verdict);
+            prop_assert_eq!(evaluated.policies, decision.policies);
+            prop_assert_eq!(evaluated.observed, decision.observed);
+            prop_assert_eq!(evaluated.generation, decision.generation);
+        }
     }
 
     #[test]

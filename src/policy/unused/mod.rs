@@ -30,10 +30,10 @@ use serde::Serialize;
 use super::bundle::NamedPolicy;
 use super::error::PolicyError;
 use super::generation::CompiledGeneration;
-use super::input::Input;
+use super::input::{self, Input};
 use super::lint::Reach;
 use super::record::{DecidedBy, Recorded};
-use super::replay::{self, UnknownReason};
+use super::replay::UnknownReason;
 use super::slice::Answer;
 use super::stack::with_balanced_stack;
 use crate::clock::Timestamp;
@@ -259,7 +259,7 @@ impl<'a> Usage<'a> {
     ) -> Result<(), PolicyError> {
         self.read.permits += 1;
         let judged_at = self.now.max(at);
-        let key = replay::key(self.generation.dates_before(judged_at), input);
+        let key = input::key(self.generation.dates_before(judged_at), input);
         let seen = if let Some(known) = self.remembered.get(&key) {
             known.clone()
         } else {

@@ -28,6 +28,7 @@ use crate::domain::limits::{
 };
 use crate::domain::pattern::Token;
 use crate::policy::balance;
+use crate::policy::schema::ACTION;
 
 /// A policy in the form that Cedar evaluates.
 #[derive(Clone, Debug)]
@@ -42,6 +43,9 @@ pub(in crate::policy) struct Rule {
     pub(in crate::policy) questions: Vec<u32>,
     /// Depth of the deeper condition, in levels.
     pub(in crate::policy) depth: usize,
+    /// The actions, by name, that the conditions name on the left side of `in`. Their evaluation
+    /// reads the ancestors of these actions besides those of the requested one.
+    pub(in crate::policy) looked_up: BTreeSet<String>,
 }
 
 /// The reason why a policy cannot be evaluated for many values at once, and the remedy.
@@ -67,6 +71,10 @@ pub(in crate::policy) fn rewrite(
             Clause::Unless(condition) => (condition, true),
         })
         .collect();
+    let mut looked_up = BTreeSet::new();
+    for (condition, _) in &clauses {
+        add_looked_up(condition, false, &mut looked_up);
+    }
     if !clauses
         .iter()
         .any(|(condition, _)| speaks_of_asked(condition))
@@ -77,6 +85,7 @@ pub(in crate::policy) fn rewrite(
             terms: None,
             questions: Vec::new(),
             depth: levels.unwrap_or(0) + clauses.len(),
+            looked_up,
         });
     }
     let mut rewriter = Rewriter {
@@ -122,7 +131,44 @@ pub(in crate::policy) fn rewrite(
         terms,
         questions: rewriter.used.into_iter().collect(),
         depth: rewriter.depth,
+        looked_up,
     })
+}
+
+/// Adds the actions that `expr` names on the left side of an `in`. `is_left`: whether `expr` is
+/// within such a side itself. An action that is named there counts even if its value is not used.
+fn add_looked_up(expr: &Expr, is_left: bool, found: &mut BTreeSet<String>) {
+    match expr {
+        Expr::Literal(Literal::EntityUID(uid)) if is_left && is_action(uid) => {
+            found.insert(uid.eid.to_string());
+        }
+        Expr::BinaryOp {
+            op: BinaryOp::In,
+            left,
+            right,
+        } => {
+            add_looked_up(left, true, found);
+            add_looked_up(right, is_left, found);
+        }
+        Expr::Is {
+            expr,
+            in_expr: Some(group),
+            ..
+        } => {
+            add_looked_up(expr, true, found);
+            add_looked_up(group, is_left, found);
+        }
+        other => {
+            for part in balance::parts(other) {
+                add_looked_up(part, is_left, found);
+            }
+        }
+    }
+}
+
+/// Whether it is of the type of the schema's actions, which has no namespace.
+fn is_action(uid: &pst::EntityUID) -> bool {
+    uid.ty.0.namespace.is_empty() && uid.ty.0.id.as_str() == ACTION
 }
 
 /// Number of nodes of an expression, its root included.

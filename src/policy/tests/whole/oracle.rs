@@ -127,7 +127,8 @@ fn oracle(
             Some(&compiled.model.written),
         )
         .unwrap();
-        let response = Authorizer::new().is_authorized(&request, &set, &scene.entities);
+        let entities = compiled.model.entities_by_schema(&scene);
+        let response = Authorizer::new().is_authorized(&request, &set, &entities);
         match slice::join([response]) {
             slice::Answer::Permit(permits) => {
                 for id in &permits.satisfied {
