@@ -14,7 +14,6 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 use serde_path_to_error::Segment;
 
 use super::problem::Problem;
@@ -38,9 +37,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Strict<T> {
             return Err(Problem::media_type("application/json"));
         }
         let bytes = body(request, state).await?;
-        let members = strict_json::object_or_path(&bytes)
+        let value = strict_json::read(&bytes)
             .map_err(|(path, error)| Problem::invalid(pointer(&path), brief(&error)))?;
-        let value = typed(Value::Object(members))?;
         Ok(Self {
             value,
             digest: sha256(&bytes),
@@ -70,11 +68,6 @@ fn media_type(headers: &HeaderMap) -> Option<&str> {
 /// Whether the body has this media type, with any parameters.
 pub(super) fn is_media_type(headers: &HeaderMap, wanted: &str) -> bool {
     media_type(headers).is_some_and(|given| given.eq_ignore_ascii_case(wanted))
-}
-
-fn typed<T: DeserializeOwned>(value: Value) -> Result<T, Problem> {
-    strict_json::typed(value)
-        .map_err(|(path, error)| Problem::invalid(pointer(&path), brief(&error)))
 }
 
 /// An error's text, shortened: it may quote the whole of a long value.
