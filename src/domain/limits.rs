@@ -20,8 +20,8 @@ pub const MAX_ADMIN_BODY_BYTES: usize = 8 * 1024 * 1024;
 /// usual ones. Beyond it a body waits for [`BODY_WAIT_SECONDS`].
 pub const MAX_BODIES_BYTES: usize = 64 * 1024 * 1024;
 
-/// The part of [`MAX_BODIES_BYTES`] for the bodies of one address: a quarter, and two of the largest
-/// bodies of admins. Beyond it a body is refused with 503 at once.
+/// The part of [`MAX_BODIES_BYTES`] for the bodies of one address: a quarter, which is two of the
+/// largest bodies of admins. Beyond it a body is refused with 503 at once.
 pub const MAX_ADDRESS_BODIES_BYTES: usize = 16 * 1024 * 1024;
 
 /// How long a body waits for memory, in seconds: long enough for a burst of usual bodies to pass. A
