@@ -3,6 +3,10 @@
 
 use std::process::ExitCode;
 
+/// Returns the memory of a burst to the system, which the allocator of the C library keeps.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // Before the process reads a secret.
     if let Err(error) = taskpass::process::deny_inspection() {

@@ -15,6 +15,19 @@ pub const MAX_BODY_BYTES: usize = 64 * 1024;
 /// one is refused.
 pub const MAX_ADMIN_BODY_BYTES: usize = 8 * 1024 * 1024;
 
+/// The memory for the bodies of all requests that a replica reads or works on. Most are read before
+/// it is known who sent them. A thousand of the largest bodies of callers fit, or many thousand of
+/// usual ones. Beyond it a body waits for [`BODY_WAIT_SECONDS`].
+pub const MAX_BODIES_BYTES: usize = 64 * 1024 * 1024;
+
+/// The part of [`MAX_BODIES_BYTES`] for the bodies of one address: a quarter, which is two of the
+/// largest bodies of admins. Beyond it a body is refused with 503 at once.
+pub const MAX_ADDRESS_BODIES_BYTES: usize = 16 * 1024 * 1024;
+
+/// How long a body waits for memory, in seconds: long enough for a burst of usual bodies to pass. A
+/// body that waited longer is refused with 503.
+pub const BODY_WAIT_SECONDS: u64 = 1;
+
 /// The longest identity or instance: long enough for percent-encoded claims, short enough for an
 /// index. Evidence that yields a longer one is refused.
 pub const MAX_IDENTITY_BYTES: usize = 512;

@@ -2,21 +2,19 @@
 //! pointer to the mistake.
 //!
 //! [`Strict`] is the extractor; it also has the digest of the bytes, by which `Idempotency-Key`
-//! detects a different request. [`body`] reads the bytes within the route's limit. The rule: a body
-//! is read in full or refused; nothing in it is ignored.
+//! detects a different request. The rule: a body is read in full or refused; nothing in it is
+//! ignored.
 //!
 //! Failures: another media type is a 415, a larger body a 413, and any mistake in the JSON a 400
-//! with a pointer to the member. The handlers take the extractor, and `oauth::form` calls `body`.
-//! `crypto::strict_json` parses.
+//! with a pointer to the member. The handlers take the extractor. `bodies` reads the bytes, and
+//! `crypto::strict_json` parses them.
 
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{FromRequest, Request};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::{FromRef, FromRequest, Request};
+use axum::http::{HeaderMap, header};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 use serde_path_to_error::Segment;
 
+use super::bodies::{Bodies, BodyShare};
 use super::problem::Problem;
 use crate::crypto::digest::sha256;
 use crate::crypto::strict_json;
@@ -28,37 +26,28 @@ const MAX_DETAIL_CHARS: usize = 200;
 pub(super) struct Strict<T> {
     pub(super) value: T,
     pub(super) digest: [u8; 32],
+    _share: BodyShare,
 }
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Strict<T> {
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Strict<T>
+where
+    Bodies: FromRef<S>,
+{
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         if !is_media_type(request.headers(), "application/json") {
             return Err(Problem::media_type("application/json"));
         }
-        let bytes = body(request, state).await?;
-        let members = strict_json::object_or_path(&bytes)
+        let body = Bodies::from_ref(state).read(request).await?;
+        let value = strict_json::read(&body.bytes)
             .map_err(|(path, error)| Problem::invalid(pointer(&path), brief(&error)))?;
-        let value = typed(Value::Object(members))?;
         Ok(Self {
             value,
-            digest: sha256(&bytes),
+            digest: sha256(&body.bytes),
+            _share: body.share,
         })
     }
-}
-
-/// The body's bytes, within the route's limit.
-pub(super) async fn body<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
-    Bytes::from_request(request, state)
-        .await
-        .map_err(|rejection: BytesRejection| {
-            if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-                Problem::too_large()
-            } else {
-                Problem::invalid("", "the body could not be read")
-            }
-        })
 }
 
 /// The media type without its parameters.
@@ -70,11 +59,6 @@ fn media_type(headers: &HeaderMap) -> Option<&str> {
 /// Whether the body has this media type, with any parameters.
 pub(super) fn is_media_type(headers: &HeaderMap, wanted: &str) -> bool {
     media_type(headers).is_some_and(|given| given.eq_ignore_ascii_case(wanted))
-}
-
-fn typed<T: DeserializeOwned>(value: Value) -> Result<T, Problem> {
-    strict_json::typed(value)
-        .map_err(|(path, error)| Problem::invalid(pointer(&path), brief(&error)))
 }
 
 /// An error's text, shortened: it may quote the whole of a long value.
@@ -128,7 +112,7 @@ mod tests {
         let mut request = Request::new(body.into());
         let headers = request.headers_mut();
         headers.insert(header::CONTENT_TYPE, media_type.parse().unwrap());
-        let read = Strict::<Outer>::from_request(request, &()).await;
+        let read = Strict::<Outer>::from_request(request, &Bodies::default()).await;
         read.map(|strict| strict.digest)
     }
 

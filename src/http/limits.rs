@@ -1,13 +1,14 @@
-//! The limits by address, applied before anything is read or verified: requests a second, and
-//! simultaneous connections.
+//! The limits by address, applied before anything is read or verified: requests a second,
+//! simultaneous connections, and the memory for bodies.
 //!
-//! [`AddressLimiter`] counts requests and [`AddressConnections`] connections, by IPv4 address and
-//! by IPv6 /64. The rule: these limits need no knowledge of the caller. `broker::access` limits
-//! identities, after their evidence was verified.
+//! [`AddressLimiter`] counts requests, and [`AddressShares`] connections and memory, by IPv4
+//! address and by IPv6 /64. The rule: these limits need no knowledge of the caller.
+//! `broker::access` limits identities, after their evidence was verified.
 //!
-//! Failures: a request beyond the limit is a 429 with the time to wait. `None` from `take_slot`
-//! means that the address has all its connections. A request whose client address is unknown is not
-//! limited. `http::mod` has the layer [`by_address`]; `server` takes slots for connections.
+//! Failures: a request beyond the limit is a 429 with the time to wait. `None` from `take` means
+//! that the address has its whole share. A request whose client address is unknown is not limited.
+//! `http::mod` has the layer [`by_address`]; `server` takes shares for connections, and `bodies`
+//! for memory.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -72,20 +73,24 @@ fn counted_as(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Simultaneous connections by address. A connection that was used does not time out, so one
-/// address could otherwise hold all connections.
-pub(super) struct AddressConnections {
+/// The shares of addresses in a common resource: connections, or memory. An address that keeps its
+/// share for ever gets nothing beyond it.
+#[derive(Debug)]
+pub(super) struct AddressShares {
     most: usize,
     held: Mutex<HashMap<IpAddr, usize>>,
 }
 
-/// The slot of one connection; dropping it frees the slot.
-pub struct ConnectionSlot {
+/// A part of an address's share; dropping it gives the part back.
+#[derive(Debug)]
+pub struct AddressShare {
     address: IpAddr,
-    connections: Arc<AddressConnections>,
+    amount: usize,
+    shares: Arc<AddressShares>,
 }
 
-impl AddressConnections {
+impl AddressShares {
+    /// Of which each address may hold `most`.
     pub(super) fn new(most: usize) -> Self {
         Self {
             most,
@@ -93,28 +98,27 @@ impl AddressConnections {
         }
     }
 
-    /// A slot for one more connection. `None` if the address has no slot left.
-    pub(super) fn take_slot(self: &Arc<Self>, address: IpAddr) -> Option<ConnectionSlot> {
+    /// Takes an amount for this address. `None` if it would then hold more than its share.
+    pub(super) fn take(self: &Arc<Self>, address: IpAddr, amount: usize) -> Option<AddressShare> {
         let address = counted_as(address);
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = held.entry(address).or_insert(0);
-        if *count >= self.most {
-            return None;
-        }
-        *count += 1;
-        Some(ConnectionSlot {
+        let count = held.get(&address).copied().unwrap_or(0);
+        let count = count.checked_add(amount).filter(|sum| *sum <= self.most)?;
+        held.insert(address, count);
+        Some(AddressShare {
             address,
-            connections: Arc::clone(self),
+            amount,
+            shares: Arc::clone(self),
         })
     }
 }
 
-impl Drop for ConnectionSlot {
+impl Drop for AddressShare {
     fn drop(&mut self) {
-        let held = &self.connections.held;
+        let held = &self.shares.held;
         let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = held.get_mut(&self.address) {
-            *count -= 1;
+            *count = count.saturating_sub(self.amount);
             if *count == 0 {
                 held.remove(&self.address);
             }
@@ -160,20 +164,22 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_its_connections_and_gets_no_more_until_one_has_gone() {
-        let connections = Arc::new(AddressConnections::new(2));
-        let slot = |address: &str| connections.take_slot(address.parse().unwrap());
-        let first = slot("2001:db8::1").unwrap();
-        let _second = slot("2001:db8::2").unwrap();
-        assert!(slot("2001:db8::3").is_none());
-        let other = slot("::ffff:192.0.2.1").unwrap();
+    fn an_address_has_its_share_and_gets_no_more_until_a_part_is_back() {
+        let shares = Arc::new(AddressShares::new(3));
+        let take = |address: &str, amount| shares.take(address.parse().unwrap(), amount);
+        assert!(take("2001:db8::1", 4).is_none());
+        let first = take("2001:db8::1", 2).unwrap();
+        let _second = take("2001:db8::2", 1).unwrap();
+        assert!(take("2001:db8::3", 1).is_none());
+        let other = take("::ffff:192.0.2.1", 3).unwrap();
         drop(first);
-        assert!(slot("2001:db8::3").is_some());
+        assert!(take("2001:db8::3", 3).is_none());
+        assert!(take("2001:db8::3", 2).is_some());
         drop(other);
         assert_eq!(
-            connections.held.lock().unwrap().len(),
+            shares.held.lock().unwrap().len(),
             1,
-            "an address without connections must be removed"
+            "an address that holds nothing must be removed"
         );
     }
 

@@ -17,12 +17,15 @@
 //! 8. the timeout, which ends the wait and not the work;
 //! 9. an answer to a DPoP proof gets the next nonce, and a body has a limit.
 //!
+//! `bodies` reads a body, within the memory for the bodies of all requests.
+//!
 //! The rule: a handler gets every check that it needs from a layer, an extractor or the broker, and
 //! decides nothing. Failures: all refusals have the form of [`problem`]. At the timeout the caller
 //! gets a 503, or a 408 if its body did not arrive, and the work continues. `server` and tests call
 //! [`router`]; the handlers call only services of `broker`.
 
 pub mod admin;
+mod bodies;
 mod challenge;
 mod client_address;
 mod client_certificates;
@@ -55,7 +58,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, MatchedPath, Request, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRef, MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Version, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -67,6 +70,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use self::bodies::Bodies;
 use self::client_address::{ClientAddress, TrustedProxies};
 use self::evidence::RequestId;
 pub(crate) use self::head::hosts;
@@ -84,6 +88,7 @@ use crate::telemetry::TraceContext;
 pub struct AppState {
     broker: Arc<Broker>,
     addresses: Arc<AddressLimiter>,
+    bodies: Bodies,
     settings: Arc<Settings>,
 }
 
@@ -109,6 +114,7 @@ impl AppState {
                 config.limits.address_requests_per_second,
                 config.limits.address_burst,
             )),
+            bodies: Bodies::default(),
             settings: Arc::new(Settings {
                 request_timeout: Duration::from_secs(config.server.request_timeout_seconds),
                 trusted_proxies: TrustedProxies::new(&config.server.trusted_proxies),
@@ -126,6 +132,12 @@ impl AppState {
             }),
             broker,
         }
+    }
+}
+
+impl FromRef<AppState> for Bodies {
+    fn from_ref(state: &AppState) -> Self {
+        state.bodies.clone()
     }
 }
 

@@ -7,8 +7,8 @@
 //!
 //! Failures: an address in use or an unfit certificate is an `io::Error` at the start. A listener
 //! that fails later is only logged. `app` calls this module. It calls `router`, `tls` for
-//! certificates, `limits` for connection slots, and `unread` to end connections whose client does
-//! not read.
+//! certificates, `limits` for the connections of an address, and `unread` to end connections whose
+//! client does not read.
 
 use std::future::{Ready, ready};
 use std::io;
@@ -24,7 +24,7 @@ use tower_http::add_extension::AddExtension;
 use tracing::warn;
 
 use super::client_address::TrustedProxies;
-use super::limits::{AddressConnections, ConnectionSlot};
+use super::limits::{AddressShare, AddressShares};
 use super::tls::ServedTls;
 use super::unread::WriteTimeout;
 use super::{AppState, ops, router};
@@ -56,6 +56,21 @@ fn allow_open_files(connections: usize) {
     }
 }
 
+/// The largest head of a request, and with it the largest buffer of a connection in HTTP/1.1: room
+/// for two of the longest tokens. A request with a larger one is refused.
+const HEAD_BYTES: u32 = 32 * 1024;
+
+/// Maximum number of simultaneous requests on one connection in HTTP/2. A client that sends more
+/// waits or opens another connection.
+const STREAMS: u32 = 32;
+
+/// How many bytes of one body in HTTP/2 a client may send before the server takes them: the largest
+/// body of a caller.
+const STREAM_WINDOW: u32 = 64 * 1024;
+
+/// The same for all bodies on one connection. It bounds the memory for bodies that wait to be read.
+const CONNECTION_WINDOW: u32 = 128 * 1024;
+
 /// The largest number of connections to the metrics listener; a scraper needs one.
 const METRICS_CONNECTIONS: usize = 64;
 
@@ -84,7 +99,10 @@ pub async fn start_metrics(
     http.http1()
         .header_read_timeout(patience)
         .max_buf_size(16 * 1024);
-    http.http2().max_concurrent_streams(Some(8));
+    http.http2()
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(Some(8));
     let serving = {
         let handle = handle.clone();
         let stopping = shutdown.stopping();
@@ -141,12 +159,14 @@ pub async fn start(
     let http = server.http_builder();
     http.http1()
         .header_read_timeout(headers)
-        .max_buf_size(64 * 1024);
+        .max_buf_size(HEAD_BYTES as usize);
     http.http2()
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .keep_alive_interval(Some(Duration::from_secs(30)))
         .keep_alive_timeout(Duration::from_secs(10))
-        .max_concurrent_streams(Some(128))
-        .max_header_list_size(32 * 1024);
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(HEAD_BYTES);
 
     let tls = ServedTls::read(&settings.tls, metrics).await?;
     let acceptor = tls.as_ref().map(ServedTls::acceptor);
@@ -240,7 +260,7 @@ const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 pub struct Bounded {
     handle: Handle<SocketAddr>,
     connections: usize,
-    by_address: Arc<AddressConnections>,
+    by_address: Arc<AddressShares>,
     proxies: TrustedProxies,
     write_patience: Duration,
 }
@@ -253,7 +273,7 @@ impl Bounded {
         Self {
             handle,
             connections,
-            by_address: Arc::new(AddressConnections::new(of_one_address)),
+            by_address: Arc::new(AddressShares::new(of_one_address)),
             proxies: TrustedProxies::default(),
             write_patience: WRITE_PATIENCE,
         }
@@ -275,11 +295,11 @@ impl Bounded {
         Self { proxies, ..self }
     }
 
-    fn take_slot(&self, peer: IpAddr) -> io::Result<Option<Arc<ConnectionSlot>>> {
+    fn take_slot(&self, peer: IpAddr) -> io::Result<Option<Arc<AddressShare>>> {
         if self.proxies.contain(peer) {
             return Ok(None);
         }
-        let slot = self.by_address.take_slot(peer);
+        let slot = self.by_address.take(peer, 1);
         let slot = slot.ok_or_else(|| io::Error::other("too many connections from one address"))?;
         Ok(Some(Arc::new(slot)))
     }
@@ -288,7 +308,7 @@ impl Bounded {
 impl<S> Accept<TcpStream, S> for Bounded {
     type Stream = WriteTimeout<TcpStream>;
     /// The service carries the connection's slot: both are dropped when the connection ends.
-    type Service = AddExtension<S, Option<Arc<ConnectionSlot>>>;
+    type Service = AddExtension<S, Option<Arc<AddressShare>>>;
     type Future = Ready<io::Result<(Self::Stream, Self::Service)>>;
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {

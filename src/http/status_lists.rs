@@ -1,6 +1,9 @@
 //! `/status/{list}`: status lists, for verifiers of the broker's tokens. Public, as the draft
 //! requires.
 
+use std::sync::Arc;
+
+use axum::body::Bytes;
 use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -9,6 +12,17 @@ use super::AppState;
 use super::params::Named;
 use super::problem::Problem;
 use super::sessions::id;
+use crate::broker::verification::status_lists::StatusList;
+
+/// A list whose bytes all its answers share. A client that does not read its answer would otherwise
+/// keep a copy.
+struct Shared(Arc<StatusList>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        self.0.token.as_bytes()
+    }
+}
 
 /// A status list, as a signed JWT.
 #[utoipa::path(
@@ -45,5 +59,6 @@ pub(super) async fn status_list(
             format!("public, max-age={}", left.min(10)),
         ),
     ];
-    Ok((StatusCode::OK, headers, list.token.clone()).into_response())
+    let token = Bytes::from_owner(Shared(list));
+    Ok((StatusCode::OK, headers, token).into_response())
 }

@@ -29,6 +29,7 @@ mod aws_answers;
 mod aws_list_rows;
 mod aws_revocation;
 mod behind_proxy;
+mod bodies;
 mod bootstrap;
 mod changed_leaf;
 mod check;

@@ -4,23 +4,27 @@
 //! repeated, one without a value is absent, and unknown ones are ignored. Failures: another media
 //! type is a 415. A repeated parameter is `invalid_request`, or `invalid_target` if it names a
 //! target, because the token would get the rights of each. `None` means that a parameter is absent.
-//! `token`, `introspect` and `revoke` call this module; `http::json` reads the bytes.
+//! `token`, `introspect` and `revoke` call this module; `http::bodies` reads the bytes.
 
 use std::collections::BTreeMap;
 
-use axum::extract::Request;
+use axum::extract::{FromRef as _, Request};
 use axum::http::StatusCode;
 
 use super::error::OAuthError;
 use crate::domain::limits::MAX_BODY_BYTES;
 use crate::http::AppState;
-use crate::http::json::{body, is_media_type};
+use crate::http::bodies::{Bodies, BodyShare};
+use crate::http::json::is_media_type;
 use crate::http::problem::Problem;
 use crate::wire::query::in_one_spelling;
 
 /// A form without repeated parameters.
 #[derive(Debug)]
-pub(super) struct Form(BTreeMap<String, String>);
+pub(super) struct Form {
+    parameters: BTreeMap<String, String>,
+    _share: BodyShare,
+}
 
 impl Form {
     /// Reads a request's body. Repeated parameters are refused; a parameter without a value counts
@@ -32,11 +36,25 @@ impl Form {
                 ..OAuthError::invalid_request("send application/x-www-form-urlencoded")
             });
         }
-        let unread =
-            |problem: Problem| OAuthError::of_layer(problem.status(), &problem.into_detail());
-        let bytes = body(request, state).await.map_err(unread)?;
-        debug_assert!(bytes.len() <= MAX_BODY_BYTES, "the route's limit is lower");
-        Self::parse(&bytes)
+        let unread = |problem: Problem| {
+            let status = problem.status();
+            // The only 503 of a body is the lack of memory for it.
+            let overloaded = status == StatusCode::SERVICE_UNAVAILABLE;
+            OAuthError {
+                retry_seconds: overloaded.then_some(1),
+                ..OAuthError::of_layer(status, &problem.into_detail())
+            }
+        };
+        let body = Bodies::from_ref(state).read(request).await;
+        let body = body.map_err(unread)?;
+        debug_assert!(
+            body.bytes.len() <= MAX_BODY_BYTES,
+            "the route's limit is lower"
+        );
+        Ok(Self {
+            _share: body.share,
+            ..Self::parse(&body.bytes)?
+        })
     }
 
     fn parse(form: &[u8]) -> Result<Self, OAuthError> {
@@ -59,12 +77,15 @@ impl Form {
             }
         }
         parameters.retain(|_, value| !value.is_empty());
-        Ok(Self(parameters))
+        Ok(Self {
+            parameters,
+            _share: BodyShare::default(),
+        })
     }
 
     /// A parameter that has a value.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
+        self.parameters.get(name).map(String::as_str)
     }
 
     /// A parameter that the endpoint requires.

@@ -1,15 +1,17 @@
 //! Strict parsing of JSON from untrusted parties: a duplicate member at any depth, and U+0000 in
 //! any text, are errors.
 //!
-//! [`object`] and [`value`] parse bytes, and [`typed`] reads a parsed value as a type. A duplicate
-//! member is an error because two parsers of `{"sub":"a","sub":"b"}` can read different values.
-//! U+0000 is one because the store cannot hold it. [`typed`] accepts no array for a struct, except
-//! inside an enum, whose content serde reads by itself.
+//! [`object`] and [`value`] parse bytes, [`typed`] reads a parsed value as a type, and [`read`]
+//! does both at once. A duplicate member is an error because two parsers of `{"sub":"a","sub":"b"}`
+//! can read different values. U+0000 is one because the store cannot hold it. [`typed`] accepts no
+//! array for a struct, except inside an enum, whose content serde reads by itself.
 //!
-//! Every failure is a `serde_json` error. [`object_or_path`] and [`typed`] also report its path:
-//! that of the faulty member, that of the object for U+0000 in a member's name, and `?` if the text
-//! breaks off. `serde_json` limits the nesting; the caller limits the length. Tokens and keys
-//! (`crypto`), HTTP bodies (`http`) and files for the CLI are parsed here.
+//! Every failure is a `serde_json` error. [`read`] and [`typed`] also report its path: that of the
+//! faulty member, that of the object for U+0000 in a member's name, and `?` if the text breaks off.
+//! `serde_json` limits the nesting; the caller limits the length. Tokens and keys (`crypto`), HTTP
+//! bodies (`http`) and files for the CLI are parsed here.
+
+mod direct;
 
 use std::fmt;
 
@@ -26,10 +28,19 @@ pub(crate) fn object(bytes: &[u8]) -> Result<Map<String, Value>, serde_json::Err
     object_or_path(bytes).map_err(|(_, error)| error)
 }
 
+/// Reads a type from the text of one JSON object. An error comes with its path.
+///
+/// A text that is in order is read in one pass. Any other is read again, member by member, in the
+/// way that knows the path of the error. Only this second way decides that a text is refused.
+pub(crate) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, (Path, serde_json::Error)> {
+    if let Ok(value) = direct::read(bytes) {
+        return Ok(value);
+    }
+    typed(Value::Object(object_or_path(bytes)?))
+}
+
 /// Parses `bytes` as one JSON object. An error comes with its path.
-pub(crate) fn object_or_path(
-    bytes: &[u8],
-) -> Result<Map<String, Value>, (Path, serde_json::Error)> {
+fn object_or_path(bytes: &[u8]) -> Result<Map<String, Value>, (Path, serde_json::Error)> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let mut track = Track::new();
     let tracked = serde_path_to_error::Deserializer::new(&mut deserializer, &mut track);
