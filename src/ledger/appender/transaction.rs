@@ -28,7 +28,8 @@ use crate::ledger::unrecorded::Unrecorded;
 use crate::merkle::{BatchProver, Edge, Hash, Tile};
 use crate::store::StoreError;
 use crate::store::append::{LedgerConnection, MAX_HASHES, Server, View, Writes};
-use crate::store::heads::{ForeignHead, Head};
+use crate::store::endings::{ChainedEnding, EndingsChain};
+use crate::store::heads::{ForeignHead, Head, SealedHead};
 
 /// How long to ask for the outcome of a COMMIT whose answer was lost. The holder of the lock may be
 /// frozen for a few seconds. After this time the callers learn that the outcome is unknown.
@@ -135,6 +136,8 @@ impl Appender {
         let reading = self.judge_clock(&view, cutoffs);
         let now = reading.now;
 
+        let chain = view.head.as_ref();
+        let chain = chain.map_or(EndingsChain::EMPTY, SealedHead::endings);
         let mac = &self.parts.mac;
         let mut settling = Batch::new(
             &self.parts.origin,
@@ -165,7 +168,8 @@ impl Appender {
                 size: prover.size(),
                 root: prover.root(),
             };
-            writes.head = Some(self.heads.seal(head, batch_id));
+            let endings = writes.endings.last().map_or(chain, ChainedEnding::after);
+            writes.head = Some(self.heads.seal(head, batch_id, endings));
         }
         connection.write(&writes).await.map_err(unwritten)?;
         self.in_doubt = true;
