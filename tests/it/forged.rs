@@ -73,8 +73,8 @@ impl Writer {
         let mut edge = Edge::empty();
         drop(edge.append(hashes));
         sqlx::query(
-            "INSERT INTO ledger_head (size, root, batch_id, mac) \
-             SELECT $1, $2, gen_random_uuid(), mac FROM ledger_head ORDER BY size DESC LIMIT 1",
+            "INSERT INTO ledger_head (size, root, batch_id, mac, endings) \
+             SELECT $1, $2, gen_random_uuid(), mac, endings FROM ledger_head ORDER BY size DESC LIMIT 1",
         )
         .bind(i64::try_from(edge.size()).unwrap())
         .bind(edge.root().as_bytes().as_slice())
@@ -519,4 +519,30 @@ fn drill() -> RevokeRequest {
         allow_unknown: false,
         dry_run: false,
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ending_that_no_broker_wrote_stops_every_replica_that_follows() {
+    let (rig, idle) = two().await;
+    let mut followers = [&rig.broker, &idle.broker].map(|broker| broker.core.ledger().follower());
+    for follower in &mut followers {
+        follower.read_on().await.unwrap();
+    }
+    let mut writer = Writer::on(&rig).await;
+    writer
+        .run(
+            "INSERT INTO ending SELECT max(size), 0, 'cutoff', 'all=', '2030-01-01', \
+             decode(repeat('00', 32), 'hex') FROM ledger_head",
+        )
+        .await;
+    for follower in &mut followers {
+        let told = follower.read_on().await.unwrap_err().to_string();
+        assert!(told.contains("the table ending"), "{told}");
+    }
+    for broker in [&rig.broker, &idle.broker] {
+        let why = stopped(broker).await;
+        assert!(why.contains("the table ending"), "{why}");
+    }
+    stop(idle).await;
+    writer.gone().await;
 }

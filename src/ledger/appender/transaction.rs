@@ -185,6 +185,9 @@ impl Appender {
         // The commit was acknowledged, and with it every row that was read before.
         self.take_cutoffs(learned, size);
         self.move_to(next);
+        if !writes.endings.is_empty() {
+            self.shared.endings.notify_one();
+        }
         self.see_dates(&writes, &own_cutoffs);
         self.take_own_cutoffs(own_cutoffs);
         Ok(Some(Committed {
