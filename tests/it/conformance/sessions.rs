@@ -4,7 +4,7 @@ use super::*;
 
 cases! {
     a_session_is_seen_with_all_that_decides_about_it: "session" "list_sessions" "sessions_under"
-        "ancestors" "matching" "cutoffs_after";
+        "ancestors" "matching" "cutoffs_of";
     a_mint_elsewhere_is_settled_once_and_its_end_is_tried_until_confirmed: "settle_mint"
         "unfinished_mints" "claim_unconfirmed" "put_off_ending" "active_external";
     a_status_list_is_read_by_the_places_of_leaves: "listed";

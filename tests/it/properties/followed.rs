@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use taskpass::broker::Broker;
-use taskpass::domain::cutoff::{Selector, SelectorSubject};
+use taskpass::domain::cutoff::Selector;
 use taskpass::domain::session::{Session as SessionRecord, SessionState};
 use taskpass::domain::task::TaskState;
 use taskpass::domain::validity::SessionView;
@@ -70,15 +70,7 @@ impl Facts {
         tasks.iter().any(|life| {
             known.task(life.id).is_some() || after(&Selector::Task(life.id), own.leaf_index)
         }) || sessions().any(|session| {
-            let subject = SelectorSubject {
-                workload: &session.workload,
-                attestor: &session.attestor,
-                resource: &session.resource,
-                generation: session.generation,
-                policies: &session.policies,
-                kid: Some(&session.kid),
-            };
-            let mut selectors = subject.selectors().into_iter();
+            let mut selectors = session.selector_subject().selectors().into_iter();
             known.session(session.id).is_some()
                 || selectors.any(|selector| after(&selector, session.leaf_index))
         })
