@@ -265,6 +265,29 @@ impl Store {
         rows.into_iter().map(opened).collect()
     }
 
+    /// Cutoffs that were not lifted and whose blocks end after this time, or last until lifted,
+    /// oldest first: those with a leaf after `after`, at most `limit`.
+    pub async fn cutoffs_that_may_block(
+        &self,
+        at: Timestamp,
+        after: Option<u64>,
+        limit: u32,
+    ) -> Result<Vec<Cutoff>, StoreError> {
+        let rows: Vec<CutoffRow> = read_current!(self, db => {
+            sqlx::query_as(concat!(
+                "/* cutoffs_that_may_block */ SELECT * FROM cutoff WHERE ",
+                blocks!("$1"),
+                " AND idx > $2 ORDER BY idx LIMIT $3"
+            ))
+            .bind(at)
+            .bind(after.map_or(-1, signed))
+            .bind(i64::from(limit))
+            .fetch_all(db)
+            .await?
+        });
+        rows.into_iter().map(|row| self.opened(row)).collect()
+    }
+
     /// The times that admins accepted, with the indices of their leaves, oldest first.
     pub async fn accepted_times(&self) -> Result<Vec<(u64, Timestamp)>, StoreError> {
         let rows: Vec<CutoffRow> = read_current!(self, db => {

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 use super::failure::{Failure, failure, too_slow, unanswered, unwritten};
+use super::follow::LearnedCutoffs;
 use super::{Appender, CONNECT_PATIENCE, Committed};
 use crate::crypto::random::SystemRandom;
 use crate::ids::BatchId;
@@ -64,6 +65,9 @@ impl Appender {
 
     async fn attempt(&mut self, prepared: &[&Prepared]) -> Result<Committed, Failure> {
         self.in_doubt = false;
+        if self.cutoffs_known_to.is_none() {
+            self.load_cutoffs().await?;
+        }
         for _ in 0..SERVERS {
             // The connection is put back only after a success. Otherwise it is dropped, which rolls
             // the transaction back.
@@ -94,7 +98,8 @@ impl Appender {
         mut connection: LedgerConnection,
         prepared: &[&Prepared],
     ) -> Result<Option<Committed>, Failure> {
-        let needs = batch::needs(prepared, self.edge.size(), self.cutoffs.known_to());
+        let cutoffs_from = self.cutoffs_known_to.unwrap_or_default();
+        let needs = batch::needs(prepared, self.edge.size(), cutoffs_from);
         let known = self.parts.store.known_committed();
         let mut view = connection.enter(&needs).await.map_err(failure)?;
         if self.checked.is_some() && view.server != self.checked {
@@ -130,8 +135,9 @@ impl Appender {
             );
             return Ok(None);
         }
-        let learned = self.learn_cutoffs(std::mem::take(&mut view.cutoffs), edge.size())?;
-        let cutoffs = learned.as_ref().unwrap_or(&self.cutoffs);
+        let learned = self.learn_cutoffs(std::mem::take(&mut view.cutoffs))?;
+        let learned_cutoffs = learned.as_ref().map(|learned| &learned.cutoffs);
+        let cutoffs = learned_cutoffs.unwrap_or(&self.cutoffs);
         let generation = self.open_activation(view.activation.as_ref())?;
         let reading = self.judge_clock(&view, cutoffs);
         let now = reading.now;
@@ -203,7 +209,7 @@ impl Appender {
         &mut self,
         mut connection: LedgerConnection,
         edge: Edge,
-        learned: Option<Cutoffs>,
+        learned: Option<LearnedCutoffs>,
     ) -> Result<(), Failure> {
         if edge.size() > self.edge.size() || learned.is_some() {
             connection.confirm().await.map_err(unanswered)?;

@@ -4,6 +4,7 @@ use super::*;
 
 cases! {
     a_cutoff_is_learnt_lifted_once_and_kept_while_it_matters: "cutoff" "cutoffs" "list_cutoffs"
+        "cutoffs_that_may_block"
         "changed_cutoffs" "write_cutoff" "write_lift" "remac_cutoff" "prune_cutoffs";
     what_decided_at_some_time_since_is_found: "generations_since";
     the_newest_activation_decides: "write_generation" "generation" "active_generation"
@@ -74,6 +75,15 @@ async fn a_cutoff_is_learnt_lifted_once_and_kept_while_it_matters(store: &Store)
         .await,
         [4]
     );
+    let may_block = async |from: Timestamp, after, limit| {
+        let found = store.cutoffs_that_may_block(from, after, limit).await;
+        let found = found.unwrap();
+        found.iter().map(|one| one.index).collect::<Vec<u64>>()
+    };
+    assert_eq!(may_block(at(39), None, 9).await, [3, 4]);
+    assert_eq!(may_block(at(39), None, 1).await, [3]);
+    assert_eq!(may_block(at(39), Some(3), 9).await, [4]);
+    assert_eq!(may_block(at(40), None, 9).await, [3]);
     let policy = Some(Selector::Policy("p".into()));
     assert_eq!(
         listed(CutoffFilter {
