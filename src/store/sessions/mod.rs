@@ -3,8 +3,8 @@
 //!
 //! `session` and `session_view` read one, `list_sessions` and `sessions_under` a page,
 //! `count_matching` and `list_matching` those of a selector. `activate_session`, `unfinished_mints`
-//! and `claim_unconfirmed` serve minting and the sweeper; `listed` the status lists;
-//! `active_external` and `external_under` the search for orphans.
+//! and `claim_unconfirmed` serve minting and the sweeper; `listed_plainly` and `listed_in_doubt` the
+//! status lists; `active_external` and `external_under` the search for orphans.
 //!
 //! The rule: this module does not judge. A [`SessionView`] carries the session's tasks, ancestors
 //! and cutoffs, and `domain::validity` judges it. All rows are read under the read lease. Failures:
@@ -15,6 +15,7 @@
 
 mod external;
 mod leases;
+mod listed;
 mod matching;
 mod rows;
 
@@ -22,9 +23,8 @@ use std::collections::{HashMap, HashSet};
 
 use self::rows::{SessionRow, facts_under, shown_views};
 pub(super) use self::rows::{UnderRow, select_session, select_under, under, views_under};
-use super::codec::signed;
 use super::tasks::json_ids;
-use super::validity_sql::{may_stand, polled, unexpired};
+use super::validity_sql::may_stand;
 use super::{Store, StoreError, on_pool, read_current};
 use crate::clock::Timestamp;
 use crate::domain::cutoff::Selector;
@@ -205,34 +205,6 @@ impl Store {
         rows.into_iter()
             .map(|row| Ok((row.id, Session::try_from(row)?)))
             .collect()
-    }
-
-    /// The sessions with leaves in `[from, to)` whose servers poll status lists and that have not
-    /// expired at `now`, with everything that decides about them.
-    pub async fn listed(
-        &self,
-        from: u64,
-        to: u64,
-        now: Timestamp,
-    ) -> Result<Vec<SessionView>, StoreError> {
-        let rows: Vec<SessionRow> = read_current!(self, db => {
-            sqlx::query_as(select_session!(
-                "/* listed */ WHERE ",
-                polled!(),
-                " AND leaf_idx >= $1 AND leaf_idx < $2 AND ",
-                unexpired!("", "$3")
-            ))
-            .bind(signed(from))
-            .bind(signed(to))
-            .bind(now)
-            .fetch_all(db)
-            .await?
-        });
-        let sessions = rows
-            .into_iter()
-            .map(Session::try_from)
-            .collect::<Result<Vec<_>, _>>()?;
-        self.session_views(sessions).await
     }
 }
 
