@@ -10,7 +10,8 @@
 //! earlier endings. Failures: while the store does not answer, the view grows old, and
 //! its users read the store. A head or a row that no broker of this log wrote stops the ledger. If
 //! the rows do not continue those that were read before, they were deleted or belong to another
-//! server: the view starts again with the newest head. `app` runs the follower.
+//! server: the view starts again with the newest head. A server that shows fewer leaves than before
+//! is not followed. `app` runs the follower.
 
 mod view;
 
@@ -240,12 +241,22 @@ impl Follower {
         Ok(read.map_err(|_| FollowError::TooSlow)??)
     }
 
-    /// The newest head and the digest of all endings, if a broker of this log wrote them.
-    fn open_head(&self, sealed: Option<&SealedHead>) -> Result<(Head, EndingsChain), ForeignHead> {
-        let Some(sealed) = sealed else {
-            return Ok((EMPTY, EndingsChain::EMPTY));
-        };
-        Ok((self.heads.open(sealed)?, sealed.endings()))
+    /// The newest head and the digest of all endings, if a broker of this log wrote them and the
+    /// view does not know a newer head.
+    fn open_head(&self, sealed: Option<&SealedHead>) -> Result<(Head, EndingsChain), FollowError> {
+        let head = sealed.map(|sealed| self.heads.open(sealed)).transpose()?;
+        let head = head.unwrap_or(EMPTY);
+        let known = self.shared.view.complete_to();
+        if head.size < known {
+            return Err(FollowError::Store(StoreError::NotPrimary(format!(
+                "it shows {} leaves, and {known} were read before",
+                head.size
+            ))));
+        }
+        Ok((
+            head,
+            sealed.map_or(EndingsChain::EMPTY, SealedHead::endings),
+        ))
     }
 
     /// Forgets endings that no longer matter. Not while the clock is in doubt.
