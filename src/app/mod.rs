@@ -193,6 +193,11 @@ impl Prepared {
         drop(shutdown.spawn_worker("deny lists", move |stop| {
             sweep::run_deny_lists(denying, stop)
         }));
+        let follower = broker.core.ledger().follower();
+        let woken = broker.core.clone();
+        drop(shutdown.spawn_worker("endings", move |stop| {
+            follower.run(stop, move || woken.wake_sweeper())
+        }));
         drop(shutdown.spawn_worker("exports", move |stop| exporter.run(stop)));
         if let Some(socket) = sockets.take_metrics() {
             let metrics = Arc::clone(broker.core.metrics());

@@ -118,7 +118,7 @@ impl Core {
     }
 
     /// Ends the sweeper's pause.
-    pub(super) fn wake_sweeper(&self) {
+    pub(crate) fn wake_sweeper(&self) {
         self.0.sweeper.notify_one();
     }
 

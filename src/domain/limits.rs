@@ -272,6 +272,14 @@ pub const MAX_CLOCK_SKEW_SECONDS: u64 = 1;
 /// them too early.
 pub const ONE_TIME_KEPT_SECONDS: u64 = 86_400;
 
+/// How long a recorded ending matters at most, in seconds: the longest life of a task, of a
+/// credential, and of used evidence.
+pub const ENDING_SECONDS: u64 = MAX_DEADLINE_SECONDS + MAX_TTL_SECONDS + ONE_TIME_KEPT_SECONDS;
+
+/// How long the rows of the table of endings are kept, in seconds: a day. A follower reads each row
+/// within a second, and one that lags further starts again.
+pub const ENDINGS_KEPT_SECONDS: u64 = 86_400;
+
 /// Maximum advance, in seconds for each second that a process runs, of the stored horizon up to
 /// which rows are deleted. After a day of standstill it takes an hour to catch up. A clock that is
 /// a month ahead must stay so for more than a day before rows are deleted because of it.

@@ -17,7 +17,7 @@ use crate::clock::Timestamp;
 use crate::crypto::digest::Mac;
 use crate::domain::cutoff::{Cutoff, Selector, selectors_of_caller};
 use crate::domain::generation_digest::GenerationDigest;
-use crate::domain::limits::MAX_CHAIN_DEPTH;
+use crate::domain::limits::{ENDING_SECONDS, MAX_CHAIN_DEPTH};
 use crate::domain::session::{EndReason, Session, SessionState};
 use crate::domain::task::{Task, TaskChain, TaskState};
 use crate::domain::workload::{Identity, OneTime};
@@ -27,6 +27,10 @@ use crate::store::append::{
     TaskChange, View, Writes,
 };
 use crate::store::cutoffs::SealedCutoff;
+use crate::store::endings::{
+    ChainedEnding, EndingPosition, EndingRecord, EndingSubject, EndingsChain,
+};
+use crate::store::heads::SealedHead;
 use crate::store::keys::SigningKeyRow;
 
 /// The rows that were read under the lock, and the changes of this batch.
@@ -42,6 +46,8 @@ pub(super) struct LockedState<'a> {
     mac: &'a Mac,
     /// The index of the next leaf.
     index: u64,
+    /// The digest of all endings so far.
+    chain: EndingsChain,
     writes: Writes,
 }
 
@@ -88,9 +94,12 @@ impl<'a> LockedState<'a> {
         cutoffs: &'a Cutoffs,
         mac: &'a Mac,
     ) -> Self {
+        let head = view.head.as_ref();
+        let chain = head.map_or(EndingsChain::EMPTY, SealedHead::endings);
         Self {
             now: clock.now,
             doubt: clock.doubt,
+            chain,
             view,
             generation,
             cutoffs,
@@ -337,7 +346,9 @@ impl LockedState<'_> {
             return false;
         }
         facts.life.state = state;
+        let deadline = facts.life.deadline;
         self.change(task).end = Some((state, now, index));
+        self.record_ending(EndingSubject::Task(task), deadline);
         true
     }
 
@@ -370,9 +381,14 @@ impl LockedState<'_> {
         {
             return false;
         }
+        let begins = facts.state != SessionState::Ending;
+        let expires_at = facts.expires_at;
         facts.state = state;
         let end = SessionEnd { state, reason, at };
         self.writes.session_ends.insert(id, end);
+        if begins {
+            self.record_ending(EndingSubject::Session(id), expires_at);
+        }
         true
     }
 
@@ -387,7 +403,31 @@ impl LockedState<'_> {
 impl LockedState<'_> {
     /// Adds the row of a rare act.
     pub(super) fn write(&mut self, act: ActWrite) {
+        if let Some(subject) = act.ends() {
+            // Earlier leaves may have later dates than this one, if the clock was ahead.
+            let latest = self.now.max(self.newest_at().unwrap_or(self.now));
+            self.record_ending(subject, latest.plus_seconds(ENDING_SECONDS));
+        }
         self.writes.acts.push(act);
+    }
+
+    /// Adds the row of an ending by the next leaf.
+    fn record_ending(&mut self, subject: EndingSubject, matters_until: Timestamp) {
+        let last = self.writes.endings.last().map(|last| last.record.position);
+        let n = last
+            .filter(|last| last.index == self.index)
+            .map_or(0, |last| last.n + 1);
+        let index = self.index;
+        let ending = ChainedEnding {
+            record: EndingRecord {
+                position: EndingPosition { index, n },
+                subject,
+                matters_until,
+            },
+            before: self.chain,
+        };
+        self.chain = ending.after();
+        self.writes.endings.push(ending);
     }
 
     /// Adds the next leaf.

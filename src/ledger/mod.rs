@@ -43,6 +43,7 @@ pub mod containment;
 mod cutoffs;
 pub mod denials;
 pub mod entry;
+pub mod follower;
 pub mod guard;
 mod locked;
 mod outcome;
@@ -56,7 +57,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tracing::error;
 
 use self::batch::{Prepared, SettledLeaf};
@@ -64,6 +65,7 @@ use self::clock_watch::ClockWatch;
 use self::cutoffs::Cutoffs;
 pub(crate) use self::entry::blocked_caller;
 use self::entry::{Entry, EntryOpenings, OneTimeUse, Request, SessionPlan, leaf_of};
+use self::follower::View;
 pub use self::outcome::{AppendError, Outcome};
 use self::unrecorded::Unrecorded;
 use crate::clock::{SharedClock, Timestamp};
@@ -213,6 +215,10 @@ struct Shared {
     unrecorded: Unrecorded,
     status: watch::Sender<LedgerStatus>,
     latest: watch::Sender<Option<Signed>>,
+    /// The endings that this replica knows.
+    view: View,
+    /// Tells the follower that this replica committed endings.
+    endings: Notify,
 }
 
 impl Ledger {

@@ -4,6 +4,7 @@
 //! series begin when they are known. Reporting never fails.
 
 use std::borrow::Cow;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
@@ -29,6 +30,7 @@ pub(super) struct LedgerMetrics {
     queue_depth: Gauge,
     unrecorded_evidence: Gauge,
     commit: Histogram,
+    endings_view: EndingsView,
     shared_checkpoint: SharedCheckpoint,
     witnesses: Witnesses,
 }
@@ -56,11 +58,37 @@ impl LedgerMetrics {
                 "Duration of a batch, from lock to commit",
                 Buckets(STEP_SECONDS).new_metric(),
             ),
+            endings_view: EndingsView::new(r),
             shared_checkpoint: SharedCheckpoint::new(r),
             witnesses: Witnesses::new(r),
         };
         metrics.key_days.set(to_gauge(ENDLESS_DAYS));
         metrics
+    }
+}
+
+/// Metrics of the endings that this replica knows.
+#[derive(Debug)]
+struct EndingsView {
+    size: Gauge,
+    age: Gauge<f64, AtomicU64>,
+    known: Gauge,
+}
+
+impl EndingsView {
+    fn new(r: &mut Registrar) -> Self {
+        Self {
+            size: r.gauge(
+                "endings_view_size",
+                "Leaves below which this replica knows every ending",
+            ),
+            age: r.add(
+                "endings_view_age_seconds",
+                "Time since the last read after which this replica knew every ending",
+                Gauge::default(),
+            ),
+            known: r.gauge("endings_view_endings", "Endings that are kept in memory"),
+        }
     }
 }
 
@@ -176,6 +204,15 @@ impl Metrics {
         let entries = u32::try_from(entries).unwrap_or(u32::MAX);
         self.ledger.batch_entries.observe(f64::from(entries));
         self.ledger.commit.observe(took.as_secs_f64());
+    }
+
+    /// The leaves below which every ending is known, the time since the last complete read (`None`
+    /// before the first), and the number of endings in memory.
+    pub fn endings_view(&self, leaves: u64, age: Option<Duration>, known: usize) {
+        let view = &self.ledger.endings_view;
+        view.size.set(to_gauge(leaves));
+        view.age.set(age.unwrap_or_default().as_secs_f64());
+        view.known.set(to_gauge(known as u64));
     }
 
     /// The number of entries in the queue.

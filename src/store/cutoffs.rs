@@ -1,20 +1,23 @@
 //! Cutoffs.
 //!
-//! [`SealedCutoff`] is a row with its MAC. `cutoffs_after`, `list_cutoffs`, `accepted_times` and
+//! [`SealedCutoff`] is a row with its MAC. `cutoffs_of`, `list_cutoffs`, `accepted_times` and
 //! `cutoff` return verified cutoffs; `cutoffs` returns sealed ones.
 //!
 //! The rule: each row carries a MAC over every column that decides, so that a write to the table
 //! cannot lift one. The reason, the actor and the time of the request decide nothing and are not
-//! covered. Failures: a row with a wrong MAC is `Forged` and stops the ledger; one that cannot be
+//! covered. Only the rows that a statement returns are checked: a row with a changed selector is found
+//! by the regular check of all rows. Failures: a row with a wrong MAC is `Forged` and stops the ledger; one that cannot be
 //! parsed is `Corrupt`. `None` means that there is no such cutoff. Which sessions a cutoff ends is
 //! decided in `domain::validity` and `store::validity_sql`; the ledger writes the rows by
 //! `store::append`.
+
+use std::collections::HashSet;
 
 use sqlx::FromRow;
 
 use super::codec::{signed, unsigned};
 use super::validity_sql::blocks;
-use super::{Store, StoreError, read_current};
+use super::{Store, StoreError, on_pool, read_current};
 use crate::clock::Timestamp;
 use crate::crypto::digest::{Mac, MacError};
 use crate::domain::cutoff::{Block, Cutoff, Selector};
@@ -162,16 +165,61 @@ pub struct CutoffFilter {
     pub limit: u32,
 }
 
+/// The statement of [`Store::cutoffs_of`]. `$wanted` has the kinds and values of the selectors,
+/// `$leaf` is the index. CROSS JOIN keeps SQLite from reading all cutoffs first.
+macro_rules! cutoffs_of {
+    ($wanted:literal, $leaf:literal) => {
+        concat!(
+            "/* cutoffs_of */ SELECT c.* FROM ",
+            $wanted,
+            " CROSS JOIN cutoff AS c WHERE c.kind = w.kind AND c.value = w.value AND c.idx > ",
+            $leaf,
+            " UNION ALL SELECT * FROM cutoff WHERE kind = 'issued_after' AND idx > ",
+            $leaf,
+            " ORDER BY idx"
+        )
+    };
+}
+
 impl Store {
-    /// Cutoffs with a leaf after `index`, oldest first: those that can end a session or task with
-    /// that leaf.
-    pub async fn cutoffs_after(&self, index: u64) -> Result<Vec<Cutoff>, StoreError> {
-        let rows: Vec<CutoffRow> = read_current!(self, db => {
-            sqlx::query_as("/* cutoffs_after */ SELECT * FROM cutoff WHERE idx > $1 ORDER BY idx")
+    /// Cutoffs with one of these selectors and a leaf after `index`, oldest first: those that can
+    /// end a session or task with that leaf and these selectors. Acceptances of a time are always
+    /// among them: they match by dates.
+    pub async fn cutoffs_of(
+        &self,
+        selectors: &HashSet<Selector>,
+        index: u64,
+    ) -> Result<Vec<Cutoff>, StoreError> {
+        let rows: Vec<CutoffRow> = match self {
+            Self::Postgres(postgres) => {
+                on_pool!(postgres, finish_current, db => {
+                    sqlx::query_as(cutoffs_of!(
+                        "unnest($1::text[], $2::text[]) AS w (kind, value)",
+                        "$3"
+                    ))
+                        .bind(selectors.iter().map(Selector::kind).collect::<Vec<_>>())
+                        .bind(selectors.iter().map(Selector::value).collect::<Vec<_>>())
+                        .bind(signed(index))
+                        .fetch_all(db)
+                        .await?
+                })
+            }
+            Self::Sqlite(sqlite) => {
+                let pairs = selectors
+                    .iter()
+                    .map(|one| [one.kind().to_owned(), one.value()]);
+                let pairs: Vec<Vec<String>> = pairs.map(Vec::from).collect();
+                sqlx::query_as(cutoffs_of!(
+                    "(SELECT json_extract(value, '$[0]') AS kind, \
+                     json_extract(value, '$[1]') AS value FROM json_each($1)) AS w",
+                    "$2"
+                ))
+                .bind(serde_json::Value::from(pairs).to_string())
                 .bind(signed(index))
-                .fetch_all(db)
+                .fetch_all(sqlite.readers())
                 .await?
-        });
+            }
+        };
         rows.into_iter().map(|row| self.opened(row)).collect()
     }
 
@@ -215,6 +263,29 @@ impl Store {
             self.check_row(sealed.name(), |mac| sealed.open(mac).cloned())
         };
         rows.into_iter().map(opened).collect()
+    }
+
+    /// Cutoffs that were not lifted and whose blocks end after this time, or last until lifted,
+    /// oldest first: those with a leaf after `after`, at most `limit`.
+    pub async fn cutoffs_that_may_block(
+        &self,
+        at: Timestamp,
+        after: Option<u64>,
+        limit: u32,
+    ) -> Result<Vec<Cutoff>, StoreError> {
+        let rows: Vec<CutoffRow> = read_current!(self, db => {
+            sqlx::query_as(concat!(
+                "/* cutoffs_that_may_block */ SELECT * FROM cutoff WHERE ",
+                blocks!("$1"),
+                " AND idx > $2 ORDER BY idx LIMIT $3"
+            ))
+            .bind(at)
+            .bind(after.map_or(-1, signed))
+            .bind(i64::from(limit))
+            .fetch_all(db)
+            .await?
+        });
+        rows.into_iter().map(|row| self.opened(row)).collect()
     }
 
     /// The times that admins accepted, with the indices of their leaves, oldest first.

@@ -13,6 +13,7 @@
 use sqlx::FromRow;
 
 use super::codec::{digest, unsigned};
+use super::endings::EndingsChain;
 use super::{Store, StoreError, read};
 use crate::crypto::digest::{Mac, MacError};
 use crate::ids::BatchId;
@@ -35,6 +36,9 @@ pub struct Head {
 pub struct SealedHead {
     claimed: Head,
     batch: BatchId,
+    /// The digest of all rows of the table of endings. `None` if an older binary wrote the head,
+    /// which recorded no endings.
+    endings: Option<EndingsChain>,
     mac: Vec<u8>,
     /// The first leaf behind this head, if the row was read as the newest. A broker commits leaves
     /// and their head together, so there is none unless a leaf was forged.
@@ -99,15 +103,17 @@ impl HeadSeal {
         }
     }
 
-    /// Adds the MAC to a head.
+    /// Adds the MAC to a head. `endings` is the digest of the endings up to it.
     #[must_use]
-    pub fn seal(&self, head: Head, batch: BatchId) -> SealedHead {
-        let mac = with_fields(&self.origin, head, batch, |fields| {
+    pub fn seal(&self, head: Head, batch: BatchId, endings: EndingsChain) -> SealedHead {
+        let endings = Some(endings);
+        let mac = with_fields(&self.origin, head, batch, endings, |fields| {
             self.mac.tag(HEAD_MAC, fields)
         });
         SealedHead {
             claimed: head,
             batch,
+            endings,
             mac,
             uncovered: None,
         }
@@ -115,8 +121,13 @@ impl HeadSeal {
 
     /// The head, if a broker of this log wrote its row and no leaf is behind it.
     pub fn open(&self, sealed: &SealedHead) -> Result<Head, ForeignHead> {
-        let SealedHead { claimed, batch, .. } = *sealed;
-        let checked = with_fields(&self.origin, claimed, batch, |fields| {
+        let SealedHead {
+            claimed,
+            batch,
+            endings,
+            ..
+        } = *sealed;
+        let checked = with_fields(&self.origin, claimed, batch, endings, |fields| {
             self.mac.verify(HEAD_MAC, fields, &sealed.mac)
         });
         checked.map_err(|why| ForeignHead::Forged {
@@ -134,20 +145,43 @@ impl HeadSeal {
     }
 }
 
-fn with_fields<T>(origin: &str, head: Head, batch: BatchId, then: impl FnOnce(&[&[u8]]) -> T) -> T {
+fn with_fields<T>(
+    origin: &str,
+    head: Head,
+    batch: BatchId,
+    endings: Option<EndingsChain>,
+    then: impl FnOnce(&[&[u8]]) -> T,
+) -> T {
     let size = head.size.to_be_bytes();
     let batch = batch.uuid();
-    then(&[
+    let fields: [&[u8]; 4] = [
         origin.as_bytes(),
         &size,
         head.root.as_bytes(),
         batch.as_bytes(),
-    ])
+    ];
+    match endings {
+        None => then(&fields),
+        Some(endings) => then(&[
+            fields[0],
+            fields[1],
+            fields[2],
+            fields[3],
+            endings.as_bytes(),
+        ]),
+    }
 }
 
 impl SealedHead {
     pub(super) fn size(&self) -> u64 {
         self.claimed.size
+    }
+
+    /// The digest of the endings up to this head. Before the first recorded ending it is that of no
+    /// rows.
+    #[must_use]
+    pub fn endings(&self) -> EndingsChain {
+        self.endings.unwrap_or(EndingsChain::EMPTY)
     }
 
     pub(super) fn root(&self) -> &Hash {
@@ -172,6 +206,7 @@ pub(super) struct HeadRow {
     root: Vec<u8>,
     batch_id: BatchId,
     mac: Vec<u8>,
+    endings: Option<Vec<u8>>,
     #[sqlx(default)]
     uncovered: Option<i64>,
 }
@@ -186,6 +221,10 @@ impl TryFrom<HeadRow> for SealedHead {
                 root: Hash::from(digest("root", &row.root)?),
             },
             batch: row.batch_id,
+            endings: row
+                .endings
+                .map(|digest| EndingsChain::from_column(&digest))
+                .transpose()?,
             mac: row.mac,
             uncovered: row
                 .uncovered
@@ -196,7 +235,7 @@ impl TryFrom<HeadRow> for SealedHead {
 }
 
 /// The row of the newest head, and the first leaf behind it.
-pub(super) const HEAD: &str = "/* head */ SELECT size, root, batch_id, mac, \
+pub(super) const HEAD: &str = "/* head */ SELECT size, root, batch_id, mac, endings, \
      (SELECT min(idx) FROM leaf WHERE idx >= size) AS uncovered \
      FROM ledger_head ORDER BY size DESC LIMIT 1";
 
@@ -243,7 +282,7 @@ mod tests {
     fn a_head_is_believed_only_as_the_broker_of_this_log_wrote_it() {
         let ours = seal("one.test/log");
         let batch = BatchId::from(Uuid::from_u128(1));
-        let sealed = ours.seal(head(7, 1), batch);
+        let sealed = ours.seal(head(7, 1), batch, EndingsChain::EMPTY);
         assert_eq!(ours.open(&sealed), Ok(head(7, 1)));
         let other_log = HeadSeal::new("two.test/log", &ours.mac);
         assert!(other_log.open(&sealed).is_err());
@@ -268,7 +307,11 @@ mod tests {
                 mac: Vec::new(),
                 ..sealed.clone()
             },
-            seal("one.test/log").seal(head(7, 1), batch),
+            seal("one.test/log").seal(head(7, 1), batch, EndingsChain::EMPTY),
+            SealedHead {
+                endings: None,
+                ..sealed.clone()
+            },
         ];
         for changed in changed {
             let told = ours.open(&changed).unwrap_err();
@@ -282,7 +325,7 @@ mod tests {
         let batch = BatchId::from(Uuid::from_u128(1));
         let sealed = SealedHead {
             uncovered: Some(7),
-            ..ours.seal(head(7, 1), batch)
+            ..ours.seal(head(7, 1), batch, EndingsChain::EMPTY)
         };
         let told = ours.open(&sealed).unwrap_err().to_string();
         assert!(

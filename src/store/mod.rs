@@ -26,6 +26,8 @@ pub mod cosigned;
 pub mod cutoffs;
 pub mod deny_entries;
 pub mod deny_lists;
+pub mod endings;
+pub mod endings_reader;
 pub mod exports;
 mod fence;
 pub mod generations;
@@ -147,7 +149,14 @@ pub enum StoreError {
 }
 
 /// The tables of the log: their rows are inserted under the lock only.
-const LOG_TABLES: [&str; 5] = ["leaf", "leaf_body", "tile", "ledger_head", "activation"];
+const LOG_TABLES: [&str; 6] = [
+    "leaf",
+    "leaf_body",
+    "tile",
+    "ledger_head",
+    "activation",
+    "ending",
+];
 
 impl StoreError {
     /// The database's message if the error is that a row of the log could not be inserted because
@@ -309,7 +318,7 @@ mod tests {
     use std::path::Path;
 
     /// Tables whose rows decide whether something is valid.
-    const VALIDITY: [&str; 8] = [
+    const VALIDITY: [&str; 9] = [
         "session",
         "task",
         "cutoff",
@@ -318,6 +327,7 @@ mod tests {
         "signing_key",
         "activation",
         "delegation",
+        "ending",
     ];
 
     /// Whether a statement reads one of these tables.

@@ -153,6 +153,37 @@ impl Store {
         }))
     }
 
+    /// Endings of leaves that were decided before `before`, the oldest first, and none behind a
+    /// younger one: the rows that remain are the end of the table. PostgreSQL also keeps those of
+    /// the last hour by its own clock.
+    pub async fn prune_endings(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        match self {
+            Self::Postgres(postgres) => {
+                let (pruned,): (i64,) = on_pool!(postgres, db => {
+                    sqlx::query_as("/* prune_endings */ SELECT ledger_prune_endings($1, $2)")
+                        .bind(before)
+                        .bind(i64::from(limit))
+                        .fetch_one(db)
+                        .await?
+                });
+                unsigned("count", pruned)
+            }
+            Self::Sqlite(sqlite) => Ok(sqlx::query(
+                "/* prune_endings */ WITH oldest AS ( \
+                 SELECT kept.idx, kept.n, leaf.at FROM \
+                 (SELECT idx, n FROM ending ORDER BY idx, n LIMIT $2) AS kept \
+                 JOIN leaf ON leaf.idx = kept.idx) \
+                 DELETE FROM ending WHERE (idx, n) IN (SELECT idx, n FROM oldest WHERE idx < \
+                 COALESCE((SELECT min(idx) FROM oldest WHERE at >= $1), 9223372036854775807))",
+            )
+            .bind(before)
+            .bind(i64::from(limit))
+            .execute(sqlite.writer())
+            .await?
+            .rows_affected()),
+        }
+    }
+
     /// The openings of leaves that were decided before `before`, the oldest first. Reads only as
     /// many rows as it may delete, so that the young rows, which are most of the table, cost
     /// nothing.

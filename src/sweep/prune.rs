@@ -18,7 +18,9 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::{Broker, BrokerError};
 use crate::clock::Timestamp;
 use crate::domain::generation::Retention;
-use crate::domain::limits::{MAX_DEADLINE_SECONDS, MAX_TTL_SECONDS, ONE_TIME_KEPT_SECONDS};
+use crate::domain::limits::{
+    ENDINGS_KEPT_SECONDS, MAX_DEADLINE_SECONDS, MAX_TTL_SECONDS, ONE_TIME_KEPT_SECONDS,
+};
 
 /// The largest number of rows that one statement deletes.
 const BATCH_ROWS: u32 = 1_000;
@@ -76,6 +78,7 @@ impl Pruner {
         let written = ago(retention.bodies_days);
         // A cutoff is kept as long as any session or task that it ends could be valid.
         let cutoff = now.minus_seconds(MAX_TTL_SECONDS + MAX_DEADLINE_SECONDS);
+        let followed = now.minus_seconds(ENDINGS_KEPT_SECONDS);
         // A slow clock may accept evidence that a correct one would refuse as expired.
         let forgotten = now.minus_seconds(ONE_TIME_KEPT_SECONDS);
         let heads = broker.core.ledger().basis().saturating_sub(KEPT_HEADS);
@@ -113,6 +116,7 @@ impl Pruner {
         some_of!(prune_denied(over));
         some_of!(prune_tasks(over));
         some_of!(prune_cutoffs(cutoff, now));
+        some_of!(prune_endings(followed));
         some_of!(prune_openings(opened));
         self.patrol(broker, opened, &mut pruned).await;
         some_of!(prune_bodies(written));

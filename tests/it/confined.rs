@@ -123,8 +123,9 @@ async fn a_leaf_row_of_old_does_not_make_the_newest_partition_go() {
 }
 
 /// A head far beyond the log, and the last leaf of the partition in use, with an old date.
-const FORGED: &str = "INSERT INTO ledger_head (size, root, batch_id, mac) VALUES \
-     (1099511627776, decode(repeat('00', 32), 'hex'), gen_random_uuid(), '\\x00'); \
+const FORGED: &str = "INSERT INTO ledger_head (size, root, batch_id, mac, endings) VALUES \
+     (1099511627776, decode(repeat('00', 32), 'hex'), gen_random_uuid(), '\\x00', \
+     decode(repeat('00', 32), 'hex')); \
      INSERT INTO leaf (idx, hash, at) VALUES \
      (16777215, decode(repeat('00', 32), 'hex'), 'epoch')";
 
@@ -145,8 +146,9 @@ async fn kept(admin: &mut PgConnection) -> (bool, Vec<i64>) {
 
 /// A log whose heads say that it has seven leaves.
 async fn begin_log(admin: &mut PgConnection) {
-    let heads = "INSERT INTO ledger_head (size, root, batch_id, mac) \
-         SELECT n, decode(repeat('00', 32), 'hex'), gen_random_uuid(), '\\x01' \
+    let heads = "INSERT INTO ledger_head (size, root, batch_id, mac, endings) \
+         SELECT n, decode(repeat('00', 32), 'hex'), gen_random_uuid(), '\\x01', \
+         decode(repeat('00', 32), 'hex') \
          FROM unnest(ARRAY[3, 7]) n";
     run(admin, heads).await.unwrap();
 }

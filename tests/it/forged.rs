@@ -73,8 +73,8 @@ impl Writer {
         let mut edge = Edge::empty();
         drop(edge.append(hashes));
         sqlx::query(
-            "INSERT INTO ledger_head (size, root, batch_id, mac) \
-             SELECT $1, $2, gen_random_uuid(), mac FROM ledger_head ORDER BY size DESC LIMIT 1",
+            "INSERT INTO ledger_head (size, root, batch_id, mac, endings) \
+             SELECT $1, $2, gen_random_uuid(), mac, endings FROM ledger_head ORDER BY size DESC LIMIT 1",
         )
         .bind(i64::try_from(edge.size()).unwrap())
         .bind(edge.root().as_bytes().as_slice())
@@ -325,7 +325,7 @@ async fn a_forged_activation_takes_no_replica_back_to_an_older_generation() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cutoff_that_was_edited_is_not_believed_at_use_and_stops_every_replica() {
+async fn a_cutoff_that_was_edited_stops_every_replica() {
     let rig = Rig::new(Kind::Postgres).await;
     let issued = rig.issue("agent:reports", ask(&["orders:read"])).await;
     let issued = issued.unwrap();
@@ -343,7 +343,9 @@ async fn a_cutoff_that_was_edited_is_not_believed_at_use_and_stops_every_replica
         "UPDATE cutoff SET kind = 'resource', value = 'archive-api'",
     )
     .await;
+    // It no longer matches the session, so only the regular check of all rows finds it.
     for broker in [&rig.broker, &idle.broker] {
+        broker.core.store().check_rows().await.unwrap_err();
         let answer = broker
             .verification
             .introspect(&rig.admin(), &access_token(&issued))
@@ -353,6 +355,32 @@ async fn a_cutoff_that_was_edited_is_not_believed_at_use_and_stops_every_replica
         assert!(why.contains("the table cutoff"), "{why}");
     }
     stop(idle).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cutoff_that_matches_is_checked_at_use() {
+    let rig = Rig::new(Kind::Postgres).await;
+    let issued = rig.issue("agent:reports", ask(&["orders:read"])).await;
+    let issued = issued.unwrap();
+    rig.broker
+        .revocation
+        .revoke_many(&rig.admin(), drill())
+        .await
+        .unwrap();
+    let mut owner = rig.database().connect().await;
+    run(
+        &mut owner,
+        "UPDATE cutoff SET committed_at = committed_at + interval '1 hour'",
+    )
+    .await;
+    let answer = rig
+        .broker
+        .verification
+        .introspect(&rig.admin(), &access_token(&issued))
+        .await;
+    assert!(answer.is_err(), "{answer:?}");
+    let why = stopped(&rig.broker).await;
+    assert!(why.contains("the table cutoff"), "{why}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -519,4 +547,30 @@ fn drill() -> RevokeRequest {
         allow_unknown: false,
         dry_run: false,
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ending_that_no_broker_wrote_stops_every_replica_that_follows() {
+    let (rig, idle) = two().await;
+    let mut followers = [&rig.broker, &idle.broker].map(|broker| broker.core.ledger().follower());
+    for follower in &mut followers {
+        follower.read_on().await.unwrap();
+    }
+    let mut writer = Writer::on(&rig).await;
+    writer
+        .run(
+            "INSERT INTO ending SELECT max(size), 0, 'cutoff', 'all=', '2030-01-01', \
+             decode(repeat('00', 32), 'hex') FROM ledger_head",
+        )
+        .await;
+    for follower in &mut followers {
+        let told = follower.read_on().await.unwrap_err().to_string();
+        assert!(told.contains("the table ending"), "{told}");
+    }
+    for broker in [&rig.broker, &idle.broker] {
+        let why = stopped(broker).await;
+        assert!(why.contains("the table ending"), "{why}");
+    }
+    stop(idle).await;
+    writer.gone().await;
 }

@@ -78,7 +78,7 @@ async fn a_heartbeat_by_handle_is_two_statements_behind_one_check_of_the_server(
         "task_chains",
         "sessions_under",
         "ancestors",
-        "cutoffs_after",
+        "cutoffs_of",
     ] {
         assert_eq!(count(other), 0, "{other}");
     }

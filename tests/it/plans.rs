@@ -4,10 +4,13 @@
 //! The tests do not repeat the statements: they run each once through the product and then read its
 //! text from the server.
 
+use std::collections::HashSet;
+
 use secrecy::SecretString;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 use taskpass::broker::issuance::Issued;
 use taskpass::clock::Timestamp;
+use taskpass::domain::cutoff::Selector;
 use taskpass::domain::task::TaskEnd;
 use taskpass::ids::{SessionId, TaskId};
 use taskpass::store::Store;
@@ -194,6 +197,61 @@ async fn live_external_sessions_are_found_by_their_own_index() {
             "{mode}: {plan}"
         );
     }
+    store.close().await;
+}
+
+#[tokio::test]
+async fn the_cutoffs_of_a_session_are_found_by_their_selectors() {
+    let database = fresh_database();
+    let store = store(&database).await;
+    let mut own = database.connect().await;
+    run(
+        &mut own,
+        "INSERT INTO cutoff (id, idx, kind, value, until_lifted, reason, actor, requested_at, \
+         committed_at, mac) SELECT gen_random_uuid(), n, 'workload', 'dev:' || n, false, '', 'a', \
+         now(), now(), 'x' FROM generate_series(1, 10000) n; ANALYZE cutoff",
+    )
+    .await;
+    let other = HashSet::from([Selector::Resource("orders".into())]);
+    assert_eq!(store.cutoffs_of(&other, 0).await.unwrap(), []);
+    let text = statement(&mut own, "cutoffs_of").await;
+    let arguments = "ARRAY['workload', 'all'], ARRAY['dev:7', ''], 0";
+    for mode in ["force_custom_plan", "force_generic_plan"] {
+        let plan = explain(&mut own, &text, arguments, mode).await;
+        assert!(
+            plan.contains("cutoff_selector") && !plan.contains("Seq Scan on cutoff"),
+            "{mode}: {plan}"
+        );
+    }
+    store.close().await;
+}
+
+#[tokio::test]
+async fn new_endings_are_found_by_their_position() {
+    let database = fresh_database();
+    let store = store(&database).await;
+    let mut own = database.connect().await;
+    run(
+        &mut own,
+        "INSERT INTO ending SELECT n, 0, 'task', gen_random_uuid(), now(), \
+         decode(repeat('00', 32), 'hex') FROM generate_series(0, 19999) n; \
+         INSERT INTO ledger_head (size, root, batch_id, mac, endings) \
+         SELECT n, decode(repeat('00', 32), 'hex'), gen_random_uuid(), 'x', \
+         decode(repeat('00', 32), 'hex') FROM generate_series(1, 20000) n; ANALYZE",
+    )
+    .await;
+    let mut reader = store.endings_reader();
+    let page = reader.read(None, 9).await.unwrap();
+    assert_eq!(page.rows.len(), 9);
+    let text = statement(&mut own, "endings_after").await;
+    for mode in ["force_custom_plan", "force_generic_plan"] {
+        let plan = explain(&mut own, &text, "19990, 5, 1000", mode).await;
+        assert!(
+            plan.contains("ending_pkey") && !plan.contains("Seq Scan on ending"),
+            "{mode}: {plan}"
+        );
+    }
+    drop(reader);
     store.close().await;
 }
 

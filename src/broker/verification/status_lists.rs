@@ -2,7 +2,8 @@
 //!
 //! `status_list` answers from the cache or builds the list (`build_status_list`, `status_bits`).
 //! Status lists are public. To limit the load, each is built at most once in [`BUILT_FOR_SECONDS`],
-//! regardless of the number of requests.
+//! regardless of the number of requests, and one at a time. SQL alone shows most sessions to be
+//! valid; the others are read and judged a page at once, so a build needs little memory.
 //!
 //! The rule: the date of a list is before the store is read for it, and the list is valid for
 //! [`STATUS_LIST_SECONDS`] from then. So a server that observes these times accepts no revoked
@@ -14,6 +15,7 @@
 
 use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -22,6 +24,7 @@ use flate2::write::ZlibEncoder;
 use moka::future::Cache;
 use secrecy::ExposeSecret;
 use serde::Serialize;
+use tokio::sync::Semaphore;
 use tracing::instrument;
 
 use super::Verification;
@@ -37,9 +40,11 @@ pub const STATUS_LIST_TYPE: &str = "statuslist+jwt";
 /// For how many seconds a built list is served.
 const BUILT_FOR_SECONDS: i64 = 10;
 
-/// The number of cached lists: those of the last million credentials, and a few that clients
-/// request by guessing.
-const MAX_KEPT: u64 = 16;
+/// The number of cached lists, about 11 KB each: those of the last 64 million credentials.
+const MAX_KEPT: u64 = 1_024;
+
+/// The number of sessions that are read and judged at once.
+const JUDGED_AT_ONCE: u32 = 500;
 
 /// A signed status list.
 #[derive(Debug)]
@@ -50,12 +55,23 @@ pub struct StatusList {
     pub expires_at: Timestamp,
 }
 
-/// Built lists, by number and the time for which they were built.
-pub(super) struct StatusLists(Cache<(u64, i64), Arc<StatusList>>);
+pub(super) struct StatusLists {
+    /// Built lists, by number and the time for which they were built.
+    built: Cache<(u64, i64), Arc<StatusList>>,
+    /// Lets one list be built at a time: clients without authentication cause this work.
+    building: Semaphore,
+}
 
 impl Default for StatusLists {
     fn default() -> Self {
-        Self(Cache::new(MAX_KEPT))
+        let kept_for = Duration::from_secs(BUILT_FOR_SECONDS.unsigned_abs());
+        Self {
+            built: Cache::builder()
+                .max_capacity(MAX_KEPT)
+                .time_to_live(kept_for)
+                .build(),
+            building: Semaphore::new(1),
+        }
     }
 }
 
@@ -91,8 +107,14 @@ impl Verification {
         };
         let now = self.core.now();
         let built_for = (list, now.seconds() / BUILT_FOR_SECONDS);
-        let built = self.status_lists.0.try_get_with(built_for, async {
+        let lists = &self.status_lists;
+        let built = lists.built.try_get_with(built_for, async {
+            let turn = lists.building.acquire().await;
+            let turn = turn.map_err(|error| error.to_string())?;
+            // Read after the wait: a list is valid from here on.
+            let now = self.core.now();
             let built = self.build_status_list(list, first, now).await;
+            drop(turn);
             built.map(Arc::new).map_err(|error| error.to_string())
         });
         built
@@ -113,13 +135,29 @@ impl Verification {
         let head = self.core.ledger().head().await?;
         let size = head.map_or(0, |head| head.size);
         let end = first.saturating_add(STATUS_LIST_SIZE);
-        let views = self.core.store().listed(first, end, now).await?;
+        let store = self.core.store();
         let mut bits = StatusBits::invalid_first(size.saturating_sub(first));
-        for view in views {
-            let index = StatusListIndex::of(view.session.leaf_index, 0).index;
-            bits.set(index, !view.is_valid_at(now));
+        let mut show_valid = |leaf_index| {
+            bits.set(StatusListIndex::of(leaf_index, 0).index, false);
+        };
+        for leaf_index in store.listed_plainly(first, end, now).await? {
+            show_valid(leaf_index);
         }
-        Ok(bits)
+        let mut next = first;
+        loop {
+            let views = store
+                .listed_in_doubt(next, end, now, JUDGED_AT_ONCE)
+                .await?;
+            for view in views.iter().filter(|view| view.is_valid_at(now)) {
+                show_valid(view.session.leaf_index);
+            }
+            match views.last() {
+                Some(last) if views.len() >= JUDGED_AT_ONCE as usize => {
+                    next = last.session.leaf_index.saturating_add(1);
+                }
+                Some(_) | None => return Ok(bits),
+            }
+        }
     }
 
     async fn build_status_list(

@@ -8,7 +8,7 @@
 //! `cutoffs` call this file.
 
 use crate::clock::Timestamp;
-use crate::domain::cutoff::{Cutoff, Selector};
+use crate::domain::cutoff::{Cutoff, Selector, SelectorSubject};
 use crate::domain::session::Session;
 use crate::domain::task::{Task, TaskChain};
 
@@ -46,6 +46,22 @@ impl Selector {
             | Self::Policy(_)
             | Self::SigningKey(_)
             | Self::IssuedAfter(_) => false,
+        }
+    }
+}
+
+impl Session {
+    /// The values that selectors match. Selectors of its tasks and of times match it too, as
+    /// [`Selector::matches`] says.
+    #[must_use]
+    pub fn selector_subject(&self) -> SelectorSubject<'_> {
+        SelectorSubject {
+            workload: &self.workload,
+            attestor: &self.attestor,
+            resource: &self.resource,
+            generation: self.generation,
+            policies: &self.policies,
+            kid: Some(&self.kid),
         }
     }
 }

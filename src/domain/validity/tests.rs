@@ -61,6 +61,34 @@ fn session() -> Session {
     }
 }
 
+#[test]
+fn a_selector_matches_a_session_where_the_session_lists_it() {
+    let session = session();
+    let tasks = TaskChain(vec![task(1, TaskState::Open, 1_000, None)]);
+    let listed = session.selector_subject().selectors();
+    let both = [
+        Selector::All(True),
+        Selector::Workload("dev:a".to_owned().try_into().unwrap()),
+        Selector::Workload("dev:b".to_owned().try_into().unwrap()),
+        Selector::Resource("orders".into()),
+        Selector::Resource("other".into()),
+        Selector::Attestor("dev".into()),
+        Selector::Attestor("other".into()),
+        Selector::Generation(GenerationDigest::new([7; 32])),
+        Selector::Generation(GenerationDigest::new([8; 32])),
+        Selector::Policy("p1".into()),
+        Selector::Policy("p2".into()),
+        Selector::SigningKey("k1".into()),
+        Selector::SigningKey("k2".into()),
+    ];
+    let matching = both.iter().filter(|one| one.matches(&session, &tasks));
+    assert_eq!(matching.count(), 7);
+    for selector in both {
+        let matches = selector.matches(&session, &tasks);
+        assert_eq!(listed.contains(&selector), matches, "{selector}");
+    }
+}
+
 fn view(session: Session) -> SessionView {
     SessionView {
         session,

@@ -2,27 +2,39 @@
 //! activation.
 //!
 //! `open_head` and `open_activation` check MACs, `follow` and `catch_up` extend this replica's
-//! tree, `learn_cutoffs` and the `take_…` functions update the cutoffs.
+//! tree, `load_cutoffs`, `learn_cutoffs` and the `take_…` functions update the cutoffs.
 //!
 //! The rule: only rows that a broker of this log wrote are accepted, and only a tree that continues
 //! the one that this replica saw last. Failures: a wrong MAC and another tree are `Fatal`: the
 //! ledger stops. A pool whose server has fewer leaves than the ledger's is `Unavailable`, and the
-//! batch is tried again. `transaction` calls this module, under the lock except for `catch_up`;
-//! `ledger::cutoffs` keeps the cutoffs.
+//! batch is tried again. `transaction` calls this module, under the lock except for `catch_up`
+//! and `load_cutoffs`; `ledger::cutoffs` keeps the cutoffs.
 
 use std::sync::Arc;
 
 use super::Appender;
-use super::failure::{Failure, failure};
+use super::failure::{Failure, failure, unanswered};
+use crate::clock::Timestamp;
+use crate::domain::cutoff::Cutoff;
 use crate::domain::generation_digest::GenerationDigest;
 use crate::ledger::containment::rewound;
-use crate::ledger::cutoffs::Cutoffs;
+use crate::ledger::cutoffs::{Cutoffs, MARGIN_SECONDS};
 use crate::merkle::{Edge, Hash};
 use crate::store::StoreError;
 use crate::store::append::MAX_HASHES;
 use crate::store::cutoffs::SealedCutoff;
 use crate::store::generations::SealedActivation;
 use crate::store::heads::{Head, SealedHead};
+
+/// How many cutoffs one statement loads.
+const LOADED_AT_ONCE: u32 = 1_000;
+
+/// The cutoffs of this replica with the changes that a batch read.
+pub(super) struct LearnedCutoffs {
+    pub(super) cutoffs: Cutoffs,
+    /// Whether the acceptance of a time is among the changes.
+    accepts_time: bool,
+}
 
 impl Appender {
     /// The head of a row, if a broker of this log wrote the row.
@@ -101,24 +113,72 @@ impl Appender {
     pub(super) fn learn_cutoffs(
         &self,
         changed: Vec<SealedCutoff>,
-        size: u64,
-    ) -> Result<Option<Cutoffs>, Failure> {
+    ) -> Result<Option<LearnedCutoffs>, Failure> {
         if changed.is_empty() {
             return Ok(None);
         }
-        let mut cutoffs = self.cutoffs.clone();
-        let learned = cutoffs.learn(changed, size, &self.parts.mac);
-        learned.map_err(|forged| Failure::Fatal(forged.to_string()))?;
-        Ok(Some(cutoffs))
+        let mut cutoffs = Cutoffs::clone(&self.cutoffs);
+        let learned = cutoffs.learn(changed, &self.parts.mac);
+        let accepts_time = learned.map_err(|forged| Failure::Fatal(forged.to_string()))?;
+        Ok(Some(LearnedCutoffs {
+            cutoffs,
+            accepts_time,
+        }))
     }
 
-    pub(super) fn take_cutoffs(&mut self, learned: Option<Cutoffs>, size: u64) {
-        match learned {
-            Some(cutoffs) => {
-                self.cutoffs = cutoffs;
-                self.show_cutoffs();
+    /// Takes over cutoffs that were read under the lock, with the changes up to `size`.
+    pub(super) fn take_cutoffs(&mut self, learned: Option<LearnedCutoffs>, size: u64) {
+        let known_to = self.cutoffs_known_to.unwrap_or_default();
+        self.cutoffs_known_to = Some(known_to.max(size));
+        if let Some(mut learned) = learned {
+            learned.cutoffs.forget(self.passed());
+            self.cutoffs = Arc::new(learned.cutoffs);
+            self.reload_if(learned.accepts_time);
+            self.show_cutoffs();
+        }
+    }
+
+    /// Reads, outside the lock, the cutoffs that may block, and the accepted times. The batches
+    /// read the changes since.
+    pub(super) async fn load_cutoffs(&mut self) -> Result<(), Failure> {
+        // The pool shows at least this many leaves.
+        let size = self.edge.size();
+        let store = &self.parts.store;
+        let passed = self.passed().minus_seconds(MARGIN_SECONDS);
+        let mut blocks: Vec<Cutoff> = Vec::new();
+        loop {
+            let after = blocks.last().map(|cutoff| cutoff.index);
+            let page = store.cutoffs_that_may_block(passed, after, LOADED_AT_ONCE);
+            let page = page.await.map_err(unanswered)?;
+            let is_full = page.len() >= LOADED_AT_ONCE as usize;
+            blocks.extend(page);
+            if !is_full {
+                break;
             }
-            None => self.cutoffs.note_known_to(size),
+        }
+        let accepted = store.accepted_times().await.map_err(unanswered)?;
+        Arc::make_mut(&mut self.cutoffs).load(blocks, accepted);
+        self.cutoffs_known_to = Some(size);
+        self.show_cutoffs();
+        Ok(())
+    }
+
+    /// A time that has passed by the clock and by the log. A block that ended before it by more
+    /// than a day can be forgotten.
+    fn passed(&self) -> Timestamp {
+        let clock = &self.shared.clock;
+        let reading = clock.judge();
+        match (reading.doubt, clock.newest()) {
+            (None, Some(newest)) => newest.min(reading.now),
+            (Some(_), _) | (None, None) => Timestamp::EPOCH,
+        }
+    }
+
+    /// After the acceptance of an earlier time, blocks that had ended by the fast clock block
+    /// again. The next batch reads them first.
+    fn reload_if(&mut self, accepts_time: bool) {
+        if accepts_time {
+            self.cutoffs_known_to = None;
         }
     }
 
@@ -127,11 +187,16 @@ impl Appender {
         if own.is_empty() {
             return;
         }
-        self.cutoffs.merge(own);
+        let passed = self.passed();
+        let accepts_time = own.newest_acceptance().is_some();
+        let cutoffs = Arc::make_mut(&mut self.cutoffs);
+        cutoffs.merge(own);
+        cutoffs.forget(passed);
+        self.reload_if(accepts_time);
         self.show_cutoffs();
     }
 
     fn show_cutoffs(&self) {
-        self.shared.cutoffs.store(Arc::new(self.cutoffs.clone()));
+        self.shared.cutoffs.store(Arc::clone(&self.cutoffs));
     }
 }

@@ -58,7 +58,10 @@ pub struct Appender {
     /// Whether COMMIT was sent and its outcome is unknown.
     in_doubt: bool,
     edge: Edge,
-    cutoffs: Cutoffs,
+    cutoffs: Arc<Cutoffs>,
+    /// The size of the log up to which changes of cutoffs are known. `None` until the cutoffs that
+    /// may block were loaded.
+    cutoffs_known_to: Option<u64>,
     guard: Guard,
     heads: HeadSeal,
 }
@@ -87,7 +90,8 @@ impl Appender {
             checked: None,
             in_doubt: false,
             edge,
-            cutoffs: Cutoffs::default(),
+            cutoffs: Arc::default(),
+            cutoffs_known_to: None,
             guard,
             heads,
         }

@@ -127,5 +127,7 @@ fn shared_state(clock: ClockWatch, guard: &Guard, size: u64) -> Arc<Shared> {
         unrecorded: Unrecorded::default(),
         status: watch::Sender::new(LedgerStatus::Serving),
         latest: watch::Sender::new(None),
+        view: View::default(),
+        endings: Notify::new(),
     })
 }

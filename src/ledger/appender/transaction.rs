@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 use super::failure::{Failure, failure, too_slow, unanswered, unwritten};
+use super::follow::LearnedCutoffs;
 use super::{Appender, CONNECT_PATIENCE, Committed};
 use crate::crypto::random::SystemRandom;
 use crate::ids::BatchId;
@@ -28,7 +29,8 @@ use crate::ledger::unrecorded::Unrecorded;
 use crate::merkle::{BatchProver, Edge, Hash, Tile};
 use crate::store::StoreError;
 use crate::store::append::{LedgerConnection, MAX_HASHES, Server, View, Writes};
-use crate::store::heads::{ForeignHead, Head};
+use crate::store::endings::{ChainedEnding, EndingsChain};
+use crate::store::heads::{ForeignHead, Head, SealedHead};
 
 /// How long to ask for the outcome of a COMMIT whose answer was lost. The holder of the lock may be
 /// frozen for a few seconds. After this time the callers learn that the outcome is unknown.
@@ -63,6 +65,9 @@ impl Appender {
 
     async fn attempt(&mut self, prepared: &[&Prepared]) -> Result<Committed, Failure> {
         self.in_doubt = false;
+        if self.cutoffs_known_to.is_none() {
+            self.load_cutoffs().await?;
+        }
         for _ in 0..SERVERS {
             // The connection is put back only after a success. Otherwise it is dropped, which rolls
             // the transaction back.
@@ -93,7 +98,8 @@ impl Appender {
         mut connection: LedgerConnection,
         prepared: &[&Prepared],
     ) -> Result<Option<Committed>, Failure> {
-        let needs = batch::needs(prepared, self.edge.size(), self.cutoffs.known_to());
+        let cutoffs_from = self.cutoffs_known_to.unwrap_or_default();
+        let needs = batch::needs(prepared, self.edge.size(), cutoffs_from);
         let known = self.parts.store.known_committed();
         let mut view = connection.enter(&needs).await.map_err(failure)?;
         if self.checked.is_some() && view.server != self.checked {
@@ -129,12 +135,15 @@ impl Appender {
             );
             return Ok(None);
         }
-        let learned = self.learn_cutoffs(std::mem::take(&mut view.cutoffs), edge.size())?;
-        let cutoffs = learned.as_ref().unwrap_or(&self.cutoffs);
+        let learned = self.learn_cutoffs(std::mem::take(&mut view.cutoffs))?;
+        let learned_cutoffs = learned.as_ref().map(|learned| &learned.cutoffs);
+        let cutoffs = learned_cutoffs.unwrap_or(&self.cutoffs);
         let generation = self.open_activation(view.activation.as_ref())?;
         let reading = self.judge_clock(&view, cutoffs);
         let now = reading.now;
 
+        let chain = view.head.as_ref();
+        let chain = chain.map_or(EndingsChain::EMPTY, SealedHead::endings);
         let mac = &self.parts.mac;
         let mut settling = Batch::new(
             &self.parts.origin,
@@ -165,7 +174,8 @@ impl Appender {
                 size: prover.size(),
                 root: prover.root(),
             };
-            writes.head = Some(self.heads.seal(head, batch_id));
+            let endings = writes.endings.last().map_or(chain, ChainedEnding::after);
+            writes.head = Some(self.heads.seal(head, batch_id, endings));
         }
         connection.write(&writes).await.map_err(unwritten)?;
         self.in_doubt = true;
@@ -181,6 +191,9 @@ impl Appender {
         // The commit was acknowledged, and with it every row that was read before.
         self.take_cutoffs(learned, size);
         self.move_to(next);
+        if !writes.endings.is_empty() {
+            self.shared.endings.notify_one();
+        }
         self.see_dates(&writes, &own_cutoffs);
         self.take_own_cutoffs(own_cutoffs);
         Ok(Some(Committed {
@@ -196,7 +209,7 @@ impl Appender {
         &mut self,
         mut connection: LedgerConnection,
         edge: Edge,
-        learned: Option<Cutoffs>,
+        learned: Option<LearnedCutoffs>,
     ) -> Result<(), Failure> {
         if edge.size() > self.edge.size() || learned.is_some() {
             connection.confirm().await.map_err(unanswered)?;

@@ -12,6 +12,7 @@ use crate::domain::leaf::{Commitment, Leaf, Opening, RecordedDecision};
 use crate::domain::task::{Task, TaskState};
 use crate::ids::{CutoffId, DecisionId, TaskId};
 use crate::merkle::leaf_hash;
+use crate::store::endings::{EndingSubject, EndingsChain};
 
 fn mac() -> Mac {
     let key = SealingKeys::generate(&SystemRandom::new()).unwrap();
@@ -176,4 +177,35 @@ fn a_permit_that_is_overtaken_leaves_a_refusal_that_names_its_task() {
         writes.tasks.is_empty(),
         "a refused permit must not open its task"
     );
+}
+
+#[test]
+fn endings_of_a_batch_are_chained_and_numbered_within_their_leaf() {
+    let generation = GenerationDigest::new([1; 32]);
+    let cutoffs = Cutoffs::default();
+    let (mac, at) = (mac(), (10, Some(generation)));
+    let mut batch = Batch::new("o", right(), at, View::default(), &cutoffs, &mac);
+    batch.settle(&permit(generation)).unwrap();
+    let standing = cutoff(Block::UntilLifted);
+    batch.settle(&cut(Block::UntilLifted)).unwrap();
+    batch.settle(&lift(&standing)).unwrap();
+    let (writes, _) = batch.into_parts();
+    let positions: Vec<_> = writes
+        .endings
+        .iter()
+        .map(|ending| (ending.record.position.index, ending.record.position.n))
+        .collect();
+    assert_eq!(positions, [(11, 0), (12, 0)], "a permit ends nothing");
+    let subjects: Vec<_> = writes
+        .endings
+        .iter()
+        .map(|ending| ending.record.subject.clone())
+        .collect();
+    let all = Selector::All(True);
+    assert_eq!(
+        subjects,
+        [EndingSubject::Cutoff(all.clone()), EndingSubject::Lift(all)]
+    );
+    assert_eq!(writes.endings[0].before, EndingsChain::EMPTY);
+    assert_eq!(writes.endings[1].before, writes.endings[0].after());
 }

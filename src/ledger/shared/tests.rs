@@ -15,6 +15,7 @@ use crate::ledger::LedgerKey;
 use crate::ledger::containment::unverified;
 use crate::merkle::{Edge, Hash, VerifierKey};
 use crate::store::append::{LeafRow, Needs, Writes};
+use crate::store::endings::EndingsChain;
 use crate::store::sqlite::Sqlite;
 
 const ORIGIN: &str = "one.test/log";
@@ -39,7 +40,11 @@ async fn store(directory: &std::path::Path, hashes: &[Hash], mac: &Mac) -> Store
     });
     let writes = Writes {
         leaves: leaves.collect(),
-        head: Some(HeadSeal::new(ORIGIN, mac).seal(head(hashes), BatchId::from(Uuid::nil()))),
+        head: Some(HeadSeal::new(ORIGIN, mac).seal(
+            head(hashes),
+            BatchId::from(Uuid::nil()),
+            EndingsChain::EMPTY,
+        )),
         ..Writes::default()
     };
     let mut connection = store.ledger_connection().await.unwrap();

@@ -21,6 +21,7 @@ use crate::store::StoreError;
 use crate::store::admins::AdminBinding;
 use crate::store::codec::signed;
 use crate::store::cutoffs::SealedCutoff;
+use crate::store::endings::EndingSubject;
 use crate::store::generations::SealedActivation;
 use crate::store::keys::SigningKeyRow;
 use crate::store::workload_keys::WorkloadKeyRow;
@@ -67,6 +68,29 @@ pub enum ActWrite {
     WorkloadKey(Box<WorkloadKeyRow>),
     /// A role that was given to or removed from an identity.
     AdminBinding(Box<AdminBinding>),
+}
+
+impl ActWrite {
+    /// The row of the act in the table of endings. `None` for an act that takes nothing away.
+    #[must_use]
+    pub fn ends(&self) -> Option<EndingSubject> {
+        match self {
+            Self::Cutoff(sealed) | Self::TimeAccepted { cutoff: sealed, .. } => {
+                Some(EndingSubject::Cutoff(sealed.claimed().selector.clone()))
+            }
+            Self::Lift(sealed) => Some(EndingSubject::Lift(sealed.claimed().selector.clone())),
+            Self::Activation { sealed, .. } => Some(EndingSubject::Activation(sealed.claimed())),
+            Self::SigningKey(key) => key
+                .revoked_at
+                .map(|_| EndingSubject::SigningKey(key.kid.clone())),
+            Self::WorkloadKey(key) => match &key.jwk {
+                None => Some(EndingSubject::WorkloadKey(key.thumbprint.clone())),
+                Some(_) => None,
+            },
+            Self::AdminBinding(binding) => Some(EndingSubject::Roles(binding.identity.clone())),
+            Self::Delegation { .. } => None,
+        }
+    }
 }
 
 /// Inserts the row of a cutoff, on either database.

@@ -67,7 +67,7 @@ WITH RECURSIVE chain AS (
 SELECT
     pg_backend_pid() AS process,
     pg_postmaster_start_time() AS since,
-    newest.size, newest.root, newest.batch_id, newest.mac, newest.uncovered,
+    newest.size, newest.root, newest.batch_id, newest.mac, newest.endings, newest.uncovered,
     decides.idx AS activation_idx, decides.digest AS activation_digest,
     decides.mac AS activation_mac,
     clock_timestamp() AS clock,
@@ -106,7 +106,7 @@ SELECT
     EXISTS (SELECT 1 FROM cutoff WHERE idx >= $9)
         OR EXISTS (SELECT 1 FROM cutoff WHERE lifted_idx >= $9) AS cutoffs_changed
 FROM (SELECT 1) AS always
-LEFT JOIN (SELECT size, root, batch_id, mac,
+LEFT JOIN (SELECT size, root, batch_id, mac, endings,
         (SELECT min(idx) FROM leaf WHERE idx >= size) AS uncovered
     FROM ledger_head ORDER BY size DESC LIMIT 1) AS newest ON true
 LEFT JOIN (SELECT idx, digest, mac FROM activation ORDER BY idx DESC LIMIT 1)
@@ -250,9 +250,9 @@ pub(super) async fn head_and_server(
 ) -> Result<HeadAndServer, StoreError> {
     let row = sqlx::query(
         "/* ledger_look */ SELECT pg_backend_pid() AS process, pg_postmaster_start_time() AS since, \
-         newest.size, newest.root, newest.batch_id, newest.mac \
+         newest.size, newest.root, newest.batch_id, newest.mac, newest.endings \
          FROM (SELECT 1) AS always LEFT JOIN \
-         (SELECT size, root, batch_id, mac FROM ledger_head ORDER BY size DESC LIMIT 1) \
+         (SELECT size, root, batch_id, mac, endings FROM ledger_head ORDER BY size DESC LIMIT 1) \
          AS newest ON true",
     )
     .fetch_one(connection)
@@ -302,7 +302,7 @@ pub(super) async fn sqlite(
 ) -> Result<View, StoreError> {
     connection.execute("BEGIN IMMEDIATE").await?;
     let newest: Option<HeadRow> = sqlx::query_as(
-        "/* ledger_enter */ SELECT size, root, batch_id, mac, \
+        "/* ledger_enter */ SELECT size, root, batch_id, mac, endings, \
          (SELECT min(idx) FROM leaf WHERE idx >= size) AS uncovered \
          FROM ledger_head ORDER BY size DESC LIMIT 1",
     )

@@ -7,7 +7,8 @@
 //! it durable. A statement of its own takes the lock before the statement that reads: at READ
 //! COMMITTED a statement sees the rows that were committed when it began, so it must begin after
 //! the lock was obtained. Two round trips therefore lie between the lock's answer and COMMIT. Each
-//! rare act (a cutoff, a key, an activation) adds one.
+//! rare act (a cutoff, a key, an activation) adds one, and so do the endings of a batch, if it has
+//! any.
 //!
 //! The rule: every value that is read here is written only under the same lock, so it stays true
 //! until COMMIT. Failures: after any error the caller drops the connection. After a failed commit
@@ -16,6 +17,7 @@
 //! does neither.
 
 mod acts;
+mod endings;
 mod enter;
 mod write;
 
@@ -27,6 +29,7 @@ use sqlx::Executor;
 pub use self::acts::ActWrite;
 use super::acknowledged::WatchedConnection;
 use super::cutoffs::SealedCutoff;
+use super::endings::ChainedEnding;
 use super::generations::SealedActivation;
 use super::heads::{HEAD, HeadRow, SealedHead};
 use super::keys::SigningKeyRow;
@@ -274,6 +277,8 @@ pub struct Writes {
     /// Idempotency keys with their new uses.
     pub retries: HashMap<[u8; 32], RetryFacts>,
     pub acts: Vec<ActWrite>,
+    /// The endings by the leaves of the batch, in the order of the log.
+    pub endings: Vec<ChainedEnding>,
 }
 
 impl Writes {
@@ -337,12 +342,14 @@ impl LedgerConnection {
                 for act in &writes.acts {
                     acts::postgres(connection, act).await?;
                 }
+                endings::postgres(connection, &writes.endings).await?;
             }
             Self::Sqlite(connection) => {
                 write::sqlite(connection, writes).await?;
                 for act in &writes.acts {
                     acts::sqlite(connection, act).await?;
                 }
+                endings::sqlite(connection, &writes.endings).await?;
             }
         }
         Ok(())

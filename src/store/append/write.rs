@@ -36,8 +36,8 @@ WITH leaves AS (
     INSERT INTO tile (level, idx, root, hashes)
     SELECT * FROM unnest($12::int2[], $13::int8[], $14::bytea[], $15::bytea[])
 ), heads AS (
-    INSERT INTO ledger_head (size, root, batch_id, mac)
-    SELECT * FROM unnest($16::int8[], $17::bytea[], $18::uuid[], $76::bytea[])
+    INSERT INTO ledger_head (size, root, batch_id, mac, endings)
+    SELECT * FROM unnest($16::int8[], $17::bytea[], $18::uuid[], $76::bytea[], $82::bytea[])
 ), once AS (
     INSERT INTO one_time (key, binding, expires_at)
     SELECT * FROM unnest($19::bytea[], $20::bytea[], $21::timestamptz[])
@@ -221,6 +221,7 @@ pub(super) async fn postgres(
         .bind(column(sessions, |(s, _)| {
             s.revocability.expires_by.as_str()
         }))
+        .bind(column(&heads, |head| head.endings().as_bytes().to_vec()))
         .execute(connection)
         .await?;
     Ok(())
@@ -244,13 +245,14 @@ pub(super) async fn sqlite(
     }
     if let Some(head) = &writes.head {
         sqlx::query(
-            "/* ledger_write */ INSERT INTO ledger_head (size, root, batch_id, mac) \
-             VALUES ($1, $2, $3, $4)",
+            "/* ledger_write */ INSERT INTO ledger_head (size, root, batch_id, mac, endings) \
+             VALUES ($1, $2, $3, $4, $5)",
         )
         .bind(signed(head.size()))
         .bind(head.root().as_bytes().as_slice())
         .bind(head.batch())
         .bind(head.mac())
+        .bind(head.endings().as_bytes().as_slice())
         .execute(&mut *connection)
         .await?;
     }

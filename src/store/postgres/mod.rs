@@ -245,6 +245,11 @@ impl Postgres {
         self.options.load().lease.clone()
     }
 
+    /// The options of the connection that reads the table of endings.
+    pub(super) fn follower_options(&self) -> PgConnectOptions {
+        self.options.load().pooled.clone()
+    }
+
     /// Uses this URL for new connections, if it names the same database with another user or
     /// password. Existing connections stay. Returns false if it names another database, for which
     /// the broker must be restarted.

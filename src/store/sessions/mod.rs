@@ -3,8 +3,8 @@
 //!
 //! `session` and `session_view` read one, `list_sessions` and `sessions_under` a page,
 //! `count_matching` and `list_matching` those of a selector. `activate_session`, `unfinished_mints`
-//! and `claim_unconfirmed` serve minting and the sweeper; `listed` the status lists;
-//! `active_external` and `external_under` the search for orphans.
+//! and `claim_unconfirmed` serve minting and the sweeper; `listed_plainly` and `listed_in_doubt` the
+//! status lists; `active_external` and `external_under` the search for orphans.
 //!
 //! The rule: this module does not judge. A [`SessionView`] carries the session's tasks, ancestors
 //! and cutoffs, and `domain::validity` judges it. All rows are read under the read lease. Failures:
@@ -15,18 +15,19 @@
 
 mod external;
 mod leases;
+mod listed;
 mod matching;
 mod rows;
 
 use std::collections::{HashMap, HashSet};
 
-use self::rows::SessionRow;
+use self::rows::{SessionRow, facts_under, shown_views};
 pub(super) use self::rows::{UnderRow, select_session, select_under, under, views_under};
-use super::codec::{signed, unsigned};
 use super::tasks::json_ids;
-use super::validity_sql::{may_stand, polled, unexpired};
+use super::validity_sql::may_stand;
 use super::{Store, StoreError, on_pool, read_current};
 use crate::clock::Timestamp;
+use crate::domain::cutoff::Selector;
 use crate::domain::session::Session;
 use crate::domain::validity::{SessionView, ValidityFacts};
 use crate::ids::{SessionId, TaskId};
@@ -119,12 +120,26 @@ impl Store {
             .await?
         });
         self.check_trusted()?;
-        let oldest = rows.iter().map(|row| row.session.leaf_idx).min();
-        let cutoffs = match oldest {
-            Some(oldest) => self.cutoffs_after(unsigned("session", oldest)?).await?,
-            None => Vec::new(),
+        let (shown, facts) = facts_under(rows)?;
+        let facts = self.with_cutoffs(facts, &[]).await?;
+        Ok(shown_views(&shown, &facts))
+    }
+
+    /// Adds the cutoffs that can end one of these sessions, or one of those in `facts`.
+    async fn with_cutoffs(
+        &self,
+        mut facts: ValidityFacts,
+        sessions: &[Session],
+    ) -> Result<ValidityFacts, StoreError> {
+        let all = || sessions.iter().chain(facts.sessions.values());
+        let Some(oldest) = all().map(|session| session.leaf_index).min() else {
+            return Ok(facts);
         };
-        views_under(rows, cutoffs)
+        let mut selectors: HashSet<Selector> =
+            facts.tasks.keys().map(|id| Selector::Task(*id)).collect();
+        selectors.extend(all().flat_map(|session| session.selector_subject().selectors()));
+        facts.cutoffs = self.cutoffs_of(&selectors, oldest).await?;
+        Ok(facts)
     }
 
     /// Adds the facts that decide whether each session is valid: three statements, independent of
@@ -144,13 +159,12 @@ impl Store {
         tasks.extend(ancestors.values().map(|session| session.task_id));
         let tasks: Vec<TaskId> = tasks.into_iter().collect();
         let tasks = self.task_links(&tasks).await?;
-        let leaves = sessions.iter().chain(ancestors.values());
-        let oldest = leaves.map(|session| session.leaf_index).min().unwrap_or(0);
         let facts = ValidityFacts {
             tasks,
             sessions: ancestors,
-            cutoffs: self.cutoffs_after(oldest).await?,
+            cutoffs: Vec::new(),
         };
+        let facts = self.with_cutoffs(facts, &sessions).await?;
         Ok(sessions
             .into_iter()
             .map(|session| facts.view(session))
@@ -191,34 +205,6 @@ impl Store {
         rows.into_iter()
             .map(|row| Ok((row.id, Session::try_from(row)?)))
             .collect()
-    }
-
-    /// The sessions with leaves in `[from, to)` whose servers poll status lists and that have not
-    /// expired at `now`, with everything that decides about them.
-    pub async fn listed(
-        &self,
-        from: u64,
-        to: u64,
-        now: Timestamp,
-    ) -> Result<Vec<SessionView>, StoreError> {
-        let rows: Vec<SessionRow> = read_current!(self, db => {
-            sqlx::query_as(select_session!(
-                "/* listed */ WHERE ",
-                polled!(),
-                " AND leaf_idx >= $1 AND leaf_idx < $2 AND ",
-                unexpired!("", "$3")
-            ))
-            .bind(signed(from))
-            .bind(signed(to))
-            .bind(now)
-            .fetch_all(db)
-            .await?
-        });
-        let sessions = rows
-            .into_iter()
-            .map(Session::try_from)
-            .collect::<Result<Vec<_>, _>>()?;
-        self.session_views(sessions).await
     }
 }
 

@@ -121,10 +121,25 @@ pub(in crate::store) fn views_under(
     rows: Vec<UnderRow>,
     cutoffs: Vec<Cutoff>,
 ) -> Result<Vec<SessionView>, StoreError> {
-    let mut facts = ValidityFacts {
-        cutoffs,
-        ..ValidityFacts::default()
-    };
+    let (shown, mut facts) = facts_under(rows)?;
+    facts.cutoffs = cutoffs;
+    Ok(shown_views(&shown, &facts))
+}
+
+/// The shown sessions, with everything that decides about them.
+pub(super) fn shown_views(shown: &BTreeSet<SessionId>, facts: &ValidityFacts) -> Vec<SessionView> {
+    let sessions = shown.iter().filter_map(|id| facts.sessions.get(id));
+    sessions
+        .map(|session| facts.view(session.clone()))
+        .collect()
+}
+
+/// The ids of the sessions that are shown in these rows, oldest first, and the facts of their tasks
+/// and of the sessions, without cutoffs.
+pub(super) fn facts_under(
+    rows: Vec<UnderRow>,
+) -> Result<(BTreeSet<SessionId>, ValidityFacts), StoreError> {
+    let mut facts = ValidityFacts::default();
     let mut shown = BTreeSet::new();
     for row in rows {
         let (task, link) = row.link.link()?;
@@ -137,10 +152,7 @@ pub(in crate::store) fn views_under(
             unknown.insert(row.session.try_into()?);
         }
     }
-    let sessions = shown.iter().filter_map(|id| facts.sessions.get(id));
-    Ok(sessions
-        .map(|session| facts.view(session.clone()))
-        .collect())
+    Ok((shown, facts))
 }
 
 impl TryFrom<SessionRow> for Session {

@@ -4,6 +4,7 @@ use super::*;
 
 cases! {
     a_cutoff_is_learnt_lifted_once_and_kept_while_it_matters: "cutoff" "cutoffs" "list_cutoffs"
+        "cutoffs_that_may_block"
         "changed_cutoffs" "write_cutoff" "write_lift" "remac_cutoff" "prune_cutoffs";
     what_decided_at_some_time_since_is_found: "generations_since";
     the_newest_activation_decides: "write_generation" "generation" "active_generation"
@@ -74,6 +75,15 @@ async fn a_cutoff_is_learnt_lifted_once_and_kept_while_it_matters(store: &Store)
         .await,
         [4]
     );
+    let may_block = async |from: Timestamp, after, limit| {
+        let found = store.cutoffs_that_may_block(from, after, limit).await;
+        let found = found.unwrap();
+        found.iter().map(|one| one.index).collect::<Vec<u64>>()
+    };
+    assert_eq!(may_block(at(39), None, 9).await, [3, 4]);
+    assert_eq!(may_block(at(39), None, 1).await, [3]);
+    assert_eq!(may_block(at(39), Some(3), 9).await, [4]);
+    assert_eq!(may_block(at(40), None, 9).await, [3]);
     let policy = Some(Selector::Policy("p".into()));
     assert_eq!(
         listed(CutoffFilter {
@@ -83,18 +93,22 @@ async fn a_cutoff_is_learnt_lifted_once_and_kept_while_it_matters(store: &Store)
         .await,
         [5]
     );
-    let later: Vec<u64> = store
-        .cutoffs_after(3)
-        .await
-        .unwrap()
-        .iter()
-        .map(|one| one.index)
-        .collect();
+    let of = async |selectors: &[&Selector], index| {
+        let selectors = selectors.iter().copied().cloned().collect();
+        let found = store.cutoffs_of(&selectors, index).await.unwrap();
+        found.iter().map(|one| one.index).collect::<Vec<u64>>()
+    };
+    let [all, workload, policy] = [&held, &timed, &gone].map(|one| &one.claimed().selector);
+    assert_eq!(of(&[policy, all, workload], 2).await, [3, 4, 5]);
     assert_eq!(
-        later,
+        of(&[policy, all, workload], 3).await,
         [4, 5],
         "cutoffs after the leaf, without the leaf's own"
     );
+    assert_eq!(of(&[policy], 0).await, [5], "of the selectors alone");
+    let other = Selector::Resource("p".into());
+    assert_eq!(of(&[&other], 0).await, [0_u64; 0]);
+    assert_eq!(of(&[], 0).await, [0_u64; 0]);
     let changed = |from| async move {
         seen(
             store,

@@ -42,6 +42,7 @@ async fn the_serving_role_changes_no_leaf_tile_head_or_generation() {
         "UPDATE ledger_head SET root = root".into(),
         "UPDATE generation SET body = body".into(),
         "UPDATE activation SET digest = digest".into(),
+        "UPDATE ending SET subject = subject".into(),
         "CREATE TABLE t (x int)".into(),
         "CREATE TEMPORARY TABLE t (x int)".into(),
         "UPDATE session SET details = details".into(),
@@ -70,6 +71,7 @@ async fn the_serving_role_changes_no_leaf_tile_head_or_generation() {
         "ledger_head",
         "generation",
         "activation",
+        "ending",
     ] {
         forbidden.push(format!("DELETE FROM {table}"));
         forbidden.push(format!("TRUNCATE {table}"));
@@ -88,6 +90,7 @@ async fn the_serving_role_changes_no_leaf_tile_head_or_generation() {
         "UPDATE export_cursor SET next_idx = 0",
         "INSERT INTO cosigned VALUES (1, 'k', 'w', 'l', 'c')",
         "SELECT ledger_prune_heads(0, 1)",
+        "SELECT ledger_prune_endings('infinity', 1)",
         "UPDATE activation SET mac = mac",
     ] {
         let sql = format!("BEGIN; SET LOCAL ROLE {role}; {sql}; ROLLBACK");

@@ -33,6 +33,9 @@ use taskpass::store::append::{
 use taskpass::store::cosigned::CosignedRow;
 use taskpass::store::cutoffs::{CutoffFilter, SealedCutoff};
 use taskpass::store::deny_lists::SessionGroup;
+use taskpass::store::endings::{
+    ChainedEnding, EndingPosition, EndingRecord, EndingSubject, EndingsChain,
+};
 use taskpass::store::exports::{BelievedTimes, ExportCursor, ExportKey};
 use taskpass::store::generations::SealedActivation;
 use taskpass::store::heads::{Head, HeadSeal, SealedHead};
@@ -129,6 +132,7 @@ macro_rules! cases {
 mod acts;
 mod databases;
 mod deny_lists;
+mod endings;
 mod ledger;
 mod lives;
 mod marks;
@@ -172,6 +176,7 @@ fn every_statement_has_a_case() {
         &["check_options"],
         acts::CLAIMED,
         deny_lists::CLAIMED,
+        endings::CLAIMED,
         ledger::CLAIMED,
         lives::CLAIMED,
         marks::CLAIMED,
@@ -316,7 +321,7 @@ fn head_seal() -> HeadSeal {
 
 /// The sealed head of a log with `size` leaves.
 fn sealed(size: u64, n: u128) -> SealedHead {
-    head_seal().seal(head(size), batch(n))
+    head_seal().seal(head(size), batch(n), EndingsChain::EMPTY)
 }
 
 fn batch(n: u128) -> BatchId {

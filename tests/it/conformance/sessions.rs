@@ -4,10 +4,10 @@ use super::*;
 
 cases! {
     a_session_is_seen_with_all_that_decides_about_it: "session" "list_sessions" "sessions_under"
-        "ancestors" "matching" "cutoffs_after";
+        "ancestors" "matching" "cutoffs_of";
     a_mint_elsewhere_is_settled_once_and_its_end_is_tried_until_confirmed: "settle_mint"
         "unfinished_mints" "claim_unconfirmed" "put_off_ending" "active_external";
-    a_status_list_is_read_by_the_places_of_leaves: "listed";
+    a_status_list_is_read_by_the_places_of_leaves: "listed_plainly" "listed_in_doubt";
     what_the_store_cannot_hold_is_refused_and_nothing_of_it_stays: "prune_sessions" "prune_tasks"
         "prune_delegations";
 }
@@ -326,16 +326,50 @@ async fn a_status_list_is_read_by_the_places_of_leaves(store: &Store) {
     )
     .await;
     let listed = async |from, to, now| {
-        let views = store.listed(from, to, now).await.unwrap();
-        views
-            .iter()
-            .map(|view| view.session.leaf_index)
-            .collect::<Vec<_>>()
+        let mut plain = store.listed_plainly(from, to, now).await.unwrap();
+        plain.sort_unstable();
+        plain
+    };
+    let in_doubt = async |from, limit| {
+        let views = store.listed_in_doubt(from, 99, at(1), limit).await.unwrap();
+        let leaves = views.iter().map(|view| view.session.leaf_index);
+        leaves.collect::<Vec<_>>()
     };
     let expiry = session(11, 1, None).expires_at;
     assert_eq!(listed(11, 12, at(1)).await, [11], "the end is exclusive");
     assert_eq!(listed(0, 99, at(1)).await.len(), 2);
     assert!(listed(0, 99, expiry).await.is_empty());
+    assert_eq!(in_doubt(0, 9).await, [0_u64; 0]);
+
+    let mut derived = one(21, bounded, MinterKind::Jwt);
+    derived.0.parent = Some(session_id(11));
+    let mut silent = task(2, None);
+    silent.heartbeat_seconds = Some(60);
+    let mut heard = one(22, bounded, MinterKind::Jwt);
+    heard.0.task_id = task_id(2);
+    let writes = Writes {
+        tasks: vec![silent],
+        sessions: vec![derived, heard],
+        ..Writes::default()
+    };
+    seed(store, writes).await;
+    assert_eq!(listed(0, 99, at(1)).await, [11, 12]);
+    assert_eq!(in_doubt(0, 9).await, [21, 22]);
+    assert_eq!(in_doubt(0, 1).await, [21]);
+    assert_eq!(in_doubt(22, 9).await, [22]);
+    let policy = cutoff(61, 12, Selector::Policy("p".into()), Block::No);
+    let of_task = cutoff(62, 13, Selector::Task(task_id(2)), Block::No);
+    let cuts = [policy, of_task].map(|cutoff| ActWrite::Cutoff(Box::new(cutoff)));
+    seed(store, acts(cuts.into())).await;
+    assert_eq!(listed(0, 99, at(1)).await, [12]);
+    assert_eq!(in_doubt(0, 9).await, [11, 21, 22]);
+    let later = cutoff(63, 23, Selector::Task(task_id(2)), Block::No);
+    seed(store, acts(vec![ActWrite::Cutoff(Box::new(later))])).await;
+    assert_eq!(in_doubt(0, 9).await, [11, 21]);
+    let all = cutoff(64, 24, Selector::All(True), Block::No);
+    seed(store, acts(vec![ActWrite::Cutoff(Box::new(all))])).await;
+    assert!(listed(0, 99, at(1)).await.is_empty());
+    assert!(in_doubt(0, 9).await.is_empty());
 }
 
 async fn what_the_store_cannot_hold_is_refused_and_nothing_of_it_stays(store: &Store) {

@@ -4,10 +4,12 @@
 //! A history is a list of steps: open, join, delegate, end, hear, revoke, cut off, lift, wait,
 //! sweep, restart. The model knows tasks, credentials and cutoffs. After every step it says which
 //! of all credentials released so far are valid, and the broker must agree, whether or not a
-//! sweeper has run. The broker must accept exactly the requests that the model accepts. At the end,
+//! sweeper has run. A follower of the endings must know of every session that the store calls ended,
+//! and of no other. The broker must accept exactly the requests that the model accepts. At the end,
 //! the test finds the leaf of every credential, and searches the store for secrets that it must not
 //! contain.
 
+mod followed;
 mod world;
 
 use std::time::Duration;
@@ -19,6 +21,7 @@ use taskpass::broker::issuance::Issued;
 use taskpass::clock::Timestamp;
 use taskpass::ids::CutoffId;
 
+use self::followed::Followed;
 use crate::support::rig::{Kind, Rig};
 
 /// The agents, each with the actions and the longest lifetime (in seconds) that the rig's policies
@@ -251,6 +254,8 @@ fn allowed(agent: usize, actions: &[&str], ttl: Option<u64>, left: u64) -> Optio
 struct World {
     rig: Rig,
     model: Model,
+    /// `None` after a restart, until the next comparison.
+    followed: Option<Followed>,
 }
 
 type Checked = Result<(), TestCaseError>;
@@ -281,6 +286,7 @@ fn histories(kind: Kind) {
             for step in &steps {
                 world.take(step).await?;
                 world.compare().await?;
+                world.compare_follower().await?;
             }
             world.check_leaves_and_secrets().await
         });

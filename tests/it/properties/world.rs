@@ -20,6 +20,7 @@ impl World {
         Self {
             rig: Rig::new(kind).await,
             model: Model::default(),
+            followed: None,
         }
     }
 
@@ -122,7 +123,11 @@ impl World {
             }
             Step::Wait { seconds } => self.rig.clock.advance(seconds),
             Step::Sweep => sweep::sweep(&self.rig.broker, now).await,
-            Step::Restart => self.rig.restart().await.map_err(|error| fail(&error))?,
+            Step::Restart => {
+                // The follower holds the store.
+                self.followed = None;
+                self.rig.restart().await.map_err(|error| fail(&error))?;
+            }
         }
         Ok(())
     }

@@ -67,13 +67,20 @@ impl Check<'_> {
         prop_assert!(ids(ends).is_subset(&seen(&external)));
 
         for (from, to) in [(0, 30), (5, 11)] {
-            let listed = self.store.listed(from, to, now).await.map_err(fail)?;
-            let polled = |one: &&Session| {
+            let listed = self.store.listed_plainly(from, to, now).await;
+            let mut listed = listed.map_err(fail)?;
+            let views = self.store.listed_in_doubt(from, to, now, ALL).await;
+            let views = views.map_err(fail)?;
+            let valid = views.iter().filter(|view| view.is_valid_at(now));
+            listed.extend(valid.map(|view| view.session.leaf_index));
+            listed.sort_unstable();
+            let polled = self.sessions().filter(|one| {
                 let in_list = (from..to).contains(&one.leaf_index);
-                in_list && one.is_in_status_lists() && !one.life().is_expired(now)
-            };
-            let expected = ids(self.sessions().filter(polled));
-            prop_assert_eq!(seen(&listed), expected, "listed");
+                in_list && one.is_in_status_lists() && self.view(one).is_valid_at(now)
+            });
+            let mut expected: Vec<u64> = polled.map(|one| one.leaf_index).collect();
+            expected.sort_unstable();
+            prop_assert_eq!(listed, expected, "listed");
         }
 
         let filter = CutoffFilter {
