@@ -9,6 +9,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 use taskpass::broker::issuance::Issued;
 use taskpass::clock::Timestamp;
 use taskpass::domain::task::TaskEnd;
+use taskpass::domain::workload::OneTime;
 use taskpass::ids::{SessionId, TaskId};
 use taskpass::store::Store;
 use taskpass::store::append::{Needs, Writes};
@@ -296,10 +297,17 @@ async fn plans_that_were_made_on_empty_tables_go_by_indexes_when_the_tables_have
         )
         .await;
     }
+    let used = OneTime {
+        key: [7; 32],
+        binding: None,
+        must_be_new: false,
+        issued_at: Timestamp::from_seconds(1_800_000_000),
+        expires_at: Timestamp::from_seconds(1_800_000_060),
+    };
     let needs = |task: Uuid, session: Uuid| Needs {
         tasks: vec![TaskId::from(task)],
         sessions: vec![SessionId::from(session)],
-        one_time: vec![[7; 32]],
+        one_time: vec![used.id()],
         retries: vec![[8; 32]],
         open_tasks: vec![("dev:a".into(), "job".into(), 10)],
         ..Needs::default()

@@ -304,22 +304,46 @@ async fn an_idempotency_key_is_known_until_it_may_be_used_anew(store: &Store) {
         )
         .await;
         assert_eq!(
-            store.retry(&[4; 32]).await.unwrap(),
+            store.retry(&[4; 32], at(49)).await.unwrap(),
             Some(facts(supersedes)),
             "the newer retry replaces the older"
         );
     }
     assert!(facts(1).stands(at(49)) && !facts(1).stands(at(50)));
-    assert_eq!(store.retry(&[3; 32]).await.unwrap(), None);
+    assert_eq!(store.retry(&[3; 32], at(49)).await.unwrap(), None);
     let view = seen(
         store,
         Needs {
             retries: vec![[4; 32]],
+            now: Some(at(49)),
             ..Needs::default()
         },
     )
     .await;
     assert_eq!(view.retries[&[4; 32]], facts(1));
+    // A later use of the key has a row of its own, which counts.
+    let later = RetryFacts {
+        expires_at: at(90_000),
+        ..facts(0)
+    };
+    seed(
+        store,
+        Writes {
+            retries: HashMap::from([([4; 32], later.clone())]),
+            ..Writes::default()
+        },
+    )
+    .await;
+    assert_eq!(
+        store.retry(&[4; 32], at(50)).await.unwrap().as_ref(),
+        Some(&later)
+    );
+    let needs = Needs {
+        retries: vec![[4; 32]],
+        now: Some(at(50)),
+        ..Needs::default()
+    };
+    assert_eq!(seen(store, needs).await.retries[&[4; 32]], later);
     assert_eq!(
         (
             store.prune_retries(at(50), 5).await.unwrap(),

@@ -271,7 +271,11 @@ async fn migrate(url: &Url, migrations: &Path) {
         .run(&mut connection)
         .await
         .unwrap_or_else(|error| panic!("the migrations do not apply: {error}"));
-    for function in ["taskpass_confine_serving", "taskpass_grant_serving"] {
+    for function in [
+        "taskpass_confine_serving",
+        "taskpass_grant_serving",
+        "taskpass_grant_pruning",
+    ] {
         let granting = format!("SELECT {function}('{SERVING}')");
         execute(&mut connection, granting).await;
     }
