@@ -39,6 +39,7 @@ use taskpass::store::heads::{Head, HeadSeal, SealedHead};
 use taskpass::store::keys::SigningKeyRow;
 use taskpass::store::meta::{BootstrapToken, SealedSuccession, StoreMode};
 use taskpass::store::postgres::{Postgres, PostgresSettings};
+use taskpass::store::prune::Walked;
 use taskpass::store::replicas::ReplicaRow;
 use taskpass::store::sessions::SessionFilter;
 use taskpass::store::sqlite::Sqlite;
