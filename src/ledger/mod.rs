@@ -45,6 +45,7 @@ pub mod denials;
 pub mod entry;
 pub mod guard;
 mod locked;
+mod open_tasks;
 mod outcome;
 pub mod proofs;
 mod shared;

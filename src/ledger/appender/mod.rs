@@ -33,6 +33,7 @@ use super::batch::{Prepared, SettledLeaf};
 use super::cutoffs::Cutoffs;
 use super::entry::{Entry, Request};
 use super::guard::Guard;
+use super::open_tasks::OpenTasks;
 use super::outcome::{AppendError, Outcome};
 use super::{LedgerParts, LedgerStatus, Queued, Shared, Signed, recorded};
 use crate::clock::Timestamp;
@@ -59,6 +60,7 @@ pub struct Appender {
     in_doubt: bool,
     edge: Edge,
     cutoffs: Cutoffs,
+    open_tasks: OpenTasks,
     guard: Guard,
     heads: HeadSeal,
 }
@@ -88,6 +90,7 @@ impl Appender {
             in_doubt: false,
             edge,
             cutoffs: Cutoffs::default(),
+            open_tasks: OpenTasks::default(),
             guard,
             heads,
         }

@@ -93,7 +93,9 @@ impl Appender {
         mut connection: LedgerConnection,
         prepared: &[&Prepared],
     ) -> Result<Option<Committed>, Failure> {
-        let needs = batch::needs(prepared, self.edge.size(), self.cutoffs.known_to());
+        let mut needs = batch::needs(prepared, self.edge.size(), self.cutoffs.known_to());
+        let opens = std::mem::take(&mut needs.open_tasks);
+        needs.open_tasks = self.open_tasks.to_count(&opens, self.edge.size());
         let known = self.parts.store.known_committed();
         let mut view = connection.enter(&needs).await.map_err(failure)?;
         if self.checked.is_some() && view.server != self.checked {
@@ -129,6 +131,9 @@ impl Appender {
             );
             return Ok(None);
         }
+        let counts = self
+            .count_open_tasks(&mut connection, needs.open_tasks, &opens, size, &mut view)
+            .await?;
         let learned = self.learn_cutoffs(std::mem::take(&mut view.cutoffs), edge.size())?;
         let cutoffs = learned.as_ref().unwrap_or(&self.cutoffs);
         let generation = self.open_activation(view.activation.as_ref())?;
@@ -180,6 +185,8 @@ impl Appender {
         }
         // The commit was acknowledged, and with it every row that was read before.
         self.take_cutoffs(learned, size);
+        self.open_tasks
+            .take_over(size, counts, writes.leaves.len(), &writes.tasks);
         self.move_to(next);
         self.see_dates(&writes, &own_cutoffs);
         self.take_own_cutoffs(own_cutoffs);
@@ -188,6 +195,34 @@ impl Appender {
             prover,
             at: now,
         }))
+    }
+
+    /// Completes the open tasks of the view in a log of `size` leaves: counts those that reach their
+    /// maximum only with the leaves of other replicas, and adds the bounds of those that reach it in
+    /// no case. `counted` were counted already. Returns all counts with their limits.
+    async fn count_open_tasks(
+        &self,
+        connection: &mut LedgerConnection,
+        counted: Vec<(String, String, u32)>,
+        opens: &[(String, String, u32)],
+        size: u64,
+        view: &mut View,
+    ) -> Result<Vec<((String, String), u32, u32)>, Failure> {
+        let mut missing = self.open_tasks.to_count(opens, size);
+        missing.retain(|pair| !counted.contains(pair));
+        if !missing.is_empty() {
+            let counts = connection.count_open_tasks(&missing).await;
+            view.open_tasks.extend(counts.map_err(failure)?);
+        }
+        let all = counted.into_iter().chain(missing);
+        let counts = all.map(|(owner, task_type, limit)| {
+            let pair = (owner, task_type);
+            let count = view.open_tasks.get(&pair).copied().unwrap_or(0);
+            (pair, count, limit)
+        });
+        let counts = counts.collect();
+        self.open_tasks.fill_in(opens, size, &mut view.open_tasks);
+        Ok(counts)
     }
 
     /// Ends a transaction that wrote nothing. If it read leaves or cutoffs of other replicas, they

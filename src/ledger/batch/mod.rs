@@ -45,7 +45,7 @@ pub(super) struct SettledLeaf {
     pub(super) session: Option<Box<SessionPlan>>,
 }
 
-/// The rows that the batch has to read.
+/// The rows that the batch has to read. `open_tasks` has one item for each task that it may open.
 pub(super) fn needs(batch: &[&Prepared], hashes_from: u64, cutoffs_from: u64) -> Needs {
     let mut needs = Needs {
         hashes_from,
@@ -59,8 +59,6 @@ pub(super) fn needs(batch: &[&Prepared], hashes_from: u64, cutoffs_from: u64) ->
         needs.tasks.extend(by.as_ref().and_then(|by| by.task));
         prepared.request.entry.kind().need(&mut needs);
     }
-    needs.open_tasks.sort_unstable();
-    needs.open_tasks.dedup();
     needs
 }
 

@@ -380,19 +380,7 @@ pub(super) async fn sqlite(
             view.retries.insert(*key, facts);
         }
     }
-    for (owner, kind, limit) in &needs.open_tasks {
-        let (open,): (i64,) = sqlx::query_as(
-            "/* ledger_enter */ SELECT count(*) FROM (SELECT 1 FROM task \
-             WHERE owner = $1 AND task_type = $2 AND state = 'open' LIMIT $3)",
-        )
-        .bind(owner)
-        .bind(kind)
-        .bind(i64::from(*limit))
-        .fetch_one(&mut *connection)
-        .await?;
-        let open = u32::try_from(open).unwrap_or(u32::MAX);
-        view.open_tasks.insert((owner.clone(), kind.clone()), open);
-    }
+    view.open_tasks = open_tasks::sqlite(connection, &needs.open_tasks).await?;
     view.cutoffs = changed_cutoffs!(&mut *connection, needs.cutoffs_from);
     if needs.signing_keys {
         view.signing_keys = sqlx::query_as(SIGNING_KEYS).fetch_all(connection).await?;

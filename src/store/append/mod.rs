@@ -17,6 +17,7 @@
 
 mod acts;
 mod enter;
+mod open_tasks;
 mod write;
 
 use std::collections::{BTreeMap, HashMap};
@@ -206,7 +207,8 @@ pub struct View {
     pub cutoffs: Vec<SealedCutoff>,
     /// Idempotency keys that are on record.
     pub retries: HashMap<[u8; 32], RetryFacts>,
-    /// The number of open tasks by owner and type.
+    /// The number of open tasks by owner and type, counted up to a limit. The ledger adds upper
+    /// bounds that it remembers.
     pub open_tasks: HashMap<(String, String), u32>,
     /// The signing keys; empty unless [`Needs::signing_keys`] is set.
     pub signing_keys: Vec<SigningKeyRow>,
@@ -337,6 +339,18 @@ impl LedgerConnection {
         match self {
             Self::Postgres(connection) => enter::postgres(connection, needs).await,
             Self::Sqlite(connection) => enter::sqlite(connection, needs).await,
+        }
+    }
+
+    /// Counts open tasks that [`Self::enter`] did not count. `wanted` has owner, task type and
+    /// limit, each pair once; a count stops at its limit.
+    pub async fn count_open_tasks(
+        &mut self,
+        wanted: &[(String, String, u32)],
+    ) -> Result<HashMap<(String, String), u32>, StoreError> {
+        match self {
+            Self::Postgres(connection) => open_tasks::postgres(connection, wanted).await,
+            Self::Sqlite(connection) => open_tasks::sqlite(connection, wanted).await,
         }
     }
 

@@ -4,7 +4,7 @@ use super::*;
 
 cases! {
     a_task_is_kept_heard_and_looked_at_when_due: "task" "tasks" "task_chains" "owns_part_of"
-        "claim_due_tasks" "put_off_check";
+        "claim_due_tasks" "put_off_check" "open_tasks";
     a_heartbeat_is_noted_only_if_nothing_that_decides_came_since_it_was_judged: "task_view"
         "heartbeat";
     an_idempotency_key_is_known_until_it_may_be_used_anew: "retry" "prune_retries";
@@ -90,6 +90,14 @@ async fn a_task_is_kept_heard_and_looked_at_when_due(store: &Store) {
         2,
         "the count stops at the limit"
     );
+    let mut connection = store.ledger_connection().await.unwrap();
+    connection.enter(&Needs::default()).await.unwrap();
+    let other = ("dev:b".to_owned(), "job".to_owned());
+    let wanted = [&owner, &other].map(|(owner, kind)| (owner.clone(), kind.clone(), 9));
+    let counted = connection.count_open_tasks(&wanted).await.unwrap();
+    connection.rollback().await.unwrap();
+    drop(connection);
+    assert_eq!(counted, HashMap::from([(owner.clone(), 3), (other, 0)]));
 
     assert!(heartbeat_accepted(store, task_id(2), at(59)).await);
     assert!(
