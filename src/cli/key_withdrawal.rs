@@ -68,8 +68,10 @@ fn told(answer: &Value, kid: &str) -> String {
         (false, true) => format!("{kid} would be withdrawn; it signs new tokens now"),
         (false, false) => format!("{kid} would be withdrawn; it does not sign new tokens now"),
     }];
+    let has_more = answer.get("has_more").and_then(Value::as_bool) == Some(true);
+    let more = if has_more { "more than " } else { "" };
     lines.push(match answer.get("matched").and_then(Value::as_u64) {
-        Some(matched) => format!("ends: {matched} live session(s), whose tokens it signed"),
+        Some(matched) => format!("ends: {more}{matched} live session(s), whose tokens it signed"),
         None => "ended: every session whose token it signed".into(),
     });
     lines.push(match (text("successor"), text("issuance_resumes_at")) {

@@ -58,9 +58,16 @@ impl Revoke {
             return output::json(&answer);
         }
         let number = |name: &str| answer.get(name).and_then(Value::as_u64).unwrap_or_default();
+        let has_more = answer.get("has_more").and_then(Value::as_bool) == Some(true);
+        let more = if has_more { "more than " } else { "" };
         if self.dry_run {
+            if answer.get("matched").is_none() {
+                return output::line(
+                    "the sessions that would end could not be counted in time; nothing was changed",
+                );
+            }
             output::line(format!(
-                "{} session(s) would end; nothing was changed",
+                "{more}{} session(s) would end; nothing was changed",
                 number("matched")
             ))?;
             if number("matched") == 0 {
@@ -77,7 +84,7 @@ impl Revoke {
             ));
         }
         output::line(format!(
-            "revocation {id}: {} session(s) matched, {} ended, {} ending; {}",
+            "revocation {id}: {more}{} session(s) matched, {} ended, {} ending; {}",
             number("matched"),
             number("ended"),
             number("ending"),

@@ -158,10 +158,15 @@ pub struct RevocationBody {
     /// The revocation; absent in a dry run.
     #[serde(flatten)]
     pub cutoff: Option<CutoffBody>,
-    /// The number of sessions that it ends. This and the next three are absent if the revocation
-    /// was made but the count failed; read the revocation again.
+    /// The number of sessions that it ends. This and the other numbers and sessions are absent if
+    /// they could not be counted in time, or if the revocation was made but the count failed; read
+    /// the revocation again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub matched: Option<u64>,
+    /// Whether counting stopped there: it ends more than `matched` sessions. `ended` and `ending`
+    /// then divide the counted ones.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_more: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sessions: Option<Vec<SessionBody>>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -20,6 +20,7 @@ mod rows;
 
 use std::collections::{HashMap, HashSet};
 
+pub use self::matching::MatchCount;
 use self::rows::SessionRow;
 pub(super) use self::rows::{UnderRow, select_session, select_under, under, views_under};
 use super::codec::{signed, unsigned};

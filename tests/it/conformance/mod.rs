@@ -41,7 +41,7 @@ use taskpass::store::meta::{BootstrapToken, SealedSuccession, StoreMode};
 use taskpass::store::postgres::{Postgres, PostgresSettings};
 use taskpass::store::prune::Walked;
 use taskpass::store::replicas::ReplicaRow;
-use taskpass::store::sessions::SessionFilter;
+use taskpass::store::sessions::{MatchCount, SessionFilter};
 use taskpass::store::sqlite::Sqlite;
 use taskpass::store::tasks::TaskFilter;
 use taskpass::store::workload_keys::WorkloadKeyRow;
