@@ -81,13 +81,13 @@ macro_rules! bind_value {
 }
 
 /// The texts of one kind of selector.
-struct Statements {
-    count: &'static str,
-    list: &'static str,
+pub(super) struct Statements {
+    pub(super) count: &'static str,
+    pub(super) list: &'static str,
 }
 
 impl Statements {
-    fn of(selector: &Selector) -> Self {
+    pub(super) fn of(selector: &Selector) -> Self {
         match selector {
             Selector::All(_) => statements!("/* matching_all */", "", "1 = 1", "$4", "$5"),
             Selector::Workload(_) => {

@@ -47,9 +47,21 @@ async fn a_task_is_kept_heard_and_looked_at_when_due(store: &Store) {
     assert_eq!(store.tasks(&others).await.unwrap(), vec![]);
     let over = TaskFilter {
         state: Some(TaskState::Completed),
-        ..all
+        ..all.clone()
     };
     assert_eq!(store.tasks(&over).await.unwrap(), vec![]);
+    for owner in [None, Some("dev:a".to_owned())] {
+        let open = TaskFilter {
+            state: Some(TaskState::Open),
+            owner,
+            before: Some(task_id(3)),
+            ..all.clone()
+        };
+        assert_eq!(
+            page(store.tasks(&open).await.unwrap()),
+            [task_id(2), task_id(1)]
+        );
+    }
 
     let chains = store.task_chains(&[task_id(2), task_id(9)]).await.unwrap();
     let chain: Vec<TaskId> = chains[&task_id(2)].0.iter().map(|life| life.id).collect();

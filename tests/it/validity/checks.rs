@@ -53,6 +53,26 @@ impl Check<'_> {
             .filter(|one| self.view(one).is_valid_at(now));
         prop_assert!(ids(valid).is_subset(&seen(&live)));
 
+        for set in 0..16_u8 {
+            let [workload, task, resource, live] = [8, 4, 2, 1].map(|bit| set & bit != 0);
+            let filter = SessionFilter {
+                workload: workload.then(|| WORKLOADS[0].to_owned()),
+                task: task.then(|| task_id(0)),
+                resource: resource.then(|| RESOURCES[0].to_owned()),
+                live_at: live.then_some(now),
+                before: None,
+                limit: ALL,
+            };
+            let listed = self.store.list_sessions(&filter).await.map_err(fail)?;
+            let expected = self.sessions().filter(|one| {
+                (!workload || one.workload.as_str() == WORKLOADS[0])
+                    && (!task || one.task_id == task_id(0))
+                    && (!resource || one.resource == RESOURCES[0])
+                    && (!live || one.life().may_stand(now))
+            });
+            prop_assert_eq!(seen(&listed), ids(expected), "{:?}", filter);
+        }
+
         let external = self.store.active_external(now, None, ALL).await;
         let external = external.map_err(fail)?;
         let at_back_end =
