@@ -342,6 +342,10 @@ impl Appender {
         self.shared.latest.send_replace(Some(signed));
     }
 
+    fn is_failing(&self) -> bool {
+        matches!(&*self.shared.status.borrow(), LedgerStatus::Failing(_))
+    }
+
     fn set_status(&self, status: LedgerStatus) {
         self.shared.status.send_if_modified(|known| {
             let changed = *known != status;

@@ -17,8 +17,10 @@ use tracing::warn;
 
 use super::failure::{Failure, failure, too_slow, unanswered, unwritten};
 use super::{Appender, CONNECT_PATIENCE, Committed};
+use crate::clock::Timestamp;
 use crate::crypto::random::SystemRandom;
-use crate::ids::BatchId;
+use crate::domain::workload::OneTime;
+use crate::ids::{BatchId, Random as _};
 use crate::ledger::batch::{self, Batch, Prepared, SettledLeaf};
 use crate::ledger::clock_watch::Reading;
 use crate::ledger::cutoffs::Cutoffs;
@@ -151,6 +153,9 @@ impl Appender {
         );
         let settled = settle_all(&mut settling, prepared, &self.shared.unrecorded);
         let (mut writes, own_cutoffs) = settling.into_parts();
+        if writes.is_empty() && self.is_failing() {
+            writes.one_time.push(probe(now)?);
+        }
         if writes.is_empty() {
             self.end_unwritten(connection, edge, learned).await?;
             return Ok(Some(Committed {
@@ -359,6 +364,21 @@ impl Appender {
             .store(size, std::sync::atomic::Ordering::SeqCst);
         self.parts.metrics.ledger_size(size);
     }
+}
+
+/// A one-time id that no evidence has. After a failure only a commit of rows shows that the ledger
+/// can be written: reading under the lock also succeeds on a full disk.
+fn probe(now: Timestamp) -> Result<OneTime, Failure> {
+    let mut key = [0; 32];
+    let filled = SystemRandom::new().fill(&mut key);
+    filled.map_err(|error| Failure::Fatal(error.to_string()))?;
+    Ok(OneTime {
+        key,
+        binding: None,
+        must_be_new: true,
+        issued_at: now,
+        expires_at: now,
+    })
 }
 
 fn advance(edge: &mut Edge, prover: &BatchProver) -> Result<Vec<Tile>, Failure> {
