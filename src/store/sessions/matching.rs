@@ -20,7 +20,7 @@ use crate::store::{Store, StoreError, read_current};
 
 /// `found`: at most `$3` of the sessions that a cutoff at the leaf `$2`, committed at `$1`, ends.
 /// `dead` are these sessions: those that match the selector (`$selected`, `Selector::matches`), and
-/// those derived from them. `$tree` defines the table of tasks that `$selected` needs.
+/// those derived from them, with the columns that the count needs. `$tree` defines the table of tasks that `$selected` needs.
 macro_rules! matching {
     ($label:literal, $tree:literal, $selected:literal, $($rest:tt)+) => {
         concat!(
@@ -28,7 +28,8 @@ macro_rules! matching {
             " WITH RECURSIVE ",
             $tree,
             "dead AS ( \
-                 SELECT id FROM (SELECT id FROM session WHERE ",
+                 SELECT * FROM (SELECT id, state, class, bound_seconds, in_status_lists, expires_at \
+                 FROM session WHERE ",
             lived!("", "$1"),
             " AND leaf_idx < $2 \
                  AND EXISTS (SELECT 1 FROM task WHERE task.id = session.task_id AND ",
@@ -36,9 +37,10 @@ macro_rules! matching {
             ") AND ",
             $selected,
             " LIMIT $3) AS direct \
-                 UNION SELECT s.id FROM session s JOIN dead ON s.parent_id = dead.id WHERE ",
+                 UNION SELECT s.id, s.state, s.class, s.bound_seconds, s.in_status_lists, s.expires_at \
+                 FROM session s JOIN dead ON s.parent_id = dead.id WHERE ",
             lived!("s.", "$1"),
-            "), found AS (SELECT id FROM dead LIMIT $3) ",
+            "), found AS (SELECT * FROM dead LIMIT $3) ",
             $($rest)+
         )
     };
@@ -54,7 +56,7 @@ macro_rules! statements {
                 $selected,
                 "SELECT count(*), count(*) FILTER (WHERE ",
                 cut_off_everywhere!($now, $elapsed),
-                ") FROM found JOIN session USING (id)"
+                ") FROM found"
             ),
             list: matching!(
                 $label,
