@@ -128,7 +128,7 @@ pub enum Reuse {
 ///
 /// Rows of used evidence have it as their key. The time stands first, so that new rows are added at
 /// the end of their index, and not all over it. It comes from the evidence alone and never from a
-/// clock or a configuration: the same evidence has the same id whenever it is presented.
+/// clock or a configuration: the same evidence has the same id each time it is presented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OneTimeId([u8; 36]);
 

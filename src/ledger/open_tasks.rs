@@ -7,7 +7,7 @@
 //!
 //! The rule: a bound is never below the number of open tasks. It is the last count, plus the tasks
 //! that this replica opened since, plus one for each leaf of another replica: a leaf opens one task
-//! at most. Ends do not lower it; the next count does. A pair is counted whenever its bound and the
+//! at most. Ends do not lower it; the next count does. A pair is counted if its bound and the
 //! tasks of the batch together exceed the maximum, so each decision is the same as with a count.
 //! Nothing here fails. The appender calls this module; `store::append` counts.
 
@@ -40,7 +40,7 @@ struct Bound {
     foreign: u64,
 }
 
-/// What a batch wants of one pair.
+/// The tasks of one pair that a batch may open.
 #[derive(Clone, Copy)]
 struct Wanted {
     /// The number of tasks that it may open.
