@@ -398,7 +398,31 @@ pub(super) fn json_ids(ids: impl Iterator<Item = Uuid>) -> String {
 #[cfg(test)]
 mod tests {
     use super::listing;
+    use crate::clock::Timestamp;
+    use crate::store::Store;
     use crate::store::sqlite::Sqlite;
+
+    #[tokio::test]
+    async fn a_task_that_cannot_be_read_holds_up_no_other() {
+        const TASK: &str = "INSERT INTO task (id, task_type, attestor, attestor_digest, owner, \
+            depth, state, opened_at, deadline, heard_at, check_at, handle_digest, sessions_left, \
+            leaf_idx) VALUES (randomblob(16), 'job', 'dev', zeroblob(32), 'dev:a', 1, 'open', 0, \
+            100, 0, 5, zeroblob($1), 1, 0)";
+        let sqlite = Sqlite::in_memory().await;
+        // A digest of one byte was written by no broker.
+        for bytes in [32_i64, 1, 32] {
+            let task = sqlx::query(TASK).bind(bytes);
+            task.execute(sqlite.writer()).await.unwrap();
+        }
+        let store = Store::Sqlite(sqlite);
+        let claim = async |at| {
+            let retry_at = Timestamp::from_micros(at + 50);
+            let due = store.claim_due_tasks(Timestamp::from_micros(at), retry_at, 9);
+            due.await.unwrap().len()
+        };
+        assert_eq!(claim(10).await, 2);
+        assert_eq!(claim(20).await, 0, "each was put off");
+    }
 
     #[tokio::test]
     async fn sqlite_lists_the_tasks_of_an_owner_by_an_index() {

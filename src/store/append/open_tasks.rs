@@ -1,7 +1,7 @@
 //! Counts open tasks of an owner and type, under the lock.
 //!
 //! A count stops at its limit. `enter` counts those that are known to be needed with its other
-//! reads; [`postgres`] and [`sqlite`] count those that turn out to be needed afterwards.
+//! reads; `postgres` and `sqlite` count those that turn out to be needed afterwards.
 
 use std::collections::HashMap;
 
