@@ -268,7 +268,7 @@ const BARE_ROW: &str = "INSERT INTO bare (value) VALUES (decode(md5(random()::te
 
 const BARE_RECORD: &str = r"
 BEGIN;
-INSERT INTO one_time (key, expires_at) VALUES (sha256(random()::text::bytea), '2030-01-01');
+INSERT INTO one_time (key, expires_at) VALUES (int4send(extract(epoch FROM clock_timestamp())::int) || sha256(random()::text::bytea), '2030-01-01');
 WITH t AS (INSERT INTO task (id, task_type, attestor, owner, owner_instance, depth, state, opened_at, deadline, heard_at, check_at, handle_digest, sessions_left, leaf_idx, attestor_digest)
  VALUES (gen_random_uuid(), 'job', 'dev', 'dev-agent', 'run', 1, 'open', '2026-01-01', '2030-01-01', '2026-01-01', '2030-01-01', '\x00', 5, 0, decode(repeat('00', 32), 'hex')) RETURNING id)
 INSERT INTO session (id, task_id, decision_id, leaf_idx, attestor, workload, resource, details, audience, minter, kid, generation, policies, class, bound_seconds, issued_at, expires_at, state, is_local, in_status_lists, open_sessions, expires_by)

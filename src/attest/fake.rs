@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use futures_util::future::BoxFuture;
 use secrecy::SecretString;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::error::Refused;
 use super::explain::Conditions;
@@ -87,6 +87,8 @@ impl Attestor for Fake {
             let claims = presented.token()?.unverified_claims();
             let instance = Instance::try_from(claims.text("run")?.to_owned());
             let serial = claims.text("jti")?;
+            let issued_at = claims.get("iat").and_then(Value::as_i64);
+            let issued_at = issued_at.map_or(now, Timestamp::from_seconds);
             Ok(Workload {
                 attestor: NAME.to_owned(),
                 identity: identity(claims.text("sub")?),
@@ -97,7 +99,7 @@ impl Attestor for Fake {
                 evidence: one_time(
                     NAME,
                     &[serial.as_bytes()],
-                    now..now.plus_seconds(LIFE_SECONDS),
+                    issued_at..now.plus_seconds(LIFE_SECONDS),
                 ),
                 proofs: Vec::new(),
                 key: None,

@@ -167,16 +167,17 @@ async fn a_good_token_yields_what_it_says_and_nothing_more() {
 #[tokio::test]
 async fn one_token_has_one_id_whatever_its_signature() {
     let world = World::new().await;
-    let id = async |claims: &Value| {
+    let id_at = async |claims: &Value, at| {
         let token = world.key.sign(&header(), claims);
         world
             .attestors
-            .appraise(&bearer(&token), now())
+            .appraise(&bearer(&token), at)
             .await
             .unwrap()
             .evidence
-            .key
+            .id()
     };
+    let id = async |claims: &Value| id_at(claims, now()).await;
     let nameless = world.changed("jti", &Value::Null);
     // ECDSA is randomised: these are two signatures over the same bytes.
     assert_eq!(id(&nameless).await, id(&nameless).await);
@@ -188,6 +189,13 @@ async fn one_token_has_one_id_whatever_its_signature() {
         id(&world.claims()).await,
         id(&world.changed("jti", &json!("t2"))).await
     );
+    // The time in the id is the token's own, and not that of its appraisal.
+    assert_eq!(
+        id_at(&nameless, now().plus_seconds(200)).await,
+        id(&nameless).await
+    );
+    let shorter = world.changed("exp", &json!(now().seconds() + 100));
+    assert_eq!(id(&shorter).await, id(&world.claims()).await);
 }
 
 #[tokio::test]

@@ -67,8 +67,9 @@ fn told(answer: &KeyWithdrawalBody, kid: &str) -> String {
         (false, true) => format!("{kid} would be withdrawn; it signs new tokens now"),
         (false, false) => format!("{kid} would be withdrawn; it does not sign new tokens now"),
     }];
+    let more = if answer.has_more { "more than " } else { "" };
     lines.push(match answer.matched {
-        Some(matched) => format!("ends: {matched} live session(s), whose tokens it signed"),
+        Some(matched) => format!("ends: {more}{matched} live session(s), whose tokens it signed"),
         None => "ended: every session whose token it signed".into(),
     });
     lines.push(match (&answer.successor, answer.issuance_resumes_at) {

@@ -55,6 +55,7 @@ impl Revoke {
             return output::json(reply.raw());
         }
         let revoked = reply.read()?;
+        let more = if revoked.has_more { "more than " } else { "" };
         if self.dry_run {
             return print_dry_run(&revoked);
         }
@@ -68,7 +69,7 @@ impl Revoke {
             ));
         };
         output::line(format!(
-            "revocation {id}: {matched} session(s) matched, {} ended, {} ending; {}",
+            "revocation {id}: {more}{matched} session(s) matched, {} ended, {} ending; {}",
             revoked.ended.unwrap_or_default(),
             revoked.ending.unwrap_or_default(),
             kept_out(cutoff.blocked_until.as_deref(), &self.selector),
@@ -96,10 +97,13 @@ impl Revoke {
 fn print_dry_run(revoked: &RevocationBody) -> Result<(), CliError> {
     // Do not show a missing number as 0.
     let Some(matched) = revoked.matched else {
-        return Err(lacks("the number of sessions"));
+        return output::line(
+            "the sessions that would end could not be counted in time; nothing was changed",
+        );
     };
+    let more = if revoked.has_more { "more than " } else { "" };
     output::line(format!(
-        "{matched} session(s) would end; nothing was changed"
+        "{more}{matched} session(s) would end; nothing was changed"
     ))?;
     if matched == 0 {
         return Ok(());

@@ -290,6 +290,10 @@ pub const HORIZON_PACE: u64 = 24;
 /// another. Beyond it the replica closes.
 pub const MAX_CLOCK_STEP_SECONDS: u64 = 5;
 
+/// The most sessions of a revocation that are counted. An answer says that there are more. A
+/// million would take seconds of the database during an incident.
+pub const MAX_COUNTED_SESSIONS: u32 = 100_000;
+
 /// How long evidence is kept as used after its issue, in seconds, regardless of the expiry that it
 /// states: two days. The broker refuses evidence older than `max_age_seconds`, which is an hour at
 /// most, so an id that is deleted after that cannot be used again, even if clocks were wrong.

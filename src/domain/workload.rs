@@ -124,10 +124,33 @@ pub enum Reuse {
     PerTask,
 }
 
+/// The identity of evidence: the second of issue that the evidence states, and [`OneTime::key`].
+///
+/// Rows of used evidence have it as their key. The time stands first, so that new rows are added at
+/// the end of their index, and not all over it. It comes from the evidence alone and never from a
+/// clock or a configuration: the same evidence has the same id each time it is presented.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OneTimeId([u8; 36]);
+
+impl OneTimeId {
+    /// The bytes: the time as a big-endian number of 4 bytes, then the key.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Reads [`Self::as_bytes`]. `None` for another length.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        <[u8; 36]>::try_from(bytes).ok().map(Self)
+    }
+}
+
 /// A one-time id. The ledger's append requires that it is unused, or used with the same binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OneTime {
     /// SHA-256 over the unique parts of the evidence; never over a signature, which can be varied.
+    /// With `issued_at` it is the identity of the evidence ([`Self::id`]).
     pub key: [u8; 32],
     /// A digest of the key or the task that the evidence serves. The id may be used again with the
     /// same binding. `None` if it may be used once only.
@@ -135,10 +158,26 @@ pub struct OneTime {
     /// Whether it must be unused even with the same binding. A repeated request then needs other
     /// evidence.
     pub must_be_new: bool,
-    /// The time of issue that the evidence states; not later than its first possible use.
+    /// The time of issue that the evidence states; not later than its first possible use. It must
+    /// not depend on when or by whom the evidence is appraised.
     pub issued_at: Timestamp,
     /// The time after which the evidence is refused for its age, so the id can be deleted.
     pub expires_at: Timestamp,
+}
+
+impl OneTime {
+    /// The identity under which its use is recorded. Times outside of 1970 to 2106, which no
+    /// evidence has, count as the nearest of these.
+    #[must_use]
+    pub fn id(&self) -> OneTimeId {
+        let seconds = self.issued_at.seconds().clamp(0, i64::from(u32::MAX));
+        let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
+        let mut bytes = [0; 36];
+        let (time, key) = bytes.split_at_mut(4);
+        time.copy_from_slice(&seconds.to_be_bytes());
+        key.copy_from_slice(&self.key);
+        OneTimeId(bytes)
+    }
 }
 
 /// The key that a workload proved to hold (RFC 7800 `cnf`).
@@ -265,6 +304,22 @@ mod tests {
     fn a_value_cannot_pretend_to_be_two() {
         assert_eq!(encode_value("a:env:prod"), "a%3Aenv%3Aprod");
         assert_eq!(encode_value("caf\u{e9}"), "caf%C3%A9");
+    }
+
+    #[test]
+    fn ids_of_evidence_are_in_the_order_of_their_times() {
+        let once = |key, seconds| OneTime {
+            key: [key; 32],
+            binding: None,
+            must_be_new: false,
+            issued_at: Timestamp::from_seconds(seconds),
+            expires_at: Timestamp::EPOCH,
+        };
+        assert!(once(9, 300).id() < once(1, 301).id());
+        assert!(once(9, -1).id() < once(1, i64::from(u32::MAX)).id());
+        let id = once(1, 300).id();
+        assert_eq!(OneTimeId::from_bytes(id.as_bytes()), Some(id));
+        assert_eq!(OneTimeId::from_bytes(&[1; 32]), None);
     }
 
     #[test]

@@ -242,6 +242,7 @@ pub(super) async fn revoke_key(
         successor: withdrawal.successor,
         issuance_resumes_at: withdrawal.resumes_at,
         matched: withdrawal.matched,
+        has_more: withdrawal.has_more,
         cached_until: withdrawal.cached_until,
     }))
 }

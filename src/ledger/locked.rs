@@ -194,7 +194,8 @@ impl<'a> LockedState<'a> {
         self.view.tasks.get(&id)
     }
 
-    /// The number of open tasks of this owner and type.
+    /// The number of open tasks of this owner and type, or an upper bound that reaches the maximum
+    /// in no case in this batch.
     pub(super) fn open_tasks(&self, task: &Task) -> u32 {
         let open = self.view.open_tasks.get(&owner_and_type(task));
         open.copied().unwrap_or(0)
@@ -442,6 +443,6 @@ impl LockedState<'_> {
     }
 }
 
-fn owner_and_type(task: &Task) -> (String, String) {
+pub(super) fn owner_and_type(task: &Task) -> (String, String) {
     (task.owner.to_string(), task.task_type.clone())
 }

@@ -46,6 +46,7 @@ pub mod entry;
 pub mod follower;
 pub mod guard;
 mod locked;
+mod open_tasks;
 mod outcome;
 pub mod proofs;
 mod shared;

@@ -19,12 +19,12 @@ use tokio::sync::Notify;
 
 use crate::clock::Timestamp;
 use crate::domain::limits::{MAX_UNRECORDED_EVIDENCE, ONE_TIME_KEPT_SECONDS};
-use crate::domain::workload::OneTime;
+use crate::domain::workload::{OneTime, OneTimeId};
 
 /// One-time ids that the replica refuses although the store does not know them yet.
 #[derive(Debug, Default)]
 pub(super) struct Unrecorded {
-    ids: Mutex<BTreeMap<[u8; 32], UnrecordedId>>,
+    ids: Mutex<BTreeMap<OneTimeId, UnrecordedId>>,
     added: Notify,
 }
 
@@ -36,7 +36,7 @@ struct UnrecordedId {
 }
 
 impl Unrecorded {
-    fn state(&self) -> MutexGuard<'_, BTreeMap<[u8; 32], UnrecordedId>> {
+    fn state(&self) -> MutexGuard<'_, BTreeMap<OneTimeId, UnrecordedId>> {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -56,7 +56,9 @@ impl Unrecorded {
         }
         let mut state = self.state();
         for id in ids {
-            state.entry(id.key).or_insert(UnrecordedId { id: *id, due });
+            state
+                .entry(id.id())
+                .or_insert(UnrecordedId { id: *id, due });
         }
         drop(state);
         self.added.notify_one();
@@ -73,7 +75,7 @@ impl Unrecorded {
         let due = state.values().filter(|kept| kept.due);
         let taken: Vec<OneTime> = due.take(most).map(|kept| kept.id).collect();
         for id in &taken {
-            state.remove(&id.key);
+            state.remove(&id.id());
         }
         taken
     }
@@ -83,7 +85,7 @@ impl Unrecorded {
     pub(super) fn replayed(&self, ids: &[OneTime]) -> Option<[u8; 32]> {
         let state = self.state();
         let replayed = ids.iter().find(|id| {
-            state.get(&id.key).is_some_and(|kept| {
+            state.get(&id.id()).is_some_and(|kept| {
                 id.must_be_new || id.binding.is_none() || id.binding != kept.id.binding
             })
         });

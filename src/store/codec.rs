@@ -2,7 +2,7 @@
 //! numbers are signed.
 //!
 //! The conversions of `Timestamp` come first, then `signed` and `unsigned` for counts and indices,
-//! `minter`, and `digest`.
+//! `minter`, `digest`, and the keys of the rows of `retry`.
 //!
 //! The rule: a value that is read has a valid form or is refused; nothing is guessed. A value to
 //! write that is too large saturates, because no count comes near the limit. Failures: a negative
@@ -19,6 +19,7 @@ use time::OffsetDateTime;
 use super::StoreError;
 use crate::clock::Timestamp;
 use crate::domain::kind::MinterKind;
+use crate::domain::limits::IDEMPOTENCY_SECONDS;
 
 impl Type<Postgres> for Timestamp {
     fn type_info() -> PgTypeInfo {
@@ -89,4 +90,80 @@ pub(super) fn minter(text: &str) -> Result<MinterKind, StoreError> {
 /// Fails unless `bytes` has exactly 32 bytes.
 pub(super) fn digest(what: &'static str, bytes: &[u8]) -> Result<[u8; 32], StoreError> {
     bytes.try_into().map_err(|_| StoreError::Corrupt(what))
+}
+
+/// The length of the key of a row of `retry`.
+pub(super) const RETRY_ROW_BYTES: usize = 36;
+
+/// How far the clock of the replica that recorded a key, or the time of its request, may be from
+/// the time that a search goes by. Replicas are a second apart at most, and a request waits for
+/// seconds.
+const RETRY_SLACK_SECONDS: u64 = 3_600;
+
+const DAY_SECONDS: i64 = 86_400;
+
+/// The key of the row for an `Idempotency-Key` with this digest: the day on which its use expires,
+/// as a big-endian number of 4 bytes, then the digest. The day stands first, so that new rows are
+/// added to the end of their index, and not all over it.
+pub(super) fn retry_row(key: &[u8; 32], expires_at: Timestamp) -> [u8; RETRY_ROW_BYTES] {
+    retry_row_on(key, day(expires_at))
+}
+
+/// The keys of all rows in which this digest can be bound at `now`: a use expires within
+/// [`IDEMPOTENCY_SECONDS`]. They are on three days at most; the last is repeated if there are
+/// fewer.
+pub(super) fn retry_rows(key: &[u8; 32], now: Timestamp) -> [[u8; RETRY_ROW_BYTES]; 3] {
+    let first = day(now.minus_seconds(RETRY_SLACK_SECONDS));
+    let last = day(now.plus_seconds(IDEMPOTENCY_SECONDS + RETRY_SLACK_SECONDS));
+    [0, 1, 2].map(|after| retry_row_on(key, first.saturating_add(after).min(last)))
+}
+
+/// The digest in the key of a row.
+pub(super) fn retry_digest(row: &[u8]) -> Result<[u8; 32], StoreError> {
+    let (_, key) = row
+        .split_at_checked(4)
+        .ok_or(StoreError::Corrupt("retry"))?;
+    digest("retry", key)
+}
+
+fn retry_row_on(key: &[u8; 32], day: u32) -> [u8; RETRY_ROW_BYTES] {
+    let mut row = [0; RETRY_ROW_BYTES];
+    let (front, back) = row.split_at_mut(4);
+    front.copy_from_slice(&day.to_be_bytes());
+    back.copy_from_slice(key);
+    row
+}
+
+/// The number of days since 1970. Instants before 1970 count as its first day.
+fn day(at: Timestamp) -> u32 {
+    u32::try_from(at.seconds().div_euclid(DAY_SECONDS)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_key_is_looked_for_in_every_row_in_which_it_can_be_bound(
+            now in 0_i64..4_000_000_000,
+            left in 1..=IDEMPOTENCY_SECONDS,
+            apart in -3_600_i64..=3_600,
+        ) {
+            let searched = retry_rows(&[7; 32], Timestamp::from_seconds(now));
+            let recorded_at = Timestamp::from_seconds(now + apart);
+            let row = retry_row(&[7; 32], recorded_at.plus_seconds(left));
+            prop_assert!(searched.contains(&row));
+            prop_assert_eq!(retry_digest(&row).unwrap(), [7; 32]);
+        }
+    }
+
+    #[test]
+    fn later_keys_come_after_earlier_ones() {
+        let row = |key, day: i64| retry_row(&[key; 32], Timestamp::from_seconds(day * DAY_SECONDS));
+        assert!(row(9, 300) < row(1, 301));
+        assert!(retry_digest(&[1; 3]).is_err());
+    }
 }

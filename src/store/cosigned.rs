@@ -3,7 +3,8 @@
 //! [`CosignedRow`] is one cosignature. `put_cosigned` adds one; `last_cosigned`, `cosigned_over`
 //! and `cosigned_until` read. Each statement has the same text on both databases.
 //!
-//! The rule: rows are added, and never changed or deleted. A second cosignature of the same key on
+//! The rule: rows are added, and never changed; pruning deletes those that no leaf with a body needs
+//! any more ([`super::prune`]). A second cosignature of the same key on
 //! the same size is ignored, so the first one, with its earlier time, stays. Failures: an
 //! unreadable size is `Corrupt`; an empty result means that no witness signed such a checkpoint.
 //! The store verifies no signature: `ledger::witnesses` does, before it stores one.

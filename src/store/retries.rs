@@ -1,20 +1,29 @@
 //! The recorded uses of `Idempotency-Key`s.
 
 use super::append::RetryFacts;
-use super::codec::digest;
+use super::codec::{digest, retry_rows};
 use super::{Store, StoreError, read};
 use crate::clock::Timestamp;
 use crate::ids::{SessionId, TaskId};
 
 impl Store {
-    /// The recorded use of a key. [`RetryFacts::stands`] says whether it still binds the key.
-    pub async fn retry(&self, key: &[u8; 32]) -> Result<Option<RetryFacts>, StoreError> {
+    /// The newest recorded use of a key that can bind it at `now`. [`RetryFacts::stands`] says
+    /// whether it does.
+    pub async fn retry(
+        &self,
+        key: &[u8; 32],
+        now: Timestamp,
+    ) -> Result<Option<RetryFacts>, StoreError> {
+        let [first, second, third] = retry_rows(key, now);
         let row: Option<(Vec<u8>, SessionId, TaskId, i64, Timestamp)> = read!(self, db => {
             sqlx::query_as(
                 "/* retry */ SELECT fingerprint, session_id, task_id, \
-                 CAST(supersedes AS BIGINT), expires_at FROM retry WHERE key = $1",
+                 CAST(supersedes AS BIGINT), expires_at FROM retry \
+                 WHERE key IN ($1, $2, $3) ORDER BY expires_at DESC LIMIT 1",
             )
-            .bind(key.as_slice())
+            .bind(first.as_slice())
+            .bind(second.as_slice())
+            .bind(third.as_slice())
             .fetch_optional(db)
             .await?
         });

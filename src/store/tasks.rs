@@ -10,7 +10,7 @@
 //!
 //! Failures: `None` means that there is no such task or token; unknown tasks are left out of
 //! `task_chains`. A row with an impossible value is `Corrupt`, a column that cannot be decoded is
-//! `Refused`. [`super::heartbeat`] records heartbeats, and the ledger's transaction opens and ends
+//! `Refused`; `claim_due_tasks` leaves such rows out. [`super::heartbeat`] records heartbeats, and the ledger's transaction opens and ends
 //! tasks. `broker` and `sweep` call this module, and other files of the store use its rows.
 
 use std::collections::HashMap;
@@ -141,6 +141,25 @@ impl TryFrom<TaskRow> for Task {
     }
 }
 
+/// The text of a listing by the filters that are set. The first parameter is the cursor, the second
+/// the limit; owner and state follow.
+fn listing(by_owner: bool, by_state: bool) -> &'static str {
+    match (by_owner, by_state) {
+        (false, false) => {
+            select_task!("/* tasks */ WHERE id < $1 ORDER BY id DESC LIMIT $2")
+        }
+        (false, true) => {
+            select_task!("/* tasks */ WHERE state = $3 AND id < $1 ORDER BY id DESC LIMIT $2")
+        }
+        (true, false) => {
+            select_task!("/* tasks */ WHERE owner = $3 AND id < $1 ORDER BY id DESC LIMIT $2")
+        }
+        (true, true) => select_task!(
+            "/* tasks */ WHERE owner = $3 AND state = $4 AND id < $1 ORDER BY id DESC LIMIT $2"
+        ),
+    }
+}
+
 /// A delegation token's row.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the other names say it all")]
@@ -154,6 +173,20 @@ pub struct DelegationRow {
     pub expires_at: Timestamp,
 }
 
+/// The tasks of the rows that can be read. A row that no broker wrote must not hold up the others.
+fn readable(rows: impl Iterator<Item = Result<TaskRow, sqlx::Error>>) -> Vec<Task> {
+    let tasks = rows.filter_map(|row| {
+        let row = row
+            .inspect_err(|error| tracing::error!(%error, "a task cannot be read"))
+            .ok()?;
+        let id = row.id;
+        let task = Task::try_from(row);
+        task.inspect_err(|error| tracing::error!(task = %id, %error, "a task cannot be read"))
+            .ok()
+    });
+    tasks.collect()
+}
+
 impl Store {
     /// One task. `None` if there is no such task.
     pub async fn task(&self, id: TaskId) -> Result<Option<Task>, StoreError> {
@@ -165,17 +198,18 @@ impl Store {
 
     /// The tasks of a listing, newest first: ids grow with time.
     pub async fn tasks(&self, filter: &TaskFilter) -> Result<Vec<Task>, StoreError> {
+        let text = listing(filter.owner.is_some(), filter.state.is_some());
+        // No task has this id, which is the largest.
+        let before = filter.before.unwrap_or(TaskId::from(Uuid::max()));
         let rows: Vec<TaskRow> = read_current!(self, db => {
-            sqlx::query_as(select_task!(
-                "/* tasks */ WHERE ($1 IS NULL OR state = $1) AND ($2 IS NULL OR owner = $2) \
-                 AND ($3 IS NULL OR id < $3) ORDER BY id DESC LIMIT $4"
-            ))
-            .bind(filter.state.map(TaskState::as_str))
-            .bind(&filter.owner)
-            .bind(filter.before)
-            .bind(i64::from(filter.limit))
-            .fetch_all(db)
-            .await?
+            let mut query = sqlx::query_as(text).bind(before).bind(i64::from(filter.limit));
+            if let Some(owner) = &filter.owner {
+                query = query.bind(owner);
+            }
+            if let Some(state) = filter.state {
+                query = query.bind(state.as_str());
+            }
+            query.fetch_all(db).await?
         });
         rows.into_iter().map(Task::try_from).collect()
     }
@@ -235,50 +269,48 @@ impl Store {
         rows.into_iter().map(LinkRow::link).collect()
     }
 
-    /// Claims open tasks that are due for a check by the sweeper, and reads them. One that ended
-    /// after the claim is returned as ended. On PostgreSQL, rows that another replica has locked
-    /// are skipped. Each is put off to `retry_at`, so that a task that cannot be ended now is
-    /// checked again and does not hold up others. A corrupt row fails the call; all claimed tasks
-    /// are then checked again at `retry_at`.
+    /// Claims open tasks that are due for a check by the sweeper, and returns them as they were at
+    /// the claim. On PostgreSQL, rows that another replica has locked are skipped. Each is put off
+    /// to `retry_at`, so that a task that cannot be ended now is checked again and does not hold up
+    /// others. A row that cannot be read is left out and logged, and tried again at `retry_at`.
     pub async fn claim_due_tasks(
         &self,
         now: Timestamp,
         retry_at: Timestamp,
         limit: u32,
     ) -> Result<Vec<Task>, StoreError> {
-        let ids: Vec<(TaskId,)> = match self {
+        match self {
             Self::Postgres(postgres) => {
-                on_pool!(postgres, db => {
-                    sqlx::query_as(
+                let rows = on_pool!(postgres, db => {
+                    sqlx::query(concat!(
                         "/* claim_due_tasks */ UPDATE task SET check_at = $2 WHERE id IN ( \
                              SELECT id FROM task WHERE state = 'open' AND check_at <= $1 \
-                             ORDER BY check_at LIMIT $3 FOR UPDATE SKIP LOCKED) RETURNING id",
-                    )
+                             ORDER BY check_at LIMIT $3 FOR UPDATE SKIP LOCKED) RETURNING ",
+                        task_columns!()
+                    ))
                     .bind(now)
                     .bind(retry_at)
                     .bind(i64::from(limit))
                     .fetch_all(db)
                     .await?
-                })
+                });
+                Ok(readable(rows.iter().map(TaskRow::from_row)))
             }
             Self::Sqlite(sqlite) => {
-                sqlx::query_as(
+                let rows = sqlx::query(concat!(
                     "/* claim_due_tasks */ UPDATE task SET check_at = $2 WHERE id IN ( \
                          SELECT id FROM task WHERE state = 'open' AND check_at <= $1 \
-                         ORDER BY check_at LIMIT $3) RETURNING id",
-                )
+                         ORDER BY check_at LIMIT $3) RETURNING ",
+                    task_columns!()
+                ))
                 .bind(now)
                 .bind(retry_at)
                 .bind(i64::from(limit))
                 .fetch_all(sqlite.writer())
-                .await?
+                .await?;
+                Ok(readable(rows.iter().map(TaskRow::from_row)))
             }
-        };
-        let mut tasks = Vec::with_capacity(ids.len());
-        for (id,) in ids {
-            tasks.extend(self.task(id).await?);
         }
-        Ok(tasks)
     }
 
     /// Sets when the sweeper next checks a task.
@@ -361,4 +393,51 @@ impl LinkRow {
 pub(super) fn json_ids(ids: impl Iterator<Item = Uuid>) -> String {
     let list: Vec<String> = ids.map(|id| id.simple().to_string()).collect();
     serde_json::Value::from(list).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::listing;
+    use crate::clock::Timestamp;
+    use crate::store::Store;
+    use crate::store::sqlite::Sqlite;
+
+    #[tokio::test]
+    async fn a_task_that_cannot_be_read_holds_up_no_other() {
+        const TASK: &str = "INSERT INTO task (id, task_type, attestor, attestor_digest, owner, \
+            depth, state, opened_at, deadline, heard_at, check_at, handle_digest, sessions_left, \
+            leaf_idx) VALUES (randomblob(16), 'job', 'dev', zeroblob(32), 'dev:a', 1, 'open', 0, \
+            100, 0, 5, zeroblob($1), 1, 0)";
+        let sqlite = Sqlite::in_memory().await;
+        // A digest of one byte was written by no broker.
+        for bytes in [32_i64, 1, 32] {
+            let task = sqlx::query(TASK).bind(bytes);
+            task.execute(sqlite.writer()).await.unwrap();
+        }
+        let store = Store::Sqlite(sqlite);
+        let claim = async |at| {
+            let retry_at = Timestamp::from_micros(at + 50);
+            let due = store.claim_due_tasks(Timestamp::from_micros(at), retry_at, 9);
+            due.await.unwrap().len()
+        };
+        assert_eq!(claim(10).await, 2);
+        assert_eq!(claim(20).await, 0, "each was put off");
+    }
+
+    #[tokio::test]
+    async fn sqlite_lists_the_tasks_of_an_owner_by_an_index() {
+        let sqlite = Sqlite::in_memory().await;
+        for by_state in [false, true] {
+            let explain = format!("EXPLAIN QUERY PLAN {}", listing(true, by_state));
+            let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(sqlx::AssertSqlSafe(explain))
+                .fetch_all(sqlite.readers())
+                .await
+                .unwrap();
+            let steps: Vec<String> = plan.into_iter().map(|(_, _, _, step)| step).collect();
+            assert_eq!(
+                steps,
+                ["SEARCH task USING INDEX task_by_owner (owner=? AND id<?)"]
+            );
+        }
+    }
 }

@@ -96,30 +96,6 @@ macro_rules! chain_open {
     };
 }
 
-/// `Selector::matches`. The parameters are those of `SelectorColumns`: `$3` the kind, `$5` the
-/// value, `$6` the generation, `$7` the policy, `$8` the time. `selected_tasks` provides `tree`.
-macro_rules! selected {
-    () => {
-        "CASE $3 WHEN 'all' THEN 1 = 1 WHEN 'workload' THEN workload = $5 \
-         WHEN 'resource' THEN resource = $5 WHEN 'attestor' THEN attestor = $5 \
-         WHEN 'signing_key' THEN kid = $5 WHEN 'generation' THEN generation = $6 \
-         WHEN 'policy' THEN replace(policies, $7, '') <> policies \
-         WHEN 'issued_after' THEN issued_at > $8 OR task_id IN (SELECT id FROM tree) \
-         WHEN 'task' THEN task_id IN (SELECT id FROM tree) ELSE 1 = 0 END"
-    };
-}
-
-/// The tasks by which `Selector::matches` matches a session: the selector's task, or the tasks that
-/// were opened after the selector's time, each with its descendants. `$4` is the task.
-macro_rules! selected_tasks {
-    () => {
-        "tree AS ( \
-             SELECT id FROM task WHERE id = $4 \
-             UNION SELECT id FROM task WHERE $3 = 'issued_after' AND opened_at > $8 \
-             UNION SELECT t.id FROM task t JOIN tree ON t.parent_id = tree.id)"
-    };
-}
-
 /// `SessionLife::is_cut_off_everywhere`. `$elapsed` is the number of whole seconds since the cutoff
 /// was committed; negative before it.
 macro_rules! cut_off_everywhere {
@@ -177,5 +153,5 @@ macro_rules! undisturbed_since {
 
 pub(crate) use {
     active_at_back_end, blocks, chain, chain_open, cut_off_everywhere, lived, may_stand, polled,
-    selected, selected_tasks, task_lived, task_open, undisturbed_since, unexpired,
+    task_lived, task_open, undisturbed_since, unexpired,
 };

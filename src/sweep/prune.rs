@@ -4,6 +4,8 @@
 //! [`Pruner::round`] runs one round over all tables; `patrol` looks for openings behind leaves that
 //! are dated ahead; `scrub` empties SQLite's journal.
 //!
+//! On PostgreSQL one replica prunes at a time; the others find nothing to do.
+//!
 //! The rule: the present is the horizon, never the clock, because a deletion cannot be undone. No
 //! row is deleted that another row refers to. Failures: a failed deletion does not stop the others;
 //! it rests for [`REST`], and [`Pruned::failed`] has the first error. `Pruned::more` says whether
@@ -21,6 +23,7 @@ use crate::domain::generation::Retention;
 use crate::domain::limits::{
     ENDINGS_KEPT_SECONDS, MAX_DEADLINE_SECONDS, MAX_TTL_SECONDS, ONE_TIME_KEPT_SECONDS,
 };
+use crate::ids::{SessionId, TaskId};
 
 /// The largest number of rows that one statement deletes.
 const BATCH_ROWS: u32 = 1_000;
@@ -35,6 +38,37 @@ const REST: Duration = Duration::from_mins(1);
 
 /// How many earlier heads are kept: enough to find the outcome of the commit of any batch.
 const KEPT_HEADS: u64 = 1_000_000;
+
+/// Walks over the rows of one table, at most [`MAX_BATCHES`] steps. A walk passes over rows that
+/// other rows refer to, and goes on behind them in the next step or round. After a walk that
+/// deleted rows another one begins, since each deletion may make further rows deletable.
+macro_rules! walk {
+    ($pruner:ident, $store:ident, $pruned:ident, $statement:ident($before:expr), $walk:ident) => {
+        let mut deleted = 0;
+        for batch in 1..=MAX_BATCHES {
+            if $pruner.rests(stringify!($statement)) {
+                break;
+            }
+            match $store.$statement($before, $pruner.$walk, BATCH_ROWS).await {
+                // Another replica prunes.
+                Ok(None) => break,
+                Ok(Some(walked)) => {
+                    $pruned.rows += walked.rows;
+                    deleted += walked.rows;
+                    $pruner.$walk = walked.next;
+                    if walked.next.is_none() {
+                        if deleted == 0 {
+                            break;
+                        }
+                        deleted = 0;
+                    }
+                    $pruned.more |= batch == MAX_BATCHES;
+                }
+                Err(error) => $pruner.failed(stringify!($statement), error, &mut $pruned),
+            }
+        }
+    };
+}
 
 /// The result of a round.
 #[derive(Debug)]
@@ -55,6 +89,9 @@ pub struct Pruner {
     resting: BTreeMap<&'static str, Instant>,
     /// The leaf from which the next patrol of the openings continues.
     patrol: u64,
+    /// The last sessions and tasks that the walks over them have passed. `None` at the beginning.
+    sessions: Option<(Timestamp, SessionId)>,
+    tasks: Option<(Timestamp, TaskId)>,
 }
 
 impl Pruner {
@@ -65,6 +102,8 @@ impl Pruner {
             stop,
             resting: BTreeMap::new(),
             patrol: 0,
+            sessions: None,
+            tasks: None,
         }
     }
 
@@ -90,12 +129,12 @@ impl Pruner {
         // Sessions before their tasks, derived sessions before their parents, children before
         // parents: no statement deletes a row that another row refers to.
         macro_rules! some_of {
-            ($statement:ident($($argument:expr),+)) => {
+            ($statement:ident($($argument:expr),*)) => {
                 for batch in 1..=MAX_BATCHES {
                     if self.rests(stringify!($statement)) {
                         break;
                     }
-                    match store.$statement($($argument,)+ BATCH_ROWS).await {
+                    match store.$statement($($argument,)* BATCH_ROWS).await {
                         // Repeats until nothing is deleted: each deletion may make further rows
                         // deletable.
                         Ok(0) => break,
@@ -112,15 +151,16 @@ impl Pruner {
         some_of!(prune_one_time(forgotten));
         some_of!(prune_retries(forgotten));
         some_of!(prune_delegations(forgotten));
-        some_of!(prune_sessions(over));
+        walk!(self, store, pruned, prune_sessions(over), sessions);
         some_of!(prune_denied(over));
-        some_of!(prune_tasks(over));
+        walk!(self, store, pruned, prune_tasks(over), tasks);
         some_of!(prune_cutoffs(cutoff, now));
         some_of!(prune_endings(followed));
         some_of!(prune_openings(opened));
         self.patrol(broker, opened, &mut pruned).await;
         some_of!(prune_bodies(written));
         some_of!(prune_heads(heads));
+        some_of!(prune_cosigned());
         self.scrub(broker, &mut pruned).await;
         pruned
     }

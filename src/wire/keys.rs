@@ -114,6 +114,9 @@ pub struct KeyWithdrawalBody {
     pub issuance_resumes_at: Option<Timestamp>,
     /// In a dry run: the number of live sessions whose tokens it signed.
     pub matched: Option<u64>,
+    /// Whether counting stopped there: more than `matched` sessions match.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_more: bool,
     /// Until when verifiers that do not ask the broker may accept its tokens by a cached key set.
     #[schema(value_type = String, format = DateTime)]
     pub cached_until: Timestamp,

@@ -168,10 +168,15 @@ pub struct RevocationBody {
     /// The revocation; absent in a dry run.
     #[serde(flatten)]
     pub cutoff: Option<CutoffBody>,
-    /// The number of sessions that it ends. This and the next three are absent if the revocation
-    /// was made but the count failed; read the revocation again.
+    /// The number of sessions that it ends. This and the other numbers and sessions are absent if
+    /// they could not be counted in time, or if the revocation was made but the count failed; read
+    /// the revocation again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub matched: Option<u64>,
+    /// Whether counting stopped there: it ends more than `matched` sessions. `ended` and `ending`
+    /// then divide the counted ones.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_more: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sessions: Option<Vec<SessionBody>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -184,6 +189,8 @@ pub struct RevocationBody {
 #[derive(Deserialize)]
 struct RevokedSessions {
     matched: Option<u64>,
+    #[serde(default)]
+    has_more: bool,
     sessions: Option<Vec<SessionBody>>,
     ended: Option<u64>,
     ending: Option<u64>,
@@ -211,6 +218,7 @@ impl<'de> Deserialize<'de> for RevocationBody {
         Ok(Self {
             cutoff,
             matched: revoked.matched,
+            has_more: revoked.has_more,
             sessions: revoked.sessions,
             ended: revoked.ended,
             ending: revoked.ending,

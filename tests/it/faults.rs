@@ -339,6 +339,29 @@ async fn more_than_the_queue_takes_is_turned_away_at_once() {
     granted.expect(201);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_makes_a_replica_unready_until_it_can_write_again() {
+    const FILL: &str = "CREATE FUNCTION refuse_rows() RETURNS trigger LANGUAGE plpgsql AS $$ \
+        BEGIN RAISE EXCEPTION 'no space left on device' USING ERRCODE = 'disk_full'; END $$; \
+        CREATE TRIGGER disk_is_full BEFORE INSERT ON one_time \
+        FOR EACH ROW EXECUTE FUNCTION refuse_rows()";
+    const EMPTY: &str = "DROP TRIGGER disk_is_full ON one_time; DROP FUNCTION refuse_rows()";
+    let mut rig = Rig::new(Kind::Postgres).await;
+    let mut own = rig.database().connect().await;
+    own.execute(FILL).await.unwrap();
+    let refused = rig.issue("agent:reports", rig::ask(&["orders:read"])).await;
+    assert!(refused.is_err());
+    for _ in 0..3 {
+        // The lock can be taken and rows can be read, but nothing can be written.
+        rig.broker.health.check_health().await.unwrap_err();
+        let why = rig.broker.health.unready().unwrap();
+        assert!(why.starts_with("ledger: "), "{why}");
+    }
+    own.execute(EMPTY).await.unwrap();
+    rig.broker.health.check_health().await.unwrap();
+    assert_eq!(rig.broker.health.unready(), None);
+}
+
 /// An entry that only uses up a one-time id; it adds no leaf and counts almost no bytes.
 fn consume(rig: &Rig, n: usize) -> Request {
     let mut key = [0; 32];

@@ -10,12 +10,15 @@ use secrecy::SecretString;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 use taskpass::broker::issuance::Issued;
 use taskpass::clock::Timestamp;
-use taskpass::domain::cutoff::Selector;
+use taskpass::domain::cutoff::{Selector, True};
 use taskpass::domain::task::TaskEnd;
+use taskpass::domain::workload::OneTime;
 use taskpass::ids::{SessionId, TaskId};
 use taskpass::store::Store;
 use taskpass::store::append::{Needs, Writes};
 use taskpass::store::postgres::{Postgres, PostgresSettings};
+use taskpass::store::sessions::SessionFilter;
+use taskpass::store::tasks::TaskFilter;
 use taskpass::sweep;
 use uuid::Uuid;
 
@@ -255,6 +258,165 @@ async fn new_endings_are_found_by_their_position() {
     store.close().await;
 }
 
+/// The tables that a plan reads from end to end.
+fn scanned(plan: &str) -> Vec<&str> {
+    let scans = plan.split("Seq Scan on ").skip(1);
+    scans
+        .filter_map(|rest| rest.split_whitespace().next())
+        .collect()
+}
+
+/// A store that was used for long: most of its sessions have expired, each workload has few, and
+/// many ids of evidence and Idempotency-Keys are kept.
+async fn fill_long_used(own: &mut PgConnection) {
+    fill(own, 20_000).await;
+    run(
+        own,
+        "UPDATE session SET workload = 'dev:' || leaf_idx % 1000, expires_at = CASE \
+         WHEN minter = 'jwt' AND leaf_idx % 50 <> 0 THEN now() - interval '1 hour' \
+         ELSE expires_at END; \
+         UPDATE task SET owner = 'dev:' || leaf_idx % 1000, deadline = now() + CASE \
+         WHEN leaf_idx % 50 <> 0 THEN interval '-1 minute' ELSE interval '1 hour' END, \
+         opened_at = now() - interval '3 hours', state = CASE \
+         WHEN leaf_idx % 50 <> 0 THEN 'expired' ELSE 'open' END; \
+         INSERT INTO one_time (key, expires_at) \
+         SELECT int4send(n) || sha256(n::text::bytea), now() + make_interval(secs => n - 30000) \
+         FROM generate_series(1, 50000) n; \
+         INSERT INTO retry (key, fingerprint, session_id, task_id, supersedes, expires_at) \
+         SELECT int4send(n / 10000) || sha256(n::text::bytea), '', gen_random_uuid(), \
+         gen_random_uuid(), 0, now() + make_interval(secs => n - 30000) \
+         FROM generate_series(1, 50000) n",
+    )
+    .await;
+    run(own, "VACUUM ANALYZE").await;
+}
+
+#[tokio::test]
+async fn bounded_statements_go_by_indexes_on_a_store_that_was_used_for_long() {
+    let database = fresh_database();
+    let store = store(&database).await;
+    let mut own = database.connect().await;
+    fill_long_used(&mut own).await;
+    // Nothing is due before this time, so the statements change nothing here.
+    let early = Timestamp::EPOCH;
+    let now: Timestamp = sqlx::query_scalar("SELECT now()")
+        .fetch_one(&mut own)
+        .await
+        .unwrap();
+    let no_one = TaskFilter {
+        owner: Some("dev:none".into()),
+        limit: 9,
+        ..TaskFilter::default()
+    };
+    macro_rules! by_index {
+        ($label:literal, $arguments:expr, [$($table:literal),*], $run:expr) => {
+            $run.await.unwrap();
+            let text = statement(&mut own, $label).await;
+            let plan = explain(&mut own, &text, $arguments, "force_custom_plan").await;
+            let tables = scanned(&plan);
+            let some = [$($table),*].iter().any(|table| tables.contains(table));
+            assert!(!some, "{}: {plan}", $label);
+        };
+    }
+    by_index!(
+        "prune_one_time",
+        "now(), 20",
+        ["one_time"],
+        store.prune_one_time(early, 9)
+    );
+    by_index!(
+        "prune_retries",
+        "now(), 20",
+        ["retry"],
+        store.prune_retries(early, 9)
+    );
+    let step = format!("now(), 'epoch', '{}', 20", Uuid::nil());
+    by_index!(
+        "prune_sessions",
+        &step,
+        ["session"],
+        store.prune_sessions(early, None, 9)
+    );
+    by_index!(
+        "prune_tasks",
+        &step,
+        ["task", "session"],
+        store.prune_tasks(early, None, 9)
+    );
+    by_index!(
+        "claim_due_tasks",
+        "now(), now(), 200",
+        ["task"],
+        store.claim_due_tasks(early, now, 9)
+    );
+    let key = "'\\x0001', '\\x0002', '\\x0003'";
+    by_index!("retry", key, ["retry"], store.retry(&[1; 32], now));
+    let before = format!("'{}', 100, 'dev:7'", Uuid::max());
+    by_index!("tasks", &before, ["task"], store.tasks(&no_one));
+    let of_none = SessionFilter {
+        workload: Some("dev:none".into()),
+        limit: 9,
+        ..SessionFilter::default()
+    };
+    by_index!(
+        "list_sessions",
+        &before,
+        ["session"],
+        store.list_sessions(&of_none)
+    );
+    // The count under the lock.
+    let mut connection = store.ledger_connection().await.unwrap();
+    connection.enter(&Needs::default()).await.unwrap();
+    let wanted = [("dev:7".to_owned(), "job".to_owned(), 1_001)];
+    connection.count_open_tasks(&wanted).await.unwrap();
+    let text = statement(&mut own, "open_tasks").await;
+    connection.rollback().await.unwrap();
+    let arguments = "ARRAY['dev:7'], ARRAY['job'], ARRAY[1001]";
+    let plan = explain(&mut own, &text, arguments, "force_custom_plan").await;
+    assert!(scanned(&plan).is_empty(), "{plan}");
+    drop(connection);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn the_sessions_of_a_selector_are_counted_by_an_index() {
+    let database = fresh_database();
+    let store = store(&database).await;
+    let mut own = database.connect().await;
+    fill_long_used(&mut own).await;
+    let now: Timestamp = sqlx::query_scalar("SELECT now()")
+        .fetch_one(&mut own)
+        .await
+        .unwrap();
+    for (selector, label, value) in [
+        (Selector::All(True), "matching_all", None),
+        (
+            Selector::Workload("dev:7".to_owned().try_into().unwrap()),
+            "matching_workload",
+            Some("'dev:7'".to_owned()),
+        ),
+        (
+            Selector::Task(TaskId::from(Uuid::nil())),
+            "matching_task",
+            Some(format!("'{}'", Uuid::nil())),
+        ),
+        (
+            Selector::Resource("r".into()),
+            "matching_resource",
+            Some("'r'".to_owned()),
+        ),
+    ] {
+        let counting = store.count_matching(&selector, u64::MAX, now, now, 100_000);
+        counting.await.unwrap();
+        let text = statement(&mut own, label).await;
+        let value = value.map_or_else(String::new, |value| format!("{value}, "));
+        let arguments = format!("now(), 1000000, 100001, {value}now(), 0");
+        let plan = explain(&mut own, &text, &arguments, "force_custom_plan").await;
+        assert!(!scanned(&plan).contains(&"session"), "{label}: {plan}");
+    }
+    store.close().await;
+}
+
 /// A statistic of the server, read after all other sessions have ended, because a session reports
 /// its statistics at its end.
 async fn counted(database: &TestDatabase, sql: &'static str) -> i64 {
@@ -354,10 +516,17 @@ async fn plans_that_were_made_on_empty_tables_go_by_indexes_when_the_tables_have
         )
         .await;
     }
+    let used = OneTime {
+        key: [7; 32],
+        binding: None,
+        must_be_new: false,
+        issued_at: Timestamp::from_seconds(1_800_000_000),
+        expires_at: Timestamp::from_seconds(1_800_000_060),
+    };
     let needs = |task: Uuid, session: Uuid| Needs {
         tasks: vec![TaskId::from(task)],
         sessions: vec![SessionId::from(session)],
-        one_time: vec![[7; 32]],
+        one_time: vec![used.id()],
         retries: vec![[8; 32]],
         open_tasks: vec![("dev:a".into(), "job".into(), 10)],
         ..Needs::default()

@@ -63,11 +63,11 @@ async fn backlog(rig: &Rig) {
         run(
             rig,
             "INSERT INTO one_time (key, expires_at) \
-             SELECT decode(md5(random()::text) || md5(random()::text), 'hex'), $1 \
+             SELECT decode('00000000' || md5(random()::text) || md5(random()::text), 'hex'), $1 \
              FROM generate_series(1, 10000)",
             "WITH RECURSIVE numbers (n) AS \
              (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 10000) \
-             INSERT INTO one_time (key, expires_at) SELECT randomblob(32), $1 FROM numbers",
+             INSERT INTO one_time (key, expires_at) SELECT randomblob(36), $1 FROM numbers",
             rig.now().minus_seconds(2 * 86_400),
         )
         .await;

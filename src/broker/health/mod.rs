@@ -149,7 +149,8 @@ impl Health {
         let behind = shown > basis;
         // An unready replica gets no traffic, so no batch could show that the ledger can be written
         // again. An idle replica commits no batch from which it would learn of other replicas'
-        // leaves. Append an empty entry in both cases.
+        // leaves. Append an empty entry in both cases; while the ledger fails, the appender commits a
+        // row with it.
         if behind || matches!(self.core.ledger().status(), LedgerStatus::Failing(_)) {
             self.core
                 .ledger()

@@ -34,7 +34,7 @@ impl Issuance {
         retry: &RetryKey,
     ) -> Result<Option<FirstTry>, BrokerError> {
         let key = retry_key(context.workload, &retry.key);
-        let used = self.core.store().retry(&key).await?;
+        let used = self.core.store().retry(&key, context.now).await?;
         let Some(facts) = used.filter(|facts| facts.stands(context.now)) else {
             return Ok(None);
         };

@@ -8,7 +8,8 @@
 //! Failures: a session or cutoff that does not exist, or that the caller may not see, is
 //! `NotFound`. `Forbidden`, `LastAdmin` and `UnknownSelector` refuse a mass revocation, and
 //! `Forbidden` a lift by an admin whom the cutoff concerns. A foreign token is no error: the caller
-//! learns nothing. If the sessions of a committed cutoff cannot be counted, `radius` is `None`.
+//! learns nothing. If the sessions of a committed cutoff cannot be counted, or those of a dry run
+//! not in time, `radius` is `None`.
 //! `http::sessions`, `http::revocations` and `http::oauth::revoke` call this module. `selectors`
 //! checks selectors, `super::deny_lists` and the sweeper make back ends deny, and the ledger checks
 //! blocks and lifts under its lock.
@@ -27,7 +28,7 @@ use crate::broker::error::BrokerError;
 use crate::broker::verification::sessions::SessionReport;
 use crate::clock::Timestamp;
 use crate::domain::cutoff::{Block, Cutoff, Selector};
-use crate::domain::limits::DEFAULT_BLOCK_SECONDS;
+use crate::domain::limits::{DEFAULT_BLOCK_SECONDS, MAX_COUNTED_SESSIONS};
 use crate::domain::session::{EndReason, Session, SessionState};
 use crate::ids::{CutoffId, SessionId};
 use crate::ledger::Appended;
@@ -43,7 +44,8 @@ const NAMED: u32 = 100;
 /// crashed between inserting the role's row and committing the cutoff.
 const RECONCILE_DUE_SECONDS: u64 = 60;
 
-/// The maximum time that the answer of a committed revocation waits for the count of its sessions.
+/// The maximum time that the answer of a revocation or of a dry run waits for the count of its
+/// sessions.
 const COUNT_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// A request for a mass revocation.
@@ -70,17 +72,19 @@ pub struct RevokeRequest {
 pub struct Revoked {
     /// The cutoff. `None` in a dry run.
     pub cutoff: Option<Cutoff>,
-    /// The sessions that it ends. `None` if the cutoff is committed but its sessions could not be
-    /// counted.
+    /// The sessions that it ends. `None` if they could not be counted in time, or if the cutoff is
+    /// committed but its sessions could not be counted.
     pub radius: Option<BlastRadius>,
 }
 
 /// The sessions that a selector matches.
 #[derive(Debug)]
 pub struct BlastRadius {
-    /// The number of matched sessions.
+    /// The number of matched sessions, at most [`MAX_COUNTED_SESSIONS`].
     pub matched: u64,
-    /// The first of them, at most 100.
+    /// Whether there are more. `ended` and `ending` are then numbers among those counted.
+    pub has_more: bool,
+    /// Some of them, at most 100.
     pub sessions: Vec<SessionReport>,
     /// The number of matched sessions that are refused at every use; in a dry run, those that would
     /// be.
@@ -243,10 +247,11 @@ impl Revocation {
         };
         if dry_run {
             admin.into_reader().await?;
-            let radius = self.blast_radius(&selector, u64::MAX, requested_at).await?;
+            let counting = self.blast_radius(&selector, u64::MAX, requested_at);
+            let counted = tokio::time::timeout(COUNT_TIMEOUT, counting).await;
             return Ok(Revoked {
                 cutoff: None,
-                radius: Some(radius),
+                radius: counted.ok().transpose()?,
             });
         }
         let block = block_until(&selector, block, requested_at)?;
@@ -464,8 +469,8 @@ impl Revocation {
         cutoff.ok_or(BrokerError::NotFound("revocation"))
     }
 
-    /// The sessions that a selector matches as of a leaf and an instant: their numbers, and the
-    /// first of them by name.
+    /// The sessions that a selector matches as of a leaf and an instant: their numbers, and some of
+    /// them by name.
     async fn blast_radius(
         &self,
         selector: &Selector,
@@ -478,20 +483,21 @@ impl Revocation {
             .list_matching(selector, index, at, NAMED)
             .await?;
         let now = self.core.now();
-        let (matched, ended) = self
+        let counted = self
             .core
             .store()
-            .count_matching(selector, index, at, now)
+            .count_matching(selector, index, at, now, MAX_COUNTED_SESSIONS)
             .await?;
         let sessions = views
             .into_iter()
             .map(|view| SessionReport::new(view, now))
             .collect();
         Ok(BlastRadius {
-            matched,
+            matched: counted.matched,
+            has_more: counted.has_more,
             sessions,
-            ended,
-            ending: matched.saturating_sub(ended),
+            ended: counted.cut_off,
+            ending: counted.matched.saturating_sub(counted.cut_off),
         })
     }
 

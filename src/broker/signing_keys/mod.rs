@@ -28,6 +28,7 @@ use crate::crypto::digest::Mac;
 use crate::crypto::keyring::{KeyPurpose, SigningKeyRecord, signer_preferring};
 use crate::crypto::sealer::Sealer;
 use crate::domain::cutoff::{Block, Cutoff, Selector};
+use crate::domain::limits::MAX_COUNTED_SESSIONS;
 use crate::ids::CutoffId;
 use crate::ledger::Appended;
 use crate::ledger::entry::{Entry, KeyChange, NewCutoff};
@@ -57,8 +58,11 @@ pub struct KeyWithdrawal {
     /// When new tokens can be signed again if there is no successor. `None` if there is one, or if
     /// the operator has to supply another key.
     pub resumes_at: Option<Timestamp>,
-    /// The number of live sessions whose tokens it signed. `None` if they were not counted.
+    /// The number of live sessions whose tokens it signed, at most [`MAX_COUNTED_SESSIONS`]. `None`
+    /// if they were not counted.
     pub matched: Option<u64>,
+    /// Whether there are more.
+    pub has_more: bool,
     /// The time until which verifiers that do not ask the broker may accept the key's tokens
     /// because of a cached key set.
     pub cached_until: Timestamp,
@@ -201,12 +205,12 @@ impl SigningKeys {
         let mut withdrawal = self.withdrawal(kid, now);
         if dry_run {
             let selector = Selector::SigningKey(kid.to_owned());
-            let counting = self
-                .core
-                .store()
-                .count_matching(&selector, u64::MAX, now, now);
-            let (matched, _) = counting.await?;
-            withdrawal.matched = Some(matched);
+            let store = self.core.store();
+            let counted = store
+                .count_matching(&selector, u64::MAX, now, now, MAX_COUNTED_SESSIONS)
+                .await?;
+            withdrawal.matched = Some(counted.matched);
+            withdrawal.has_more = counted.has_more;
             return Ok(withdrawal);
         }
         let cutoff = Cutoff {
@@ -269,6 +273,7 @@ impl SigningKeys {
             resumes_at: resumes_at.filter(|_| successor.is_none()),
             successor,
             matched: None,
+            has_more: false,
             cached_until: now.plus_seconds(lead),
         }
     }

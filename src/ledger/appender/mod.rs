@@ -33,6 +33,7 @@ use super::batch::{Prepared, SettledLeaf};
 use super::cutoffs::Cutoffs;
 use super::entry::{Entry, Request};
 use super::guard::Guard;
+use super::open_tasks::OpenTasks;
 use super::outcome::{AppendError, Outcome};
 use super::{LedgerParts, LedgerStatus, Queued, Shared, Signed, recorded};
 use crate::clock::Timestamp;
@@ -62,6 +63,7 @@ pub struct Appender {
     /// The size of the log up to which changes of cutoffs are known. `None` until the cutoffs that
     /// may block were loaded.
     cutoffs_known_to: Option<u64>,
+    open_tasks: OpenTasks,
     guard: Guard,
     heads: HeadSeal,
 }
@@ -92,6 +94,7 @@ impl Appender {
             edge,
             cutoffs: Arc::default(),
             cutoffs_known_to: None,
+            open_tasks: OpenTasks::default(),
             guard,
             heads,
         }
@@ -341,6 +344,10 @@ impl Appender {
     fn show(&self, signed: Signed) {
         self.guard.remember(&signed);
         self.shared.latest.send_replace(Some(signed));
+    }
+
+    fn is_failing(&self) -> bool {
+        matches!(&*self.shared.status.borrow(), LedgerStatus::Failing(_))
     }
 
     fn set_status(&self, status: LedgerStatus) {

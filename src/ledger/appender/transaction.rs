@@ -18,8 +18,10 @@ use tracing::warn;
 use super::failure::{Failure, failure, too_slow, unanswered, unwritten};
 use super::follow::LearnedCutoffs;
 use super::{Appender, CONNECT_PATIENCE, Committed};
+use crate::clock::Timestamp;
 use crate::crypto::random::SystemRandom;
-use crate::ids::BatchId;
+use crate::domain::workload::OneTime;
+use crate::ids::{BatchId, Random as _};
 use crate::ledger::batch::{self, Batch, Prepared, SettledLeaf};
 use crate::ledger::clock_watch::Reading;
 use crate::ledger::cutoffs::Cutoffs;
@@ -99,7 +101,9 @@ impl Appender {
         prepared: &[&Prepared],
     ) -> Result<Option<Committed>, Failure> {
         let cutoffs_from = self.cutoffs_known_to.unwrap_or_default();
-        let needs = batch::needs(prepared, self.edge.size(), cutoffs_from);
+        let mut needs = batch::needs(prepared, self.edge.size(), cutoffs_from);
+        let opens = std::mem::take(&mut needs.open_tasks);
+        needs.open_tasks = self.open_tasks.to_count(&opens, self.edge.size());
         let known = self.parts.store.known_committed();
         let mut view = connection.enter(&needs).await.map_err(failure)?;
         if self.checked.is_some() && view.server != self.checked {
@@ -135,6 +139,9 @@ impl Appender {
             );
             return Ok(None);
         }
+        let counts = self
+            .count_open_tasks(&mut connection, needs.open_tasks, &opens, size, &mut view)
+            .await?;
         let learned = self.learn_cutoffs(std::mem::take(&mut view.cutoffs))?;
         let learned_cutoffs = learned.as_ref().map(|learned| &learned.cutoffs);
         let cutoffs = learned_cutoffs.unwrap_or(&self.cutoffs);
@@ -155,6 +162,9 @@ impl Appender {
         );
         let settled = settle_all(&mut settling, prepared, &self.shared.unrecorded);
         let (mut writes, own_cutoffs) = settling.into_parts();
+        if writes.is_empty() && self.is_failing() {
+            writes.one_time.push(probe(now)?);
+        }
         if writes.is_empty() {
             self.end_unwritten(connection, edge, learned).await?;
             return Ok(Some(Committed {
@@ -190,6 +200,8 @@ impl Appender {
         }
         // The commit was acknowledged, and with it every row that was read before.
         self.take_cutoffs(learned, size);
+        self.open_tasks
+            .take_over(size, counts, writes.leaves.len(), &writes.tasks);
         self.move_to(next);
         if !writes.endings.is_empty() {
             self.shared.endings.notify_one();
@@ -201,6 +213,34 @@ impl Appender {
             prover,
             at: now,
         }))
+    }
+
+    /// Completes the open tasks of the view in a log of `size` leaves: counts those that reach their
+    /// maximum only with the leaves of other replicas, and adds the bounds of those that reach it in
+    /// no case. `counted` were counted already. Returns all counts with their limits.
+    async fn count_open_tasks(
+        &self,
+        connection: &mut LedgerConnection,
+        counted: Vec<(String, String, u32)>,
+        opens: &[(String, String, u32)],
+        size: u64,
+        view: &mut View,
+    ) -> Result<Vec<((String, String), u32, u32)>, Failure> {
+        let mut missing = self.open_tasks.to_count(opens, size);
+        missing.retain(|pair| !counted.contains(pair));
+        if !missing.is_empty() {
+            let counts = connection.count_open_tasks(&missing).await;
+            view.open_tasks.extend(counts.map_err(failure)?);
+        }
+        let all = counted.into_iter().chain(missing);
+        let counts = all.map(|(owner, task_type, limit)| {
+            let pair = (owner, task_type);
+            let count = view.open_tasks.get(&pair).copied().unwrap_or(0);
+            (pair, count, limit)
+        });
+        let counts = counts.collect();
+        self.open_tasks.fill_in(opens, size, &mut view.open_tasks);
+        Ok(counts)
     }
 
     /// Ends a transaction that wrote nothing. If it read leaves or cutoffs of other replicas, they
@@ -337,6 +377,21 @@ impl Appender {
             .store(size, std::sync::atomic::Ordering::SeqCst);
         self.parts.metrics.ledger_size(size);
     }
+}
+
+/// A one-time id that no evidence has. After a failure only a commit of rows shows that the ledger
+/// can be written: reading under the lock also succeeds on a full disk.
+fn probe(now: Timestamp) -> Result<OneTime, Failure> {
+    let mut key = [0; 32];
+    let filled = SystemRandom::new().fill(&mut key);
+    filled.map_err(|error| Failure::Fatal(error.to_string()))?;
+    Ok(OneTime {
+        key,
+        binding: None,
+        must_be_new: true,
+        issued_at: now,
+        expires_at: now,
+    })
 }
 
 fn advance(edge: &mut Edge, prover: &BatchProver) -> Result<Vec<Tile>, Failure> {

@@ -23,7 +23,7 @@ use super::outcome::{AppendError, Outcome};
 use crate::clock::Timestamp;
 use crate::crypto::digest::Mac;
 use crate::domain::generation_digest::GenerationDigest;
-use crate::domain::workload::OneTime;
+use crate::domain::workload::{OneTime, OneTimeId};
 use crate::merkle::Hash;
 use crate::store::append::{LeafRow, Needs, View, Writes};
 
@@ -45,21 +45,20 @@ pub(super) struct SettledLeaf {
     pub(super) session: Option<Box<SessionPlan>>,
 }
 
-/// The rows that the batch has to read.
+/// The rows that the batch has to read. `open_tasks` has one item for each task that it may open.
 pub(super) fn needs(batch: &[&Prepared], hashes_from: u64, cutoffs_from: u64) -> Needs {
     let mut needs = Needs {
         hashes_from,
         cutoffs_from,
+        now: batch.iter().map(|prepared| prepared.request.at).max(),
         ..Needs::default()
     };
     for prepared in batch {
         let OneTimeUse { ids, by, .. } = &prepared.request.one_time;
-        needs.one_time.extend(ids.iter().map(|once| once.key));
+        needs.one_time.extend(ids.iter().map(OneTime::id));
         needs.tasks.extend(by.as_ref().and_then(|by| by.task));
         prepared.request.entry.kind().need(&mut needs);
     }
-    needs.open_tasks.sort_unstable();
-    needs.open_tasks.dedup();
     needs
 }
 
@@ -68,7 +67,7 @@ pub(super) struct Batch<'a> {
     origin: &'a str,
     state: LockedState<'a>,
     /// One-time ids that were used, with their bindings.
-    used: HashMap<[u8; 32], Option<Vec<u8>>>,
+    used: HashMap<OneTimeId, Option<Vec<u8>>>,
 }
 
 impl<'a> Batch<'a> {
@@ -132,7 +131,7 @@ impl<'a> Batch<'a> {
     fn replayed(&self, one_time: &[OneTime]) -> Option<Outcome<SettledLeaf>> {
         one_time
             .iter()
-            .find_map(|once| match self.used.get(&once.key) {
+            .find_map(|once| match self.used.get(&once.id()) {
                 None => self.may_be_forgotten(once).then_some(Outcome::Forgotten),
                 // Bound evidence may be used again with the same binding.
                 Some(Some(binding)) => {
@@ -155,7 +154,7 @@ impl<'a> Batch<'a> {
     fn spend(&mut self, one_time: &[OneTime]) {
         for once in one_time {
             let binding = once.binding.map(|binding| binding.to_vec());
-            if self.used.insert(once.key, binding).is_none() {
+            if self.used.insert(once.id(), binding).is_none() {
                 self.state.write_one_time(*once);
             }
         }

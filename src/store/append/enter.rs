@@ -25,10 +25,11 @@ use super::{
 use crate::clock::Timestamp;
 use crate::domain::session::SessionState;
 use crate::domain::task::{TaskLife, TaskState};
+use crate::domain::workload::OneTimeId;
 use crate::ids::{SessionId, TaskId};
 use crate::merkle::Hash;
 use crate::store::StoreError;
-use crate::store::codec::{digest, signed, unsigned};
+use crate::store::codec::{RETRY_ROW_BYTES, digest, retry_digest, retry_rows, signed, unsigned};
 use crate::store::cutoffs::{CutoffRow, SealedCutoff};
 use crate::store::generations::SealedActivation;
 use crate::store::heads::{HeadRow, SealedHead};
@@ -161,12 +162,13 @@ pub(super) async fn postgres(
     needs: &Needs,
 ) -> Result<View, StoreError> {
     connection.execute(POSTGRES_LOCK).await?;
-    let keys = |keys: &[[u8; 32]]| keys.iter().map(|key| key.to_vec()).collect::<Vec<_>>();
+    let now = needs.now.unwrap_or(Timestamp::EPOCH);
+    let retries = needs.retries.iter().flat_map(|key| retry_rows(key, now));
     // Taken after the lock was obtained: the wait for it must not widen the clock comparison.
     let asked = Instant::now();
     let row = sqlx::query(POSTGRES_ENTER)
         .bind(signed(needs.hashes_from))
-        .bind(keys(&needs.one_time))
+        .bind(column(&needs.one_time, |id| id.as_bytes().to_vec()))
         .bind(needs.tasks.iter().map(|id| id.uuid()).collect::<Vec<_>>())
         .bind(
             needs
@@ -175,7 +177,7 @@ pub(super) async fn postgres(
                 .map(|id| id.uuid())
                 .collect::<Vec<_>>(),
         )
-        .bind(keys(&needs.retries))
+        .bind(retries.map(|row| row.to_vec()).collect::<Vec<_>>())
         .bind(
             needs
                 .open_tasks
@@ -219,7 +221,8 @@ pub(super) async fn postgres(
     let used: Vec<Vec<u8>> = row.try_get("used")?;
     let bindings: Vec<Option<Vec<u8>>> = row.try_get("bindings")?;
     for (key, binding) in used.iter().zip(bindings) {
-        view.used.insert(digest("one-time id", key)?, binding);
+        let id = OneTimeId::from_bytes(key).ok_or(StoreError::Corrupt("one-time id"))?;
+        view.used.insert(id, binding);
     }
     for task in json::<TaskJson>(&row, "tasks")? {
         let (id, facts) = task_facts(task)?;
@@ -231,7 +234,7 @@ pub(super) async fn postgres(
     }
     for retry in json::<RetryJson>(&row, "retries")? {
         let (key, facts) = retry_facts(&retry)?;
-        view.retries.insert(key, facts);
+        facts.learn(key, &mut view.retries);
     }
     for open in json::<OpenJson>(&row, "open_tasks")? {
         view.open_tasks.insert((open.owner, open.r#type), open.open);
@@ -334,14 +337,14 @@ pub(super) async fn sqlite(
         hashes: hashes(&column(&new_hashes, |(hash,)| hash.clone()))?,
         ..View::default()
     };
-    for key in &needs.one_time {
+    for id in &needs.one_time {
         let found: Option<(Option<Vec<u8>>,)> =
             sqlx::query_as("/* ledger_enter */ SELECT binding FROM one_time WHERE key = $1")
-                .bind(key.as_slice())
+                .bind(id.as_bytes())
                 .fetch_optional(&mut *connection)
                 .await?;
         if let Some((binding,)) = found {
-            view.used.insert(*key, binding);
+            view.used.insert(*id, binding);
         }
     }
     for id in &needs.tasks {
@@ -354,12 +357,16 @@ pub(super) async fn sqlite(
             view.sessions.insert(id, facts);
         }
     }
+    let now = needs.now.unwrap_or(Timestamp::EPOCH);
     for key in &needs.retries {
+        let [first, second, third] = retry_rows(key, now);
         let found: Option<(Vec<u8>, SessionId, TaskId, i64, Timestamp)> = sqlx::query_as(
             "/* ledger_enter */ SELECT fingerprint, session_id, task_id, supersedes, expires_at \
-             FROM retry WHERE key = $1",
+             FROM retry WHERE key IN ($1, $2, $3) ORDER BY expires_at DESC LIMIT 1",
         )
-        .bind(key.as_slice())
+        .bind(first.as_slice())
+        .bind(second.as_slice())
+        .bind(third.as_slice())
         .fetch_optional(&mut *connection)
         .await?;
         if let Some((fingerprint, session, task, supersedes, expires_at)) = found {
@@ -373,19 +380,7 @@ pub(super) async fn sqlite(
             view.retries.insert(*key, facts);
         }
     }
-    for (owner, kind, limit) in &needs.open_tasks {
-        let (open,): (i64,) = sqlx::query_as(
-            "/* ledger_enter */ SELECT count(*) FROM (SELECT 1 FROM task \
-             WHERE owner = $1 AND task_type = $2 AND state = 'open' LIMIT $3)",
-        )
-        .bind(owner)
-        .bind(kind)
-        .bind(i64::from(*limit))
-        .fetch_one(&mut *connection)
-        .await?;
-        let open = u32::try_from(open).unwrap_or(u32::MAX);
-        view.open_tasks.insert((owner.clone(), kind.clone()), open);
-    }
+    view.open_tasks = open_tasks::sqlite(connection, &needs.open_tasks).await?;
     view.cutoffs = changed_cutoffs!(&mut *connection, needs.cutoffs_from);
     if needs.signing_keys {
         view.signing_keys = sqlx::query_as(SIGNING_KEYS).fetch_all(connection).await?;
@@ -557,6 +552,7 @@ fn session_facts(row: &SessionJson) -> Result<(SessionId, SessionFacts), StoreEr
 }
 
 fn retry_facts(row: &RetryJson) -> Result<([u8; 32], RetryFacts), StoreError> {
+    let key = retry_digest(&unhex::<RETRY_ROW_BYTES>(&row.key)?)?;
     let facts = RetryFacts {
         fingerprint: unhex(&row.fingerprint)?,
         session: SessionId::from(row.session),
@@ -564,11 +560,11 @@ fn retry_facts(row: &RetryJson) -> Result<([u8; 32], RetryFacts), StoreError> {
         supersedes: row.supersedes,
         expires_at: Timestamp::from_micros(row.expires),
     };
-    Ok((unhex(&row.key)?, facts))
+    Ok((key, facts))
 }
 
-fn unhex(text: &str) -> Result<[u8; 32], StoreError> {
-    let mut out = [0_u8; 32];
+fn unhex<const BYTES: usize>(text: &str) -> Result<[u8; BYTES], StoreError> {
+    let mut out = [0_u8; BYTES];
     for (index, byte) in out.iter_mut().enumerate() {
         let pair = text.get(index * 2..index * 2 + 2);
         *byte = pair

@@ -19,6 +19,7 @@
 mod acts;
 mod endings;
 mod enter;
+mod open_tasks;
 mod write;
 
 use std::collections::{BTreeMap, HashMap};
@@ -39,7 +40,7 @@ use crate::domain::leaf::Opening;
 use crate::domain::session::{EndReason, Session, SessionState};
 use crate::domain::task::{Task, TaskLife, TaskState};
 use crate::domain::validity::{SessionLife, TaskLink};
-use crate::domain::workload::{Identity, OneTime};
+use crate::domain::workload::{Identity, OneTime, OneTimeId};
 use crate::ids::{DecisionId, SessionId, TaskId};
 use crate::merkle::{Hash, Tile};
 
@@ -52,15 +53,17 @@ pub struct Needs {
     /// The first leaf index at which a change of a cutoff is read.
     pub cutoffs_from: u64,
     /// One-time ids, to find those that were used.
-    pub one_time: Vec<[u8; 32]>,
+    pub one_time: Vec<OneTimeId>,
     /// Tasks, read with all their ancestors.
     pub tasks: Vec<TaskId>,
     /// Sessions, read with all sessions that they were derived from.
     pub sessions: Vec<SessionId>,
+    /// Digests of `Idempotency-Key`s, to find those that are bound at [`Self::now`].
     pub retries: Vec<[u8; 32]>,
     /// Owner, task type and limit: the open tasks of each pair are counted up to the limit.
     pub open_tasks: Vec<(String, String, u32)>,
     pub signing_keys: bool,
+    /// The time of the newest request. `None` in a batch without requests.
     pub now: Option<Timestamp>,
 }
 
@@ -140,6 +143,15 @@ pub struct RetryFacts {
 }
 
 impl RetryFacts {
+    /// Takes over a row. Of several rows of one key the newest counts: the use in each earlier one
+    /// expired before the next was recorded.
+    fn learn(self, key: [u8; 32], known: &mut HashMap<[u8; 32], Self>) {
+        let earlier = known.get(&key);
+        if earlier.is_none_or(|earlier| earlier.expires_at < self.expires_at) {
+            known.insert(key, self);
+        }
+    }
+
     /// Whether the key is still bound to its recorded use; otherwise it may be used again.
     #[must_use]
     pub fn stands(&self, now: Timestamp) -> bool {
@@ -189,7 +201,7 @@ pub struct View {
     /// Leaf hashes from [`Needs::hashes_from`] on, at most [`MAX_HASHES`].
     pub hashes: Vec<Hash>,
     /// One-time ids that were used, with their bindings.
-    pub used: HashMap<[u8; 32], Option<Vec<u8>>>,
+    pub used: HashMap<OneTimeId, Option<Vec<u8>>>,
     /// The needed tasks and their ancestors.
     pub tasks: HashMap<TaskId, LockedTaskFacts>,
     /// The needed sessions and the sessions that they were derived from.
@@ -198,7 +210,8 @@ pub struct View {
     pub cutoffs: Vec<SealedCutoff>,
     /// Idempotency keys that are on record.
     pub retries: HashMap<[u8; 32], RetryFacts>,
-    /// The number of open tasks by owner and type.
+    /// The number of open tasks by owner and type, counted up to a limit. The ledger adds upper
+    /// bounds that it remembers.
     pub open_tasks: HashMap<(String, String), u32>,
     /// The signing keys; empty unless [`Needs::signing_keys`] is set.
     pub signing_keys: Vec<SigningKeyRow>,
@@ -331,6 +344,18 @@ impl LedgerConnection {
         match self {
             Self::Postgres(connection) => enter::postgres(connection, needs).await,
             Self::Sqlite(connection) => enter::sqlite(connection, needs).await,
+        }
+    }
+
+    /// Counts open tasks that [`Self::enter`] did not count. `wanted` has owner, task type and
+    /// limit, each pair once; a count stops at its limit.
+    pub async fn count_open_tasks(
+        &mut self,
+        wanted: &[(String, String, u32)],
+    ) -> Result<HashMap<(String, String), u32>, StoreError> {
+        match self {
+            Self::Postgres(connection) => open_tasks::postgres(connection, wanted).await,
+            Self::Sqlite(connection) => open_tasks::sqlite(connection, wanted).await,
         }
     }
 

@@ -20,7 +20,7 @@ use crate::domain::workload::KeyBinding;
 use crate::ids::{DecisionId, SessionId, TaskId};
 use crate::merkle::Tile;
 use crate::store::StoreError;
-use crate::store::codec::signed;
+use crate::store::codec::{retry_row, signed};
 use crate::store::heads::SealedHead;
 
 const POSTGRES_WRITE: &str = r"/* ledger_write */
@@ -130,7 +130,7 @@ pub(super) async fn postgres(
         .bind(column(&heads, |head| signed(head.size())))
         .bind(column(&heads, |head| head.root().as_bytes().to_vec()))
         .bind(column(&heads, |head| head.batch().uuid()))
-        .bind(column(once, |o| o.key.to_vec()))
+        .bind(column(once, |o| o.id().as_bytes().to_vec()))
         .bind(column(once, |o| o.binding.map(|binding| binding.to_vec())))
         .bind(column(once, |o| o.expires_at))
         .bind(column(tasks, |t| t.id.uuid()))
@@ -202,7 +202,9 @@ pub(super) async fn postgres(
         .bind(column(&ends, |(_, e)| e.state.as_str()))
         .bind(column(&ends, |(_, e)| e.reason.as_str()))
         .bind(column(&ends, |(_, e)| e.at))
-        .bind(column(&retries, |(key, _)| key.to_vec()))
+        .bind(column(&retries, |(key, r)| {
+            retry_row(key, r.expires_at).to_vec()
+        }))
         .bind(column(&retries, |(_, r)| r.fingerprint.to_vec()))
         .bind(column(&retries, |(_, r)| r.session.uuid()))
         .bind(column(&retries, |(_, r)| r.task.uuid()))
@@ -260,7 +262,7 @@ pub(super) async fn sqlite(
         sqlx::query(
             "/* ledger_write */ INSERT INTO one_time (key, binding, expires_at) VALUES ($1, $2, $3)",
         )
-        .bind(once.key.as_slice())
+        .bind(once.id().as_bytes())
         .bind(once.binding.as_ref().map(<[u8; 32]>::as_slice))
         .bind(once.expires_at)
         .execute(&mut *connection)
@@ -312,7 +314,7 @@ pub(super) async fn sqlite(
              task_id = excluded.task_id, supersedes = excluded.supersedes, \
              expires_at = excluded.expires_at",
         )
-        .bind(key.as_slice())
+        .bind(retry_row(key, retry.expires_at).as_slice())
         .bind(retry.fingerprint.as_slice())
         .bind(retry.session)
         .bind(retry.task)

@@ -280,10 +280,19 @@ impl Postgres {
         };
         let mut connection = connection?;
         self.fence.retire();
-        let (in_recovery,): (bool,) =
-            sqlx::query_as("/* ledger_connection */ SELECT pg_is_in_recovery()")
-                .fetch_one(&mut *connection)
-                .await?;
+        let (in_recovery, synchronous_commit): (bool, String) = sqlx::query_as(
+            "/* ledger_connection */ SELECT pg_is_in_recovery(), \
+             current_setting('synchronous_commit')",
+        )
+        .fetch_one(&mut *connection)
+        .await?;
+        if synchronous_commit != "on" {
+            return Err(StoreError::Unfit(format!(
+                "synchronous_commit is {synchronous_commit} on the ledger's connection, although \
+                 the broker sets it to on; connect the broker to the database itself, without a \
+                 pooler"
+            )));
+        }
         if in_recovery {
             let why = "it is in recovery, as a standby is".to_owned();
             return Err(StoreError::NotPrimary(why));

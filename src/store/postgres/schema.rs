@@ -18,7 +18,7 @@ pub static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
 /// The oldest schema that has everything that this binary uses. Raise it with the first statement
 /// that needs a newer one.
-const OLDEST_SCHEMA: i64 = 4;
+const OLDEST_SCHEMA: i64 = 5;
 
 /// Compares the schema's version and the oldest binary that it supports with this binary, which
 /// knows migrations up to `known`.

@@ -1,11 +1,12 @@
-//! The sessions that a cutoff ends: their number, and the first of them.
+//! The sessions that a cutoff ends: their number, and some of them.
 //!
-//! `count_matching` and `list_matching` select by the same text as `ValidityFacts::is_ended_by`
-//! decides in Rust; a property test holds both equal. [`SelectorColumns`] are the parameters of
-//! that text.
+//! Each kind of selector has statements of its own ([`Statements::of`]), so that each can go by the
+//! index that serves it. They select by the same rule as `ValidityFacts::is_ended_by` decides in
+//! Rust; a property test holds both equal.
 //!
-//! Failures: a selector whose value cannot be written as JSON is `Corrupt`. The broker's
-//! `revocation` calls this file.
+//! The rule: a statement stops at a number of sessions, so that its cost is bounded. Failures: a
+//! policy whose id cannot be written as JSON is `Corrupt`. The broker's `revocation` and
+//! `signing_keys` call this file.
 
 use super::rows::{SessionRow, select_session};
 use crate::clock::Timestamp;
@@ -14,114 +15,202 @@ use crate::domain::session::Session;
 use crate::domain::validity::SessionView;
 use crate::ids::TaskId;
 use crate::store::codec::{signed, unsigned};
-use crate::store::validity_sql::{cut_off_everywhere, lived, selected, selected_tasks, task_lived};
+use crate::store::validity_sql::{cut_off_everywhere, lived, task_lived};
 use crate::store::{Store, StoreError, read_current};
 
-/// `dead`: the sessions that a cutoff ends (`ValidityFacts::is_ended_by`). Every condition is
-/// static text. `bind_matching` binds the first eight parameters.
+/// `found`: at most `$3` of the sessions that a cutoff at the leaf `$2`, committed at `$1`, ends.
+/// `dead` are these sessions: those that match the selector (`$selected`, `Selector::matches`), and
+/// those derived from them, with the columns that the count needs. `$tree` defines the table of tasks that `$selected` needs.
 macro_rules! matching {
-    ($($rest:tt)*) => {
+    ($label:literal, $tree:literal, $selected:literal, $($rest:tt)+) => {
         concat!(
-            "/* matching */ WITH RECURSIVE ",
-            selected_tasks!(),
-            ", dead AS ( \
-                 SELECT id FROM session WHERE ",
+            $label,
+            " WITH RECURSIVE ",
+            $tree,
+            "dead AS ( \
+                 SELECT * FROM (SELECT id, state, class, bound_seconds, in_status_lists, expires_at \
+                 FROM session WHERE ",
             lived!("", "$1"),
             " AND leaf_idx < $2 \
                  AND EXISTS (SELECT 1 FROM task WHERE task.id = session.task_id AND ",
             task_lived!("task.", "$1"),
             ") AND ",
-            selected!(),
-            " UNION SELECT s.id FROM session s JOIN dead ON s.parent_id = dead.id WHERE ",
+            $selected,
+            " LIMIT $3) AS direct \
+                 UNION SELECT s.id, s.state, s.class, s.bound_seconds, s.in_status_lists, s.expires_at \
+                 FROM session s JOIN dead ON s.parent_id = dead.id WHERE ",
             lived!("s.", "$1"),
-            ") ",
-            $($rest)*
+            "), found AS (SELECT * FROM dead LIMIT $3) ",
+            $($rest)+
         )
     };
 }
 
-macro_rules! bind_matching {
-    ($query:expr, $columns:expr, $index:expr, $at:expr) => {
-        $query
-            .bind($at)
-            .bind(signed($index))
-            .bind($columns.kind)
-            .bind($columns.task)
-            .bind(&$columns.value)
-            .bind(&$columns.generation)
-            .bind(&$columns.policy)
-            .bind($columns.issued_after)
+/// The statements of one kind of selector. `$now` and `$elapsed` are parameters of the count.
+macro_rules! statements {
+    ($label:literal, $tree:literal, $selected:literal, $now:literal, $elapsed:literal) => {
+        Statements {
+            count: matching!(
+                $label,
+                $tree,
+                $selected,
+                "SELECT count(*), count(*) FILTER (WHERE ",
+                cut_off_everywhere!($now, $elapsed),
+                ") FROM found"
+            ),
+            list: matching!(
+                $label,
+                $tree,
+                $selected,
+                select_session!("WHERE id IN (SELECT id FROM found) ORDER BY id")
+            ),
+        }
     };
 }
 
-/// The columns that [`matching`] compares with a selector.
-struct SelectorColumns {
-    kind: &'static str,
-    value: String,
-    task: Option<TaskId>,
-    generation: Option<Vec<u8>>,
-    issued_after: Option<Timestamp>,
-    /// A policy's id as it appears in the JSON list of a session's policies. SQL finds it by
-    /// `replace`, which both databases compare byte by byte; SQLite's LIKE ignores case.
-    policy: String,
+/// Binds the value of a selector, if it has one, as the next parameter.
+macro_rules! bind_value {
+    ($query:expr, $value:expr) => {{
+        let query = $query;
+        match $value {
+            SelectorValue::None => query,
+            SelectorValue::Text(text) => query.bind(text),
+            SelectorValue::Bytes(bytes) => query.bind(bytes),
+            SelectorValue::Task(task) => query.bind(task),
+            SelectorValue::Time(at) => query.bind(at),
+        }
+    }};
 }
 
-impl SelectorColumns {
-    fn new(selector: &Selector) -> Result<Self, StoreError> {
-        let value = selector.value();
-        let policy = serde_json::to_string(&value).map_err(|_| StoreError::Corrupt("policy"))?;
-        let mut columns = Self {
-            kind: selector.kind(),
-            task: None,
-            generation: None,
-            issued_after: None,
-            policy,
-            value,
-        };
+/// The texts of one kind of selector.
+pub(super) struct Statements {
+    pub(super) count: &'static str,
+    pub(super) list: &'static str,
+}
+
+impl Statements {
+    pub(super) fn of(selector: &Selector) -> Self {
         match selector {
-            Selector::Task(id) => columns.task = Some(*id),
-            Selector::Generation(digest) => {
-                columns.generation = Some(digest.as_bytes().to_vec());
+            Selector::All(_) => statements!("/* matching_all */", "", "1 = 1", "$4", "$5"),
+            Selector::Workload(_) => {
+                statements!("/* matching_workload */", "", "workload = $4", "$5", "$6")
             }
-            Selector::IssuedAfter(at) => columns.issued_after = Some(*at),
-            // The statement compares these as text.
-            Selector::Workload(_)
-            | Selector::Resource(_)
-            | Selector::Attestor(_)
-            | Selector::Policy(_)
-            | Selector::SigningKey(_)
-            | Selector::All(_) => {}
+            Selector::Resource(_) => {
+                statements!("/* matching_resource */", "", "resource = $4", "$5", "$6")
+            }
+            Selector::Attestor(_) => {
+                statements!("/* matching_attestor */", "", "attestor = $4", "$5", "$6")
+            }
+            Selector::SigningKey(_) => {
+                statements!("/* matching_signing_key */", "", "kid = $4", "$5", "$6")
+            }
+            Selector::Generation(_) => {
+                statements!(
+                    "/* matching_generation */",
+                    "",
+                    "generation = $4",
+                    "$5",
+                    "$6"
+                )
+            }
+            Selector::Policy(_) => statements!(
+                "/* matching_policy */",
+                "",
+                "replace(policies, $4, '') <> policies",
+                "$5",
+                "$6"
+            ),
+            Selector::Task(_) => statements!(
+                "/* matching_task */",
+                "tree AS (SELECT id FROM task WHERE id = $4 \
+                 UNION SELECT t.id FROM task t JOIN tree ON t.parent_id = tree.id), ",
+                "task_id IN (SELECT id FROM tree)",
+                "$5",
+                "$6"
+            ),
+            Selector::IssuedAfter(_) => statements!(
+                "/* matching_issued_after */",
+                "tree AS (SELECT id FROM task WHERE opened_at > $4 \
+                 UNION SELECT t.id FROM task t JOIN tree ON t.parent_id = tree.id), ",
+                "(issued_at > $4 OR task_id IN (SELECT id FROM tree))",
+                "$5",
+                "$6"
+            ),
         }
-        Ok(columns)
     }
 }
 
+/// The value that the statements of a selector compare with.
+enum SelectorValue {
+    None,
+    Text(String),
+    Bytes(Vec<u8>),
+    Task(TaskId),
+    Time(Timestamp),
+}
+
+impl SelectorValue {
+    fn of(selector: &Selector) -> Result<Self, StoreError> {
+        Ok(match selector {
+            Selector::All(_) => Self::None,
+            Selector::Workload(_)
+            | Selector::Resource(_)
+            | Selector::Attestor(_)
+            | Selector::SigningKey(_) => Self::Text(selector.value()),
+            Selector::Generation(digest) => Self::Bytes(digest.as_bytes().to_vec()),
+            // As it appears in the JSON list of a session's policies. SQL finds it by `replace`,
+            // which both databases compare byte by byte; SQLite's LIKE ignores case.
+            Selector::Policy(id) => {
+                let text = serde_json::to_string(id);
+                Self::Text(text.map_err(|_| StoreError::Corrupt("policy"))?)
+            }
+            Selector::Task(id) => Self::Task(*id),
+            Selector::IssuedAfter(at) => Self::Time(*at),
+        })
+    }
+}
+
+/// How many sessions a cutoff ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MatchCount {
+    /// The number of sessions (`ValidityFacts::is_ended_by`), as far as they were counted.
+    pub matched: u64,
+    /// How many of these no resource accepts any more, given the cutoff.
+    pub cut_off: u64,
+    /// Whether counting stopped: more than `matched` sessions match.
+    pub has_more: bool,
+}
+
 impl Store {
-    /// Returns two counts: how many sessions a cutoff at `index`, committed at `at`, ends
-    /// (`ValidityFacts::is_ended_by`), and how many of these no resource accepts any more at `now`,
-    /// given the cutoff.
+    /// Counts the sessions that a cutoff at `index`, committed at `at`, ends, and those of them that
+    /// no resource accepts any more at `now`. Stops after `most`.
     pub async fn count_matching(
         &self,
         selector: &Selector,
         index: u64,
         at: Timestamp,
         now: Timestamp,
-    ) -> Result<(u64, u64), StoreError> {
-        let columns = SelectorColumns::new(selector)?;
+        most: u32,
+    ) -> Result<MatchCount, StoreError> {
+        let (text, value) = (Statements::of(selector).count, SelectorValue::of(selector)?);
         let elapsed = (now.micros() - at.micros()).div_euclid(1_000_000);
-        let (matched, over): (i64, i64) = read_current!(self, db => {
-            let query = sqlx::query_as(matching!(
-                "SELECT count(*), count(*) FILTER (WHERE ",
-                cut_off_everywhere!("$9", "$10"),
-                ") FROM dead JOIN session USING (id)"
-            ));
-            bind_matching!(query, columns, index, at).bind(now).bind(elapsed).fetch_one(db).await?
+        // One more shows that there are more.
+        let limit = i64::from(most) + 1;
+        let (found, cut_off): (i64, i64) = read_current!(self, db => {
+            let query = sqlx::query_as(text).bind(at).bind(signed(index)).bind(limit);
+            bind_value!(query, &value).bind(now).bind(elapsed).fetch_one(db).await?
         });
-        Ok((unsigned("count", matched)?, unsigned("count", over)?))
+        let (found, cut_off) = (unsigned("count", found)?, unsigned("count", cut_off)?);
+        let matched = found.min(u64::from(most));
+        Ok(MatchCount {
+            matched,
+            cut_off: cut_off.min(matched),
+            has_more: found > matched,
+        })
     }
 
-    /// The first of these sessions by id, at most `limit`, with everything that decides about them:
-    /// four statements, independent of the number of sessions.
+    /// Some of these sessions, at most `limit`, ordered by id, with everything that decides about
+    /// them: four statements, independent of the number of sessions.
     pub async fn list_matching(
         &self,
         selector: &Selector,
@@ -129,16 +218,10 @@ impl Store {
         at: Timestamp,
         limit: u32,
     ) -> Result<Vec<SessionView>, StoreError> {
-        let columns = SelectorColumns::new(selector)?;
+        let (text, value) = (Statements::of(selector).list, SelectorValue::of(selector)?);
         let rows: Vec<SessionRow> = read_current!(self, db => {
-            let query = sqlx::query_as(concat!(
-                matching!(),
-                select_session!(
-                    "WHERE id IN (SELECT id FROM dead ORDER BY id LIMIT $9) ORDER BY id"
-                )
-            ));
-            let query = bind_matching!(query, columns, index, at);
-            query.bind(i64::from(limit)).fetch_all(db).await?
+            let query = sqlx::query_as(text).bind(at).bind(signed(index));
+            bind_value!(query.bind(i64::from(limit)), &value).fetch_all(db).await?
         });
         let sessions = rows
             .into_iter()

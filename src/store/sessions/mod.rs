@@ -16,15 +16,16 @@
 mod external;
 mod leases;
 mod listed;
+mod listing;
 mod matching;
 mod rows;
 
 use std::collections::{HashMap, HashSet};
 
+pub use self::matching::MatchCount;
 use self::rows::{SessionRow, facts_under, shown_views};
 pub(super) use self::rows::{UnderRow, select_session, select_under, under, views_under};
 use super::tasks::json_ids;
-use super::validity_sql::may_stand;
 use super::{Store, StoreError, on_pool, read_current};
 use crate::clock::Timestamp;
 use crate::domain::cutoff::Selector;
@@ -71,35 +72,6 @@ impl Store {
             return Ok(None);
         };
         Ok(self.session_views(vec![session]).await?.pop())
-    }
-
-    /// The sessions of a listing, newest first, with everything that decides about them.
-    pub async fn list_sessions(
-        &self,
-        filter: &SessionFilter,
-    ) -> Result<Vec<SessionView>, StoreError> {
-        let rows: Vec<SessionRow> = read_current!(self, db => {
-            sqlx::query_as(select_session!(
-                "/* list_sessions */ WHERE ($1 IS NULL OR workload = $1) \
-                 AND ($2 IS NULL OR task_id = $2) AND ($3 IS NULL OR resource = $3) \
-                 AND ($4 IS NULL OR (",
-                may_stand!("", "$4"),
-                ")) AND ($5 IS NULL OR id < $5) ORDER BY id DESC LIMIT $6"
-            ))
-            .bind(&filter.workload)
-            .bind(filter.task)
-            .bind(&filter.resource)
-            .bind(filter.live_at)
-            .bind(filter.before)
-            .bind(i64::from(filter.limit))
-            .fetch_all(db)
-            .await?
-        });
-        let sessions = rows
-            .into_iter()
-            .map(Session::try_from)
-            .collect::<Result<Vec<_>, _>>()?;
-        self.session_views(sessions).await
     }
 
     /// Every session under a task and its descendants, oldest first, at most `limit`.

@@ -164,14 +164,17 @@ async fn evidence_is_used_once_and_forgotten_after_its_time(store: &Store) {
     let view = seen(
         store,
         Needs {
-            one_time: vec![[1; 32], [2; 32], [3; 32]],
+            one_time: [1, 2, 3].map(|n| once(n, 10).id()).into(),
             ..Needs::default()
         },
     )
     .await;
     assert_eq!(
         view.used,
-        HashMap::from([([1; 32], None), ([2; 32], Some(vec![9; 32]))])
+        HashMap::from([
+            (once(1, 10).id(), None),
+            (once(2, 10).id(), Some(vec![9; 32]))
+        ])
     );
     let twice = append(
         store,

@@ -4,7 +4,7 @@ use super::*;
 
 cases! {
     a_task_is_kept_heard_and_looked_at_when_due: "task" "tasks" "task_chains" "owns_part_of"
-        "claim_due_tasks" "put_off_check";
+        "claim_due_tasks" "put_off_check" "open_tasks";
     a_heartbeat_is_noted_only_if_nothing_that_decides_came_since_it_was_judged: "task_view"
         "heartbeat";
     an_idempotency_key_is_known_until_it_may_be_used_anew: "retry" "prune_retries";
@@ -47,9 +47,21 @@ async fn a_task_is_kept_heard_and_looked_at_when_due(store: &Store) {
     assert_eq!(store.tasks(&others).await.unwrap(), vec![]);
     let over = TaskFilter {
         state: Some(TaskState::Completed),
-        ..all
+        ..all.clone()
     };
     assert_eq!(store.tasks(&over).await.unwrap(), vec![]);
+    for owner in [None, Some("dev:a".to_owned())] {
+        let open = TaskFilter {
+            state: Some(TaskState::Open),
+            owner,
+            before: Some(task_id(3)),
+            ..all.clone()
+        };
+        assert_eq!(
+            page(store.tasks(&open).await.unwrap()),
+            [task_id(2), task_id(1)]
+        );
+    }
 
     let chains = store.task_chains(&[task_id(2), task_id(9)]).await.unwrap();
     let chain: Vec<TaskId> = chains[&task_id(2)].0.iter().map(|life| life.id).collect();
@@ -90,6 +102,14 @@ async fn a_task_is_kept_heard_and_looked_at_when_due(store: &Store) {
         2,
         "the count stops at the limit"
     );
+    let mut connection = store.ledger_connection().await.unwrap();
+    connection.enter(&Needs::default()).await.unwrap();
+    let other = ("dev:b".to_owned(), "job".to_owned());
+    let wanted = [&owner, &other].map(|(owner, kind)| (owner.clone(), kind.clone(), 9));
+    let counted = connection.count_open_tasks(&wanted).await.unwrap();
+    connection.rollback().await.unwrap();
+    drop(connection);
+    assert_eq!(counted, HashMap::from([(owner.clone(), 3), (other, 0)]));
 
     assert!(heartbeat_accepted(store, task_id(2), at(59)).await);
     assert!(
@@ -304,22 +324,46 @@ async fn an_idempotency_key_is_known_until_it_may_be_used_anew(store: &Store) {
         )
         .await;
         assert_eq!(
-            store.retry(&[4; 32]).await.unwrap(),
+            store.retry(&[4; 32], at(49)).await.unwrap(),
             Some(facts(supersedes)),
             "the newer retry replaces the older"
         );
     }
     assert!(facts(1).stands(at(49)) && !facts(1).stands(at(50)));
-    assert_eq!(store.retry(&[3; 32]).await.unwrap(), None);
+    assert_eq!(store.retry(&[3; 32], at(49)).await.unwrap(), None);
     let view = seen(
         store,
         Needs {
             retries: vec![[4; 32]],
+            now: Some(at(49)),
             ..Needs::default()
         },
     )
     .await;
     assert_eq!(view.retries[&[4; 32]], facts(1));
+    // A later use of the key has a row of its own, which counts.
+    let later = RetryFacts {
+        expires_at: at(90_000),
+        ..facts(0)
+    };
+    seed(
+        store,
+        Writes {
+            retries: HashMap::from([([4; 32], later.clone())]),
+            ..Writes::default()
+        },
+    )
+    .await;
+    assert_eq!(
+        store.retry(&[4; 32], at(50)).await.unwrap().as_ref(),
+        Some(&later)
+    );
+    let needs = Needs {
+        retries: vec![[4; 32]],
+        now: Some(at(50)),
+        ..Needs::default()
+    };
+    assert_eq!(seen(store, needs).await.retries[&[4; 32]], later);
     assert_eq!(
         (
             store.prune_retries(at(50), 5).await.unwrap(),

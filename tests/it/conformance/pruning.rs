@@ -8,6 +8,7 @@ cases! {
     openings_are_walked_through_from_anywhere_a_bite_at_a_time: "patrol_openings";
     what_somebody_wrote_is_forgotten_and_nothing_else: "forget_purpose" "empty_log";
     bodies_go_and_hashes_stay: "prune_bodies";
+    cosignatures_go_with_the_bodies_that_need_them: "prune_cosigned";
 }
 
 async fn pruning_leaves_what_proves(store: &Store) {
@@ -63,29 +64,86 @@ async fn pruning_leaves_what_proves(store: &Store) {
         },
     )
     .await;
+    // A walk in steps of one passes over the parent, which has the smaller id.
+    let first = walked(store.prune_sessions(at(501), None, 1).await);
     assert_eq!(
-        store.prune_tasks(at(9_999), 9).await.unwrap(),
+        (first.rows, first.next),
+        (0, Some((at(500), session_id(11))))
+    );
+    assert_eq!(
+        pruned_tasks(store, at(9_999)).await,
         0,
         "tasks with sessions are kept"
     );
     assert_eq!(
-        store.prune_sessions(at(500), 9).await.unwrap(),
+        pruned_sessions(store, at(500)).await,
         0,
         "sessions are kept during their last instant"
     );
     assert_eq!(
-        store.prune_sessions(at(501), 9).await.unwrap(),
+        pruned_sessions(store, at(501)).await,
         1,
         "the derived session, not its parent"
     );
-    assert_eq!(store.prune_sessions(at(501), 9).await.unwrap(), 1);
+    assert_eq!(pruned_sessions(store, at(501)).await, 1);
     assert_eq!(
-        store.prune_tasks(at(1_001), 9).await.unwrap(),
+        pruned_tasks(store, at(1_001)).await,
         1,
         "the child task, not its parent"
     );
-    assert_eq!(store.prune_tasks(at(1_001), 9).await.unwrap(), 1);
+    assert_eq!(pruned_tasks(store, at(1_001)).await, 1);
     store.ensure_partitions(20_000_000).await.unwrap();
+}
+
+/// The step of a walk; no other replica prunes in these tests.
+fn walked<Id>(step: Result<Option<Walked<Id>>, StoreError>) -> Walked<Id> {
+    step.unwrap().unwrap()
+}
+
+async fn pruned_sessions(store: &Store, before: Timestamp) -> u64 {
+    walked(store.prune_sessions(before, None, 9).await).rows
+}
+
+async fn pruned_tasks(store: &Store, before: Timestamp) -> u64 {
+    walked(store.prune_tasks(before, None, 9).await).rows
+}
+
+async fn cosignatures_go_with_the_bodies_that_need_them(store: &Store) {
+    let last = 16_777_215;
+    let row = |size, vkey: &str| CosignedRow {
+        size,
+        vkey: vkey.into(),
+        witness: vkey.into(),
+        line: String::new(),
+        checkpoint: String::new(),
+    };
+    let writes = Writes {
+        leaves: vec![leaf(0), leaf(last), leaf(last + 1)],
+        head: Some(sealed(last + 2, 1)),
+        ..Writes::default()
+    };
+    store.ensure_partitions(last + 1).await.unwrap();
+    seed(store, writes).await;
+    for (size, vkey) in [(1, "a"), (1, "b"), (last + 1, "a"), (last + 2, "a")] {
+        store.put_cosigned(&row(size, vkey)).await.unwrap();
+    }
+    assert_eq!(
+        store.prune_cosigned(9).await.unwrap(),
+        0,
+        "the first body is there"
+    );
+    age_heads().await;
+    let before = at(i64::try_from(last).unwrap() + 1);
+    store.prune_bodies(before, 9).await.unwrap();
+    assert_eq!(store.prune_cosigned(1).await.unwrap(), 1, "at most as many");
+    assert_eq!(store.prune_cosigned(9).await.unwrap(), 1);
+    assert_eq!(
+        store.last_cosigned("b").await.unwrap(),
+        Some(1),
+        "the newest of a key stays"
+    );
+    let kept = store.cosigned_over(last + 1, None).await.unwrap();
+    assert_eq!(kept, [row(last + 2, "a")]);
 }
 
 async fn openings_are_walked_through_from_anywhere_a_bite_at_a_time(store: &Store) {

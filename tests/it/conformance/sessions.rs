@@ -4,7 +4,9 @@ use super::*;
 
 cases! {
     a_session_is_seen_with_all_that_decides_about_it: "session" "list_sessions" "sessions_under"
-        "ancestors" "matching" "cutoffs_of";
+        "ancestors" "cutoffs_of" "matching_all" "matching_workload" "matching_resource"
+        "matching_attestor" "matching_signing_key" "matching_generation" "matching_policy"
+        "matching_task" "matching_issued_after";
     a_mint_elsewhere_is_settled_once_and_its_end_is_tried_until_confirmed: "settle_mint"
         "unfinished_mints" "claim_unconfirmed" "put_off_ending" "active_external";
     a_status_list_is_read_by_the_places_of_leaves: "listed_plainly" "listed_in_doubt";
@@ -85,14 +87,20 @@ async fn a_session_is_seen_with_all_that_decides_about_it(store: &Store) {
     assert_eq!(under.len(), 2, "includes descendants");
     assert_eq!(store.sessions_under(task_id(2), 5).await.unwrap().len(), 1);
 
+    let nothing = MatchCount {
+        matched: 0,
+        cut_off: 0,
+        has_more: false,
+    };
     let killed = |selector: Selector| async move {
         let counted = store
-            .count_matching(&selector, 5, at(3), at(3))
+            .count_matching(&selector, 5, at(3), at(3), 9)
             .await
             .unwrap();
         let listed = store.list_matching(&selector, 5, at(3), 9).await.unwrap();
-        assert_eq!(counted.0, listed.len() as u64);
-        counted.0
+        assert_eq!(counted.matched, listed.len() as u64);
+        assert!(!counted.has_more);
+        counted.matched
     };
     assert_eq!(killed(Selector::All(True)).await, 2);
     assert_eq!(
@@ -110,32 +118,38 @@ async fn a_session_is_seen_with_all_that_decides_about_it(store: &Store) {
         "`_` is no wildcard"
     );
     assert_eq!(killed(Selector::SigningKey("k2".into())).await, 0);
+    assert_eq!(killed(Selector::SigningKey("k1".into())).await, 2);
+    assert_eq!(killed(Selector::Attestor("dev".into())).await, 2);
+    let workload = "dev:a".to_owned().try_into().unwrap();
+    assert_eq!(killed(Selector::Workload(workload)).await, 2);
+    assert_eq!(killed(Selector::IssuedAfter(at(-1))).await, 2);
+    assert_eq!(killed(Selector::IssuedAfter(at(0))).await, 0);
     assert_eq!(
         killed(Selector::Generation(GenerationDigest::new([7; 32]))).await,
         2
     );
     assert_eq!(
         store
-            .count_matching(&Selector::All(True), 1, at(3), at(3))
+            .count_matching(&Selector::All(True), 1, at(3), at(3), 9)
             .await
             .unwrap()
-            .0,
+            .matched,
         2,
         "through its parent"
     );
     assert_eq!(
         store
-            .count_matching(&Selector::All(True), 0, at(3), at(3))
+            .count_matching(&Selector::All(True), 0, at(3), at(3), 9)
             .await
             .unwrap(),
-        (0, 0)
+        nothing
     );
     assert_eq!(
         store
-            .count_matching(&Selector::All(True), 5, at(500), at(500))
+            .count_matching(&Selector::All(True), 5, at(500), at(500), 9)
             .await
             .unwrap(),
-        (0, 0)
+        nothing
     );
 
     let cut = cutoff(60, 1, Selector::Resource("orders".into()), Block::No);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use taskpass::domain::deny_list::DenyPolicyTarget;
 use taskpass::store::cutoffs::CutoffFilter;
-use taskpass::store::sessions::SessionFilter;
+use taskpass::store::sessions::{MatchCount, SessionFilter};
 
 use super::*;
 
@@ -52,6 +52,26 @@ impl Check<'_> {
             .sessions()
             .filter(|one| self.view(one).is_valid_at(now));
         prop_assert!(ids(valid).is_subset(&seen(&live)));
+
+        for set in 0..16_u8 {
+            let [workload, task, resource, live] = [8, 4, 2, 1].map(|bit| set & bit != 0);
+            let filter = SessionFilter {
+                workload: workload.then(|| WORKLOADS[0].to_owned()),
+                task: task.then(|| task_id(0)),
+                resource: resource.then(|| RESOURCES[0].to_owned()),
+                live_at: live.then_some(now),
+                before: None,
+                limit: ALL,
+            };
+            let listed = self.store.list_sessions(&filter).await.map_err(fail)?;
+            let expected = self.sessions().filter(|one| {
+                (!workload || one.workload.as_str() == WORKLOADS[0])
+                    && (!task || one.task_id == task_id(0))
+                    && (!resource || one.resource == RESOURCES[0])
+                    && (!live || one.life().may_stand(now))
+            });
+            prop_assert_eq!(seen(&listed), ids(expected), "{:?}", filter);
+        }
 
         let external = self.store.active_external(now, None, ALL).await;
         let external = external.map_err(fail)?;
@@ -166,7 +186,9 @@ impl Check<'_> {
         committed: Timestamp,
         now: Timestamp,
     ) -> Checked {
-        let counted = self.store.count_matching(selector, index, committed, now);
+        let counted = self
+            .store
+            .count_matching(selector, index, committed, now, ALL);
         let listed = self.store.list_matching(selector, index, committed, ALL);
         let (counted, listed) = (counted.await.map_err(fail)?, listed.await.map_err(fail)?);
         let matched: Vec<&Session> = self
@@ -178,7 +200,28 @@ impl Check<'_> {
             .filter(|one| one.life().is_cut_off_everywhere(committed, now))
             .count();
         prop_assert_eq!(seen(&listed), ids(matched.iter().copied()), "matched");
-        prop_assert_eq!(counted, (matched.len() as u64, over as u64), "counted");
+        let whole = MatchCount {
+            matched: matched.len() as u64,
+            cut_off: over as u64,
+            has_more: false,
+        };
+        prop_assert_eq!(counted, whole, "counted");
+        for most in 0..=2 {
+            let counted = self
+                .store
+                .count_matching(selector, index, committed, now, most);
+            let counted = counted.await.map_err(fail)?;
+            prop_assert_eq!(counted.matched, whole.matched.min(u64::from(most)));
+            prop_assert_eq!(counted.has_more, whole.matched > u64::from(most));
+            prop_assert!(counted.cut_off <= counted.matched.min(whole.cut_off));
+            let listed = self
+                .store
+                .list_matching(selector, index, committed, most)
+                .await;
+            let listed = seen(&listed.map_err(fail)?);
+            prop_assert_eq!(listed.len() as u64, counted.matched);
+            prop_assert!(listed.is_subset(&ids(matched.iter().copied())));
+        }
 
         // No session that was valid and is cut off is missing in the count.
         let alone = ValidityFacts {

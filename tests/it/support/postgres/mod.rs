@@ -271,7 +271,11 @@ async fn migrate(url: &Url, migrations: &Path) {
         .run(&mut connection)
         .await
         .unwrap_or_else(|error| panic!("the migrations do not apply: {error}"));
-    for function in ["taskpass_confine_serving", "taskpass_grant_serving"] {
+    for function in [
+        "taskpass_confine_serving",
+        "taskpass_grant_serving",
+        "taskpass_grant_pruning",
+    ] {
         let granting = format!("SELECT {function}('{SERVING}')");
         execute(&mut connection, granting).await;
     }
@@ -421,9 +425,11 @@ pub(super) fn make_cluster(owner: &Owner, data: &Path, password: &Path) {
 
 pub(super) fn start_server(owner: &Owner, data: &Path, port: u16) -> bool {
     // Loopback only and without a socket file. The data are temporary, so do not sync them to disk.
+    // Tests read whole statements from `pg_stat_activity`.
     let options = format!(
         "-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= \
-         -c max_connections=300 -c fsync=off -c full_page_writes=off -c timezone=UTC"
+         -c max_connections=300 -c fsync=off -c full_page_writes=off -c timezone=UTC \
+         -c track_activity_query_size=8192"
     );
     owner
         .command("pg_ctl")
