@@ -88,9 +88,7 @@ impl Ended {
             return false;
         };
         match leaf.event.facets().effect {
-            Effect::EndsTask(task, _) => {
-                self.tasks.insert(task);
-            }
+            Effect::EndsTasks(tasks, _) => self.tasks.extend(tasks),
             Effect::EndsSession(session, _) => {
                 self.sessions.insert(session);
             }
