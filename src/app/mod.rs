@@ -153,14 +153,7 @@ pub async fn start(config: Config, options: Options) -> Result<App, StartError> 
     .map_err(unfit)?;
     choose_generation(&broker, &config, generation, &shutdown).await?;
     sweep::begin(broker.core.metrics());
-    let sweeping = Arc::clone(&broker);
-    drop(shutdown.spawn_worker("sweeper", move |stop| sweep::run(sweeping, stop)));
-    let pruning = Arc::clone(&broker);
-    drop(shutdown.spawn_worker("pruning", move |stop| sweep::run_pruning(pruning, stop)));
-    let denying = Arc::clone(&broker);
-    drop(shutdown.spawn_worker("deny lists", move |stop| {
-        sweep::run_deny_lists(denying, stop)
-    }));
+    sweep::spawn(&broker, &shutdown);
     drop(shutdown.spawn_worker("exports", move |stop| exporter.run(stop)));
     if let Some(socket) = sockets.take_metrics() {
         let served = http::server::start_metrics(

@@ -13,6 +13,7 @@ use taskpass::ids::{SessionId, TaskId};
 use taskpass::store::Store;
 use taskpass::store::append::{Needs, Writes};
 use taskpass::store::postgres::{Postgres, PostgresSettings};
+use taskpass::store::tasks::TaskCheck;
 use taskpass::sweep;
 use uuid::Uuid;
 
@@ -162,6 +163,58 @@ async fn fill(own: &mut PgConnection, tasks: u32) {
         )
         .await;
     }
+}
+
+#[tokio::test]
+async fn due_tasks_are_found_by_their_own_index() {
+    let database = fresh_database();
+    let store = store(&database).await;
+    let mut own = database.connect().await;
+    fill(&mut own, 20_000).await;
+    // Some are due: past their deadline, silent, or heard.
+    run(
+        &mut own,
+        "UPDATE task SET check_at = now() - interval '1 second', \
+         opened_at = now() - interval '1 hour', heartbeat_seconds = 60, \
+         deadline = CASE leaf_idx % 3 WHEN 0 THEN now() - interval '1 minute' ELSE deadline END, \
+         heard_at = CASE leaf_idx % 3 WHEN 1 THEN now() - interval '2 minutes' ELSE heard_at END \
+         WHERE leaf_idx <= 300; ANALYZE",
+    )
+    .await;
+    let now: Timestamp = sqlx::query_scalar("SELECT now()")
+        .fetch_one(&mut own)
+        .await
+        .unwrap();
+    let check = TaskCheck {
+        now,
+        over_by: now,
+        retry_at: now.plus_seconds(30),
+        accepted: &[],
+        limit: 200,
+    };
+    let (first, second) = (
+        store.check_due_tasks(&check).await.unwrap(),
+        store.check_due_tasks(&check).await.unwrap(),
+    );
+    assert_eq!((first.is_full, second.is_full), (true, false));
+    assert_eq!(first.past_deadline + second.past_deadline, 100);
+    assert_eq!(first.open.len() + second.open.len(), 200);
+    // More calls than a plan of its own is made for.
+    for _ in 0..20 {
+        store.check_due_tasks(&check).await.unwrap();
+    }
+    store.close().await;
+    drop(own);
+    // The test itself scans the table five times, to fill the tables.
+    let most = 8;
+    let sql = "SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'task'";
+    let scans = counted(&database, sql).await;
+    assert!(
+        scans <= most,
+        "the tasks were read {scans} times from end to end"
+    );
+    let sql = "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'task_due'";
+    assert!(counted(&database, sql).await >= 22);
 }
 
 #[tokio::test]
