@@ -188,6 +188,7 @@ kinds! {
     Event::Decision(_) => "decision",
     Event::TaskOpened(_) => "task_opened",
     Event::TaskEnded { .. } => "task_ended",
+    Event::TasksEnded { .. } => "tasks_ended",
     Event::Delegated { .. } => "delegated",
     Event::SessionEnded { .. } => "session_ended",
     Event::EndConfirmed { .. } => "end_confirmed",
@@ -264,6 +265,14 @@ fn events() -> Vec<(&'static str, Event)> {
             "expired",
             Event::TaskEnded {
                 task,
+                end: TaskEnd::Expire,
+                by: "sweeper".into(),
+            },
+        ),
+        (
+            "",
+            Event::TasksEnded {
+                tasks: vec![task, TaskId::from(id(4))],
                 end: TaskEnd::Expire,
                 by: "sweeper".into(),
             },

@@ -185,14 +185,7 @@ impl Prepared {
             secrets,
         } = self;
         sweep::begin(broker.core.metrics());
-        let sweeping = Arc::clone(&broker);
-        drop(shutdown.spawn_worker("sweeper", move |stop| sweep::run(sweeping, stop)));
-        let pruning = Arc::clone(&broker);
-        drop(shutdown.spawn_worker("pruning", move |stop| sweep::run_pruning(pruning, stop)));
-        let denying = Arc::clone(&broker);
-        drop(shutdown.spawn_worker("deny lists", move |stop| {
-            sweep::run_deny_lists(denying, stop)
-        }));
+        sweep::spawn(&broker, &shutdown);
         let follower = broker.core.ledger().follower();
         let woken = broker.core.clone();
         drop(shutdown.spawn_worker("endings", move |stop| {

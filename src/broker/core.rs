@@ -42,8 +42,33 @@ struct Shared {
     /// `None` until this replica has found an active generation.
     active: ArcSwapOption<Active>,
     horizon: Horizon,
-    /// Ends the sweeper's pause before its timer does.
-    sweeper: Notify,
+    /// The signals that end the pauses of workers.
+    wakes: Wakes,
+}
+
+/// A worker of the sweeper that a signal wakes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// The search for external sessions that something else ended.
+    OrphanedSessions,
+    /// The worker that ends sessions at back ends.
+    Endings,
+}
+
+/// One signal for each worker that can be woken.
+#[derive(Default)]
+struct Wakes {
+    orphaned_sessions: Notify,
+    endings: Notify,
+}
+
+impl Wakes {
+    fn of(&self, wake: Wake) -> &Notify {
+        match wake {
+            Wake::OrphanedSessions => &self.orphaned_sessions,
+            Wake::Endings => &self.endings,
+        }
+    }
 }
 
 /// The parts of a [`Core`] that a start opens.
@@ -67,7 +92,7 @@ impl Core {
             random: SystemRandom::new(),
             active: ArcSwapOption::empty(),
             horizon: Horizon::default(),
-            sweeper: Notify::new(),
+            wakes: Wakes::default(),
         }))
     }
 
@@ -112,14 +137,21 @@ impl Core {
         &self.0.random
     }
 
-    /// Resolves when the sweeper has work before its timer fires.
-    pub async fn woken(&self) {
-        self.0.sweeper.notified().await;
+    /// Resolves when this worker has work before its interval has passed. Each signal is for one
+    /// waiting task; one that comes while none waits is kept for the next.
+    pub async fn woken(&self, wake: Wake) {
+        self.0.wakes.of(wake).notified().await;
     }
 
-    /// Ends the sweeper's pause.
+    /// Ends the pause of a worker.
+    pub(crate) fn wake(&self, wake: Wake) {
+        self.0.wakes.of(wake).notify_one();
+    }
+
+    /// Ends the pauses of all workers that finish ended tasks and sessions.
     pub(crate) fn wake_sweeper(&self) {
-        self.0.sweeper.notify_one();
+        self.wake(Wake::OrphanedSessions);
+        self.wake(Wake::Endings);
     }
 
     /// The generation that decides on this replica.

@@ -157,6 +157,18 @@ pub enum Event {
         /// The actor: an identity, or a part of the broker such as `sweeper` or `handle`.
         by: String,
     },
+    /// The sweeper ended several tasks of one cause, each with everything under it. A task whose
+    /// deadline passed has no leaf: its permits carry no later expiry.
+    TasksEnded {
+        /// The tasks, at most [`MAX_TASKS_IN_LEAF`](super::limits::MAX_TASKS_IN_LEAF).
+        tasks: Vec<TaskId>,
+        /// The kind of end: `expired` for tasks that were silent for too long, `aborted` for tasks
+        /// that a clock that was ahead had opened.
+        #[serde(rename = "state")]
+        end: TaskEnd,
+        /// The actor: an identity, or a part of the broker such as `sweeper` or `handle`.
+        by: String,
+    },
     /// A parent task permitted a child.
     Delegated {
         /// The parent, which permits the child.
@@ -301,16 +313,18 @@ pub enum About<'e> {
     Session(SessionId),
     Cutoff(CutoffId),
     Generation(GenerationDigest),
+    /// More than one subject.
+    Several,
     /// Any other subject with a name.
     Named(&'e str),
 }
 
 impl About<'_> {
-    /// Its id or its name; `None` for the log.
+    /// Its id or its name; `None` for the log and for several subjects.
     #[must_use]
     pub fn text(&self) -> Option<String> {
         match self {
-            Self::Log => None,
+            Self::Log | Self::Several => None,
             Self::Workload(identity) => Some(identity.to_string()),
             Self::Task(id) => Some(id.to_string()),
             Self::Session(id) => Some(id.to_string()),
@@ -330,8 +344,8 @@ pub enum Effect<'e> {
     Begins(Option<&'e Succession>),
     /// It permits a credential.
     Permits(&'e DecisionLeaf),
-    /// It ends a task and everything under it.
-    EndsTask(TaskId, TaskEnd),
+    /// It ends tasks and everything under them.
+    EndsTasks(&'e [TaskId], TaskEnd),
     /// It ends a session.
     EndsSession(SessionId, EndReason),
     /// It ends everything that the selector matches.
@@ -380,8 +394,12 @@ impl Event {
                 decision: Some(RecordedDecision::TaskOpened(leaf)),
                 ..act(About::Workload(&leaf.workload), Effect::Nothing)
             },
-            Self::TaskEnded { task, end, .. } => {
-                act(About::Task(*task), Effect::EndsTask(*task, *end))
+            Self::TaskEnded { task, end, .. } => act(
+                About::Task(*task),
+                Effect::EndsTasks(std::slice::from_ref(task), *end),
+            ),
+            Self::TasksEnded { tasks, end, .. } => {
+                act(About::Several, Effect::EndsTasks(tasks, *end))
             }
             Self::Delegated { task, .. } => act(About::Task(*task), Effect::Nothing),
             Self::SessionEnded {

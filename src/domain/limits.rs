@@ -244,6 +244,10 @@ pub const MAX_BATCH_ENTRIES: usize = 256;
 /// An operation whose leaf would be larger is refused.
 pub const MAX_LEAF_BYTES: usize = 65_535;
 
+/// Maximum number of tasks that one leaf ends. Such a leaf has less than 11 KiB, and the ledger's
+/// lock is held for some milliseconds while they are ended.
+pub const MAX_TASKS_IN_LEAF: usize = 256;
+
 /// Maximum number of rows in one page of a list, so that one answer stays small. A request for more
 /// is refused.
 pub const MAX_PAGE: u32 = 500;

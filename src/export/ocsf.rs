@@ -5,7 +5,7 @@
 //! | decision | 3003 Authorize Session, profile `security_control` | 1 Assign Privileges |
 //! | denials without an entry of their own | the same, with `count` | 1 |
 //! | session ended; a back end's answer about that | 3002 Authentication | 2 Logoff |
-//! | task opened, delegated, ended | 3004 Entity Management | 1 Create, 3 Update, 11 Deactivate |
+//! | task opened, delegated; one or several ended | 3004 Entity Management | 1 Create, 3 Update, 11 Deactivate |
 //! | cutoff, lifted | 3004 | 1 Create, 11 Deactivate |
 //! | generation of policies activated | 3004 | 10 Activate |
 //! | signing key added, revoked; given an end (`retired`) | 3004 | 1 Create, 9 Disable; 99 Other |
@@ -29,7 +29,7 @@ use crate::domain::grant::Grant;
 use crate::domain::leaf::{DecisionLeaf, Event};
 use crate::domain::session::EndReason;
 use crate::domain::task::TaskEnd;
-use crate::ids::SessionId;
+use crate::ids::{SessionId, TaskId};
 
 /// The version of the OCSF schema.
 pub(super) const VERSION: &str = "1.5.0";
@@ -148,18 +148,14 @@ fn class(reading: &Reading<'_>) -> Class {
             let all = json!({"entity_result": {"type": "Workload", "uid": child}});
             Class::entity(3, INFORMATIONAL, "Task", &task.to_string(), all)
         }
-        Event::TaskEnded {
-            task, end, by: who, ..
-        } => {
-            let mut all = by(who);
-            let word = match end {
-                TaskEnd::Complete => "completed",
-                TaskEnd::Abort => "aborted",
-                TaskEnd::Expire => "expired",
-            };
-            merge(&mut all, json!({"status_detail": word}));
-            Class::entity(11, INFORMATIONAL, "Task", &task.to_string(), all)
+        Event::TaskEnded { task, end, by: who } => {
+            tasks_ended(std::slice::from_ref(task), *end, who)
         }
+        Event::TasksEnded {
+            tasks,
+            end,
+            by: who,
+        } => tasks_ended(tasks, *end, who),
         Event::Cutoff {
             id,
             selector,
@@ -232,6 +228,19 @@ fn omitted(of: &str, count: u64, since: Timestamp, at: Timestamp) -> Class {
             }),
         )
     }
+}
+
+/// The end of one task, or of several, whose ids are then joined by commas.
+fn tasks_ended(tasks: &[TaskId], end: TaskEnd, by: &str) -> Class {
+    let mut all = actor(by);
+    let word = match end {
+        TaskEnd::Complete => "completed",
+        TaskEnd::Abort => "aborted",
+        TaskEnd::Expire => "expired",
+    };
+    merge(&mut all, json!({"status_detail": word}));
+    let ids: Vec<String> = tasks.iter().map(ToString::to_string).collect();
+    Class::entity(11, INFORMATIONAL, "Task", &ids.join(","), all)
 }
 
 fn session_ended(session: &SessionId, reason: EndReason, by: &str, reading: &Reading<'_>) -> Class {

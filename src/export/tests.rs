@@ -87,6 +87,11 @@ fn every_kind() -> Vec<(Value, u32, &'static str)> {
             "task_ended",
         ),
         (
+            json!({"event": "tasks_ended", "tasks": [id(9), id(10)], "state": "expired", "by": by}),
+            300_411,
+            "tasks_ended",
+        ),
+        (
             json!({"event": "delegated", "task": id(9), "child": "dev:child",
             "expires_at": "2026-11-23T13:00:00Z", "max_credentials": 1}),
             300_403,

@@ -291,10 +291,25 @@ impl LockedState<'_> {
     /// Whether a task and all its ancestors are open.
     pub(super) fn chain_is_open(&self, task: TaskId) -> bool {
         let link = |id: TaskId| self.view.tasks.get(&id).map(LockedTaskFacts::link);
-        let ahead = |facts: &LockedTaskFacts| {
-            self.cutoffs.dated_ahead(facts) || self.fresh.dated_ahead(facts)
-        };
+        let ahead = |facts: &LockedTaskFacts| self.opened_ahead(facts);
         TaskChain::of(task, link).ended(self.now).is_none() && !self.chain(task).any(ahead)
+    }
+
+    fn opened_ahead(&self, facts: &LockedTaskFacts) -> bool {
+        self.cutoffs.dated_ahead(facts) || self.fresh.dated_ahead(facts)
+    }
+
+    /// Whether a task was opened by a clock that was ahead of a time that was accepted later.
+    pub(super) fn is_dated_ahead(&self, task: TaskId) -> bool {
+        self.task(task)
+            .is_some_and(|facts| self.opened_ahead(facts))
+    }
+
+    /// Whether a task without a recorded end had expired by `by`: its deadline had passed, or it
+    /// was silent for too long. False for a task that a heartbeat may still change.
+    pub(super) fn has_expired_by(&self, task: TaskId, by: Timestamp) -> bool {
+        let has_expired = |facts: &LockedTaskFacts| facts.life.can_end_as(TaskState::Expired, by);
+        self.view.held_tasks.contains(&task) && self.task(task).is_some_and(has_expired)
     }
 
     fn change(&mut self, task: TaskId) -> &mut TaskChange {
@@ -336,8 +351,8 @@ impl LockedState<'_> {
         self.change(task).handle = Some(digest);
     }
 
-    /// Ends an open task by the next leaf. A task past its deadline can only end as expired.
-    /// Returns whether it ended.
+    /// Ends an open task by the next leaf. A task that has expired can only end as expired, and no
+    /// other task can. Returns whether it ended.
     pub(super) fn end_task(&mut self, task: TaskId, state: TaskState) -> bool {
         let (now, index) = (self.now, self.index);
         let Some(facts) = self.view.tasks.get_mut(&task) else {

@@ -1,25 +1,27 @@
 //! Tasks: reads of them with all their ancestors, and the tasks that the sweeper has to check.
 //!
 //! `task` and `tasks` read tasks, `task_chains` and `task_links` their ancestors. `owns_part_of`
-//! tells whether an identity owns a task, an ancestor or a descendant. `claim_due_tasks` and
-//! `put_off_check` serve the sweeper; `delegation` reads a delegation token.
+//! tells whether an identity owns a task, an ancestor or a descendant. `check_due_tasks` serves the
+//! sweeper; `delegation` reads a delegation token.
 //!
 //! The rule: this module does not judge whether a task is open; `domain::validity` does, from the
-//! whole chain. Nor does it judge whether a token has expired. On PostgreSQL all rows that it
-//! returns are read under the read lease ([`super::lease`]); SQLite needs none.
+//! whole chain. `check_due_tasks`, which judges many rows, mirrors it. Nor does it judge whether a
+//! token has expired. On PostgreSQL all rows that it returns are read under the read lease
+//! ([`super::lease`]); SQLite needs none.
 //!
 //! Failures: `None` means that there is no such task or token; unknown tasks are left out of
 //! `task_chains`. A row with an impossible value is `Corrupt`, a column that cannot be decoded is
-//! `Refused`; `claim_due_tasks` leaves such rows out. [`super::heartbeat`] records heartbeats, and the ledger's transaction opens and ends
-//! tasks. `broker` and `sweep` call this module, and other files of the store use its rows.
+//! `Refused`; `check_due_tasks` counts such rows instead. [`super::heartbeat`] records heartbeats, and
+//! the ledger's transaction opens and ends tasks. `broker` and `sweep` call this module, and other files of the store use its rows.
 
 use std::collections::HashMap;
 
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::codec::{digest, unsigned};
-use super::{Store, StoreError, on_pool, read_current, write};
+use super::codec::{digest, signed, unsigned};
+use super::validity_sql::task_expires_at;
+use super::{Store, StoreError, on_pool, read_current};
 use crate::clock::Timestamp;
 use crate::domain::task::{Task, TaskChain, TaskLife, TaskState};
 use crate::domain::validity::TaskLink;
@@ -104,6 +106,38 @@ macro_rules! task_chains {
     };
 }
 
+/// Checks due tasks. `$1` is the present instant, `$2` the instant by which tasks have expired, `$3`
+/// the next check of those that are claimed, `$4` the earliest next check of the others. A task is
+/// suspected to be dated ahead if it was opened before the leaf `$5` and after the time `$6`. `$7`
+/// limits the rows. `$silent_at` is as in `task_expires_at!`. `$open` and `$close` stand around the
+/// selection of the ids: on PostgreSQL they make an array of it, because the planner would choose a
+/// scan of the table for a set of unknown size.
+macro_rules! check_due_tasks {
+    ($silent_at:literal, $open:literal, $close:literal) => {
+        concat!(
+            "/* check_due_tasks */ UPDATE task SET \
+             state = CASE WHEN deadline <= $2 THEN 'expired' ELSE state END, \
+             ended_at = CASE WHEN deadline <= $2 THEN ",
+            task_expires_at!($silent_at),
+            " ELSE ended_at END, check_at = CASE WHEN deadline <= $2 THEN check_at \
+             WHEN leaf_idx < $5 AND opened_at > $6 THEN $3 WHEN ",
+            task_expires_at!($silent_at),
+            " <= $2 THEN $3 WHEN ",
+            task_expires_at!($silent_at),
+            " > $4 THEN ",
+            task_expires_at!($silent_at),
+            " ELSE $4 END \
+             WHERE id ",
+            $open,
+            "SELECT id FROM task WHERE state = 'open' AND check_at <= $1 ORDER BY check_at LIMIT $7",
+            $close,
+            " RETURNING ",
+            link_columns!(),
+            ", leaf_idx"
+        )
+    };
+}
+
 pub(super) use {link_columns, task_columns};
 
 impl TryFrom<TaskRow> for Task {
@@ -160,6 +194,63 @@ fn listing(by_owner: bool, by_state: bool) -> &'static str {
     }
 }
 
+/// The instants and limits of a check of due tasks.
+#[derive(Clone, Copy, Debug)]
+pub struct TaskCheck<'a> {
+    /// Tasks whose check is due by this instant are checked.
+    pub now: Timestamp,
+    /// Tasks that expire by this instant have expired. At most `now`; earlier while the clock was
+    /// not relied on for long.
+    pub over_by: Timestamp,
+    /// The next check of claimed tasks.
+    pub retry_at: Timestamp,
+    /// The times that admins accepted, with the indices of their leaves.
+    pub accepted: &'a [(u64, Timestamp)],
+    /// The largest number of tasks to check.
+    pub limit: u32,
+}
+
+/// The result of a check of due tasks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckedTasks {
+    /// The number of tasks that ended by their deadline.
+    pub past_deadline: u64,
+    /// The tasks that are still open on record.
+    pub open: Vec<DueTask>,
+    /// The number of tasks whose row cannot be read. Each is checked again later.
+    pub unreadable: u64,
+    /// Whether the limit was reached, so that more tasks may be due.
+    pub is_full: bool,
+}
+
+/// The facts that decide whether the sweeper ends a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the other names say it all")]
+pub struct DueTask {
+    pub life: TaskLife,
+    /// Index of the leaf that opened it.
+    pub leaf_index: u64,
+}
+
+#[derive(FromRow)]
+struct DueRow {
+    #[sqlx(flatten)]
+    link: LinkRow,
+    leaf_idx: i64,
+}
+
+impl TryFrom<DueRow> for DueTask {
+    type Error = StoreError;
+
+    fn try_from(row: DueRow) -> Result<Self, StoreError> {
+        let (_, link) = row.link.link()?;
+        Ok(Self {
+            life: link.life,
+            leaf_index: unsigned("task", row.leaf_idx)?,
+        })
+    }
+}
+
 /// A delegation token's row.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the other names say it all")]
@@ -171,20 +262,6 @@ pub struct DelegationRow {
     /// The number of credentials that the child task may get.
     pub sessions: u32,
     pub expires_at: Timestamp,
-}
-
-/// The tasks of the rows that can be read. A row that no broker wrote must not hold up the others.
-fn readable(rows: impl Iterator<Item = Result<TaskRow, sqlx::Error>>) -> Vec<Task> {
-    let tasks = rows.filter_map(|row| {
-        let row = row
-            .inspect_err(|error| tracing::error!(%error, "a task cannot be read"))
-            .ok()?;
-        let id = row.id;
-        let task = Task::try_from(row);
-        task.inspect_err(|error| tracing::error!(task = %id, %error, "a task cannot be read"))
-            .ok()
-    });
-    tasks.collect()
 }
 
 impl Store {
@@ -269,60 +346,71 @@ impl Store {
         rows.into_iter().map(LinkRow::link).collect()
     }
 
-    /// Claims open tasks that are due for a check by the sweeper, and returns them as they were at
-    /// the claim. On PostgreSQL, rows that another replica has locked are skipped. Each is put off
-    /// to `retry_at`, so that a task that cannot be ended now is checked again and does not hold up
-    /// others. A row that cannot be read is left out and logged, and tried again at `retry_at`.
-    pub async fn claim_due_tasks(
-        &self,
-        now: Timestamp,
-        retry_at: Timestamp,
-        limit: u32,
-    ) -> Result<Vec<Task>, StoreError> {
-        match self {
+    /// Checks open tasks that are due for a check by the sweeper, in one statement. Of each, by
+    /// [`TaskCheck::over_by`]:
+    ///
+    /// - A task past its deadline ends as expired, without a leaf.
+    /// - A task that was silent for too long stays open, and is claimed: its next check is at
+    ///   [`TaskCheck::retry_at`], so that another replica leaves it alone, and so that a task that
+    ///   cannot be ended now does not hold up others. So is one that may be dated ahead.
+    /// - The next check of every other task is at its expiry, and never in the past.
+    ///
+    /// Returns the tasks that are open afterwards. On PostgreSQL, rows that another replica or a
+    /// heartbeat has locked are skipped, and checked in a later call.
+    pub async fn check_due_tasks(&self, check: &TaskCheck<'_>) -> Result<CheckedTasks, StoreError> {
+        // No leaf has a negative index, so without an accepted time no task is suspected.
+        let newest = check.accepted.iter().map(|(index, _)| signed(*index)).max();
+        let earliest = check.accepted.iter().map(|(_, time)| *time).min();
+        let due: Vec<Result<DueRow, sqlx::Error>> = match self {
             Self::Postgres(postgres) => {
                 let rows = on_pool!(postgres, db => {
-                    sqlx::query(concat!(
-                        "/* claim_due_tasks */ UPDATE task SET check_at = $2 WHERE id IN ( \
-                             SELECT id FROM task WHERE state = 'open' AND check_at <= $1 \
-                             ORDER BY check_at LIMIT $3 FOR UPDATE SKIP LOCKED) RETURNING ",
-                        task_columns!()
+                    sqlx::query(check_due_tasks!(
+                        "heard_at + make_interval(secs => heartbeat_seconds)",
+                        "= ANY(ARRAY(",
+                        " FOR NO KEY UPDATE SKIP LOCKED))"
                     ))
-                    .bind(now)
-                    .bind(retry_at)
-                    .bind(i64::from(limit))
+                    .bind(check.now)
+                    .bind(check.over_by)
+                    .bind(check.retry_at)
+                    .bind(check.now.plus_seconds(1))
+                    .bind(newest.unwrap_or(-1))
+                    .bind(earliest.unwrap_or(Timestamp::MAX))
+                    .bind(i64::from(check.limit))
                     .fetch_all(db)
                     .await?
                 });
-                Ok(readable(rows.iter().map(TaskRow::from_row)))
+                rows.iter().map(DueRow::from_row).collect()
             }
             Self::Sqlite(sqlite) => {
-                let rows = sqlx::query(concat!(
-                    "/* claim_due_tasks */ UPDATE task SET check_at = $2 WHERE id IN ( \
-                         SELECT id FROM task WHERE state = 'open' AND check_at <= $1 \
-                         ORDER BY check_at LIMIT $3) RETURNING ",
-                    task_columns!()
+                let rows = sqlx::query(check_due_tasks!(
+                    "heard_at + heartbeat_seconds * 1000000",
+                    "IN (",
+                    ")"
                 ))
-                .bind(now)
-                .bind(retry_at)
-                .bind(i64::from(limit))
+                .bind(check.now)
+                .bind(check.over_by)
+                .bind(check.retry_at)
+                .bind(check.now.plus_seconds(1))
+                .bind(newest.unwrap_or(-1))
+                .bind(earliest.unwrap_or(Timestamp::MAX))
+                .bind(i64::from(check.limit))
                 .fetch_all(sqlite.writer())
                 .await?;
-                Ok(readable(rows.iter().map(TaskRow::from_row)))
+                rows.iter().map(DueRow::from_row).collect()
+            }
+        };
+        let mut checked = CheckedTasks {
+            is_full: due.len() >= check.limit as usize,
+            ..CheckedTasks::default()
+        };
+        for row in due {
+            match row.map_err(StoreError::from).and_then(DueTask::try_from) {
+                Ok(task) if task.life.state == TaskState::Open => checked.open.push(task),
+                Ok(_) => checked.past_deadline += 1,
+                Err(_) => checked.unreadable += 1,
             }
         }
-    }
-
-    /// Sets when the sweeper next checks a task.
-    pub async fn put_off_check(&self, id: TaskId, check_at: Timestamp) -> Result<(), StoreError> {
-        write!(self, db => {
-            sqlx::query("/* put_off_check */ UPDATE task SET check_at = $2 WHERE id = $1 AND state = 'open'")
-                .bind(id)
-                .bind(check_at)
-                .execute(db)
-                .await?;
-        });
-        Ok(())
+        Ok(checked)
     }
 
     /// A delegation token, by its digest. `None` if there is none; it may have expired.
@@ -397,7 +485,7 @@ pub(super) fn json_ids(ids: impl Iterator<Item = Uuid>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::listing;
+    use super::{TaskCheck, listing};
     use crate::clock::Timestamp;
     use crate::store::Store;
     use crate::store::sqlite::Sqlite;
@@ -415,13 +503,19 @@ mod tests {
             task.execute(sqlite.writer()).await.unwrap();
         }
         let store = Store::Sqlite(sqlite);
-        let claim = async |at| {
-            let retry_at = Timestamp::from_micros(at + 50);
-            let due = store.claim_due_tasks(Timestamp::from_micros(at), retry_at, 9);
-            due.await.unwrap().len()
+        let check = async |at| {
+            let check = TaskCheck {
+                now: Timestamp::from_micros(at),
+                over_by: Timestamp::from_micros(at),
+                retry_at: Timestamp::from_micros(at + 50),
+                accepted: &[],
+                limit: 9,
+            };
+            let checked = store.check_due_tasks(&check).await.unwrap();
+            (checked.open.len(), checked.unreadable)
         };
-        assert_eq!(claim(10).await, 2);
-        assert_eq!(claim(20).await, 0, "each was put off");
+        assert_eq!(check(10).await, (2, 1));
+        assert_eq!(check(20).await, (0, 0), "each was put off");
     }
 
     #[tokio::test]

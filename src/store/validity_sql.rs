@@ -78,6 +78,20 @@ macro_rules! task_open {
     };
 }
 
+/// `TaskLife::expires_at`. `$silent_at` is the end of the time without a heartbeat that the task is
+/// allowed.
+macro_rules! task_expires_at {
+    ($silent_at:literal) => {
+        concat!(
+            "(CASE WHEN heartbeat_seconds IS NULL OR deadline < ",
+            $silent_at,
+            " THEN deadline ELSE ",
+            $silent_at,
+            " END)"
+        )
+    };
+}
+
 /// The records of a task and of every task above it.
 macro_rules! chain {
     ($task:literal) => {
@@ -153,5 +167,5 @@ macro_rules! undisturbed_since {
 
 pub(crate) use {
     active_at_back_end, blocks, chain, chain_open, cut_off_everywhere, lived, may_stand, polled,
-    task_lived, task_open, undisturbed_since, unexpired,
+    task_expires_at, task_lived, task_open, undisturbed_since, unexpired,
 };

@@ -16,7 +16,9 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use super::{BATCH_ROWS, begin_ending};
+use super::BATCH_ROWS;
+use super::endings::begin_ending;
+use super::rounds::{Outcome, Swept};
 use crate::broker::{Broker, BrokerError};
 use crate::clock::Timestamp;
 use crate::domain::leaf::{Effect, Leaf};
@@ -39,7 +41,7 @@ struct Ended {
 }
 
 /// Begins to end the external sessions that ended by another cause than their own record.
-pub(super) async fn orphaned_sessions(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> {
+pub(super) async fn orphaned_sessions(broker: &Broker, now: Timestamp) -> Outcome {
     let search = broker.revocation.orphan_search();
     let from = search.heed_from();
     let began = Instant::now();
@@ -53,11 +55,11 @@ pub(super) async fn orphaned_sessions(broker: &Broker, now: Timestamp) -> Result
     if let Some(ended) = ended {
         let found = under(broker, &ended, now).await?;
         search.heeded(size);
-        Ok(found)
+        Ok(Swept::all(found))
     } else {
         let found = all(broker, now).await?;
         search.searched_all(began, size);
-        Ok(found)
+        Ok(Swept::all(found))
     }
 }
 
@@ -88,9 +90,7 @@ impl Ended {
             return false;
         };
         match leaf.event.facets().effect {
-            Effect::EndsTask(task, _) => {
-                self.tasks.insert(task);
-            }
+            Effect::EndsTasks(tasks, _) => self.tasks.extend(tasks),
             Effect::EndsSession(session, _) => {
                 self.sessions.insert(session);
             }

@@ -18,7 +18,7 @@ use taskpass::store::Store;
 use taskpass::store::append::{Needs, Writes};
 use taskpass::store::postgres::{Postgres, PostgresSettings};
 use taskpass::store::sessions::SessionFilter;
-use taskpass::store::tasks::TaskFilter;
+use taskpass::store::tasks::{TaskCheck, TaskFilter};
 use taskpass::sweep;
 use uuid::Uuid;
 
@@ -168,6 +168,58 @@ async fn fill(own: &mut PgConnection, tasks: u32) {
         )
         .await;
     }
+}
+
+#[tokio::test]
+async fn due_tasks_are_found_by_their_own_index() {
+    let database = fresh_database();
+    let store = store(&database).await;
+    let mut own = database.connect().await;
+    fill(&mut own, 20_000).await;
+    // Some are due: past their deadline, silent, or heard.
+    run(
+        &mut own,
+        "UPDATE task SET check_at = now() - interval '1 second', \
+         opened_at = now() - interval '1 hour', heartbeat_seconds = 60, \
+         deadline = CASE leaf_idx % 3 WHEN 0 THEN now() - interval '1 minute' ELSE deadline END, \
+         heard_at = CASE leaf_idx % 3 WHEN 1 THEN now() - interval '2 minutes' ELSE heard_at END \
+         WHERE leaf_idx <= 300; ANALYZE",
+    )
+    .await;
+    let now: Timestamp = sqlx::query_scalar("SELECT now()")
+        .fetch_one(&mut own)
+        .await
+        .unwrap();
+    let check = TaskCheck {
+        now,
+        over_by: now,
+        retry_at: now.plus_seconds(30),
+        accepted: &[],
+        limit: 200,
+    };
+    let (first, second) = (
+        store.check_due_tasks(&check).await.unwrap(),
+        store.check_due_tasks(&check).await.unwrap(),
+    );
+    assert_eq!((first.is_full, second.is_full), (true, false));
+    assert_eq!(first.past_deadline + second.past_deadline, 100);
+    assert_eq!(first.open.len() + second.open.len(), 200);
+    // More calls than a plan of its own is made for.
+    for _ in 0..20 {
+        store.check_due_tasks(&check).await.unwrap();
+    }
+    store.close().await;
+    drop(own);
+    // The test itself scans the table five times, to fill the tables.
+    let most = 8;
+    let sql = "SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'task'";
+    let scans = counted(&database, sql).await;
+    assert!(
+        scans <= most,
+        "the tasks were read {scans} times from end to end"
+    );
+    let sql = "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'task_due'";
+    assert!(counted(&database, sql).await >= 22);
 }
 
 #[tokio::test]
@@ -342,12 +394,6 @@ async fn bounded_statements_go_by_indexes_on_a_store_that_was_used_for_long() {
         &step,
         ["task", "session"],
         store.prune_tasks(early, None, 9)
-    );
-    by_index!(
-        "claim_due_tasks",
-        "now(), now(), 200",
-        ["task"],
-        store.claim_due_tasks(early, now, 9)
     );
     let key = "'\\x0001', '\\x0002', '\\x0003'";
     by_index!("retry", key, ["retry"], store.retry(&[1; 32], now));

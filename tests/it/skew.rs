@@ -8,7 +8,8 @@ use sqlx::{AssertSqlSafe, Executor};
 use taskpass::broker::BrokerError;
 use taskpass::broker::administration::time::AcceptTimeRequest;
 use taskpass::clock::{Clock, SystemClock, Timestamp};
-use taskpass::domain::task::TaskEnd;
+use taskpass::domain::task::TaskState;
+use taskpass::ledger::entry::SweepCause;
 use taskpass::sweep;
 use tokio_util::sync::CancellationToken;
 
@@ -172,19 +173,20 @@ async fn a_replica_whose_clock_is_ahead_deletes_and_ends_nothing() {
         matches!(refused, Err(BrokerError::FailClosed(_))),
         "{refused:?}"
     );
-    let task = rig
+    let cause = SweepCause::ExpiredBy(ahead.broker.core.now());
+    let dated = ahead
         .broker
-        .core
-        .store()
-        .task(issued.task.id)
-        .await
-        .unwrap()
-        .unwrap();
-    let dated = ahead.broker.tasks.sweep_task(&task, TaskEnd::Expire).await;
+        .tasks
+        .sweep_tasks(vec![issued.task.id], cause)
+        .await;
     assert!(
         matches!(dated, Err(BrokerError::FailClosed(_))),
         "{dated:?}"
     );
+    // Nor may its sweeper close the task by the deadline, which leaves no leaf.
+    sweep::sweep(&ahead.broker, ahead.broker.core.now()).await;
+    let task = rig.broker.core.store().task(issued.task.id).await.unwrap();
+    assert_eq!(task.unwrap().state, TaskState::Open);
     let stop = CancellationToken::new();
     let sweeping = tokio::spawn(sweep::run(Arc::clone(&ahead.broker), stop.clone()));
     let pruning = tokio::spawn(sweep::run_pruning(Arc::clone(&ahead.broker), stop.clone()));

@@ -166,7 +166,7 @@ fn signing_key<'a>(leaf: &'a Leaf, wanted: Option<&str>) -> Option<&'a str> {
         | Effect::EndsKey
         | Effect::Begins(_)
         | Effect::Permits(_)
-        | Effect::EndsTask(..)
+        | Effect::EndsTasks(..)
         | Effect::EndsSession(..)
         | Effect::CutsOff(_)
         | Effect::CutsOffIssuedAfter(_)
@@ -241,6 +241,10 @@ impl Order {
                 ("end confirmed or not", self.of_session(*session))
             }
             Event::TaskEnded { task, .. } => ("task ended", self.of_task(*task)),
+            Event::TasksEnded { tasks, .. } => (
+                "tasks ended",
+                tasks.iter().try_for_each(|task| self.of_task(*task)),
+            ),
             Event::Delegated { .. }
             | Event::Cutoff { .. }
             | Event::CutoffLifted { .. }

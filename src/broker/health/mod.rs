@@ -1,7 +1,7 @@
 //! Checks whether this replica can serve. Readiness reports the result.
 //!
-//! `Health::check_health` compares clocks, asks the store and checks rows. The sweeper calls it at
-//! least once a second, and more often when it is woken. `Health::unready` answers for readiness:
+//! `Health::check_health` compares clocks, asks the store and checks rows. The sweeper calls it
+//! once a second, in a loop of its own. `Health::unready` answers for readiness:
 //! it reads no store, takes the store's fault from the last check, and judges everything else at
 //! the call. The rule: a replica is unready while its clock is in doubt, its ledger fails or has
 //! stopped, its store cannot be relied on or is full, its generation is missing or behind, its

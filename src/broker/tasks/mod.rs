@@ -1,7 +1,7 @@
 //! Tasks: opens them without a credential, keeps them alive, delegates to children, and ends them.
 //!
 //! `heartbeat`, `delegate` and `end_task` act for a task; `task` and `list_tasks` read;
-//! `sweep_task` ends a task for the sweeper; `open` opens. `owner` authorizes: by the handle, as
+//! `sweep_tasks` ends tasks for the sweeper; `open` opens. `owner` authorizes: by the handle, as
 //! the owner, or as an admin.
 //!
 //! The rule: only the holder of the handle, or the owner with an instance, keeps a task alive or
@@ -32,7 +32,7 @@ use crate::domain::limits::{DEFAULT_PAGE, MAX_DELEGATION_SECONDS, MAX_PAGE};
 use crate::domain::task::{Task, TaskChain, TaskEnd, TaskState};
 use crate::domain::workload::Identity;
 use crate::ids::TaskId;
-use crate::ledger::entry::{Delegate, EndTask, Entry};
+use crate::ledger::entry::{Delegate, EndTask, EndTasks, Entry, SweepCause};
 use crate::ledger::{Appended, LedgerStatus};
 use crate::policy::AdminAction;
 use crate::store::heartbeat::{HeldTask, TaskView};
@@ -474,22 +474,25 @@ impl Tasks {
         Err(BrokerError::OwnerWithdrawn)
     }
 
-    /// Ends a task for the sweeper. Returns whether this recorded the end.
-    pub async fn sweep_task(&self, task: &Task, end: TaskEnd) -> Result<bool, BrokerError> {
+    /// Ends tasks for the sweeper, in one leaf: those for which the cause still holds under the
+    /// ledger's lock. At most [`MAX_TASKS_IN_LEAF`](crate::domain::limits::MAX_TASKS_IN_LEAF) tasks.
+    /// Returns whether a leaf was recorded; it may list fewer tasks.
+    pub async fn sweep_tasks(
+        &self,
+        tasks: Vec<TaskId>,
+        cause: SweepCause,
+    ) -> Result<bool, BrokerError> {
+        let entry = Entry::EndTasks(EndTasks { tasks, cause });
         let appended = self
             .core
             .ledger()
-            .append_own(
-                Entry::EndTask(EndTask {
-                    task: task.id,
-                    end,
-                    by: "sweeper".into(),
-                    owner: task.owner.clone(),
-                }),
-                self.core.now(),
-            )
+            .append_own(entry, self.core.now())
             .await?;
-        Ok(matches!(appended, Appended::Recorded(_)))
+        let recorded = matches!(appended, Appended::Recorded(_));
+        if recorded {
+            self.core.wake_sweeper();
+        }
+        Ok(recorded)
     }
 }
 

@@ -59,10 +59,11 @@ impl TaskLife {
     }
 
     /// Whether it can be brought into this state at `now`. A task that has expired can only end as
-    /// expired.
+    /// expired, and no other task can.
     #[must_use]
     pub fn can_end_as(&self, state: TaskState, now: Timestamp) -> bool {
-        self.state == TaskState::Open && (state == TaskState::Expired || now < self.expires_at())
+        let has_expired = now >= self.expires_at();
+        self.state == TaskState::Open && has_expired == (state == TaskState::Expired)
     }
 
     /// Whether it was open at `at` by its record and its deadline, ignoring heartbeats. An end that

@@ -126,6 +126,7 @@ fn a_task_whose_time_is_up_ends_as_expired_alone() {
     assert!(open.can_end_as(TaskState::Completed, at(999)));
     assert!(!open.can_end_as(TaskState::Completed, at(1_000)));
     assert!(open.can_end_as(TaskState::Expired, at(1_000)));
+    assert!(!open.can_end_as(TaskState::Expired, at(999)));
     let over = task(1, TaskState::Aborted, 1_000, None);
     assert!(!over.can_end_as(TaskState::Expired, at(1_000)));
 }

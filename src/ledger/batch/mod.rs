@@ -169,7 +169,7 @@ impl<'a> Batch<'a> {
                 let leaf = prepared.leaf.clone();
                 (leaf.ok_or_else(no_leaf)?, session)
             }
-            Draft::Refusal(event) => (leaf_of(self.origin, *at, *event)?, None),
+            Draft::Other(event) => (leaf_of(self.origin, *at, *event)?, None),
         };
         let (body, hash) = leaf;
         let index = self.state.index();

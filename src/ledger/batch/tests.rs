@@ -1,17 +1,18 @@
 use uuid::Uuid;
 
 use super::super::entry::{
-    Decide, Decided, Entry, Lift, NewCutoff, OpenPlan, PermitPlan, TaskPermit,
+    Decide, Decided, EndTasks, Entry, Lift, NewCutoff, OpenPlan, PermitPlan, SweepCause, TaskPermit,
 };
 use super::*;
 use crate::crypto::SealingKeys;
 use crate::crypto::random::SystemRandom;
 use crate::domain::cutoff::{Block, Cutoff, Selector, True};
 use crate::domain::decision::RefusalCode;
-use crate::domain::leaf::{Commitment, Leaf, Opening, RecordedDecision};
-use crate::domain::task::{Task, TaskState};
+use crate::domain::leaf::{Commitment, Event, Leaf, Opening, RecordedDecision};
+use crate::domain::task::{Task, TaskLife, TaskState};
 use crate::ids::{CutoffId, DecisionId, TaskId};
 use crate::merkle::leaf_hash;
+use crate::store::append::LockedTaskFacts;
 use crate::store::endings::{EndingSubject, EndingsChain};
 
 fn mac() -> Mac {
@@ -208,4 +209,66 @@ fn endings_of_a_batch_are_chained_and_numbered_within_their_leaf() {
     );
     assert_eq!(writes.endings[0].before, EndingsChain::EMPTY);
     assert_eq!(writes.endings[1].before, writes.endings[0].after());
+}
+
+/// A task that ends after ten seconds without a heartbeat, in a log whose time is 60 s.
+fn watched(n: u128, heard_at: u64) -> (TaskId, LockedTaskFacts) {
+    let id = TaskId::from(Uuid::from_u128(n));
+    let life = TaskLife {
+        id,
+        state: TaskState::Open,
+        opened_at: Timestamp::EPOCH,
+        deadline: Timestamp::EPOCH.plus_seconds(1_000),
+        heartbeat_seconds: Some(10),
+        heard_at: Timestamp::EPOCH.plus_seconds(heard_at),
+        ended_at: None,
+    };
+    let facts = LockedTaskFacts {
+        life,
+        parent: None,
+        depth: 1,
+        sessions_left: 1,
+        owner: "a:b".to_owned().try_into().unwrap(),
+        attestor: "a".into(),
+        leaf_index: 0,
+    };
+    (id, facts)
+}
+
+#[test]
+fn tasks_that_were_heard_or_may_be_are_not_in_the_leaf_that_ends_the_silent_ones() {
+    let (silent, heard, unheld) = (watched(1, 0), watched(2, 51), watched(3, 0));
+    let tasks = vec![silent.0, heard.0, unheld.0];
+    let view = View {
+        held_tasks: [silent.0, heard.0].into(),
+        tasks: [silent.clone(), heard, unheld].into(),
+        ..View::default()
+    };
+    let now = Timestamp::EPOCH.plus_seconds(60);
+    let clock = Reading { now, doubt: None };
+    let end = |by| {
+        prepared(Entry::EndTasks(EndTasks {
+            tasks: tasks.clone(),
+            cause: SweepCause::ExpiredBy(by),
+        }))
+    };
+    let (cutoffs, mac) = (Cutoffs::default(), mac());
+    let mut batch = Batch::new("o", clock, (10, None), view, &cutoffs, &mac);
+    let early = batch
+        .settle(&end(Timestamp::EPOCH.plus_seconds(9)))
+        .unwrap();
+    assert!(matches!(early, Outcome::Unchanged), "{early:?}");
+    let Outcome::Recorded(leaf) = batch.settle(&end(now)).unwrap() else {
+        panic!("a silent task must be ended");
+    };
+    let leaf = Leaf::from_bytes(&leaf.body).unwrap();
+    let Event::TasksEnded { tasks: ended, .. } = leaf.event else {
+        panic!("{leaf:?}");
+    };
+    assert_eq!(ended, [silent.0]);
+    let again = batch.settle(&end(now)).unwrap();
+    assert!(matches!(again, Outcome::Unchanged), "{again:?}");
+    let (writes, _) = batch.into_parts();
+    let written: Vec<_> = writes.task_changes.keys().copied().collect();
+    assert_eq!(written, [silent.0]);
 }

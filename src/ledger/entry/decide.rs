@@ -160,7 +160,7 @@ impl Decide {
             task: Some(plan.task_path()),
         };
         let event = Event::Decision(Box::new(self.refusal_leaf(&record)));
-        Outcome::Refused(Draft::Refusal(Box::new(event)), refusal)
+        Outcome::Refused(Draft::Other(Box::new(event)), refusal)
     }
 
     fn purpose_commitment(&self) -> Option<Commitment> {

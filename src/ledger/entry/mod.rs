@@ -23,6 +23,7 @@ mod delegate;
 mod denials_omitted;
 mod end_session;
 mod end_task;
+mod end_tasks;
 mod genesis;
 mod key_change;
 mod lift;
@@ -44,6 +45,7 @@ pub use self::delegate::Delegate;
 pub use self::denials_omitted::DenialsOmitted;
 pub use self::end_session::EndSession;
 pub use self::end_task::EndTask;
+pub use self::end_tasks::{EndTasks, SweepCause};
 pub use self::genesis::Genesis;
 pub use self::key_change::KeyChange;
 pub use self::lift::Lift;
@@ -71,6 +73,8 @@ pub enum Entry {
     Decide(Box<Decide>),
     /// The end of a task.
     EndTask(EndTask),
+    /// The end of many tasks by the sweeper.
+    EndTasks(EndTasks),
     Delegate(Delegate),
     /// The end of one session.
     EndSession(EndSession),
@@ -105,6 +109,7 @@ impl Entry {
         match self {
             Self::Decide(entry) => &**entry,
             Self::EndTask(entry) => entry,
+            Self::EndTasks(entry) => entry,
             Self::Delegate(entry) => entry,
             Self::EndSession(entry) => entry,
             Self::ConfirmEnd(entry) => entry,
@@ -178,8 +183,8 @@ pub(super) struct EntryOpenings<'e> {
 pub(super) enum Draft {
     /// The leaf that was serialised before the entry was queued, and the session that it permits.
     Prepared(Option<Box<SessionPlan>>),
-    /// A different leaf: the refusal of the queued permit.
-    Refusal(Box<Event>),
+    /// A different leaf, of this event: the refusal of the queued permit, or fewer ends than queued.
+    Other(Box<Event>),
 }
 
 impl Outcome<Draft> {

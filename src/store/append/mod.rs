@@ -7,11 +7,13 @@
 //! it durable. A statement of its own takes the lock before the statement that reads: at READ
 //! COMMITTED a statement sees the rows that were committed when it began, so it must begin after
 //! the lock was obtained. Two round trips therefore lie between the lock's answer and COMMIT. Each
-//! rare act (a cutoff, a key, an activation) adds one, and so do the endings of a batch, if it has
-//! any.
+//! rare act (a cutoff, a key, an activation) adds one, and so does a batch that ends silent tasks, and
+//! a batch that has endings.
 //!
 //! The rule: every value that is read here is written only under the same lock, so it stays true
-//! until COMMIT. Failures: after any error the caller drops the connection. After a failed commit
+//! until COMMIT. There are two exceptions. Heartbeats change a task's row, unless the batch holds it
+//! (`hold`). The sweeper closes tasks whose deadline has passed; the end that a batch records, which
+//! it judged before the deadline, then replaces that end. Failures: after any error the caller drops the connection. After a failed commit
 //! the outcome is unknown; [`LedgerConnection::committed`] answers it on a new connection. Only
 //! `ledger::appender` calls this module. It judges the entries and checks the MACs; this module
 //! does neither.
@@ -19,10 +21,11 @@
 mod acts;
 mod endings;
 mod enter;
+mod hold;
 mod open_tasks;
 mod write;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Instant;
 
 use sqlx::Executor;
@@ -56,6 +59,8 @@ pub struct Needs {
     pub one_time: Vec<OneTimeId>,
     /// Tasks, read with all their ancestors.
     pub tasks: Vec<TaskId>,
+    /// Those of the tasks that no heartbeat may change before the commit.
+    pub held_tasks: Vec<TaskId>,
     /// Sessions, read with all sessions that they were derived from.
     pub sessions: Vec<SessionId>,
     /// Digests of `Idempotency-Key`s, to find those that are bound at [`Self::now`].
@@ -204,6 +209,9 @@ pub struct View {
     pub used: HashMap<OneTimeId, Option<Vec<u8>>>,
     /// The needed tasks and their ancestors.
     pub tasks: HashMap<TaskId, LockedTaskFacts>,
+    /// The open tasks of [`Needs::held_tasks`] that no heartbeat can change before the commit.
+    /// Those that a heartbeat is just changing are missing.
+    pub held_tasks: HashSet<TaskId>,
     /// The needed sessions and the sessions that they were derived from.
     pub sessions: HashMap<SessionId, SessionFacts>,
     /// Changed cutoffs, the oldest change first.
@@ -342,8 +350,16 @@ impl LedgerConnection {
     /// Begins the transaction, takes the lock, and reads the rows that the batch depends on.
     pub async fn enter(&mut self, needs: &Needs) -> Result<View, StoreError> {
         match self {
-            Self::Postgres(connection) => enter::postgres(connection, needs).await,
-            Self::Sqlite(connection) => enter::sqlite(connection, needs).await,
+            Self::Postgres(connection) => {
+                let mut view = enter::postgres(connection, needs).await?;
+                hold::postgres(connection, needs, &mut view).await?;
+                Ok(view)
+            }
+            Self::Sqlite(connection) => {
+                let mut view = enter::sqlite(connection, needs).await?;
+                hold::sqlite(needs, &mut view);
+                Ok(view)
+            }
         }
     }
 

@@ -4,11 +4,178 @@ use super::*;
 
 cases! {
     a_task_is_kept_heard_and_looked_at_when_due: "task" "tasks" "task_chains" "owns_part_of"
-        "claim_due_tasks" "put_off_check" "open_tasks";
+        "check_due_tasks";
+    due_tasks_are_closed_claimed_or_put_off_in_one_statement: "check_due_tasks";
+    a_task_is_held_for_a_batch_unless_a_heartbeat_has_its_row: "hold_tasks" "open_tasks";
     a_heartbeat_is_noted_only_if_nothing_that_decides_came_since_it_was_judged: "task_view"
         "heartbeat";
     an_idempotency_key_is_known_until_it_may_be_used_anew: "retry" "prune_retries";
     a_delegation_is_found_by_its_digest: "delegation" "write_delegation";
+}
+
+/// A check at `now` of tasks that have expired by `over_by`, with claims of ten seconds.
+fn check(now: i64, over_by: i64) -> TaskCheck<'static> {
+    TaskCheck {
+        now: at(now),
+        over_by: at(over_by),
+        retry_at: at(now + 10),
+        accepted: &[],
+        limit: 5,
+    }
+}
+
+/// The tasks that were due and are open after the check.
+async fn open_after(store: &Store, check: TaskCheck<'_>) -> Vec<TaskId> {
+    let checked = store.check_due_tasks(&check).await.unwrap();
+    assert_eq!((checked.past_deadline, checked.unreadable), (0, 0));
+    checked.open.iter().map(|due| due.life.id).collect()
+}
+
+/// Tasks 1 and 2 expire by their deadline, 3 and 4 by silence, 5 later; 6 is unreadable.
+#[expect(clippy::too_many_lines, reason = "the steps of one case")]
+async fn due_tasks_are_closed_claimed_or_put_off_in_one_statement(store: &Store) {
+    let watched = |n, deadline, heard_at| Task {
+        heartbeat_seconds: Some(60),
+        deadline: at(deadline),
+        heard_at: at(heard_at),
+        ..task(n, None)
+    };
+    let short = Task {
+        deadline: at(90),
+        ..task(1, None)
+    };
+    let odd = Task {
+        heartbeat_seconds: Some(0),
+        ..task(6, None)
+    };
+    let tasks = vec![
+        short,
+        watched(2, 90, 0),
+        watched(3, 1_000, 0),
+        watched(4, 1_000, 0),
+        watched(5, 1_000, 0),
+        odd,
+    ];
+    seed(
+        store,
+        Writes {
+            tasks,
+            ..Writes::default()
+        },
+    )
+    .await;
+    spoil_heartbeat(store, task_id(6)).await;
+    assert!(heartbeat_accepted(store, task_id(5), at(50)).await);
+    let all = |now, over_by| TaskCheck {
+        limit: 9,
+        ..check(now, over_by)
+    };
+
+    // By the clock all but 5 have expired, but none by the instant that is relied on.
+    let checked = store.check_due_tasks(&all(100, 30)).await.unwrap();
+    assert_eq!((checked.past_deadline, checked.open.len()), (0, 5));
+    assert_eq!((checked.unreadable, checked.is_full), (1, false));
+    assert_eq!(
+        store.check_due_tasks(&all(100, 100)).await.unwrap(),
+        CheckedTasks::default(),
+        "the next check is later than now"
+    );
+
+    let checked = store.check_due_tasks(&all(101, 100)).await.unwrap();
+    let open: BTreeMap<_, _> = checked
+        .open
+        .iter()
+        .map(|due| (due.life.id, due.life.expires_at()))
+        .collect();
+    assert_eq!(
+        open,
+        BTreeMap::from([(task_id(3), at(60)), (task_id(4), at(60))])
+    );
+    assert_eq!((checked.past_deadline, checked.unreadable), (2, 0));
+    for (n, ended) in [(1, at(90)), (2, at(60))] {
+        let closed = store.task(task_id(n)).await.unwrap().unwrap();
+        assert_eq!(
+            (closed.state, closed.ended_at),
+            (TaskState::Expired, Some(ended)),
+            "{n}"
+        );
+    }
+
+    // The silent ones are claimed for ten seconds, the unreadable one too. The live one was put off
+    // to its expiry.
+    let checked = store.check_due_tasks(&all(110, 110)).await.unwrap();
+    let open: Vec<TaskId> = checked.open.iter().map(|due| due.life.id).collect();
+    assert_eq!((open, checked.unreadable), (vec![task_id(5)], 1));
+    let limited = TaskCheck {
+        limit: 1,
+        ..check(111, 111)
+    };
+    let checked = store.check_due_tasks(&limited).await.unwrap();
+    assert!(checked.is_full);
+
+    // Opened before the accepting leaf, by a clock that was ahead of the accepted time.
+    let accepted = [(7, at(-1))];
+    let suspected = TaskCheck {
+        accepted: &accepted,
+        ..all(1_000, 0)
+    };
+    let checked = store.check_due_tasks(&suspected).await.unwrap();
+    assert!(checked.open.len() >= 2);
+    let due = store.check_due_tasks(&all(1_009, 0)).await.unwrap();
+    assert_eq!(due.open, [], "claimed");
+    let due = store.check_due_tasks(&all(1_010, 0)).await.unwrap();
+    assert_eq!(due.open.len(), checked.open.len());
+}
+
+async fn a_task_is_held_for_a_batch_unless_a_heartbeat_has_its_row(store: &Store) {
+    seed(
+        store,
+        Writes {
+            tasks: vec![task(1, None), task(2, None)],
+            ..Writes::default()
+        },
+    )
+    .await;
+    let needs = Needs {
+        tasks: vec![task_id(1), task_id(2)],
+        held_tasks: vec![task_id(1), task_id(2)],
+        ..Needs::default()
+    };
+    let both = HashSet::from([task_id(1), task_id(2)]);
+    assert_eq!(seen(store, needs.clone()).await.held_tasks, both);
+    let Some(url) = OWNED.take() else {
+        return;
+    };
+    let mut owner = sqlx::PgConnection::connect(&url).await.unwrap();
+    let mut heartbeat = owner.begin().await.unwrap();
+    sqlx::query("UPDATE task SET heard_at = heard_at WHERE id = $1")
+        .bind(task_id(2))
+        .execute(&mut *heartbeat)
+        .await
+        .unwrap();
+    // The batch does not wait for it.
+    let held = seen(store, needs.clone()).await.held_tasks;
+    assert_eq!(held, HashSet::from([task_id(1)]));
+    heartbeat.rollback().await.unwrap();
+    assert_eq!(seen(store, needs).await.held_tasks, both);
+    OWNED.set(Some(url));
+}
+
+/// Makes a task's row unreadable: no broker writes a negative interval.
+async fn spoil_heartbeat(store: &Store, id: TaskId) {
+    const SQL: &str = "UPDATE task SET heartbeat_seconds = -1 WHERE id = $1";
+    match store {
+        Store::Postgres(_) => {
+            let url = OWNED.take().unwrap();
+            let mut owner = sqlx::PgConnection::connect(&url).await.unwrap();
+            sqlx::query(SQL).bind(id).execute(&mut owner).await.unwrap();
+            OWNED.set(Some(url));
+        }
+        Store::Sqlite(sqlite) => {
+            let spoil = sqlx::query(SQL).bind(id);
+            spoil.execute(sqlite.writer()).await.unwrap();
+        }
+    }
 }
 
 #[expect(clippy::too_many_lines, reason = "the steps of one case")]
@@ -130,29 +297,18 @@ async fn a_task_is_kept_heard_and_looked_at_when_due(store: &Store) {
     );
     assert!(!heartbeat_accepted(store, task_id(9), at(1)).await);
 
-    let due = page(store.claim_due_tasks(at(60), at(70), 5).await.unwrap());
-    assert_eq!(due, [task_id(2)], "due when the heartbeat timeout ends");
     assert_eq!(
-        page(store.claim_due_tasks(at(69), at(79), 5).await.unwrap()),
-        []
-    );
-    store.put_off_check(task_id(2), at(119)).await.unwrap();
-    assert_eq!(
-        page(store.claim_due_tasks(at(118), at(130), 5).await.unwrap()),
-        []
+        open_after(store, check(59, 59)).await,
+        [],
+        "due when the heartbeat timeout ends"
     );
     assert_eq!(
-        page(store.claim_due_tasks(at(119), at(130), 5).await.unwrap()),
-        [task_id(2)]
+        open_after(store, check(60, 60)).await,
+        [task_id(2)],
+        "a heartbeat came at 59, so the task is put off"
     );
-    assert_eq!(
-        store
-            .claim_due_tasks(at(1_000), at(1_100), 2)
-            .await
-            .unwrap()
-            .len(),
-        2
-    );
+    assert_eq!(open_after(store, check(118, 118)).await, []);
+    assert_eq!(open_after(store, check(119, 119)).await, [task_id(2)]);
 
     let end = TaskChange {
         end: Some((TaskState::Completed, at(7), 4)),

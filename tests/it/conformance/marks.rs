@@ -51,7 +51,15 @@ async fn an_accepted_time_sets_back_what_was_dated_ahead(store: &Store) {
         },
     )
     .await;
-    store.put_off_check(task_id(1), at(50_000)).await.unwrap();
+    let ahead = TaskCheck {
+        now: at(50_000),
+        over_by: at(0),
+        retry_at: at(50_030),
+        accepted: &[],
+        limit: 9,
+    };
+    let checked = store.check_due_tasks(&ahead).await.unwrap();
+    assert_eq!((checked.past_deadline, checked.open.len()), (0, 2));
     assert_eq!(store.accepted_times().await.unwrap(), []);
     let cutoff = cutoff(
         61,
@@ -86,8 +94,17 @@ async fn an_accepted_time_sets_back_what_was_dated_ahead(store: &Store) {
             .unwrap()
             .ended
     );
-    let due = store.claim_due_tasks(at(100), at(130), 9).await.unwrap();
-    let due: BTreeMap<_, _> = due.iter().map(|task| (task.id, task.heard_at)).collect();
+    let check = TaskCheck {
+        now: at(100),
+        over_by: at(100),
+        retry_at: at(130),
+        ..ahead
+    };
+    let due = store.check_due_tasks(&check).await.unwrap().open;
+    let due: BTreeMap<_, _> = due
+        .iter()
+        .map(|due| (due.life.id, due.life.heard_at))
+        .collect();
     assert_eq!(
         due,
         BTreeMap::from([(task_id(1), at(0)), (task_id(2), at(100))])

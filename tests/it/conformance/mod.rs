@@ -2,7 +2,7 @@
 //! that both databases must give. The suite fails if a statement has no case.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::LazyLock;
 
 use secrecy::SecretString;
@@ -46,7 +46,7 @@ use taskpass::store::prune::Walked;
 use taskpass::store::replicas::ReplicaRow;
 use taskpass::store::sessions::{MatchCount, SessionFilter};
 use taskpass::store::sqlite::Sqlite;
-use taskpass::store::tasks::TaskFilter;
+use taskpass::store::tasks::{CheckedTasks, TaskCheck, TaskFilter};
 use taskpass::store::workload_keys::WorkloadKeyRow;
 use taskpass::store::{Store, StoreError};
 use uuid::Uuid;

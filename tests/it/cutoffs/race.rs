@@ -80,6 +80,7 @@ fn kind_of(entry: &Entry) -> Option<&'static str> {
         // While the clock is in doubt, no cutoff can be recorded; otherwise, no time is accepted.
         Entry::AcceptTime(_)
         | Entry::ConfirmEnd(_)
+        | Entry::EndTasks(_)
         | Entry::DenialsOmitted(_)
         | Entry::Genesis(_) => return None,
     })

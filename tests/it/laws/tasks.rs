@@ -1,8 +1,36 @@
 //! Tasks bound their credentials: nesting, delegation, budgets, deadlines and ends.
 
+use std::collections::BTreeSet;
+
+use taskpass::domain::leaf::{Effect, Event, Leaf};
+use taskpass::domain::request::NewTask;
 use taskpass::domain::task::TaskState;
+use taskpass::ledger::entry::SweepCause;
 
 use super::*;
+
+/// A task that ends after thirty seconds without a heartbeat.
+fn watched() -> NewTask {
+    NewTask {
+        task_type: "watched".into(),
+        heartbeat_seconds: Some(30),
+        ..job()
+    }
+}
+
+async fn size(rig: &Rig) -> u64 {
+    rig.broker.core.ledger().head().await.unwrap().unwrap().size
+}
+
+/// The ends of tasks in the leaves from this index on.
+async fn ends(rig: &Rig, from: u64) -> Vec<Event> {
+    let leaves = rig.broker.core.store().leaves(from, 99).await.unwrap();
+    let bodies = leaves.into_iter().map(|leaf| leaf.body.unwrap());
+    let events = bodies.map(|body| Leaf::from_bytes(&body).unwrap().event);
+    events
+        .filter(|event| matches!(event.facets().effect, Effect::EndsTasks(..)))
+        .collect()
+}
 
 on_both_stores! {
     async fn completing_a_task_kills_its_credential_at_once(rig: Rig) {
@@ -29,10 +57,7 @@ on_both_stores! {
         rig.clock.advance(1);
         assert!(!rig.is_good(&issued).await);
 
-        let watched = taskpass::domain::request::NewTask {
-            task_type: "watched".into(), heartbeat_seconds: Some(30), ..job()
-        };
-        let quiet = rig.issue("agent:reports", ask_in(watched, &["orders:read"])).await.unwrap();
+        let quiet = rig.issue("agent:reports", ask_in(watched(), &["orders:read"])).await.unwrap();
         rig.clock.advance(29);
         rig.heartbeat(&quiet).await.unwrap();
         rig.clock.advance(29);
@@ -47,8 +72,118 @@ on_both_stores! {
         assert_eq!(task.state, TaskState::Expired, "the sweeper records the state that already applied");
     }
 
+    async fn silent_tasks_end_with_their_credentials_in_one_leaf_that_names_them(rig: Rig) {
+        let mut silent = Vec::new();
+        for _ in 0..3 {
+            silent.push(rig.issue("agent:reports", ask_in(watched(), &["orders:read"])).await.unwrap());
+        }
+        let heard = rig.issue("agent:reports", ask_in(watched(), &["orders:read"])).await.unwrap();
+        let unwatched = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        rig.clock.advance(29);
+        rig.heartbeat(&heard).await.unwrap();
+        rig.clock.advance(2);
+        for quiet in &silent {
+            assert!(!rig.is_good(quiet).await);
+        }
+        let before = size(&rig).await;
+        sweep::sweep(&rig.broker, rig.now()).await;
+        let leaves = ends(&rig, before).await;
+        let [Event::TasksEnded { tasks, end, by }] = leaves.as_slice() else { panic!("{leaves:?}") };
+        let named: BTreeSet<_> = tasks.iter().copied().collect();
+        let expected: BTreeSet<_> = silent.iter().map(|quiet| quiet.task.id).collect();
+        assert_eq!((named, *end, by.as_str()), (expected, TaskEnd::Expire, "sweeper"));
+        for quiet in &silent {
+            assert!(!rig.is_good(quiet).await);
+            let task = rig.broker.core.store().task(quiet.task.id).await.unwrap().unwrap();
+            assert_eq!(task.state, TaskState::Expired);
+            assert!(matches!(rig.heartbeat(quiet).await, Err(BrokerError::TaskEnded)));
+        }
+        for alive in [&heard, &unwatched] {
+            assert!(rig.is_good(alive).await);
+            assert!(rig.heartbeat(alive).await.is_ok());
+        }
+        // Another round finds nothing to record.
+        let before = size(&rig).await;
+        sweep::sweep(&rig.broker, rig.now()).await;
+        assert_eq!(ends(&rig, before).await, []);
+    }
+
+    async fn a_heartbeat_between_the_sweepers_read_and_the_lock_saves_its_task(rig: Rig) {
+        let quiet = rig.issue("agent:reports", ask_in(watched(), &["orders:read"])).await.unwrap();
+        let heard = rig.issue("agent:reports", ask_in(watched(), &["orders:read"])).await.unwrap();
+        rig.clock.advance(29);
+        rig.heartbeat(&heard).await.unwrap();
+        rig.clock.advance(1);
+        let before = size(&rig).await;
+        // The sweeper read both before the heartbeat.
+        let both = vec![heard.task.id, quiet.task.id];
+        let cause = SweepCause::ExpiredBy(rig.now());
+        assert!(rig.broker.tasks.sweep_tasks(both.clone(), cause).await.unwrap());
+        let leaves = ends(&rig, before).await;
+        let [Event::TasksEnded { tasks, .. }] = leaves.as_slice() else { panic!("{leaves:?}") };
+        assert_eq!(*tasks, [quiet.task.id]);
+        assert!(rig.is_good(&heard).await);
+        rig.heartbeat(&heard).await.unwrap();
+        // With none left to end, nothing is recorded.
+        let before = size(&rig).await;
+        assert!(!rig.broker.tasks.sweep_tasks(both, cause).await.unwrap());
+        assert_eq!(size(&rig).await, before);
+    }
+
+    async fn a_heartbeat_and_the_sweeper_at_once_agree_on_the_end(rig: Rig) {
+        for _ in 0..10 {
+            let mut watchers = Vec::new();
+            for _ in 0..4 {
+                watchers.push(rig.issue("agent:reports", ask_in(watched(), &["orders:read"])).await.unwrap());
+            }
+            rig.clock.advance(29);
+            let beats = futures_util::future::join_all(watchers.iter().map(|one| rig.heartbeat(one)));
+            let swept = async {
+                rig.clock.advance(1);
+                sweep::sweep(&rig.broker, rig.now()).await;
+            };
+            let (beats, ()) = tokio::join!(beats, swept);
+            for (one, beat) in watchers.iter().zip(beats) {
+                // A heartbeat that was accepted keeps its task and its credential.
+                assert_eq!(beat.is_ok(), rig.is_good(one).await, "{beat:?}");
+                rig.end(one, TaskEnd::Complete).await.unwrap();
+            }
+        }
+    }
+
+    async fn a_deadline_is_closed_without_a_leaf_and_says_the_same_before_and_after(rig: Rig) {
+        let short = NewTask { deadline_seconds: Some(60), ..job() };
+        let parent = rig.issue("agent:reports", ask_in(short.clone(), &["orders:read"])).await.unwrap();
+        let lent = rig.delegate(&parent, "agent:child").await.unwrap();
+        let child = rig.issue("agent:child", ask_in(child_of(parent.task.id, &lent), &["orders:read"])).await.unwrap();
+        let quiet = NewTask { heartbeat_seconds: Some(30), task_type: "watched".into(), ..short };
+        let quiet = rig.issue("agent:reports", ask_in(quiet, &["orders:read"])).await.unwrap();
+        rig.clock.advance(61);
+        let seen = async || {
+            let mut seen = Vec::new();
+            for one in [&parent, &child, &quiet] {
+                assert!(!rig.is_good(one).await);
+                let view = rig.broker.core.store().session_view(one.session.id).await.unwrap().unwrap();
+                let chain = view.tasks.ended(rig.now()).map(|ending| (ending.at, ending.cause));
+                seen.push((view.status_at(rig.now()), chain));
+            }
+            seen
+        };
+        let (before, views) = (size(&rig).await, seen().await);
+        sweep::sweep(&rig.broker, rig.now()).await;
+        assert_eq!(ends(&rig, before).await, []);
+        assert_eq!(seen().await, views);
+        for one in [&parent, &child, &quiet] {
+            let task = rig.broker.core.store().task(one.task.id).await.unwrap().unwrap();
+            assert_eq!((task.state, task.ended_at), (TaskState::Expired, Some(task.life().expires_at())));
+            assert!(matches!(rig.heartbeat(one).await, Err(BrokerError::TaskEnded)));
+            // It ends in no other way, and the first end stays.
+            assert_eq!(rig.end(one, TaskEnd::Complete).await.unwrap().task.state, TaskState::Expired);
+        }
+    }
+
     async fn a_session_never_outlives_its_tasks_deadline(rig: Rig) {
-        let short = taskpass::domain::request::NewTask { deadline_seconds: Some(60), ..job() };
+        let short = NewTask { deadline_seconds: Some(60), ..job() };
         let issued = rig.issue("agent:reports", ask_in(short.clone(), &["orders:read"])).await.unwrap();
         assert!(issued.session.expires_at <= issued.task.deadline);
         let mut asks_more = ask_in(short, &["orders:read"]);

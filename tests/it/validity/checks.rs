@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use taskpass::domain::deny_list::DenyPolicyTarget;
 use taskpass::store::cutoffs::CutoffFilter;
 use taskpass::store::sessions::{MatchCount, SessionFilter};
+use taskpass::store::tasks::TaskCheck;
 
 use super::*;
 
@@ -259,6 +260,58 @@ impl Check<'_> {
             });
             prop_assert_eq!(view.is_blocked(now), blocked, "blocked");
         }
+        Ok(())
+    }
+
+    /// The sweeper closes exactly the tasks whose deadline has passed, without a change of their
+    /// status from then on, and claims those that were silent.
+    pub(super) async fn due_tasks(&self, over_by: Timestamp) -> Checked {
+        let mut before = Vec::new();
+        for n in 0..self.world.tasks.len() {
+            let task = self.store.task(task_id(n)).await.map_err(fail)?;
+            before.push(task.unwrap());
+        }
+        let check = TaskCheck {
+            now: at(10 * SPAN),
+            over_by,
+            retry_at: at(11 * SPAN),
+            accepted: &[],
+            limit: ALL,
+        };
+        let checked = self.store.check_due_tasks(&check).await.map_err(fail)?;
+        let open = before.iter().filter(|task| task.state == TaskState::Open);
+        let (late, left): (Vec<_>, Vec<_>) = open.partition(|task| task.deadline <= over_by);
+        prop_assert_eq!(
+            checked.past_deadline,
+            late.len() as u64,
+            "past the deadline"
+        );
+        let found: BTreeSet<TaskId> = checked.open.iter().map(|due| due.life.id).collect();
+        let expected: BTreeSet<TaskId> = left.iter().map(|task| task.id).collect();
+        prop_assert_eq!(found, expected, "open");
+        for task in &before {
+            let after = self.store.task(task.id).await.map_err(fail)?.unwrap();
+            let (life, closed) = (task.life(), after.life());
+            if late.contains(&task) {
+                prop_assert_eq!(after.state, TaskState::Expired);
+                prop_assert_eq!(after.ended_at, Some(life.expires_at()));
+                prop_assert_eq!(closed.state_at(over_by), life.state_at(over_by));
+            } else {
+                prop_assert_eq!(closed, life);
+            }
+        }
+        // The silent ones come again after their claim, all others at once or later.
+        let later = TaskCheck {
+            now: at(11 * SPAN - 1),
+            ..check
+        };
+        let checked = self.store.check_due_tasks(&later).await.map_err(fail)?;
+        let again: BTreeSet<TaskId> = checked.open.iter().map(|due| due.life.id).collect();
+        let live = left
+            .iter()
+            .filter(|task| task.life().expires_at() > over_by);
+        let live: BTreeSet<TaskId> = live.map(|task| task.id).collect();
+        prop_assert_eq!(again, live, "not claimed");
         Ok(())
     }
 

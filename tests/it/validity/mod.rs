@@ -316,7 +316,8 @@ async fn check(stage: &Stage, world: &World) -> Checked {
         check.count(&selector, *index, committed, now).await?;
         check.below_acts(*pick, pick / 7, now).await?;
     }
-    check.changes(at(world.times[0])).await
+    check.changes(at(world.times[0])).await?;
+    check.due_tasks(at(world.times[1])).await
 }
 
 fn worlds(kind: Kind) {

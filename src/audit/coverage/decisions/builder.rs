@@ -70,14 +70,14 @@ impl Builder {
                 self.all.succeeds = succeeds.map(|former| former.origin.clone());
                 Ok(())
             }
-            Effect::EndsTask(task, end) => self.keep(
-                |all| &mut all.tasks_ended,
-                LoggedEnd {
+            Effect::EndsTasks(tasks, end) => tasks.iter().try_for_each(|task| {
+                let ended = LoggedEnd {
                     what: task.uuid(),
                     at: leaf.at,
                     how: end,
-                },
-            ),
+                };
+                self.keep(|all| &mut all.tasks_ended, ended)
+            }),
             Effect::EndsSession(session, reason) => self.end_session(session, leaf.at, reason),
             Effect::CutsOff(selector) => {
                 self.spend(size_of::<Selector>() + selector.value().len() + 64)?;

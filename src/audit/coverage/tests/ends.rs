@@ -32,6 +32,13 @@ fn ends() -> Vec<(Value, Reason)> {
         (task_ended("completed"), Reason::TaskOver),
         (task_ended("aborted"), Reason::TaskOver),
         (task_ended("expired"), Reason::TaskOver),
+        (
+            leaf(
+                60,
+                json!({"event": "tasks_ended", "tasks": [OTHER, TASK], "state": "expired", "by": "x"}),
+            ),
+            Reason::TaskOver,
+        ),
         (with(another, "at", json!(at(60))), Reason::Superseded),
         (cut(json!({"all": true})), Reason::CutOff),
         (
