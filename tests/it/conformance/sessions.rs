@@ -1,4 +1,4 @@
-//! Statements of sessions: what decides about them, their ends, their status lists.
+//! Statements of sessions: the facts of their validity, their ends, their status lists.
 
 use super::*;
 

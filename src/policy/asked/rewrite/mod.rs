@@ -44,7 +44,7 @@ pub(in crate::policy) struct Rule {
     /// Depth of the deeper condition, in levels.
     pub(in crate::policy) depth: usize,
     /// The actions, by name, that the conditions name on the left side of `in`. Their evaluation
-    /// reads the ancestors of these actions besides those of the requested one.
+    /// reads the ancestors of these actions and of the requested one.
     pub(in crate::policy) looked_up: BTreeSet<String>,
 }
 
