@@ -92,12 +92,12 @@ alarms: ## Prometheus's rules: valid, tested, and as docs/reference/metrics.md l
 	scripts/check-alarms
 
 .PHONY: bench
-bench: ## the three figures: bare insert, bare record, broker (ARGS=--replay: the replay of decisions, ARGS=--decide: policy alone)
+bench: ## the broker under load, in interleaved rounds (ARGS='NAME …': others; ARGS=--replay: the replay of decisions; ARGS=--decide: policy alone)
 	@scripts/setup bench
 	scripts/bench $(ARGS)
 
 .PHONY: bench-smoke
-bench-smoke: ## the benchmark for seconds only, to see that it runs
+bench-smoke: ## every benchmark with small numbers, to see that it runs
 	@scripts/setup bench
 	scripts/bench --smoke
 

@@ -50,23 +50,13 @@ impl Fleet {
         (fleet, replica)
     }
 
-    /// For benchmarks: without a proxy, and with a policy for each of so many agents, named
-    /// `agent:0` and so on.
-    pub async fn for_load(agents: usize, kind: Kind) -> (Self, Replica) {
+    /// For benchmarks: without a proxy, with additional tables of the configuration, and with these
+    /// policies instead of the usual ones, which use roles and would cost every request a query.
+    pub async fn for_load(kind: Kind, tables: &str, policies: &str) -> (Self, Replica) {
         let mut fleet = Self::new((kind == Kind::Postgres).then(fresh_database));
         fleet.proxied = false;
-        // Remove the other policies: those that use roles would cost every request a query.
-        BOOTSTRAP_POLICY.clone_into(&mut fleet.policies);
-        for n in 0..agents {
-            let who = format!("principal == Workload::dev::\"dev:agent%3A{n}\"");
-            let policies = format!(
-                "@id(\"open-{n}\") @description(\"opens\") permit ({who}, \
-                 action == Action::\"openTask\", resource == TaskType::\"job\");\n\
-                 @id(\"read-{n}\") @description(\"reads\") @max_ttl(\"600\") permit ({who}, \
-                 action == Action::\"orders:read\", resource == Api::\"orders-api\");\n"
-            );
-            fleet.policies.push_str(&policies);
-        }
+        tables.clone_into(&mut fleet.tables);
+        fleet.policies = format!("{BOOTSTRAP_POLICY}{policies}");
         let mut replica = fleet.launch();
         if kind == Kind::Postgres {
             fleet.activate(&replica).await;
