@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
@@ -124,6 +124,12 @@ async fn fill(bed: &Bed, name: Name, count: usize, margin: u64) -> i64 {
     at
 }
 
+/// The seconds that have passed since then.
+fn since(at: i64) -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    now.as_secs_f64() - at as f64
+}
+
 async fn wait_until(at: i64) {
     let left = u64::try_from(at - unix_seconds()).unwrap_or(0);
     tokio::time::sleep(Duration::from_secs(left)).await;
@@ -131,7 +137,7 @@ async fn wait_until(at: i64) {
 
 /// Waits until all filled tasks have ended on record, and then sets `ended`.
 async fn watch(bed: &Bed, at: i64, ended: &AtomicBool) -> Expired {
-    let in_time = unix_seconds() <= at;
+    let in_time = since(at) < 1.0;
     wait_until(at).await;
     let before = Counters::read(bed).await;
     let began = Instant::now();
@@ -149,7 +155,7 @@ async fn watch(bed: &Bed, at: i64, ended: &AtomicBool) -> Expired {
         assert!(began.elapsed() < PATIENCE, "the tasks did not end");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let seconds = began.elapsed().as_secs_f64();
+    let (seconds, watched) = (since(at), began.elapsed().as_secs_f64());
     ended.store(true, Ordering::Relaxed);
     let grown = before.grown(bed).await;
     let mut rounds: BTreeMap<&str, f64> = OTHER_WORKERS.map(|worker| (worker, 0.0)).into();
@@ -162,14 +168,14 @@ async fn watch(bed: &Bed, at: i64, ended: &AtomicBool) -> Expired {
             *count += value;
         }
     }
-    // The growth is that of the watch and of the wait for PostgreSQL's statistics after it.
-    let watched = seconds + 1.2;
     Expired {
         seconds,
         in_time,
-        broker_cores: grown.broker_us() / 1e6 / seconds,
-        postgres_cores: grown.postgres_us().map(|us| us / 1e6 / seconds),
-        slowest_rounds: rounds.values().copied().fold(f64::INFINITY, f64::min) / watched,
+        broker_cores: grown.broker_us() / 1e6 / watched,
+        postgres_cores: grown.postgres_us().map(|us| us / 1e6 / watched),
+        slowest_rounds: rounds.values().copied().fold(f64::INFINITY, f64::min)
+            // The metrics were read after the wait for PostgreSQL's statistics.
+            / (watched + 1.2),
         leaves: grown.metric("taskpass_ledger_size"),
     }
 }
