@@ -1,7 +1,7 @@
 //! The results of a verification: the claims that are shown, that are not shown, and that fail.
 //!
-//! A failed claim stays failed, whatever is shown afterwards. The other files of `super` report to
-//! [`Verification`]; `cli::ledger` prints it.
+//! A failed claim stays failed: no later part of the input changes it. The other files of `super`
+//! report to [`Verification`]; `cli::ledger` prints it.
 
 use std::fmt;
 

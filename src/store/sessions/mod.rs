@@ -94,11 +94,7 @@ impl Store {
             .fetch_all(db)
             .await?
         });
-        let sessions = rows
-            .into_iter()
-            .map(Session::try_from)
-            .collect::<Result<Vec<_>, _>>()?;
-        self.session_views(sessions).await
+        self.views_of(rows).await
     }
 
     /// Every session under a task and its descendants, oldest first, at most `limit`.
@@ -125,6 +121,13 @@ impl Store {
             None => Vec::new(),
         };
         views_under(rows, cutoffs)
+    }
+
+    /// The sessions of these rows with the facts that decide whether each is valid.
+    async fn views_of(&self, rows: Vec<SessionRow>) -> Result<Vec<SessionView>, StoreError> {
+        let sessions = rows.into_iter().map(Session::try_from);
+        self.session_views(sessions.collect::<Result<_, _>>()?)
+            .await
     }
 
     /// Adds the facts that decide whether each session is valid: three statements, independent of
@@ -214,11 +217,7 @@ impl Store {
             .fetch_all(db)
             .await?
         });
-        let sessions = rows
-            .into_iter()
-            .map(Session::try_from)
-            .collect::<Result<Vec<_>, _>>()?;
-        self.session_views(sessions).await
+        self.views_of(rows).await
     }
 }
 

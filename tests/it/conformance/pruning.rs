@@ -1,4 +1,4 @@
-//! Statements that remove what is no longer kept.
+//! Statements that remove rows past their retention.
 
 use super::*;
 
