@@ -556,10 +556,4 @@ fn one_time_key(kind: &str, parts: &[&[u8]]) -> [u8; 32] {
 }
 
 #[cfg(test)]
-pub(crate) mod fake;
-#[cfg(test)]
-mod hostile;
-#[cfg(test)]
-mod testing;
-#[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -133,7 +133,9 @@ impl TaskLease {
         let ended = retried(END_RETRY, self.client.notify(), async || {
             let sent = self.client.try_once(Method::POST, &path, &nothing, None);
             match sent.await?.success() {
-                Ok(reply) => confirmed(&reply),
+                Ok(reply) => {
+                    confirmed(&reply).map_err(|failure| AttemptError::transient(failure, None))
+                }
                 Err(refused) if ENDED.contains(&refused.slug()) => Ok(()),
                 Err(failure) => Err(failure.into()),
             }
@@ -166,11 +168,10 @@ fn task_of(reply: &Reply<TaskSessionsBody>) -> Result<TaskSessionsBody, ClientEr
 }
 
 /// Checks that the answer to a request that ends a task confirms the end.
-fn confirmed(reply: &Reply<TaskSessionsBody>) -> Result<(), AttemptError> {
-    let answer = task_of(reply).map_err(|failure| AttemptError::transient(failure, None))?;
-    if answer.task.state == Open::Known(TaskState::Open) {
-        let failure = ClientError::Unavailable("the broker answered that the task is open".into());
-        return Err(AttemptError::transient(failure, None));
+fn confirmed(reply: &Reply<TaskSessionsBody>) -> Result<(), ClientError> {
+    if task_of(reply)?.task.state == Open::Known(TaskState::Open) {
+        let open = "the broker answered that the task is open";
+        return Err(ClientError::Unavailable(open.into()));
     }
     Ok(())
 }

@@ -28,6 +28,7 @@ use super::limits::{
     MAX_SESSIONS_PER_TASK, MAX_TTL_SECONDS, MIN_HEARTBEAT_SECONDS,
 };
 use super::location::Location;
+use super::name::is_name;
 use super::pattern::Budget;
 use super::workload::Identity;
 
@@ -420,8 +421,7 @@ impl Catalog {
 }
 
 fn check_name(what: &'static str, name: &str) -> Result<(), CatalogError> {
-    let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
-    if name.is_empty() || name.len() > MAX_NAME_BYTES || !name.bytes().all(fine) {
+    if !is_name(name) {
         return Err(CatalogError::Name {
             what,
             name: name.to_owned(),

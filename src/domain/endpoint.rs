@@ -15,6 +15,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::limits::MAX_NAME_BYTES;
+use super::name::is_name;
 
 /// The name of an endpoint: 1 to 64 of a-z, 0-9, `-` and `_`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -38,9 +39,9 @@ impl TryFrom<String> for EndpointName {
     type Error = InvalidEndpointName;
 
     fn try_from(text: String) -> Result<Self, InvalidEndpointName> {
-        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
-        let good = (1..=MAX_NAME_BYTES).contains(&text.len()) && text.bytes().all(plain);
-        good.then_some(Self(text)).ok_or(InvalidEndpointName)
+        is_name(&text)
+            .then_some(Self(text))
+            .ok_or(InvalidEndpointName)
     }
 }
 

@@ -106,7 +106,7 @@ pub struct Leaf {
 
 impl Leaf {
     /// The version of the format that this build reads and writes. Raise it with every change of a
-    /// member: `golden.rs` compares the bytes of every kind of leaf with a fixture.
+    /// member: `golden` compares the bytes of every kind of leaf with a fixture.
     pub const VERSION: u32 = LEAF_VERSION;
 
     /// Reads a leaf. Refuses another version as such, regardless of its members.

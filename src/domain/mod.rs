@@ -26,6 +26,7 @@
 //! - [`endpoint`]: names of servers, whose addresses each replica's configuration defines.
 //! - [`trust`], [`presets`]: the accepted evidence, and the known facts about each provider.
 //! - [`text`]: checks of text that callers write for people.
+//! - [`name`]: the rule for names that operators choose.
 //! - [`limits`]: every maximum, with its reason.
 
 pub mod action;
@@ -42,6 +43,7 @@ pub mod lasting;
 pub mod leaf;
 pub mod limits;
 pub mod location;
+pub mod name;
 pub mod pattern;
 pub mod permit;
 pub mod presets;

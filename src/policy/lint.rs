@@ -38,7 +38,7 @@ use super::mapping::Model;
 use super::schema;
 use crate::domain::action::ActionName;
 use crate::domain::catalog::{Catalog, Resource, Risk};
-use crate::domain::limits::MAX_NAME_BYTES;
+use crate::domain::name::is_name;
 use crate::domain::pattern::Budget;
 use crate::domain::revocability::{ExpiresBy, OpenSessions, RevocationClass};
 use crate::domain::trust::AttestorSpec;
@@ -245,8 +245,7 @@ fn observed_where_it_may_not_be(named: &NamedPolicy, catalog: &Catalog) -> Optio
 /// Whether a text is a valid role name.
 #[must_use]
 pub fn is_role(name: &str) -> bool {
-    let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
-    !name.is_empty() && name.len() <= MAX_NAME_BYTES && name.bytes().all(fine)
+    is_name(name)
 }
 
 /// Cedar has one type for all APIs, so its validation does not notice an action that only another

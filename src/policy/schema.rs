@@ -21,7 +21,8 @@ use super::problem::PolicyProblem;
 use crate::domain::action::ActionName;
 use crate::domain::catalog::Catalog;
 use crate::domain::kind::DetailType;
-use crate::domain::limits::{MAX_LOAD_STEPS, MAX_NAME_BYTES};
+use crate::domain::limits::MAX_LOAD_STEPS;
+use crate::domain::name::is_name;
 use crate::domain::pattern::Budget;
 use crate::domain::trust::{AttestorSpec, ClaimType};
 
@@ -337,13 +338,11 @@ fn check(attestors: &[AttestorSpec], catalog: &Catalog) -> Vec<PolicyProblem> {
     let mut types: BTreeMap<String, &str> = BTreeMap::new();
     for spec in attestors {
         let name = spec.name();
-        let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
         let parses = type_name(name)
             .parse::<cedar_policy::EntityTypeName>()
             .is_ok();
         let starts = name.starts_with(|c: char| c.is_ascii_lowercase());
-        let spelt = name.len() <= MAX_NAME_BYTES && name.bytes().all(fine);
-        if !(starts && spelt && parses) {
+        if !(starts && is_name(name) && parses) {
             complain(
                 "attestors",
                 format!("`{}` cannot name an attestor", name.escape_debug()),

@@ -198,17 +198,18 @@ pub struct OAuthErrorBody {
     pub observed: Option<Box<Observed>>,
 }
 
-/// The form of RFC 7662. The server reads it by hand, to refuse repeated parameters.
+/// The form of an introspection (RFC 7662 §2.1) and of a revocation (RFC 7009 §2.1). The server reads
+/// it by hand, to refuse repeated parameters.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[schema(examples(json!({
     "token": "eyJhbGciOiJFZERTQSIsInR5cCI6ImF0K2p3dCJ9.eyJzdWIiOiJjaTpyZXBvLTEifQ.c2lnbmF0dXJl",
     "token_type_hint": "access_token"
 })))]
-pub struct IntrospectForm {
-    /// The token to introspect.
+pub struct SubmittedTokenForm {
+    /// The token to introspect or revoke.
     #[schema(value_type = String)]
     pub token: SecretText,
-    /// Ignored, as RFC 7662 permits.
+    /// Ignored, as both standards permit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_type_hint: Option<String>,
     /// With `private_key_jwt` instead of `Authorization`: the URN of `jwt-bearer`.
@@ -317,31 +318,6 @@ impl From<False> for bool {
     fn from(_: False) -> Self {
         false
     }
-}
-
-/// The form of RFC 7009. The server reads it by hand, to refuse repeated parameters.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
-#[schema(examples(json!({
-    "token": "eyJhbGciOiJFZERTQSIsInR5cCI6ImF0K2p3dCJ9.eyJzdWIiOiJjaTpyZXBvLTEifQ.c2lnbmF0dXJl",
-    "token_type_hint": "access_token"
-})))]
-pub struct RevokeForm {
-    /// The token to revoke.
-    #[schema(value_type = String)]
-    pub token: SecretText,
-    /// Ignored, as RFC 7009 permits.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub token_type_hint: Option<String>,
-    /// With `private_key_jwt` instead of `Authorization`: the URN of `jwt-bearer`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub client_assertion_type: Option<String>,
-    /// The assertion of `private_key_jwt`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    pub client_assertion: Option<SecretText>,
-    /// Optional with an assertion: its subject.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub client_id: Option<String>,
 }
 
 /// The metadata of the authorization server (RFC 8414), which OpenID Connect discovery shows too.

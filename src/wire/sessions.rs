@@ -208,28 +208,10 @@ pub(super) fn example_active() -> Value {
 
 /// An example: the same session after it was revoked.
 pub(super) fn example_ended() -> Value {
-    json!({
-        "id": "01890a5d-ac96-774b-bcce-b302099a8057",
-        "state": "ended",
-        "task_id": "01890a5d-ac96-774b-bcce-b302099a8058",
-        "workload": "ci:repo-1",
-        "resource": "orders-api",
-        "authorization_details": [{
-            "type": "api",
-            "actions": ["orders:read"],
-            "locations": ["https://orders.example/v1"]
-        }],
-        "issued_at": "2026-01-01T00:00:00Z",
-        "expires_at": "2026-01-01T00:05:00Z",
-        "revocability": {
-            "class": "immediate",
-            "bound_seconds": 0,
-            "open_sessions": "none",
-            "expires_by": "itself"
-        },
-        "decision_id": "01890a5d-ac96-774b-bcce-b302099a8059",
-        "end_reason": "revoked",
-        "ended_at": "2026-01-01T00:02:00Z",
-        "confirmed_at": "2026-01-01T00:02:00Z"
-    })
+    let mut session = example_active();
+    session["state"] = json!("ended");
+    session["end_reason"] = json!("revoked");
+    session["ended_at"] = json!("2026-01-01T00:02:00Z");
+    session["confirmed_at"] = json!("2026-01-01T00:02:00Z");
+    session
 }

@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use super::super::testing::{TestKey, now};
+use super::super::tests::testing::{TestKey, now};
 use super::*;
 
 const URL: &str = "https://broker.example/v1/credentials";

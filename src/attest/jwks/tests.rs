@@ -2,7 +2,7 @@ use futures_util::FutureExt as _;
 use serde_json::json;
 use wiremock::{MockServer, ResponseTemplate};
 
-use super::super::testing::{TestKey, now, ok, serve, serve_keys, with_endpoints};
+use super::super::tests::testing::{TestKey, now, ok, serve, serve_keys, with_endpoints};
 use super::*;
 use crate::domain::endpoint::{EndpointName, EndpointUse};
 

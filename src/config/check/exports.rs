@@ -20,7 +20,6 @@ use super::super::sections::File;
 use super::Checker;
 use super::secrets::read_secret;
 use crate::crypto::webhook::WebhookSecrets;
-use crate::domain::limits::MAX_NAME_BYTES;
 
 /// The most sinks of one broker.
 const MAX_EXPORTS: usize = 16;
@@ -37,21 +36,8 @@ impl Checker<'_> {
         let mut to_stdout = false;
         for (index, export) in file.export.iter().enumerate() {
             let key = |part: &str| format!("export.{index}.{part}");
-            let plain =
-                |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
             let name = &export.name;
-            if name.is_empty() || name.len() > MAX_NAME_BYTES || !name.bytes().all(plain) {
-                let remedy = format!("use 1 to {MAX_NAME_BYTES} of a-z, 0-9, `-` and `_`");
-                self.refuse(
-                    &key("name"),
-                    "is empty, too long or has a character that is not allowed",
-                    remedy,
-                );
-            }
-            if !names.insert(name) {
-                let remedy = "give each sink a different name";
-                self.refuse(&key("name"), "is used twice", remedy);
-            }
+            self.name(&key("name"), name, names.insert(name), "sink");
             self.range(
                 &key("timeout_seconds"),
                 export.timeout_seconds,

@@ -12,7 +12,6 @@ use super::super::document::catalog_complaint;
 use super::super::sections;
 use super::Checker;
 use crate::domain::catalog::{Catalog, CatalogError, Resource, TaskType};
-use crate::domain::limits::MAX_NAME_BYTES;
 use crate::domain::trust::AttestorSpec;
 
 pub(in crate::config) fn own_audiences(issuer: &str, attestors: &[AttestorSpec]) -> Vec<String> {
@@ -38,20 +37,7 @@ impl Checker<'_> {
         for (index, spec) in file.attestors.iter().enumerate() {
             let key = |part: &str| format!("attestors.{index}.{part}");
             let name = spec.name();
-            let plain =
-                |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
-            if name.is_empty() || name.len() > MAX_NAME_BYTES || !name.bytes().all(plain) {
-                let remedy = format!("use 1 to {MAX_NAME_BYTES} of a-z, 0-9, `-` and `_`");
-                self.refuse(
-                    &key("name"),
-                    "is empty, too long or has a character that is not allowed",
-                    remedy,
-                );
-            }
-            if !names.insert(name) {
-                let remedy = "give each attestor a different name";
-                self.refuse(&key("name"), "is used twice", remedy);
-            }
+            self.name(&key("name"), name, names.insert(name), "attestor");
             let oidc = match spec {
                 AttestorSpec::Oidc(oidc) => oidc,
                 AttestorSpec::Key(spec) => {

@@ -27,6 +27,8 @@ use url::Url;
 use super::document::Document;
 use super::error::{ConfigError, ConfigErrors};
 use super::{Mode, sections};
+use crate::domain::limits::MAX_NAME_BYTES;
+use crate::domain::name::is_name;
 pub(super) use generation::own_audiences;
 
 /// Collects the errors of a configuration.
@@ -68,6 +70,24 @@ impl<'d> Checker<'d> {
                 key,
                 format!("is {value}"),
                 format!("give a whole number from {min} to {max}"),
+            );
+        }
+    }
+
+    /// Checks the name of a `kind` of thing. `is_first` is false if another one has the name.
+    fn name(&mut self, key: &str, name: &str, is_first: bool, kind: &str) {
+        if !is_name(name) {
+            self.refuse(
+                key,
+                "is empty, too long or has a character that is not allowed",
+                format!("use 1 to {MAX_NAME_BYTES} of a-z, 0-9, `-` and `_`"),
+            );
+        }
+        if !is_first {
+            self.refuse(
+                key,
+                "is used twice",
+                format!("give each {kind} a different name"),
             );
         }
     }

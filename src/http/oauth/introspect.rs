@@ -25,15 +25,15 @@ use crate::domain::workload::{KeyBinding, subject_and_actor};
 use crate::http::AppState;
 use crate::http::evidence::Presented;
 use crate::wire::oauth::{
-    ActiveTokenBody, False, InactiveTokenBody, IntrospectForm, IntrospectionBody, OAuthErrorBody,
-    SIGNED_INTROSPECTION,
+    ActiveTokenBody, False, InactiveTokenBody, IntrospectionBody, OAuthErrorBody,
+    SIGNED_INTROSPECTION, SubmittedTokenForm,
 };
 
 /// Says whether a token is valid now (RFC 7662), to a verifier of its resource or an admin.
 #[utoipa::path(
     post,
     path = "/oauth2/introspect",
-    request_body(content = IntrospectForm, content_type = "application/x-www-form-urlencoded"),
+    request_body(content = SubmittedTokenForm, content_type = "application/x-www-form-urlencoded"),
     responses((status = 200, content((IntrospectionBody = "application/json"), (String = "application/token-introspection+jwt"))), (status = 400, body = OAuthErrorBody), (status = 401, body = OAuthErrorBody), (status = 413, body = OAuthErrorBody), (status = 415, body = OAuthErrorBody))
 )]
 pub(in crate::http) async fn introspect(

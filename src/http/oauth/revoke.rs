@@ -11,13 +11,13 @@ use super::form::Form;
 use crate::broker::BrokerError;
 use crate::http::AppState;
 use crate::http::evidence::Presented;
-use crate::wire::oauth::{OAuthErrorBody, RevokeForm};
+use crate::wire::oauth::{OAuthErrorBody, SubmittedTokenForm};
 
 /// Ends a token's session, for its workload or an admin. An unknown token counts as revoked.
 #[utoipa::path(
     post,
     path = "/oauth2/revoke",
-    request_body(content = RevokeForm, content_type = "application/x-www-form-urlencoded"),
+    request_body(content = SubmittedTokenForm, content_type = "application/x-www-form-urlencoded"),
     responses((status = 200), (status = 400, body = OAuthErrorBody), (status = 401, body = OAuthErrorBody), (status = 413, body = OAuthErrorBody), (status = 415, body = OAuthErrorBody))
 )]
 pub(in crate::http) async fn revoke(

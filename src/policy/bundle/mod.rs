@@ -22,7 +22,8 @@ use super::problem::PolicyProblem;
 use super::{balance, shape};
 use crate::clock::Timestamp;
 use crate::domain::generation::PolicyFile;
-use crate::domain::limits::{MAX_EVALUATION_DEPTH, MAX_NAME_BYTES, MAX_PROBLEMS, MAX_TTL_SECONDS};
+use crate::domain::limits::{MAX_EVALUATION_DEPTH, MAX_PROBLEMS, MAX_TTL_SECONDS};
+use crate::domain::name::is_name;
 
 /// Obligations of a permit: conditions that bind when it is satisfied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -275,8 +276,7 @@ fn name(policy: &Policy) -> Result<(String, Obligations, Option<Timestamp>), Com
             "write @id(\"a-name\") before it; decisions and the ledger name policies by their @id",
         )
     })?;
-    let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
-    if id.is_empty() || id.len() > MAX_NAME_BYTES || !id.bytes().all(fine) {
+    if !is_name(id) {
         return Err((
             format!("@id(\"{}\") is not a name", id.escape_debug()),
             "an id is 1 to 64 of a-z, 0-9, `-` and `_`",
@@ -402,8 +402,7 @@ const NO_APPROVAL: [&str; 10] = [
 ];
 
 fn approval(id: &str, value: &str) -> Result<String, Complaint> {
-    let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
-    if value.is_empty() || value.len() > MAX_NAME_BYTES || !value.bytes().all(fine) {
+    if !is_name(value) {
         return Err((
             format!(
                 "policy `{id}`: @approval(\"{}\") is not a word",

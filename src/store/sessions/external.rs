@@ -10,7 +10,6 @@ use uuid::Uuid;
 
 use super::rows::{SessionRow, select_session};
 use crate::clock::Timestamp;
-use crate::domain::session::Session;
 use crate::domain::validity::SessionView;
 use crate::ids::{SessionId, TaskId};
 use crate::store::tasks::json_ids;
@@ -71,11 +70,7 @@ impl Store {
                 .fetch_all(db)
                 .await?
         });
-        let sessions = rows
-            .into_iter()
-            .map(Session::try_from)
-            .collect::<Result<Vec<_>, _>>()?;
-        self.session_views(sessions).await
+        self.views_of(rows).await
     }
 
     /// The unexpired, active sessions of external minters that are under these tasks and their
@@ -113,10 +108,6 @@ impl Store {
                 .await?
             }
         };
-        let sessions = rows
-            .into_iter()
-            .map(Session::try_from)
-            .collect::<Result<Vec<_>, _>>()?;
-        self.session_views(sessions).await
+        self.views_of(rows).await
     }
 }

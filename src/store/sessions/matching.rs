@@ -11,7 +11,6 @@
 use super::rows::{SessionRow, select_session};
 use crate::clock::Timestamp;
 use crate::domain::cutoff::Selector;
-use crate::domain::session::Session;
 use crate::domain::validity::SessionView;
 use crate::ids::TaskId;
 use crate::store::codec::{signed, unsigned};
@@ -223,10 +222,6 @@ impl Store {
             let query = sqlx::query_as(text).bind(at).bind(signed(index));
             bind_value!(query.bind(i64::from(limit)), &value).fetch_all(db).await?
         });
-        let sessions = rows
-            .into_iter()
-            .map(Session::try_from)
-            .collect::<Result<Vec<_>, _>>()?;
-        self.session_views(sessions).await
+        self.views_of(rows).await
     }
 }

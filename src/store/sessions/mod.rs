@@ -114,6 +114,13 @@ impl Store {
         Ok(facts)
     }
 
+    /// The sessions of these rows with the facts that decide whether each is valid.
+    async fn views_of(&self, rows: Vec<SessionRow>) -> Result<Vec<SessionView>, StoreError> {
+        let sessions = rows.into_iter().map(Session::try_from);
+        self.session_views(sessions.collect::<Result<_, _>>()?)
+            .await
+    }
+
     /// Adds the facts that decide whether each session is valid: three statements, independent of
     /// the number of sessions.
     async fn session_views(&self, sessions: Vec<Session>) -> Result<Vec<SessionView>, StoreError> {

@@ -1,4 +1,4 @@
-//! The room of a deny list: who may use it, what is refused when it is used up, and lists that
+//! The room of a deny list: the sessions that may use it, the refusals at a full list, and lists that
 //! are longer than registered.
 
 use taskpass::store::Store;

@@ -1,4 +1,5 @@
-//! A new log after a loss or a stolen key: what begins, what is refused, and what continues.
+//! A new log after a loss or a stolen key: the acts that begin it, the refusals, and the records that
+//! it carries over.
 
 use taskpass::clock::ManualClock;
 

@@ -13,22 +13,22 @@ use wiremock::{Mock, MockServer, ResponseTemplate};
 use crate::clock::Timestamp;
 use crate::endpoints::EndpointTable;
 
-pub(super) fn now() -> Timestamp {
+pub(in crate::attest) fn now() -> Timestamp {
     Timestamp::from_seconds(1_795_000_000)
 }
 
-pub(super) fn encode(value: &Value) -> String {
+pub(in crate::attest) fn encode(value: &Value) -> String {
     URL_SAFE_NO_PAD.encode(value.to_string())
 }
 
 /// A P-256 key that signs ES256.
-pub(super) struct TestKey {
+pub(in crate::attest) struct TestKey {
     pair: EcdsaKeyPair,
     random: SystemRandom,
 }
 
 impl TestKey {
-    pub(super) fn new() -> Self {
+    pub(in crate::attest) fn new() -> Self {
         let random = SystemRandom::new();
         let algorithm = &ECDSA_P256_SHA256_FIXED_SIGNING;
         let pkcs8 = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
@@ -36,11 +36,11 @@ impl TestKey {
         Self { pair, random }
     }
 
-    pub(super) fn public_bytes(&self) -> &[u8] {
+    pub(in crate::attest) fn public_bytes(&self) -> &[u8] {
         self.pair.public_key().as_ref()
     }
 
-    pub(super) fn jwk(&self) -> Value {
+    pub(in crate::attest) fn jwk(&self) -> Value {
         let point = self.public_bytes();
         json!({
             "kty": "EC",
@@ -50,13 +50,13 @@ impl TestKey {
         })
     }
 
-    pub(super) fn jwk_named(&self, kid: &str) -> Value {
+    pub(in crate::attest) fn jwk_named(&self, kid: &str) -> Value {
         let mut jwk = self.jwk();
         jwk["kid"] = json!(kid);
         jwk
     }
 
-    pub(super) fn sign(&self, header: &Value, claims: &Value) -> String {
+    pub(in crate::attest) fn sign(&self, header: &Value, claims: &Value) -> String {
         let input = format!("{}.{}", encode(header), encode(claims));
         let signature = self.pair.sign(&self.random, input.as_bytes()).unwrap();
         format!("{input}.{}", URL_SAFE_NO_PAD.encode(signature))
@@ -65,7 +65,7 @@ impl TestKey {
 
 /// Adds an endpoint with the attestor's name that serves each issuer's discovery, at the issuer's
 /// own URL.
-pub(super) fn with_endpoints(specs: &mut [Value]) -> Arc<EndpointTable> {
+pub(in crate::attest) fn with_endpoints(specs: &mut [Value]) -> Arc<EndpointTable> {
     let mut table = json!({});
     for spec in specs {
         if let Some(issuer) = spec.get("issuer").cloned() {
@@ -79,7 +79,7 @@ pub(super) fn with_endpoints(specs: &mut [Value]) -> Arc<EndpointTable> {
 }
 
 /// Serves discovery and `keys` at the server's own address.
-pub(super) async fn serve_keys(server: &MockServer, keys: Value) {
+pub(in crate::attest) async fn serve_keys(server: &MockServer, keys: Value) {
     let discovery = json!({
         "issuer": server.uri(),
         "jwks_uri": format!("{}/jwks", server.uri()),
@@ -88,11 +88,11 @@ pub(super) async fn serve_keys(server: &MockServer, keys: Value) {
     serve(server, "/jwks", ok(&json!({ "keys": keys }))).await;
 }
 
-pub(super) fn ok(body: &Value) -> ResponseTemplate {
+pub(in crate::attest) fn ok(body: &Value) -> ResponseTemplate {
     ResponseTemplate::new(200).set_body_json(body)
 }
 
-pub(super) async fn serve(server: &MockServer, at: &str, answer: ResponseTemplate) {
+pub(in crate::attest) async fn serve(server: &MockServer, at: &str, answer: ResponseTemplate) {
     Mock::given(method("GET"))
         .and(path(at))
         .respond_with(answer)

@@ -6,10 +6,10 @@ use futures_util::future::BoxFuture;
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
-use super::error::Refused;
-use super::explain::Conditions;
 use super::testing::encode;
-use super::{AttestError, Attestor, Attestors, Evidence, Presented, one_time};
+use crate::attest::error::Refused;
+use crate::attest::explain::Conditions;
+use crate::attest::{AttestError, Attestor, Attestors, Evidence, Presented, one_time};
 use crate::clock::Timestamp;
 use crate::crypto::digest::sha256;
 use crate::crypto::jwk::Algorithm;

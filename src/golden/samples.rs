@@ -1,15 +1,7 @@
-//! Golden bytes: compares stored and signed formats byte for byte with files in
-//! `tests/fixtures/golden`.
+//! One value of each stored or signed format, with fixed ids, times and keys.
 //!
-//! Stored or signed bytes cannot change later. A format that must change gets a new version, or a
-//! new kind of leaf, with an additional fixture. So never edit a fixture: the ignored test below
-//! writes the missing ones and overwrites none.
-//!
-//! The file is long because each format has one sample value and one comparison, which are read
-//! together.
-
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+//! A new kind of leaf gets an event in [`events`]. A value must not change: `super` compares its
+//! bytes with a fixture.
 
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use secrecy::SecretString;
@@ -17,7 +9,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
-use crate::crypto::sealer::{SealContext, Sealer as _, SealingKeys};
+use crate::crypto::sealer::{SealContext, SealingKeys};
 use crate::domain::cutoff::Selector;
 use crate::domain::decision::{Observed, ObservedEffect, ObservedPolicy, Outcome, RefusalCode};
 use crate::domain::endpoint::EndpointsDigest;
@@ -38,44 +30,40 @@ use crate::merkle::{
 use crate::mint::jwt::claims_bytes;
 use crate::policy::{GenerationParts, write};
 
-const ORIGIN: &str = "broker.test/log";
-const ISSUER: &str = "https://broker.test";
-const BY: &str = "dev:admin";
+pub(super) const ORIGIN: &str = "broker.test/log";
+pub(super) const ISSUER: &str = "https://broker.test";
+pub(super) const BY: &str = "dev:admin";
 
-fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden")
-}
-
-fn id(n: u128) -> Uuid {
+pub(super) fn id(n: u128) -> Uuid {
     // A UUID of version 7 and the usual variant.
     Uuid::from_u128(0x0198_b2a0_0000_7000_8000_0000_0000_0000 | n)
 }
 
-fn at(seconds: u64) -> Timestamp {
+pub(super) fn at(seconds: u64) -> Timestamp {
     Timestamp::from_micros(1_792_843_200_123_456).plus_seconds(seconds)
 }
 
-fn whole_second(seconds: u64) -> Timestamp {
+pub(super) fn whole_second(seconds: u64) -> Timestamp {
     Timestamp::from_seconds(1_792_843_200).plus_seconds(seconds)
 }
 
-fn identity(text: &str) -> Identity {
+pub(super) fn identity(text: &str) -> Identity {
     text.to_owned().try_into().unwrap()
 }
 
-fn instance() -> Instance {
+pub(super) fn instance() -> Instance {
     "run-1".to_owned().try_into().unwrap()
 }
 
-fn generation_digest() -> GenerationDigest {
+pub(super) fn generation_digest() -> GenerationDigest {
     GenerationDigest::new([7; 32])
 }
 
-fn commitment(byte: &str) -> Commitment {
+pub(super) fn commitment(byte: &str) -> Commitment {
     Commitment(byte.repeat(32))
 }
 
-fn grant() -> Grant {
+pub(super) fn grant() -> Grant {
     serde_json::from_value(json!([
         {"type": "api", "actions": ["orders:read", "orders:write"], "locations": ["https://orders.example/v1"]},
         {"type": "aws", "actions": ["s3:GetObject"], "resources": ["arn:aws:s3:::reports/*"], "region": "eu-central-1"}
@@ -83,7 +71,7 @@ fn grant() -> Grant {
     .unwrap()
 }
 
-fn observed() -> Observed {
+pub(super) fn observed() -> Observed {
     Observed {
         policies: vec![ObservedPolicy {
             policy: "freeze".into(),
@@ -96,7 +84,7 @@ fn observed() -> Observed {
     }
 }
 
-fn revocability() -> Revocability {
+pub(super) fn revocability() -> Revocability {
     Revocability {
         class: RevocationClass::Bounded { bound_seconds: 30 },
         open_sessions: OpenSessions::None,
@@ -104,7 +92,7 @@ fn revocability() -> Revocability {
     }
 }
 
-fn permit() -> DecisionLeaf {
+pub(super) fn permit() -> DecisionLeaf {
     DecisionLeaf {
         decision: DecisionId::from(id(1)),
         outcome: Outcome::Permit,
@@ -136,7 +124,7 @@ fn permit() -> DecisionLeaf {
     }
 }
 
-fn refusal() -> DecisionLeaf {
+pub(super) fn refusal() -> DecisionLeaf {
     DecisionLeaf {
         decision: DecisionId::from(id(8)),
         outcome: Outcome::Deny,
@@ -171,11 +159,11 @@ fn refusal() -> DecisionLeaf {
 macro_rules! kinds {
     ($($pattern:pat => $kind:literal),+ $(,)?) => {
         /// Every kind of leaf.
-        const KINDS: &[&str] = &[$($kind),+];
+        pub(super) const KINDS: &[&str] = &[$($kind),+];
 
         /// The kind of a leaf, which is the name of its fixtures. A new variant of [`Event`] does
         /// not compile until it has a name here, and [`KINDS`] then requires a fixture.
-        fn kind(event: &Event) -> &'static str {
+        pub(super) fn kind(event: &Event) -> &'static str {
             match event {
                 $($pattern => $kind,)+
             }
@@ -203,7 +191,7 @@ kinds! {
 
 /// Events of every kind, with a suffix that distinguishes several of one kind.
 #[expect(clippy::too_many_lines, reason = "a list, one event after the other")]
-fn events() -> Vec<(&'static str, Event)> {
+pub(super) fn events() -> Vec<(&'static str, Event)> {
     let by = || BY.to_owned();
     let task = TaskId::from(id(3));
     let session = SessionId::from(id(2));
@@ -379,7 +367,7 @@ fn events() -> Vec<(&'static str, Event)> {
     ]
 }
 
-fn leaf(event: Event) -> Leaf {
+pub(super) fn leaf(event: Event) -> Leaf {
     Leaf {
         v: Leaf::VERSION,
         origin: ORIGIN.into(),
@@ -388,7 +376,7 @@ fn leaf(event: Event) -> Leaf {
     }
 }
 
-fn generation() -> Generation {
+pub(super) fn generation() -> Generation {
     let from = |value| serde_json::from_value(value).unwrap();
     let attestors = vec![
         serde_json::from_value(json!({
@@ -449,7 +437,7 @@ fn generation() -> Generation {
     }
 }
 
-fn log_key() -> (Ed25519KeyPair, VerifierKey) {
+pub(super) fn log_key() -> (Ed25519KeyPair, VerifierKey) {
     let pair = Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap();
     let public = pair.public_key().as_ref().try_into().unwrap();
     let key = VerifierKey::new(ORIGIN, public).unwrap();
@@ -457,7 +445,7 @@ fn log_key() -> (Ed25519KeyPair, VerifierKey) {
 }
 
 /// The receipt of the permit's leaf, the second of three.
-fn receipt() -> Receipt {
+pub(super) fn receipt() -> Receipt {
     let body = leaf(Event::Decision(Box::new(permit())))
         .to_bytes()
         .unwrap();
@@ -476,7 +464,7 @@ fn receipt() -> Receipt {
     }
 }
 
-fn session() -> Session {
+pub(super) fn session() -> Session {
     let permit = permit();
     Session {
         id: SessionId::from(id(2)),
@@ -505,12 +493,12 @@ fn session() -> Session {
     }
 }
 
-fn token_claims() -> Vec<u8> {
+pub(super) fn token_claims() -> Vec<u8> {
     claims_bytes(ISSUER, &session(), &permit().delegators, &[8; 32], 16)
 }
 
 /// A counter in place of random bytes.
-struct Counting;
+pub(super) struct Counting;
 
 impl Random for Counting {
     fn fill(&self, bytes: &mut [u8]) -> Result<(), NoRandomness> {
@@ -521,9 +509,9 @@ impl Random for Counting {
     }
 }
 
-const SECRET: &[u8] = b"a private key";
+pub(super) const SECRET: &[u8] = b"a private key";
 
-const CONTEXT: SealContext<'static> = SealContext {
+pub(super) const CONTEXT: SealContext<'static> = SealContext {
     purpose: "access_token",
     kid: "key-1",
     algorithm: "ES256",
@@ -531,115 +519,8 @@ const CONTEXT: SealContext<'static> = SealContext {
     not_after: Timestamp::MAX,
 };
 
-fn sealing_keys() -> SealingKeys {
+pub(super) fn sealing_keys() -> SealingKeys {
     // The bytes 0 to 31 in base64url.
     let text = SecretString::from("tpk1_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8");
     SealingKeys::parse_with(&[text], Box::new(Counting)).unwrap()
-}
-
-/// The content of every fixture, by file name.
-async fn made() -> BTreeMap<String, Vec<u8>> {
-    let mut made = BTreeMap::new();
-    let mut add = |name: String, bytes: Vec<u8>| {
-        assert!(made.insert(name.clone(), bytes).is_none(), "{name} twice");
-    };
-    for (which, event) in events() {
-        let name = match which {
-            "" => kind(&event).to_owned(),
-            which => format!("{}-{which}", kind(&event)),
-        };
-        let version = Leaf::VERSION;
-        let bytes = leaf(event).to_bytes().unwrap();
-        add(format!("leaf-v{version}-{name}.json"), bytes);
-    }
-    let format = Generation::FORMAT;
-    let document = generation().to_bytes().unwrap();
-    add(format!("generation-v{format}.json"), document);
-    let receipt = serde_json::to_vec(&receipt()).unwrap();
-    add("receipt.json".into(), receipt);
-    add("token-claims.json".into(), token_claims());
-    let envelope = sealing_keys().seal(CONTEXT, SECRET).await.unwrap();
-    add("envelope-v1.bin".into(), envelope);
-    made
-}
-
-fn fixture(name: &str) -> Vec<u8> {
-    let path = directory().join(name);
-    std::fs::read(&path).unwrap_or_else(|error| {
-        panic!(
-            "{}: {error}; `cargo nextest run --run-ignored only -E 'test(golden)'` writes missing \
-            fixtures",
-            path.display()
-        )
-    })
-}
-
-#[tokio::test]
-async fn stored_and_signed_formats_come_out_byte_for_byte() {
-    let made = made().await;
-    for (name, bytes) in &made {
-        let kept = fixture(name);
-        assert!(
-            kept == *bytes,
-            "{name} changed. Stored and signed bytes cannot change: give the format a new version \
-             or the leaf a new kind, with a fixture of its own.\n  kept: {}\n  made: {}",
-            String::from_utf8_lossy(&kept),
-            String::from_utf8_lossy(bytes)
-        );
-    }
-}
-
-#[test]
-fn every_kind_of_leaf_has_a_fixture_and_every_fixture_is_read_back() {
-    let sampled: BTreeSet<&str> = events().iter().map(|(_, event)| kind(event)).collect();
-    assert_eq!(sampled, KINDS.iter().copied().collect());
-    for (which, event) in events() {
-        let name = match which {
-            "" => kind(&event).to_owned(),
-            which => format!("{}-{which}", kind(&event)),
-        };
-        let kept = fixture(&format!("leaf-v{}-{name}.json", Leaf::VERSION));
-        assert_eq!(Leaf::from_bytes(&kept).unwrap(), leaf(event), "{name}");
-        let written: serde_json::Value = serde_json::from_slice(&kept).unwrap();
-        let told = written["event"].as_str().unwrap();
-        assert!(name.starts_with(told), "{name} is called {told}");
-    }
-}
-
-#[tokio::test]
-async fn what_the_fixtures_hold_is_believed() {
-    let format = Generation::FORMAT;
-    let kept: Generation =
-        serde_json::from_slice(&fixture(&format!("generation-v{format}.json"))).unwrap();
-    assert_eq!(kept, generation());
-
-    let kept: Receipt = serde_json::from_slice(&fixture("receipt.json")).unwrap();
-    kept.verify(&[log_key().1]).unwrap();
-
-    let opened = sealing_keys()
-        .open(CONTEXT, &fixture("envelope-v1.bin"))
-        .await
-        .unwrap();
-    assert_eq!(opened.as_slice(), SECRET);
-}
-
-#[tokio::test]
-async fn nothing_else_lies_among_the_fixtures() {
-    let made = made().await;
-    for entry in std::fs::read_dir(directory()).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        assert!(made.contains_key(&name), "no format has the fixture {name}");
-    }
-}
-
-#[tokio::test]
-#[ignore = "writes the fixtures that are missing"]
-async fn write_the_missing_fixtures() {
-    std::fs::create_dir_all(directory()).unwrap();
-    for (name, bytes) in made().await {
-        let path = directory().join(&name);
-        if !path.exists() {
-            std::fs::write(path, bytes).unwrap();
-        }
-    }
 }

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use wiremock::MockServer;
 
 use super::testing::{TestKey, now, ok, serve, serve_keys, with_endpoints};
-use super::*;
+use crate::attest::*;
 
 const OURS: &str = "https://broker.example";
 

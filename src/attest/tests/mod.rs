@@ -1,5 +1,9 @@
 //! Attestors with a real issuer on loopback.
 
+pub(crate) mod fake;
+mod hostile;
+pub(super) mod testing;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use proptest::prelude::*;
@@ -7,7 +11,7 @@ use ring::hmac;
 use serde_json::{Value, json};
 use wiremock::MockServer;
 
-use super::testing::{TestKey, encode, now, serve_keys, with_endpoints};
+use self::testing::{TestKey, encode, now, serve_keys, with_endpoints};
 use super::*;
 use crate::domain::workload::{ClaimValue, KeyBinding};
 
