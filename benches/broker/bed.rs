@@ -164,7 +164,8 @@ impl Bed {
     /// Gets one credential from the first replica.
     pub async fn issue(&self, n: usize) -> Value {
         let client = &self.first().client;
-        let asked = client.post_json(&self.token(n), "/v1/credentials", &self.body());
+        let (token, body) = (self.token(n), self.body());
+        let asked = client.post_json(&token, "/v1/credentials", &body);
         asked.await.expect(201)
     }
 

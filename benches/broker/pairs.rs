@@ -132,6 +132,9 @@ pub async fn run(name: Name, options: &Options) -> Report {
     }
 }
 
+/// One part of the figures.
+type Part = fn(&Figures) -> f64;
+
 /// The ratios of the large side to the small one.
 fn compare(
     clients: usize,
@@ -139,7 +142,7 @@ fn compare(
     found: &[Vec<Figures>; 2],
     table: &mut Table,
 ) -> Value {
-    let parts: [(&str, fn(&Figures) -> f64); 5] = [
+    let parts: [(&str, Part); 5] = [
         ("time_of_a_request", |one| 1.0 / one.pace.per_second),
         ("p50", |one| one.pace.p50_ms),
         ("p99", |one| one.pace.p99_ms),

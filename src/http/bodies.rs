@@ -201,7 +201,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_waits_for_memory_until_its_time_is_over() {
-        let hour = Duration::from_secs(3_600);
+        let hour = Duration::from_hours(1);
         let patient = Bodies::new(8, 64, hour);
         let impatient = Bodies {
             wait: Duration::ZERO,

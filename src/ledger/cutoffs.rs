@@ -334,7 +334,9 @@ mod tests {
                 }
                 Change::Lift(_) => None,
             };
-            cutoff.into_iter().for_each(|cutoff| known.add(cutoff));
+            if let Some(cutoff) = cutoff {
+                known.add(cutoff);
+            }
         }
     }
 

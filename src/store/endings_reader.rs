@@ -204,7 +204,7 @@ impl EndingsReader {
             // The connection broke: the next read makes a new one.
             *connection = None;
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

@@ -346,7 +346,7 @@ async fn a_full_disk_makes_a_replica_unready_until_it_can_write_again() {
         CREATE TRIGGER disk_is_full BEFORE INSERT ON one_time \
         FOR EACH ROW EXECUTE FUNCTION refuse_rows()";
     const EMPTY: &str = "DROP TRIGGER disk_is_full ON one_time; DROP FUNCTION refuse_rows()";
-    let mut rig = Rig::new(Kind::Postgres).await;
+    let rig = Rig::new(Kind::Postgres).await;
     let mut own = rig.database().connect().await;
     own.execute(FILL).await.unwrap();
     let refused = rig.issue("agent:reports", rig::ask(&["orders:read"])).await;

@@ -85,6 +85,7 @@ mod minters;
 mod mtls;
 mod oauth;
 mod observe;
+mod orphan_search;
 mod pages;
 mod parts;
 mod pipelines;

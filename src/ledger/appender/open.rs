@@ -13,13 +13,14 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::failure::Failure;
 use super::{Appender, CONNECT_PATIENCE, sign};
 use crate::ledger::clock_watch::ClockWatch;
 use crate::ledger::cutoffs::Cutoffs;
 use crate::ledger::entry::Request;
+use crate::ledger::follower::View;
 use crate::ledger::guard::Guard;
 use crate::ledger::shared::Through;
 use crate::ledger::unrecorded::Unrecorded;

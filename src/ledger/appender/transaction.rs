@@ -173,31 +173,8 @@ impl Appender {
                 at: now,
             }));
         }
-        let hashes: Vec<Hash> = writes.leaves.iter().map(|leaf| leaf.hash).collect();
-        let prover = (!hashes.is_empty()).then(|| BatchProver::new(&edge, &hashes));
-        let batch_id = BatchId::new(now, &SystemRandom::new())
-            .map_err(|error| Failure::Fatal(error.to_string()))?;
-        let mut next = edge;
-        if let Some(prover) = &prover {
-            writes.tiles = advance(&mut next, prover)?;
-            let head = Head {
-                size: prover.size(),
-                root: prover.root(),
-            };
-            let endings = writes.endings.last().map_or(chain, ChainedEnding::after);
-            writes.head = Some(self.heads.seal(head, batch_id, endings));
-        }
-        connection.write(&writes).await.map_err(unwritten)?;
-        self.in_doubt = true;
-        if let Err(lost) = connection.commit().await {
-            drop(connection);
-            warn!(error = %lost, "a COMMIT was not acknowledged");
-            if !self.resolve_commit_outcome(&writes).await? {
-                return Err(Failure::Unavailable(lost));
-            }
-        } else {
-            self.keep(connection);
-        }
+        let (prover, next) = self.seal_head(edge, chain, now, &mut writes)?;
+        self.write(connection, &writes).await?;
         // The commit was acknowledged, and with it every row that was read before.
         self.take_cutoffs(learned, size);
         self.open_tasks
@@ -213,6 +190,51 @@ impl Appender {
             prover,
             at: now,
         }))
+    }
+
+    /// Adds to `writes` the tiles and the sealed head after its leaves. Returns the prover of the
+    /// leaves, if there are any, and the edge after them.
+    fn seal_head(
+        &self,
+        mut edge: Edge,
+        chain: EndingsChain,
+        now: Timestamp,
+        writes: &mut Writes,
+    ) -> Result<(Option<BatchProver>, Edge), Failure> {
+        let hashes: Vec<Hash> = writes.leaves.iter().map(|leaf| leaf.hash).collect();
+        let prover = (!hashes.is_empty()).then(|| BatchProver::new(&edge, &hashes));
+        let batch_id = BatchId::new(now, &SystemRandom::new())
+            .map_err(|error| Failure::Fatal(error.to_string()))?;
+        if let Some(prover) = &prover {
+            writes.tiles = advance(&mut edge, prover)?;
+            let head = Head {
+                size: prover.size(),
+                root: prover.root(),
+            };
+            let endings = writes.endings.last().map_or(chain, ChainedEnding::after);
+            writes.head = Some(self.heads.seal(head, batch_id, endings));
+        }
+        Ok((prover, edge))
+    }
+
+    /// Writes and commits. If the COMMIT is not acknowledged, it finds out whether it took place.
+    async fn write(
+        &mut self,
+        mut connection: LedgerConnection,
+        writes: &Writes,
+    ) -> Result<(), Failure> {
+        connection.write(writes).await.map_err(unwritten)?;
+        self.in_doubt = true;
+        if let Err(lost) = connection.commit().await {
+            drop(connection);
+            warn!(error = %lost, "a COMMIT was not acknowledged");
+            if !self.resolve_commit_outcome(writes).await? {
+                return Err(Failure::Unavailable(lost));
+            }
+        } else {
+            self.keep(connection);
+        }
+        Ok(())
     }
 
     /// Completes the open tasks of the view in a log of `size` leaves: counts those that reach their

@@ -380,7 +380,7 @@ pub(super) async fn sqlite(
             view.retries.insert(*key, facts);
         }
     }
-    view.open_tasks = open_tasks::sqlite(connection, &needs.open_tasks).await?;
+    view.open_tasks = super::open_tasks::sqlite(connection, &needs.open_tasks).await?;
     view.cutoffs = changed_cutoffs!(&mut *connection, needs.cutoffs_from);
     if needs.signing_keys {
         view.signing_keys = sqlx::query_as(SIGNING_KEYS).fetch_all(connection).await?;

@@ -32,7 +32,6 @@ async fn open_after(store: &Store, check: TaskCheck<'_>) -> Vec<TaskId> {
 }
 
 /// Tasks 1 and 2 expire by their deadline, 3 and 4 by silence, 5 later; 6 is unreadable.
-#[expect(clippy::too_many_lines, reason = "the steps of one case")]
 async fn due_tasks_are_closed_claimed_or_put_off_in_one_statement(store: &Store) {
     let watched = |n, deadline, heard_at| Task {
         heartbeat_seconds: Some(60),

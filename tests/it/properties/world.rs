@@ -52,29 +52,7 @@ impl World {
                 actions,
                 ttl,
             } => self.delegate(session, ACTIONS[actions], ttl).await?,
-            Step::End { session, complete } => {
-                if let Some(session) = self.opener(session) {
-                    let task = self.model.sessions[session].task;
-                    let end = if complete {
-                        TaskEnd::Complete
-                    } else {
-                        TaskEnd::Abort
-                    };
-                    let ended = self
-                        .rig
-                        .end(&self.model.sessions[session].issued, end)
-                        .await;
-                    if self
-                        .model
-                        .is_caller_blocked(self.model.tasks[task].agent, now)
-                    {
-                        prop_assert!(matches!(ended, Err(BrokerError::Blocked(_))), "{ended:?}");
-                    } else {
-                        prop_assert!(ended.is_ok(), "ending a task is idempotent: {ended:?}");
-                        self.model.tasks[task].ended = true;
-                    }
-                }
-            }
+            Step::End { session, complete } => self.end(session, complete).await?,
             Step::Beat { session } => {
                 if let Some(session) = self.opener(session) {
                     let task = self.model.sessions[session].task;
@@ -128,6 +106,30 @@ impl World {
                 self.followed = None;
                 self.rig.restart().await.map_err(|error| fail(&error))?;
             }
+        }
+        Ok(())
+    }
+
+    /// Completes or aborts the task of the picked session. Ending an ended task succeeds.
+    async fn end(&mut self, session: usize, complete: bool) -> Checked {
+        let Some(session) = self.opener(session) else {
+            return Ok(());
+        };
+        let now = self.rig.now();
+        let end = if complete {
+            TaskEnd::Complete
+        } else {
+            TaskEnd::Abort
+        };
+        let picked = &self.model.sessions[session];
+        let task = picked.task;
+        let ended = self.rig.end(&picked.issued, end).await;
+        let agent = self.model.tasks[task].agent;
+        if self.model.is_caller_blocked(agent, now) {
+            prop_assert!(matches!(ended, Err(BrokerError::Blocked(_))), "{ended:?}");
+        } else {
+            prop_assert!(ended.is_ok(), "{ended:?}");
+            self.model.tasks[task].ended = true;
         }
         Ok(())
     }

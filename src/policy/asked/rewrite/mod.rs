@@ -13,12 +13,15 @@
 //! `policy::generation` calls this file for each balanced policy, and validates the result by a
 //! schema without the requested facts. `policy::slice` evaluates it.
 
+mod failures;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use cedar_policy::pst::{BinaryOp, Clause, Effect, Expr, Literal, PatternElem, UnaryOp, Var};
 use cedar_policy::{Policy, pst};
 
+use self::failures::can_fail;
 use super::patterns::PatternSet;
 use super::question::{ExtentQuestion, Questions, Relation};
 use super::{ASKED, Fact};
@@ -560,49 +563,6 @@ fn used_otherwise(expr: &Expr) -> Unaskable {
             message: "uses `context` as a whole".into(),
             remedy: "name its members: context.task.type, context.ttl_seconds, context.location",
         },
-    }
-}
-
-/// Whether an evaluation that passed validation can fail at this expression: by an overflow, by an
-/// extension's error, or by an entity that does not exist.
-fn can_fail(expr: &Expr) -> bool {
-    let own = match expr {
-        Expr::UnaryOp { op, .. } => !matches!(op, UnaryOp::Not | UnaryOp::IsEmpty),
-        Expr::BinaryOp { op, .. } => !matches!(
-            op,
-            BinaryOp::Eq
-                | BinaryOp::NotEq
-                | BinaryOp::Less
-                | BinaryOp::LessEq
-                | BinaryOp::Greater
-                | BinaryOp::GreaterEq
-                | BinaryOp::And
-                | BinaryOp::Or
-                | BinaryOp::In
-                | BinaryOp::Contains
-                | BinaryOp::ContainsAll
-                | BinaryOp::ContainsAny
-        ),
-        Expr::GetAttr { expr, .. } => !is_of_request(expr),
-        Expr::Literal(_)
-        | Expr::Var(_)
-        | Expr::HasAttr { .. }
-        | Expr::Like { .. }
-        | Expr::Is { .. }
-        | Expr::IfThenElse { .. }
-        | Expr::Set(_)
-        | Expr::Record(_) => false,
-        _ => true,
-    };
-    own || balance::parts(expr).into_iter().any(|part| can_fail(part))
-}
-
-/// Whether it is a variable, a record, or a member of one. These always exist.
-fn is_of_request(expr: &Expr) -> bool {
-    match expr {
-        Expr::Var(_) | Expr::Record(_) => true,
-        Expr::GetAttr { expr, .. } => is_of_request(expr),
-        _ => false,
     }
 }
 
