@@ -51,16 +51,24 @@ impl Revoke {
     pub(super) async fn run(self, form: Form) -> Result<(), CliError> {
         let client = self.connection.client()?;
         let reply: Reply<RevocationBody> = client.post("/v1/revocations", &self.body()).await?;
-        if form.is_json() {
-            return output::json(reply.raw());
-        }
         let revoked = reply.read()?;
+        let json = form.is_json().then(|| reply.json()).transpose()?;
         if self.dry_run {
-            return print_dry_run(&revoked);
+            // Do not show a missing number as 0.
+            let Some(matched) = revoked.matched else {
+                return Err(lacks("the number of sessions"));
+            };
+            return match json {
+                Some(json) => output::json(json),
+                None => print_dry_run(&revoked, matched),
+            };
         }
         let Some(cutoff) = &revoked.cutoff else {
             return Err(lacks("the revocation"));
         };
+        if let Some(json) = json {
+            return output::json(json);
+        }
         let id = cutoff.id;
         let Some(matched) = revoked.matched else {
             return output::line(format!(
@@ -93,11 +101,7 @@ impl Revoke {
 }
 
 /// Prints the sessions that the revocation would end.
-fn print_dry_run(revoked: &RevocationBody) -> Result<(), CliError> {
-    // Do not show a missing number as 0.
-    let Some(matched) = revoked.matched else {
-        return Err(lacks("the number of sessions"));
-    };
+fn print_dry_run(revoked: &RevocationBody, matched: u64) -> Result<(), CliError> {
     output::line(format!(
         "{matched} session(s) would end; nothing was changed"
     ))?;

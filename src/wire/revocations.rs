@@ -208,6 +208,11 @@ impl<'de> Deserialize<'de> for RevocationBody {
             None
         };
         let revoked = RevokedSessions::deserialize(&members).map_err(D::Error::custom)?;
+        if cutoff.is_none() && revoked.matched.is_none() {
+            return Err(D::Error::custom(
+                "neither a revocation nor the count of a dry run",
+            ));
+        }
         Ok(Self {
             cutoff,
             matched: revoked.matched,
@@ -309,6 +314,7 @@ mod tests {
         let cutoff = read(later).unwrap().cutoff.unwrap();
         assert_eq!(cutoff.selector, Open::Unknown(json!({"region": "eu"})));
         assert!(read(json!({"matched": "many"})).is_err());
+        assert!(read(json!({"status": "ok"})).is_err(), "another server's");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Answers of the broker that contain a receipt: everything beside it must agree with the leaf.
+//! Answers of the broker that contain a receipt: every other member must agree with the leaf.
 
 use super::*;
 
