@@ -64,7 +64,7 @@ impl Admins {
                 let path = "/v1/admins";
                 let reply: Reply<AdminsBody> = list.connection.client()?.get(path).await?;
                 if form.is_json() {
-                    return output::json(reply.raw());
+                    return output::json(reply.json()?);
                 }
                 let rows = reply.read()?.admins.into_iter();
                 let rows = rows.map(|bound| [bound.workload, bound.role]);
@@ -90,7 +90,7 @@ impl Change {
             (Method::DELETE, "no longer has")
         };
         let answer = client.send_json(method, "/v1/admins", &body).await?;
-        answer.check()?;
+        answer.done()?;
         form.write(
             &json!({"workload": identity, "role": role, "bound": bind}),
             format!("{identity} {now} the role {role}"),

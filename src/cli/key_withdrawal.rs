@@ -35,7 +35,7 @@ pub(super) async fn withdraw(
     let withdraw = RevokeKeyBody { dry_run: false };
     let done: Reply<KeyWithdrawalBody> = client.post(&path, &withdraw).await?;
     if form.is_json() {
-        return output::json(done.raw());
+        return output::json(done.json()?);
     }
     output::line(output::printable_lines(&told(&done.read()?, kid)))
 }

@@ -146,7 +146,7 @@ impl Keys {
                 let path = "/v1/keys/reseal";
                 let reply: Reply<ResealedBody> = client.post(path, &Nothing {}).await?;
                 if form.is_json() {
-                    return output::json(reply.raw());
+                    return output::json(reply.json()?);
                 }
                 output::line(format!("{} key(s) resealed", reply.read()?.resealed))
             }
@@ -158,7 +158,7 @@ impl List {
     async fn run(self, form: Form) -> Result<(), CliError> {
         let reply: Reply<KeysBody> = self.connection.client()?.get("/v1/keys").await?;
         if form.is_json() {
-            return output::json(reply.raw());
+            return output::json(reply.json()?);
         }
         let columns = [
             "kid",
@@ -192,7 +192,7 @@ impl Rotate {
                 let path = "/v1/keys/rotate";
                 let reply: Reply<RotatedKeyBody> = client.post(path, &Nothing {}).await?;
                 if form.is_json() {
-                    return output::json(reply.raw());
+                    return output::json(reply.json()?);
                 }
                 reply.read()?.kid
             }
@@ -200,7 +200,7 @@ impl Rotate {
                 let path = "/v1/keys/rotate-ledger";
                 let reply: Reply<RotatedLedgerKeyBody> = client.post(path, &Nothing {}).await?;
                 if form.is_json() {
-                    return output::json(reply.raw());
+                    return output::json(reply.json()?);
                 }
                 reply.read()?.vkey
             }

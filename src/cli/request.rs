@@ -54,7 +54,7 @@ impl Request {
         };
         let reply = requester.request_silently(&self.task.body()?).await?;
         if form.is_json() {
-            return output::json(reply.raw());
+            return output::json(reply.json()?);
         }
         let issued = reply.read()?;
         let CredentialBody::Jwt { access_token, .. } = &issued.credential else {

@@ -79,7 +79,7 @@ impl Revocations {
                 let client = show.connection.client()?;
                 let path = format!("/v1/revocations/{}", show.id);
                 let reply: Reply<RevocationBody> = client.get(&path).await?;
-                output::json(reply.raw())
+                output::json(reply.json()?)
             }
             Command::Lift(lift) => lift.run(form).await,
         }
@@ -97,7 +97,7 @@ impl List {
         let path = format!("/v1/revocations{}", self.page.query(&filter));
         let reply: Reply<RevocationPage> = self.connection.client()?.get(&path).await?;
         if form.is_json() {
-            return output::json(reply.raw());
+            return output::json(reply.json()?);
         }
         let page = reply.read()?;
         let columns = [
@@ -146,9 +146,10 @@ impl Lift {
         let client = self.connection.client()?;
         let reply: Reply<CutoffBody> = client.post(&path, &Nothing {}).await?;
         if form.is_json() {
-            return output::json(reply.raw());
+            return output::json(reply.json()?);
         }
-        output::line(format!("revocation {} is lifted", self.id))
+        let lifted = reply.read()?;
+        output::line(format!("revocation {} is lifted", lifted.id))
     }
 }
 

@@ -51,23 +51,30 @@ impl Revoke {
     pub(super) async fn run(self, form: Form) -> Result<(), CliError> {
         let client = self.connection.client()?;
         let reply: Reply<RevocationBody> = client.post("/v1/revocations", &self.body()).await?;
-        if form.is_json() {
-            return output::json(reply.raw());
-        }
         let revoked = reply.read()?;
-        let more = if revoked.has_more { "more than " } else { "" };
+        let json = form.is_json().then(|| reply.json()).transpose()?;
         if self.dry_run {
-            return print_dry_run(&revoked);
+            if revoked.matched.is_none() && !revoked.has_more {
+                return Err(lacks("the number of sessions"));
+            }
+            return match json {
+                Some(json) => output::json(json),
+                None => print_dry_run(&revoked),
+            };
         }
         let Some(cutoff) = &revoked.cutoff else {
             return Err(lacks("the revocation"));
         };
+        if let Some(json) = json {
+            return output::json(json);
+        }
         let id = cutoff.id;
         let Some(matched) = revoked.matched else {
             return output::line(format!(
                 "revocation {id} is in force; the sessions that it ends could not be counted"
             ));
         };
+        let more = if revoked.has_more { "more than " } else { "" };
         output::line(format!(
             "revocation {id}: {more}{matched} session(s) matched, {} ended, {} ending; {}",
             revoked.ended.unwrap_or_default(),

@@ -94,7 +94,7 @@ impl Sessions {
                 let client = show.connection.client()?;
                 let path = format!("/v1/sessions/{}", show.id);
                 let reply: Reply<SessionBody> = client.get(&path).await?;
-                output::json(reply.raw())
+                output::json(reply.json()?)
             }
             Command::Revoke(revoke) => {
                 let path = format!("/v1/sessions/{}/revoke", revoke.id);
@@ -104,7 +104,7 @@ impl Sessions {
                 };
                 let reply: Reply<SessionBody> = client.post(&path, &body).await?;
                 if form.is_json() {
-                    return output::json(reply.raw());
+                    return output::json(reply.json()?);
                 }
                 let state = reply.read()?.state.to_string();
                 output::line(format!(
@@ -119,7 +119,7 @@ impl Sessions {
 
 fn print_page(form: Form, reply: &Reply<SessionPage>) -> Result<(), CliError> {
     if form.is_json() {
-        return output::json(reply.raw());
+        return output::json(reply.json()?);
     }
     let page = reply.read()?;
     let columns = [

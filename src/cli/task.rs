@@ -133,7 +133,7 @@ impl Task {
                 let client = show.connection.client()?;
                 let path = format!("/v1/tasks/{}", show.id);
                 let reply: Reply<TaskOnlyBody> = client.get(&path).await?;
-                output::json(reply.raw())
+                output::json(reply.json()?)
             }
             Command::List(list) => {
                 let filter = [
@@ -150,7 +150,7 @@ impl Task {
 
 fn print_page(form: Form, reply: &Reply<TaskPage>) -> Result<(), CliError> {
     if form.is_json() {
-        return output::json(reply.raw());
+        return output::json(reply.json()?);
     }
     let page = reply.read()?;
     let rows = page.tasks.iter().map(|task| {
@@ -195,7 +195,7 @@ impl TaskArgs {
         });
         let reply: Reply<TaskSessionsBody> = answered.await?;
         if form.is_json() {
-            return output::json(reply.raw());
+            return output::json(reply.json()?);
         }
         let answer = reply.read()?;
         output::line(format!(

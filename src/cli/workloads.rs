@@ -125,7 +125,7 @@ impl Workloads {
                 let path = "/v1/workloads";
                 let reply: Reply<WorkloadKeysBody> = list.connection.client()?.get(path).await?;
                 if form.is_json() {
-                    return output::json(reply.raw());
+                    return output::json(reply.json()?);
                 }
                 let rows = reply.read()?.workloads.into_iter();
                 let rows = rows.map(|key| [key.attestor, key.workload, key.thumbprint]);
@@ -196,7 +196,7 @@ impl Add {
         let client = self.connection.client()?;
         let reply: Reply<ThumbprintBody> = client.post("/v1/workloads", &body).await?;
         if form.is_json() {
-            return output::json(reply.raw());
+            return output::json(reply.json()?);
         }
         output::line(format!(
             "{}:{} may use the key {}",

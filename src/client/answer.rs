@@ -72,6 +72,16 @@ impl Answer {
         Ok(Reply::new(self.body, self.operation))
     }
 
+    /// Checks that the broker did the act of a request that it answers with 204. Another success is
+    /// the answer of a server in between, which did nothing.
+    pub(crate) fn done(&self) -> Result<(), ClientError> {
+        self.check()?;
+        if self.status == StatusCode::NO_CONTENT {
+            return Ok(());
+        }
+        Err(self.failure())
+    }
+
     /// The problem document of the broker; `None` for any other body.
     pub(crate) fn problem(&self) -> Option<ProblemBody> {
         let problem = ProblemBody::deserialize(&self.body).ok()?;
@@ -285,6 +295,9 @@ mod tests {
                 assert_eq!(kind(&refused), class, "{status}");
             }
         }
+        assert!(answer(204, Value::Null).done().is_ok());
+        let page = answer(200, Value::Null).done().unwrap_err();
+        assert_eq!(kind(&page), AnswerKind::Unavailable, "a page of a proxy");
         assert!(answer(202, json!({})).check().is_err());
         assert!(answer(200, json!({})).check().is_ok());
     }

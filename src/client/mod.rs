@@ -189,7 +189,7 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<(), ClientError> {
-        self.send_json(Method::DELETE, path, body).await?.check()
+        self.send_json(Method::DELETE, path, body).await?.done()
     }
 
     /// Sends a request without a body, and returns the answer of any status.

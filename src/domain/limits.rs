@@ -228,12 +228,16 @@ pub const MAX_QUEUE_CONSUMPTIONS: usize = 4_096;
 /// recorded. At the maximum it accepts no calls that present evidence.
 pub const MAX_UNRECORDED_EVIDENCE: usize = 100_000;
 
+/// Maximum number of endings, revocations and other acts that wait for the ledger. They have a
+/// lane of their own, so that they neither wait behind decisions nor are refused because of them.
+pub const MAX_QUEUE_ACTS: usize = 4_096;
+
 /// Maximum number of these one-time ids ([`MAX_UNRECORDED_EVIDENCE`]) that one batch of the ledger
 /// records, so that they do not delay the batch's entries. The rest waits for the next batches.
 pub const MAX_BATCH_UNRECORDED: usize = 256;
 
 /// Maximum number of bytes of leaves that wait for the ledger, because entries differ in size and
-/// the queue is in memory. A full queue refuses with 503.
+/// each lane is in memory. A full lane refuses with 503.
 pub const MAX_QUEUE_BYTES: usize = 16 * 1024 * 1024;
 
 /// Maximum number of entries in one batch of the ledger, so that its transaction stays short. The

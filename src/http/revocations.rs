@@ -35,7 +35,8 @@ fn revocation_body(revocation: &Revoked, now: Timestamp) -> RevocationBody {
     RevocationBody {
         cutoff: cutoff.map(|cutoff| CutoffBody::new(cutoff, now)),
         matched: radius.map(|radius| radius.matched),
-        has_more: radius.is_some_and(|radius| radius.has_more),
+        // An uncounted dry run is told from one that counted none.
+        has_more: radius.map_or(cutoff.is_none(), |radius| radius.has_more),
         sessions: radius.map(|radius| radius.sessions.iter().map(SessionBody::from).collect()),
         ended: radius.map(|radius| radius.ended),
         ending: radius.map(|radius| radius.ending),

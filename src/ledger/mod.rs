@@ -4,8 +4,8 @@
 //! [`Ledger::append`] serialises and hashes a leaf, queues it, and waits for its outcome. The
 //! [`appender`] gathers the queue and commits it as one batch on a dedicated connection, one batch
 //! at a time. All waiting entries share the cost of one commit; a single waiting entry is committed
-//! at once. The queue is bounded in entries and bytes; when it is full, the answer is
-//! [`AppendError::Overloaded`] at once.
+//! at once. The [`queue`] is bounded in entries and bytes; when it is full, the answer is
+//! [`AppendError::Overloaded`] at once. Endings and revocations do not wait behind decisions.
 //!
 //! Under the lock a batch reads every row that it depends on ([`crate::store::append`]), and
 //! [`batch`] settles each entry. It is recorded as decided; recorded as refused, because a task
@@ -49,6 +49,7 @@ mod locked;
 mod open_tasks;
 mod outcome;
 pub mod proofs;
+mod queue;
 mod shared;
 mod unrecorded;
 pub mod witnesses;
@@ -58,7 +59,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, watch};
 use tracing::error;
 
 use self::batch::{Prepared, SettledLeaf};
@@ -68,14 +69,13 @@ pub(crate) use self::entry::blocked_caller;
 use self::entry::{Entry, EntryOpenings, OneTimeUse, Request, SessionPlan, leaf_of};
 use self::follower::View;
 pub use self::outcome::{AppendError, Outcome};
+use self::queue::Queue;
 use self::unrecorded::Unrecorded;
 use crate::clock::{SharedClock, Timestamp};
 use crate::crypto::digest::Mac;
 use crate::crypto::signer::Signer;
 use crate::domain::cutoff::selectors_of_caller;
-use crate::domain::limits::{
-    MAX_LEAF_BYTES, MAX_QUEUE_BYTES, MAX_QUEUE_CONSUMPTIONS, MAX_QUEUE_ENTRIES,
-};
+use crate::domain::limits::MAX_LEAF_BYTES;
 use crate::domain::permit::Permit;
 use crate::domain::succession::Succession;
 use crate::domain::workload::Identity;
@@ -172,23 +172,6 @@ pub enum LedgerStatus {
     Stopped(String),
 }
 
-struct Queued {
-    prepared: Prepared,
-    /// Receives the outcome; `None` for evidence whose use is recorded late.
-    answer: Option<oneshot::Sender<Result<Appended, AppendError>>>,
-    /// The share of the queue's bytes; `None` for an entry that only uses evidence up.
-    _bytes: Option<OwnedSemaphorePermit>,
-}
-
-impl Queued {
-    /// Sends the outcome to the caller, which may be gone.
-    fn tell(self, outcome: Result<Appended, AppendError>) {
-        if let Some(answer) = self.answer {
-            drop(answer.send(outcome));
-        }
-    }
-}
-
 /// A head with its signed checkpoint.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the other names say it all")]
@@ -202,8 +185,7 @@ pub struct Signed {
 #[derive(Clone)]
 pub struct Ledger {
     parts: LedgerParts,
-    queue: mpsc::Sender<Queued>,
-    bytes: Arc<Semaphore>,
+    queue: Queue,
     shared: Arc<Shared>,
 }
 
@@ -240,51 +222,23 @@ impl Ledger {
     /// ids, refuses them, and records their use later.
     pub async fn append(&self, request: Request) -> Result<Appended, AppendError> {
         let prepared = prepare(&self.parts.origin, request)?;
-        let (answer, outcome) = oneshot::channel();
-        if let Err(turned_away) = self.enqueue(prepared, answer) {
-            let ids = &turned_away.request.one_time.ids;
-            self.shared.unrecorded.keep(ids);
-            return Err(AppendError::Overloaded);
-        }
-        let depth = self.queue.max_capacity() - self.queue.capacity();
-        self.parts.metrics.ledger_queue_depth(depth);
-        outcome.await.unwrap_or(Err(AppendError::Unknown))
-    }
-
-    /// Queues an entry, or returns it if there is no room. If the queue is closed, the entry is
-    /// answered here.
-    fn enqueue(
-        &self,
-        prepared: Prepared,
-        answer: oneshot::Sender<Result<Appended, AppendError>>,
-    ) -> Result<(), Box<Prepared>> {
         let entry = prepared.request.entry.kind();
-        if entry.needs_free_space() && self.parts.store.overfull().is_some() {
-            return Err(Box::new(prepared));
-        }
-        let bytes = if prepared.leaf.is_none() {
-            None
+        let no_space = entry.needs_free_space() && self.parts.store.overfull().is_some();
+        let queued = if no_space {
+            Err(Box::new(prepared))
         } else {
-            let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(weight(&prepared));
-            // The last slots are reserved for entries that only use evidence up.
-            match bytes {
-                Ok(bytes) if self.queue.capacity() > MAX_QUEUE_CONSUMPTIONS => Some(bytes),
-                _ => return Err(Box::new(prepared)),
+            self.queue.offer(prepared)
+        };
+        let outcome = match queued {
+            Ok(outcome) => outcome,
+            Err(turned_away) => {
+                let ids = &turned_away.request.one_time.ids;
+                self.shared.unrecorded.keep(ids);
+                return Err(AppendError::Overloaded);
             }
         };
-        let queued = Queued {
-            prepared,
-            answer: Some(answer),
-            _bytes: bytes,
-        };
-        match self.queue.try_send(queued) {
-            Ok(()) => Ok(()),
-            Err(mpsc::error::TrySendError::Full(queued)) => Err(Box::new(queued.prepared)),
-            Err(mpsc::error::TrySendError::Closed(queued)) => {
-                queued.tell(Err(AppendError::Stopped("shutting down".into())));
-                Ok(())
-            }
-        }
+        self.parts.metrics.ledger_queue_depth(self.queue.len());
+        outcome.await.unwrap_or(Err(AppendError::Unknown))
     }
 
     /// Fails while too much evidence waits to be recorded.
@@ -397,22 +351,6 @@ fn prepare(origin: &str, request: Request) -> Result<Prepared, AppendError> {
         ))),
         Some(_) | None => Ok(Prepared { request, leaf }),
     }
-}
-
-/// A rough measure of an entry's memory while it is queued; at least one.
-fn weight(prepared: &Prepared) -> u32 {
-    let leaf = prepared.leaf.as_ref().map_or(0, |(body, _)| body.len());
-    let EntryOpenings { input, purpose } = prepared.request.entry.kind().openings();
-    let opened = [input, purpose].into_iter().flatten();
-    let opened: usize = opened.map(|opening| opening.bytes.len()).sum();
-    // The entry's rows are about as large as its leaf, hence twice the leaf.
-    u32::try_from(2 * leaf + opened + 1).unwrap_or(u32::MAX)
-}
-
-/// The bounds of the queue.
-fn queue() -> (mpsc::Sender<Queued>, mpsc::Receiver<Queued>, Arc<Semaphore>) {
-    let (sender, receiver) = mpsc::channel(MAX_QUEUE_ENTRIES + MAX_QUEUE_CONSUMPTIONS);
-    (sender, receiver, Arc::new(Semaphore::new(MAX_QUEUE_BYTES)))
 }
 
 fn recorded(settled: SettledLeaf, committed_at: Timestamp, receipt: Receipt) -> Recorded {

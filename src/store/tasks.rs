@@ -495,11 +495,11 @@ mod tests {
         const TASK: &str = "INSERT INTO task (id, task_type, attestor, attestor_digest, owner, \
             depth, state, opened_at, deadline, heard_at, check_at, handle_digest, sessions_left, \
             leaf_idx) VALUES (randomblob(16), 'job', 'dev', zeroblob(32), 'dev:a', 1, 'open', 0, \
-            100, 0, 5, zeroblob($1), 1, 0)";
+            100, 0, 5, zeroblob(32), 1, $1)";
         let sqlite = Sqlite::in_memory().await;
-        // A digest of one byte was written by no broker.
-        for bytes in [32_i64, 1, 32] {
-            let task = sqlx::query(TASK).bind(bytes);
+        // No broker writes a negative index.
+        for index in [0_i64, -5, 0] {
+            let task = sqlx::query(TASK).bind(index);
             task.execute(sqlite.writer()).await.unwrap();
         }
         let store = Store::Sqlite(sqlite);

@@ -174,7 +174,7 @@ pub struct RevocationBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub matched: Option<u64>,
     /// Whether counting stopped there: it ends more than `matched` sessions. `ended` and `ending`
-    /// then divide the counted ones.
+    /// then divide the counted ones. Also true in a dry run without `matched`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub has_more: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -215,6 +215,11 @@ impl<'de> Deserialize<'de> for RevocationBody {
             None
         };
         let revoked = RevokedSessions::deserialize(&members).map_err(D::Error::custom)?;
+        if cutoff.is_none() && revoked.matched.is_none() && !revoked.has_more {
+            return Err(D::Error::custom(
+                "neither a revocation nor the count of a dry run",
+            ));
+        }
         Ok(Self {
             cutoff,
             matched: revoked.matched,
@@ -317,6 +322,7 @@ mod tests {
         let cutoff = read(later).unwrap().cutoff.unwrap();
         assert_eq!(cutoff.selector, Open::Unknown(json!({"region": "eu"})));
         assert!(read(json!({"matched": "many"})).is_err());
+        assert!(read(json!({"status": "ok"})).is_err(), "another server's");
     }
 
     #[test]

@@ -201,7 +201,7 @@ impl AcceptTime {
         let client = self.connection.client()?;
         let reply: Reply<AcceptTimeBody> = client.post("/v1/ledger/accept-time", &ask).await?;
         if form.is_json() {
-            return output::json(reply.raw());
+            return output::json(reply.json()?);
         }
         let accepted = reply.read()?;
         output::line(format!(
@@ -331,7 +331,7 @@ impl Ledger {
             Command::Forget(Forget { id, connection }) => {
                 let path = format!("/v1/decisions/{id}/purpose");
                 let client = connection.client()?;
-                client.send(Method::DELETE, &path).await?.check()?;
+                client.send(Method::DELETE, &path).await?.done()?;
                 form.write(
                     &json!({"id": id, "forgotten": true}),
                     format!("the text written for {id} is deleted; its entry stays"),
@@ -342,7 +342,7 @@ impl Ledger {
                 let path = format!("/v1/ledger/consistency?from={}{to}", asked.from);
                 let client = asked.connection.client()?;
                 let reply: Reply<ConsistencyBody> = client.get(&path).await?;
-                output::json(reply.raw())
+                output::json(reply.json()?)
             }
             Command::Checkpoint(checkpoint) => {
                 let client = checkpoint.connection.client()?;
@@ -359,7 +359,7 @@ impl Ledger {
                 let path = "/v1/ledger/keys";
                 let reply: Reply<VkeysBody> = keys.connection.client()?.get(path).await?;
                 if form.is_json() {
-                    return output::json(reply.raw());
+                    return output::json(reply.json()?);
                 }
                 for key in reply.read()?.vkeys {
                     output::line(output::printable(&key))?;

@@ -381,7 +381,7 @@ impl Activate {
         let path = "/v1/generations";
         let reply: Reply<ActivatedBody> = client.post(path, &built.generation).await?;
         if form.is_json() {
-            return output::json(reply.raw());
+            return output::json(reply.json()?);
         }
         output::line(format!(
             "generation {} decides from now on",

@@ -23,7 +23,6 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -35,9 +34,10 @@ use super::entry::{Entry, Request};
 use super::guard::Guard;
 use super::open_tasks::OpenTasks;
 use super::outcome::{AppendError, Outcome};
-use super::{LedgerParts, LedgerStatus, Queued, Shared, Signed, recorded};
+use super::queue::{Queued, Waiting};
+use super::{LedgerParts, LedgerStatus, Shared, Signed, recorded};
 use crate::clock::Timestamp;
-use crate::domain::limits::{MAX_BATCH_ENTRIES, MAX_BATCH_UNRECORDED};
+use crate::domain::limits::MAX_BATCH_UNRECORDED;
 use crate::merkle::{BatchProver, Edge, Receipt};
 use crate::store::append::{LedgerConnection, Server};
 use crate::store::heads::{Head, HeadSeal};
@@ -51,7 +51,7 @@ const UNRECORDED_PAUSE: Duration = Duration::from_secs(2);
 /// The ledger's worker: run it as one tracked task.
 pub struct Appender {
     parts: LedgerParts,
-    queue: mpsc::Receiver<Queued>,
+    queue: Waiting,
     shared: Arc<Shared>,
     connection: Option<LedgerConnection>,
     /// The server that was last checked against the shared checkpoint.
@@ -78,7 +78,7 @@ struct Committed {
 impl Appender {
     fn new(
         parts: LedgerParts,
-        queue: mpsc::Receiver<Queued>,
+        queue: Waiting,
         shared: Arc<Shared>,
         edge: Edge,
         guard: Guard,
@@ -107,26 +107,21 @@ impl Appender {
             let pause = self.unrecorded_pause();
             let first = tokio::select! {
                 biased;
-                first = self.queue.recv() => first,
+                first = self.queue.next() => first,
                 () = shared.unrecorded.due(pause) => {
                     self.process(Vec::new()).await;
                     continue;
                 }
                 () = stop.cancelled() => {
                     self.queue.close();
-                    self.queue.recv().await
+                    self.queue.next().await
                 }
             };
             let Some(first) = first else {
                 break;
             };
             let mut batch = vec![first];
-            while batch.len() < MAX_BATCH_ENTRIES {
-                match self.queue.try_recv() {
-                    Ok(next) => batch.push(next),
-                    Err(_) => break,
-                }
-            }
+            self.queue.fill(&mut batch);
             self.parts.metrics.ledger_queue_depth(self.queue.len());
             self.process(batch).await;
         }
@@ -165,7 +160,7 @@ impl Appender {
                 leaf: None,
             },
             answer: None,
-            _bytes: None,
+            bytes: None,
         })
     }
 

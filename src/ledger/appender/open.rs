@@ -24,9 +24,8 @@ use crate::ledger::follower::View;
 use crate::ledger::guard::Guard;
 use crate::ledger::shared::Through;
 use crate::ledger::unrecorded::Unrecorded;
-use crate::ledger::{
-    AppendError, Ledger, LedgerParts, LedgerStatus, Shared, prepare, proofs, queue,
-};
+use crate::ledger::queue::queue;
+use crate::ledger::{AppendError, Ledger, LedgerParts, LedgerStatus, Shared, prepare, proofs};
 use crate::merkle::Edge;
 use crate::store::heads::SealedHead;
 use crate::store::{Store, StoreError};
@@ -47,7 +46,7 @@ impl Ledger {
         let shared = guard.check_shared(None, Through::Pool).await;
         shared.map_err(|error| AppendError::Stopped(error.to_string()))?;
         let prepared = prepare(&parts.origin, request)?;
-        let (_, queue, _) = queue();
+        let (_, queue) = queue();
         let clock = ClockWatch::new(Arc::clone(&parts.clock));
         let shared = shared_state(clock, &guard, 0);
         let mut appender = Appender::new(parts, queue, shared, Edge::empty(), guard);
@@ -90,15 +89,14 @@ impl Ledger {
         // The start waits: without the shared checkpoint it could not detect a rewound store.
         let shared = guard.check_shared(signed.as_ref(), Through::Pool).await;
         shared.map_err(|error| AppendError::Stopped(error.to_string()))?;
-        let (sender, receiver, bytes) = queue();
+        let (queue, waiting) = queue();
         let shared = shared_state(clock, &guard, edge.size());
         let ledger = Self {
             parts: parts.clone(),
-            queue: sender,
-            bytes,
+            queue,
             shared: Arc::clone(&shared),
         };
-        let appender = Appender::new(parts, receiver, shared, edge, guard);
+        let appender = Appender::new(parts, waiting, shared, edge, guard);
         if let Some(signed) = signed {
             appender.show(signed);
         }

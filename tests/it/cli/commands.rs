@@ -111,7 +111,7 @@ fn the_help_says_which_commands_there_are() {
       keys         Create first secrets; list, rotate, revoke and reseal the broker's keys
       openapi      Print the description of the HTTP interface
       health       Check whether a broker is alive, or ready
-      reference    Print the environment variables and exit codes
+      reference    Print the environment variables and exit codes, or the help of every command
       completions  Print the completion script of a shell
 
     Options:

@@ -4,6 +4,7 @@
 
 mod answers;
 mod commands;
+mod other_servers;
 mod policies;
 mod receipts;
 
