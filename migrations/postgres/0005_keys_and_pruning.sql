@@ -1,13 +1,12 @@
 -- Keys of used evidence and of Idempotency-Keys begin with a time, so that new rows are added to the
 -- end of their index. Evidence: the second of issue that it states, 4 bytes, then its digest.
--- Idempotency-Keys: the day on which their use expires, 4 bytes, then the digest. Rows with earlier
--- keys cannot be converted: the times of their evidence are not recorded. A store that has such rows
--- is refused here, because that evidence could be used a second time.
+-- Idempotency-Keys: the day on which their use expires, 4 bytes, then the digest. The times of
+-- existing rows are not recorded, so these begin with zeros; the broker looks for both.
 ALTER TABLE one_time DROP CONSTRAINT one_time_key_check;
-ALTER TABLE one_time ADD CONSTRAINT rows_of_an_earlier_format_begin_a_new_store
-    CHECK (length(key) = 36);
-ALTER TABLE retry ADD CONSTRAINT retry_rows_of_an_earlier_format_begin_a_new_store
-    CHECK (length(key) = 36);
+UPDATE one_time SET key = '\x00000000'::bytea || key;
+ALTER TABLE one_time ADD CONSTRAINT one_time_key_check CHECK (length(key) = 36);
+UPDATE retry SET key = '\x00000000'::bytea || key;
+ALTER TABLE retry ADD CONSTRAINT retry_key_check CHECK (length(key) = 36);
 
 -- The tasks of an owner, newest first.
 CREATE INDEX task_by_owner ON task (owner, id);

@@ -171,7 +171,16 @@ impl OneTime {
     #[must_use]
     pub fn id(&self) -> OneTimeId {
         let seconds = self.issued_at.seconds().clamp(0, i64::from(u32::MAX));
-        let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
+        self.id_at(u32::try_from(seconds).unwrap_or(u32::MAX))
+    }
+
+    /// The identity under which a broker before schema 5 recorded its use: without a time.
+    #[must_use]
+    pub fn earlier_id(&self) -> OneTimeId {
+        self.id_at(0)
+    }
+
+    fn id_at(&self, seconds: u32) -> OneTimeId {
         let mut bytes = [0; 36];
         let (time, key) = bytes.split_at_mut(4);
         time.copy_from_slice(&seconds.to_be_bytes());

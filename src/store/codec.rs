@@ -111,11 +111,12 @@ pub(super) fn retry_row(key: &[u8; 32], expires_at: Timestamp) -> [u8; RETRY_ROW
 
 /// The keys of all rows in which this digest can be bound at `now`: a use expires within
 /// [`IDEMPOTENCY_SECONDS`]. They are on three days at most; the last is repeated if there are
-/// fewer.
-pub(super) fn retry_rows(key: &[u8; 32], now: Timestamp) -> [[u8; RETRY_ROW_BYTES]; 3] {
+/// fewer. Before them is the key of a row that was recorded before schema 5, which has no day.
+pub(super) fn retry_rows(key: &[u8; 32], now: Timestamp) -> [[u8; RETRY_ROW_BYTES]; 4] {
     let first = day(now.minus_seconds(RETRY_SLACK_SECONDS));
     let last = day(now.plus_seconds(IDEMPOTENCY_SECONDS + RETRY_SLACK_SECONDS));
-    [0, 1, 2].map(|after| retry_row_on(key, first.saturating_add(after).min(last)))
+    let on = |after| retry_row_on(key, first.saturating_add(after).min(last));
+    [retry_row_on(key, 0), on(0), on(1), on(2)]
 }
 
 /// The digest in the key of a row.

@@ -14,13 +14,14 @@ impl Store {
         key: &[u8; 32],
         now: Timestamp,
     ) -> Result<Option<RetryFacts>, StoreError> {
-        let [first, second, third] = retry_rows(key, now);
+        let [earlier, first, second, third] = retry_rows(key, now);
         let row: Option<(Vec<u8>, SessionId, TaskId, i64, Timestamp)> = read!(self, db => {
             sqlx::query_as(
                 "/* retry */ SELECT fingerprint, session_id, task_id, \
                  CAST(supersedes AS BIGINT), expires_at FROM retry \
-                 WHERE key IN ($1, $2, $3) ORDER BY expires_at DESC LIMIT 1",
+                 WHERE key IN ($1, $2, $3, $4) ORDER BY expires_at DESC, supersedes DESC LIMIT 1",
             )
+            .bind(earlier.as_slice())
             .bind(first.as_slice())
             .bind(second.as_slice())
             .bind(third.as_slice())

@@ -55,7 +55,8 @@ pub(super) fn needs(batch: &[&Prepared], hashes_from: u64, cutoffs_from: u64) ->
     };
     for prepared in batch {
         let OneTimeUse { ids, by, .. } = &prepared.request.one_time;
-        needs.one_time.extend(ids.iter().map(OneTime::id));
+        let ids = ids.iter().flat_map(|once| [once.id(), once.earlier_id()]);
+        needs.one_time.extend(ids);
         needs.tasks.extend(by.as_ref().and_then(|by| by.task));
         prepared.request.entry.kind().need(&mut needs);
     }
@@ -129,17 +130,21 @@ impl<'a> Batch<'a> {
 
     /// Whether evidence was used before, or may have been.
     fn replayed(&self, one_time: &[OneTime]) -> Option<Outcome<SettledLeaf>> {
-        one_time
-            .iter()
-            .find_map(|once| match self.used.get(&once.id()) {
-                None => self.may_be_forgotten(once).then_some(Outcome::Forgotten),
-                // Bound evidence may be used again with the same binding.
-                Some(Some(binding)) => {
-                    let differs = once.binding.is_none_or(|own| own.as_slice() != binding);
-                    (once.must_be_new || differs).then_some(Outcome::Replayed(once.key))
-                }
-                Some(None) => Some(Outcome::Replayed(once.key)),
-            })
+        one_time.iter().find_map(|once| match self.use_of(once) {
+            None => self.may_be_forgotten(once).then_some(Outcome::Forgotten),
+            // Bound evidence may be used again with the same binding.
+            Some(Some(binding)) => {
+                let differs = once.binding.is_none_or(|own| own.as_slice() != binding);
+                (once.must_be_new || differs).then_some(Outcome::Replayed(once.key))
+            }
+            Some(None) => Some(Outcome::Replayed(once.key)),
+        })
+    }
+
+    /// The binding of the recorded use of evidence. `None` if no use is recorded.
+    fn use_of(&self, once: &OneTime) -> Option<&Option<Vec<u8>>> {
+        let earlier = || self.used.get(&once.earlier_id());
+        self.used.get(&once.id()).or_else(earlier)
     }
 
     /// Whether the use of evidence may have been recorded and then deleted. Deletions by a fast

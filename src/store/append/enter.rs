@@ -359,11 +359,12 @@ pub(super) async fn sqlite(
     }
     let now = needs.now.unwrap_or(Timestamp::EPOCH);
     for key in &needs.retries {
-        let [first, second, third] = retry_rows(key, now);
+        let [earlier, first, second, third] = retry_rows(key, now);
         let found: Option<(Vec<u8>, SessionId, TaskId, i64, Timestamp)> = sqlx::query_as(
             "/* ledger_enter */ SELECT fingerprint, session_id, task_id, supersedes, expires_at \
-             FROM retry WHERE key IN ($1, $2, $3) ORDER BY expires_at DESC LIMIT 1",
+             FROM retry WHERE key IN ($1, $2, $3, $4) ORDER BY expires_at DESC, supersedes DESC LIMIT 1",
         )
+        .bind(earlier.as_slice())
         .bind(first.as_slice())
         .bind(second.as_slice())
         .bind(third.as_slice())

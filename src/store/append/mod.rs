@@ -149,10 +149,11 @@ pub struct RetryFacts {
 
 impl RetryFacts {
     /// Takes over a row. Of several rows of one key the newest counts: the use in each earlier one
-    /// expired before the next was recorded.
+    /// expired before the next was recorded, or the row was recorded before schema 5.
     fn learn(self, key: [u8; 32], known: &mut HashMap<[u8; 32], Self>) {
         let earlier = known.get(&key);
-        if earlier.is_none_or(|earlier| earlier.expires_at < self.expires_at) {
+        let age = |facts: &Self| (facts.expires_at, facts.supersedes);
+        if earlier.is_none_or(|earlier| age(earlier) < age(&self)) {
             known.insert(key, self);
         }
     }

@@ -141,6 +141,7 @@ mod outside;
 mod pruning;
 mod reads;
 mod sessions;
+mod upgrades;
 
 fn sources(directory: impl AsRef<std::path::Path>) -> Vec<std::path::PathBuf> {
     let entries = std::fs::read_dir(directory).unwrap();
