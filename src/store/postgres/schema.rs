@@ -76,7 +76,27 @@ impl Postgres {
                 .await
                 .map_err(|_| unmigrated())?;
         let known = MIGRATIONS.iter().map(|migration| migration.version).max();
-        fits(applied.unwrap_or(0), oldest_binary, known.unwrap_or(0))
+        fits(applied.unwrap_or(0), oldest_binary, known.unwrap_or(0))?;
+        self.check_rights().await
+    }
+
+    /// Checks that the role has the rights that the newest migrations introduced. Without them
+    /// credentials would still be issued, but not revoked.
+    async fn check_rights(&self) -> Result<(), StoreError> {
+        let (role, has_rights): (String, bool) = sqlx::query_as(
+            "/* check_schema */ SELECT current_user::text, has_table_privilege('ending', 'INSERT') \
+             AND has_function_privilege('ledger_prune_endings(timestamptz, bigint)', 'EXECUTE') \
+             AND has_function_privilege('ledger_prune_cosigned(bigint)', 'EXECUTE')",
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        if has_rights {
+            return Ok(());
+        }
+        Err(StoreError::Unfit(format!(
+            "the role {role} lacks rights on tables of a newer schema; run `taskpass migrate \
+             --grant-to {role}` as the role that owns the database"
+        )))
     }
 
     /// Refuses a log of another leaf format before anything changes its schema. If the role may not

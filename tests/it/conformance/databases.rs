@@ -1,6 +1,7 @@
 //! Properties of one kind of database: rights of the serving role, warnings, files, migrations.
 
 use super::*;
+use crate::support::postgres::{SERVING, serving};
 
 /// Checks the rights of the serving role, acting as that role.
 #[tokio::test]
@@ -276,6 +277,22 @@ async fn on_sqlite_what_was_deleted_is_in_nofile_even_when_a_reader_had_held_the
         "a second call finds nothing to do"
     );
     store.close().await;
+}
+
+#[tokio::test]
+async fn a_role_without_the_rights_of_the_newest_schema_does_not_serve() {
+    let database = fresh_database();
+    let url = SecretString::from(String::from(serving(&database.url())));
+    let connected = Postgres::connect(&url, PostgresSettings::default());
+    let postgres = connected.await.unwrap();
+    postgres.check_schema().await.unwrap();
+    let mut own = database.connect().await;
+    let revoke = format!("REVOKE INSERT ON ending FROM {SERVING}");
+    let revoked = sqlx::raw_sql(sqlx::AssertSqlSafe(revoke)).execute(&mut own);
+    revoked.await.unwrap();
+    let refused = postgres.check_schema().await.unwrap_err().to_string();
+    assert!(refused.contains("--grant-to"), "{refused}");
+    Store::Postgres(postgres).close().await;
 }
 
 #[test]
