@@ -25,6 +25,7 @@ use super::{Store, StoreError, on_pool, read_current};
 use crate::clock::Timestamp;
 use crate::domain::task::{Task, TaskChain, TaskLife, TaskState};
 use crate::domain::validity::TaskLink;
+use crate::domain::workload::Identity;
 use crate::ids::TaskId;
 
 /// The tasks that a listing shows.
@@ -122,7 +123,7 @@ macro_rules! check_due_tasks {
             " ELSE ended_at END, check_at = CASE WHEN deadline <= $2 THEN check_at \
              WHEN leaf_idx < $5 AND opened_at > $6 THEN $3 WHEN ",
             task_expires_at!($silent_at),
-            " <= $2 THEN $3 WHEN ",
+            " <= $1 THEN $3 WHEN ",
             task_expires_at!($silent_at),
             " > $4 THEN ",
             task_expires_at!($silent_at),
@@ -133,7 +134,7 @@ macro_rules! check_due_tasks {
             $close,
             " RETURNING ",
             link_columns!(),
-            ", leaf_idx"
+            ", leaf_idx, owner"
         )
     };
 }
@@ -237,6 +238,7 @@ struct DueRow {
     #[sqlx(flatten)]
     link: LinkRow,
     leaf_idx: i64,
+    owner: String,
 }
 
 impl TryFrom<DueRow> for DueTask {
@@ -244,6 +246,8 @@ impl TryFrom<DueRow> for DueTask {
 
     fn try_from(row: DueRow) -> Result<Self, StoreError> {
         let (_, link) = row.link.link()?;
+        // The append that ends the task reads its owner. There an unreadable one stops the ledger.
+        Identity::try_from(row.owner).map_err(|_| StoreError::Corrupt("task"))?;
         Ok(Self {
             life: link.life,
             leaf_index: unsigned("task", row.leaf_idx)?,
@@ -365,7 +369,7 @@ impl Store {
             Self::Postgres(postgres) => {
                 let rows = on_pool!(postgres, db => {
                     sqlx::query(check_due_tasks!(
-                        "heard_at + make_interval(secs => heartbeat_seconds)",
+                        "heard_at + make_interval(secs => least(heartbeat_seconds, 1000000000))",
                         "= ANY(ARRAY(",
                         " FOR NO KEY UPDATE SKIP LOCKED))"
                     ))
@@ -383,7 +387,7 @@ impl Store {
             }
             Self::Sqlite(sqlite) => {
                 let rows = sqlx::query(check_due_tasks!(
-                    "heard_at + heartbeat_seconds * 1000000",
+                    "heard_at + min(heartbeat_seconds, 1000000000) * 1000000",
                     "IN (",
                     ")"
                 ))
@@ -494,12 +498,12 @@ mod tests {
     async fn a_task_that_cannot_be_read_holds_up_no_other() {
         const TASK: &str = "INSERT INTO task (id, task_type, attestor, attestor_digest, owner, \
             depth, state, opened_at, deadline, heard_at, check_at, handle_digest, sessions_left, \
-            leaf_idx) VALUES (randomblob(16), 'job', 'dev', zeroblob(32), 'dev:a', 1, 'open', 0, \
+            leaf_idx) VALUES (randomblob(16), 'job', 'dev', zeroblob(32), $2, 1, 'open', 0, \
             100, 0, 5, zeroblob(32), 1, $1)";
         let sqlite = Sqlite::in_memory().await;
-        // No broker writes a negative index.
-        for index in [0_i64, -5, 0] {
-            let task = sqlx::query(TASK).bind(index);
+        // No broker writes a negative index, or an identity with a space.
+        for (index, owner) in [(0_i64, "dev:a"), (-5, "dev:a"), (0, "dev a"), (0, "dev:a")] {
+            let task = sqlx::query(TASK).bind(index).bind(owner);
             task.execute(sqlite.writer()).await.unwrap();
         }
         let store = Store::Sqlite(sqlite);
@@ -514,7 +518,7 @@ mod tests {
             let checked = store.check_due_tasks(&check).await.unwrap();
             (checked.open.len(), checked.unreadable)
         };
-        assert_eq!(check(10).await, (2, 1));
+        assert_eq!(check(10).await, (2, 2));
         assert_eq!(check(20).await, (0, 0), "each was put off");
     }
 

@@ -11,6 +11,7 @@
 //! keeps its task open. Failures: tasks whose end was not recorded are checked again after
 //! [`CLAIM_SECONDS`], and so is a task whose row cannot be read, which delays no other.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::CLAIM_SECONDS;
@@ -20,11 +21,12 @@ use crate::clock::Timestamp;
 use crate::domain::limits::MAX_TASKS_IN_LEAF;
 use crate::domain::validity::is_dated_ahead;
 use crate::ids::TaskId;
+use crate::ledger::AppendError;
 use crate::ledger::entry::SweepCause;
 use crate::store::tasks::{DueTask, TaskCheck};
 
 /// How many tasks one round checks.
-const BATCH_TASKS: u32 = 5_000;
+const BATCH_TASKS: u32 = 2_000;
 
 /// The tasks of a batch that end with a leaf, by their cause.
 #[derive(Debug, Default)]
@@ -59,6 +61,42 @@ impl Due {
             ended.push(life.id);
         }
     }
+
+    fn with_causes(self, over_by: Timestamp, now: Timestamp) -> [(Vec<TaskId>, SweepCause); 3] {
+        [
+            (self.silent, SweepCause::ExpiredBy(over_by)),
+            (self.expired_ahead, SweepCause::ExpiredBy(now)),
+            (self.ahead, SweepCause::DatedAhead),
+        ]
+    }
+}
+
+/// Ends these tasks. Returns how many, and the first failure. A failure delays no other tasks.
+async fn end(
+    broker: &Arc<Broker>,
+    due: [(Vec<TaskId>, SweepCause); 3],
+) -> (u64, Option<AppendError>) {
+    let (mut ended, mut failed) = (0, None);
+    let mut work: VecDeque<(Vec<TaskId>, SweepCause)> = VecDeque::new();
+    for (tasks, cause) in due {
+        let leaves = tasks.chunks(MAX_TASKS_IN_LEAF);
+        work.extend(leaves.map(|tasks| (tasks.to_vec(), cause)));
+    }
+    while let Some((mut tasks, cause)) = work.pop_front() {
+        let count = tasks.len();
+        match broker.tasks.sweep_tasks(tasks.clone(), cause).await {
+            Ok(true) => ended += u64::try_from(count).unwrap_or(u64::MAX),
+            Ok(false) => {}
+            // Find the task whose end the store refuses.
+            Err(AppendError::Poisoned(_)) if count > 1 => {
+                let rest = tasks.split_off(count / 2);
+                work.push_front((rest, cause));
+                work.push_front((tasks, cause));
+            }
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    (ended, failed)
 }
 
 /// Ends tasks that have expired, and schedules the next check of the others.
@@ -78,17 +116,10 @@ pub(super) async fn task_expiry(broker: &Arc<Broker>, now: Timestamp) -> Outcome
     for task in &checked.open {
         due.add(task, over_by, now, &accepted);
     }
-    let mut rows = checked.past_deadline;
-    for (tasks, cause) in [
-        (due.silent, SweepCause::ExpiredBy(over_by)),
-        (due.expired_ahead, SweepCause::ExpiredBy(now)),
-        (due.ahead, SweepCause::DatedAhead),
-    ] {
-        for tasks in tasks.chunks(MAX_TASKS_IN_LEAF) {
-            if broker.tasks.sweep_tasks(tasks.to_vec(), cause).await? {
-                rows += u64::try_from(tasks.len()).unwrap_or(u64::MAX);
-            }
-        }
+    let (ended, failed) = end(broker, due.with_causes(over_by, now)).await;
+    let rows = checked.past_deadline + ended;
+    if let Some(error) = failed {
+        return Err(error.into());
     }
     if checked.unreadable > 0 {
         let unreadable = checked.unreadable;

@@ -9,6 +9,7 @@ use taskpass::broker::BrokerError;
 use taskpass::broker::administration::time::AcceptTimeRequest;
 use taskpass::clock::{Clock, SystemClock, Timestamp};
 use taskpass::domain::task::TaskState;
+use taskpass::ledger::AppendError;
 use taskpass::ledger::entry::SweepCause;
 use taskpass::sweep;
 use tokio_util::sync::CancellationToken;
@@ -180,7 +181,7 @@ async fn a_replica_whose_clock_is_ahead_deletes_and_ends_nothing() {
         .sweep_tasks(vec![issued.task.id], cause)
         .await;
     assert!(
-        matches!(dated, Err(BrokerError::FailClosed(_))),
+        matches!(dated, Err(AppendError::ClockInDoubt(_))),
         "{dated:?}"
     );
     // Nor may its sweeper close the task by the deadline, which leaves no leaf.

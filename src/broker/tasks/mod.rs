@@ -33,7 +33,7 @@ use crate::domain::task::{Task, TaskChain, TaskEnd, TaskState};
 use crate::domain::workload::Identity;
 use crate::ids::TaskId;
 use crate::ledger::entry::{Delegate, EndTask, EndTasks, Entry, SweepCause};
-use crate::ledger::{Appended, LedgerStatus};
+use crate::ledger::{AppendError, Appended, LedgerStatus};
 use crate::policy::AdminAction;
 use crate::store::heartbeat::{HeldTask, TaskView};
 
@@ -112,8 +112,9 @@ impl Tasks {
     ///
     /// A heartbeat by the handle alone uses no evidence up. The broker checks it against the facts
     /// that it reads with the task, and records it only if these facts have not changed in between.
-    /// That takes two statements on PostgreSQL and three on SQLite. All other heartbeats, and those
-    /// that fail this check, are checked by an append under the ledger's lock.
+    /// That takes two statements on PostgreSQL and three on SQLite, and one more if a cutoff is newer
+    /// than a session under the task. All other heartbeats, and those that fail this check, are
+    /// checked by an append under the ledger's lock.
     #[instrument(skip_all)]
     pub async fn heartbeat(
         &self,
@@ -476,12 +477,13 @@ impl Tasks {
 
     /// Ends tasks for the sweeper, in one leaf: those for which the cause still holds under the
     /// ledger's lock. At most [`MAX_TASKS_IN_LEAF`](crate::domain::limits::MAX_TASKS_IN_LEAF) tasks.
-    /// Returns whether a leaf was recorded; it may list fewer tasks.
+    /// Returns whether a leaf was recorded; it may list fewer tasks. The error is `Poisoned` if the
+    /// store refuses the end of one of them.
     pub async fn sweep_tasks(
         &self,
         tasks: Vec<TaskId>,
         cause: SweepCause,
-    ) -> Result<bool, BrokerError> {
+    ) -> Result<bool, AppendError> {
         let entry = Entry::EndTasks(EndTasks { tasks, cause });
         let appended = self
             .core
