@@ -15,17 +15,32 @@ pub const MAX_BODY_BYTES: usize = 64 * 1024;
 /// one is refused.
 pub const MAX_ADMIN_BODY_BYTES: usize = 8 * 1024 * 1024;
 
-/// The memory for the bodies of all requests that a replica reads or works on. Most are read before
-/// it is known who sent them. A thousand of the largest bodies of callers fit, or many thousand of
-/// usual ones. Beyond it a body waits for [`BODY_WAIT_SECONDS`].
-pub const MAX_BODIES_BYTES: usize = 64 * 1024 * 1024;
+/// The largest small body: several times a credential request, so nearly every body is small. A
+/// larger one is not refused, but takes its memory from another pool.
+pub const SMALL_BODY_BYTES: usize = 4 * 1024;
 
-/// The part of [`MAX_BODIES_BYTES`] for the bodies of one address: a quarter, which is two of the
-/// largest bodies of admins. Beyond it a body is refused with 503 at once.
-pub const MAX_ADDRESS_BODIES_BYTES: usize = 16 * 1024 * 1024;
+/// The memory for all small bodies that a replica reads or works on. Most are read before it is
+/// known who sent them. It is apart from the memory for large ones, so that these keep none of it.
+/// At least six thousand bodies fit. Beyond it a body waits for [`BODY_WAIT_SECONDS`].
+pub const MAX_SMALL_BODIES_BYTES: usize = 24 * 1024 * 1024;
 
-/// How long a body waits for memory, in seconds: long enough for a burst of usual bodies to pass. A
-/// body that waited longer is refused with 503.
+/// The same for the other bodies of callers. At least 384 fit. Beyond it a body is refused with 503
+/// at once.
+pub const MAX_LARGE_BODIES_BYTES: usize = 24 * 1024 * 1024;
+
+/// The part of [`MAX_SMALL_BODIES_BYTES`], and that of [`MAX_LARGE_BODIES_BYTES`], for the bodies
+/// of one address: a twelfth. The smaller it is, the more addresses an attack needs, and the sooner
+/// many honest callers behind one NAT are refused: they can have 2,048 bodies of a kilobyte and 32
+/// of the largest at once. Beyond it a body is refused with 503 at once.
+pub const MAX_ADDRESS_BODIES_BYTES: usize = 2 * 1024 * 1024;
+
+/// The memory for the bodies of administrative requests that may be larger than
+/// [`MAX_BODY_BYTES`]: two of the largest, one from an address. They are read after the caller was
+/// authorized. Beyond it a body is refused with 503 at once.
+pub const MAX_DOCUMENTS_BYTES: usize = 2 * MAX_ADMIN_BODY_BYTES;
+
+/// How long a small body waits for memory, in seconds: long enough for a burst to pass. A body that
+/// waited longer is refused with 503.
 pub const BODY_WAIT_SECONDS: u64 = 1;
 
 /// The longest identity or instance: long enough for percent-encoded claims, short enough for an

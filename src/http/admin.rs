@@ -14,6 +14,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::AppState;
+use super::bodies::BodyShare;
 use super::evidence::Presented;
 use super::json::Strict;
 use super::params::{Named, Unrepeatable};
@@ -283,6 +284,31 @@ pub(super) async fn generation(
     Ok(([(header::CONTENT_TYPE, "application/json")], bytes).into_response())
 }
 
+/// Reads a document, which may be large. `outcome` has the error, or the document's memory: the
+/// handler keeps it while the broker works on the document.
+async fn read_document(
+    request: Request,
+    state: &AppState,
+    outcome: &mut Option<Result<BodyShare, Problem>>,
+) -> Option<Generation> {
+    match Strict::<Generation>::from_request(request, state).await {
+        Ok(body) => {
+            *outcome = Some(Ok(body.share));
+            Some(body.value)
+        }
+        Err(problem) => {
+            *outcome = Some(Err(problem));
+            None
+        }
+    }
+}
+
+/// Why there is no document.
+fn unreadable(outcome: Option<Result<BodyShare, Problem>>) -> Problem {
+    let error = outcome.and_then(Result::err);
+    error.unwrap_or_else(Problem::internal)
+}
+
 /// Stores a generation, checks it, and activates it.
 ///
 /// The answer has its digest and, as `observed_policies`, the policies that are not enforced yet.
@@ -293,19 +319,15 @@ pub(super) async fn activate(
     request: Request,
 ) -> Result<(StatusCode, Json<ActivatedBody>), Problem> {
     // This body may be large, so it is read only if the caller may activate generations.
-    let mut unreadable = None;
-    let document = async {
-        let read = Strict::<Generation>::from_request(request, &state).await;
-        let read = read.map_err(|problem| unreadable = Some(problem));
-        read.ok().map(|body| body.value)
-    };
+    let mut outcome = None;
+    let document = read_document(request, &state, &mut outcome);
     let activated = state
         .broker
         .administration
         .activate(&presented.evidence, document);
     let activated = Box::pin(activated).await?;
     let Some(activated) = activated else {
-        return Err(unreadable.unwrap_or_else(Problem::internal));
+        return Err(unreadable(outcome));
     };
     let answer = ActivatedBody {
         generation: activated.digest,
@@ -334,19 +356,15 @@ pub(super) async fn check(
     presented: Presented,
     request: Request,
 ) -> Result<Json<CheckedBody>, Problem> {
-    let mut unreadable = None;
-    let document = async {
-        let read = Strict::<Generation>::from_request(request, &state).await;
-        let read = read.map_err(|problem| unreadable = Some(problem));
-        read.ok().map(|body| body.value)
-    };
+    let mut outcome = None;
+    let document = read_document(request, &state, &mut outcome);
     let checked = state
         .broker
         .administration
         .try_generation(&presented.evidence, document)
         .await?;
     let Some(checked) = checked else {
-        return Err(unreadable.unwrap_or_else(Problem::internal));
+        return Err(unreadable(outcome));
     };
     Ok(Json(CheckedBody {
         generation: checked.digest,

@@ -26,7 +26,8 @@ const MAX_DETAIL_CHARS: usize = 200;
 pub(super) struct Strict<T> {
     pub(super) value: T,
     pub(super) digest: [u8; 32],
-    _share: BodyShare,
+    /// Keep it for as long as the value.
+    pub(super) share: BodyShare,
 }
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Strict<T>
@@ -45,7 +46,7 @@ where
         Ok(Self {
             value,
             digest: sha256(&body.bytes),
-            _share: body.share,
+            share: body.share,
         })
     }
 }

@@ -7,8 +7,8 @@ use std::net::{SocketAddr, TcpStream};
 
 use tokio::net::TcpSocket;
 
-use crate::support::fleet::{Fleet, Replica};
-use crate::support::http::{allow_open_files, assert_problem, raw_status};
+use crate::support::fleet::{Fleet, Replica, body};
+use crate::support::http::{Answer, allow_open_files, assert_problem, raw_status};
 use crate::support::{SOON, until};
 
 /// The announced length: the largest body of a caller.
@@ -17,15 +17,22 @@ const ANNOUNCED: usize = 64 * 1024;
 /// The part that is sent. The broker takes the memory of the whole body for it.
 const SENT: usize = 60 * 1024;
 
+/// The largest body that takes its memory from the part for small ones.
+const SMALL: usize = 4 * 1024;
+
 /// Number of such bodies for which there is memory: those of one address, and all.
-const OF_ONE_ADDRESS: usize = 256;
-const OF_ALL: usize = 1_024;
+const OF_ONE_ADDRESS: usize = 32;
+const OF_ALL: usize = 384;
 
 /// Number of such bodies that each address sends.
-const EACH: usize = 300;
+const EACH: usize = 40;
 
-/// Sends a part of a body on a new connection from this address of the machine.
-async fn send_a_part(server: SocketAddr, from: [u8; 4]) -> TcpStream {
+/// Number of addresses that send them: two more than there are shares.
+const ADDRESSES: u8 = 14;
+
+/// Announces a body on a new connection from this address of the machine, and sends so many bytes
+/// of it.
+async fn send_a_part(server: SocketAddr, from: [u8; 4], sent: usize) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::from((from, 0))).unwrap();
     let mut stream = socket.connect(server).await.unwrap().into_std().unwrap();
@@ -34,7 +41,7 @@ async fn send_a_part(server: SocketAddr, from: [u8; 4]) -> TcpStream {
     let part = format!(
         "POST /v1/credentials HTTP/1.1\r\nHost: {server}\r\nContent-Type: application/json\r\n\
          Content-Length: {ANNOUNCED}\r\n\r\n{}",
-        " ".repeat(SENT)
+        " ".repeat(sent)
     );
     // The broker may refuse the body and close the connection before all of it was sent.
     drop(stream.write_all(part.as_bytes()));
@@ -45,7 +52,7 @@ async fn send_a_part(server: SocketAddr, from: [u8; 4]) -> TcpStream {
 async fn senders(replica: &Replica, from: [u8; 4]) -> Vec<TcpStream> {
     let mut senders = Vec::new();
     for _ in 0..EACH {
-        senders.push(send_a_part(replica.address, from).await);
+        senders.push(send_a_part(replica.address, from, SENT).await);
     }
     senders
 }
@@ -70,12 +77,40 @@ fn statuses(senders: &mut [TcpStream]) -> Vec<u16> {
     statuses
 }
 
+/// Sends a whole body that is above the small ones, and malformed.
+async fn send_a_large_one(fleet: &Fleet, replica: &Replica) -> Answer {
+    let mut large = body();
+    large["unknown"] = "x".repeat(SMALL).into();
+    let token = fleet.token();
+    replica
+        .client
+        .post_json(&token, "/v1/credentials", &large)
+        .await
+}
+
+/// Sends parts of bodies from one more address, until there is no memory for a large body.
+async fn take_the_rest(fleet: &Fleet, replica: &Replica) -> Vec<TcpStream> {
+    let mut senders = Vec::new();
+    loop {
+        let answer = send_a_large_one(fleet, replica).await;
+        if answer.status == 503 {
+            assert_problem(&answer, 503, "overloaded");
+            assert_eq!(answer.header("retry-after"), Some("1"));
+            return senders;
+        }
+        assert_problem(&answer, 400, "invalid-request");
+        assert!(senders.len() < 200, "there is always memory left");
+        senders.push(send_a_part(replica.address, [127, 0, 0, 100], SMALL + 1).await);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_sent_bodies_take_bounded_memory_and_others_go_on() {
     // Before the broker starts, because it inherits the limit.
-    allow_open_files(6 * EACH + 1_000);
+    allow_open_files(usize::from(ADDRESSES) * EACH + 1_000);
     // The timeout keeps the bodies until the end of the test.
-    let (fleet, replica) = Fleet::embedded_with("request_timeout_seconds = 60");
+    let (fleet, replica) =
+        Fleet::embedded_with("finish_seconds = 60\nrequest_timeout_seconds = 60");
     let mut first = senders(&replica, [127, 0, 0, 2]).await;
     until("the address has no more than its share", SOON, async || {
         awaited(&first) <= OF_ONE_ADDRESS
@@ -83,10 +118,11 @@ async fn half_sent_bodies_take_bounded_memory_and_others_go_on() {
     .await;
     assert!(awaited(&first) > OF_ONE_ADDRESS / 2);
     replica.ask(&fleet.token()).await.expect(201);
-    assert_eq!(replica.client.get("/readyz").await.status, 200);
+    let served = send_a_large_one(&fleet, &replica).await;
+    assert_problem(&served, 400, "invalid-request");
 
     let mut others = Vec::new();
-    for last in 3..7 {
+    for last in 3..2 + ADDRESSES {
         others.extend(senders(&replica, [127, 0, 0, last]).await);
     }
     until("all have no more than there is", SOON, async || {
@@ -94,19 +130,17 @@ async fn half_sent_bodies_take_bounded_memory_and_others_go_on() {
     })
     .await;
     assert!(awaited(&first) + awaited(&others) > OF_ALL / 2);
+    let rest = take_the_rest(&fleet, &replica).await;
+    // Nearly every request is small, and goes on.
+    replica.ask(&fleet.token()).await.expect(201);
     assert_eq!(replica.client.get("/readyz").await.status, 200);
-    let answer = replica.ask(&fleet.token()).await;
-    if answer.status != 201 {
-        assert_problem(&answer, 503, "overloaded");
-        assert_eq!(answer.header("retry-after"), Some("1"));
-    }
     for senders in [&mut first, &mut others] {
         let statuses = statuses(senders);
         assert!(statuses.iter().all(|status| *status == 503), "{statuses:?}");
     }
-    drop((first, others));
+    drop((first, others, rest));
     until("the memory is free again", SOON, async || {
-        replica.ask(&fleet.token()).await.status == 201
+        send_a_large_one(&fleet, &replica).await.status == 400
     })
     .await;
 }
