@@ -267,6 +267,8 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::crypto::SealingKeys;
+    use crate::crypto::random::SystemRandom;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_seconds(seconds)
@@ -370,6 +372,20 @@ mod tests {
                 prop_assert_eq!(is_blocked, blocked);
             }
         }
+    }
+
+    #[test]
+    fn an_acceptance_that_is_known_is_not_learnt_again() {
+        let key = SealingKeys::generate(&SystemRandom::new()).unwrap();
+        let mac = SealingKeys::parse(&[key]).unwrap().mac("o");
+        let accepted = cutoff(3, Selector::IssuedAfter(at(9)), Block::No);
+        let sealed = SealedCutoff::seal(accepted, &mac);
+        let mut known = Cutoffs::default();
+        assert!(known.learn(vec![sealed.clone()], &mac).unwrap());
+        assert!(!known.learn(vec![sealed.clone()], &mac).unwrap());
+        let mut loaded = Cutoffs::default();
+        loaded.load(Vec::new(), vec![(3, at(9))]);
+        assert!(!loaded.learn(vec![sealed], &mac).unwrap());
     }
 
     #[test]

@@ -16,8 +16,9 @@ use std::collections::HashSet;
 use sqlx::FromRow;
 
 use super::codec::{signed, unsigned};
+use super::postgres::Fenced;
 use super::validity_sql::blocks;
-use super::{Store, StoreError, on_pool, read_current};
+use super::{Store, StoreError, read_current};
 use crate::clock::Timestamp;
 use crate::crypto::digest::{Mac, MacError};
 use crate::domain::cutoff::{Block, Cutoff, Selector};
@@ -190,19 +191,33 @@ impl Store {
         selectors: &HashSet<Selector>,
         index: u64,
     ) -> Result<Vec<Cutoff>, StoreError> {
+        self.cutoffs_of_on(None, selectors, index).await
+    }
+
+    /// As [`Self::cutoffs_of`]. On PostgreSQL it reads on the connection `held`; without one, on a
+    /// connection of the pool.
+    pub(super) async fn cutoffs_of_on(
+        &self,
+        held: Option<Fenced>,
+        selectors: &HashSet<Selector>,
+        index: u64,
+    ) -> Result<Vec<Cutoff>, StoreError> {
         let rows: Vec<CutoffRow> = match self {
             Self::Postgres(postgres) => {
-                on_pool!(postgres, finish_current, db => {
-                    sqlx::query_as(cutoffs_of!(
-                        "unnest($1::text[], $2::text[]) AS w (kind, value)",
-                        "$3"
-                    ))
-                        .bind(selectors.iter().map(Selector::kind).collect::<Vec<_>>())
-                        .bind(selectors.iter().map(Selector::value).collect::<Vec<_>>())
-                        .bind(signed(index))
-                        .fetch_all(db)
-                        .await?
-                })
+                let mut connection = match held {
+                    Some(connection) => connection,
+                    None => postgres.acquire().await?,
+                };
+                let rows = sqlx::query_as(cutoffs_of!(
+                    "unnest($1::text[], $2::text[]) AS w (kind, value)",
+                    "$3"
+                ))
+                .bind(selectors.iter().map(Selector::kind).collect::<Vec<_>>())
+                .bind(selectors.iter().map(Selector::value).collect::<Vec<_>>())
+                .bind(signed(index))
+                .fetch_all(connection.executor())
+                .await;
+                connection.finish_current(rows)?
             }
             Self::Sqlite(sqlite) => {
                 let pairs = selectors

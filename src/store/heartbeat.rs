@@ -4,7 +4,12 @@
 //! `Store::hold_task` reads a [`TaskView`], and [`HeldTask::hear`] records the heartbeat. On
 //! PostgreSQL that takes two statements on one connection of the pool: the read, and the update,
 //! which also returns the sessions. The pool gives out only connections to the current primary.
-//! SQLite cannot update a row within a query, so it runs three statements.
+//! SQLite cannot update a row within a query, so it runs three statements. If a cutoff may be newer
+//! than one of the sessions, one more statement reads the cutoffs that can end them.
+//!
+//! Of the cutoffs, the read returns those that decide about the task: the blocks in force with a
+//! selector of the task, of an ancestor or of their owners, and the accepted times. It finds them
+//! by their selectors, so that its cost does not grow with the number of cutoffs.
 //!
 //! The rule: the update repeats those conditions that can have changed. It changes nothing if the
 //! task has ended or expired, if an ancestor's end is recorded or, with `undisturbed_since`, if a
@@ -12,16 +17,17 @@
 //! also covers ancestors that have expired without a record; the caller tests that before.
 //!
 //! Failures: `None` of `hold_task` means that there is no such task; `None` of `hear` that nothing
-//! was recorded. A forged cutoff is `Forged`, and so is every later read. Of the callers outside of
-//! the store, `broker::tasks` records heartbeats. It checks the owner's attestor, and appends under
-//! the ledger's lock if `hear` returned `None`; `broker::access` compares the handle.
+//! was recorded. After an error of `hear`, the heartbeat may have been recorded. A forged cutoff is
+//! `Forged`, and so is every later read. Of the callers outside of the store, `broker::tasks`
+//! records heartbeats. It checks the owner's attestor, and appends under the ledger's lock if
+//! `hear` returned `None`; `broker::access` compares the handle.
 
 use sqlx::{FromRow, Row};
 
 use super::codec::{digest, signed, unsigned};
 use super::cutoffs::CutoffRow;
 use super::postgres::Fenced;
-use super::sessions::{UnderRow, select_under, under, views_under};
+use super::sessions::{UnderRow, select_under, under};
 use super::tasks::{TaskRow, task_columns};
 use super::validity_sql::{blocks, chain, chain_open, task_open, undisturbed_since};
 use super::{Store, StoreError};
@@ -41,9 +47,11 @@ pub struct TaskView {
     pub chain: TaskChain,
     /// The records of the ancestors, in no order.
     pub above: Vec<Task>,
-    /// The cutoffs that block at the instant of the read, and those that were committed after the
-    /// oldest of these tasks was opened; oldest first.
+    /// The cutoffs that block one of these tasks, or the owner of one, at the instant of the read,
+    /// and the times that were accepted after the oldest of the tasks was opened; oldest first.
     pub cutoffs: Vec<Cutoff>,
+    /// The index of the newest cutoff of all at the time of the read. `None` if there was none.
+    pub newest_cutoff: Option<u64>,
     /// The number of leaves in the log at the time of the read.
     pub as_of: u64,
     /// The generation of the newest activation. Its MAC is not checked here, but by
@@ -100,6 +108,7 @@ struct TaskViewRow {
     as_of: Option<i64>,
     /// The digest of the newest activation's generation.
     decides: Option<Vec<u8>>,
+    newest_cutoff: Option<i64>,
     cutoff_id: Option<CutoffId>,
     idx: Option<i64>,
     kind: Option<String>,
@@ -136,21 +145,64 @@ impl TaskViewRow {
     }
 }
 
-/// `$1` is the task, `$2` the present instant.
-const TASK_VIEW: &str = concat!(
-    "/* task_view */ WITH RECURSIVE above AS ( \
-         SELECT id AS link, parent_id AS parent, leaf_idx AS leaf FROM task WHERE id = $1 \
-         UNION SELECT t.id, t.parent_id, t.leaf_idx FROM task t JOIN above ON t.id = above.parent) \
-     SELECT ",
-    task_columns!(),
-    ", (SELECT size FROM ledger_head ORDER BY size DESC LIMIT 1) AS as_of, \
-     (SELECT digest FROM activation ORDER BY idx DESC LIMIT 1) AS decides, \
-     cut.* FROM above JOIN task ON task.id = above.link \
-     LEFT JOIN (SELECT id AS cutoff_id, idx, kind, value, blocked_until, until_lifted, reason, \
-         actor, requested_at, committed_at, lifted_idx, deny_policy_target, mac FROM cutoff \
-         WHERE idx > (SELECT min(leaf) FROM above) OR (",
-    blocks!("$2"),
-    ")) AS cut ON task.id = $1 ORDER BY cut.idx"
+/// The columns of a cutoff in [`TaskViewRow`].
+macro_rules! cutoff_columns {
+    () => {
+        "c.id AS cutoff_id, c.idx, c.kind, c.value, c.blocked_until, c.until_lifted, c.reason, \
+         c.actor, c.requested_at, c.committed_at, c.lifted_idx, c.deny_policy_target, c.mac"
+    };
+}
+
+/// `above`: the task `$1` and its ancestors; `wanted`: the selectors whose blocks concern them
+/// (`Selector::concerns_task`). `$2` is the present instant, `$id` the text of a task's id.
+/// `$of_selector` and `$end` enclose the search for the cutoffs of one selector. They make each
+/// database search by the index, also where it expects many selectors.
+macro_rules! task_view {
+    ($id:literal, $of_selector:literal, $end:literal) => {
+        concat!(
+            "/* task_view */ WITH RECURSIVE above AS ( \
+                 SELECT * FROM task WHERE id = $1 \
+                 UNION SELECT t.* FROM task t JOIN above ON t.id = above.parent_id), \
+             wanted AS ( \
+                 SELECT 'all' AS kind, '' AS value \
+                 UNION SELECT 'workload', owner FROM above \
+                 UNION SELECT 'attestor', attestor FROM above \
+                 UNION SELECT 'task', ",
+            $id,
+            " FROM above) SELECT ",
+            task_columns!(),
+            ", (SELECT size FROM ledger_head ORDER BY size DESC LIMIT 1) AS as_of, \
+             (SELECT digest FROM activation ORDER BY idx DESC LIMIT 1) AS decides, \
+             (SELECT max(idx) FROM cutoff) AS newest_cutoff, \
+             cut.* FROM above LEFT JOIN (SELECT ",
+            cutoff_columns!(),
+            " FROM wanted AS w ",
+            $of_selector,
+            " c.kind = w.kind AND c.value = w.value AND ",
+            blocks!("$2"),
+            $end,
+            " UNION ALL SELECT ",
+            cutoff_columns!(),
+            " FROM cutoff AS c WHERE c.kind = 'issued_after' \
+             AND c.idx > (SELECT min(leaf_idx) FROM above)) AS cut \
+             ON above.id = $1 ORDER BY cut.idx"
+        )
+    };
+}
+
+/// OFFSET keeps PostgreSQL from joining with all cutoffs at once.
+const POSTGRES_TASK_VIEW: &str = task_view!(
+    "CAST(id AS text)",
+    "CROSS JOIN LATERAL (SELECT * FROM cutoff AS c WHERE",
+    " OFFSET 0) AS c"
+);
+
+/// CROSS JOIN keeps SQLite from reading all cutoffs first.
+const SQLITE_TASK_VIEW: &str = task_view!(
+    "lower(substr(hex(id), 1, 8) || '-' || substr(hex(id), 9, 4) || '-' || \
+     substr(hex(id), 13, 4) || '-' || substr(hex(id), 17, 4) || '-' || substr(hex(id), 21))",
+    "CROSS JOIN cutoff AS c WHERE",
+    ""
 );
 
 /// `$1` is the task, `$2` the present instant, `$3` the size of the log since which no cutoff and
@@ -212,7 +264,7 @@ impl Store {
         let (rows, connection): (Vec<TaskViewRow>, _) = match self {
             Self::Postgres(postgres) => {
                 let mut connection = postgres.acquire().await?;
-                let rows = sqlx::query_as(TASK_VIEW)
+                let rows = sqlx::query_as(POSTGRES_TASK_VIEW)
                     .bind(id)
                     .bind(now)
                     .fetch_all(connection.executor())
@@ -220,7 +272,7 @@ impl Store {
                 (connection.keep_current(rows)?, Some(connection))
             }
             Self::Sqlite(sqlite) => {
-                let rows = sqlx::query_as(TASK_VIEW)
+                let rows = sqlx::query_as(SQLITE_TASK_VIEW)
                     .bind(id)
                     .bind(now)
                     .fetch_all(sqlite.readers())
@@ -238,7 +290,7 @@ impl Store {
 
     fn viewed(&self, id: TaskId, rows: Vec<TaskViewRow>) -> Result<Option<TaskView>, StoreError> {
         let (mut own, mut above, mut cutoffs) = (None, Vec::new(), Vec::new());
-        let (mut as_of, mut generation) = (0, None);
+        let (mut as_of, mut generation, mut newest_cutoff) = (0, None, None);
         for mut row in rows {
             if let Some(cutoff) = row.cutoff() {
                 cutoffs.push(self.opened(cutoff)?);
@@ -246,6 +298,10 @@ impl Store {
             as_of = unsigned("head", row.as_of.unwrap_or(0))?;
             generation = match &row.decides {
                 Some(bytes) => Some(GenerationDigest::new(digest("activation", bytes)?)),
+                None => None,
+            };
+            newest_cutoff = match row.newest_cutoff {
+                Some(index) => Some(unsigned("cutoff", index)?),
                 None => None,
             };
             let task = Task::try_from(row.task)?;
@@ -273,6 +329,7 @@ impl Store {
             chain,
             above,
             cutoffs,
+            newest_cutoff,
             as_of,
             generation,
         }))
@@ -301,7 +358,7 @@ impl HeldTask {
         // large.
         let since = undisturbed_since.map_or(i64::MAX, signed);
         let id = self.view.task.id;
-        let (heard_at, rows) = match &self.store {
+        let (heard_at, rows, held) = match &self.store {
             Store::Postgres(postgres) => {
                 let mut connection = match self.connection {
                     Some(connection) => connection,
@@ -327,7 +384,7 @@ impl HeldTask {
                         under.push(UnderRow::from_row(row)?);
                     }
                 }
-                (heard_at, under)
+                (heard_at, under, Some(connection))
             }
             Store::Sqlite(sqlite) => {
                 let heard: Vec<(Timestamp,)> = sqlx::query_as(SQLITE_HEARTBEAT)
@@ -344,14 +401,13 @@ impl HeldTask {
                     .bind(i64::from(limit))
                     .fetch_all(sqlite.readers())
                     .await?;
-                (heard_at, under)
+                (heard_at, under, None)
             }
         };
-        Ok(Some(RecordedHeartbeat {
-            heard_at,
-            // The view has every cutoff since the oldest of the tasks was opened. No session under
-            // the task, and none that it was derived from, is older, so these cutoffs suffice.
-            sessions: views_under(rows, self.view.cutoffs)?,
-        }))
+        // No cutoff came since a size that the view covers, so its newest one is still the newest.
+        let undisturbed = undisturbed_since.is_some_and(|since| since <= self.view.as_of);
+        let newest_cutoff = undisturbed.then_some(self.view.newest_cutoff.unwrap_or(0));
+        let sessions = self.store.views_under(rows, held, newest_cutoff).await?;
+        Ok(Some(RecordedHeartbeat { heard_at, sessions }))
     }
 }

@@ -1,4 +1,5 @@
-//! The cost of a heartbeat: at most three statements, counting everything sent to the database.
+//! The cost of a heartbeat: at most three statements, counting everything sent to the database, as
+//! long as no cutoff is newer than its sessions. And the blocks that refuse it.
 
 use std::collections::BTreeMap;
 
@@ -7,9 +8,13 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 use sqlx::Connection as _;
 use sqlx::sqlite::SqlitePool;
+use taskpass::broker::BrokerError;
+use taskpass::broker::revocation::{BlockRequest, RevokeRequest};
 use taskpass::crypto::SealingKeys;
 use taskpass::crypto::random::SystemRandom;
+use taskpass::domain::cutoff::{Cutoff, Selector, True};
 use taskpass::domain::task::{Task, TaskState};
+use taskpass::domain::workload::encode_value;
 use taskpass::ids::TaskId;
 use taskpass::store::Store;
 use taskpass::store::append::{Needs, Writes};
@@ -21,6 +26,7 @@ use crate::support::fleet::{Fleet, Replica};
 use crate::support::http::{Answer, send};
 use crate::support::postgres::fresh_database;
 use crate::support::proxy::Proxy;
+use crate::support::rig::{Kind, Rig, ask, ask_in, child_of};
 use crate::support::sqlite::fresh_sqlite;
 
 /// Number of heartbeats in a row.
@@ -177,4 +183,69 @@ async fn sqlite_runs_three_statements() {
     let run = [after[0] - before[0], after[1] - before[1]];
     assert_eq!(run, [2, 1], "two that read and one that writes");
     store.close().await;
+}
+
+async fn begin(kind: Kind) -> Rig {
+    Rig::new(kind).await
+}
+
+async fn cut_off(rig: &Rig, selector: &Selector, block: BlockRequest) -> Cutoff {
+    let asked = RevokeRequest {
+        selector: selector.clone(),
+        block,
+        deny_all_earlier_sessions: false,
+        reason: "test".into(),
+        allow_unknown: true,
+        dry_run: false,
+    };
+    let revoked = rig.broker.revocation.revoke_many(&rig.admin(), asked).await;
+    revoked.unwrap().cutoff.unwrap()
+}
+
+fn workload(sub: &str) -> Selector {
+    let identity = format!("dev:{}", encode_value(sub));
+    Selector::Workload(identity.try_into().unwrap())
+}
+
+on_both_stores! {
+    async fn a_heartbeat_is_refused_exactly_while_a_block_concerns_its_task_or_an_ancestor(rig: Rig) {
+        let parent = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        let lent = rig.delegate(&parent, "agent:child").await.unwrap();
+        let under = ask_in(child_of(parent.task.id, &lent), &["orders:read"]);
+        let child = rig.issue("agent:child", under).await.unwrap();
+        let other = rig.issue("agent:orders", ask(&["orders:read"])).await.unwrap();
+        rig.heartbeat(&child).await.unwrap();
+        for selector in [
+            workload("agent:child"),
+            workload("agent:reports"),
+            Selector::Attestor("dev".into()),
+            Selector::All(True),
+        ] {
+            let refused = async || {
+                let heard = rig.heartbeat(&child).await;
+                assert!(matches!(heard, Err(BrokerError::Blocked(_))), "{selector}: {heard:?}");
+            };
+            cut_off(&rig, &selector, BlockRequest::Seconds(9)).await;
+            refused().await;
+            rig.clock.advance(9);
+            rig.heartbeat(&child).await.unwrap();
+            let cutoff = cut_off(&rig, &selector, BlockRequest::UntilLifted).await;
+            refused().await;
+            rig.broker.revocation.lift(&rig.admin(), cutoff.id).await.unwrap();
+            rig.heartbeat(&child).await.unwrap();
+            cut_off(&rig, &selector, BlockRequest::Seconds(0)).await;
+            rig.heartbeat(&child).await.unwrap();
+        }
+        for selector in [
+            workload("agent:orders"),
+            Selector::Attestor("other".into()),
+            Selector::Task(other.task.id),
+            Selector::Resource("orders-api".into()),
+        ] {
+            cut_off(&rig, &selector, BlockRequest::UntilLifted).await;
+            rig.heartbeat(&child).await.unwrap();
+        }
+        cut_off(&rig, &Selector::Task(parent.task.id), BlockRequest::Default).await;
+        assert!(rig.heartbeat(&child).await.is_err(), "the ancestor has ended");
+    }
 }

@@ -33,7 +33,7 @@ const LOADED_AT_ONCE: u32 = 1_000;
 pub(super) struct LearnedCutoffs {
     pub(super) cutoffs: Cutoffs,
     /// Whether the acceptance of a time is among the changes.
-    accepts_time: bool,
+    pub(super) accepts_time: bool,
 }
 
 impl Appender {
@@ -175,15 +175,18 @@ impl Appender {
     }
 
     /// After the acceptance of an earlier time, blocks that had ended by the fast clock block
-    /// again. The next batch reads them first.
+    /// again. The cutoffs are loaded before another batch is settled.
     fn reload_if(&mut self, accepts_time: bool) {
         if accepts_time {
             self.cutoffs_known_to = None;
         }
     }
 
-    /// Takes over the cutoffs of this replica's own batch, once it is committed.
-    pub(super) fn take_own_cutoffs(&mut self, own: Cutoffs) {
+    /// Takes over the cutoffs of this replica's own batch, once it is committed and the log has
+    /// `size` leaves. All leaves since the batch read its changes are its own, so every change of a
+    /// cutoff up to this size is known.
+    pub(super) fn take_own_cutoffs(&mut self, own: Cutoffs, size: u64) {
+        self.cutoffs_known_to = self.cutoffs_known_to.map(|known_to| known_to.max(size));
         if own.is_empty() {
             return;
         }

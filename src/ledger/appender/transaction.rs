@@ -73,10 +73,7 @@ impl Appender {
         for _ in 0..SERVERS {
             // The connection is put back only after a success. Otherwise it is dropped, which rolls
             // the transaction back.
-            let connection = match self.connection.take() {
-                Some(connection) => connection,
-                None => self.connect_checked().await?,
-            };
+            let connection = self.checked_connection().await?;
             let attempt = self.try_commit(connection, prepared);
             match tokio::time::timeout(BATCH_PATIENCE, attempt).await {
                 Ok(Ok(Some(committed))) => return Ok(committed),
@@ -148,6 +145,10 @@ impl Appender {
         let generation = self.open_activation(view.activation.as_ref())?;
         let reading = self.judge_clock(&view, cutoffs);
         let now = reading.now;
+        if learned.as_ref().is_some_and(|learned| learned.accepts_time) {
+            let connection = self.reload_cutoffs(connection, edge, learned).await?;
+            return Box::pin(self.try_commit(connection, prepared)).await;
+        }
 
         let chain = view.head.as_ref();
         let chain = chain.map_or(EndingsChain::EMPTY, SealedHead::endings);
@@ -184,7 +185,7 @@ impl Appender {
             self.shared.endings.notify_one();
         }
         self.see_dates(&writes, &own_cutoffs);
-        self.take_own_cutoffs(own_cutoffs);
+        self.take_own_cutoffs(own_cutoffs, self.edge.size());
         Ok(Some(Committed {
             settled,
             prover,
@@ -284,6 +285,21 @@ impl Appender {
         Ok(())
     }
 
+    /// Ends a transaction that learned of an accepted time, and loads the cutoffs again: blocks that
+    /// this replica had forgotten by a fast clock block again, and no entry may be settled without
+    /// them. The clock was judged by the accepted time before. Returns a connection for another
+    /// transaction, which learns of this acceptance no more.
+    async fn reload_cutoffs(
+        &mut self,
+        connection: LedgerConnection,
+        edge: Edge,
+        learned: Option<LearnedCutoffs>,
+    ) -> Result<LedgerConnection, Failure> {
+        self.end_unwritten(connection, edge, learned).await?;
+        self.load_cutoffs().await?;
+        self.checked_connection().await
+    }
+
     /// Judges the clock by values that were read under the lock, so that no leaf is dated by a
     /// wrong clock.
     fn judge_clock(&self, view: &View, cutoffs: &Cutoffs) -> Reading {
@@ -319,6 +335,14 @@ impl Appender {
 
     fn keep(&mut self, connection: LedgerConnection) {
         self.connection = connection.is_own().then_some(connection);
+    }
+
+    /// The connection of the last batch, or a new one.
+    async fn checked_connection(&mut self) -> Result<LedgerConnection, Failure> {
+        match self.connection.take() {
+            Some(connection) => Ok(connection),
+            None => self.connect_checked().await,
+        }
     }
 
     /// Connects, and checks the server against the shared checkpoint: it may be another one than

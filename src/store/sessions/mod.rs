@@ -24,7 +24,8 @@ use std::collections::{HashMap, HashSet};
 
 pub use self::matching::MatchCount;
 use self::rows::{SessionRow, facts_under, shown_views};
-pub(super) use self::rows::{UnderRow, select_session, select_under, under, views_under};
+pub(super) use self::rows::{UnderRow, select_session, select_under, under};
+use super::postgres::Fenced;
 use super::tasks::json_ids;
 use super::{Store, StoreError, on_pool, read_current};
 use crate::clock::Timestamp;
@@ -92,16 +93,36 @@ impl Store {
             .await?
         });
         self.check_trusted()?;
-        let (shown, facts) = facts_under(rows)?;
-        let facts = self.with_cutoffs(facts, &[]).await?;
+        self.views_under(rows, None, None).await
+    }
+
+    /// The sessions that are shown in these rows, oldest first, with everything that decides about
+    /// them. On PostgreSQL it reads on the connection `held`; without one, on a connection of the
+    /// pool. If `newest_cutoff` is known, no cutoff has a leaf after this index.
+    pub(super) async fn views_under(
+        &self,
+        rows: Vec<UnderRow>,
+        held: Option<Fenced>,
+        newest_cutoff: Option<u64>,
+    ) -> Result<Vec<SessionView>, StoreError> {
+        let (shown, mut facts) = facts_under(rows)?;
+        let leaves = facts.sessions.values().map(|session| session.leaf_index);
+        let oldest = leaves.min();
+        // A cutoff ends only sessions with earlier leaves.
+        let unharmed = newest_cutoff.is_some_and(|newest| Some(newest) <= oldest);
+        if !unharmed {
+            facts = self.with_cutoffs(facts, &[], held).await?;
+        }
         Ok(shown_views(&shown, &facts))
     }
 
-    /// Adds the cutoffs that can end one of these sessions, or one of those in `facts`.
+    /// Adds the cutoffs that can end one of these sessions, or one of those in `facts`. `held` as
+    /// for [`Self::views_under`].
     async fn with_cutoffs(
         &self,
         mut facts: ValidityFacts,
         sessions: &[Session],
+        held: Option<Fenced>,
     ) -> Result<ValidityFacts, StoreError> {
         let all = || sessions.iter().chain(facts.sessions.values());
         let Some(oldest) = all().map(|session| session.leaf_index).min() else {
@@ -110,7 +131,7 @@ impl Store {
         let mut selectors: HashSet<Selector> =
             facts.tasks.keys().map(|id| Selector::Task(*id)).collect();
         selectors.extend(all().flat_map(|session| session.selector_subject().selectors()));
-        facts.cutoffs = self.cutoffs_of(&selectors, oldest).await?;
+        facts.cutoffs = self.cutoffs_of_on(held, &selectors, oldest).await?;
         Ok(facts)
     }
 
@@ -143,7 +164,7 @@ impl Store {
             sessions: ancestors,
             cutoffs: Vec::new(),
         };
-        let facts = self.with_cutoffs(facts, &sessions).await?;
+        let facts = self.with_cutoffs(facts, &sessions, None).await?;
         Ok(sessions
             .into_iter()
             .map(|session| facts.view(session))

@@ -1,8 +1,8 @@
 //! The rows of sessions, and how they are selected and read.
 //!
 //! [`SessionRow`] is a session's columns, which `select_session!` lists. [`UnderRow`] is a row of
-//! `select_under!`: a session under a task, with one of the tasks above it. `views_under` turns
-//! such rows into sessions with everything that decides about them.
+//! `select_under!`: a session under a task, with one of the tasks above it. `facts_under`
+//! turns such rows into the facts that decide about these sessions, apart from the cutoffs.
 //!
 //! A row that cannot be parsed is `Corrupt`, an unknown minter `Unfit`. The other files of this
 //! module and [`crate::store::heartbeat`] read with these macros.
@@ -13,7 +13,6 @@ use std::collections::hash_map::Entry;
 use sqlx::FromRow;
 
 use crate::clock::Timestamp;
-use crate::domain::cutoff::Cutoff;
 use crate::domain::generation_digest::GenerationDigest;
 use crate::domain::revocability::{ExpiresBy, OpenSessions, Revocability, RevocationClass};
 use crate::domain::session::{EndReason, Session, SessionState};
@@ -113,17 +112,6 @@ pub(in crate::store) struct UnderRow {
     #[sqlx(flatten)]
     link: LinkRow,
     is_shown: bool,
-}
-
-/// The sessions that are shown in these rows, oldest first, with everything that decides about
-/// them. `cutoffs` are those with leaves after the oldest of them.
-pub(in crate::store) fn views_under(
-    rows: Vec<UnderRow>,
-    cutoffs: Vec<Cutoff>,
-) -> Result<Vec<SessionView>, StoreError> {
-    let (shown, mut facts) = facts_under(rows)?;
-    facts.cutoffs = cutoffs;
-    Ok(shown_views(&shown, &facts))
 }
 
 /// The shown sessions, with everything that decides about them.

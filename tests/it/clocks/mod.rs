@@ -3,6 +3,7 @@
 //! right.
 
 mod by_the_command_line;
+mod relearned;
 
 use std::sync::Arc;
 

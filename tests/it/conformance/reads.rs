@@ -9,6 +9,158 @@ cases! {
     what_decides_validity_is_read_under_a_lease: "read_lease";
     decisions_and_acts_are_read_apart_and_so_many_at_a_time: "decisions_end" "acts";
     external_sessions_are_found_under_what_ended: "external_under";
+    a_task_is_read_with_the_blocks_that_concern_it_and_no_others: "task_view";
+    no_heartbeat_passes_a_cutoff_that_came_after_its_read: "task_view" "heartbeat" "cutoffs_of";
+}
+
+fn workload(identity: &str) -> Selector {
+    Selector::Workload(identity.to_owned().try_into().unwrap())
+}
+
+/// A selector of each kind, and of each thing that a task can be about.
+fn selectors() -> Vec<Selector> {
+    vec![
+        Selector::IssuedAfter(at(5)),
+        Selector::All(True),
+        workload("dev:a"),
+        workload("up:p"),
+        workload("dev:other"),
+        Selector::Attestor("dev".into()),
+        Selector::Attestor("up".into()),
+        Selector::Attestor("other".into()),
+        Selector::Task(task_id(1)),
+        Selector::Task(task_id(2)),
+        Selector::Task(task_id(3)),
+        Selector::Task(task_id(4)),
+        Selector::Resource("orders".into()),
+        Selector::Generation(GenerationDigest::new([7; 32])),
+        Selector::Policy("p_1%".into()),
+        Selector::SigningKey("k1".into()),
+        Selector::IssuedAfter(at(6)),
+    ]
+}
+
+async fn a_task_is_read_with_the_blocks_that_concern_it_and_no_others(store: &Store) {
+    /// The leaf of the oldest task.
+    const OLDEST: u64 = 50;
+    let opened = |task: Task| Task {
+        leaf_index: OLDEST + u64::try_from(task.id.uuid().as_u128()).unwrap(),
+        ..task
+    };
+    let parent = Task {
+        owner: "up:p".to_owned().try_into().unwrap(),
+        attestor: "up".into(),
+        leaf_index: OLDEST,
+        ..task(1, None)
+    };
+    let mut writes = Writes {
+        tasks: vec![
+            parent,
+            opened(task(2, Some(1))),
+            opened(task(3, Some(2))),
+            opened(task(4, None)),
+        ],
+        ..Writes::default()
+    };
+    let mut all: Vec<Cutoff> = Vec::new();
+    for selector in selectors() {
+        for block in [
+            Block::No,
+            Block::Until(at(10)),
+            Block::Until(at(30)),
+            Block::UntilLifted,
+        ] {
+            for lifted_index in [None, Some(999)] {
+                let index = all.len() as u64;
+                let sealed = cutoff(u128::from(index) + 100, index, selector.clone(), block);
+                let known = Cutoff {
+                    lifted_index,
+                    ..sealed.claimed().clone()
+                };
+                writes.acts.push(ActWrite::Cutoff(Box::new(sealed)));
+                if lifted_index.is_some() {
+                    let lifted = SealedCutoff::seal(known.clone(), &mac());
+                    writes.acts.push(ActWrite::Lift(Box::new(lifted)));
+                }
+                all.push(known);
+            }
+        }
+    }
+    seed(store, writes).await;
+    for now in [at(9), at(10), at(30)] {
+        for n in 1..=4 {
+            let view = store.task_view(task_id(n), now).await.unwrap().unwrap();
+            let tasks = || std::iter::once(&view.task).chain(&view.above);
+            let oldest = tasks().map(|task| task.leaf_index).min().unwrap();
+            let expected = all.iter().filter(|one| {
+                let concerns = tasks().any(|task| one.selector.concerns_task(task));
+                let accepts = one.accepted().is_some() && one.index > oldest;
+                one.blocks(now) && concerns || accepts
+            });
+            let expected: Vec<&Cutoff> = expected.collect();
+            assert_eq!(view.cutoffs.iter().collect::<Vec<_>>(), expected, "{n}");
+            assert!(view.is_blocked(now), "{n}");
+            assert_eq!(view.newest_cutoff, Some(all.len() as u64 - 1));
+        }
+    }
+}
+
+async fn no_heartbeat_passes_a_cutoff_that_came_after_its_read(store: &Store) {
+    let early = cutoff(99, 0, Selector::Resource("orders".into()), Block::No);
+    let given = Session {
+        leaf_index: 4,
+        ..session(11, 2, None)
+    };
+    let opened = |task: Task| Task {
+        leaf_index: 4,
+        ..task
+    };
+    seed(
+        store,
+        Writes {
+            tasks: vec![opened(task(1, None)), opened(task(2, Some(1)))],
+            sessions: vec![(given, None)],
+            head: Some(sealed(5, 1)),
+            acts: vec![ActWrite::Cutoff(Box::new(early))],
+            ..Writes::default()
+        },
+    )
+    .await;
+    let hold = async |now| store.hold_task(task_id(2), at(now)).await.unwrap().unwrap();
+    let heard = hold(10).await.hear(at(10), Some(5), 9).await.unwrap();
+    let sessions = heard.unwrap().sessions;
+    assert!(sessions[0].is_valid_at(at(10)), "the cutoff is older");
+    assert_eq!(sessions, store.sessions_under(task_id(2), 9).await.unwrap());
+
+    let mut size = 5;
+    for selector in selectors() {
+        for block in [Block::No, Block::Until(at(90)), Block::UntilLifted] {
+            let held = hold(20).await;
+            assert_eq!(held.view.as_of, size);
+            let n = u128::from(size);
+            let writes = Writes {
+                head: Some(sealed(size + 1, n)),
+                ..acts(vec![ActWrite::Cutoff(Box::new(cutoff(
+                    100 + n,
+                    size,
+                    selector.clone(),
+                    block,
+                )))])
+            };
+            seed(store, writes).await;
+            let heard = held.hear(at(20), Some(size), 9).await.unwrap();
+            assert!(heard.is_none(), "{selector}");
+            size += 1;
+        }
+    }
+    let kept = store.task(task_id(2)).await.unwrap().unwrap();
+    assert_eq!(kept.heard_at, at(10));
+
+    // The caller judges the blocks of a new read. The sessions have the ends by the cutoffs.
+    let heard = hold(30).await.hear(at(30), Some(size), 9).await.unwrap();
+    let sessions = heard.unwrap().sessions;
+    assert!(!sessions[0].is_valid_at(at(30)));
+    assert_eq!(sessions, store.sessions_under(task_id(2), 9).await.unwrap());
 }
 
 async fn a_store_that_shows_fewer_leaves_than_are_known_is_not_asked(store: &Store) {
