@@ -33,7 +33,7 @@ pub const CLUSTER_VARIABLE: &str = "TASKPASS_TEST_POSTGRES_URL";
 const TEMPLATE_LOCK: i64 = 0x7461_736b_7061_7373;
 /// The serving role; its password is the same. It has exactly the rights that `taskpass migrate`
 /// grants.
-const SERVING: &str = "taskpass_it_serving";
+pub const SERVING: &str = "taskpass_it_serving";
 /// How long a private cluster outlives its last user, in seconds.
 const IDLE_SECONDS: u32 = 60;
 
@@ -103,6 +103,12 @@ impl TestDatabase {
         url.set_host(Some(&address.ip().to_string())).unwrap();
         url.set_port(Some(address.port())).unwrap();
         url.to_string()
+    }
+
+    /// The database with another address for all later connections, for instance a proxy's.
+    pub fn through(mut self, address: SocketAddr) -> Self {
+        self.url = Url::parse(&self.url_via(address)).unwrap();
+        self
     }
 
     /// A direct connection, independent of the product.

@@ -147,6 +147,11 @@ impl Rig {
         Self::begin(directory, Some(database), POLICIES, vec![], vec![]).await
     }
 
+    /// A rig on this PostgreSQL database.
+    pub async fn on_database(database: TestDatabase) -> Self {
+        Self::begin(fresh_sqlite(), Some(database), POLICIES, vec![], vec![]).await
+    }
+
     async fn begin(
         directory: SqliteFile,
         database: Option<TestDatabase>,

@@ -2,7 +2,13 @@
 //! only the partitions they need.
 //!
 //! The tests do not repeat the statements: they run each once through the product and then read its
-//! text from the server.
+//! text from the server. `every` reads the plans of all statements, as the server tells them.
+
+mod direct;
+mod every;
+mod judge;
+mod tap;
+mod tour;
 
 use std::collections::HashSet;
 
@@ -138,7 +144,8 @@ async fn fill(own: &mut PgConnection, tasks: u32) {
             "INSERT INTO task (id, task_type, attestor, owner, depth, state, opened_at, deadline, \
              heard_at, check_at, handle_digest, sessions_left, leaf_idx, attestor_digest) \
              SELECT gen_random_uuid(), 'job', 'dev', 'dev:a', 1, 'open', now(), \
-             now() + interval '1 hour', now(), now() + interval '1 hour', 'x', 9, n, \
+             now() + interval '1 hour', now(), now() + interval '1 hour', \
+             decode(repeat('00', 32), 'hex'), 9, n, \
              decode(repeat('00', 32), 'hex') \
              FROM generate_series(1, {tasks}) n"
         ),
