@@ -45,7 +45,14 @@ const WORKER_SECONDS: u64 = 10;
 
 /// Names of the tasks that are spawned for requests. Their panic counters start at zero with the
 /// process, those of workers when the worker is spawned.
-const REQUEST_TASKS: [&str; 5] = ["http", "issue", "metrics", "revoke", "unclaimed"];
+const REQUEST_TASKS: [&str; 6] = [
+    "http",
+    "issue",
+    "metrics",
+    "revoke",
+    "status_list",
+    "unclaimed",
+];
 
 /// The phase of a stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

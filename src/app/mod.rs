@@ -189,7 +189,7 @@ impl Prepared {
         let follower = broker.core.ledger().follower();
         let woken = broker.core.clone();
         drop(shutdown.spawn_worker("endings", move |stop| {
-            follower.run(stop, move || woken.wake_sweeper())
+            follower.run(stop, move |awaited| woken.wake_for(awaited))
         }));
         drop(shutdown.spawn_worker("exports", move |stop| exporter.run(stop)));
         if let Some(socket) = sockets.take_metrics() {

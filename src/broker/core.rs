@@ -28,6 +28,7 @@ use crate::domain::leaf::{Commitment, Opening};
 use crate::ids::Random;
 use crate::ledger::Ledger;
 use crate::ledger::clock_watch::ClockDoubt;
+use crate::ledger::follower::Awaited;
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
@@ -53,6 +54,10 @@ pub enum Wake {
     OrphanedSessions,
     /// The worker that ends sessions at back ends.
     Endings,
+    /// The worker that follows the active generation.
+    GenerationSync,
+    /// The worker that follows the signing keys.
+    Keys,
 }
 
 /// One signal for each worker that can be woken.
@@ -60,6 +65,8 @@ pub enum Wake {
 struct Wakes {
     orphaned_sessions: Notify,
     endings: Notify,
+    generation_sync: Notify,
+    keys: Notify,
 }
 
 impl Wakes {
@@ -67,6 +74,8 @@ impl Wakes {
         match wake {
             Wake::OrphanedSessions => &self.orphaned_sessions,
             Wake::Endings => &self.endings,
+            Wake::GenerationSync => &self.generation_sync,
+            Wake::Keys => &self.keys,
         }
     }
 }
@@ -152,6 +161,19 @@ impl Core {
     pub(crate) fn wake_sweeper(&self) {
         self.wake(Wake::OrphanedSessions);
         self.wake(Wake::Endings);
+    }
+
+    /// Ends the pauses of all workers that wait for one of these acts of any replica.
+    pub(crate) fn wake_for(&self, awaited: Awaited) {
+        if awaited.cutoff {
+            self.wake_sweeper();
+        }
+        if awaited.activation {
+            self.wake(Wake::GenerationSync);
+        }
+        if awaited.key {
+            self.wake(Wake::Keys);
+        }
     }
 
     /// The generation that decides on this replica.

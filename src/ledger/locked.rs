@@ -17,7 +17,7 @@ use crate::clock::Timestamp;
 use crate::crypto::digest::Mac;
 use crate::domain::cutoff::{Cutoff, Selector, selectors_of_caller};
 use crate::domain::generation_digest::GenerationDigest;
-use crate::domain::limits::{ENDING_SECONDS, MAX_CHAIN_DEPTH};
+use crate::domain::limits::{ENDING_SECONDS, MAX_CHAIN_DEPTH, MAX_TTL_SECONDS};
 use crate::domain::session::{EndReason, Session, SessionState};
 use crate::domain::task::{Task, TaskChain, TaskState};
 use crate::domain::workload::{Identity, OneTime};
@@ -364,7 +364,12 @@ impl LockedState<'_> {
         facts.life.state = state;
         let deadline = facts.life.deadline;
         self.change(task).end = Some((state, now, index));
-        self.record_ending(EndingSubject::Task(task), deadline);
+        // No session lives longer, but a clock that was ahead may have dated some.
+        let dates = self.newest_at().into_iter().chain(self.newest_acceptance());
+        let sessions_end_by = dates
+            .fold(now, Timestamp::max)
+            .plus_seconds(MAX_TTL_SECONDS);
+        self.record_ending(EndingSubject::Task(task), deadline.min(sessions_end_by));
         true
     }
 

@@ -66,7 +66,7 @@ use self::batch::{Prepared, SettledLeaf};
 use self::clock_watch::ClockWatch;
 use self::cutoffs::Cutoffs;
 pub(crate) use self::entry::blocked_caller;
-use self::entry::{Entry, EntryOpenings, OneTimeUse, Request, SessionPlan, leaf_of};
+use self::entry::{Entry, OneTimeUse, Request, SessionPlan, leaf_of};
 use self::follower::View;
 pub use self::outcome::{AppendError, Outcome};
 use self::queue::Queue;

@@ -117,7 +117,8 @@ pub struct EndingPosition {
 pub struct EndingRecord {
     pub position: EndingPosition,
     pub subject: EndingSubject,
-    /// After this time nothing that it ended can be valid.
+    /// After this time every session and all evidence that it ended has expired. A task that it
+    /// ended may have a later deadline.
     pub matters_until: Timestamp,
 }
 

@@ -6,8 +6,10 @@
 //! The rule: the rows of a page and its head come from one statement. So the rows up to the end of
 //! a page that is not full are all endings below the head's size, if their digest equals that of
 //! the head. Failures: `NotPrimary` if the server shows fewer leaves than are known, or without the
-//! read lease; `Unfit` and `Corrupt` as in [`super::endings`]. After every error the reader makes
-//! a new connection. Neither the head's MAC nor the digests are checked here: `crate::ledger::follower` does.
+//! read lease; `Unfit` and `Corrupt` as in [`super::endings`]. After an error of the connection or of
+//! its server the reader makes a new connection; it keeps it when only the lease lapsed or a row
+//! was unreadable. Neither the head's MAC nor the digests are checked here:
+//! `crate::ledger::follower` does.
 
 use std::time::Duration;
 
@@ -135,7 +137,7 @@ pub struct EndingsReader(Source);
 enum Source {
     Postgres {
         postgres: Postgres,
-        /// `None` before the first read and after an error.
+        /// `None` before the first read and after an error of the connection or of its server.
         connection: Option<Box<PgListener>>,
     },
     Sqlite(Sqlite),
@@ -168,16 +170,7 @@ impl EndingsReader {
             Source::Postgres {
                 postgres,
                 connection,
-            } => {
-                // Put back only after a success.
-                let mut listener = match connection.take() {
-                    Some(listener) => listener,
-                    None => connect(postgres).await?,
-                };
-                let read = read_postgres(postgres, &mut listener, index, n, limit).await?;
-                *connection = Some(listener);
-                Ok(read)
-            }
+            } => read_postgres(postgres, connection, (index, n), limit).await,
             Source::Sqlite(sqlite) => {
                 let rows: Vec<PageRow> = sqlx::query_as(endings_after!(""))
                     .bind(index)
@@ -227,25 +220,38 @@ async fn connect(postgres: &Postgres) -> Result<Box<PgListener>, StoreError> {
 
 async fn read_postgres(
     postgres: &Postgres,
-    listener: &mut PgListener,
-    index: i64,
-    n: i64,
+    connection: &mut Option<Box<PgListener>>,
+    (index, n): (i64, i64),
     limit: u32,
 ) -> Result<EndingsPage, StoreError> {
     let fence = postgres.fence();
+    let is_new = connection.is_none();
+    // Put back only while it may be used: this future may be dropped, too.
+    let mut listener = match connection.take() {
+        Some(listener) => listener,
+        None => connect(postgres).await?,
+    };
     // Read first: the server must show at least the leaves that are known now.
     let known = fence.known();
-    let rows: Vec<PostgresPageRow> = sqlx::query_as(endings_after!(
+    let fetched: Result<Vec<PostgresPageRow>, _> = sqlx::query_as(endings_after!(
         ", pg_is_in_recovery() AS in_recovery, pg_postmaster_start_time() AS since"
     ))
     .bind(index)
     .bind(n)
     .bind(i64::from(limit))
-    .fetch_all(listener)
-    .await?;
+    .fetch_all(&mut *listener)
+    .await;
+    let rows = match fetched {
+        Ok(rows) => rows,
+        Err(error) => {
+            if is_unreadable(&error) {
+                *connection = Some(listener);
+            }
+            return Err(error.into());
+        }
+    };
     let state = rows.first().map(|row| (row.in_recovery, row.since));
-    let read = page(rows.into_iter().map(|row| row.page).collect(), limit)?;
-    let size = read.head.as_ref().map_or(0, SealedHead::size);
+    let size = rows.first().map_or(0, |row| row.page.head.size());
     let (in_recovery, since) = state.unwrap_or((false, Timestamp::EPOCH));
     let shown = ServerState {
         size,
@@ -253,9 +259,44 @@ async fn read_postgres(
         in_recovery,
     };
     if let Some(why) = Fence::refusal(known, shown) {
-        fence.retire();
+        if !is_new {
+            // Those of the pool may be as old. The pool checks its new connections itself.
+            fence.retire();
+        }
         return Err(StoreError::NotPrimary(why));
     }
-    fence.check_lease(state.map(|(_, since)| since))?;
-    Ok(read)
+    let lease = fence.check_lease(None);
+    if lease.is_ok() {
+        // Fails if the lease is that of another server.
+        fence.check_lease(state.map(|(_, since)| since))?;
+    }
+    *connection = Some(listener);
+    lease?;
+    page(rows.into_iter().map(|row| row.page).collect(), limit)
+}
+
+/// Whether an error only says that a value could not be read. The connection is as good as before.
+fn is_unreadable(error: &sqlx::Error) -> bool {
+    matches!(
+        error,
+        sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::ColumnNotFound(_)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unreadable_value_does_not_cost_the_connection() {
+        let unreadable = sqlx::Error::ColumnDecode {
+            index: "kind".into(),
+            source: "not a text".into(),
+        };
+        assert!(is_unreadable(&unreadable));
+        let broken = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        for error in [sqlx::Error::Io(broken), sqlx::Error::PoolTimedOut] {
+            assert!(!is_unreadable(&error), "{error}");
+        }
+    }
 }

@@ -211,6 +211,14 @@ pub(super) struct HeadRow {
     uncovered: Option<i64>,
 }
 
+impl HeadRow {
+    /// The size, as a server shows it. A negative one, which no broker writes, counts as an empty
+    /// log.
+    pub(super) fn size(&self) -> u64 {
+        unsigned("head", self.size).unwrap_or(0)
+    }
+}
+
 impl TryFrom<HeadRow> for SealedHead {
     type Error = StoreError;
 

@@ -6,7 +6,8 @@
 //! bounded number of rows at once; any number of replicas run the workers concurrently, and on
 //! PostgreSQL each skips rows that another replica has locked. Each worker has a loop, an interval
 //! and a limit of time of its own (`SWEEPERS`, `UPKEEP`, `rounds`), so that none waits for another.
-//! A signal wakes the workers that end sessions at back ends.
+//! A signal wakes the workers that end sessions at back ends, and those that follow the generation
+//! and the keys of other replicas.
 //!
 //! | worker | finds | does |
 //! |---|---|---|
@@ -92,7 +93,8 @@ static SWEEPERS: [Worker; 10] = [
         "generation_sync",
         Work::ByNoClock(|broker| Box::pin(generation_sync(broker))),
     )
-    .within(LONG_PATIENCE),
+    .within(LONG_PATIENCE)
+    .woken_by(Wake::GenerationSync),
     Worker::new(
         "horizon",
         Work::ByTheClock(|broker, now| Box::pin(horizon(broker, now))),
@@ -100,7 +102,8 @@ static SWEEPERS: [Worker; 10] = [
     Worker::new(
         "keys",
         Work::ByTheClock(|broker, now| Box::pin(keys(broker, now))),
-    ),
+    )
+    .woken_by(Wake::Keys),
     Worker::new(
         "task_expiry",
         Work::ByTheClock(|broker, now| Box::pin(task_expiry(broker, now))),

@@ -1,8 +1,12 @@
 //! Revocation of one session, and of all sessions that a selector matches.
 
+use futures_util::FutureExt as _;
+
+use super::super::core::Wake;
 use super::super::revocation::{BlockRequest, RevokeRequest};
 use super::*;
 use crate::domain::cutoff::Selector;
+use crate::ledger::follower::Awaited;
 
 fn revocation(selector: Selector) -> RevokeRequest {
     RevokeRequest {
@@ -133,4 +137,30 @@ async fn a_silent_task_ends_its_credential_without_any_worker() {
         .heartbeat(issued.task.id, by_handle(&issued))
         .await;
     assert!(matches!(late, Err(BrokerError::TaskEnded)), "{late:?}");
+}
+
+#[tokio::test]
+async fn an_act_of_another_replica_wakes_the_workers_that_wait_for_it() {
+    use Wake::{Endings, GenerationSync, Keys, OrphanedSessions};
+    let unit = Unit::new().await;
+    let woken = |awaited: Awaited| {
+        let core = &unit.broker.core;
+        core.wake_for(awaited);
+        let workers = [OrphanedSessions, Endings, GenerationSync, Keys];
+        workers.map(|wake| core.woken(wake).now_or_never().is_some())
+    };
+    // The set-up has its own signals.
+    woken(Awaited::default());
+    for (cutoff, activation, key) in [
+        (true, false, false),
+        (false, true, false),
+        (false, false, true),
+    ] {
+        let awaited = Awaited {
+            cutoff,
+            activation,
+            key,
+        };
+        assert_eq!(woken(awaited), [cutoff, cutoff, activation, key]);
+    }
 }

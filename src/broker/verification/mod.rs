@@ -3,14 +3,15 @@
 //! It reads, and signs its answers. It makes no credentials, and has no minter and no sealing key.
 
 pub mod introspect;
+mod list_builds;
 pub mod sessions;
 mod signed_statements;
 pub mod status_lists;
 
 use std::sync::Arc;
 
+use self::list_builds::ListBuilds;
 pub(super) use self::signed_statements::StatementKeys;
-use self::status_lists::StatusLists;
 use super::access::Access;
 use super::core::Core;
 
@@ -18,8 +19,8 @@ use super::core::Core;
 pub struct Verification {
     core: Core,
     access: Arc<Access>,
-    keys: StatementKeys,
-    status_lists: StatusLists,
+    keys: Arc<StatementKeys>,
+    status_lists: Arc<ListBuilds>,
 }
 
 impl Verification {
@@ -28,8 +29,8 @@ impl Verification {
         Self {
             core,
             access,
-            keys,
-            status_lists: StatusLists::default(),
+            keys: Arc::new(keys),
+            status_lists: Arc::default(),
         }
     }
 }

@@ -1,35 +1,38 @@
 //! Status lists. Servers poll them instead of introspecting a credential at each use.
 //!
-//! `status_list` answers from the cache or builds the list (`build_status_list`, `status_bits`).
-//! Status lists are public. To limit the load, each is built at most once in [`BUILT_FOR_SECONDS`],
-//! regardless of the number of requests, and one at a time. SQL alone shows most sessions to be
-//! valid; the others are read and judged a page at once, so a build needs little memory.
+//! `status_list` answers with a list that is kept, or has it built (`Build`). Status lists are
+//! public. To limit the load, a list is served for ten seconds after it was built, regardless
+//! of the number of requests, and lists are built one at a time (`super::list_builds`).
+//! SQL alone shows most sessions to be valid; the others are read and judged a page at once, so a
+//! build needs little memory. A list whose last leaf is older than any credential can be is built
+//! without reading sessions.
 //!
 //! The rule: the date of a list is before the store is read for it, and the list is valid for
 //! [`STATUS_LIST_SECONDS`] from then. So a server that observes these times accepts no revoked
 //! credential for longer. A position whose session is unknown is invalid. Failures: a list beyond
-//! the log's end is `NotFound`. While the clock is in doubt, the store cannot be read or no key may
-//! sign, the answer is `FailClosed` and no list. A list of the log that this log succeeds reports
-//! all credentials as invalid. `http::status_lists` calls this module;
+//! the log's end is `NotFound`. While the clock is in doubt, the store cannot be read, no key may
+//! sign, or the build takes too long, the answer is `FailClosed` and no list. A list of the log that
+//! this log succeeds reports all credentials as invalid. `http::status_lists` calls this module;
 //! `super::signed_statements` signs.
 
 use std::io::Write;
 use std::sync::Arc;
-use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
-use moka::future::Cache;
 use secrecy::ExposeSecret;
 use serde::Serialize;
-use tokio::sync::Semaphore;
 use tracing::instrument;
 
-use super::Verification;
+pub use super::list_builds::StatusList;
+use super::list_builds::{BUILT_FOR_SECONDS, Lane, TOO_SLOW};
+use super::{StatementKeys, Verification};
+use crate::broker::core::Core;
 use crate::broker::error::BrokerError;
 use crate::clock::Timestamp;
+use crate::domain::limits::MAX_TTL_SECONDS;
 use crate::domain::status_list::{
     STATUS_LIST_SECONDS, STATUS_LIST_SIZE, StatusBits, StatusListIndex, list_uri,
 };
@@ -37,43 +40,12 @@ use crate::domain::status_list::{
 /// The `typ` of a status list token.
 pub const STATUS_LIST_TYPE: &str = "statuslist+jwt";
 
-/// For how many seconds a built list is served.
-const BUILT_FOR_SECONDS: i64 = 10;
-
-/// The number of cached lists, about 11 KB each: those of the last 64 million credentials.
-const MAX_KEPT: u64 = 1_024;
+/// The age of a list's last leaf, in seconds, from which on every credential of the list has
+/// expired. The hour is for earlier leaves that a fast clock dated.
+const OVER_AFTER_SECONDS: u64 = MAX_TTL_SECONDS + 3_600;
 
 /// The number of sessions that are read and judged at once.
 const JUDGED_AT_ONCE: u32 = 500;
-
-/// A signed status list.
-#[derive(Debug)]
-pub struct StatusList {
-    /// The list as a signed token.
-    pub token: String,
-    /// The expiry in the token.
-    pub expires_at: Timestamp,
-}
-
-pub(super) struct StatusLists {
-    /// Built lists, by number and the time for which they were built.
-    built: Cache<(u64, i64), Arc<StatusList>>,
-    /// Lets one list be built at a time: clients without authentication cause this work.
-    building: Semaphore,
-}
-
-impl Default for StatusLists {
-    fn default() -> Self {
-        let kept_for = Duration::from_secs(BUILT_FOR_SECONDS.unsigned_abs());
-        Self {
-            built: Cache::builder()
-                .max_capacity(MAX_KEPT)
-                .time_to_live(kept_for)
-                .build(),
-            building: Semaphore::new(1),
-        }
-    }
-}
 
 #[derive(Serialize)]
 struct Claims<'a> {
@@ -81,7 +53,7 @@ struct Claims<'a> {
     sub: String,
     iat: i64,
     exp: i64,
-    ttl: i64,
+    ttl: u64,
     status_list: Bits,
 }
 
@@ -89,6 +61,23 @@ struct Claims<'a> {
 struct Bits {
     bits: u8,
     lst: String,
+}
+
+/// The content of a list.
+#[derive(Clone, Copy, Debug)]
+enum Content {
+    /// The sessions with leaves from this index on.
+    From(u64),
+    /// No credential is valid.
+    Over,
+}
+
+/// The build of one list.
+struct Build {
+    core: Core,
+    keys: Arc<StatementKeys>,
+    list: u64,
+    content: Content,
 }
 
 impl Verification {
@@ -106,22 +95,44 @@ impl Verification {
             None => None,
         };
         let now = self.core.now();
-        let built_for = (list, now.seconds() / BUILT_FOR_SECONDS);
-        let lists = &self.status_lists;
-        let built = lists.built.try_get_with(built_for, async {
-            let turn = lists.building.acquire().await;
-            let turn = turn.map_err(|error| error.to_string())?;
-            // Read after the wait: a list is valid from here on.
-            let now = self.core.now();
-            let built = self.build_status_list(list, first, now).await;
-            drop(turn);
-            built.map(Arc::new).map_err(|error| error.to_string())
-        });
-        built
+        if let Some(kept) = self.status_lists.kept(list, now) {
+            return Ok(kept);
+        }
+        let is_over = match first {
+            Some(first) => self.is_over(first, now).await,
+            None => true,
+        };
+        let (content, lane) = match first {
+            Some(first) if !is_over => (Content::From(first), Lane::Rows),
+            Some(_) | None => (Content::Over, Lane::Over),
+        };
+        let build = Build {
+            core: self.core.clone(),
+            keys: Arc::clone(&self.keys),
+            list,
+            content,
+        };
+        let building = Box::pin(async move { build.run().await });
+        let shutdown = self.core.shutdown();
+        self.status_lists
+            .get((list, now), lane, shutdown, building)
             .await
-            .map_err(|why| BrokerError::store(why.as_ref().clone()))
     }
 
+    /// Whether all credentials have expired that can be in the list that begins with the leaf at
+    /// `first`.
+    async fn is_over(&self, first: u64, now: Timestamp) -> bool {
+        let last = first.saturating_add(STATUS_LIST_SIZE - 1);
+        if last >= self.core.ledger().basis() {
+            return false;
+        }
+        // If it cannot be read, the build fails or shows the list as it is.
+        let leaf = self.core.store().leaf(last).await.ok().flatten();
+        leaf.is_some_and(|leaf| leaf.at.plus_seconds(OVER_AFTER_SECONDS) < now)
+    }
+}
+
+impl Build {
     /// The bits of the list that begins with the leaf at `first`. A position that has a leaf is
     /// invalid unless a row shows that its session is valid at `now`. Without a row, because it was
     /// pruned or is missing, the position is invalid.
@@ -129,7 +140,7 @@ impl Verification {
     /// Positions beyond the log's end belong to no credential yet. They are valid, because a server
     /// may use this list for a credential that is issued later. If such a credential is revoked,
     /// the list expires within the bound.
-    async fn status_bits(&self, first: u64, now: Timestamp) -> Result<StatusBits, BrokerError> {
+    async fn bits(&self, first: u64, now: Timestamp) -> Result<StatusBits, BrokerError> {
         // Read the size before the rows. Otherwise the position of a leaf that is appended in
         // between would be invalid although its session is valid.
         let head = self.core.ledger().head().await?;
@@ -160,23 +171,20 @@ impl Verification {
         }
     }
 
-    async fn build_status_list(
-        &self,
-        list: u64,
-        first: Option<u64>,
-        now: Timestamp,
-    ) -> Result<StatusList, BrokerError> {
+    async fn run(&self) -> Result<StatusList, BrokerError> {
+        // Read after the wait for the turn: the list is valid from here on.
+        let now = self.core.now();
         // The rows may be as old as the read lease, so the list is dated back by that age.
         let age = self.core.store().read_lease_age();
-        let bits = match first {
-            None => StatusBits::invalid_first(STATUS_LIST_SIZE),
-            Some(first) => self.status_bits(first, now).await?,
+        let bits = match self.content {
+            Content::Over => StatusBits::invalid_first(STATUS_LIST_SIZE),
+            Content::From(first) => self.bits(first, now).await?,
         };
         let issued_at = now.minus(age).floor_to_second();
         let expires_at = issued_at.plus_seconds(STATUS_LIST_SECONDS);
         let claims = Claims {
             iss: self.core.issuer(),
-            sub: list_uri(self.core.issuer(), list),
+            sub: list_uri(self.core.issuer(), self.list),
             iat: issued_at.seconds(),
             exp: expires_at.seconds(),
             ttl: BUILT_FOR_SECONDS,
@@ -186,9 +194,14 @@ impl Verification {
             },
         };
         let token = self.keys.sign(STATUS_LIST_TYPE, &claims, now).await?;
+        let done = self.core.now();
+        if done >= expires_at {
+            return Err(BrokerError::store(TOO_SLOW));
+        }
         Ok(StatusList {
             token: token.expose_secret().to_owned(),
             expires_at,
+            served_until: done.plus_seconds(BUILT_FOR_SECONDS).min(expires_at),
         })
     }
 }

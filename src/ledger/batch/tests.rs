@@ -9,6 +9,7 @@ use crate::crypto::random::SystemRandom;
 use crate::domain::cutoff::{Block, Cutoff, Selector, True};
 use crate::domain::decision::RefusalCode;
 use crate::domain::leaf::{Commitment, Event, Leaf, Opening, RecordedDecision};
+use crate::domain::limits::MAX_TTL_SECONDS;
 use crate::domain::task::{Task, TaskLife, TaskState};
 use crate::ids::{CutoffId, DecisionId, TaskId};
 use crate::merkle::leaf_hash;
@@ -271,4 +272,39 @@ fn tasks_that_were_heard_or_may_be_are_not_in_the_leaf_that_ends_the_silent_ones
     let (writes, _) = batch.into_parts();
     let written: Vec<_> = writes.task_changes.keys().copied().collect();
     assert_eq!(written, [silent.0]);
+}
+
+/// The time up to which the ending of a task matters, in seconds. The task is ended at 1,000 s, with
+/// this deadline, in a log whose newest leaf has this time.
+fn matters_until(deadline: u64, newest_at: Option<u64>) -> u64 {
+    let (id, mut facts) = watched(1, 0);
+    facts.life.heartbeat_seconds = None;
+    facts.life.deadline = Timestamp::EPOCH.plus_seconds(deadline);
+    let view = View {
+        tasks: [(id, facts)].into(),
+        newest_at: newest_at.map(|at| Timestamp::EPOCH.plus_seconds(at)),
+        ..View::default()
+    };
+    let clock = Reading {
+        now: Timestamp::EPOCH.plus_seconds(1_000),
+        doubt: None,
+    };
+    let (cutoffs, mac) = (Cutoffs::default(), mac());
+    let mut state = LockedState::new(clock, (10, None), view, &cutoffs, &mac);
+    assert!(state.end_task(id, TaskState::Completed));
+    let (writes, _) = state.into_parts();
+    let [ending] = &writes.endings[..] else {
+        panic!("{:?}", writes.endings);
+    };
+    Timestamp::EPOCH.seconds_until(ending.record.matters_until)
+}
+
+#[test]
+fn the_end_of_a_task_matters_no_longer_than_its_sessions_live() {
+    assert_eq!(matters_until(2_000, None), 2_000);
+    let week = 604_800;
+    assert_eq!(matters_until(week, None), 1_000 + MAX_TTL_SECONDS);
+    assert_eq!(matters_until(week, Some(900)), 1_000 + MAX_TTL_SECONDS);
+    // The clock of that leaf was ahead.
+    assert_eq!(matters_until(week, Some(1_004)), 1_004 + MAX_TTL_SECONDS);
 }

@@ -3,17 +3,20 @@
 //! [`Follower::run`] reads the table of endings by a connection of its own, at least every
 //! [`INTERVAL`], and adds the rows to the replica's [`View`]. A commit of this replica and
 //! a notification of PostgreSQL make it read earlier; both are hints, and neither is relied on.
+//! [`Awaited`] are the acts for which other parts of the broker wait.
 //!
 //! The rule: a page and the newest head come from one statement, the head carries the digest of all
 //! endings under its MAC, and the server passed the fence and the lease. Only a page whose digest
 //! equals that of the head makes the view complete. The view begins with the newest head, without
-//! earlier endings. Failures: while the store does not answer, the view grows old, and
-//! its users read the store. A head or a row that no broker of this log wrote stops the ledger. If
-//! the rows do not continue those that were read before, they were deleted or belong to another
-//! server: the view starts again with the newest head. A server that shows fewer leaves than before
-//! is not followed. `app` runs the follower.
+//! earlier endings. Failures: while the store does not answer, the view grows old, its users read
+//! the store, and the follower tries again after pauses of up to a second. A head or a row that
+//! no broker of this log wrote stops the ledger. If the rows do not continue those that were
+//! read before, they were deleted or belong to another server: the view starts again with the
+//! newest head. A server that shows fewer leaves than before is not followed. `app` runs the
+//! follower.
 
 mod view;
+mod walk;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -23,20 +26,24 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 pub use self::view::{KnownEndings, STALE_AFTER, View};
+use self::walk::{ReadTo, Walk};
 use super::{Ledger, Shared};
 use crate::clock::BootInstant;
 use crate::merkle::EMPTY_ROOT;
 use crate::metrics::Metrics;
 use crate::store::StoreError;
-use crate::store::endings::{ChainedEnding, EndingPosition, EndingSubject, EndingsChain};
+use crate::store::endings::{EndingPosition, EndingSubject, EndingsChain};
 use crate::store::endings_reader::{EndingsPage, EndingsReader};
 use crate::store::heads::{ForeignHead, Head, HeadSeal, SealedHead};
 
 /// The longest time between two reads.
 pub const INTERVAL: Duration = Duration::from_millis(50);
 
-/// The least time between two reads, however many hints come.
-const LEAST_INTERVAL: Duration = Duration::from_millis(5);
+/// The least time between the end of a read and the next one, however many hints come.
+const LEAST_INTERVAL: Duration = Duration::from_millis(10);
+
+/// The longest pause after a failure. The first one is [`INTERVAL`], and each further one doubles.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long one read may take.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -56,26 +63,44 @@ pub struct Follower {
     metrics: Arc<Metrics>,
     /// How far the table was read. `None` until the view has begun.
     read_to: Option<ReadTo>,
-    /// Whether the last read failed.
-    is_failing: bool,
+    /// The acts that were read and not yet passed on.
+    awaited: Awaited,
+    /// The number of failures since the last success.
+    failures: u32,
 }
 
-/// How far the table was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct ReadTo {
-    /// The position of the last row. `None` in an empty log.
-    position: Option<EndingPosition>,
-    /// The digest of the rows up to there.
-    chain: EndingsChain,
+/// Acts for which other parts of the broker wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Awaited {
+    /// A cutoff, which may have ended sessions at back ends.
+    pub cutoff: bool,
+    /// The activation of a generation.
+    pub activation: bool,
+    /// The revocation of a signing key.
+    pub key: bool,
 }
 
-impl ReadTo {
-    /// After every ending below a head.
-    fn head(head: Head, chain: EndingsChain) -> Self {
-        // No row of the head's last leaf follows this position.
-        let last = head.size.checked_sub(1);
-        let position = last.map(|index| EndingPosition { index, n: u64::MAX });
-        Self { position, chain }
+impl Awaited {
+    /// All of them: some may not have been read.
+    const ANY: Self = Self {
+        cutoff: true,
+        activation: true,
+        key: true,
+    };
+
+    /// Adds the act that an ending records. Not the end of a task or a session, which the sweeper of
+    /// the replica that ended it finishes.
+    fn add(&mut self, subject: &EndingSubject) {
+        match subject {
+            EndingSubject::Cutoff(_) => self.cutoff = true,
+            EndingSubject::Activation(_) => self.activation = true,
+            EndingSubject::SigningKey(_) => self.key = true,
+            EndingSubject::Task(_)
+            | EndingSubject::Session(_)
+            | EndingSubject::Lift(_)
+            | EndingSubject::Roles(_)
+            | EndingSubject::WorkloadKey(_) => {}
+        }
     }
 }
 
@@ -97,15 +122,6 @@ impl From<ForeignHead> for FollowError {
     }
 }
 
-/// Whether a page continues the rows that were read before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Continuity {
-    /// It does; the digest after its last row.
-    Continues(EndingsChain),
-    /// It does not: rows were deleted, or the server is another one.
-    Broken,
-}
-
 impl Ledger {
     /// The endings that this replica knows.
     #[must_use]
@@ -122,31 +138,39 @@ impl Ledger {
             heads: self.parts.head_seal(),
             metrics: Arc::clone(&self.parts.metrics),
             read_to: None,
-            is_failing: false,
+            awaited: Awaited::default(),
+            failures: 0,
         }
     }
 }
 
 impl Follower {
-    /// Follows until `stop`. Calls `wake` after an act for which other parts of the broker wait: a
-    /// cutoff, an activation, or a change of keys or roles.
+    /// Follows until `stop`. Calls `wake` with the acts for which other parts of the broker wait.
     pub async fn run(
         mut self,
         stop: CancellationToken,
-        wake: impl Fn() + Send,
+        wake: impl Fn(Awaited) + Send,
     ) -> Result<(), Infallible> {
         loop {
             let began = Instant::now();
-            match self.follow().await {
-                Ok(wakes) => {
-                    if wakes {
-                        wake();
-                    }
-                    self.note(None);
-                }
-                Err(why) => self.note(Some(why)),
+            let followed = self.follow().await;
+            let ended = Instant::now();
+            self.note(followed);
+            // Also after a failure: earlier pages were read.
+            let awaited = std::mem::take(&mut self.awaited);
+            if awaited != Awaited::default() {
+                wake(awaited);
             }
             self.measure();
+            if self.failures > 0 {
+                // Hints do not shorten this pause.
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(pause_after(self.failures)) => {}
+                }
+                continue;
+            }
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
@@ -154,13 +178,12 @@ impl Follower {
                 () = self.reader.notified() => {}
                 () = tokio::time::sleep_until((began + INTERVAL).into()) => {}
             }
-            tokio::time::sleep_until((began + LEAST_INTERVAL).into()).await;
+            tokio::time::sleep_until((ended + LEAST_INTERVAL).into()).await;
         }
     }
 
-    /// Reads all endings up to the newest head. Returns whether other parts of the broker wait for
-    /// one of them.
-    pub async fn read_on(&mut self) -> Result<bool, StoreError> {
+    /// Reads all endings up to the newest head.
+    pub async fn read_on(&mut self) -> Result<(), StoreError> {
         self.follow().await.map_err(|why| match why {
             FollowError::Store(error) => error,
             FollowError::TooSlow => StoreError::Unavailable(sqlx::Error::PoolTimedOut),
@@ -169,7 +192,7 @@ impl Follower {
     }
 
     /// Reads all endings up to the newest head. A forged row stops the ledger.
-    async fn follow(&mut self) -> Result<bool, FollowError> {
+    async fn follow(&mut self) -> Result<(), FollowError> {
         let followed = self.try_follow().await;
         if let Err(FollowError::Forged(why)) = &followed {
             // A later reason does not replace the first.
@@ -180,49 +203,50 @@ impl Follower {
         followed
     }
 
-    async fn try_follow(&mut self) -> Result<bool, FollowError> {
-        let mut wakes = false;
+    async fn try_follow(&mut self) -> Result<(), FollowError> {
+        let Some(read_to) = self.read_to else {
+            return self.begin().await;
+        };
+        let mut walk = Walk::after(read_to);
         loop {
             // Taken before the statement is sent: the view is at least as recent.
             let as_of = BootInstant::now();
-            let Some(read_to) = self.read_to else {
-                self.begin(as_of).await?;
-                return Ok(wakes);
-            };
-            let page = self.page(read_to.position, PAGE_ROWS).await?;
+            let page = self.page(walk.at().position, PAGE_ROWS).await?;
             let (head, chain) = self.open_head(page.head.as_ref())?;
-            match continuity(read_to.chain, &page, head, chain)? {
-                Continuity::Broken => {
-                    error!(
-                        read_to = ?read_to.position,
-                        size = head.size,
-                        "the table of endings does not continue the rows that were read before: \
-                         rows were deleted, or the database failed over; the view starts again"
-                    );
-                    self.read_to = None;
+            walk.step(&page, head, chain)?;
+            if walk.is_broken() {
+                if page.is_full {
+                    // The rows up to the head show whether they are a broker's.
+                    continue;
                 }
-                Continuity::Continues(after) => {
-                    let view = &self.shared.view;
-                    view.learn(page.rows.iter().map(|row| &row.record));
-                    wakes |= page.rows.iter().any(wakes_others);
-                    if !page.is_full {
-                        view.complete(head.size, as_of);
-                        self.read_to = Some(ReadTo::head(head, after));
-                        self.purge();
-                        return Ok(wakes);
-                    }
-                    let last = page.rows.last().map(|row| row.record.position);
-                    self.read_to = Some(ReadTo {
-                        position: last.or(read_to.position),
-                        chain: after,
-                    });
-                }
+                error!(
+                    read_to = ?self.read_to,
+                    size = head.size,
+                    "the table of endings does not continue the rows that were read before: \
+                     rows were deleted, or the database failed over; the view starts again"
+                );
+                self.read_to = None;
+                self.awaited = Awaited::ANY;
+                return self.begin().await;
+            }
+            self.shared
+                .view
+                .learn(page.rows.iter().map(|row| &row.record));
+            for row in &page.rows {
+                self.awaited.add(&row.record.subject);
+            }
+            self.read_to = Some(walk.at());
+            if !page.is_full {
+                self.shared.view.complete(head.size, as_of);
+                self.purge();
+                return Ok(());
             }
         }
     }
 
     /// Begins with the newest head.
-    async fn begin(&mut self, as_of: BootInstant) -> Result<(), FollowError> {
+    async fn begin(&mut self) -> Result<(), FollowError> {
+        let as_of = BootInstant::now();
         // No rows, only the head.
         let page = self.page(None, 0).await?;
         let (head, chain) = self.open_head(page.head.as_ref())?;
@@ -268,15 +292,21 @@ impl Follower {
         }
     }
 
-    /// Logs the first of several failures, and the end of them.
-    fn note(&mut self, failed: Option<FollowError>) {
-        let was_failing = std::mem::replace(&mut self.is_failing, failed.is_some());
-        match failed {
-            Some(why) if !was_failing => {
-                warn!(error = %why, "the table of endings cannot be followed");
+    /// Counts the failures, and logs the first of several and the end of them.
+    fn note(&mut self, followed: Result<(), FollowError>) {
+        match followed {
+            Ok(()) => {
+                if self.failures > 0 {
+                    info!("the table of endings is followed again");
+                }
+                self.failures = 0;
             }
-            None if was_failing => info!("the table of endings is followed again"),
-            Some(_) | None => {}
+            Err(why) => {
+                if self.failures == 0 {
+                    warn!(error = %why, "the table of endings cannot be followed");
+                }
+                self.failures = self.failures.saturating_add(1);
+            }
         }
     }
 
@@ -293,61 +323,10 @@ const EMPTY: Head = Head {
     root: EMPTY_ROOT,
 };
 
-/// Whether other parts of the broker wait for an ending. The sweeper of the replica that ended a
-/// task or a session finishes it.
-fn wakes_others(row: &ChainedEnding) -> bool {
-    match row.record.subject {
-        EndingSubject::Task(_) | EndingSubject::Session(_) => false,
-        EndingSubject::Cutoff(_)
-        | EndingSubject::Lift(_)
-        | EndingSubject::SigningKey(_)
-        | EndingSubject::Activation(_)
-        | EndingSubject::Roles(_)
-        | EndingSubject::WorkloadKey(_) => true,
-    }
-}
-
-/// Whether a page continues the rows with the digest `known`. The rows of a page come from one
-/// snapshot with the head, so they must be consistent with each other and with the head; only the
-/// first one may fail to continue the rows of an earlier snapshot.
-fn continuity(
-    known: EndingsChain,
-    page: &EndingsPage,
-    head: Head,
-    newest: EndingsChain,
-) -> Result<Continuity, FollowError> {
-    let forged = |row: &ChainedEnding| {
-        let EndingPosition { index, n } = row.record.position;
-        FollowError::Forged(format!(
-            "the table ending: row {n} of leaf {index}, or a row next to it, was not written by a \
-             broker of this log; nothing is issued; find out who wrote it"
-        ))
-    };
-    let Some((first, rest)) = page.rows.split_first() else {
-        return Ok(if known == newest {
-            Continuity::Continues(known)
-        } else {
-            Continuity::Broken
-        });
-    };
-    let mut chain = first.after();
-    let mut last = first;
-    for row in rest {
-        if row.before != chain || row.record.position <= last.record.position {
-            return Err(forged(row));
-        }
-        chain = row.after();
-        last = row;
-    }
-    let beyond = last.record.position.index >= head.size;
-    if beyond || (!page.is_full && chain != newest) {
-        return Err(forged(last));
-    }
-    if first.before == known {
-        Ok(Continuity::Continues(chain))
-    } else {
-        Ok(Continuity::Broken)
-    }
+/// The pause after the last of several failures.
+fn pause_after(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(8);
+    (INTERVAL * 2_u32.pow(doublings)).min(LONGEST_PAUSE)
 }
 
 #[cfg(test)]

@@ -1,9 +1,12 @@
 use uuid::Uuid;
 
+use super::walk::{Continuity, continuity};
 use super::*;
 use crate::clock::Timestamp;
+use crate::domain::cutoff::{Selector, True};
+use crate::domain::generation_digest::GenerationDigest;
 use crate::merkle::Hash;
-use crate::store::endings::EndingRecord;
+use crate::store::endings::{ChainedEnding, EndingRecord};
 
 fn record(index: u64, n: u64) -> EndingRecord {
     EndingRecord {
@@ -112,4 +115,103 @@ fn a_row_that_no_broker_wrote_is_found_wherever_it_is() {
     let mut gap = all;
     gap.remove(1);
     judged(EndingsChain::EMPTY, &page(&gap, false), newest).unwrap_err();
+}
+
+/// Walks a table after rows with this digest, three rows in each full page. Returns whether the walk
+/// broke.
+fn walked(
+    known: EndingsChain,
+    table: &[ChainedEnding],
+    newest: EndingsChain,
+) -> Result<bool, String> {
+    let mut walk = Walk::after(ReadTo::head(head(0), known));
+    loop {
+        let from = walk.at().position;
+        let rows: Vec<_> = table
+            .iter()
+            .filter(|row| Some(row.record.position) > from)
+            .take(3)
+            .cloned()
+            .collect();
+        let is_full = rows.len() == 3;
+        let stepped = walk.step(&page(&rows, is_full), head(10), newest);
+        stepped.map_err(|why| why.to_string())?;
+        if !is_full {
+            assert_eq!(walk.at(), ReadTo::head(head(10), newest));
+            return Ok(walk.is_broken());
+        }
+    }
+}
+
+/// Rows that continue a digest.
+fn continued(mut before: EndingsChain, positions: &[(u64, u64)]) -> Vec<ChainedEnding> {
+    let mut all = rows(positions);
+    for row in &mut all {
+        row.before = before;
+        before = row.after();
+    }
+    all
+}
+
+#[test]
+fn a_walk_reaches_the_head_whatever_the_size_of_the_table() {
+    for count in 0..9 {
+        let positions: Vec<_> = (1..=count).map(|index| (index, 0)).collect();
+        let all = rows(&positions);
+        let newest = all.last().map_or(EndingsChain::EMPTY, ChainedEnding::after);
+        assert_eq!(walked(EndingsChain::EMPTY, &all, newest), Ok(false));
+        for missing in 1..all.len() {
+            let rest = &all[missing..];
+            assert_eq!(walked(EndingsChain::EMPTY, rest, newest), Ok(true));
+        }
+    }
+}
+
+#[test]
+fn rows_that_no_broker_wrote_are_found_also_if_they_fill_whole_pages() {
+    let own = rows(&[(1, 0), (1, 1), (9, 0)]);
+    let newest = own[2].after();
+    // They continue the rows before them, or those behind them, or none.
+    for before in [EndingsChain::EMPTY, own[1].after(), newest] {
+        for count in 1..8 {
+            let positions: Vec<_> = (1..=count).map(|n| (2, n)).collect();
+            let forged = continued(before, &positions);
+            let mut alone = forged.clone();
+            let mut table = own.clone();
+            drop(table.splice(2..2, forged));
+            for known in [EndingsChain::EMPTY, own[0].after()] {
+                let told = walked(known, &table, newest).unwrap_err();
+                assert!(told.contains("was not written by a broker"), "{told}");
+            }
+            walked(newest, &alone, newest).unwrap_err();
+            alone.push(own[2].clone());
+            walked(own[1].after(), &alone, newest).unwrap_err();
+        }
+    }
+}
+
+#[test]
+fn only_acts_for_which_somebody_waits_are_passed_on() {
+    let awaited = |subject: EndingSubject| {
+        let mut awaited = Awaited::default();
+        awaited.add(&subject);
+        (awaited.cutoff, awaited.activation, awaited.key)
+    };
+    let all = || Selector::All(True);
+    let digest = GenerationDigest::new([7; 32]);
+    for (subject, expected) in [
+        (EndingSubject::Cutoff(all()), (true, false, false)),
+        (EndingSubject::Activation(digest), (false, true, false)),
+        (EndingSubject::SigningKey("k1".into()), (false, false, true)),
+        (EndingSubject::Lift(all()), (false, false, false)),
+        (record(1, 0).subject, (false, false, false)),
+    ] {
+        assert_eq!(awaited(subject.clone()), expected, "{subject:?}");
+    }
+}
+
+#[test]
+fn pauses_after_failures_grow_up_to_a_second() {
+    let pauses = [1, 2, 3, 5, 6, u32::MAX].map(|failures| pause_after(failures).as_millis());
+    assert_eq!(pauses, [50, 100, 200, 800, 1_000, 1_000]);
 }

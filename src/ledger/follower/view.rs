@@ -1,16 +1,16 @@
 //! The endings in the log that one replica knows.
 //!
 //! The follower writes [`View`], and all other parts of the broker read it. [`View::fresh`] lends
-//! [`KnownEndings`] for look-ups, `complete_to` and `age` describe the view, and `changes` counts
-//! the acts that other parts of the broker wait for.
+//! [`KnownEndings`] for look-ups, `complete_to` and `age` describe the view.
 //!
 //! The rule: the view has every ending with a leaf in `[complete_from, complete_to)`, except those
-//! that no longer matter, because everything that they ended has expired. It knows nothing of
-//! earlier leaves. So a session that was valid by a read of the store, made when the log had at
-//! least `complete_from` leaves, has not been ended since as long as no look-up finds an ending of
-//! it. Deadlines, expiry and silence are not endings: callers judge them by the clock. Failures:
-//! `fresh` is `None` for a view older than [`STALE_AFTER`]; the caller then reads the store. `None`
-//! of a look-up means that the view has no such ending.
+//! that no longer matter, because all sessions and evidence that they ended have expired. It knows
+//! nothing of earlier leaves. So a session that was valid by a read of the store, made when the log
+//! had at least `complete_from` leaves, has not been ended since as long as no look-up finds an
+//! ending of it. Whether a task is open is not answered: its end may be forgotten before its
+//! deadline. Deadlines, expiry and silence are not endings: callers judge them by the clock.
+//! Failures: `fresh` is `None` for a view older than [`STALE_AFTER`]; the caller then reads the
+//! store. `None` of a look-up means that the view has no such ending.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -105,8 +105,10 @@ impl State {
             EndingSubject::Task(id) => self.tasks.learn(*id, ending),
             EndingSubject::Session(id) => self.sessions.learn(*id, ending),
             EndingSubject::Cutoff(selector) => {
-                if let Some(accepted) = selector.issued_after() {
-                    self.accepted.push((index, accepted));
+                // The follower reads the last row of a full page twice.
+                let accepted = selector.issued_after().map(|time| (index, time));
+                if let Some(accepted) = accepted.filter(|it| !self.accepted.contains(it)) {
+                    self.accepted.push(accepted);
                 }
                 self.cutoffs.learn(selector.clone(), ending);
             }
@@ -219,7 +221,7 @@ impl KnownEndings<'_> {
         self.0.complete_to
     }
 
-    /// The leaf that ended this task. Its ancestors are not considered.
+    /// The leaf that ended this task, for a session of it. Its ancestors are not considered.
     #[must_use]
     pub fn task(&self, id: TaskId) -> Option<u64> {
         self.0.tasks.index(&id)

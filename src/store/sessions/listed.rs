@@ -4,10 +4,10 @@
 //! `listed_in_doubt` the others that may be valid, a page at once, for `domain::validity` to judge.
 //!
 //! The rule: a session in neither answer is not valid, and none is in both. Most sessions are
-//! plain: they have no parent, and their tasks have neither a parent nor a heartbeat. So a list
-//! costs one number for each session and no row. The fragments repeat `Cutoff::kills` for the
-//! selectors that are columns; `tests/it/validity/` checks that both answers together agree with
-//! the domain. Failures are those of [`super`].
+//! plain: neither they nor their tasks have a parent. So a list costs one number for each session
+//! and no row. The fragments repeat `TaskLife::state_at`, and `Cutoff::kills` for the selectors
+//! that are columns; `tests/it/validity/` checks that both answers together agree with the domain.
+//! Failures are those of [`super`].
 
 use super::rows::{SessionRow, select_session};
 use crate::clock::Timestamp;
@@ -18,17 +18,20 @@ use crate::store::validity_sql::{polled, unexpired};
 use crate::store::{Store, StoreError, on_pool};
 
 /// The sessions `s` with leaves in `[$1, $2)` whose servers poll status lists, that have not
-/// expired at `$3` and that neither their own record, nor the record or the deadline of their task
-/// `t`, nor a cutoff of one of their columns or of that task ends. `$task` is the id of `t` as a
-/// text.
+/// expired at `$3`, whose task `t` is open then by its own record, deadline and heartbeats, and that
+/// neither their own record nor a cutoff of one of their columns or of that task ends. `$silent_at`
+/// is the end of the time without a heartbeat that `t` is allowed, `$task` its id as a text.
 macro_rules! may_be_valid {
-    ($($task:tt)+) => {
+    ($silent_at:literal, $($task:tt)+) => {
         concat!(
             "FROM session AS s JOIN task AS t ON t.id = s.task_id WHERE ",
             polled!(),
             " AND s.leaf_idx >= $1 AND s.leaf_idx < $2 AND ",
             unexpired!("s.", "$3"),
-            " AND s.state = 'active' AND t.state = 'open' AND t.deadline > $3 AND NOT (",
+            " AND s.state = 'active' AND t.state = 'open' AND t.deadline > $3 \
+             AND (t.heartbeat_seconds IS NULL OR ",
+            $silent_at,
+            " > $3) AND NOT (",
             cut_off_by!("'all'", "''"),
             " OR ",
             cut_off_by!("'workload'", "s.workload"),
@@ -63,17 +66,17 @@ macro_rules! cut_off_by {
 /// Whether more than the rows of `s` and `t` and the cutoffs of columns decides about `s`.
 macro_rules! in_doubt {
     () => {
-        "(s.parent_id IS NOT NULL OR t.parent_id IS NOT NULL OR t.heartbeat_seconds IS NOT NULL \
+        "(s.parent_id IS NOT NULL OR t.parent_id IS NOT NULL \
          OR s.leaf_idx < (SELECT coalesce(max(idx), -1) FROM cutoff \
          WHERE kind IN ('generation', 'policy', 'issued_after')))"
     };
 }
 
 macro_rules! listed_plainly {
-    ($($task:tt)+) => {
+    ($silent_at:literal, $($task:tt)+) => {
         concat!(
             "/* listed_plainly */ SELECT s.leaf_idx ",
-            may_be_valid!($($task)+),
+            may_be_valid!($silent_at, $($task)+),
             " AND NOT ",
             in_doubt!()
         )
@@ -81,10 +84,10 @@ macro_rules! listed_plainly {
 }
 
 macro_rules! listed_in_doubt {
-    ($($task:tt)+) => {
+    ($silent_at:literal, $($task:tt)+) => {
         select_session!(
             "/* listed_in_doubt */ WHERE id IN (SELECT s.id ",
-            may_be_valid!($($task)+),
+            may_be_valid!($silent_at, $($task)+),
             " AND ",
             in_doubt!(),
             " ORDER BY s.leaf_idx LIMIT $4) ORDER BY leaf_idx"
@@ -114,21 +117,27 @@ impl Store {
         let rows: Vec<(i64,)> = match self {
             Self::Postgres(postgres) => {
                 on_pool!(postgres, finish_current, db => {
-                    sqlx::query_as(listed_plainly!("t.id::text"))
-                        .bind(signed(from))
-                        .bind(signed(to))
-                        .bind(now)
-                        .fetch_all(db)
-                        .await?
-                })
-            }
-            Self::Sqlite(sqlite) => {
-                sqlx::query_as(listed_plainly!(sqlite_task!()))
+                    sqlx::query_as(listed_plainly!(
+                        "t.heard_at + make_interval(secs => least(t.heartbeat_seconds, 1000000000))",
+                        "t.id::text"
+                    ))
                     .bind(signed(from))
                     .bind(signed(to))
                     .bind(now)
-                    .fetch_all(sqlite.readers())
+                    .fetch_all(db)
                     .await?
+                })
+            }
+            Self::Sqlite(sqlite) => {
+                sqlx::query_as(listed_plainly!(
+                    "t.heard_at + min(t.heartbeat_seconds, 1000000000) * 1000000",
+                    sqlite_task!()
+                ))
+                .bind(signed(from))
+                .bind(signed(to))
+                .bind(now)
+                .fetch_all(sqlite.readers())
+                .await?
             }
         };
         rows.into_iter()
@@ -148,23 +157,29 @@ impl Store {
         let rows: Vec<SessionRow> = match self {
             Self::Postgres(postgres) => {
                 on_pool!(postgres, finish_current, db => {
-                    sqlx::query_as(listed_in_doubt!("t.id::text"))
-                        .bind(signed(from))
-                        .bind(signed(to))
-                        .bind(now)
-                        .bind(i64::from(limit))
-                        .fetch_all(db)
-                        .await?
-                })
-            }
-            Self::Sqlite(sqlite) => {
-                sqlx::query_as(listed_in_doubt!(sqlite_task!()))
+                    sqlx::query_as(listed_in_doubt!(
+                        "t.heard_at + make_interval(secs => least(t.heartbeat_seconds, 1000000000))",
+                        "t.id::text"
+                    ))
                     .bind(signed(from))
                     .bind(signed(to))
                     .bind(now)
                     .bind(i64::from(limit))
-                    .fetch_all(sqlite.readers())
+                    .fetch_all(db)
                     .await?
+                })
+            }
+            Self::Sqlite(sqlite) => {
+                sqlx::query_as(listed_in_doubt!(
+                    "t.heard_at + min(t.heartbeat_seconds, 1000000000) * 1000000",
+                    sqlite_task!()
+                ))
+                .bind(signed(from))
+                .bind(signed(to))
+                .bind(now)
+                .bind(i64::from(limit))
+                .fetch_all(sqlite.readers())
+                .await?
             }
         };
         let sessions = rows

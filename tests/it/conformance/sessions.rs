@@ -361,25 +361,30 @@ async fn a_status_list_is_read_by_the_places_of_leaves(store: &Store) {
     silent.heartbeat_seconds = Some(60);
     let mut heard = one(22, bounded, MinterKind::Jwt);
     heard.0.task_id = task_id(2);
+    let mut of_child = one(23, bounded, MinterKind::Jwt);
+    of_child.0.task_id = task_id(3);
     let writes = Writes {
-        tasks: vec![silent],
-        sessions: vec![derived, heard],
+        tasks: vec![silent, task(3, Some(1))],
+        sessions: vec![derived, heard, of_child],
         ..Writes::default()
     };
     seed(store, writes).await;
-    assert_eq!(listed(0, 99, at(1)).await, [11, 12]);
-    assert_eq!(in_doubt(0, 9).await, [21, 22]);
+    assert_eq!(listed(0, 99, at(1)).await, [11, 12, 22]);
+    assert_eq!(listed(0, 99, at(59)).await, [11, 12, 22]);
+    assert_eq!(listed(0, 99, at(60)).await, [11, 12], "its task is silent");
+    assert_eq!(in_doubt(0, 9).await, [21, 23]);
     assert_eq!(in_doubt(0, 1).await, [21]);
-    assert_eq!(in_doubt(22, 9).await, [22]);
+    assert_eq!(in_doubt(22, 9).await, [23]);
     let policy = cutoff(61, 12, Selector::Policy("p".into()), Block::No);
     let of_task = cutoff(62, 13, Selector::Task(task_id(2)), Block::No);
     let cuts = [policy, of_task].map(|cutoff| ActWrite::Cutoff(Box::new(cutoff)));
     seed(store, acts(cuts.into())).await;
-    assert_eq!(listed(0, 99, at(1)).await, [12]);
-    assert_eq!(in_doubt(0, 9).await, [11, 21, 22]);
+    assert_eq!(listed(0, 99, at(1)).await, [12, 22]);
+    assert_eq!(in_doubt(0, 9).await, [11, 21, 23]);
     let later = cutoff(63, 23, Selector::Task(task_id(2)), Block::No);
     seed(store, acts(vec![ActWrite::Cutoff(Box::new(later))])).await;
-    assert_eq!(in_doubt(0, 9).await, [11, 21]);
+    assert_eq!(listed(0, 99, at(1)).await, [12]);
+    assert_eq!(in_doubt(0, 9).await, [11, 21, 23]);
     let all = cutoff(64, 24, Selector::All(True), Block::No);
     seed(store, acts(vec![ActWrite::Cutoff(Box::new(all))])).await;
     assert!(listed(0, 99, at(1)).await.is_empty());
