@@ -386,7 +386,8 @@ impl Store {
             sqlx::query(
                 "/* patrol_openings */ DELETE FROM leaf_opening WHERE idx IN ( \
                  SELECT kept.idx FROM leaf_opening AS kept JOIN leaf ON leaf.idx = kept.idx \
-                 WHERE kept.idx >= $2 AND kept.idx <= $3 AND leaf.at < $1)",
+                 WHERE kept.idx >= $2 AND kept.idx <= $3 AND leaf.idx >= $2 AND leaf.idx <= $3 \
+                 AND leaf.at < $1)",
             )
             .bind(before)
             .bind(signed(from))

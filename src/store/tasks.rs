@@ -331,6 +331,9 @@ impl Store {
         &self,
         ids: &[TaskId],
     ) -> Result<HashMap<TaskId, TaskLink>, StoreError> {
+        if ids.is_empty() {
+            return Ok(HashMap::new());
+        }
         let rows: Vec<LinkRow> = match self {
             Self::Postgres(postgres) => {
                 on_pool!(postgres, finish_current, db => {

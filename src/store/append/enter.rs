@@ -38,7 +38,8 @@ use crate::store::keys::SIGNING_KEYS;
 macro_rules! changed_cutoffs {
     ($connection:expr, $from:expr) => {{
         let rows: Vec<CutoffRow> = sqlx::query_as(
-            "/* changed_cutoffs */ SELECT * FROM cutoff WHERE idx >= $1 OR lifted_idx >= $1 ORDER BY idx",
+            "/* changed_cutoffs */ SELECT * FROM cutoff WHERE idx >= $1 \
+             UNION SELECT * FROM cutoff WHERE lifted_idx >= $1 ORDER BY idx",
         )
         .bind(signed($from))
         .fetch_all($connection)

@@ -76,6 +76,11 @@ impl Options {
             ("idle_in_transaction_session_timeout", "5000"),
             // JIT compilation takes longer than any of the pool's statements.
             ("jit", "off"),
+            // Each statement looks up few rows by an index. With medium tables the planner would
+            // read a whole table for a step of a recursive query.
+            ("enable_seqscan", "off"),
+            ("enable_hashjoin", "off"),
+            ("enable_mergejoin", "off"),
         ]);
         let lease = pooled.clone().options([
             ("synchronous_commit", "on"),

@@ -84,7 +84,7 @@ macro_rules! under {
              above AS ( \
                  SELECT task_id AS origin, task_id AS link FROM kin \
                  UNION SELECT above.origin, t.parent_id \
-                 FROM above JOIN task t ON t.id = above.link WHERE t.parent_id IS NOT NULL) "
+                 FROM above JOIN task t ON t.id = above.link) "
         )
     };
 }

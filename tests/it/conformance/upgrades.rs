@@ -113,7 +113,9 @@ async fn used_evidence_and_keys_of_an_earlier_schema_count_on_sqlite() {
     let inserted = sqlx::raw_sql(AssertSqlSafe(rows)).execute(&mut own).await;
     inserted.unwrap();
     own.close().await.unwrap();
-    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
+    for (path, mode) in [(file.as_path(), 0o600), (directory.path(), 0o700)] {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    }
     let store = Store::Sqlite(Sqlite::open(directory.path(), 2).await.unwrap());
     rows_are_found(&store).await;
     store.close().await;

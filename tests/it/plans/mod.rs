@@ -398,7 +398,7 @@ async fn bounded_statements_go_by_indexes_on_a_store_that_was_used_for_long() {
         ["task", "session"],
         store.prune_tasks(early, None, 9)
     );
-    let key = "'\\x0001', '\\x0002', '\\x0003'";
+    let key = "'\\x0000', '\\x0001', '\\x0002', '\\x0003'";
     by_index!("retry", key, ["retry"], store.retry(&[1; 32], now));
     let before = format!("'{}', 100, 'dev:7'", Uuid::max());
     by_index!("tasks", &before, ["task"], store.tasks(&no_one));
