@@ -36,10 +36,6 @@ const WHOLE: &[(&str, &str)] = &[
         "counts once for the same rare act; no index has the time of opening",
     ),
     (
-        "patrol_openings",
-        "a walk over ranges of leaves, of which this store has few",
-    ),
-    (
         "prune_cutoffs",
         "once an hour; cutoffs are few, and no index has the time of their commit",
     ),
