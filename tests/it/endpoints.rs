@@ -88,157 +88,163 @@ async fn begin(kind: Kind) -> (Fleet, Replica) {
 }
 
 on_both_stores! {
-    #[expect(clippy::too_many_lines, reason = "a table")]
-    async fn a_generation_that_says_where_to_send_a_secret_is_refused(fleet, replica) {
-        let trap = Trap::set();
-        let secret = replica.process.dir().join("sealing");
-        std::fs::write(&secret, "tpk1_the-sealing-key").unwrap();
-        let place = json!({"url": trap.url(), "token_file": secret});
-        let good = fleet.generation(replica);
-        let names = good["attestors"][0]["discovery"]
-            .as_str()
-            .unwrap()
-            .to_owned();
-        let attestor = |change: &dyn Fn(&mut Value)| {
-            let mut generation = good.clone();
-            change(&mut generation["attestors"][0]);
-            generation
-        };
-        let added = |list: &str, item: Value| {
-            let mut generation = good.clone();
-            generation[list].as_array_mut().unwrap().push(item);
-            generation
-        };
-        let port = trap.address.port();
-        let attacks: Vec<(Value, &str)> = vec![
-            // A URL in the generation itself: the generation does not load.
-            (added("attestors", spiffe(place.clone())), "attestors"),
-            (
-                added("attestors", spiffe(json!(trap.url()))),
-                "an endpoint's name",
-            ),
-            (
-                attestor(&|own| own["keys_from"] = place.clone()),
-                "attestors",
-            ),
-            (
-                attestor(&|own| own["token_review"] = place.clone()),
-                "attestors",
-            ),
-            (
-                attestor(&|own| own["discovery"] = place.clone()),
-                "attestors",
-            ),
-            (
-                added("resources", bucket(json!({"endpoint": trap.url()}))),
-                "an endpoint's name",
-            ),
-            (
-                added("resources", bucket(json!({"endpoint": place}))),
+    by reference;
+
+    fn a_generation_that_says_where_to_send_a_secret_is_refused;
+}
+
+#[expect(clippy::too_many_lines, reason = "a table")]
+async fn a_generation_that_says_where_to_send_a_secret_is_refused(
+    (fleet, replica): &(Fleet, Replica),
+) {
+    let trap = Trap::set();
+    let secret = replica.process.dir().join("sealing");
+    std::fs::write(&secret, "tpk1_the-sealing-key").unwrap();
+    let place = json!({"url": trap.url(), "token_file": secret});
+    let good = fleet.generation(replica);
+    let names = good["attestors"][0]["discovery"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let attestor = |change: &dyn Fn(&mut Value)| {
+        let mut generation = good.clone();
+        change(&mut generation["attestors"][0]);
+        generation
+    };
+    let added = |list: &str, item: Value| {
+        let mut generation = good.clone();
+        generation[list].as_array_mut().unwrap().push(item);
+        generation
+    };
+    let port = trap.address.port();
+    let attacks: Vec<(Value, &str)> = vec![
+        // A URL in the generation itself: the generation does not load.
+        (added("attestors", spiffe(place.clone())), "attestors"),
+        (
+            added("attestors", spiffe(json!(trap.url()))),
+            "an endpoint's name",
+        ),
+        (
+            attestor(&|own| own["keys_from"] = place.clone()),
+            "attestors",
+        ),
+        (
+            attestor(&|own| own["token_review"] = place.clone()),
+            "attestors",
+        ),
+        (
+            attestor(&|own| own["discovery"] = place.clone()),
+            "attestors",
+        ),
+        (
+            added("resources", bucket(json!({"endpoint": trap.url()}))),
+            "an endpoint's name",
+        ),
+        (
+            added("resources", bucket(json!({"endpoint": place}))),
+            "resources",
+        ),
+        (
+            added(
                 "resources",
+                bucket(json!({"revocation": {
+                    "role_arn": "arn:aws:iam::123456789012:role/revoker", "endpoint": trap.url(),
+                }})),
             ),
-            (
-                added(
-                    "resources",
-                    bucket(json!({"revocation": {
-                        "role_arn": "arn:aws:iam::123456789012:role/revoker", "endpoint": trap.url(),
-                    }})),
-                ),
-                "an endpoint's name",
+            "an endpoint's name",
+        ),
+        // A generation that lists the replica's endpoints.
+        (
+            {
+                let mut generation = good.clone();
+                generation["endpoints"] = json!({"junk": {"url": trap.url(), "use": ["keys"]}});
+                generation
+            },
+            "endpoints",
+        ),
+        // Endpoints that this replica does not have, or has for another use.
+        (
+            added("attestors", spiffe(json!("nowhere"))),
+            "[endpoints.nowhere]",
+        ),
+        (
+            added("attestors", spiffe(json!(names))),
+            "is not for `keys`",
+        ),
+        (
+            added("resources", bucket(json!({"endpoint": names}))),
+            "is not for `sts`",
+        ),
+        (
+            added(
+                "resources",
+                bucket(json!({"revocation": {
+                    "role_arn": "arn:aws:iam::123456789012:role/revoker", "endpoint": names,
+                }})),
             ),
-            // A generation that lists the replica's endpoints.
-            (
-                {
-                    let mut generation = good.clone();
-                    generation["endpoints"] = json!({"junk": {"url": trap.url(), "use": ["keys"]}});
-                    generation
-                },
-                "endpoints",
+            "is not for `iam`",
+        ),
+        // The AWS credentials of the replica's host.
+        (
+            added("resources", bucket(json!({"mode": "assume_role"}))),
+            "[aws.own_credentials]",
+        ),
+        (
+            added(
+                "resources",
+                bucket(json!({
+                    "mode": "assume_role", "region": "cn-north-1",
+                    "role_arn": "arn:aws-cn:iam::123456789012:role/reports",
+                })),
             ),
-            // Endpoints that this replica does not have, or has for another use.
-            (
-                added("attestors", spiffe(json!("nowhere"))),
-                "[endpoints.nowhere]",
+            "/resources/1/aws/mode",
+        ),
+        // Host names hidden in other values.
+        (
+            added(
+                "resources",
+                bucket(json!({"region": format!("{}/", trap.address)})),
             ),
-            (
-                added("attestors", spiffe(json!(names))),
-                "is not for `keys`",
-            ),
-            (
-                added("resources", bucket(json!({"endpoint": names}))),
-                "is not for `sts`",
-            ),
-            (
-                added(
-                    "resources",
-                    bucket(json!({"revocation": {
-                        "role_arn": "arn:aws:iam::123456789012:role/revoker", "endpoint": names,
-                    }})),
-                ),
-                "is not for `iam`",
-            ),
-            // The AWS credentials of the replica's host.
-            (
-                added("resources", bucket(json!({"mode": "assume_role"}))),
-                "[aws.own_credentials]",
-            ),
-            (
-                added(
-                    "resources",
-                    bucket(json!({
-                        "mode": "assume_role", "region": "cn-north-1",
-                        "role_arn": "arn:aws-cn:iam::123456789012:role/reports",
-                    })),
-                ),
-                "/resources/1/aws/mode",
-            ),
-            // Host names hidden in other values.
-            (
-                added(
-                    "resources",
-                    bucket(json!({"region": format!("{}/", trap.address)})),
-                ),
-                "region",
-            ),
-            (
-                added("resources", bucket(json!({"region": "x.evil.example"}))),
-                "region",
-            ),
-            (
-                added("resources", bucket(json!({"region": "cn-north-1"}))),
-                "region",
-            ),
-            (
-                attestor(&|own| {
-                    own["issuer"] = json!(format!("https://127.0.0.1:{port}"));
-                    own.as_object_mut().unwrap().remove("discovery");
-                }),
-                "not a public address",
-            ),
-            (
-                attestor(&|own| {
-                    own["issuer"] = json!(format!("https://localhost:{port}"));
-                    own.as_object_mut().unwrap().remove("discovery");
-                }),
-                "not a public address",
-            ),
-            (
-                attestor(&|own| own["issuer"] = json!(format!("http://127.0.0.1:{port}"))),
-                "https",
-            ),
-        ];
-        for (generation, says) in attacks {
-            let (status, text) = activate(fleet, replica, &generation).await;
-            assert_eq!(status, 400, "{says}: {text}");
-            assert!(text.contains(says), "{says}: {text}");
-            let body = json!({"type": "job"});
-            let svid = junk_svid();
-            let asked = replica.client.post_json(&svid, "/v1/tasks", &body).await;
-            assert_eq!(asked.status, 401, "{says}");
-        }
-        assert_eq!(trap.visits(), 0);
-        replica.ask(&fleet.token()).await.expect(201);
+            "region",
+        ),
+        (
+            added("resources", bucket(json!({"region": "x.evil.example"}))),
+            "region",
+        ),
+        (
+            added("resources", bucket(json!({"region": "cn-north-1"}))),
+            "region",
+        ),
+        (
+            attestor(&|own| {
+                own["issuer"] = json!(format!("https://127.0.0.1:{port}"));
+                own.as_object_mut().unwrap().remove("discovery");
+            }),
+            "not a public address",
+        ),
+        (
+            attestor(&|own| {
+                own["issuer"] = json!(format!("https://localhost:{port}"));
+                own.as_object_mut().unwrap().remove("discovery");
+            }),
+            "not a public address",
+        ),
+        (
+            attestor(&|own| own["issuer"] = json!(format!("http://127.0.0.1:{port}"))),
+            "https",
+        ),
+    ];
+    for (generation, says) in attacks {
+        let (status, text) = activate(fleet, replica, &generation).await;
+        assert_eq!(status, 400, "{says}: {text}");
+        assert!(text.contains(says), "{says}: {text}");
+        let body = json!({"type": "job"});
+        let svid = junk_svid();
+        let asked = replica.client.post_json(&svid, "/v1/tasks", &body).await;
+        assert_eq!(asked.status, 401, "{says}");
     }
+    assert_eq!(trap.visits(), 0);
+    replica.ask(&fleet.token()).await.expect(201);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

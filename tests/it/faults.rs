@@ -443,72 +443,115 @@ async fn close_store(rig: &Rig, closed: bool) {
 }
 
 on_both_stores! {
-    async fn evidence_that_met_a_store_that_could_not_be_written_is_used_up(rig: Rig) {
-        rig.issue("agent:reports", rig::ask(&["orders:read"])).await.unwrap();
-        close_store(&rig, true).await;
-        // The last pages of SQLite's file have free space, so several requests may succeed.
-        let mut granted = 0;
-        let issuing = loop {
-            let evidence = rig.evidence("agent:reports");
-            match rig.broker.issuance.issue(evidence.clone(), rig::ask(&["orders:read"])).await {
-                Ok(_) => granted += 1,
-                Err(BrokerError::FailClosed(_)) => break evidence,
-                Err(other) => panic!("{other}"),
-            }
-            assert!(granted < 500, "the file never became full");
-        };
-        let mut reading = Vec::new();
-        for _ in 0..200 {
-            let evidence = rig.evidence("agent:reports");
-            let read = rig.broker.verification.list_sessions(&evidence, SessionFilter { limit: 10, ..SessionFilter::default() }).await;
-            match read {
-                Ok(_) => {}
-                Err(BrokerError::FailClosed(_)) => reading.push(evidence),
-                Err(other) => panic!("{other}"),
-            }
-            if reading.len() == 3 {
-                break;
-            }
-        }
-        assert_eq!(reading.len(), 3);
+    fn evidence_that_met_a_store_that_could_not_be_written_is_used_up;
+    fn what_could_not_be_recorded_is_recorded_without_another_call;
+}
 
-        close_store(&rig, false).await;
-        // On this replica at once.
-        for evidence in reading.iter().chain([&issuing]) {
-            let again = rig.broker.issuance.issue(evidence.clone(), rig::ask(&["orders:read"])).await;
-            assert!(matches!(again, Err(BrokerError::Replayed)), "{again:?}");
+async fn evidence_that_met_a_store_that_could_not_be_written_is_used_up(rig: Rig) {
+    rig.issue("agent:reports", rig::ask(&["orders:read"]))
+        .await
+        .unwrap();
+    close_store(&rig, true).await;
+    // The last pages of SQLite's file have free space, so several requests may succeed.
+    let mut granted = 0;
+    let issuing = loop {
+        let evidence = rig.evidence("agent:reports");
+        match rig
+            .broker
+            .issuance
+            .issue(evidence.clone(), rig::ask(&["orders:read"]))
+            .await
+        {
+            Ok(_) => granted += 1,
+            Err(BrokerError::FailClosed(_)) => break evidence,
+            Err(other) => panic!("{other}"),
         }
-        rig.issue("agent:reports", rig::ask(&["orders:read"])).await.unwrap();
-        assert_eq!(rig.broker.health.unready(), None);
-        // And on another replica, because the uses were written meanwhile.
-        if matches!(rig.broker.core.store(), Store::Postgres(_)) {
-            let other = rig.replica().await;
-            for evidence in reading.iter().chain([&issuing]) {
-                let again = other.broker.issuance.issue(evidence.clone(), rig::ask(&["orders:read"])).await;
-                assert!(matches!(again, Err(BrokerError::Replayed)), "{again:?}");
-            }
+        assert!(granted < 500, "the file never became full");
+    };
+    let mut reading = Vec::new();
+    for _ in 0..200 {
+        let evidence = rig.evidence("agent:reports");
+        let read = rig
+            .broker
+            .verification
+            .list_sessions(
+                &evidence,
+                SessionFilter {
+                    limit: 10,
+                    ..SessionFilter::default()
+                },
+            )
+            .await;
+        match read {
+            Ok(_) => {}
+            Err(BrokerError::FailClosed(_)) => reading.push(evidence),
+            Err(other) => panic!("{other}"),
+        }
+        if reading.len() == 3 {
+            break;
         }
     }
+    assert_eq!(reading.len(), 3);
 
-    async fn what_could_not_be_recorded_is_recorded_without_another_call(rig: Rig) {
-        close_store(&rig, true).await;
-        let mut granted = 0;
-        let refused = loop {
-            let evidence = rig.evidence("agent:reports");
-            if rig.broker.issuance.issue(evidence.clone(), rig::ask(&["orders:read"])).await.is_err() {
-                break evidence;
-            }
-            granted += 1;
-            assert!(granted < 500, "the file never became full");
-        };
-        let before = rig.rows().await["one_time"].len();
-        close_store(&rig, false).await;
-        // No request comes in, and no health check runs.
-        until("the evidence is recorded", SOON, async || rig.broker.health.unready().is_none()).await;
-        assert!(rig.rows().await["one_time"].len() > before);
-        let again = rig.broker.issuance.issue(refused, rig::ask(&["orders:read"])).await;
+    close_store(&rig, false).await;
+    // On this replica at once.
+    for evidence in reading.iter().chain([&issuing]) {
+        let again = rig
+            .broker
+            .issuance
+            .issue(evidence.clone(), rig::ask(&["orders:read"]))
+            .await;
         assert!(matches!(again, Err(BrokerError::Replayed)), "{again:?}");
     }
+    rig.issue("agent:reports", rig::ask(&["orders:read"]))
+        .await
+        .unwrap();
+    assert_eq!(rig.broker.health.unready(), None);
+    // And on another replica, because the uses were written meanwhile.
+    if matches!(rig.broker.core.store(), Store::Postgres(_)) {
+        let other = rig.replica().await;
+        for evidence in reading.iter().chain([&issuing]) {
+            let again = other
+                .broker
+                .issuance
+                .issue(evidence.clone(), rig::ask(&["orders:read"]))
+                .await;
+            assert!(matches!(again, Err(BrokerError::Replayed)), "{again:?}");
+        }
+    }
+}
+
+async fn what_could_not_be_recorded_is_recorded_without_another_call(rig: Rig) {
+    close_store(&rig, true).await;
+    let mut granted = 0;
+    let refused = loop {
+        let evidence = rig.evidence("agent:reports");
+        if rig
+            .broker
+            .issuance
+            .issue(evidence.clone(), rig::ask(&["orders:read"]))
+            .await
+            .is_err()
+        {
+            break evidence;
+        }
+        granted += 1;
+        assert!(granted < 500, "the file never became full");
+    };
+    let before = rig.rows().await["one_time"].len();
+    close_store(&rig, false).await;
+    // No request comes in, and no health check runs.
+    until("the evidence is recorded", SOON, async || {
+        rig.broker.health.unready().is_none()
+    })
+    .await;
+    assert!(rig.rows().await["one_time"].len() > before);
+    let again = rig
+        .broker
+        .issuance
+        .issue(refused, rig::ask(&["orders:read"]))
+        .await;
+    assert!(matches!(again, Err(BrokerError::Replayed)), "{again:?}");
 }
 
 async fn begin(kind: Kind) -> Rig {

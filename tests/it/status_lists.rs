@@ -176,40 +176,61 @@ async fn begin(kind: Kind) -> Rig {
 }
 
 on_both_stores! {
-    async fn a_revoked_token_whose_row_is_gone_stays_invalid_in_its_list(rig: Rig) {
-        let (revoked, pruned, alive) = (issued(&rig).await, issued(&rig).await, issued(&rig).await);
-        rig.revoke(revoked.session.id).await;
-        change(&rig, "DELETE FROM session WHERE id = $1", &revoked).await;
-        // A missing row counts as invalid, regardless of its session's state.
-        change(&rig, "DELETE FROM session WHERE id = $1", &pruned).await;
-        assert!(polled(&rig, &revoked).await.1);
-        assert!(polled(&rig, &pruned).await.1);
-        assert!(!polled(&rig, &alive).await.1);
-    }
+    fn a_revoked_token_whose_row_is_gone_stays_invalid_in_its_list;
+    fn a_list_calls_nothing_invalid_that_is_issued_after_it_was_built;
+    fn a_list_that_cannot_be_built_to_its_end_is_not_served;
+}
 
-    async fn a_list_calls_nothing_invalid_that_is_issued_after_it_was_built(rig: Rig) {
-        // Go to the start of a list's period, so that the second answer is the same list.
-        let into = u64::try_from(rig.now().seconds() % 10).unwrap();
-        rig.clock.advance(10 - into);
-        let before = issued(&rig).await;
-        let (list, bit) = polled(&rig, &before).await;
-        assert!(!bit);
-        let after = issued(&rig).await;
-        let (same, bit) = polled(&rig, &after).await;
-        assert_eq!((same, bit), (list, false), "its index was beyond the log's end");
-        // The next list contains the session, and its end.
-        rig.revoke(after.session.id).await;
-        rig.clock.advance(10);
-        assert!(polled(&rig, &after).await.1);
-        assert!(!polled(&rig, &before).await.1);
-    }
+async fn a_revoked_token_whose_row_is_gone_stays_invalid_in_its_list(rig: Rig) {
+    let (revoked, pruned, alive) = (issued(&rig).await, issued(&rig).await, issued(&rig).await);
+    rig.revoke(revoked.session.id).await;
+    change(&rig, "DELETE FROM session WHERE id = $1", &revoked).await;
+    // A missing row counts as invalid, regardless of its session's state.
+    change(&rig, "DELETE FROM session WHERE id = $1", &pruned).await;
+    assert!(polled(&rig, &revoked).await.1);
+    assert!(polled(&rig, &pruned).await.1);
+    assert!(!polled(&rig, &alive).await.1);
+}
 
-    async fn a_list_that_cannot_be_built_to_its_end_is_not_served(rig: Rig) {
-        let (alive, broken) = (issued(&rig).await, issued(&rig).await);
-        change(&rig, "UPDATE session SET policies = '{' WHERE id = $1", &broken).await;
-        let built = rig.broker.verification.status_list(0).await;
-        assert!(matches!(built, Err(BrokerError::FailClosed(_))), "{built:?}");
-        change(&rig, "UPDATE session SET policies = '[]' WHERE id = $1", &broken).await;
-        assert!(!polled(&rig, &alive).await.1, "a failure is not cached");
-    }
+async fn a_list_calls_nothing_invalid_that_is_issued_after_it_was_built(rig: Rig) {
+    // Go to the start of a list's period, so that the second answer is the same list.
+    let into = u64::try_from(rig.now().seconds() % 10).unwrap();
+    rig.clock.advance(10 - into);
+    let before = issued(&rig).await;
+    let (list, bit) = polled(&rig, &before).await;
+    assert!(!bit);
+    let after = issued(&rig).await;
+    let (same, bit) = polled(&rig, &after).await;
+    assert_eq!(
+        (same, bit),
+        (list, false),
+        "its index was beyond the log's end"
+    );
+    // The next list contains the session, and its end.
+    rig.revoke(after.session.id).await;
+    rig.clock.advance(10);
+    assert!(polled(&rig, &after).await.1);
+    assert!(!polled(&rig, &before).await.1);
+}
+
+async fn a_list_that_cannot_be_built_to_its_end_is_not_served(rig: Rig) {
+    let (alive, broken) = (issued(&rig).await, issued(&rig).await);
+    change(
+        &rig,
+        "UPDATE session SET policies = '{' WHERE id = $1",
+        &broken,
+    )
+    .await;
+    let built = rig.broker.verification.status_list(0).await;
+    assert!(
+        matches!(built, Err(BrokerError::FailClosed(_))),
+        "{built:?}"
+    );
+    change(
+        &rig,
+        "UPDATE session SET policies = '[]' WHERE id = $1",
+        &broken,
+    )
+    .await;
+    assert!(!polled(&rig, &alive).await.1, "a failure is not cached");
 }

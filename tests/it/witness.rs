@@ -195,30 +195,35 @@ fn has_failures(metrics: &str, label: &str) -> bool {
 }
 
 on_both_stores! {
-    async fn after_a_restart_a_witness_is_told_from_where_it_was_left(mut rig: Rig) {
-        let witness = Witness::start("witness.test/w", Manner::Good);
-        witnessed(&mut rig, &[&witness]).await;
-        issue(&rig).await;
-        caught_up(&rig, &witness).await;
-        let left = witness.size();
-        let before = witness.asked();
-        assert!(before.iter().all(|(.., status)| *status == 200), "{before:?}");
-        assert_eq!(before[0].0, 0);
-        rig.restart().await.unwrap();
-        issue(&rig).await;
-        caught_up(&rig, &witness).await;
-        let asked = witness.asked()[before.len()..].to_vec();
-        assert_eq!(asked[0].0, left, "{asked:?}");
-        assert!(asked.iter().all(|(.., status)| *status == 200), "{asked:?}");
-        // A witness that lost its state says so, and receives the log from the beginning.
-        witness.forget();
-        issue(&rig).await;
-        caught_up(&rig, &witness).await;
-        let asked = witness.asked();
-        let size = witness.size();
-        assert!(asked.ends_with(&[(0, size, 200)]), "{asked:?}");
-        assert!(!has_failures(&rig.broker.core.metrics().render(), ""));
-    }
+    fn after_a_restart_a_witness_is_told_from_where_it_was_left;
+}
+
+async fn after_a_restart_a_witness_is_told_from_where_it_was_left(mut rig: Rig) {
+    let witness = Witness::start("witness.test/w", Manner::Good);
+    witnessed(&mut rig, &[&witness]).await;
+    issue(&rig).await;
+    caught_up(&rig, &witness).await;
+    let left = witness.size();
+    let before = witness.asked();
+    assert!(
+        before.iter().all(|(.., status)| *status == 200),
+        "{before:?}"
+    );
+    assert_eq!(before[0].0, 0);
+    rig.restart().await.unwrap();
+    issue(&rig).await;
+    caught_up(&rig, &witness).await;
+    let asked = witness.asked()[before.len()..].to_vec();
+    assert_eq!(asked[0].0, left, "{asked:?}");
+    assert!(asked.iter().all(|(.., status)| *status == 200), "{asked:?}");
+    // A witness that lost its state says so, and receives the log from the beginning.
+    witness.forget();
+    issue(&rig).await;
+    caught_up(&rig, &witness).await;
+    let asked = witness.asked();
+    let size = witness.size();
+    assert!(asked.ends_with(&[(0, size, 200)]), "{asked:?}");
+    assert!(!has_failures(&rig.broker.core.metrics().render(), ""));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
