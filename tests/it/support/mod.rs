@@ -5,6 +5,7 @@
 //! - [`balancer`]: a TCP balancer in front of replicas, which can spoil connections.
 //! - [`proxy`]: a TCP proxy in front of PostgreSQL, which loses the messages that a test chooses.
 //! - [`ci`]: a pipeline with its policies and tokens.
+//! - [`configuration`]: the text of a broker's configuration.
 //! - [`keys`], [`issuer`]: JOSE on ring, and an OIDC issuer that can misbehave.
 //! - [`process`]: the real binary, with signals and its output.
 //! - [`terminal`]: a program at a terminal, with a user who types.
@@ -68,6 +69,7 @@ macro_rules! on_both_stores {
 pub mod balancer;
 pub mod canary;
 pub mod ci;
+pub mod configuration;
 pub mod documented;
 pub mod fleet;
 pub mod http;
