@@ -29,7 +29,7 @@ async fn is_known(broker: &Broker, token: &str) -> bool {
 }
 
 async fn begin(kind: Kind) -> Rig {
-    Rig::new(kind).await
+    Rig::on(kind).start().await
 }
 
 on_both_stores! {
@@ -210,7 +210,7 @@ fn a_bootstrap_token_is_judged_by_the_latest_time_that_is_known() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_replicas_with_different_bootstrap_tokens_do_not_renew_each_other() {
-    let mut rig = Rig::new(Kind::Postgres).await;
+    let mut rig = Rig::on(Kind::Postgres).start().await;
     rig.clock.advance(3_600);
     let other = rig.replica_with_bootstrap(OTHER).await;
     assert!(is_known(&other.broker, OTHER).await);

@@ -8,7 +8,7 @@ use taskpass::store::StoreError;
 use crate::support::rig::{Kind, Rig, ask};
 
 async fn begin(kind: Kind) -> (Kind, Rig) {
-    (kind, Rig::new(kind).await)
+    (kind, Rig::on(kind).start().await)
 }
 
 /// Changes one letter in the body of each permit's leaf.

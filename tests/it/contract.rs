@@ -25,7 +25,7 @@ fn introspect(fleet: &Fleet, replica: &Replica, form: &'static str) -> reqwest::
 }
 
 async fn begin(kind: Kind) -> (Fleet, Replica) {
-    Fleet::on(kind).await
+    Fleet::on(kind).start().await
 }
 
 on_both_stores! {
@@ -261,7 +261,7 @@ async fn every_answer_has_its_headers((fleet, replica): &(Fleet, Replica)) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_route_and_each_method_is_described_and_nothing_else() {
-    let (_fleet, replica) = Fleet::embedded();
+    let (_fleet, replica) = Fleet::sqlite().start().await;
     let document: Value = replica.client.get("/openapi.json").await.expect(200);
     for (path, item) in document["paths"].as_object().unwrap() {
         let sample = path
@@ -309,7 +309,7 @@ async fn each_route_and_each_method_is_described_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_description_is_whole() {
-    let (_fleet, replica) = Fleet::embedded();
+    let (_fleet, replica) = Fleet::sqlite().start().await;
     let document: Value = replica.client.get("/openapi.json").await.expect(200);
     let schemes = document["components"]["securitySchemes"]
         .as_object()

@@ -84,7 +84,7 @@ async fn activate(fleet: &Fleet, replica: &Replica, generation: &Value) -> (u16,
 }
 
 async fn begin(kind: Kind) -> (Fleet, Replica) {
-    Fleet::on(kind).await
+    Fleet::on(kind).start().await
 }
 
 on_both_stores! {
@@ -257,7 +257,7 @@ async fn metadata_of_an_issuer_does_not_lead_into_the_hosts_network() {
             "[::ffff:127.0.0.1]",
             "169.254.169.254",
         ] {
-            let (fleet, replica) = Fleet::embedded();
+            let (fleet, replica) = Fleet::sqlite().start().await;
             let trap = Trap::set();
             let port = trap.address.port();
             let keys = format!("{scheme}://{host}:{port}/jwks");
@@ -314,8 +314,12 @@ permit (principal == Workload::dev::"dev:agent%3Areports", action in Action::"s3
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_variable_of_the_environment_does_not_lead_the_hosts_token_elsewhere() {
     let trap = Trap::set();
-    let (fleet, replica) =
-        Fleet::in_environment(Kind::Sqlite, pod(&trap.url()), ASSUMED, READS_BUCKET).await;
+    let (fleet, replica) = Fleet::sqlite()
+        .environment(pod(&trap.url()))
+        .tables(ASSUMED)
+        .more_policies(READS_BUCKET)
+        .start()
+        .await;
     let body = json!({
         "task": {"type": "fetch"}, "resource": "bucket",
         "authorization_details": [{"type": "aws", "actions": ["s3:GetObject"]}],
@@ -333,7 +337,7 @@ async fn a_variable_of_the_environment_does_not_lead_the_hosts_token_elsewhere()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_without_own_credentials_is_unready_where_the_generation_needs_them() {
-    let (mut fleet, bare) = Fleet::start().await;
+    let (mut fleet, bare) = Fleet::postgres().start().await;
     fleet.add_to_configuration(ASSUMED);
     let full = fleet.replica();
     let generation = fleet.generation(&full);
@@ -356,7 +360,7 @@ const SPIRE: &str =
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_without_an_endpoint_that_a_generation_names_is_unready_and_says_which() {
-    let (mut fleet, bare) = Fleet::start().await;
+    let (mut fleet, bare) = Fleet::postgres().start().await;
     fleet.add_to_configuration(&format!("{MESH}{SPIRE}"));
     let full = fleet.replica();
     let generation = fleet.generation(&full);
@@ -407,7 +411,7 @@ const SEALING_KEY: &str = "tpk1_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
 
 #[test]
 fn what_would_be_unfit_here_is_told_before_it_is_activated() {
-    let text = Fleet::embedded_config();
+    let text = Fleet::sqlite().config(crate::support::free_address());
     let named = text.replacen("[[resources]]", &format!("{MESH}[[resources]]"), 1);
     let literal = named.replace(
         "bundle = \"spire\"",
@@ -442,10 +446,9 @@ fn what_would_be_unfit_here_is_told_before_it_is_activated() {
 /// The database driver also reads its own environment variables, for parts that the URL leaves out.
 #[test]
 fn a_database_that_the_environment_names_has_to_prove_itself() {
-    let text = Fleet::embedded_config().replace(
-        "kind = \"sqlite\"\n[store.sqlite]\ndata_dir = \"data\"",
-        "kind = \"postgres\"",
-    );
+    let text = Fleet::sqlite()
+        .config(crate::support::free_address())
+        .replace(crate::support::configuration::SQLITE, "kind = \"postgres\"");
     let run = |url: &str, variables: &[(&str, &str)]| {
         let mut launch = Launch::taskpass(["serve", "--check"])
             .config(text.clone())

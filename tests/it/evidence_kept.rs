@@ -9,7 +9,7 @@ use crate::support::rig::{Kind, Rig, ask, bearer};
 const YEAR: u64 = 31_536_000;
 
 async fn begin(kind: Kind) -> Rig {
-    Rig::new(kind).await
+    Rig::on(kind).start().await
 }
 
 on_both_stores! {

@@ -81,7 +81,7 @@ async fn until_ready(replica: &Replica, ready: u16) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_is_down_closes_every_door_and_ends_nothing() {
-    let (fleet, mut replica) = Fleet::start().await;
+    let (fleet, mut replica) = Fleet::postgres().start().await;
     let first = replica.ask(&fleet.token()).await.expect(201);
     replica.proxy.set(Mode::Refuse);
     replica.proxy.cut();
@@ -119,7 +119,7 @@ async fn fill(fleet: &Fleet, full: bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_stops_what_must_be_recorded_and_nothing_else() {
-    let (fleet, mut replica) = Fleet::start().await;
+    let (fleet, mut replica) = Fleet::postgres().start().await;
     let first = replica.ask(&fleet.token()).await.expect(201);
     fill(&fleet, true).await;
     let token = fleet.token();
@@ -149,7 +149,7 @@ async fn a_full_disk_stops_what_must_be_recorded_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_sqlite_file_closes_the_broker_until_there_is_room() {
-    let rig = Rig::new(Kind::Sqlite).await;
+    let rig = Rig::on(Kind::Sqlite).start().await;
     let first = rig
         .issue("agent:reports", rig::ask(&["orders:read"]))
         .await
@@ -205,7 +205,7 @@ async fn a_full_sqlite_file_closes_the_broker_until_there_is_room() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_does_not_answer_is_waited_for_no_longer_than_the_limit() {
-    let (fleet, mut replica) = Fleet::start_with(HASTY).await;
+    let (fleet, mut replica) = Fleet::postgres().server(HASTY).start().await;
     let first = replica.ask(&fleet.token()).await.expect(201);
     // A slow store still serves requests.
     replica.proxy.set(Mode::Delay(Duration::from_millis(20)));
@@ -287,7 +287,7 @@ async fn until_a_batch_waits(rig: &Rig) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_than_the_queue_takes_is_turned_away_at_once() {
-    let mut rig = Rig::new(Kind::Postgres).await;
+    let mut rig = Rig::on(Kind::Postgres).start().await;
     let (_server, client) = rig.serve();
     let first = rig
         .issue("agent:reports", rig::ask(&["orders:read"]))
@@ -359,7 +359,7 @@ fn consume(rig: &Rig, n: usize) -> Request {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn so_many_entries_wait_and_no_more() {
-    let rig = Rig::new(Kind::Postgres).await;
+    let rig = Rig::on(Kind::Postgres).start().await;
     let mut other = rig.database().connect().await;
     let mut lock = other.begin().await.unwrap();
     lock.execute("SELECT id FROM ledger_lock WHERE id = 1 FOR UPDATE")
@@ -555,5 +555,5 @@ async fn what_could_not_be_recorded_is_recorded_without_another_call(rig: Rig) {
 }
 
 async fn begin(kind: Kind) -> Rig {
-    Rig::new(kind).await
+    Rig::on(kind).start().await
 }

@@ -15,9 +15,7 @@ const PURPOSE: &str = "a letter to Ann Archer of 7 Elm Street";
 const REASON: &str = "Ben Baker of 9 Oak Street left";
 
 async fn begin(kind: Kind) -> (Fleet, Replica) {
-    let (fleet, mut replica) = Fleet::on(kind).await;
-    replica.process.wait_ready(replica.address);
-    (fleet, replica)
+    Fleet::on(kind).start().await
 }
 
 fn command(replica: &Replica, token: &str, arguments: &[&str]) -> Ended {

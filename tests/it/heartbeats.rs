@@ -43,7 +43,7 @@ async fn heartbeat(replica: &Replica, granted: &Value) -> Answer {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_heartbeat_by_handle_is_two_statements_behind_one_check_of_the_server() {
-    let (fleet, replica) = Fleet::start().await;
+    let (fleet, replica) = Fleet::postgres().start().await;
     let granted = replica.ask(&fleet.token()).await.expect(201);
     heartbeat(&replica, &granted).await.expect(200);
 

@@ -39,7 +39,7 @@ fn identity(sub: &str) -> Identity {
 
 async fn begin(kind: Kind) -> Rig {
     let policies = format!("{POLICIES}{ADMINS}");
-    Rig::with(kind, &policies, Vec::new(), Vec::new()).await
+    Rig::on(kind).policies(&policies).start().await
 }
 
 async fn bind(rig: &Rig, sub: &str, role: &str) {

@@ -28,7 +28,7 @@ use crate::support::rig::{Kind, Rig, ask};
 const DAY: u64 = 86_400;
 
 async fn begin(kind: Kind) -> Rig {
-    Rig::new(kind).await
+    Rig::on(kind).start().await
 }
 
 async fn records(rig: &Rig, purpose: KeyPurpose) -> Vec<SigningKeyRecord> {
@@ -476,7 +476,7 @@ async fn an_act_that_is_recorded_and_not_signed_is_not_told_as_nothing_done(rig:
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ledger_rotations_on_two_replicas_at_the_same_time_do_not_retire_each_other() {
     for count in [2, 8] {
-        let mut rig = Rig::new(Kind::Postgres).await;
+        let mut rig = Rig::on(Kind::Postgres).start().await;
         let other = rig.replica().await;
         let made = rotate_at_once(&rig, &[&rig.broker, &other.broker], count).await;
         assert_eq!(made, count.min(MAX_LEDGER_KEYS - 1));
@@ -488,7 +488,7 @@ async fn ledger_rotations_on_two_replicas_at_the_same_time_do_not_retire_each_ot
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_that_is_due_is_made_by_one_of_two_replicas() {
-    let rig = Rig::new(Kind::Postgres).await;
+    let rig = Rig::on(Kind::Postgres).start().await;
     let other = rig.replica().await;
     let before = records(&rig, KeyPurpose::AccessToken).await;
     let due = before[0].retire_at;

@@ -8,7 +8,7 @@ use crate::support::server::Server;
 use crate::support::terminal;
 
 async fn begin(kind: Kind) -> Rig {
-    Rig::new(kind).await
+    Rig::on(kind).start().await
 }
 
 /// Runs the command as the admin of the broker at `server`.

@@ -47,7 +47,7 @@ permit (principal in Role::"operator", action == Action::"activateGeneration",
 "#;
 
 async fn begin(kind: Kind) -> (Fleet, Replica) {
-    Fleet::with_attestors(kind, |_| String::new(), ADMIN).await
+    Fleet::on(kind).more_policies(ADMIN).start().await
 }
 
 /// An attestation of the admin.
@@ -250,7 +250,8 @@ async fn the_bootstrap_token_activates_and_binds_whatever_policies_say(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn before_anything_is_activated_callers_are_told_so_and_what_to_do() {
-    let (fleet, replica) = Fleet::before_activation();
+    let fleet = Fleet::postgres();
+    let replica = fleet.launch();
     let token = fleet.token();
     let client = &replica.client;
     let asked = client.post_json(&token, "/v1/credentials", &body()).await;
@@ -293,7 +294,11 @@ async fn an_admin_by_a_key_file_acts_without_any_identity_provider() {
         base64url(&point[1..33]),
         base64url(&point[33..65]),
     );
-    let (fleet, replica) = Fleet::with_attestors(Kind::Sqlite, |_| keys.clone(), ADMIN).await;
+    let (fleet, replica) = Fleet::sqlite()
+        .tables(&keys)
+        .more_policies(ADMIN)
+        .start()
+        .await;
     bind(&fleet, &replica, "operator:oncall").await;
     fleet.issuer.go_down();
     let assert = || {
@@ -339,8 +344,11 @@ async fn an_admin_by_a_key_file_acts_without_any_identity_provider() {
 async fn the_last_admin_who_could_activate_keeps_its_key() {
     let keys = "[[attestors]]\nkind = \"key\"\nname = \"operator\"\n";
     let policies = format!("{ADMIN}{REGISTRAR}");
-    let (fleet, replica) =
-        Fleet::with_attestors(Kind::Sqlite, |_| keys.to_owned(), &policies).await;
+    let (fleet, replica) = Fleet::sqlite()
+        .tables(keys)
+        .more_policies(&policies)
+        .start()
+        .await;
     let (first, second) = (
         Key::generate(Algorithm::Es256),
         Key::generate(Algorithm::Es256),

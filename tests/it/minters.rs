@@ -162,7 +162,12 @@ async fn rig(kind: Kind, back_end: &Arc<BackEnd>) -> Rig {
         }
     });
     let policies = format!("{POLICIES}{POLICY}");
-    Rig::with(kind, &policies, vec![minter], vec![role]).await
+    Rig::on(kind)
+        .policies(&policies)
+        .minter(minter)
+        .resources([role])
+        .start()
+        .await
 }
 
 const POLICY: &str = r#"

@@ -218,7 +218,7 @@ async fn counted(database: &TestDatabase, sql: &'static str) -> i64 {
 }
 
 async fn begin(kind: Kind) -> Rig {
-    Rig::new(kind).await
+    Rig::on(kind).start().await
 }
 
 /// Makes a session external and its row unreadable, so that reading all external sessions fails.

@@ -207,7 +207,7 @@ fn attestation(fleet: &Fleet, token: Token, keys: &Keys) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_scheme_token_and_proof_is_taken_as_the_rfc_wants_at_every_door() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     let keys = Keys {
         own: Key::generate(Algorithm::Es256),
         thief: Key::generate(Algorithm::Es256),
@@ -269,7 +269,7 @@ async fn ask(replica: &Replica, token: &str, key: &Key) -> Answer {
 }
 
 async fn begin(kind: Kind) -> (Fleet, Replica) {
-    Fleet::on(kind).await
+    Fleet::on(kind).start().await
 }
 
 on_both_stores! {

@@ -72,7 +72,11 @@ run = {{ type = "string", immutable = true, hidden = true }}
         policies("workload", "nightly"),
         REGISTRAR.to_owned(),
     ];
-    Fleet::with_attestors(kind, attestors, &policies.concat()).await
+    Fleet::on(kind)
+        .attestors(attestors)
+        .more_policies(&policies.concat())
+        .start()
+        .await
 }
 
 fn token(fleet: &Fleet, audience: &str) -> String {

@@ -18,7 +18,7 @@ const RETENTION: Retention = Retention {
 };
 
 async fn begin(kind: Kind) -> Rig {
-    Rig::new(kind).await
+    Rig::on(kind).start().await
 }
 
 /// Runs a statement in the dialect of the store's database, with a time as its parameter.

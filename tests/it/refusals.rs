@@ -59,7 +59,7 @@ async fn nothing_was_issued((fleet, replica): &(Fleet, Replica)) {
 }
 
 async fn begin(kind: Kind) -> (Fleet, Replica) {
-    Fleet::on(kind).await
+    Fleet::on(kind).start().await
 }
 
 on_both_stores! {
@@ -481,7 +481,7 @@ async fn slow_and_many_clients_do_not_stop_the_service((fleet, replica): &(Fleet
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_someone_elses_looks_like_nothing() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     let granted = post(&replica, &fleet.token(), &body()).await.expect(201);
     let thief = |path: String| {
         let token = fleet

@@ -26,7 +26,7 @@ struct World {
 
 async fn begin(kind: Kind) -> World {
     let policies = format!("{POLICIES}{READERS}");
-    let mut rig = Rig::with(kind, &policies, Vec::new(), Vec::new()).await;
+    let mut rig = Rig::on(kind).policies(&policies).start().await;
     let (server, client) = rig.serve();
     World {
         rig,

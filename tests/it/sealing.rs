@@ -10,7 +10,7 @@ use crate::support::SOON;
 use crate::support::rig::{Kind, Rig, ask};
 
 async fn begin(kind: Kind) -> Rig {
-    Rig::new(kind).await
+    Rig::on(kind).start().await
 }
 
 fn new_key() -> String {
@@ -105,7 +105,7 @@ async fn a_sealing_key_that_was_removed_too_early_is_named_and_can_be_put_back(m
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_that_is_revoked_while_it_is_resealed_stays_revoked_and_is_resealed() {
-    let mut rig = Rig::new(Kind::Postgres).await;
+    let mut rig = Rig::on(Kind::Postgres).start().await;
     let mut kids = Vec::new();
     for _ in 0..4 {
         kids.push(

@@ -16,7 +16,7 @@ use taskpass::store::Store;
 
 use crate::support::http::assert_problem;
 use crate::support::keys::{peek, verifies};
-use crate::support::rig::{Kind, POLICIES, Rig, ask, claims, job};
+use crate::support::rig::{Kind, Rig, ask, claims, job};
 
 async fn rig(kind: Kind) -> Rig {
     let polled = json!({
@@ -24,7 +24,7 @@ async fn rig(kind: Kind) -> Rig {
         "actions": ["orders:read"], "locations": ["https://polled.example"],
         "verification": "status_list"
     });
-    Rig::with(kind, POLICIES, Vec::new(), vec![polled]).await
+    Rig::on(kind).resources([polled]).start().await
 }
 
 async fn issued(rig: &Rig) -> Issued {
@@ -136,7 +136,7 @@ async fn a_revocation_is_in_the_list_within_its_bound_on_postgresql() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_is_served_to_anybody_and_none_is_made_up() {
-    let (_fleet, replica) = crate::support::fleet::Fleet::embedded();
+    let (_fleet, replica) = crate::support::fleet::Fleet::sqlite().start().await;
     let list = replica.client.get("/status/0").await;
     assert_eq!(list.status, 200);
     assert_eq!(

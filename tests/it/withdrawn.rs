@@ -44,7 +44,7 @@ fn team(own: &AttestorSpec, identity: &str) -> AttestorSpec {
 }
 
 async fn begin(kind: Kind) -> World {
-    let rig = Rig::new(kind).await;
+    let rig = Rig::on(kind).start().await;
     let (_, bytes) = rig
         .broker
         .administration

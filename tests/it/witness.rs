@@ -75,7 +75,7 @@ fn failures(rig: &Rig, witness: &Witness, reason: &str) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_witnessed_receipt_shows_offline_that_a_decision_was_logged_before_its_use() {
     let witness = Witness::start("witness.test/w", Manner::Good);
-    let (fleet, replica) = Fleet::exporting(Kind::Sqlite, &witness.table()).await;
+    let (fleet, replica) = Fleet::sqlite().tables(&witness.table()).start().await;
     let keys = vkeys(&fleet, &replica).await;
     let granted = replica.ask(&fleet.token()).await.expect(201);
     let decision = granted["decision"]["id"].as_str().unwrap().to_owned();
@@ -182,7 +182,7 @@ async fn a_witnessed_receipt_shows_offline_that_a_decision_was_logged_before_its
 }
 
 async fn begin(kind: Kind) -> Rig {
-    Rig::new(kind).await
+    Rig::on(kind).start().await
 }
 
 /// Whether the metrics count any failure of a witness with this label.
@@ -228,7 +228,7 @@ async fn after_a_restart_a_witness_is_told_from_where_it_was_left(mut rig: Rig) 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_replicas_have_one_witness_follow_one_log() {
-    let mut rig = Rig::new(Kind::Postgres).await;
+    let mut rig = Rig::on(Kind::Postgres).start().await;
     let witness = Witness::start("witness.test/w", Manner::Good);
     witnessed(&mut rig, &[&witness]).await;
     let other = rig.replica().await;
@@ -277,7 +277,7 @@ async fn nothing_that_a_witness_does_holds_up_a_decision_or_another_witness_and_
         .enumerate()
         .map(|(n, (manner, _))| Witness::start(&format!("witness.test/{n}"), *manner))
         .collect();
-    let mut rig = Rig::new(Kind::Sqlite).await;
+    let mut rig = Rig::on(Kind::Sqlite).start().await;
     let all: Vec<&Witness> = bad.iter().chain([&good]).collect();
     witnessed(&mut rig, &all).await;
     issue(&rig).await;
@@ -308,7 +308,7 @@ async fn nothing_that_a_witness_does_holds_up_a_decision_or_another_witness_and_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_was_set_back_is_contradicted_by_the_witness_that_signed_it() {
-    let mut rig = Rig::new(Kind::Sqlite).await;
+    let mut rig = Rig::on(Kind::Sqlite).start().await;
     let witness = Witness::start("witness.test/w", Manner::Good);
     witnessed(&mut rig, &[&witness]).await;
     issue(&rig).await;
@@ -340,7 +340,7 @@ async fn a_log_that_was_set_back_is_contradicted_by_the_witness_that_signed_it()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_that_no_witness_signed_silences_no_witness() {
     let witness = Witness::start("witness.test/w", Manner::Good);
-    let mut rig = Rig::new(Kind::Sqlite).await;
+    let mut rig = Rig::on(Kind::Sqlite).start().await;
     witnessed(&mut rig, &[&witness]).await;
     issue(&rig).await;
     caught_up(&rig, &witness).await;

@@ -42,7 +42,7 @@ repo_id = {{ type = "string", immutable = true }}
 }
 
 async fn begin(kind: Kind) -> (Fleet, Replica) {
-    Fleet::with_attestors(kind, attestor, "").await
+    Fleet::on(kind).attestors(attestor).start().await
 }
 
 fn good(over: &Value) -> Value {
@@ -414,7 +414,7 @@ async fn a_flood_of_bad_tokens_writes_few_lines_and_says_how_many_it_left_out() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bootstrap_token_that_is_over_is_one_line_with_its_request_and_one_count() {
-    let (fleet, replica) = Fleet::start().await;
+    let (fleet, replica) = Fleet::postgres().start().await;
     let mut direct = fleet.database().connect().await;
     let sql = "UPDATE bootstrap_token SET ended = true";
     direct.execute(sql).await.unwrap();

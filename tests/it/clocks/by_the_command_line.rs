@@ -3,9 +3,7 @@
 use super::*;
 
 async fn begin(kind: Kind) -> (Fleet, Replica) {
-    let (fleet, mut replica) = Fleet::on(kind).await;
-    replica.process.wait_ready(replica.address);
-    (fleet, replica)
+    Fleet::on(kind).start().await
 }
 
 on_both_stores! {
@@ -89,7 +87,7 @@ async fn a_broker_behind_its_newest_entry_is_closed_until_an_admin_accepts_its_t
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_starts_behind_its_newest_entry_can_be_opened() {
-    let (fleet, mut replica) = Fleet::embedded();
+    let (fleet, mut replica) = Fleet::sqlite().start().await;
     replica.process.wait_ready(replica.address);
     replica.ask(&fleet.token()).await.expect(201);
     replica.process.terminate();

@@ -45,7 +45,7 @@ const RETENTION: Retention = Retention {
 };
 
 async fn begin(kind: Kind) -> Rig {
-    Rig::new(kind).await
+    Rig::on(kind).start().await
 }
 
 on_both_stores! {
@@ -412,7 +412,7 @@ async fn a_blocked_admin_does_not_accept_the_time_that_ends_its_block(mut rig: R
         Kind::Postgres
     };
     rig.stop().await;
-    let rig = Rig::with(kind, &policies, vec![], vec![]).await;
+    let rig = Rig::on(kind).policies(&policies).start().await;
     let block = RevokeRequest {
         selector: Selector::Workload("dev:agent%3Areports".to_owned().try_into().unwrap()),
         block: BlockRequest::Seconds(HOUR),
@@ -461,7 +461,7 @@ async fn used_evidence_does_not_accept_a_time(mut rig: Rig) {
         Kind::Postgres
     };
     rig.stop().await;
-    let rig = Rig::with(kind, &policies, vec![], vec![]).await;
+    let rig = Rig::on(kind).policies(&policies).start().await;
     let used = rig.token("agent:reports", json!({}));
     rig.broker
         .issuance
@@ -502,7 +502,7 @@ async fn used_evidence_does_not_accept_a_time(mut rig: Rig) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_accepted_time_opens_every_replica_whose_clock_shows_it() {
-    let rig = Rig::new(Kind::Postgres).await;
+    let rig = Rig::on(Kind::Postgres).start().await;
     // A second machine with its own clock.
     let clock = taskpass::clock::ManualClock::new(rig.now());
     let other = rig

@@ -140,7 +140,7 @@ struct World {
 
 impl World {
     async fn new(kind: Kind) -> Self {
-        let mut rig = Rig::with(kind, &policies(), vec![], vec![]).await;
+        let mut rig = Rig::on(kind).policies(&policies()).start().await;
         let keys = json!({"kind": "key", "name": "keys"});
         let generation = serde_json::to_value(rig.add_attestor(keys).await).unwrap();
         // A second admin, so that no binding is the last one.

@@ -24,7 +24,7 @@ use crate::support::rig::{
 const OTHER: &str = "agent:orders";
 
 async fn begin(kind: Kind) -> Rig {
-    let rig = Rig::with(kind, &policies(), vec![], vec![]).await;
+    let rig = Rig::on(kind).policies(&policies()).start().await;
     bind(&rig, &rig.admin(), OTHER).await.unwrap();
     rig
 }
@@ -340,7 +340,7 @@ async fn a_reader_that_is_cut_off_while_it_reads_the_log_gets_no_more() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_block_that_another_replica_made_counts_at_once() {
-    let rig = Rig::new(Kind::Postgres).await;
+    let rig = Rig::on(Kind::Postgres).start().await;
     let other = rig.replica().await;
     let issued = rig
         .issue("agent:reports", ask(&["orders:read"]))

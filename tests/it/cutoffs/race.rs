@@ -30,7 +30,7 @@ use crate::support::rig::{Kind, Rig, ask};
 use crate::support::{SOON, random_bytes, until};
 
 async fn begin(kind: Kind) -> Rig {
-    Rig::with(kind, &policies(), vec![], vec![]).await
+    Rig::on(kind).policies(&policies()).start().await
 }
 
 fn uuid() -> Uuid {

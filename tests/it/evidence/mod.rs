@@ -193,7 +193,12 @@ async fn begin(kind: Kind) -> World {
     });
     let minter: Arc<dyn Minter> = Arc::clone(&back_end) as _;
     let policies = format!("{POLICIES}{POLICY}");
-    let rig = Rig::with(kind, &policies, vec![minter], vec![role]).await;
+    let rig = Rig::on(kind)
+        .policies(&policies)
+        .minter(minter)
+        .resources([role])
+        .start()
+        .await;
     let open = rig.issue("agent:reports", ask(&["orders:read"])).await;
     let over = rig.issue("agent:reports", ask(&["orders:read"])).await;
     let over = over.unwrap();

@@ -10,7 +10,7 @@ const OCSF: &str =
     "[[export]]\nname = \"disk\"\nformat = \"ocsf\"\nto = \"file\"\npath = \"events\"\n";
 
 async fn begin(kind: Kind) -> Rig {
-    Rig::new(kind).await
+    Rig::on(kind).start().await
 }
 
 async fn issue(rig: &Rig) {
@@ -119,7 +119,7 @@ async fn a_log_that_took_anothers_place_is_told_from_its_first_entry_while_that_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_whoever_knew_a_sink_otherwise_is_gone_the_others_go_on() {
-    let rig = Rig::new(Kind::Postgres).await;
+    let rig = Rig::on(Kind::Postgres).start().await;
     let right = Arc::new(AtomicBool::new(true));
     let [one, two] = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let file = |dir: &tempfile::TempDir| dir.path().join("events");

@@ -308,7 +308,7 @@ fn only_the_ledger_makes_permits() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retry_gets_what_its_disconnected_first_try_lost() {
-    let rig = Rig::new(Kind::Sqlite).await;
+    let rig = Rig::on(Kind::Sqlite).start().await;
     let request = with_key(ask(&["orders:read"]), "gone");
     // The caller hangs up before it receives the answer.
     let lost = rig

@@ -110,7 +110,7 @@ async fn pruning_leaves_what_something_still_points_at(rig: Rig) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicas_write_one_log() {
-    let rig = Rig::new(Kind::Postgres).await;
+    let rig = Rig::on(Kind::Postgres).start().await;
     let other = rig.replica().await;
     let asks = (0..80).map(|n| {
         let broker = if n % 2 == 0 {
@@ -167,7 +167,7 @@ async fn replicas_write_one_log() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_replica_shows_what_others_appended() {
-    let rig = Rig::new(Kind::Postgres).await;
+    let rig = Rig::on(Kind::Postgres).start().await;
     let idle = rig.replica().await;
     rig.issue("agent:reports", ask(&["orders:read"]))
         .await
@@ -183,7 +183,7 @@ async fn an_idle_replica_shows_what_others_appended() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_was_set_back_stops_the_broker() {
-    let mut rig = Rig::new(Kind::Sqlite).await;
+    let mut rig = Rig::on(Kind::Sqlite).start().await;
     rig.issue("agent:reports", ask(&["orders:read"]))
         .await
         .unwrap();
@@ -213,7 +213,7 @@ async fn a_store_that_was_set_back_stops_the_broker() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_writes_to_the_tables_activates_and_lifts_nothing() {
-    let rig = Rig::new(Kind::Sqlite).await;
+    let rig = Rig::on(Kind::Sqlite).start().await;
     let selector = Selector::Workload("dev:agent%3Aorders".to_owned().try_into().unwrap());
     let cut = rig
         .broker

@@ -316,7 +316,7 @@ async fn what_a_policy_permitted_is_ended_by_its_name_and_the_times_are_kept(rig
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_decided_before_revoke_all_is_usable_after_it_on_two_replicas() {
-    let rig = Arc::new(Rig::new(Kind::Postgres).await);
+    let rig = Arc::new(Rig::on(Kind::Postgres).start().await);
     let other = rig.replica().await;
     let brokers = [Arc::clone(&rig.broker), Arc::clone(&other.broker)];
     let mut asking = Vec::new();

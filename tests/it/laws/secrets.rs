@@ -134,7 +134,7 @@ async fn nobody_binds_a_role_to_themselves() {
          permit (principal in Role::\"admin\", action in [Action::\"manageAdmins\", \
          Action::\"listSessions\"], resource == Broker::\"taskpass\");"
     );
-    let rig = Rig::with(Kind::Sqlite, &policies, vec![], vec![]).await;
+    let rig = Rig::on(Kind::Sqlite).policies(&policies).start().await;
     let identity = |sub: &str| {
         let text = format!("dev:{}", taskpass::domain::workload::encode_value(sub));
         taskpass::domain::workload::Identity::try_from(text).unwrap()
@@ -187,7 +187,7 @@ async fn a_bootstrap_token_is_over_a_day_after_it_was_first_seen_and_obtains_not
          permit (principal in Role::\"admin\", action == Action::\"listSessions\", \
          resource == Broker::\"taskpass\");"
     );
-    let mut rig = Rig::with(Kind::Sqlite, &policies, vec![], vec![]).await;
+    let mut rig = Rig::on(Kind::Sqlite).policies(&policies).start().await;
     let token = bearer(BOOTSTRAP);
     let list = |rig: &Rig| {
         let broker = Arc::clone(&rig.broker);
