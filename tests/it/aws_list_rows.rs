@@ -67,7 +67,7 @@ async fn a_list_is_written_as_the_role_that_is_registered_now(kind: Kind) {
     pass(&rig, 3).await;
     let other = "arn:aws:iam::123456789012:role/other-revoker";
     activate(&rig, |resource| {
-        resource["aws"]["revocation"]["role_arn"] = json!(other)
+        resource["aws"]["revocation"]["role_arn"] = json!(other);
     })
     .await;
     rig.revoke(all[1].session.id).await;

@@ -275,7 +275,7 @@ async fn a_time_is_accepted_only_while_it_is_in_doubt_and_only_as_the_clock_show
         match &accepted {
             Ok(_) => assert!(good),
             Err(BrokerError::Invalid { pointer, .. }) => {
-                assert_eq!((good, *pointer), (false, "/time"))
+                assert_eq!((good, *pointer), (false, "/time"));
             }
             Err(other) => panic!("{other}"),
         }

@@ -377,7 +377,7 @@ async fn evidence_is_used_up_by_a_caller_that_goes_away(world: World) {
                             .verification
                             .session(UNKNOWN.parse().unwrap(), &evidence)
                             .await,
-                    )
+                    );
                 }
                 .boxed(),
             };
