@@ -61,7 +61,7 @@ pub(super) struct Waiting {
     decisions: mpsc::Receiver<Queued>,
 }
 
-/// An empty queue.
+/// An empty queue, with its receiving side.
 pub(super) fn queue() -> (Queue, Waiting) {
     let (acts, waiting_acts) = Lane::new(MAX_QUEUE_ACTS, 0);
     let (decisions, waiting_decisions) = Lane::new(

@@ -63,7 +63,12 @@ pub async fn rig_on(kind: Kind, aws: &str) -> Rig {
         resource("assumed-bucket", "assume_role"),
     ];
     let policies = format!("{POLICIES}{MORE}");
-    Rig::with_aws(kind, &policies, aws, resources).await
+    Rig::on(kind)
+        .policies(&policies)
+        .aws(aws)
+        .resources(resources)
+        .start()
+        .await
 }
 
 pub fn wanting(resource: &str, detail: Value) -> CredentialRequest {

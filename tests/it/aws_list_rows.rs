@@ -33,37 +33,47 @@ fn begin(kind: Kind) -> std::future::Ready<Kind> {
 }
 
 on_both_stores! {
-    async fn a_forged_blanket_deny_denies_nobody(kind: Kind) {
-        let aws = Aws::start().await;
-        let rig = rig(kind, &aws.server.uri(), 200).await;
-        issued(&rig, 1).await;
-        let store = rig.broker.core.store();
-        let since = Timestamp::EPOCH;
-        let done = rig.broker.revocation.revoke_many(&rig.admin(), revoke_resource(false)).await;
-        done.unwrap();
-        assert_eq!(store.last_blanket_deny(ROLE, since).await.unwrap(), None);
-        forge_blanket_deny(&rig).await;
-        let read = store.last_blanket_deny(ROLE, since).await;
-        assert!(matches!(read, Err(StoreError::Forged(_))), "{read:?}");
-        // The list does not contain the forged cutoff either.
-        pass(&rig, 3).await;
-        let document = aws.with(|iam| iam.document.clone()).unwrap_or_default();
-        assert!(!document.contains("aws:TokenIssueTime"), "{document}");
-    }
+    fn a_forged_blanket_deny_denies_nobody;
+    fn a_list_is_written_as_the_role_that_is_registered_now;
+}
 
-    async fn a_list_is_written_as_the_role_that_is_registered_now(kind: Kind) {
-        let aws = Aws::start().await;
-        let rig = rig(kind, &aws.server.uri(), 200).await;
-        let all = issued(&rig, 2).await;
-        rig.revoke(all[0].session.id).await;
-        pass(&rig, 3).await;
-        let other = "arn:aws:iam::123456789012:role/other-revoker";
-        activate(&rig, |resource| resource["aws"]["revocation"]["role_arn"] = json!(other)).await;
-        rig.revoke(all[1].session.id).await;
-        pass(&rig, 3).await;
-        assert_eq!(aws.named().0.len(), 2);
-        let own = aws.with(|iam| iam.own.clone());
-        let writers: Vec<&str> = own.iter().map(|call| call["RoleArn"].as_str()).collect();
-        assert_eq!(writers, [REVOKER, other]);
-    }
+async fn a_forged_blanket_deny_denies_nobody(kind: Kind) {
+    let aws = Aws::start().await;
+    let rig = rig(kind, &aws.server.uri(), 200).await;
+    issued(&rig, 1).await;
+    let store = rig.broker.core.store();
+    let since = Timestamp::EPOCH;
+    let done = rig
+        .broker
+        .revocation
+        .revoke_many(&rig.admin(), revoke_resource(false))
+        .await;
+    done.unwrap();
+    assert_eq!(store.last_blanket_deny(ROLE, since).await.unwrap(), None);
+    forge_blanket_deny(&rig).await;
+    let read = store.last_blanket_deny(ROLE, since).await;
+    assert!(matches!(read, Err(StoreError::Forged(_))), "{read:?}");
+    // The list does not contain the forged cutoff either.
+    pass(&rig, 3).await;
+    let document = aws.with(|iam| iam.document.clone()).unwrap_or_default();
+    assert!(!document.contains("aws:TokenIssueTime"), "{document}");
+}
+
+async fn a_list_is_written_as_the_role_that_is_registered_now(kind: Kind) {
+    let aws = Aws::start().await;
+    let rig = rig(kind, &aws.server.uri(), 200).await;
+    let all = issued(&rig, 2).await;
+    rig.revoke(all[0].session.id).await;
+    pass(&rig, 3).await;
+    let other = "arn:aws:iam::123456789012:role/other-revoker";
+    activate(&rig, |resource| {
+        resource["aws"]["revocation"]["role_arn"] = json!(other);
+    })
+    .await;
+    rig.revoke(all[1].session.id).await;
+    pass(&rig, 3).await;
+    assert_eq!(aws.named().0.len(), 2);
+    let own = aws.with(|iam| iam.own.clone());
+    let writers: Vec<&str> = own.iter().map(|call| call["RoleArn"].as_str()).collect();
+    assert_eq!(writers, [REVOKER, other]);
 }

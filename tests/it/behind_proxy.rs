@@ -50,15 +50,15 @@ fn limited(answers: &[Answer]) -> usize {
     limited
 }
 
-fn broker() -> (Fleet, Replica, Nginx) {
-    let (fleet, replica) = Fleet::embedded_limited(TRUSTED, LIMITS);
+async fn broker() -> (Fleet, Replica, Nginx) {
+    let (fleet, replica) = Fleet::sqlite().server(TRUSTED).limits(LIMITS).start().await;
     let nginx = Nginx::before(replica.address);
     (fleet, replica, nginx)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_noisy_client_behind_a_proxy_spends_its_own_limit_alone() {
-    let (fleet, replica, nginx) = broker();
+    let (fleet, replica, nginx) = broker().await;
     let noisy = client(nginx.address, "127.0.0.2");
     assert!(limited(&ask_often(&noisy, 200, |_| None).await) > 0);
     for quiet in ["127.0.0.3", "127.0.0.4"] {
@@ -74,7 +74,7 @@ async fn a_noisy_client_behind_a_proxy_spends_its_own_limit_alone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_behind_a_proxy_cannot_choose_its_address() {
-    let (fleet, replica, nginx) = broker();
+    let (fleet, replica, nginx) = broker().await;
     // A client's own `X-Forwarded-For` value precedes the address that nginx appends.
     let forging = client(nginx.address, "127.0.0.2");
     let forged = |n| Some(format!("203.0.113.{n}"));
@@ -102,7 +102,7 @@ async fn a_client_behind_a_proxy_cannot_choose_its_address() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_behind_a_proxy_that_is_not_trusted_share_its_limit() {
-    let (_fleet, replica) = Fleet::embedded_limited("", LIMITS);
+    let (_fleet, replica) = Fleet::sqlite().limits(LIMITS).start().await;
     let nginx = Nginx::before(replica.address);
     let noisy = client(nginx.address, "127.0.0.2");
     assert!(limited(&ask_often(&noisy, 200, |_| None).await) > 0);

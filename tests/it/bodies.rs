@@ -109,8 +109,10 @@ async fn half_sent_bodies_take_bounded_memory_and_others_go_on() {
     // Before the broker starts, because it inherits the limit.
     allow_open_files(usize::from(ADDRESSES) * EACH + 1_000);
     // The timeout keeps the bodies until the end of the test.
-    let (fleet, replica) =
-        Fleet::embedded_with("finish_seconds = 60\nrequest_timeout_seconds = 60");
+    let (fleet, replica) = Fleet::sqlite()
+        .server("finish_seconds = 60\nrequest_timeout_seconds = 60")
+        .start()
+        .await;
     let mut first = senders(&replica, [127, 0, 0, 2]).await;
     until("the address has no more than its share", SOON, async || {
         awaited(&first) <= OF_ONE_ADDRESS
@@ -148,8 +150,10 @@ async fn half_sent_bodies_take_bounded_memory_and_others_go_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stalled_body_gives_its_memory_back_at_the_timeout() {
     allow_open_files(EACH + 1_000);
-    let (fleet, replica) =
-        Fleet::embedded_with("request_timeout_seconds = 2\nheader_timeout_seconds = 1");
+    let (fleet, replica) = Fleet::sqlite()
+        .server("request_timeout_seconds = 2\nheader_timeout_seconds = 1")
+        .start()
+        .await;
     // From the address of the test's own client.
     let mut stalled = senders(&replica, [127, 0, 0, 1]).await;
     until("no body is awaited any more", SOON, async || {
@@ -186,7 +190,7 @@ fn settings(replica: &Replica) -> BTreeMap<u16, u32> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_connection_in_http_2_has_few_requests_and_small_windows() {
-    let (_fleet, replica) = Fleet::embedded();
+    let (_fleet, replica) = Fleet::sqlite().start().await;
     let settings = settings(&replica);
     assert_eq!(settings.get(&3), Some(&32), "simultaneous requests");
     assert_eq!(settings.get(&4), Some(&65_536), "the window of a body");

@@ -29,37 +29,47 @@ async fn is_known(broker: &Broker, token: &str) -> bool {
 }
 
 async fn begin(kind: Kind) -> Rig {
-    Rig::new(kind).await
+    Rig::on(kind).start().await
 }
 
 on_both_stores! {
-    async fn an_expired_bootstrap_token_does_not_live_again_after_another_was_configured(mut rig: Rig) {
-        assert!(is_known(&rig.broker, BOOTSTRAP).await);
-        rig.clock.advance(86_400);
-        assert!(!is_known(&rig.broker, BOOTSTRAP).await);
-        rig.configure_bootstrap(OTHER);
-        rig.restart().await.unwrap();
-        assert!(is_known(&rig.broker, OTHER).await);
-        assert!(!is_known(&rig.broker, BOOTSTRAP).await);
-        rig.configure_bootstrap(BOOTSTRAP);
-        rig.restart().await.unwrap();
-        assert!(!is_known(&rig.broker, BOOTSTRAP).await, "its day has passed");
-        assert!(!is_known(&rig.broker, OTHER).await, "it is not configured");
-    }
+    fn an_expired_bootstrap_token_does_not_live_again_after_another_was_configured;
+    fn a_replaced_bootstrap_token_does_not_live_again_within_its_day;
+}
 
-    async fn a_replaced_bootstrap_token_does_not_live_again_within_its_day(mut rig: Rig) {
-        for (configured, good) in [(OTHER, true), (BOOTSTRAP, false), (OTHER, true)] {
-            rig.clock.advance(60);
-            rig.configure_bootstrap(configured);
-            rig.restart().await.unwrap();
-            assert_eq!(is_known(&rig.broker, configured).await, good, "{configured}");
-        }
-        // It is valid until the end of its own day.
-        rig.clock.advance(86_400 - 121);
-        assert!(is_known(&rig.broker, OTHER).await);
-        rig.clock.advance(1);
-        assert!(!is_known(&rig.broker, OTHER).await);
+async fn an_expired_bootstrap_token_does_not_live_again_after_another_was_configured(mut rig: Rig) {
+    assert!(is_known(&rig.broker, BOOTSTRAP).await);
+    rig.clock.advance(86_400);
+    assert!(!is_known(&rig.broker, BOOTSTRAP).await);
+    rig.configure_bootstrap(OTHER);
+    rig.restart().await.unwrap();
+    assert!(is_known(&rig.broker, OTHER).await);
+    assert!(!is_known(&rig.broker, BOOTSTRAP).await);
+    rig.configure_bootstrap(BOOTSTRAP);
+    rig.restart().await.unwrap();
+    assert!(
+        !is_known(&rig.broker, BOOTSTRAP).await,
+        "its day has passed"
+    );
+    assert!(!is_known(&rig.broker, OTHER).await, "it is not configured");
+}
+
+async fn a_replaced_bootstrap_token_does_not_live_again_within_its_day(mut rig: Rig) {
+    for (configured, good) in [(OTHER, true), (BOOTSTRAP, false), (OTHER, true)] {
+        rig.clock.advance(60);
+        rig.configure_bootstrap(configured);
+        rig.restart().await.unwrap();
+        assert_eq!(
+            is_known(&rig.broker, configured).await,
+            good,
+            "{configured}"
+        );
     }
+    // It is valid until the end of its own day.
+    rig.clock.advance(86_400 - 121);
+    assert!(is_known(&rig.broker, OTHER).await);
+    rig.clock.advance(1);
+    assert!(!is_known(&rig.broker, OTHER).await);
 }
 
 const HOUR: u64 = 3_600;
@@ -82,53 +92,78 @@ async fn accept(rig: &Rig, token: &str) -> Result<Accepted, BrokerError> {
 }
 
 on_both_stores! {
-    async fn an_expired_bootstrap_token_does_not_live_again_when_the_clock_goes_back(mut rig: Rig) {
-        let begun = rig.now();
-        assert!(is_known(&rig.broker, BOOTSTRAP).await);
-        rig.clock.set(begun.plus_seconds(10 * 86_400));
-        start(&mut rig).await;
-        assert!(!is_known(&rig.broker, BOOTSTRAP).await);
-        rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
-        rig.clock.set(begun.plus_seconds(HOUR));
-        start(&mut rig).await;
-        assert!(rig.broker.health.unready().unwrap().starts_with("clock: "));
-        let accepted = accept(&rig, BOOTSTRAP).await;
-        assert!(matches!(accepted, Err(BrokerError::Attestation(_))), "{accepted:?}");
-        // It also stays invalid after an administrator has accepted the time.
-        accept(&rig, ADMIN).await.unwrap();
-        assert!(!is_known(&rig.broker, BOOTSTRAP).await);
-        let mallory = "dev:mallory".to_owned().try_into().unwrap();
-        let token = bearer(BOOTSTRAP);
-        let bound = rig.broker.administration.bind_admin(&token, mallory, "admin".into(), true).await;
-        assert!(matches!(bound, Err(BrokerError::Attestation(_))), "{bound:?}");
-    }
+    fn an_expired_bootstrap_token_does_not_live_again_when_the_clock_goes_back;
+    fn a_bootstrap_token_that_nothing_asked_for_is_ended_by_the_sweeper;
+    fn a_new_bootstrap_token_accepts_the_time_where_the_log_is_ahead_and_has_its_day;
+}
 
-    async fn a_bootstrap_token_that_nothing_asked_for_is_ended_by_the_sweeper(mut rig: Rig) {
-        let begun = rig.now();
-        rig.clock.advance(86_400);
-        sweep::sweep(&rig.broker, rig.now()).await;
-        rig.clock.set(begun.plus_seconds(HOUR));
-        start(&mut rig).await;
-        let seen = rig.broker.core.store().bootstrap_token(&token_digest(BOOTSTRAP)).await;
-        assert!(seen.unwrap().unwrap().ended);
-    }
+async fn an_expired_bootstrap_token_does_not_live_again_when_the_clock_goes_back(mut rig: Rig) {
+    let begun = rig.now();
+    assert!(is_known(&rig.broker, BOOTSTRAP).await);
+    rig.clock.set(begun.plus_seconds(10 * 86_400));
+    start(&mut rig).await;
+    assert!(!is_known(&rig.broker, BOOTSTRAP).await);
+    rig.issue("agent:reports", ask(&["orders:read"]))
+        .await
+        .unwrap();
+    rig.clock.set(begun.plus_seconds(HOUR));
+    start(&mut rig).await;
+    assert!(rig.broker.health.unready().unwrap().starts_with("clock: "));
+    let accepted = accept(&rig, BOOTSTRAP).await;
+    assert!(
+        matches!(accepted, Err(BrokerError::Attestation(_))),
+        "{accepted:?}"
+    );
+    // It also stays invalid after an administrator has accepted the time.
+    accept(&rig, ADMIN).await.unwrap();
+    assert!(!is_known(&rig.broker, BOOTSTRAP).await);
+    let mallory = "dev:mallory".to_owned().try_into().unwrap();
+    let token = bearer(BOOTSTRAP);
+    let bound = rig
+        .broker
+        .administration
+        .bind_admin(&token, mallory, "admin".into(), true)
+        .await;
+    assert!(
+        matches!(bound, Err(BrokerError::Attestation(_))),
+        "{bound:?}"
+    );
+}
 
-    async fn a_new_bootstrap_token_accepts_the_time_where_the_log_is_ahead_and_has_its_day(mut rig: Rig) {
-        let begun = rig.now();
-        rig.clock.set(begun.plus_seconds(10 * 86_400));
-        start(&mut rig).await;
-        rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
-        rig.clock.set(begun.plus_seconds(HOUR));
-        rig.configure_bootstrap(OTHER);
-        start(&mut rig).await;
-        accept(&rig, OTHER).await.unwrap();
-        assert!(is_known(&rig.broker, OTHER).await);
-        assert!(!is_known(&rig.broker, BOOTSTRAP).await);
-        rig.clock.advance(86_399);
-        assert!(is_known(&rig.broker, OTHER).await);
-        rig.clock.advance(1);
-        assert!(!is_known(&rig.broker, OTHER).await);
-    }
+async fn a_bootstrap_token_that_nothing_asked_for_is_ended_by_the_sweeper(mut rig: Rig) {
+    let begun = rig.now();
+    rig.clock.advance(86_400);
+    sweep::sweep(&rig.broker, rig.now()).await;
+    rig.clock.set(begun.plus_seconds(HOUR));
+    start(&mut rig).await;
+    let seen = rig
+        .broker
+        .core
+        .store()
+        .bootstrap_token(&token_digest(BOOTSTRAP))
+        .await;
+    assert!(seen.unwrap().unwrap().ended);
+}
+
+async fn a_new_bootstrap_token_accepts_the_time_where_the_log_is_ahead_and_has_its_day(
+    mut rig: Rig,
+) {
+    let begun = rig.now();
+    rig.clock.set(begun.plus_seconds(10 * 86_400));
+    start(&mut rig).await;
+    rig.issue("agent:reports", ask(&["orders:read"]))
+        .await
+        .unwrap();
+    rig.clock.set(begun.plus_seconds(HOUR));
+    rig.configure_bootstrap(OTHER);
+    start(&mut rig).await;
+    accept(&rig, OTHER).await.unwrap();
+    assert!(is_known(&rig.broker, OTHER).await);
+    assert!(!is_known(&rig.broker, BOOTSTRAP).await);
+    rig.clock.advance(86_399);
+    assert!(is_known(&rig.broker, OTHER).await);
+    rig.clock.advance(1);
+    assert!(!is_known(&rig.broker, OTHER).await);
 }
 
 #[test]
@@ -175,7 +210,7 @@ fn a_bootstrap_token_is_judged_by_the_latest_time_that_is_known() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_replicas_with_different_bootstrap_tokens_do_not_renew_each_other() {
-    let mut rig = Rig::new(Kind::Postgres).await;
+    let mut rig = Rig::on(Kind::Postgres).start().await;
     rig.clock.advance(3_600);
     let other = rig.replica_with_bootstrap(OTHER).await;
     assert!(is_known(&other.broker, OTHER).await);

@@ -8,7 +8,7 @@ use taskpass::store::StoreError;
 use crate::support::rig::{Kind, Rig, ask};
 
 async fn begin(kind: Kind) -> (Kind, Rig) {
-    (kind, Rig::new(kind).await)
+    (kind, Rig::on(kind).start().await)
 }
 
 /// Changes one letter in the body of each permit's leaf.
@@ -37,27 +37,41 @@ async fn change_permits(kind: Kind, rig: &Rig) {
 }
 
 on_both_stores! {
-    async fn one_changed_byte_of_a_leaf_is_noticed_by_every_reader(given: (Kind, Rig)) {
-        let (kind, rig) = given;
-        let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
-        let (store, index) = (rig.broker.core.store(), issued.receipt.index);
-        change_permits(kind, &rig).await;
-        let size = rig.broker.core.ledger().basis();
-        let read = [
-            store.leaf(index).await.map(drop),
-            store.leaves(0, size).await.map(drop),
-            store.decisions(0, size, 100).await.map(drop),
-        ];
-        for read in read {
-            let Err(StoreError::Forged(told)) = read else {
-                panic!("{read:?}");
-            };
-            assert!(told.contains(&format!("leaf {index} was changed")), "{told}");
-        }
-        let told = rig.broker.administration.decision(&rig.admin(), issued.decision.id, Under::Newest).await;
-        assert!(matches!(told, Err(BrokerError::FailClosed(_))), "{told:?}");
-        // The neighbouring leaves stay readable, and the log accepts new entries.
-        store.leaf(index - 1).await.unwrap();
-        rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+    fn one_changed_byte_of_a_leaf_is_noticed_by_every_reader;
+}
+
+async fn one_changed_byte_of_a_leaf_is_noticed_by_every_reader(given: (Kind, Rig)) {
+    let (kind, rig) = given;
+    let issued = rig
+        .issue("agent:reports", ask(&["orders:read"]))
+        .await
+        .unwrap();
+    let (store, index) = (rig.broker.core.store(), issued.receipt.index);
+    change_permits(kind, &rig).await;
+    let size = rig.broker.core.ledger().basis();
+    let read = [
+        store.leaf(index).await.map(drop),
+        store.leaves(0, size).await.map(drop),
+        store.decisions(0, size, 100).await.map(drop),
+    ];
+    for read in read {
+        let Err(StoreError::Forged(told)) = read else {
+            panic!("{read:?}");
+        };
+        assert!(
+            told.contains(&format!("leaf {index} was changed")),
+            "{told}"
+        );
     }
+    let told = rig
+        .broker
+        .administration
+        .decision(&rig.admin(), issued.decision.id, Under::Newest)
+        .await;
+    assert!(matches!(told, Err(BrokerError::FailClosed(_))), "{told:?}");
+    // The neighbouring leaves stay readable, and the log accepts new entries.
+    store.leaf(index - 1).await.unwrap();
+    rig.issue("agent:reports", ask(&["orders:read"]))
+        .await
+        .unwrap();
 }

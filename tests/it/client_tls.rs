@@ -9,7 +9,7 @@ use crate::support::{SOON, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_of_a_private_authority_is_believed_only_with_ca_file() {
-    let (fleet, replica) = Fleet::over_tls("", None, |_| String::new(), "").await;
+    let (fleet, replica) = Fleet::sqlite().over_tls("", None).start().await;
     let (authority, other) = (Authority::new(), Authority::new());
     let server = authority.server();
     let directory = replica.process.dir();

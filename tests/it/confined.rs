@@ -316,7 +316,7 @@ async fn a_role_that_may_become_an_owner_by_set_role_is_not_confined() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn serve_refuses_a_role_that_may_make_objects_of_its_own() {
-    let (fleet, replica) = Fleet::start().await;
+    let (fleet, replica) = Fleet::postgres().start().await;
     // The broker connects as the owner, here even as a superuser.
     let told = Launch::taskpass(["serve", "--config", "taskpass.toml"])
         .config(fleet.config(crate::support::free_address()))

@@ -44,11 +44,13 @@ async fn ten_thousand_open_connections_do_not_stop_the_service() {
     // Before the broker starts, because it inherits the limit.
     allow_open_files(count + OTHER_FILES);
     // The timeouts keep the connections open until the end of the test.
-    let (fleet, replica) = Fleet::start_with(
-        "finish_seconds = 60\nrequest_timeout_seconds = 60\nheader_timeout_seconds = 60\n\
+    let (fleet, replica) = Fleet::postgres()
+        .server(
+            "finish_seconds = 60\nrequest_timeout_seconds = 60\nheader_timeout_seconds = 60\n\
              max_connections_per_address = 12000",
-    )
-    .await;
+        )
+        .start()
+        .await;
     let idle = open_sockets(replica.address, count);
     let began = Instant::now();
     for _ in 0..5 {
@@ -71,8 +73,10 @@ async fn ten_thousand_open_connections_do_not_stop_the_service() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_connection_too_many_is_closed_and_its_place_is_free_again_in_time() {
-    let (fleet, replica) =
-        Fleet::start_with("max_connections = 8\nheader_timeout_seconds = 1").await;
+    let (fleet, replica) = Fleet::postgres()
+        .server("max_connections = 8\nheader_timeout_seconds = 1")
+        .start()
+        .await;
     let idle = open_sockets(replica.address, 20);
     // The broker closes connections above the limit at once, and silent ones after the timeout.
     until("the silent connections are closed", SOON, async || {
@@ -100,7 +104,10 @@ async fn from_elsewhere(server: SocketAddr) -> TcpStream {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_that_keeps_its_connections_open_gets_no_more_of_them() {
-    let (fleet, replica) = Fleet::start_with("max_connections_per_address = 6").await;
+    let (fleet, replica) = Fleet::postgres()
+        .server("max_connections_per_address = 6")
+        .start()
+        .await;
     let held = open_sockets(replica.address, 20);
     // Used connections do not time out. The test's own client holds some of the six.
     let used = held.iter().filter(|stream| answers(stream)).count();
@@ -117,8 +124,10 @@ async fn an_address_that_keeps_its_connections_open_gets_no_more_of_them() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_speaks_a_byte_at_a_time_is_cut_off_and_delays_nobody() {
-    let (fleet, replica) =
-        Fleet::start_with("header_timeout_seconds = 1\nrequest_timeout_seconds = 2").await;
+    let (fleet, replica) = Fleet::postgres()
+        .server("header_timeout_seconds = 1\nrequest_timeout_seconds = 2")
+        .start()
+        .await;
     let request = replica.raw_request(&fleet.token(), "slow", "");
     let head = request
         .windows(4)
@@ -188,8 +197,10 @@ fn ask_and_never_read(address: SocketAddr, patience: Duration) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_pipelines_and_never_reads_is_cut_off() {
-    let (fleet, replica) =
-        Fleet::start_with("header_timeout_seconds = 2\nrequest_timeout_seconds = 10").await;
+    let (fleet, replica) = Fleet::postgres()
+        .server("header_timeout_seconds = 2\nrequest_timeout_seconds = 10")
+        .start()
+        .await;
     let address = replica.address;
     let unread: Vec<_> = (0..4)
         .map(|_| std::thread::spawn(move || ask_and_never_read(address, SOON)))
@@ -207,8 +218,10 @@ async fn a_client_that_pipelines_and_never_reads_is_cut_off() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_pipeline_and_never_read_do_not_delay_a_stop() {
     // Without the limit for unread answers, the stop would take 600 s.
-    let (_fleet, mut replica) =
-        Fleet::start_with("header_timeout_seconds = 2\nfinish_seconds = 600").await;
+    let (_fleet, mut replica) = Fleet::postgres()
+        .server("header_timeout_seconds = 2\nfinish_seconds = 600")
+        .start()
+        .await;
     let address = replica.address;
     for _ in 0..4 {
         std::thread::spawn(move || ask_and_never_read(address, SOON));

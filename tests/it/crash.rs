@@ -28,7 +28,7 @@ fn asking(fleet: &Fleet, replica: &Replica) -> tokio::task::JoinHandle<reqwest::
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_fate_of_a_commit_whose_answer_is_lost_is_read_not_guessed() {
-    let (fleet, replica) = Fleet::start().await;
+    let (fleet, replica) = Fleet::postgres().start().await;
     let first = replica.ask(&fleet.token()).await.expect(201);
     replica.proxy.arm_for(BATCH, 0, At::Answer, Fault::Cut);
     let granted = replica.ask(&fleet.token()).await.expect(201);
@@ -42,7 +42,7 @@ async fn the_fate_of_a_commit_whose_answer_is_lost_is_read_not_guessed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_before_or_after_its_commit_it_leaves_nothing_halfway() {
     for (at, sessions) in [(At::Request, 1), (At::Answer, 2)] {
-        let (fleet, mut replica) = Fleet::start().await;
+        let (fleet, mut replica) = Fleet::postgres().start().await;
         let first = replica.ask(&fleet.token()).await.expect(201);
         replica.proxy.arm_for(BATCH, 0, at, Fault::Hold);
         let asking = asking(&fleet, &replica);
@@ -63,7 +63,7 @@ async fn killed_before_or_after_its_commit_it_leaves_nothing_halfway() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_frozen_inside_a_batch_stops_the_others_for_seconds_only() {
-    let (fleet, frozen) = Fleet::start().await;
+    let (fleet, frozen) = Fleet::postgres().start().await;
     let other = fleet.replica();
     let first = frozen.ask(&fleet.token()).await.expect(201);
     frozen.proxy.arm_for(BATCH, 0, At::Request, Fault::Hold);
@@ -109,7 +109,7 @@ async fn until_granted(fleet: &Fleet, replica: &Replica) -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_its_store_it_is_closed_and_then_it_opens_again() {
-    let (fleet, replica) = Fleet::start().await;
+    let (fleet, replica) = Fleet::postgres().start().await;
     let first = replica.ask(&fleet.token()).await.expect(201);
     let before = fleet.sessions();
     replica.proxy.set(Mode::Refuse);
@@ -133,7 +133,7 @@ async fn without_its_store_it_is_closed_and_then_it_opens_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_poisoned_request_in_a_batch_fails_alone() {
-    let (fleet, replica) = Fleet::start().await;
+    let (fleet, replica) = Fleet::postgres().start().await;
     let first = replica.ask(&fleet.token()).await.expect(201);
     // The store refuses one row for a reason that the broker cannot check beforehand.
     crate::support::block_on(async || {
@@ -173,7 +173,7 @@ async fn a_poisoned_request_in_a_batch_fails_alone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_nobody_waits_for_any_more_is_dead() {
-    let (fleet, replica) = Fleet::start().await;
+    let (fleet, replica) = Fleet::postgres().start().await;
     replica.proxy.arm_for(BATCH, 0, At::Request, Fault::Hold);
     let asking = asking(&fleet, &replica);
     until("the batch is held", SOON, async || {
@@ -201,7 +201,7 @@ async fn what_nobody_waits_for_any_more_is_dead() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_under_load_finishes_what_it_released() {
-    let (fleet, mut replica) = Fleet::start().await;
+    let (fleet, mut replica) = Fleet::postgres().start().await;
     let base = format!("http://{}", replica.address);
     let tokens: Vec<String> = (0..200).map(|_| fleet.token()).collect();
     let asking = tokio::spawn(async move {

@@ -12,7 +12,7 @@ use crate::support::balancer::{Balancer, Fault};
 use crate::support::fleet::{Fleet, Replica};
 use crate::support::moto::{Moto, python_program};
 use crate::support::process::{Ended, Launch};
-use crate::support::rig::{BUCKET_POLICY, Kind, aws_bucket};
+use crate::support::rig::{BUCKET_POLICY, aws_bucket};
 use crate::support::sts::Sts;
 
 /// A broker with a role in AWS, and the directory that the calls share.
@@ -25,8 +25,11 @@ struct World {
 
 impl World {
     async fn with(aws: &str) -> Self {
-        let (fleet, replica) =
-            Fleet::with_attestors(Kind::Sqlite, |_| aws_bucket(aws), BUCKET_POLICY).await;
+        let (fleet, replica) = Fleet::sqlite()
+            .tables(&aws_bucket(aws))
+            .more_policies(BUCKET_POLICY)
+            .start()
+            .await;
         Self {
             fleet,
             replica,

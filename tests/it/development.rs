@@ -4,6 +4,7 @@
 use base64::Engine as _;
 use serde_json::{Value, json};
 
+use crate::support::configuration::{Configuration, small_tables, sqlite_in};
 use crate::support::http::{Client, send};
 use crate::support::postgres::empty_database;
 use crate::support::process::{Launch, Process};
@@ -112,37 +113,13 @@ async fn production_never_serves_a_development_store_nor_the_reverse() {
     assert_eq!(Client::new(url).get("/readyz").await.status, 200);
     process.terminate();
     let directory = process.dir().join("store");
-    let config = format!(
-        r#"
-[server]
-issuer = "http://127.0.0.1:7070"
-listen = "127.0.0.1:0"
-[store]
-kind = "sqlite"
-[store.sqlite]
-data_dir = "{directory}"
-[ledger]
-origin = "broker.test/log"
-checkpoint_file = "checkpoint"
-[[attestors]]
-kind = "key"
-name = "workload"
-[[resources]]
-name = "orders-api"
-kind = "jwt"
-owner = "orders"
-audience = "https://orders.example"
-actions = ["orders:read"]
-locations = ["https://orders.example/v1"]
-verifiers = ["workload:orders-server"]
-verification = "introspection"
-[[task_types]]
-name = "job"
-max_deadline_seconds = 3600
-resources = ["orders-api"]
-"#,
-        directory = directory.display()
-    );
+    let config = Configuration {
+        server: "listen = \"127.0.0.1:0\"",
+        store: &sqlite_in(&directory),
+        tables: &small_tables(),
+        ..Configuration::default()
+    }
+    .text();
     let key = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random_bytes(32));
     let serve = |config: &str| {
         Launch::taskpass(["serve"])

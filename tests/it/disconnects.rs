@@ -61,7 +61,7 @@ async fn until_dead(fleet: &Fleet, seen: i64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_hangs_up_at_any_step_leaves_nothing_alive_and_may_come_again() {
-    let (fleet, replica) = Fleet::start().await;
+    let (fleet, replica) = Fleet::postgres().start().await;
     let first = replica.ask(&fleet.token()).await.expect(201);
 
     // The client hangs up before the end of its request, which then has no effect.
@@ -108,7 +108,7 @@ async fn whoever_hangs_up_at_any_step_leaves_nothing_alive_and_may_come_again() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_hangs_up_in_the_queue_does_not_disturb_who_is_before_it() {
-    let (fleet, replica) = Fleet::start().await;
+    let (fleet, replica) = Fleet::postgres().start().await;
     let first = replica.ask(&fleet.token()).await.expect(201);
     replica.proxy.arm_for(BATCH, 0, At::Request, Fault::Hold);
     let patient = send(&replica, &fleet.token(), "patient");
@@ -145,7 +145,7 @@ impl Wake for Woken {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_credential_that_is_on_its_way_when_its_caller_goes_is_ended_too() {
     for kind in [Kind::Sqlite, Kind::Postgres] {
-        let rig = Rig::new(kind).await;
+        let rig = Rig::on(kind).start().await;
         let mut issuing = Box::pin(rig.issue("agent:reports", ask(&["orders:read"])));
         let woken = Arc::new(Woken(AtomicBool::new(false)));
         let waker = Waker::from(Arc::clone(&woken));

@@ -84,161 +84,167 @@ async fn activate(fleet: &Fleet, replica: &Replica, generation: &Value) -> (u16,
 }
 
 async fn begin(kind: Kind) -> (Fleet, Replica) {
-    Fleet::on(kind).await
+    Fleet::on(kind).start().await
 }
 
 on_both_stores! {
-    #[expect(clippy::too_many_lines, reason = "a table")]
-    async fn a_generation_that_says_where_to_send_a_secret_is_refused(fleet, replica) {
-        let trap = Trap::set();
-        let secret = replica.process.dir().join("sealing");
-        std::fs::write(&secret, "tpk1_the-sealing-key").unwrap();
-        let place = json!({"url": trap.url(), "token_file": secret});
-        let good = fleet.generation(replica);
-        let names = good["attestors"][0]["discovery"]
-            .as_str()
-            .unwrap()
-            .to_owned();
-        let attestor = |change: &dyn Fn(&mut Value)| {
-            let mut generation = good.clone();
-            change(&mut generation["attestors"][0]);
-            generation
-        };
-        let added = |list: &str, item: Value| {
-            let mut generation = good.clone();
-            generation[list].as_array_mut().unwrap().push(item);
-            generation
-        };
-        let port = trap.address.port();
-        let attacks: Vec<(Value, &str)> = vec![
-            // A URL in the generation itself: the generation does not load.
-            (added("attestors", spiffe(place.clone())), "attestors"),
-            (
-                added("attestors", spiffe(json!(trap.url()))),
-                "an endpoint's name",
-            ),
-            (
-                attestor(&|own| own["keys_from"] = place.clone()),
-                "attestors",
-            ),
-            (
-                attestor(&|own| own["token_review"] = place.clone()),
-                "attestors",
-            ),
-            (
-                attestor(&|own| own["discovery"] = place.clone()),
-                "attestors",
-            ),
-            (
-                added("resources", bucket(json!({"endpoint": trap.url()}))),
-                "an endpoint's name",
-            ),
-            (
-                added("resources", bucket(json!({"endpoint": place}))),
+    by reference;
+
+    fn a_generation_that_says_where_to_send_a_secret_is_refused;
+}
+
+#[expect(clippy::too_many_lines, reason = "a table")]
+async fn a_generation_that_says_where_to_send_a_secret_is_refused(
+    (fleet, replica): &(Fleet, Replica),
+) {
+    let trap = Trap::set();
+    let secret = replica.process.dir().join("sealing");
+    std::fs::write(&secret, "tpk1_the-sealing-key").unwrap();
+    let place = json!({"url": trap.url(), "token_file": secret});
+    let good = fleet.generation(replica);
+    let names = good["attestors"][0]["discovery"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let attestor = |change: &dyn Fn(&mut Value)| {
+        let mut generation = good.clone();
+        change(&mut generation["attestors"][0]);
+        generation
+    };
+    let added = |list: &str, item: Value| {
+        let mut generation = good.clone();
+        generation[list].as_array_mut().unwrap().push(item);
+        generation
+    };
+    let port = trap.address.port();
+    let attacks: Vec<(Value, &str)> = vec![
+        // A URL in the generation itself: the generation does not load.
+        (added("attestors", spiffe(place.clone())), "attestors"),
+        (
+            added("attestors", spiffe(json!(trap.url()))),
+            "an endpoint's name",
+        ),
+        (
+            attestor(&|own| own["keys_from"] = place.clone()),
+            "attestors",
+        ),
+        (
+            attestor(&|own| own["token_review"] = place.clone()),
+            "attestors",
+        ),
+        (
+            attestor(&|own| own["discovery"] = place.clone()),
+            "attestors",
+        ),
+        (
+            added("resources", bucket(json!({"endpoint": trap.url()}))),
+            "an endpoint's name",
+        ),
+        (
+            added("resources", bucket(json!({"endpoint": place}))),
+            "resources",
+        ),
+        (
+            added(
                 "resources",
+                bucket(json!({"revocation": {
+                    "role_arn": "arn:aws:iam::123456789012:role/revoker", "endpoint": trap.url(),
+                }})),
             ),
-            (
-                added(
-                    "resources",
-                    bucket(json!({"revocation": {
-                        "role_arn": "arn:aws:iam::123456789012:role/revoker", "endpoint": trap.url(),
-                    }})),
-                ),
-                "an endpoint's name",
+            "an endpoint's name",
+        ),
+        // A generation that lists the replica's endpoints.
+        (
+            {
+                let mut generation = good.clone();
+                generation["endpoints"] = json!({"junk": {"url": trap.url(), "use": ["keys"]}});
+                generation
+            },
+            "endpoints",
+        ),
+        // Endpoints that this replica does not have, or has for another use.
+        (
+            added("attestors", spiffe(json!("nowhere"))),
+            "[endpoints.nowhere]",
+        ),
+        (
+            added("attestors", spiffe(json!(names))),
+            "is not for `keys`",
+        ),
+        (
+            added("resources", bucket(json!({"endpoint": names}))),
+            "is not for `sts`",
+        ),
+        (
+            added(
+                "resources",
+                bucket(json!({"revocation": {
+                    "role_arn": "arn:aws:iam::123456789012:role/revoker", "endpoint": names,
+                }})),
             ),
-            // A generation that lists the replica's endpoints.
-            (
-                {
-                    let mut generation = good.clone();
-                    generation["endpoints"] = json!({"junk": {"url": trap.url(), "use": ["keys"]}});
-                    generation
-                },
-                "endpoints",
+            "is not for `iam`",
+        ),
+        // The AWS credentials of the replica's host.
+        (
+            added("resources", bucket(json!({"mode": "assume_role"}))),
+            "[aws.own_credentials]",
+        ),
+        (
+            added(
+                "resources",
+                bucket(json!({
+                    "mode": "assume_role", "region": "cn-north-1",
+                    "role_arn": "arn:aws-cn:iam::123456789012:role/reports",
+                })),
             ),
-            // Endpoints that this replica does not have, or has for another use.
-            (
-                added("attestors", spiffe(json!("nowhere"))),
-                "[endpoints.nowhere]",
+            "/resources/1/aws/mode",
+        ),
+        // Host names hidden in other values.
+        (
+            added(
+                "resources",
+                bucket(json!({"region": format!("{}/", trap.address)})),
             ),
-            (
-                added("attestors", spiffe(json!(names))),
-                "is not for `keys`",
-            ),
-            (
-                added("resources", bucket(json!({"endpoint": names}))),
-                "is not for `sts`",
-            ),
-            (
-                added(
-                    "resources",
-                    bucket(json!({"revocation": {
-                        "role_arn": "arn:aws:iam::123456789012:role/revoker", "endpoint": names,
-                    }})),
-                ),
-                "is not for `iam`",
-            ),
-            // The AWS credentials of the replica's host.
-            (
-                added("resources", bucket(json!({"mode": "assume_role"}))),
-                "[aws.own_credentials]",
-            ),
-            (
-                added(
-                    "resources",
-                    bucket(json!({
-                        "mode": "assume_role", "region": "cn-north-1",
-                        "role_arn": "arn:aws-cn:iam::123456789012:role/reports",
-                    })),
-                ),
-                "/resources/1/aws/mode",
-            ),
-            // Host names hidden in other values.
-            (
-                added(
-                    "resources",
-                    bucket(json!({"region": format!("{}/", trap.address)})),
-                ),
-                "region",
-            ),
-            (
-                added("resources", bucket(json!({"region": "x.evil.example"}))),
-                "region",
-            ),
-            (
-                added("resources", bucket(json!({"region": "cn-north-1"}))),
-                "region",
-            ),
-            (
-                attestor(&|own| {
-                    own["issuer"] = json!(format!("https://127.0.0.1:{port}"));
-                    own.as_object_mut().unwrap().remove("discovery");
-                }),
-                "not a public address",
-            ),
-            (
-                attestor(&|own| {
-                    own["issuer"] = json!(format!("https://localhost:{port}"));
-                    own.as_object_mut().unwrap().remove("discovery");
-                }),
-                "not a public address",
-            ),
-            (
-                attestor(&|own| own["issuer"] = json!(format!("http://127.0.0.1:{port}"))),
-                "https",
-            ),
-        ];
-        for (generation, says) in attacks {
-            let (status, text) = activate(fleet, replica, &generation).await;
-            assert_eq!(status, 400, "{says}: {text}");
-            assert!(text.contains(says), "{says}: {text}");
-            let body = json!({"type": "job"});
-            let svid = junk_svid();
-            let asked = replica.client.post_json(&svid, "/v1/tasks", &body).await;
-            assert_eq!(asked.status, 401, "{says}");
-        }
-        assert_eq!(trap.visits(), 0);
-        replica.ask(&fleet.token()).await.expect(201);
+            "region",
+        ),
+        (
+            added("resources", bucket(json!({"region": "x.evil.example"}))),
+            "region",
+        ),
+        (
+            added("resources", bucket(json!({"region": "cn-north-1"}))),
+            "region",
+        ),
+        (
+            attestor(&|own| {
+                own["issuer"] = json!(format!("https://127.0.0.1:{port}"));
+                own.as_object_mut().unwrap().remove("discovery");
+            }),
+            "not a public address",
+        ),
+        (
+            attestor(&|own| {
+                own["issuer"] = json!(format!("https://localhost:{port}"));
+                own.as_object_mut().unwrap().remove("discovery");
+            }),
+            "not a public address",
+        ),
+        (
+            attestor(&|own| own["issuer"] = json!(format!("http://127.0.0.1:{port}"))),
+            "https",
+        ),
+    ];
+    for (generation, says) in attacks {
+        let (status, text) = activate(fleet, replica, &generation).await;
+        assert_eq!(status, 400, "{says}: {text}");
+        assert!(text.contains(says), "{says}: {text}");
+        let body = json!({"type": "job"});
+        let svid = junk_svid();
+        let asked = replica.client.post_json(&svid, "/v1/tasks", &body).await;
+        assert_eq!(asked.status, 401, "{says}");
     }
+    assert_eq!(trap.visits(), 0);
+    replica.ask(&fleet.token()).await.expect(201);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -251,7 +257,7 @@ async fn metadata_of_an_issuer_does_not_lead_into_the_hosts_network() {
             "[::ffff:127.0.0.1]",
             "169.254.169.254",
         ] {
-            let (fleet, replica) = Fleet::embedded();
+            let (fleet, replica) = Fleet::sqlite().start().await;
             let trap = Trap::set();
             let port = trap.address.port();
             let keys = format!("{scheme}://{host}:{port}/jwks");
@@ -308,8 +314,12 @@ permit (principal == Workload::dev::"dev:agent%3Areports", action in Action::"s3
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_variable_of_the_environment_does_not_lead_the_hosts_token_elsewhere() {
     let trap = Trap::set();
-    let (fleet, replica) =
-        Fleet::in_environment(Kind::Sqlite, pod(&trap.url()), ASSUMED, READS_BUCKET).await;
+    let (fleet, replica) = Fleet::sqlite()
+        .environment(pod(&trap.url()))
+        .tables(ASSUMED)
+        .more_policies(READS_BUCKET)
+        .start()
+        .await;
     let body = json!({
         "task": {"type": "fetch"}, "resource": "bucket",
         "authorization_details": [{"type": "aws", "actions": ["s3:GetObject"]}],
@@ -327,7 +337,7 @@ async fn a_variable_of_the_environment_does_not_lead_the_hosts_token_elsewhere()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_without_own_credentials_is_unready_where_the_generation_needs_them() {
-    let (mut fleet, bare) = Fleet::start().await;
+    let (mut fleet, bare) = Fleet::postgres().start().await;
     fleet.add_to_configuration(ASSUMED);
     let full = fleet.replica();
     let generation = fleet.generation(&full);
@@ -350,7 +360,7 @@ const SPIRE: &str =
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_without_an_endpoint_that_a_generation_names_is_unready_and_says_which() {
-    let (mut fleet, bare) = Fleet::start().await;
+    let (mut fleet, bare) = Fleet::postgres().start().await;
     fleet.add_to_configuration(&format!("{MESH}{SPIRE}"));
     let full = fleet.replica();
     let generation = fleet.generation(&full);
@@ -401,7 +411,7 @@ const SEALING_KEY: &str = "tpk1_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
 
 #[test]
 fn what_would_be_unfit_here_is_told_before_it_is_activated() {
-    let text = Fleet::embedded_config();
+    let text = Fleet::sqlite().config(crate::support::free_address());
     let named = text.replacen("[[resources]]", &format!("{MESH}[[resources]]"), 1);
     let literal = named.replace(
         "bundle = \"spire\"",
@@ -436,10 +446,9 @@ fn what_would_be_unfit_here_is_told_before_it_is_activated() {
 /// The database driver also reads its own environment variables, for parts that the URL leaves out.
 #[test]
 fn a_database_that_the_environment_names_has_to_prove_itself() {
-    let text = Fleet::embedded_config().replace(
-        "kind = \"sqlite\"\n[store.sqlite]\ndata_dir = \"data\"",
-        "kind = \"postgres\"",
-    );
+    let text = Fleet::sqlite()
+        .config(crate::support::free_address())
+        .replace(crate::support::configuration::SQLITE, "kind = \"postgres\"");
     let run = |url: &str, variables: &[(&str, &str)]| {
         let mut launch = Launch::taskpass(["serve", "--check"])
             .config(text.clone())

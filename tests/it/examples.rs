@@ -8,23 +8,17 @@ use serde_json::{Value, json};
 use wiremock::matchers::{header, header_exists, method, query_param};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
+use crate::support::configuration::Configuration;
 use crate::support::fleet::{Fleet, Replica};
 use crate::support::http::{Client, send};
 use crate::support::issuer::Issuer;
 use crate::support::keys::Algorithm;
 use crate::support::moto::{Moto, python_program};
 use crate::support::process::{Ended, Launch};
-use crate::support::rig::{Kind, aws_endpoint};
+use crate::support::rig::aws_endpoint;
 
 /// The audience in all examples.
 const AUDIENCE: &str = "https://broker.example";
-
-/// The common start of every broker's configuration.
-const BROKER: &str = "[server]\nissuer = \"https://broker.example\"\nlisten = \"127.0.0.1:7070\"\n\
-    [server.tls]\nterminated_upstream = true\n\
-    [store]\nkind = \"sqlite\"\n[store.sqlite]\ndata_dir = \"data\"\n\
-    [ledger]\norigin = \"broker.example/log\"\ncheckpoint_file = \"checkpoint\"\n\
-    [policy]\ndirectory = \"policies\"\n";
 
 fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -74,7 +68,11 @@ async fn broker(example: &str, aws: &str) -> (Fleet, Replica) {
         let aws = (!aws.is_empty()).then(|| aws_endpoint(aws));
         format!("{config}\n{keys}{}", aws.unwrap_or_default())
     };
-    Fleet::with_attestors(Kind::Sqlite, more, &policy).await
+    Fleet::sqlite()
+        .attestors(more)
+        .more_policies(&policy)
+        .start()
+        .await
 }
 
 /// The newest session, with its workload and the reason of its end.
@@ -116,11 +114,15 @@ fn no_two_examples_share_the_id_of_a_policy() {
 #[test]
 fn configurations_and_policies_load_and_files_for_pipelines_are_valid() {
     for example in ["github", "gitlab", "kubernetes", "python-agent"] {
+        let config = Configuration {
+            issuer: "https://broker.example",
+            server: "listen = \"127.0.0.1:7070\"\n[server.tls]\nterminated_upstream = true",
+            origin: "broker.example/log",
+            tables: &text(&format!("{example}/broker.toml")),
+            ..Configuration::default()
+        };
         let checked = Launch::taskpass(["policy", "check", "policies"])
-            .config(format!(
-                "{BROKER}{}",
-                text(&format!("{example}/broker.toml"))
-            ))
+            .config(config.text())
             .file(
                 "policies/example.cedar",
                 text(&format!("{example}/policy.cedar")),

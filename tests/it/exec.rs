@@ -14,7 +14,7 @@ use crate::support::issuer::{AUDIENCE, unix_seconds};
 use crate::support::keys::{base64url, peek};
 use crate::support::moto::{Moto, python_program};
 use crate::support::process::{Launch, Process, Signal};
-use crate::support::rig::{BUCKET_ARGUMENTS, BUCKET_POLICY, Kind, aws_bucket};
+use crate::support::rig::{BUCKET_ARGUMENTS, BUCKET_POLICY, aws_bucket};
 use crate::support::sts::Sts;
 use crate::support::{SOON, until};
 
@@ -49,7 +49,11 @@ name = "workload"
         bucket = aws_bucket(aws),
     );
     let policies = format!("{NIGHTLY_POLICY}{BUCKET_POLICY}");
-    Fleet::with_attestors(Kind::Sqlite, |_| more.clone(), &policies).await
+    Fleet::sqlite()
+        .tables(&more)
+        .more_policies(&policies)
+        .start()
+        .await
 }
 
 /// `taskpass exec` with an attestation in a file, running `script`.

@@ -21,7 +21,6 @@ use crate::support::issuer::{Issuer, unix_seconds};
 use crate::support::keys::Algorithm;
 use crate::support::process::Ended;
 use crate::support::random_hex;
-use crate::support::rig::Kind;
 use crate::support::tls::Identity;
 
 const AUDIENCE: &str = "https://broker.example";
@@ -123,7 +122,11 @@ struct World {
 impl World {
     async fn new() -> Self {
         install_crypto_provider();
-        let (fleet, replica) = Fleet::with_attestors(Kind::Sqlite, attestor, POLICY).await;
+        let (fleet, replica) = Fleet::sqlite()
+            .attestors(attestor)
+            .more_policies(POLICY)
+            .start()
+            .await;
         let own = token(&fleet, "https://kubernetes.default.svc");
         let api = Arc::new(Api {
             fleet,

@@ -10,11 +10,15 @@ use crate::support::fleet::{Fleet, ORDERS_ARGUMENTS, Replica};
 use crate::support::issuer::unix_seconds;
 use crate::support::moto::python_program;
 use crate::support::process::Launch;
-use crate::support::rig::{BUCKET_ARGUMENTS, BUCKET_POLICY, Kind, aws_bucket};
+use crate::support::rig::{BUCKET_ARGUMENTS, BUCKET_POLICY, aws_bucket};
 use crate::support::sts::{Sts, expiration, form, granted};
 
 async fn start(sts: &str) -> (Fleet, Replica) {
-    Fleet::with_attestors(Kind::Sqlite, |_| aws_bucket(sts), BUCKET_POLICY).await
+    Fleet::sqlite()
+        .tables(&aws_bucket(sts))
+        .more_policies(BUCKET_POLICY)
+        .start()
+        .await
 }
 
 /// An STS whose sessions last `seconds`, and which delays every session after the first by `delay`.

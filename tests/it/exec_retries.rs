@@ -11,7 +11,7 @@ use crate::support::balancer::{Balancer, Fault};
 use crate::support::fleet::{Fleet, ORDERS_ARGUMENTS, Replica};
 use crate::support::issuer::AUDIENCE;
 use crate::support::process::{Ended, Launch, Signal};
-use crate::support::rig::{BUCKET_ARGUMENTS, BUCKET_POLICY, Kind, aws_bucket};
+use crate::support::rig::{BUCKET_ARGUMENTS, BUCKET_POLICY, aws_bucket};
 use crate::support::sts::Sts;
 use crate::support::{SOON, until};
 
@@ -67,7 +67,7 @@ fn ran(ended: &Ended) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_issuer_of_tokens_that_fails_for_a_moment_is_asked_again() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     let fleet = std::sync::Arc::new(fleet);
     let tokens = tokens(&fleet).await;
     let broker = format!("http://{}", replica.address);
@@ -104,7 +104,7 @@ async fn an_issuer_of_tokens_that_fails_for_a_moment_is_asked_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_fails_for_a_moment_is_asked_again_with_the_same_key() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     let fleet = std::sync::Arc::new(fleet);
     let tokens = tokens(&fleet).await;
     let faults = [
@@ -138,8 +138,11 @@ async fn a_broker_that_fails_for_a_moment_is_asked_again_with_the_same_key() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_of_aws_whose_answer_was_lost_is_ended_and_another_is_taken() {
     let sts = Sts::granting().await;
-    let (fleet, replica) =
-        Fleet::with_attestors(Kind::Sqlite, |_| aws_bucket(&sts.url()), BUCKET_POLICY).await;
+    let (fleet, replica) = Fleet::sqlite()
+        .tables(&aws_bucket(&sts.url()))
+        .more_policies(BUCKET_POLICY)
+        .start()
+        .await;
     let fleet = std::sync::Arc::new(fleet);
     let tokens = tokens(&fleet).await;
     let broker = Balancer::before(&[replica.address], &[Fault::LoseAnswer]);
@@ -154,7 +157,7 @@ async fn a_session_of_aws_whose_answer_was_lost_is_ended_and_another_is_taken() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_attestation_that_an_unanswered_try_used_up_is_named() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     let broker = Balancer::before(&[replica.address], &[Fault::LoseAnswer]);
     let url = broker.url();
     let parts = [
@@ -175,7 +178,7 @@ async fn an_attestation_that_an_unanswered_try_used_up_is_named() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_attestation_from_standard_input_or_a_pipe_is_kept_for_the_next_try() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     for script in [
         "\"$0\" exec --token-file - \"$@\" <token",
         "cat token | \"$0\" exec --token-file - \"$@\"",
@@ -201,7 +204,7 @@ const AT_ONCE: usize = 16;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_job_fails_while_two_replicas_are_rolled() {
-    let (fleet, mut replicas) = Fleet::start_together(2, "").await;
+    let (fleet, mut replicas) = Fleet::postgres().start_together(2).await;
     let addresses = [replicas[0].address, replicas[1].address];
     let fleet = std::sync::Arc::new(fleet);
     let server = tokens(&fleet).await;

@@ -97,7 +97,7 @@ async fn newest(fleet: &Fleet, replica: &Replica) -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_interrupt_typed_at_a_terminal_reaches_the_command_once() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     let python = python();
     let command = exec(&replica, &["--", &python, "count.py"]);
     // A duplicate of the first signal would arrive before the second signal.
@@ -121,7 +121,7 @@ async fn an_interrupt_typed_at_a_terminal_reaches_the_command_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_command_that_reads_the_terminal_gets_it_and_gives_it_back() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     let script = format!("read line; echo said:$line; exec {} count.py", python());
     let command = words(&exec(&replica, &["--", "sh", "-c", &script]));
     // This shell has no job control, so its commands are in its own process group.
@@ -145,7 +145,7 @@ async fn a_command_that_reads_the_terminal_gets_it_and_gives_it_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_of_a_shell_is_stopped_continued_and_interrupted_with_its_command() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     let python = python();
     for first in ["", "read line; "] {
         let script = format!("{first}exec {python} count.py");
@@ -190,7 +190,7 @@ async fn a_job_of_a_shell_is_stopped_continued_and_interrupted_with_its_command(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_terminal_each_signal_reaches_the_command_once_however_it_is_sent() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     let command = exec(&replica, &["--", &python(), "count.py"]);
     let mut process = without_terminal(&fleet, &command).spawn();
     process.wait_for_output("up");
@@ -210,7 +210,7 @@ async fn without_a_terminal_each_signal_reaches_the_command_once_however_it_is_s
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signal_that_ends_the_command_is_its_exit_code() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     for (name, code) in [("TERM", 143), ("KILL", 137), ("INT", 130)] {
         let script = format!("kill -s {name} $$");
         let command = exec(&replica, &["--", "sh", "-c", &script]);
@@ -231,7 +231,7 @@ fn number(text: &str, word: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_task_ends_after_every_process_of_the_commands_group() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     // The background process needs two seconds to end after SIGTERM, and its parent does not wait
     // for it.
     let script = "sh -c 'trap \"sleep 2; date +%s >bye; exit\" TERM; echo left $$; \
@@ -251,7 +251,7 @@ async fn the_task_ends_after_every_process_of_the_commands_group() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_does_not_end_when_it_is_told_to_is_killed_after_the_grace() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     let deaf = "trap '' TERM; echo left $$; while :; do sleep 0.05; done";
     let script = format!(
         "sh -c \"{}\" & until test -s told; do grep left stdout.log >told; done",
@@ -303,7 +303,7 @@ fn as_first_process(fleet: &Fleet, command: &[String]) -> Launch {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn as_the_first_process_of_a_container_it_passes_signals_on_and_reaps_orphans() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     // The parents of these processes end first.
     let orphans = "test $PPID = 1 || exit 9; \
                    for n in 1 2 3 4 5 6 7 8; do sh -c 'sleep 0.1 & setsid sleep 0.1 &'; done; sleep 0.3; \
@@ -325,7 +325,7 @@ async fn as_the_first_process_of_a_container_it_passes_signals_on_and_reaps_orph
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signal_ends_it_while_it_waits_for_the_broker() {
-    let (fleet, _replica) = Fleet::embedded();
+    let (fleet, _replica) = Fleet::sqlite().start().await;
     // The server accepts connections and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let command = exec_at(silent.local_addr().unwrap(), &["--", "echo", "ran"]);
@@ -350,7 +350,7 @@ fn wait_until_it_listens(process: &Process) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signal_ends_it_while_it_reads_its_attestation() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     let url = format!("http://{}", replica.address);
     // A pipe without a writer, and a standard input that does not end.
     for (file, input) in [("pipe", "</dev/null"), ("-", "<>pipe")] {
@@ -372,7 +372,7 @@ async fn a_signal_ends_it_while_it_reads_its_attestation() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn signals_that_were_ignored_at_the_start_stay_ignored() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     let script = "echo up $$; until test -e stop; do sleep 0.05; done; exit 7";
     // `nohup` ignores signals in this way, and so does `sh` for its background jobs.
     let ignoring = ["env", "--ignore-signal=HUP", "--ignore-signal=INT"];

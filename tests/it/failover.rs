@@ -130,7 +130,10 @@ async fn a_replica_on_a_second_primary_calls_nothing_good_that_was_revoked() {
     // The old primary commits without a standby, so its commits do not show that it was replaced.
     let pair = Pair::start();
     let place = tempfile::tempdir().unwrap();
-    let (fleet, a) = Fleet::start_on(pair.database(), &tables(Some(&place))).await;
+    let (fleet, a) = Fleet::on_database(pair.database())
+        .tables(&tables(Some(&place)))
+        .start()
+        .await;
     let idle = fleet.replica();
     let granted = granted(&fleet, &[&a, &idle]).await;
 
@@ -170,7 +173,10 @@ async fn a_pool_that_stays_on_the_old_primary_is_not_asked_when_the_ledger_has_m
     // Commits on the old primary wait for ever, and reads there still work. There is no shared
     // checkpoint that could show the difference.
     let pair = Pair::start_synchronous();
-    let (fleet, a) = Fleet::start_on(pair.database(), &tables(None)).await;
+    let (fleet, a) = Fleet::on_database(pair.database())
+        .tables(&tables(None))
+        .start()
+        .await;
     let idle = fleet.replica();
     let granted = granted(&fleet, &[&a, &idle]).await;
 
@@ -185,7 +191,10 @@ async fn a_pool_that_stays_on_the_old_primary_is_not_asked_when_the_ledger_has_m
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_old_primary_back_as_a_standby_is_asked_nothing() {
     let pair = Pair::start();
-    let (fleet, a) = Fleet::start_on(pair.database(), &tables(None)).await;
+    let (fleet, a) = Fleet::on_database(pair.database())
+        .tables(&tables(None))
+        .start()
+        .await;
     let other = fleet.replica();
     let granted = granted(&fleet, &[&a, &other]).await;
 
@@ -217,7 +226,10 @@ async fn the_old_primary_back_as_a_standby_is_asked_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_its_standby_a_primary_is_read_for_no_longer_than_the_lease() {
     let pair = Pair::start_synchronous();
-    let (fleet, a) = Fleet::start_on(pair.database(), &tables(None)).await;
+    let (fleet, a) = Fleet::on_database(pair.database())
+        .tables(&tables(None))
+        .start()
+        .await;
     let granted = granted(&fleet, &[&a]).await;
 
     pair.stop_standby();
@@ -257,7 +269,10 @@ fn shared_size(place: &tempfile::TempDir) -> u64 {
 /// A synchronous pair and a replica that has published all of its log. The standby is then stopped.
 async fn without_standby(place: &tempfile::TempDir) -> (Pair, Fleet, Replica, Value, u64) {
     let pair = Pair::start_synchronous();
-    let (fleet, replica) = Fleet::start_on(pair.database(), &tables(Some(place))).await;
+    let (fleet, replica) = Fleet::on_database(pair.database())
+        .tables(&tables(Some(place)))
+        .start()
+        .await;
     let granted = granted(&fleet, &[&replica]).await;
     let size = granted["receipt"]["tree_size"].as_u64().unwrap();
     until("its leaf is published", SOON, async || {

@@ -81,7 +81,7 @@ async fn until_ready(replica: &Replica, ready: u16) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_is_down_closes_every_door_and_ends_nothing() {
-    let (fleet, mut replica) = Fleet::start().await;
+    let (fleet, mut replica) = Fleet::postgres().start().await;
     let first = replica.ask(&fleet.token()).await.expect(201);
     replica.proxy.set(Mode::Refuse);
     replica.proxy.cut();
@@ -119,7 +119,7 @@ async fn fill(fleet: &Fleet, full: bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_stops_what_must_be_recorded_and_nothing_else() {
-    let (fleet, mut replica) = Fleet::start().await;
+    let (fleet, mut replica) = Fleet::postgres().start().await;
     let first = replica.ask(&fleet.token()).await.expect(201);
     fill(&fleet, true).await;
     let token = fleet.token();
@@ -149,7 +149,7 @@ async fn a_full_disk_stops_what_must_be_recorded_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_sqlite_file_closes_the_broker_until_there_is_room() {
-    let rig = Rig::new(Kind::Sqlite).await;
+    let rig = Rig::on(Kind::Sqlite).start().await;
     let first = rig
         .issue("agent:reports", rig::ask(&["orders:read"]))
         .await
@@ -205,7 +205,7 @@ async fn a_full_sqlite_file_closes_the_broker_until_there_is_room() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_does_not_answer_is_waited_for_no_longer_than_the_limit() {
-    let (fleet, mut replica) = Fleet::start_with(HASTY).await;
+    let (fleet, mut replica) = Fleet::postgres().server(HASTY).start().await;
     let first = replica.ask(&fleet.token()).await.expect(201);
     // A slow store still serves requests.
     replica.proxy.set(Mode::Delay(Duration::from_millis(20)));
@@ -287,7 +287,7 @@ async fn until_a_batch_waits(rig: &Rig) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_than_the_queue_takes_is_turned_away_at_once() {
-    let mut rig = Rig::new(Kind::Postgres).await;
+    let mut rig = Rig::on(Kind::Postgres).start().await;
     let (_server, client) = rig.serve();
     let first = rig
         .issue("agent:reports", rig::ask(&["orders:read"]))
@@ -346,7 +346,7 @@ async fn a_full_disk_makes_a_replica_unready_until_it_can_write_again() {
         CREATE TRIGGER disk_is_full BEFORE INSERT ON one_time \
         FOR EACH ROW EXECUTE FUNCTION refuse_rows()";
     const EMPTY: &str = "DROP TRIGGER disk_is_full ON one_time; DROP FUNCTION refuse_rows()";
-    let rig = Rig::new(Kind::Postgres).await;
+    let rig = Rig::on(Kind::Postgres).start().await;
     let mut own = rig.database().connect().await;
     own.execute(FILL).await.unwrap();
     let refused = rig.issue("agent:reports", rig::ask(&["orders:read"])).await;
@@ -382,7 +382,7 @@ fn consume(rig: &Rig, n: usize) -> Request {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn so_many_entries_wait_and_no_more() {
-    let rig = Rig::new(Kind::Postgres).await;
+    let rig = Rig::on(Kind::Postgres).start().await;
     let mut other = rig.database().connect().await;
     let mut lock = other.begin().await.unwrap();
     lock.execute("SELECT id FROM ledger_lock WHERE id = 1 FOR UPDATE")
@@ -466,74 +466,117 @@ async fn close_store(rig: &Rig, closed: bool) {
 }
 
 on_both_stores! {
-    async fn evidence_that_met_a_store_that_could_not_be_written_is_used_up(rig: Rig) {
-        rig.issue("agent:reports", rig::ask(&["orders:read"])).await.unwrap();
-        close_store(&rig, true).await;
-        // The last pages of SQLite's file have free space, so several requests may succeed.
-        let mut granted = 0;
-        let issuing = loop {
-            let evidence = rig.evidence("agent:reports");
-            match rig.broker.issuance.issue(evidence.clone(), rig::ask(&["orders:read"])).await {
-                Ok(_) => granted += 1,
-                Err(BrokerError::FailClosed(_)) => break evidence,
-                Err(other) => panic!("{other}"),
-            }
-            assert!(granted < 500, "the file never became full");
-        };
-        let mut reading = Vec::new();
-        for _ in 0..200 {
-            let evidence = rig.evidence("agent:reports");
-            let read = rig.broker.verification.list_sessions(&evidence, SessionFilter { limit: 10, ..SessionFilter::default() }).await;
-            match read {
-                Ok(_) => {}
-                Err(BrokerError::FailClosed(_)) => reading.push(evidence),
-                Err(other) => panic!("{other}"),
-            }
-            if reading.len() == 3 {
-                break;
-            }
-        }
-        assert_eq!(reading.len(), 3);
+    fn evidence_that_met_a_store_that_could_not_be_written_is_used_up;
+    fn what_could_not_be_recorded_is_recorded_without_another_call;
+}
 
-        close_store(&rig, false).await;
-        // On this replica at once.
-        for evidence in reading.iter().chain([&issuing]) {
-            let again = rig.broker.issuance.issue(evidence.clone(), rig::ask(&["orders:read"])).await;
-            assert!(matches!(again, Err(BrokerError::Replayed)), "{again:?}");
+async fn evidence_that_met_a_store_that_could_not_be_written_is_used_up(rig: Rig) {
+    rig.issue("agent:reports", rig::ask(&["orders:read"]))
+        .await
+        .unwrap();
+    close_store(&rig, true).await;
+    // The last pages of SQLite's file have free space, so several requests may succeed.
+    let mut granted = 0;
+    let issuing = loop {
+        let evidence = rig.evidence("agent:reports");
+        match rig
+            .broker
+            .issuance
+            .issue(evidence.clone(), rig::ask(&["orders:read"]))
+            .await
+        {
+            Ok(_) => granted += 1,
+            Err(BrokerError::FailClosed(_)) => break evidence,
+            Err(other) => panic!("{other}"),
         }
-        rig.issue("agent:reports", rig::ask(&["orders:read"])).await.unwrap();
-        assert_eq!(rig.broker.health.unready(), None);
-        // And on another replica, because the uses were written meanwhile.
-        if matches!(rig.broker.core.store(), Store::Postgres(_)) {
-            let other = rig.replica().await;
-            for evidence in reading.iter().chain([&issuing]) {
-                let again = other.broker.issuance.issue(evidence.clone(), rig::ask(&["orders:read"])).await;
-                assert!(matches!(again, Err(BrokerError::Replayed)), "{again:?}");
-            }
+        assert!(granted < 500, "the file never became full");
+    };
+    let mut reading = Vec::new();
+    for _ in 0..200 {
+        let evidence = rig.evidence("agent:reports");
+        let read = rig
+            .broker
+            .verification
+            .list_sessions(
+                &evidence,
+                SessionFilter {
+                    limit: 10,
+                    ..SessionFilter::default()
+                },
+            )
+            .await;
+        match read {
+            Ok(_) => {}
+            Err(BrokerError::FailClosed(_)) => reading.push(evidence),
+            Err(other) => panic!("{other}"),
+        }
+        if reading.len() == 3 {
+            break;
         }
     }
+    assert_eq!(reading.len(), 3);
 
-    async fn what_could_not_be_recorded_is_recorded_without_another_call(rig: Rig) {
-        close_store(&rig, true).await;
-        let mut granted = 0;
-        let refused = loop {
-            let evidence = rig.evidence("agent:reports");
-            if rig.broker.issuance.issue(evidence.clone(), rig::ask(&["orders:read"])).await.is_err() {
-                break evidence;
-            }
-            granted += 1;
-            assert!(granted < 500, "the file never became full");
-        };
-        let before = rig.rows().await["one_time"].len();
-        close_store(&rig, false).await;
-        // No request comes in, and no health check runs.
-        until("the evidence is recorded", SOON, async || rig.broker.health.unready().is_none()).await;
-        assert!(rig.rows().await["one_time"].len() > before);
-        let again = rig.broker.issuance.issue(refused, rig::ask(&["orders:read"])).await;
+    close_store(&rig, false).await;
+    // On this replica at once.
+    for evidence in reading.iter().chain([&issuing]) {
+        let again = rig
+            .broker
+            .issuance
+            .issue(evidence.clone(), rig::ask(&["orders:read"]))
+            .await;
         assert!(matches!(again, Err(BrokerError::Replayed)), "{again:?}");
+    }
+    rig.issue("agent:reports", rig::ask(&["orders:read"]))
+        .await
+        .unwrap();
+    assert_eq!(rig.broker.health.unready(), None);
+    // And on another replica, because the uses were written meanwhile.
+    if matches!(rig.broker.core.store(), Store::Postgres(_)) {
+        let other = rig.replica().await;
+        for evidence in reading.iter().chain([&issuing]) {
+            let again = other
+                .broker
+                .issuance
+                .issue(evidence.clone(), rig::ask(&["orders:read"]))
+                .await;
+            assert!(matches!(again, Err(BrokerError::Replayed)), "{again:?}");
+        }
     }
 }
 
+async fn what_could_not_be_recorded_is_recorded_without_another_call(rig: Rig) {
+    close_store(&rig, true).await;
+    let mut granted = 0;
+    let refused = loop {
+        let evidence = rig.evidence("agent:reports");
+        if rig
+            .broker
+            .issuance
+            .issue(evidence.clone(), rig::ask(&["orders:read"]))
+            .await
+            .is_err()
+        {
+            break evidence;
+        }
+        granted += 1;
+        assert!(granted < 500, "the file never became full");
+    };
+    let before = rig.rows().await["one_time"].len();
+    close_store(&rig, false).await;
+    // No request comes in, and no health check runs.
+    until("the evidence is recorded", SOON, async || {
+        rig.broker.health.unready().is_none()
+    })
+    .await;
+    assert!(rig.rows().await["one_time"].len() > before);
+    let again = rig
+        .broker
+        .issuance
+        .issue(refused, rig::ask(&["orders:read"]))
+        .await;
+    assert!(matches!(again, Err(BrokerError::Replayed)), "{again:?}");
+}
+
 async fn begin(kind: Kind) -> Rig {
-    Rig::new(kind).await
+    Rig::on(kind).start().await
 }

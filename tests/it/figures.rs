@@ -158,7 +158,12 @@ async fn broker(witness: &Witness) -> (Fleet, Replica) {
         &day.to_string()[..10]
     );
     let tables = format!("{sink}{LOW_RISK}{}", witness.table());
-    Fleet::over_tls("", None, |_| tables.clone(), &observed).await
+    Fleet::sqlite()
+        .over_tls("", None)
+        .tables(&tables)
+        .more_policies(&observed)
+        .start()
+        .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

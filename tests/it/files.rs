@@ -7,38 +7,19 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use crate::support::configuration::{Configuration, small_tables};
 use crate::support::process::{Ended, Launch};
 use crate::support::random_bytes;
 
-const CONFIG: &str = r#"
-[server]
-issuer = "http://127.0.0.1:7070"
-listen = "127.0.0.1:0"
-drain_seconds = 0
-[store]
-kind = "sqlite"
-[store.sqlite]
-data_dir = "data"
-[ledger]
-origin = "broker.test/log"
-checkpoint_file = "state/checkpoint"
-[[attestors]]
-kind = "key"
-name = "workload"
-[[resources]]
-name = "orders-api"
-kind = "jwt"
-owner = "orders"
-audience = "https://orders.example"
-actions = ["orders:read"]
-locations = ["https://orders.example/v1"]
-verifiers = ["workload:orders-server"]
-verification = "introspection"
-[[task_types]]
-name = "job"
-max_deadline_seconds = 3600
-resources = ["orders-api"]
-"#;
+fn config() -> String {
+    Configuration {
+        server: "listen = \"127.0.0.1:0\"\ndrain_seconds = 0",
+        checkpoint_file: "state/checkpoint",
+        tables: &small_tables(),
+        ..Configuration::default()
+    }
+    .text()
+}
 
 fn mode(path: &Path) -> u32 {
     fs::symlink_metadata(path).unwrap().mode() & 0o7777
@@ -60,7 +41,7 @@ fn sealing_key() -> String {
 /// Adds the files of a small broker to a launch.
 pub fn broker(launch: Launch) -> Launch {
     launch
-        .config(CONFIG)
+        .config(config())
         .file("policies/none.cedar", "")
         .env("TASKPASS_SEALING_KEYS", sealing_key())
 }
@@ -167,8 +148,9 @@ fn starts_below(usual: &str, setting: &str, mode: u32) -> Result<(), (Ended, Pat
         let launch = broker(Launch::taskpass(["serve", "--config", "taskpass.toml"]));
         launch.env("TASKPASS_SEALING_KEYS", &key)
     };
-    let config = CONFIG.replace(usual, setting);
-    assert_ne!(config, CONFIG);
+    let usual_config = config();
+    let config = usual_config.replace(usual, setting);
+    assert_ne!(config, usual_config);
     let mut process = launch().config(&config).spawn();
     process.wait_for_output("serving");
     process.terminate();

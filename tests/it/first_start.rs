@@ -16,7 +16,10 @@ const ROUNDS: usize = 3;
 
 async fn all_come_up(tables: impl Fn() -> String) {
     for round in 0..ROUNDS {
-        let (fleet, replicas) = Fleet::start_together(REPLICAS, &tables()).await;
+        let (fleet, replicas) = Fleet::postgres()
+            .tables(&tables())
+            .start_together(REPLICAS)
+            .await;
         let keys = vkeys(&fleet, &replicas[0]).await;
         assert_eq!(keys.len(), 1, "round {round}: {keys:?}");
         for replica in &replicas {
@@ -49,10 +52,9 @@ async fn replicas_that_start_together_with_a_shared_checkpoint_all_come_up() {
 fn a_signal_during_the_start_stops_the_broker_in_order() {
     let database = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = database.local_addr().unwrap().port();
-    let config = Fleet::embedded_config().replace(
-        "kind = \"sqlite\"\n[store.sqlite]\ndata_dir = \"data\"",
-        "kind = \"postgres\"",
-    );
+    let config = Fleet::sqlite()
+        .config(crate::support::free_address())
+        .replace(crate::support::configuration::SQLITE, "kind = \"postgres\"");
     let mut starting = Launch::taskpass(["serve"])
         .config(config)
         .file(

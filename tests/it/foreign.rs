@@ -10,7 +10,6 @@ use crate::support::issuer::AUDIENCE;
 use crate::support::keys::{base64url, peek};
 use crate::support::moto::{other_python_program, python_program};
 use crate::support::process::{Ended, Launch, Process};
-use crate::support::rig::Kind;
 use crate::support::tls::Identity;
 use crate::support::{free_address, node};
 
@@ -32,7 +31,12 @@ async fn broker_and_client() -> (Fleet, Replica, Value) {
         "[[attestors]]\nkind = \"key\"\nname = \"workload\"\nkeys = [{{ workload = \"nightly\", \
          jwk = {{ kty = \"EC\", crv = \"P-256\", x = \"{x}\", y = \"{y}\", kid = \"first\" }} }}]\n"
     );
-    let (fleet, replica) = Fleet::found_by_issuer(|_| attestor.clone(), POLICY);
+    let (fleet, replica) = Fleet::sqlite()
+        .found_by_issuer()
+        .tables(&attestor)
+        .more_policies(POLICY)
+        .start()
+        .await;
     let used = fleet.token();
     replica.ask(&used).await.expect(201);
     let attestations: Vec<String> = (0..40).map(|_| fleet.token()).collect();
@@ -84,7 +88,7 @@ async fn clients_of_javascript_pass_untouched() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn resource_servers_of_javascript_refuse_a_bound_token_without_its_key() {
     let bind = "client_certificates = \"bind\"";
-    let (fleet, replica) = Fleet::over_tls(bind, None, |_| String::new(), "").await;
+    let (fleet, replica) = Fleet::sqlite().over_tls(bind, None).start().await;
     let clients = ["agent", "agent"].map(|name| {
         let own = Identity::client(name);
         json!({"key": own.key_pem, "cert": own.pem})
@@ -243,7 +247,11 @@ permit (principal == Workload::provider::"provider:agent%3Areports", action == A
 @id("provider-read") @description("reads") @max_ttl("600")
 permit (principal == Workload::provider::"provider:agent%3Areports", action == Action::"orders:read", resource);
 "#;
-    let (_fleet, replica) = Fleet::with_attestors(Kind::Sqlite, |_| attestor.clone(), policy).await;
+    let (_fleet, replica) = Fleet::sqlite()
+        .tables(&attestor)
+        .more_policies(policy)
+        .start()
+        .await;
     let token = provider.token("agent:reports", AUDIENCE).await;
     let granted = replica.ask(&token).await.expect(201);
     assert_eq!(granted["session"]["workload"], "provider:agent%3Areports");

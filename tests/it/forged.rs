@@ -107,7 +107,7 @@ fn body(rig: &Rig, event: &Value) -> Vec<u8> {
 
 /// Two replicas on PostgreSQL, with one grant.
 async fn two() -> (Rig, Assembled) {
-    let rig = Rig::new(Kind::Postgres).await;
+    let rig = Rig::on(Kind::Postgres).start().await;
     let idle = rig.replica().await;
     rig.issue("agent:reports", ask(&["orders:read"]))
         .await
@@ -326,7 +326,7 @@ async fn a_forged_activation_takes_no_replica_back_to_an_older_generation() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cutoff_that_was_edited_stops_every_replica() {
-    let rig = Rig::new(Kind::Postgres).await;
+    let rig = Rig::on(Kind::Postgres).start().await;
     let issued = rig.issue("agent:reports", ask(&["orders:read"])).await;
     let issued = issued.unwrap();
     let idle = rig.replica().await;
@@ -359,7 +359,7 @@ async fn a_cutoff_that_was_edited_stops_every_replica() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cutoff_that_matches_is_checked_at_use() {
-    let rig = Rig::new(Kind::Postgres).await;
+    let rig = Rig::on(Kind::Postgres).start().await;
     let issued = rig.issue("agent:reports", ask(&["orders:read"])).await;
     let issued = issued.unwrap();
     rig.broker

@@ -15,9 +15,7 @@ const PURPOSE: &str = "a letter to Ann Archer of 7 Elm Street";
 const REASON: &str = "Ben Baker of 9 Oak Street left";
 
 async fn begin(kind: Kind) -> (Fleet, Replica) {
-    let (fleet, mut replica) = Fleet::on(kind).await;
-    replica.process.wait_ready(replica.address);
-    (fleet, replica)
+    Fleet::on(kind).start().await
 }
 
 fn command(replica: &Replica, token: &str, arguments: &[&str]) -> Ended {
@@ -88,63 +86,105 @@ fn is_in(directory: &Path, text: &str) -> bool {
 }
 
 on_both_stores! {
-    async fn a_forgotten_purpose_is_gone_and_the_receipt_and_the_explanation_hold(fleet, replica) {
-        let answer = granted(fleet, replica).await;
-        let id = answer["decision"]["id"].as_str().unwrap();
-        assert!(is_kept(fleet, replica, PURPOSE).await);
-        let why = command(replica, &fleet.admin, &["policy", "explain", id, "--json"]);
-        let before: Value = serde_json::from_str(good(&why)).unwrap();
+    by reference;
 
-        let told = command(replica, &fleet.admin, &["ledger", "forget", id]);
-        assert_eq!(good(&told), format!("the text written for {id} is deleted; its entry stays\n"));
-        assert!(!is_kept(fleet, replica, PURPOSE).await);
-        // Deleting again changes nothing.
-        assert_eq!(forget(fleet, replica, id).await, 204);
+    fn a_forgotten_purpose_is_gone_and_the_receipt_and_the_explanation_hold;
+    fn a_forgotten_reason_leaves_the_revocation_and_its_block;
+    fn nobody_forgets_but_who_may_change_how_long_texts_are_kept;
+}
 
-        let why = command(replica, &fleet.admin, &["policy", "explain", id, "--json"]);
-        let after: Value = serde_json::from_str(good(&why)).unwrap();
-        assert_eq!((&after, &after["reproduced"]), (&before, &json!(true)));
-        let vkey = vkeys(fleet, replica).await.remove(0);
-        let fresh = command(replica, &fleet.admin, &["ledger", "receipt", id]);
-        for receipt in [answer.to_string(), good(&fresh).to_owned()] {
-            let verify = ["ledger", "verify", "receipt.json", "--key", &vkey, "--unchecked-signature"];
-            let verified = Launch::taskpass(verify)
-                .file("receipt.json", receipt)
-                .run();
-            good(&verified);
-        }
-        let log = replica.process.stderr();
-        assert!(log.contains("a text was deleted") && !log.contains(PURPOSE));
+async fn a_forgotten_purpose_is_gone_and_the_receipt_and_the_explanation_hold(
+    (fleet, replica): &(Fleet, Replica),
+) {
+    let answer = granted(fleet, replica).await;
+    let id = answer["decision"]["id"].as_str().unwrap();
+    assert!(is_kept(fleet, replica, PURPOSE).await);
+    let why = command(replica, &fleet.admin, &["policy", "explain", id, "--json"]);
+    let before: Value = serde_json::from_str(good(&why)).unwrap();
+
+    let told = command(replica, &fleet.admin, &["ledger", "forget", id]);
+    assert_eq!(
+        good(&told),
+        format!("the text written for {id} is deleted; its entry stays\n")
+    );
+    assert!(!is_kept(fleet, replica, PURPOSE).await);
+    // Deleting again changes nothing.
+    assert_eq!(forget(fleet, replica, id).await, 204);
+
+    let why = command(replica, &fleet.admin, &["policy", "explain", id, "--json"]);
+    let after: Value = serde_json::from_str(good(&why)).unwrap();
+    assert_eq!((&after, &after["reproduced"]), (&before, &json!(true)));
+    let vkey = vkeys(fleet, replica).await.remove(0);
+    let fresh = command(replica, &fleet.admin, &["ledger", "receipt", id]);
+    for receipt in [answer.to_string(), good(&fresh).to_owned()] {
+        let verify = [
+            "ledger",
+            "verify",
+            "receipt.json",
+            "--key",
+            &vkey,
+            "--unchecked-signature",
+        ];
+        let verified = Launch::taskpass(verify).file("receipt.json", receipt).run();
+        good(&verified);
     }
+    let log = replica.process.stderr();
+    assert!(log.contains("a text was deleted") && !log.contains(PURPOSE));
+}
 
-    async fn a_forgotten_reason_leaves_the_revocation_and_its_block(fleet, replica) {
-        let id = cut_off(fleet, replica).await;
-        assert!(is_kept(fleet, replica, REASON).await);
-        assert_eq!(forget(fleet, replica, &id).await, 204);
-        assert!(!is_kept(fleet, replica, REASON).await);
-        assert_eq!(forget(fleet, replica, &id).await, 204);
-        let path = format!("/v1/revocations/{id}");
-        let shown = replica.client.get_as(&fleet.admin, &path).await.expect(200);
-        assert_eq!((&shown["lifted"], shown["blocked_until"].is_string()), (&json!(false), true), "{shown}");
-        // The changed row still has a valid MAC, so the broker keeps serving.
-        let (other, asked) = (fleet.token(), body());
-        replica.client.post_json(&other, "/v1/credentials", &asked).await.expect(201);
-        let (lift, nothing) = (format!("{path}/lift"), json!({}));
-        let lifted = replica.client.post_json(&fleet.admin, &lift, &nothing).await;
-        assert!(lifted.status < 300, "{}", lifted.text());
-    }
+async fn a_forgotten_reason_leaves_the_revocation_and_its_block(
+    (fleet, replica): &(Fleet, Replica),
+) {
+    let id = cut_off(fleet, replica).await;
+    assert!(is_kept(fleet, replica, REASON).await);
+    assert_eq!(forget(fleet, replica, &id).await, 204);
+    assert!(!is_kept(fleet, replica, REASON).await);
+    assert_eq!(forget(fleet, replica, &id).await, 204);
+    let path = format!("/v1/revocations/{id}");
+    let shown = replica.client.get_as(&fleet.admin, &path).await.expect(200);
+    assert_eq!(
+        (&shown["lifted"], shown["blocked_until"].is_string()),
+        (&json!(false), true),
+        "{shown}"
+    );
+    // The changed row still has a valid MAC, so the broker keeps serving.
+    let (other, asked) = (fleet.token(), body());
+    replica
+        .client
+        .post_json(&other, "/v1/credentials", &asked)
+        .await
+        .expect(201);
+    let (lift, nothing) = (format!("{path}/lift"), json!({}));
+    let lifted = replica
+        .client
+        .post_json(&fleet.admin, &lift, &nothing)
+        .await;
+    assert!(lifted.status < 300, "{}", lifted.text());
+}
 
-    async fn nobody_forgets_but_who_may_change_how_long_texts_are_kept(fleet, replica) {
-        let answer = granted(fleet, replica).await;
-        let id = answer["decision"]["id"].as_str().unwrap();
-        assert_problem(&forgotten(replica, &fleet.token(), id).await, 403, "forbidden");
-        assert_eq!(forgotten(replica, "nonsense", id).await.status, 401);
-        assert!(is_kept(fleet, replica, PURPOSE).await);
-        let told = command(replica, &fleet.token(), &["ledger", "forget", id]);
-        assert_eq!(told.code(), Some(1), "{}", told.stderr);
-        for nothing in ["0198b2a0-0000-7000-8000-000000000001", "nonsense"] {
-            assert_problem(&forgotten(replica, &fleet.admin, nothing).await, 404, "not-found");
-        }
-        assert_eq!(command(replica, &fleet.admin, &["ledger", "forget", "nonsense"]).code(), Some(2));
+async fn nobody_forgets_but_who_may_change_how_long_texts_are_kept(
+    (fleet, replica): &(Fleet, Replica),
+) {
+    let answer = granted(fleet, replica).await;
+    let id = answer["decision"]["id"].as_str().unwrap();
+    assert_problem(
+        &forgotten(replica, &fleet.token(), id).await,
+        403,
+        "forbidden",
+    );
+    assert_eq!(forgotten(replica, "nonsense", id).await.status, 401);
+    assert!(is_kept(fleet, replica, PURPOSE).await);
+    let told = command(replica, &fleet.token(), &["ledger", "forget", id]);
+    assert_eq!(told.code(), Some(1), "{}", told.stderr);
+    for nothing in ["0198b2a0-0000-7000-8000-000000000001", "nonsense"] {
+        assert_problem(
+            &forgotten(replica, &fleet.admin, nothing).await,
+            404,
+            "not-found",
+        );
     }
+    assert_eq!(
+        command(replica, &fleet.admin, &["ledger", "forget", "nonsense"]).code(),
+        Some(2)
+    );
 }

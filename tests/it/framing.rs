@@ -19,7 +19,7 @@ fn sent(replica: &Replica, request: &str) -> (Option<u16>, String) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_without_host_or_with_two_is_refused() {
-    let (_fleet, replica) = Fleet::embedded();
+    let (_fleet, replica) = Fleet::sqlite().start().await;
     for (version, hosts, status) in [
         ("1.1", &["a.example"][..], 200),
         ("1.1", &[][..], 400),
@@ -76,7 +76,7 @@ fn posted(headers: &str, body: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_is_framed_coded_and_typed_in_one_way() {
-    let (_fleet, replica) = Fleet::embedded();
+    let (_fleet, replica) = Fleet::sqlite().start().await;
     let form = "Content-Type: application/x-www-form-urlencoded\r\n";
     let plain = format!("{form}Content-Length: 12\r\n");
     let chunked = "c\r\ngrant_type=x\r\n0\r\n\r\n";
@@ -133,8 +133,10 @@ async fn a_body_is_framed_coded_and_typed_in_one_way() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_that_does_not_come_is_a_fault_of_its_sender() {
-    let (fleet, replica) =
-        Fleet::embedded_with("request_timeout_seconds = 1\nheader_timeout_seconds = 1");
+    let (fleet, replica) = Fleet::sqlite()
+        .server("request_timeout_seconds = 1\nheader_timeout_seconds = 1")
+        .start()
+        .await;
     let bearer = format!("Authorization: Bearer {}\r\n", fleet.token());
     let json = "Content-Type: application/json\r\n";
     for (path, headers, begun) in [
@@ -174,7 +176,7 @@ async fn a_body_that_does_not_come_is_a_fault_of_its_sender() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_id_has_one_spelling_on_the_wire() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     let granted = replica.ask(&fleet.token()).await.expect(201);
     let get = async |path: &str| replica.client.get_as(&fleet.admin, path).await;
     for (path, id) in [
@@ -228,7 +230,7 @@ async fn an_id_has_one_spelling_on_the_wire() {
 }
 
 async fn forty_with_one_key(kind: Kind) {
-    let (fleet, replica) = Fleet::on(kind).await;
+    let (fleet, replica) = Fleet::on(kind).start().await;
     let ask = async || {
         let request = replica
             .client
@@ -289,7 +291,7 @@ async fn forty_at_once_with_one_key_leave_one_live_credential_on_postgresql() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_is_refused_where_a_repetition_is_not_recognised() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     let ask = async |path: &str, body: &Value| {
         let request = replica
             .client

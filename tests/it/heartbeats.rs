@@ -49,7 +49,7 @@ async fn heartbeat(replica: &Replica, granted: &Value) -> Answer {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_heartbeat_by_handle_is_two_statements_behind_one_check_of_the_server() {
-    let (fleet, replica) = Fleet::start().await;
+    let (fleet, replica) = Fleet::postgres().start().await;
     let granted = replica.ask(&fleet.token()).await.expect(201);
     heartbeat(&replica, &granted).await.expect(200);
 
@@ -186,7 +186,7 @@ async fn sqlite_runs_three_statements() {
 }
 
 async fn begin(kind: Kind) -> Rig {
-    Rig::new(kind).await
+    Rig::on(kind).start().await
 }
 
 async fn cut_off(rig: &Rig, selector: &Selector, block: BlockRequest) -> Cutoff {
@@ -208,44 +208,62 @@ fn workload(sub: &str) -> Selector {
 }
 
 on_both_stores! {
-    async fn a_heartbeat_is_refused_exactly_while_a_block_concerns_its_task_or_an_ancestor(rig: Rig) {
-        let parent = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
-        let lent = rig.delegate(&parent, "agent:child").await.unwrap();
-        let under = ask_in(child_of(parent.task.id, &lent), &["orders:read"]);
-        let child = rig.issue("agent:child", under).await.unwrap();
-        let other = rig.issue("agent:orders", ask(&["orders:read"])).await.unwrap();
+    fn a_heartbeat_is_refused_exactly_while_a_block_concerns_its_task_or_an_ancestor;
+}
+
+async fn a_heartbeat_is_refused_exactly_while_a_block_concerns_its_task_or_an_ancestor(rig: Rig) {
+    let parent = rig
+        .issue("agent:reports", ask(&["orders:read"]))
+        .await
+        .unwrap();
+    let lent = rig.delegate(&parent, "agent:child").await.unwrap();
+    let under = ask_in(child_of(parent.task.id, &lent), &["orders:read"]);
+    let child = rig.issue("agent:child", under).await.unwrap();
+    let other = rig
+        .issue("agent:orders", ask(&["orders:read"]))
+        .await
+        .unwrap();
+    rig.heartbeat(&child).await.unwrap();
+    for selector in [
+        workload("agent:child"),
+        workload("agent:reports"),
+        Selector::Attestor("dev".into()),
+        Selector::All(True),
+    ] {
+        let refused = async || {
+            let heard = rig.heartbeat(&child).await;
+            assert!(
+                matches!(heard, Err(BrokerError::Blocked(_))),
+                "{selector}: {heard:?}"
+            );
+        };
+        cut_off(&rig, &selector, BlockRequest::Seconds(9)).await;
+        refused().await;
+        rig.clock.advance(9);
         rig.heartbeat(&child).await.unwrap();
-        for selector in [
-            workload("agent:child"),
-            workload("agent:reports"),
-            Selector::Attestor("dev".into()),
-            Selector::All(True),
-        ] {
-            let refused = async || {
-                let heard = rig.heartbeat(&child).await;
-                assert!(matches!(heard, Err(BrokerError::Blocked(_))), "{selector}: {heard:?}");
-            };
-            cut_off(&rig, &selector, BlockRequest::Seconds(9)).await;
-            refused().await;
-            rig.clock.advance(9);
-            rig.heartbeat(&child).await.unwrap();
-            let cutoff = cut_off(&rig, &selector, BlockRequest::UntilLifted).await;
-            refused().await;
-            rig.broker.revocation.lift(&rig.admin(), cutoff.id).await.unwrap();
-            rig.heartbeat(&child).await.unwrap();
-            cut_off(&rig, &selector, BlockRequest::Seconds(0)).await;
-            rig.heartbeat(&child).await.unwrap();
-        }
-        for selector in [
-            workload("agent:orders"),
-            Selector::Attestor("other".into()),
-            Selector::Task(other.task.id),
-            Selector::Resource("orders-api".into()),
-        ] {
-            cut_off(&rig, &selector, BlockRequest::UntilLifted).await;
-            rig.heartbeat(&child).await.unwrap();
-        }
-        cut_off(&rig, &Selector::Task(parent.task.id), BlockRequest::Default).await;
-        assert!(rig.heartbeat(&child).await.is_err(), "the ancestor has ended");
+        let cutoff = cut_off(&rig, &selector, BlockRequest::UntilLifted).await;
+        refused().await;
+        rig.broker
+            .revocation
+            .lift(&rig.admin(), cutoff.id)
+            .await
+            .unwrap();
+        rig.heartbeat(&child).await.unwrap();
+        cut_off(&rig, &selector, BlockRequest::Seconds(0)).await;
+        rig.heartbeat(&child).await.unwrap();
     }
+    for selector in [
+        workload("agent:orders"),
+        Selector::Attestor("other".into()),
+        Selector::Task(other.task.id),
+        Selector::Resource("orders-api".into()),
+    ] {
+        cut_off(&rig, &selector, BlockRequest::UntilLifted).await;
+        rig.heartbeat(&child).await.unwrap();
+    }
+    cut_off(&rig, &Selector::Task(parent.task.id), BlockRequest::Default).await;
+    assert!(
+        rig.heartbeat(&child).await.is_err(),
+        "the ancestor has ended"
+    );
 }

@@ -97,7 +97,7 @@ fn finds_no_secret(ran: &Ended) {
 }
 
 async fn start() -> (Fleet, Replica, MockServer) {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     let github = platform(&fleet).await;
     (fleet, replica, github)
 }

@@ -39,7 +39,7 @@ fn identity(sub: &str) -> Identity {
 
 async fn begin(kind: Kind) -> Rig {
     let policies = format!("{POLICIES}{ADMINS}");
-    Rig::with(kind, &policies, Vec::new(), Vec::new()).await
+    Rig::on(kind).policies(&policies).start().await
 }
 
 async fn bind(rig: &Rig, sub: &str, role: &str) {
@@ -204,104 +204,190 @@ async fn of_two_admins_who_unbind_each_other_at_once_one_remains() {
 }
 
 on_both_stores! {
-    async fn the_last_admin_who_could_activate_is_unbound_by_the_bootstrap_token_alone(rig: Rig) {
-        bind(&rig, "agent:reports", "admin").await;
-        bind(&rig, "agent:child", "admin").await;
-        unbind(&rig.broker, rig.evidence("agent:reports"), "agent:child").await.unwrap();
-        bind(&rig, "agent:orders", "auditor").await;
-        bind(&rig, "agent:child", "admin").await;
-        unbind(&rig.broker, rig.evidence("agent:child"), "agent:reports").await.unwrap();
-        // An auditor cannot activate a generation, so its binding does not count.
-        bind(&rig, "agent:reports", "admin").await;
-        unbind(&rig.broker, rig.admin(), "agent:child").await.unwrap();
-        unbind(&rig.broker, rig.admin(), "agent:reports").await.unwrap();
-    }
+    fn the_last_admin_who_could_activate_is_unbound_by_the_bootstrap_token_alone;
+    fn a_role_is_given_only_to_an_identity_that_some_attestor_gives;
+    fn a_role_that_no_policy_names_is_not_bound;
+    fn who_binds_or_unbinds_itself_is_told_that_and_not_of_a_missing_right;
+    fn a_task_is_delegated_only_to_an_identity_that_some_attestor_gives;
+    fn an_admin_does_not_lift_what_was_cut_off_of_a_task_of_its_own;
+    fn evidence_that_was_used_has_no_generation_kept;
+}
 
-    async fn a_role_is_given_only_to_an_identity_that_some_attestor_gives(rig: Rig) {
-        for stranger in ["github:user:42", "dev:a:b", "dev:", "nobody"] {
-            let Ok(stranger) = Identity::try_from(stranger.to_owned()) else { continue };
-            let admin = rig.admin();
-            let bound = rig.broker.administration.bind_admin(&admin, stranger.clone(), "admin".into(), true);
-            let refused = bound.await;
-            assert!(matches!(refused, Err(BrokerError::Invalid { pointer: "/workload", .. })), "{stranger}: {refused:?}");
-            // An identity that was bound while its attestor existed can always be unbound.
-            let unbound = rig.broker.administration.bind_admin(&admin, stranger, "admin".into(), false);
-            unbound.await.unwrap();
-        }
-    }
+async fn the_last_admin_who_could_activate_is_unbound_by_the_bootstrap_token_alone(rig: Rig) {
+    bind(&rig, "agent:reports", "admin").await;
+    bind(&rig, "agent:child", "admin").await;
+    unbind(&rig.broker, rig.evidence("agent:reports"), "agent:child")
+        .await
+        .unwrap();
+    bind(&rig, "agent:orders", "auditor").await;
+    bind(&rig, "agent:child", "admin").await;
+    unbind(&rig.broker, rig.evidence("agent:child"), "agent:reports")
+        .await
+        .unwrap();
+    // An auditor cannot activate a generation, so its binding does not count.
+    bind(&rig, "agent:reports", "admin").await;
+    unbind(&rig.broker, rig.admin(), "agent:child")
+        .await
+        .unwrap();
+    unbind(&rig.broker, rig.admin(), "agent:reports")
+        .await
+        .unwrap();
+}
 
-    async fn a_role_that_no_policy_names_is_not_bound(rig: Rig) {
-        for typo in ["admn", "adminn", "admin-role"] {
-            let admin = rig.admin();
-            let bound = rig.broker.administration.bind_admin(&admin, identity("agent:child"), typo.into(), true);
-            let refused = bound.await.unwrap_err().to_string();
-            assert!(refused.contains("policies name: admin, auditor, nobody"), "{refused}");
-            // A role that was bound while a policy named it can always be unbound.
-            let unbound = rig.broker.administration.bind_admin(&admin, identity("agent:child"), typo.into(), false);
-            unbound.await.unwrap();
-        }
-        assert_eq!(admins(&rig).await, 0);
+async fn a_role_is_given_only_to_an_identity_that_some_attestor_gives(rig: Rig) {
+    for stranger in ["github:user:42", "dev:a:b", "dev:", "nobody"] {
+        let Ok(stranger) = Identity::try_from(stranger.to_owned()) else {
+            continue;
+        };
+        let admin = rig.admin();
+        let bound =
+            rig.broker
+                .administration
+                .bind_admin(&admin, stranger.clone(), "admin".into(), true);
+        let refused = bound.await;
+        assert!(
+            matches!(
+                refused,
+                Err(BrokerError::Invalid {
+                    pointer: "/workload",
+                    ..
+                })
+            ),
+            "{stranger}: {refused:?}"
+        );
+        // An identity that was bound while its attestor existed can always be unbound.
+        let unbound = rig
+            .broker
+            .administration
+            .bind_admin(&admin, stranger, "admin".into(), false);
+        unbound.await.unwrap();
     }
+}
 
-    async fn who_binds_or_unbinds_itself_is_told_that_and_not_of_a_missing_right(rig: Rig) {
-        bind(&rig, "agent:reports", "admin").await;
-        for (role, bound) in [("admin", false), ("admin", true), ("auditor", true)] {
-            let by = rig.evidence("agent:reports");
-            let own = rig.broker.administration.bind_admin(&by, identity("agent:reports"), role.into(), bound);
-            let refused = own.await.unwrap_err();
-            assert!(matches!(refused, BrokerError::OwnBinding), "{refused}");
-            assert!(refused.to_string().contains("ask another admin"), "{refused}");
-        }
-        assert_eq!(admins(&rig).await, 1);
+async fn a_role_that_no_policy_names_is_not_bound(rig: Rig) {
+    for typo in ["admn", "adminn", "admin-role"] {
+        let admin = rig.admin();
+        let bound = rig.broker.administration.bind_admin(
+            &admin,
+            identity("agent:child"),
+            typo.into(),
+            true,
+        );
+        let refused = bound.await.unwrap_err().to_string();
+        assert!(
+            refused.contains("policies name: admin, auditor, nobody"),
+            "{refused}"
+        );
+        // A role that was bound while a policy named it can always be unbound.
+        let unbound = rig.broker.administration.bind_admin(
+            &admin,
+            identity("agent:child"),
+            typo.into(),
+            false,
+        );
+        unbound.await.unwrap();
     }
+    assert_eq!(admins(&rig).await, 0);
+}
 
-    async fn a_task_is_delegated_only_to_an_identity_that_some_attestor_gives(rig: Rig) {
-        let parent = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
-        for stranger in ["github:user:42", "dev:a:b", "nowhere:agent"] {
-            let authority = TaskAuthority::Handle(handle(&parent), Evidence::default());
-            let child = stranger.to_owned().try_into().unwrap();
-            let lent = rig.broker.tasks.delegate(parent.task.id, authority, child, 1, None).await;
-            let Err(BrokerError::Invalid { pointer: "/workload", detail }) = lent else {
-                panic!("{stranger}");
-            };
-            assert!(detail.contains(stranger), "{detail}");
-        }
-        rig.delegate(&parent, "agent:child").await.unwrap();
+async fn who_binds_or_unbinds_itself_is_told_that_and_not_of_a_missing_right(rig: Rig) {
+    bind(&rig, "agent:reports", "admin").await;
+    for (role, bound) in [("admin", false), ("admin", true), ("auditor", true)] {
+        let by = rig.evidence("agent:reports");
+        let own = rig.broker.administration.bind_admin(
+            &by,
+            identity("agent:reports"),
+            role.into(),
+            bound,
+        );
+        let refused = own.await.unwrap_err();
+        assert!(matches!(refused, BrokerError::OwnBinding), "{refused}");
+        assert!(
+            refused.to_string().contains("ask another admin"),
+            "{refused}"
+        );
     }
+    assert_eq!(admins(&rig).await, 1);
+}
 
-    async fn an_admin_does_not_lift_what_was_cut_off_of_a_task_of_its_own(rig: Rig) {
-        bind(&rig, "agent:reports", "admin").await;
-        bind(&rig, "agent:child", "admin").await;
-        bind(&rig, "agent:orders", "admin").await;
-        let parent = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
-        let lent = rig.delegate(&parent, "agent:child").await.unwrap();
-        let child = rig.issue("agent:child", ask_in(child_of(parent.task.id, &lent), &["orders:read"])).await.unwrap();
-        for task in [parent.task.id, child.task.id] {
-            let cutoff = cut_off(&rig, task).await;
-            for own in ["agent:reports", "agent:child"] {
-                let lifted = rig.broker.revocation.lift(&rig.evidence(own), cutoff).await;
-                assert!(is_forbidden(&lifted), "{own}: {lifted:?}");
-            }
-            rig.broker.revocation.lift(&rig.evidence("agent:orders"), cutoff).await.unwrap();
-        }
+async fn a_task_is_delegated_only_to_an_identity_that_some_attestor_gives(rig: Rig) {
+    let parent = rig
+        .issue("agent:reports", ask(&["orders:read"]))
+        .await
+        .unwrap();
+    for stranger in ["github:user:42", "dev:a:b", "nowhere:agent"] {
+        let authority = TaskAuthority::Handle(handle(&parent), Evidence::default());
+        let child = stranger.to_owned().try_into().unwrap();
+        let lent = rig
+            .broker
+            .tasks
+            .delegate(parent.task.id, authority, child, 1, None)
+            .await;
+        let Err(BrokerError::Invalid {
+            pointer: "/workload",
+            detail,
+        }) = lent
+        else {
+            panic!("{stranger}");
+        };
+        assert!(detail.contains(stranger), "{detail}");
     }
+    rig.delegate(&parent, "agent:child").await.unwrap();
+}
 
-    async fn evidence_that_was_used_has_no_generation_kept(rig: Rig) {
-        bind(&rig, "agent:reports", "admin").await;
-        let evidence = rig.evidence("agent:reports");
-        rig.broker.signing_keys.list_keys(&evidence).await.unwrap();
-        let kept = async || rig.rows().await["generation"].len();
-        let before = kept().await;
-        for number in 0..3 {
-            let admins = format!("// {number}\n{ADMINS}");
-            let document = next(&rig, &admins).await;
-            let refused = rig.broker.administration.activate(&evidence, ready(Some(document))).await;
-            assert!(matches!(refused, Err(BrokerError::Replayed)), "{refused:?}");
+async fn an_admin_does_not_lift_what_was_cut_off_of_a_task_of_its_own(rig: Rig) {
+    bind(&rig, "agent:reports", "admin").await;
+    bind(&rig, "agent:child", "admin").await;
+    bind(&rig, "agent:orders", "admin").await;
+    let parent = rig
+        .issue("agent:reports", ask(&["orders:read"]))
+        .await
+        .unwrap();
+    let lent = rig.delegate(&parent, "agent:child").await.unwrap();
+    let child = rig
+        .issue(
+            "agent:child",
+            ask_in(child_of(parent.task.id, &lent), &["orders:read"]),
+        )
+        .await
+        .unwrap();
+    for task in [parent.task.id, child.task.id] {
+        let cutoff = cut_off(&rig, task).await;
+        for own in ["agent:reports", "agent:child"] {
+            let lifted = rig.broker.revocation.lift(&rig.evidence(own), cutoff).await;
+            assert!(is_forbidden(&lifted), "{own}: {lifted:?}");
         }
-        assert_eq!(kept().await, before);
-        let document = next(&rig, &format!("// kept\n{ADMINS}")).await;
-        let activated = rig.broker.administration.activate(&rig.evidence("agent:reports"), ready(Some(document))).await;
-        activated.unwrap().unwrap();
-        assert_eq!(kept().await, before + 1);
+        rig.broker
+            .revocation
+            .lift(&rig.evidence("agent:orders"), cutoff)
+            .await
+            .unwrap();
     }
+}
+
+async fn evidence_that_was_used_has_no_generation_kept(rig: Rig) {
+    bind(&rig, "agent:reports", "admin").await;
+    let evidence = rig.evidence("agent:reports");
+    rig.broker.signing_keys.list_keys(&evidence).await.unwrap();
+    let kept = async || rig.rows().await["generation"].len();
+    let before = kept().await;
+    for number in 0..3 {
+        let admins = format!("// {number}\n{ADMINS}");
+        let document = next(&rig, &admins).await;
+        let refused = rig
+            .broker
+            .administration
+            .activate(&evidence, ready(Some(document)))
+            .await;
+        assert!(matches!(refused, Err(BrokerError::Replayed)), "{refused:?}");
+    }
+    assert_eq!(kept().await, before);
+    let document = next(&rig, &format!("// kept\n{ADMINS}")).await;
+    let activated = rig
+        .broker
+        .administration
+        .activate(&rig.evidence("agent:reports"), ready(Some(document)))
+        .await;
+    activated.unwrap().unwrap();
+    assert_eq!(kept().await, before + 1);
 }

@@ -28,7 +28,7 @@ use crate::support::rig::{Kind, Rig, ask};
 const DAY: u64 = 86_400;
 
 async fn begin(kind: Kind) -> Rig {
-    Rig::new(kind).await
+    Rig::on(kind).start().await
 }
 
 async fn records(rig: &Rig, purpose: KeyPurpose) -> Vec<SigningKeyRecord> {
@@ -195,156 +195,288 @@ fn unable(key: &LedgerKey) -> LedgerKey {
 }
 
 on_both_stores! {
-    async fn ledger_rotations_at_the_same_time_do_not_retire_each_other(mut rig: Rig) {
-        for count in [2, 8] {
-            let before = records(&rig, KeyPurpose::Ledger).await.len();
-            let made = rotate_at_once(&rig, &[&rig.broker], count).await;
-            let after = records(&rig, KeyPurpose::Ledger).await.len();
-            assert_eq!(after - before, made);
-            assert_eq!(made, count.min(MAX_LEDGER_KEYS - 1), "as many keys as may be published");
-            assert_one_endless_key(&rig).await;
-            assert_works_after_a_month(&mut rig).await;
-        }
-    }
+    fn ledger_rotations_at_the_same_time_do_not_retire_each_other;
+    fn a_rotation_that_readers_would_not_bear_is_refused_before_anything_is_recorded;
+    fn the_revocation_of_the_signing_key_does_not_stop_issuance;
+    fn the_revocation_of_a_key_that_does_not_sign_says_so;
+    fn the_newest_ledger_key_is_kept_and_followed_though_an_earlier_version_gave_it_an_end;
+    fn a_store_that_has_more_ledger_keys_than_a_note_has_room_for_starts_again;
+    fn an_act_that_is_recorded_and_not_signed_is_not_told_as_nothing_done;
+}
 
-    async fn a_rotation_that_readers_would_not_bear_is_refused_before_anything_is_recorded(mut rig: Rig) {
-        for _ in 1..MAX_LEDGER_KEYS {
-            rig.broker.signing_keys.rotate_ledger_key(&rig.admin()).await.unwrap();
-        }
-        let size = rig.broker.core.ledger().basis();
-        for _ in 0..40 {
-            let refused = rig.broker.signing_keys.rotate_ledger_key(&rig.admin()).await;
-            assert!(matches!(refused, Err(BrokerError::TooManyKeys { .. })), "{refused:?}");
-        }
-        assert_eq!(rig.broker.core.ledger().basis(), size, "nothing was recorded");
-        let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
-        let note = Note::parse(issued.receipt.checkpoint.as_bytes()).unwrap();
-        assert_eq!(note.signatures().len(), MAX_LEDGER_KEYS);
-        rig.restart().await.unwrap();
+async fn ledger_rotations_at_the_same_time_do_not_retire_each_other(mut rig: Rig) {
+    for count in [2, 8] {
+        let before = records(&rig, KeyPurpose::Ledger).await.len();
+        let made = rotate_at_once(&rig, &[&rig.broker], count).await;
+        let after = records(&rig, KeyPurpose::Ledger).await.len();
+        assert_eq!(after - before, made);
+        assert_eq!(
+            made,
+            count.min(MAX_LEDGER_KEYS - 1),
+            "as many keys as may be published"
+        );
+        assert_one_endless_key(&rig).await;
         assert_works_after_a_month(&mut rig).await;
-        rig.broker.signing_keys.rotate_ledger_key(&rig.admin()).await.unwrap();
-        // The number of keys that sign access tokens is limited too.
-        let mut made = 0;
-        let refused = loop {
-            match rig.broker.signing_keys.rotate_keys(&rig.admin()).await {
-                Ok(_) => made += 1,
-                Err(refused) => break refused,
-            }
-            assert!(made < MAX_PUBLISHED_KEYS);
-        };
-        assert!(matches!(refused, BrokerError::TooManyKeys { .. }), "{refused}");
-        let published = rig.broker.keys.published_jwks();
-        assert_eq!(published["keys"].as_array().unwrap().len(), MAX_PUBLISHED_KEYS);
     }
+}
 
-    async fn the_revocation_of_the_signing_key_does_not_stop_issuance(rig: Rig) {
-        let published = |rig: &Rig| rig.broker.keys.published_jwks()["keys"].as_array().unwrap().len();
-        assert_eq!(published(&rig), 2, "the signing key and its successor");
-        let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
-        let kid = issued.session.kid.clone();
-
-        // A dry run describes the effects and changes nothing.
-        let size = rig.broker.core.ledger().basis();
-        let would = rig.broker.signing_keys.revoke_key(&rig.admin(), &kid, true).await.unwrap();
-        assert_eq!((would.done, would.signing, would.matched), (false, true, Some(1)));
-        assert!(would.successor.is_some() && would.resumes_at.is_none(), "{would:?}");
-        assert_eq!(rig.broker.core.ledger().basis(), size);
-        assert!(rig.is_good(&issued).await);
-
-        let done = rig.broker.signing_keys.revoke_key(&rig.admin(), &kid, false).await.unwrap();
-        assert_eq!((done.done, &done.successor), (true, &would.successor));
-        assert!(!rig.is_good(&issued).await);
-        let next = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
-        assert_eq!(Some(&next.session.kid), done.successor.as_ref());
-        assert!(rig.is_good(&next).await);
-        assert_eq!(published(&rig), 2, "a new successor is published at once");
-
-        // Verifiers do not know the new successor yet. Another revocation reports that issuance
-        // would pause, and until when.
-        let lead = rig.broker.keys.jwks_cache_seconds();
-        let again = rig.broker.signing_keys.revoke_key(&rig.admin(), &next.session.kid, true).await.unwrap();
-        assert_eq!((again.signing, &again.successor), (true, &None));
-        assert_eq!(again.resumes_at, Some(rig.now().plus_seconds(lead)));
-        rig.clock.advance(lead);
-        rig.broker.keys.follow(rig.now()).await.unwrap();
-        let again = rig.broker.signing_keys.revoke_key(&rig.admin(), &next.session.kid, false).await.unwrap();
-        assert!(again.successor.is_some(), "{again:?}");
-        rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+async fn a_rotation_that_readers_would_not_bear_is_refused_before_anything_is_recorded(
+    mut rig: Rig,
+) {
+    for _ in 1..MAX_LEDGER_KEYS {
+        rig.broker
+            .signing_keys
+            .rotate_ledger_key(&rig.admin())
+            .await
+            .unwrap();
     }
-
-    async fn the_revocation_of_a_key_that_does_not_sign_says_so(rig: Rig) {
-        let kid = rig.broker.signing_keys.rotate_keys(&rig.admin()).await.unwrap();
-        let done = rig.broker.signing_keys.revoke_key(&rig.admin(), &kid, false).await.unwrap();
-        assert_eq!((done.done, done.signing), (true, false));
-        assert!(done.successor.is_some());
-        let unknown = rig.broker.signing_keys.revoke_key(&rig.admin(), "nobody", true).await;
-        assert!(matches!(unknown, Err(BrokerError::NotFound(_))), "{unknown:?}");
-        let ledger = rig.broker.core.ledger().keys()[0].signer.kid().to_owned();
-        let other = rig.broker.signing_keys.revoke_key(&rig.admin(), &ledger, true).await;
-        assert!(matches!(other, Err(BrokerError::Invalid { .. })), "{other:?}");
+    let size = rig.broker.core.ledger().basis();
+    for _ in 0..40 {
+        let refused = rig
+            .broker
+            .signing_keys
+            .rotate_ledger_key(&rig.admin())
+            .await;
+        assert!(
+            matches!(refused, Err(BrokerError::TooManyKeys { .. })),
+            "{refused:?}"
+        );
     }
-
-    async fn the_newest_ledger_key_is_kept_and_followed_though_an_earlier_version_gave_it_an_end(mut rig: Rig) {
-        rig.broker.signing_keys.rotate_ledger_key(&rig.admin()).await.unwrap();
-        // Two rotations at once once left such rows: every key has an end.
-        end_all_ledger_keys(&rig).await;
-        rig.broker.keys.follow(rig.now()).await.unwrap();
-        assert_one_endless_key(&rig).await;
-        advance_days(&rig, 28).await;
-        end_all_ledger_keys(&rig).await;
-        rig.stop().await;
-        rig.clock.advance(31 * DAY);
-        // By its dates no key may sign. The newest key signs nevertheless, and the broker makes
-        // another key without an end.
-        rig.restart().await.unwrap();
-        assert_one_endless_key(&rig).await;
-        rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
-        assert_eq!(rig.broker.health.unready(), None);
-    }
-
-    async fn a_store_that_has_more_ledger_keys_than_a_note_has_room_for_starts_again(mut rig: Rig) {
-        for _ in 0..36 {
-            put_ledger_key(&rig).await;
+    assert_eq!(
+        rig.broker.core.ledger().basis(),
+        size,
+        "nothing was recorded"
+    );
+    let issued = rig
+        .issue("agent:reports", ask(&["orders:read"]))
+        .await
+        .unwrap();
+    let note = Note::parse(issued.receipt.checkpoint.as_bytes()).unwrap();
+    assert_eq!(note.signatures().len(), MAX_LEDGER_KEYS);
+    rig.restart().await.unwrap();
+    assert_works_after_a_month(&mut rig).await;
+    rig.broker
+        .signing_keys
+        .rotate_ledger_key(&rig.admin())
+        .await
+        .unwrap();
+    // The number of keys that sign access tokens is limited too.
+    let mut made = 0;
+    let refused = loop {
+        match rig.broker.signing_keys.rotate_keys(&rig.admin()).await {
+            Ok(_) => made += 1,
+            Err(refused) => break refused,
         }
-        rig.restart().await.unwrap();
-        let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
-        let note = Note::parse(issued.receipt.checkpoint.as_bytes()).unwrap();
-        assert_eq!(note.signatures().len(), MAX_LEDGER_KEYS);
-        assert_eq!(rig.broker.core.ledger().status(), LedgerStatus::Serving);
-        assert_one_endless_key(&rig).await;
-    }
+        assert!(made < MAX_PUBLISHED_KEYS);
+    };
+    assert!(
+        matches!(refused, BrokerError::TooManyKeys { .. }),
+        "{refused}"
+    );
+    let published = rig.broker.keys.published_jwks();
+    assert_eq!(
+        published["keys"].as_array().unwrap().len(),
+        MAX_PUBLISHED_KEYS
+    );
+}
 
-    async fn an_act_that_is_recorded_and_not_signed_is_not_told_as_nothing_done(rig: Rig) {
-        let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
-        let keys = rig.broker.core.ledger().keys();
-        rig.broker.core.ledger().take_keys(vec![unable(&keys[0])]);
-        let revoked = rig.broker.revocation.revoke_many(&rig.admin(), RevokeRequest {
-            selector: Selector::All(True),
-            block: BlockRequest::Seconds(0),
-            deny_all_earlier_sessions: false,
-            reason: "drill".into(),
-            allow_unknown: false,
-            dry_run: false,
-        }).await.unwrap();
-        assert_eq!(revoked.radius.unwrap().matched, 1);
-        assert!(!rig.is_good(&issued).await);
-        // Until the batch is signed the broker is not ready, and it releases no permit without a
-        // receipt.
-        let why = rig.broker.health.unready().unwrap();
-        assert!(why.contains("could not be signed"), "{why}");
-        let refused = rig.issue("agent:reports", ask(&["orders:read"])).await;
-        assert!(matches!(refused, Err(BrokerError::FailClosed(_))), "{refused:?}");
-        rig.broker.core.ledger().take_keys(keys.to_vec());
-        rig.broker.health.check_health().await.unwrap();
-        assert_eq!(rig.broker.health.unready(), None);
-        rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+async fn the_revocation_of_the_signing_key_does_not_stop_issuance(rig: Rig) {
+    let published = |rig: &Rig| {
+        rig.broker.keys.published_jwks()["keys"]
+            .as_array()
+            .unwrap()
+            .len()
+    };
+    assert_eq!(published(&rig), 2, "the signing key and its successor");
+    let issued = rig
+        .issue("agent:reports", ask(&["orders:read"]))
+        .await
+        .unwrap();
+    let kid = issued.session.kid.clone();
+
+    // A dry run describes the effects and changes nothing.
+    let size = rig.broker.core.ledger().basis();
+    let would = rig
+        .broker
+        .signing_keys
+        .revoke_key(&rig.admin(), &kid, true)
+        .await
+        .unwrap();
+    assert_eq!(
+        (would.done, would.signing, would.matched),
+        (false, true, Some(1))
+    );
+    assert!(
+        would.successor.is_some() && would.resumes_at.is_none(),
+        "{would:?}"
+    );
+    assert_eq!(rig.broker.core.ledger().basis(), size);
+    assert!(rig.is_good(&issued).await);
+
+    let done = rig
+        .broker
+        .signing_keys
+        .revoke_key(&rig.admin(), &kid, false)
+        .await
+        .unwrap();
+    assert_eq!((done.done, &done.successor), (true, &would.successor));
+    assert!(!rig.is_good(&issued).await);
+    let next = rig
+        .issue("agent:reports", ask(&["orders:read"]))
+        .await
+        .unwrap();
+    assert_eq!(Some(&next.session.kid), done.successor.as_ref());
+    assert!(rig.is_good(&next).await);
+    assert_eq!(published(&rig), 2, "a new successor is published at once");
+
+    // Verifiers do not know the new successor yet. Another revocation reports that issuance
+    // would pause, and until when.
+    let lead = rig.broker.keys.jwks_cache_seconds();
+    let again = rig
+        .broker
+        .signing_keys
+        .revoke_key(&rig.admin(), &next.session.kid, true)
+        .await
+        .unwrap();
+    assert_eq!((again.signing, &again.successor), (true, &None));
+    assert_eq!(again.resumes_at, Some(rig.now().plus_seconds(lead)));
+    rig.clock.advance(lead);
+    rig.broker.keys.follow(rig.now()).await.unwrap();
+    let again = rig
+        .broker
+        .signing_keys
+        .revoke_key(&rig.admin(), &next.session.kid, false)
+        .await
+        .unwrap();
+    assert!(again.successor.is_some(), "{again:?}");
+    rig.issue("agent:reports", ask(&["orders:read"]))
+        .await
+        .unwrap();
+}
+
+async fn the_revocation_of_a_key_that_does_not_sign_says_so(rig: Rig) {
+    let kid = rig
+        .broker
+        .signing_keys
+        .rotate_keys(&rig.admin())
+        .await
+        .unwrap();
+    let done = rig
+        .broker
+        .signing_keys
+        .revoke_key(&rig.admin(), &kid, false)
+        .await
+        .unwrap();
+    assert_eq!((done.done, done.signing), (true, false));
+    assert!(done.successor.is_some());
+    let unknown = rig
+        .broker
+        .signing_keys
+        .revoke_key(&rig.admin(), "nobody", true)
+        .await;
+    assert!(
+        matches!(unknown, Err(BrokerError::NotFound(_))),
+        "{unknown:?}"
+    );
+    let ledger = rig.broker.core.ledger().keys()[0].signer.kid().to_owned();
+    let other = rig
+        .broker
+        .signing_keys
+        .revoke_key(&rig.admin(), &ledger, true)
+        .await;
+    assert!(
+        matches!(other, Err(BrokerError::Invalid { .. })),
+        "{other:?}"
+    );
+}
+
+async fn the_newest_ledger_key_is_kept_and_followed_though_an_earlier_version_gave_it_an_end(
+    mut rig: Rig,
+) {
+    rig.broker
+        .signing_keys
+        .rotate_ledger_key(&rig.admin())
+        .await
+        .unwrap();
+    // Two rotations at once once left such rows: every key has an end.
+    end_all_ledger_keys(&rig).await;
+    rig.broker.keys.follow(rig.now()).await.unwrap();
+    assert_one_endless_key(&rig).await;
+    advance_days(&rig, 28).await;
+    end_all_ledger_keys(&rig).await;
+    rig.stop().await;
+    rig.clock.advance(31 * DAY);
+    // By its dates no key may sign. The newest key signs nevertheless, and the broker makes
+    // another key without an end.
+    rig.restart().await.unwrap();
+    assert_one_endless_key(&rig).await;
+    rig.issue("agent:reports", ask(&["orders:read"]))
+        .await
+        .unwrap();
+    assert_eq!(rig.broker.health.unready(), None);
+}
+
+async fn a_store_that_has_more_ledger_keys_than_a_note_has_room_for_starts_again(mut rig: Rig) {
+    for _ in 0..36 {
+        put_ledger_key(&rig).await;
     }
+    rig.restart().await.unwrap();
+    let issued = rig
+        .issue("agent:reports", ask(&["orders:read"]))
+        .await
+        .unwrap();
+    let note = Note::parse(issued.receipt.checkpoint.as_bytes()).unwrap();
+    assert_eq!(note.signatures().len(), MAX_LEDGER_KEYS);
+    assert_eq!(rig.broker.core.ledger().status(), LedgerStatus::Serving);
+    assert_one_endless_key(&rig).await;
+}
+
+async fn an_act_that_is_recorded_and_not_signed_is_not_told_as_nothing_done(rig: Rig) {
+    let issued = rig
+        .issue("agent:reports", ask(&["orders:read"]))
+        .await
+        .unwrap();
+    let keys = rig.broker.core.ledger().keys();
+    rig.broker.core.ledger().take_keys(vec![unable(&keys[0])]);
+    let revoked = rig
+        .broker
+        .revocation
+        .revoke_many(
+            &rig.admin(),
+            RevokeRequest {
+                selector: Selector::All(True),
+                block: BlockRequest::Seconds(0),
+                deny_all_earlier_sessions: false,
+                reason: "drill".into(),
+                allow_unknown: false,
+                dry_run: false,
+            },
+        )
+        .await
+        .unwrap();
+    assert_eq!(revoked.radius.unwrap().matched, 1);
+    assert!(!rig.is_good(&issued).await);
+    // Until the batch is signed the broker is not ready, and it releases no permit without a
+    // receipt.
+    let why = rig.broker.health.unready().unwrap();
+    assert!(why.contains("could not be signed"), "{why}");
+    let refused = rig.issue("agent:reports", ask(&["orders:read"])).await;
+    assert!(
+        matches!(refused, Err(BrokerError::FailClosed(_))),
+        "{refused:?}"
+    );
+    rig.broker.core.ledger().take_keys(keys.to_vec());
+    rig.broker.health.check_health().await.unwrap();
+    assert_eq!(rig.broker.health.unready(), None);
+    rig.issue("agent:reports", ask(&["orders:read"]))
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ledger_rotations_on_two_replicas_at_the_same_time_do_not_retire_each_other() {
     for count in [2, 8] {
-        let mut rig = Rig::new(Kind::Postgres).await;
+        let mut rig = Rig::on(Kind::Postgres).start().await;
         let other = rig.replica().await;
         let made = rotate_at_once(&rig, &[&rig.broker, &other.broker], count).await;
         assert_eq!(made, count.min(MAX_LEDGER_KEYS - 1));
@@ -356,7 +488,7 @@ async fn ledger_rotations_on_two_replicas_at_the_same_time_do_not_retire_each_ot
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_that_is_due_is_made_by_one_of_two_replicas() {
-    let rig = Rig::new(Kind::Postgres).await;
+    let rig = Rig::on(Kind::Postgres).start().await;
     let other = rig.replica().await;
     let before = records(&rig, KeyPurpose::AccessToken).await;
     let due = before[0].retire_at;

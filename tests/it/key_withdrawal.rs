@@ -8,7 +8,7 @@ use crate::support::server::Server;
 use crate::support::terminal;
 
 async fn begin(kind: Kind) -> Rig {
-    Rig::new(kind).await
+    Rig::on(kind).start().await
 }
 
 /// Runs the command as the admin of the broker at `server`.
@@ -49,69 +49,90 @@ fn signing(server: &Server) -> String {
 }
 
 on_both_stores! {
-    async fn keys_revoke_says_what_stops_and_asks_and_issuance_goes_on(mut rig: Rig) {
-        let (server, _) = rig.serve();
-        let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
-        let kid = signing(&server);
-        assert_eq!(kid, issued.session.kid);
-        // Without a terminal there is no confirmation: the command describes the effects and
-        // changes nothing.
-        let asked = keys(&server, &["revoke", "--", &kid]);
-        assert_eq!(asked.code(), Some(2), "{asked:?}");
+    fn keys_revoke_says_what_stops_and_asks_and_issuance_goes_on;
+    fn keys_revoke_asks_at_a_terminal_and_withdraws_only_after_yes;
+}
+
+async fn keys_revoke_says_what_stops_and_asks_and_issuance_goes_on(mut rig: Rig) {
+    let (server, _) = rig.serve();
+    let issued = rig
+        .issue("agent:reports", ask(&["orders:read"]))
+        .await
+        .unwrap();
+    let kid = signing(&server);
+    assert_eq!(kid, issued.session.kid);
+    // Without a terminal there is no confirmation: the command describes the effects and
+    // changes nothing.
+    let asked = keys(&server, &["revoke", "--", &kid]);
+    assert_eq!(asked.code(), Some(2), "{asked:?}");
+    for part in [
+        "would be withdrawn; it signs new tokens now",
+        "ends: 1 live session(s)",
+        "issuance goes on: ",
+        "may accept its tokens until ",
+        "nothing was done",
+        "--yes",
+    ] {
+        assert!(asked.stderr.contains(part), "{part}: {}", asked.stderr);
+    }
+    assert_eq!(signing(&server), kid);
+    assert!(rig.is_good(&issued).await);
+
+    let done = keys(&server, &["revoke", "--yes", "--", &kid]);
+    assert_eq!(done.code(), Some(0), "{done:?}");
+    for part in [
+        "is withdrawn; it signed new tokens until now",
+        "issuance goes on: ",
+    ] {
+        assert!(done.stdout.contains(part), "{part}: {}", done.stdout);
+    }
+    assert!(!rig.is_good(&issued).await);
+    let next = rig
+        .issue("agent:reports", ask(&["orders:read"]))
+        .await
+        .unwrap();
+    assert!(rig.is_good(&next).await);
+
+    // The next successor has not been published for long enough, and the output says so.
+    let kid = signing(&server);
+    let done = keys(&server, &["revoke", "--yes", "--json", "--", &kid]);
+    let told: Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!(
+        (&told["kid"], &told["withdrawn"]),
+        (&Value::from(kid), &Value::from(true))
+    );
+    assert!(
+        told["successor"].is_null() && told["issuance_resumes_at"].is_string(),
+        "{told}"
+    );
+}
+
+async fn keys_revoke_asks_at_a_terminal_and_withdraws_only_after_yes(mut rig: Rig) {
+    let (server, _) = rig.serve();
+    let issued = rig
+        .issue("agent:reports", ask(&["orders:read"]))
+        .await
+        .unwrap();
+    let kid = signing(&server);
+    // The last answer is end of input.
+    for answer in ["no\n", "y\n", "\n", "\u{4}"] {
+        let seen = revoke_at_a_terminal(&server, &kid, answer);
         for part in [
             "would be withdrawn; it signs new tokens now",
             "ends: 1 live session(s)",
-            "issuance goes on: ",
-            "may accept its tokens until ",
+            "Withdraw the key?",
             "nothing was done",
-            "--yes",
+            "exit=1",
         ] {
-            assert!(asked.stderr.contains(part), "{part}: {}", asked.stderr);
+            assert!(seen.contains(part), "{answer:?}: {part}: {seen}");
         }
-        assert_eq!(signing(&server), kid);
-        assert!(rig.is_good(&issued).await);
-
-        let done = keys(&server, &["revoke", "--yes", "--", &kid]);
-        assert_eq!(done.code(), Some(0), "{done:?}");
-        for part in ["is withdrawn; it signed new tokens until now", "issuance goes on: "] {
-            assert!(done.stdout.contains(part), "{part}: {}", done.stdout);
-        }
-        assert!(!rig.is_good(&issued).await);
-        let next = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
-        assert!(rig.is_good(&next).await);
-
-        // The next successor has not been published for long enough, and the output says so.
-        let kid = signing(&server);
-        let done = keys(&server, &["revoke", "--yes", "--json", "--", &kid]);
-        let told: Value = serde_json::from_str(&done.stdout).unwrap();
-        assert_eq!((&told["kid"], &told["withdrawn"]), (&Value::from(kid), &Value::from(true)));
-        assert!(told["successor"].is_null() && told["issuance_resumes_at"].is_string(), "{told}");
     }
+    assert_eq!(signing(&server), kid);
+    assert!(rig.is_good(&issued).await);
 
-    async fn keys_revoke_asks_at_a_terminal_and_withdraws_only_after_yes(mut rig: Rig) {
-        let (server, _) = rig.serve();
-        let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
-        let kid = signing(&server);
-        // The last answer is end of input.
-        for answer in ["no\n", "y\n", "\n", "\u{4}"] {
-            let seen = revoke_at_a_terminal(&server, &kid, answer);
-            for part in [
-                "would be withdrawn; it signs new tokens now",
-                "ends: 1 live session(s)",
-                "Withdraw the key?",
-                "nothing was done",
-                "exit=1",
-            ] {
-                assert!(seen.contains(part), "{answer:?}: {part}: {seen}");
-            }
-        }
-        assert_eq!(signing(&server), kid);
-        assert!(rig.is_good(&issued).await);
-
-        let seen = revoke_at_a_terminal(&server, &kid, "yes\n");
-        for part in ["is withdrawn; it signed new tokens until now", "exit=0"] {
-            assert!(seen.contains(part), "{part}: {seen}");
-        }
-        assert!(!rig.is_good(&issued).await);
+    let seen = revoke_at_a_terminal(&server, &kid, "yes\n");
+    for part in ["is withdrawn; it signed new tokens until now", "exit=0"] {
+        assert!(seen.contains(part), "{part}: {seen}");
     }
+    assert!(!rig.is_good(&issued).await);
 }

@@ -129,7 +129,7 @@ fn verify_by_command(granted: &Value, vkeys: &[String]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_at_any_step_of_a_request_it_is_whole_again_and_the_caller_gets_through() {
-    let (fleet, mut replica) = Fleet::start().await;
+    let (fleet, mut replica) = Fleet::postgres().start().await;
     let first = replica.ask(&fleet.token()).await.expect(201);
     let mut released = vec![first.clone()];
     for (n, (step, committed)) in STEPS.into_iter().enumerate() {
@@ -187,7 +187,7 @@ async fn killed_at_any_step_of_a_request_it_is_whole_again_and_the_caller_gets_t
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_after_the_answers_first_byte_it_has_released_a_credential_that_is_good() {
-    let (fleet, mut replica) = Fleet::start().await;
+    let (fleet, mut replica) = Fleet::postgres().start().await;
     let first = replica.ask(&fleet.token()).await.expect(201);
     let answer = kill_at(
         &fleet,
@@ -246,7 +246,7 @@ async fn revoke_all(fleet: &Fleet, replica: &Replica) -> Option<u16> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_while_it_ends_something_it_has_ended_all_of_it_or_none() {
-    let (fleet, mut replica) = Fleet::start().await;
+    let (fleet, mut replica) = Fleet::postgres().start().await;
     let first = replica.ask(&fleet.token()).await.expect(201);
     let steps = [
         (Step::Statement("/* ledger_write */", At::Answer), false),

@@ -25,7 +25,10 @@ fn assert_limited(answer: &Answer, policy: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_identity_that_asks_too_often_waits_and_is_not_recorded() {
-    let (fleet, replica) = Fleet::embedded_with_limits([1, 5, 100_000, 100_000]);
+    let (fleet, replica) = Fleet::sqlite()
+        .limits([1, 5, 100_000, 100_000])
+        .start()
+        .await;
     let before = tree_size(&fleet, &replica).await;
     let (mut granted, mut limited) = (0, 0);
     // Send all at once: a busy machine would spread them over seconds, and every second permits one
@@ -55,7 +58,10 @@ async fn an_identity_that_asks_too_often_waits_and_is_not_recorded() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_that_asks_too_often_waits_whoever_it_says_it_is() {
-    let (_fleet, replica) = Fleet::embedded_with_limits([100_000, 100_000, 1, 30]);
+    let (_fleet, replica) = Fleet::sqlite()
+        .limits([100_000, 100_000, 1, 30])
+        .start()
+        .await;
     let mut limited = 0;
     let tokens: Vec<String> = (0..60).map(|n| format!("not-a-token-{n}")).collect();
     let asks = tokens.iter().map(|token| replica.ask(token));
@@ -74,7 +80,7 @@ async fn an_address_that_asks_too_often_waits_whoever_it_says_it_is() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn denials_have_a_budget_and_noise_has_none() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     let mut greedy = body();
     greedy["ttl_seconds"] = json!(601);
     let before = tree_size(&fleet, &replica).await;

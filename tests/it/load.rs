@@ -184,7 +184,7 @@ fn permits_between(fleet: &Fleet, from: u64, to: u64) -> i64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn revoke_all_under_load_ends_everything_at_every_replica_and_holds_until_lifted() {
-    let (fleet, one) = Fleet::start().await;
+    let (fleet, one) = Fleet::postgres().start().await;
     let two = fleet.replica();
     let load = Load {
         fleet: &fleet,
@@ -264,7 +264,7 @@ async fn revoke_all_under_load_ends_everything_at_every_replica_and_holds_until_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revocation_stands_though_a_session_that_it_ends_cannot_be_read() {
-    let (fleet, one) = Fleet::start().await;
+    let (fleet, one) = Fleet::postgres().start().await;
     let granted = one.ask(&fleet.token()).await.expect(201);
     let pool = fleet.database().pool().await;
     let details = async |change: &str| {

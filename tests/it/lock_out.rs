@@ -47,7 +47,7 @@ permit (principal in Role::"operator", action == Action::"activateGeneration",
 "#;
 
 async fn begin(kind: Kind) -> (Fleet, Replica) {
-    Fleet::with_attestors(kind, |_| String::new(), ADMIN).await
+    Fleet::on(kind).more_policies(ADMIN).start().await
 }
 
 /// An attestation of the admin.
@@ -82,112 +82,176 @@ async fn bind(fleet: &Fleet, replica: &Replica, workload: &str) {
 }
 
 on_both_stores! {
-    async fn a_bundle_by_which_no_bound_admin_could_activate_the_next_is_refused(fleet, replica) {
-        let good = fleet.generation(replica);
-        bind(fleet, replica, "dev:alice").await;
-        let locking = [
-            with(&good, &[POLICIES]),
-            with(&good, &[POLICIES, BY_CLAIM]),
-            with(&good, &[POLICIES, OTHER_ROLE]),
-            with(&good, &[POLICIES, ADMIN, FROZEN]),
-        ];
-        for generation in &locking {
-            for token in [alice(fleet), fleet.admin.clone()] {
-                let refused = activate(replica, &token, generation).await;
-                assert_eq!(refused.status, 400, "{}", refused.text());
-                assert!(refused.text().contains("none of the 1 bound"), "{}", refused.text());
-            }
-            let refused = check(replica, &alice(fleet), generation).await;
-            assert_eq!(refused.status, 400, "{}", refused.text());
-        }
-        // The admin's rights are unchanged, and the refused bundle had no effect.
-        let active = replica.client.get_as(&alice(fleet), "/v1/generations/active").await;
-        let active = active.expect(200);
-        let checked = check(replica, &alice(fleet), &good).await.expect(200);
-        assert_eq!((&checked["bound_identities"], &checked["able_to_activate"]), (&json!(1), &json!(1)));
-        assert_eq!(checked["generation"], active["digest"]);
-        // A permit that needs a claim may be added to one that needs none.
-        let wider = BY_CLAIM.replace("\"admin\")", "\"by-claim\")");
-        let wider = with(&good, &[POLICIES, ADMIN, &wider]);
-        activate(replica, &alice(fleet), &wider).await.expect(201);
-        activate(replica, &alice(fleet), &good).await.expect(201);
-        // A caller without the right to read generations learns nothing.
-        let stranger = fleet.token();
-        assert_eq!(check(replica, &stranger, &good).await.status, 403);
-    }
+    by reference;
 
-    async fn an_admin_who_is_kept_out_is_no_successor(fleet, replica) {
-        let good = fleet.generation(replica);
-        bind(fleet, replica, "dev:alice").await;
-        bind(fleet, replica, "dev:bob").await;
-        let block = |workload: &str| json!({
-            "selector": {"workload": workload}, "block_seconds": "until_lifted", "reason": "lost laptop",
-        });
-        let bob = block("dev:bob");
-        let revoked = replica.client.post_json(&fleet.admin, "/v1/revocations", &bob);
-        revoked.await.expect(200);
-        let checked = check(replica, &alice(fleet), &good).await.expect(200);
-        assert_eq!((&checked["bound_identities"], &checked["able_to_activate"]), (&json!(2), &json!(1)));
-        // The blocked admin is no successor, so an admin may not unbind the other one.
-        let body = json!({"workload": "dev:alice", "role": "admin"});
-        let client = &replica.client;
-        let unbind = client.request(reqwest::Method::DELETE, "/v1/admins").bearer_auth(&fleet.admin).json(&body);
-        assert_eq!(send(unbind).await.status, 204, "the bootstrap token may unbind");
-        let refused = activate(replica, &fleet.admin, &good).await;
+    fn a_bundle_by_which_no_bound_admin_could_activate_the_next_is_refused;
+    fn an_admin_who_is_kept_out_is_no_successor;
+    fn the_last_admin_who_could_activate_is_not_blocked_until_lifted;
+    fn the_bootstrap_token_activates_and_binds_whatever_policies_say;
+}
+
+async fn a_bundle_by_which_no_bound_admin_could_activate_the_next_is_refused(
+    (fleet, replica): &(Fleet, Replica),
+) {
+    let good = fleet.generation(replica);
+    bind(fleet, replica, "dev:alice").await;
+    let locking = [
+        with(&good, &[POLICIES]),
+        with(&good, &[POLICIES, BY_CLAIM]),
+        with(&good, &[POLICIES, OTHER_ROLE]),
+        with(&good, &[POLICIES, ADMIN, FROZEN]),
+    ];
+    for generation in &locking {
+        for token in [alice(fleet), fleet.admin.clone()] {
+            let refused = activate(replica, &token, generation).await;
+            assert_eq!(refused.status, 400, "{}", refused.text());
+            assert!(
+                refused.text().contains("none of the 1 bound"),
+                "{}",
+                refused.text()
+            );
+        }
+        let refused = check(replica, &alice(fleet), generation).await;
         assert_eq!(refused.status, 400, "{}", refused.text());
     }
+    // The admin's rights are unchanged, and the refused bundle had no effect.
+    let active = replica
+        .client
+        .get_as(&alice(fleet), "/v1/generations/active")
+        .await;
+    let active = active.expect(200);
+    let checked = check(replica, &alice(fleet), &good).await.expect(200);
+    assert_eq!(
+        (&checked["bound_identities"], &checked["able_to_activate"]),
+        (&json!(1), &json!(1))
+    );
+    assert_eq!(checked["generation"], active["digest"]);
+    // A permit that needs a claim may be added to one that needs none.
+    let wider = BY_CLAIM.replace("\"admin\")", "\"by-claim\")");
+    let wider = with(&good, &[POLICIES, ADMIN, &wider]);
+    activate(replica, &alice(fleet), &wider).await.expect(201);
+    activate(replica, &alice(fleet), &good).await.expect(201);
+    // A caller without the right to read generations learns nothing.
+    let stranger = fleet.token();
+    assert_eq!(check(replica, &stranger, &good).await.status, 403);
+}
 
-    async fn the_last_admin_who_could_activate_is_not_blocked_until_lifted(fleet, replica) {
-        let revoke = |token: &str, workload: &str, seconds: Value| {
-            let body = json!({
-                "selector": {"workload": workload}, "block_seconds": seconds, "reason": "a slip",
-                "allow_unknown": true,
-            });
-            let (token, client) = (token.to_owned(), replica.client.clone());
-            async move { client.post_json(&token, "/v1/revocations", &body).await }
-        };
-        let forever = || json!("until_lifted");
-        bind(fleet, replica, "dev:alice").await;
-        for long in [forever(), json!(3_601)] {
-            let refused = revoke(&alice(fleet), "dev:alice", long).await;
-            assert_problem(&refused, 409, "last-admin");
-        }
-        // She may block others, and herself once another admin exists.
-        revoke(&alice(fleet), "dev:mallory", forever()).await.expect(200);
-        bind(fleet, replica, "dev:bob").await;
-        revoke(&alice(fleet), "dev:alice", forever()).await.expect(200);
-        assert_problem(&revoke(&alice(fleet), "dev:bob", forever()).await, 403, "blocked");
-        // A block of at most an hour is permitted, and so is one by the bootstrap token.
-        let claims = json!({"sub": "bob", "run": random_hex(8)});
-        revoke(&fleet.issuer.token(claims), "dev:bob", json!(1)).await.expect(200);
-        revoke(&fleet.admin, "dev:bob", forever()).await.expect(200);
-    }
+async fn an_admin_who_is_kept_out_is_no_successor((fleet, replica): &(Fleet, Replica)) {
+    let good = fleet.generation(replica);
+    bind(fleet, replica, "dev:alice").await;
+    bind(fleet, replica, "dev:bob").await;
+    let block = |workload: &str| {
+        json!({
+            "selector": {"workload": workload}, "block_seconds": "until_lifted", "reason": "lost laptop",
+        })
+    };
+    let bob = block("dev:bob");
+    let revoked = replica
+        .client
+        .post_json(&fleet.admin, "/v1/revocations", &bob);
+    revoked.await.expect(200);
+    let checked = check(replica, &alice(fleet), &good).await.expect(200);
+    assert_eq!(
+        (&checked["bound_identities"], &checked["able_to_activate"]),
+        (&json!(2), &json!(1))
+    );
+    // The blocked admin is no successor, so an admin may not unbind the other one.
+    let body = json!({"workload": "dev:alice", "role": "admin"});
+    let client = &replica.client;
+    let unbind = client
+        .request(reqwest::Method::DELETE, "/v1/admins")
+        .bearer_auth(&fleet.admin)
+        .json(&body);
+    assert_eq!(
+        send(unbind).await.status,
+        204,
+        "the bootstrap token may unbind"
+    );
+    let refused = activate(replica, &fleet.admin, &good).await;
+    assert_eq!(refused.status, 400, "{}", refused.text());
+}
 
-    async fn the_bootstrap_token_activates_and_binds_whatever_policies_say(fleet, replica) {
-        let good = fleet.generation(replica);
-        let bare = with(&good, &[POLICIES]);
-        // With no bound identity it may activate any bundle, because it can still bind an admin.
-        activate(replica, &fleet.admin, &bare).await.expect(201);
-        let reads = replica.client.get_as(&fleet.admin, "/v1/generations/active").await;
-        assert_eq!(reads.status, 403, "no policy permits it anything");
-        replica.client.get_as(&fleet.admin, "/v1/admins").await.expect(200);
-        // Binding a role that no policy names is refused, because it would give no rights.
-        let early = json!({"workload": "dev:alice", "role": "admin"});
-        let early = replica.client.post_json(&fleet.admin, "/v1/admins", &early).await;
-        assert_eq!(early.status, 400, "{}", early.text());
-        assert!(early.text().contains("no policy of the active generation names"), "{}", early.text());
-        activate(replica, &fleet.admin, &good).await.expect(201);
-        bind(fleet, replica, "dev:alice").await;
-        // A bound admin could activate nothing under the bare bundle.
-        assert_eq!(activate(replica, &fleet.admin, &bare).await.status, 400);
-        activate(replica, &fleet.admin, &good).await.expect(201);
-        activate(replica, &alice(fleet), &good).await.expect(201);
+async fn the_last_admin_who_could_activate_is_not_blocked_until_lifted(
+    (fleet, replica): &(Fleet, Replica),
+) {
+    let revoke = |token: &str, workload: &str, seconds: Value| {
+        let body = json!({
+            "selector": {"workload": workload}, "block_seconds": seconds, "reason": "a slip",
+            "allow_unknown": true,
+        });
+        let (token, client) = (token.to_owned(), replica.client.clone());
+        async move { client.post_json(&token, "/v1/revocations", &body).await }
+    };
+    let forever = || json!("until_lifted");
+    bind(fleet, replica, "dev:alice").await;
+    for long in [forever(), json!(3_601)] {
+        let refused = revoke(&alice(fleet), "dev:alice", long).await;
+        assert_problem(&refused, 409, "last-admin");
     }
+    // She may block others, and herself once another admin exists.
+    revoke(&alice(fleet), "dev:mallory", forever())
+        .await
+        .expect(200);
+    bind(fleet, replica, "dev:bob").await;
+    revoke(&alice(fleet), "dev:alice", forever())
+        .await
+        .expect(200);
+    assert_problem(
+        &revoke(&alice(fleet), "dev:bob", forever()).await,
+        403,
+        "blocked",
+    );
+    // A block of at most an hour is permitted, and so is one by the bootstrap token.
+    let claims = json!({"sub": "bob", "run": random_hex(8)});
+    revoke(&fleet.issuer.token(claims), "dev:bob", json!(1))
+        .await
+        .expect(200);
+    revoke(&fleet.admin, "dev:bob", forever()).await.expect(200);
+}
+
+async fn the_bootstrap_token_activates_and_binds_whatever_policies_say(
+    (fleet, replica): &(Fleet, Replica),
+) {
+    let good = fleet.generation(replica);
+    let bare = with(&good, &[POLICIES]);
+    // With no bound identity it may activate any bundle, because it can still bind an admin.
+    activate(replica, &fleet.admin, &bare).await.expect(201);
+    let reads = replica
+        .client
+        .get_as(&fleet.admin, "/v1/generations/active")
+        .await;
+    assert_eq!(reads.status, 403, "no policy permits it anything");
+    replica
+        .client
+        .get_as(&fleet.admin, "/v1/admins")
+        .await
+        .expect(200);
+    // Binding a role that no policy names is refused, because it would give no rights.
+    let early = json!({"workload": "dev:alice", "role": "admin"});
+    let early = replica
+        .client
+        .post_json(&fleet.admin, "/v1/admins", &early)
+        .await;
+    assert_eq!(early.status, 400, "{}", early.text());
+    assert!(
+        early
+            .text()
+            .contains("no policy of the active generation names"),
+        "{}",
+        early.text()
+    );
+    activate(replica, &fleet.admin, &good).await.expect(201);
+    bind(fleet, replica, "dev:alice").await;
+    // A bound admin could activate nothing under the bare bundle.
+    assert_eq!(activate(replica, &fleet.admin, &bare).await.status, 400);
+    activate(replica, &fleet.admin, &good).await.expect(201);
+    activate(replica, &alice(fleet), &good).await.expect(201);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn before_anything_is_activated_callers_are_told_so_and_what_to_do() {
-    let (fleet, replica) = Fleet::before_activation();
+    let fleet = Fleet::postgres();
+    let replica = fleet.launch();
     let token = fleet.token();
     let client = &replica.client;
     let asked = client.post_json(&token, "/v1/credentials", &body()).await;
@@ -230,7 +294,11 @@ async fn an_admin_by_a_key_file_acts_without_any_identity_provider() {
         base64url(&point[1..33]),
         base64url(&point[33..65]),
     );
-    let (fleet, replica) = Fleet::with_attestors(Kind::Sqlite, |_| keys.clone(), ADMIN).await;
+    let (fleet, replica) = Fleet::sqlite()
+        .tables(&keys)
+        .more_policies(ADMIN)
+        .start()
+        .await;
     bind(&fleet, &replica, "operator:oncall").await;
     fleet.issuer.go_down();
     let assert = || {
@@ -276,8 +344,11 @@ async fn an_admin_by_a_key_file_acts_without_any_identity_provider() {
 async fn the_last_admin_who_could_activate_keeps_its_key() {
     let keys = "[[attestors]]\nkind = \"key\"\nname = \"operator\"\n";
     let policies = format!("{ADMIN}{REGISTRAR}");
-    let (fleet, replica) =
-        Fleet::with_attestors(Kind::Sqlite, |_| keys.to_owned(), &policies).await;
+    let (fleet, replica) = Fleet::sqlite()
+        .tables(keys)
+        .more_policies(&policies)
+        .start()
+        .await;
     let (first, second) = (
         Key::generate(Algorithm::Es256),
         Key::generate(Algorithm::Es256),

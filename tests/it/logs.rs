@@ -4,7 +4,6 @@ use serde_json::{Value, json};
 
 use crate::support::fleet::{Fleet, Replica, body};
 use crate::support::http::{Answer, send};
-use crate::support::rig::Kind;
 use crate::support::{SOON, until};
 
 fn lines(replica: &Replica) -> Vec<Value> {
@@ -21,7 +20,7 @@ fn is_of(line: &Value, id: &str) -> bool {
 
 async fn broker(filter: &str) -> (Fleet, Replica) {
     let environment = vec![("TASKPASS_LOG", filter.to_owned())];
-    Fleet::in_environment(Kind::Sqlite, environment, "", "").await
+    Fleet::sqlite().environment(environment).start().await
 }
 
 /// Waits for the last line about a request, and returns all lines about it.

@@ -8,8 +8,8 @@ use crate::support::http::{Client, send};
 
 const PATH: &str = "/metrics";
 
-fn broker(server: String) -> (Fleet, Replica) {
-    Fleet::embedded_with(Box::leak(server.into_boxed_str()))
+async fn broker(server: &str) -> (Fleet, Replica) {
+    Fleet::sqlite().server(server).start().await
 }
 
 /// Asserts that the metrics need the credentials of an identity with the right to read them.
@@ -29,7 +29,7 @@ async fn wants_credentials(fleet: &Fleet, replica: &Replica) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_direct_request_on_this_machine_reads_metrics_and_one_through_a_proxy_does_not() {
-    let (fleet, replica) = broker(String::new());
+    let (fleet, replica) = broker("").await;
     let shown = replica.client.get(PATH).await;
     assert_eq!(shown.status, 200);
     assert!(shown.text().contains("taskpass_ledger_size"));
@@ -52,14 +52,18 @@ async fn a_direct_request_on_this_machine_reads_metrics_and_one_through_a_proxy_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_behind_a_proxy_on_the_same_host_are_not_for_the_world() {
-    let (fleet, replica) = broker("[server.tls]\nterminated_upstream = true".to_owned());
+    let (fleet, replica) = broker("[server.tls]\nterminated_upstream = true").await;
     wants_credentials(&fleet, &replica).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_other_machines_reach_shows_metrics_to_nobody_without_credentials() {
     let config = "[server.tls]\nterminated_upstream = true";
-    let (fleet, replica) = Fleet::listening_on_all(config);
+    let (fleet, replica) = Fleet::sqlite()
+        .server(config)
+        .on_all_addresses()
+        .start()
+        .await;
     wants_credentials(&fleet, &replica).await;
 }
 
@@ -67,9 +71,10 @@ async fn a_broker_that_other_machines_reach_shows_metrics_to_nobody_without_cred
 async fn a_listener_for_metrics_serves_them_and_nothing_else() {
     let address = free_address();
     for proxied in [false, true] {
-        let (fleet, replica) = broker(format!(
+        let (fleet, replica) = broker(&format!(
             "[server.tls]\nterminated_upstream = {proxied}\n[metrics]\nlisten = \"{address}\""
-        ));
+        ))
+        .await;
         // With a listener for metrics, the callers' listener always requires credentials.
         wants_credentials(&fleet, &replica).await;
         let metrics = Client::new(&format!("http://{address}"));

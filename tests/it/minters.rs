@@ -162,7 +162,12 @@ async fn rig(kind: Kind, back_end: &Arc<BackEnd>) -> Rig {
         }
     });
     let policies = format!("{POLICIES}{POLICY}");
-    Rig::with(kind, &policies, vec![minter], vec![role]).await
+    Rig::on(kind)
+        .policies(&policies)
+        .minter(minter)
+        .resources([role])
+        .start()
+        .await
 }
 
 const POLICY: &str = r#"
@@ -211,147 +216,226 @@ fn begin(kind: Kind) -> std::future::Ready<Kind> {
 }
 
 on_both_stores! {
-    async fn an_ending_is_open_until_the_back_end_confirms_it(kind: Kind) {
-        let back_end = BackEnd::new([], [EndOutcome::Pending, EndOutcome::Pending]);
-        let rig = rig(kind, &back_end).await;
-        let issued = rig.issue("agent:orders", reading()).await.unwrap();
-        assert_eq!(issued.session.state, SessionState::Active);
-        assert_eq!(issued.session.minter, MinterKind::Aws);
-        assert!(view(&rig, issued.session.id).await.is_valid_at(rig.now()));
+    fn an_ending_is_open_until_the_back_end_confirms_it;
+    fn a_definite_refusal_leaves_nothing_to_end;
+    fn a_mint_of_unknown_outcome_is_ended_under_its_name;
+    fn what_was_revoked_while_it_was_made_is_never_released;
+    fn a_mint_that_outlives_its_lease_is_ended_whenever_it_arrives;
+    fn a_mass_revocation_counts_what_is_confirmed;
+    fn what_cannot_be_ended_is_said_to_live_until_it_expires;
+}
 
-        rig.end(&issued, TaskEnd::Complete).await.unwrap();
-        let status = view(&rig, issued.session.id).await.status_at(rig.now());
-        assert_eq!(status.state, SessionState::Ending, "ended here, and not confirmed by the back end");
-        assert_eq!(status.confirmed_at, None);
+async fn an_ending_is_open_until_the_back_end_confirms_it(kind: Kind) {
+    let back_end = BackEnd::new([], [EndOutcome::Pending, EndOutcome::Pending]);
+    let rig = rig(kind, &back_end).await;
+    let issued = rig.issue("agent:orders", reading()).await.unwrap();
+    assert_eq!(issued.session.state, SessionState::Active);
+    assert_eq!(issued.session.minter, MinterKind::Aws);
+    assert!(view(&rig, issued.session.id).await.is_valid_at(rig.now()));
 
-        for _ in 0..2 {
-            sweep(&rig).await;
-            let status = view(&rig, issued.session.id).await.status_at(rig.now());
-            assert_eq!((status.state, status.confirmed_at), (SessionState::Ending, None));
-            assert_eq!(back_end.alive(), 1);
-            rig.clock.advance(10);
-        }
-        sweep(&rig).await;
-        let session = view(&rig, issued.session.id).await.session;
-        assert_eq!(session.state, SessionState::Ended);
-        assert_eq!(session.end_reason, Some(EndReason::Completed));
-        assert_eq!(session.confirmed_at, Some(rig.now()));
-        assert_eq!((back_end.alive(), back_end.asked_to_end()), (0, 3));
+    rig.end(&issued, TaskEnd::Complete).await.unwrap();
+    let status = view(&rig, issued.session.id).await.status_at(rig.now());
+    assert_eq!(
+        status.state,
+        SessionState::Ending,
+        "ended here, and not confirmed by the back end"
+    );
+    assert_eq!(status.confirmed_at, None);
 
-        sweep(&rig).await;
-        assert_eq!(back_end.asked_to_end(), 3, "a confirmed end is not requested again");
-    }
-
-    async fn a_definite_refusal_leaves_nothing_to_end(kind: Kind) {
-        let back_end = BackEnd::new([Mint::Refuse], []);
-        let rig = rig(kind, &back_end).await;
-        let refused = rig.issue("agent:orders", reading()).await;
-        assert!(matches!(refused, Err(BrokerError::FailClosed(_))));
-        let session = only_session(&rig).await.session;
-        assert_eq!((session.state, session.end_reason), (SessionState::Ended, Some(EndReason::Failed)));
-        sweep(&rig).await;
-        assert_eq!((back_end.made(), back_end.asked_to_end()), (0, 0));
-    }
-
-    async fn a_mint_of_unknown_outcome_is_ended_under_its_name(kind: Kind) {
-        let back_end = BackEnd::new([Mint::MakeUnheard], []);
-        let rig = rig(kind, &back_end).await;
-        let lost = rig.issue("agent:orders", reading()).await;
-        assert!(matches!(lost, Err(BrokerError::FailClosed(_))));
-        assert_eq!(back_end.alive(), 1, "the credential exists, but no caller received it");
-        rig.clock.advance(LEASE_SECONDS + 1);
-        sweep(&rig).await;
-        let session = only_session(&rig).await.session;
-        assert_eq!((session.state, session.end_reason), (SessionState::Ended, Some(EndReason::Failed)));
-        assert_eq!(back_end.alive(), 0);
-    }
-
-    async fn what_was_revoked_while_it_was_made_is_never_released(kind: Kind) {
-        let back_end = BackEnd::new([Mint::Late], []);
-        let rig = Arc::new(rig(kind, &back_end).await);
-        let asking = tokio::spawn({
-            let rig = Arc::clone(&rig);
-            async move { rig.issue("agent:orders", reading()).await }
-        });
-        back_end.begun().await;
-        let minting = only_session(&rig).await;
-        assert_eq!(minting.session.state, SessionState::Minting);
-        assert!(!minting.is_valid_at(rig.now()));
-        rig.revoke(minting.session.id).await;
-        sweep(&rig).await;
-        back_end.gate.add_permits(1);
-        let lost = asking.await.unwrap();
-        assert!(matches!(lost, Err(BrokerError::FailClosed(_))), "{lost:?}");
-        rig.clock.advance(LEASE_SECONDS + 1);
-        sweep(&rig).await;
-        assert_eq!((back_end.made(), back_end.alive()), (1, 0));
-        let session = only_session(&rig).await.session;
-        assert_eq!((session.state, session.end_reason), (SessionState::Ended, Some(EndReason::Revoked)));
-    }
-
-    async fn a_mint_that_outlives_its_lease_is_ended_whenever_it_arrives(kind: Kind) {
-        let back_end = BackEnd::new([Mint::Late], []);
-        let rig = Arc::new(rig(kind, &back_end).await);
-        let asking = tokio::spawn({
-            let rig = Arc::clone(&rig);
-            async move { rig.issue("agent:orders", reading()).await }
-        });
-        back_end.begun().await;
-        sweep(&rig).await;
-        assert_eq!(only_session(&rig).await.session.state, SessionState::Minting, "the mint's lease has not expired");
-        rig.clock.advance(LEASE_SECONDS + 1);
-        sweep(&rig).await;
-        let session = only_session(&rig).await.session;
-        assert_ne!(session.state, SessionState::Minting, "the mint counts as failed after the lease");
-
-        back_end.gate.add_permits(1);
-        let lost = asking.await.unwrap();
-        assert!(matches!(lost, Err(BrokerError::FailClosed(_))), "{lost:?}");
-        rig.clock.advance(60);
-        sweep(&rig).await;
-        assert_eq!((back_end.made(), back_end.alive()), (1, 0));
-        let session = only_session(&rig).await.session;
-        assert_eq!((session.state, session.end_reason), (SessionState::Ended, Some(EndReason::Failed)));
-    }
-
-    async fn a_mass_revocation_counts_what_is_confirmed(kind: Kind) {
-        let back_end = BackEnd::new([], []);
-        let rig = rig(kind, &back_end).await;
-        for _ in 0..3 {
-            rig.issue("agent:orders", reading()).await.unwrap();
-        }
-        let all = || Selector::All(True);
-        let count = |revocation: &Revoked| revocation.radius.as_ref().map(|r| (r.matched, r.ended, r.ending));
-        let (admin, reason) = (rig.admin(), String::from("drill"));
-        let tried = rig.broker.revocation.revoke_many(&admin, RevokeRequest { selector: all(), block: BlockRequest::Default, deny_all_earlier_sessions: false, reason: reason.clone(), allow_unknown: false, dry_run: true });
-        assert_eq!(count(&tried.await.unwrap()), Some((3, 0, 3)));
-        assert_eq!(back_end.asked_to_end(), 0, "a dry run ends nothing");
-
-        let done = rig.broker.revocation.revoke_many(&admin, RevokeRequest { selector: all(), block: BlockRequest::Default, deny_all_earlier_sessions: false, reason, allow_unknown: false, dry_run: false });
-        let done = done.await.unwrap();
-        assert_eq!(count(&done), Some((3, 0, 3)));
-        rig.clock.advance(1);
-        sweep(&rig).await;
-        assert_eq!(back_end.alive(), 0);
-        let id = done.cutoff.unwrap().id;
-        let progress = rig.broker.revocation.revocation(&admin, id).await.unwrap();
-        assert_eq!(count(&progress), Some((3, 3, 0)), "the count is of the time of the commit");
-    }
-
-    async fn what_cannot_be_ended_is_said_to_live_until_it_expires(kind: Kind) {
-        let back_end = BackEnd::new([], [EndOutcome::Impossible]);
-        let rig = rig(kind, &back_end).await;
-        let issued = rig.issue("agent:orders", reading()).await.unwrap();
-        rig.revoke(issued.session.id).await;
-        sweep(&rig).await;
-        rig.clock.advance(30);
+    for _ in 0..2 {
         sweep(&rig).await;
         let status = view(&rig, issued.session.id).await.status_at(rig.now());
-        assert_eq!((status.state, status.confirmed_at), (SessionState::Ending, None));
-        assert_eq!(back_end.asked_to_end(), 1, "a refused end is not requested again");
-        rig.clock.advance(120);
-        let status = view(&rig, issued.session.id).await.status_at(rig.now());
-        assert_eq!(status.state, SessionState::Ended);
-        assert_eq!(status.confirmed_at, Some(issued.session.expires_at));
+        assert_eq!(
+            (status.state, status.confirmed_at),
+            (SessionState::Ending, None)
+        );
+        assert_eq!(back_end.alive(), 1);
+        rig.clock.advance(10);
     }
+    sweep(&rig).await;
+    let session = view(&rig, issued.session.id).await.session;
+    assert_eq!(session.state, SessionState::Ended);
+    assert_eq!(session.end_reason, Some(EndReason::Completed));
+    assert_eq!(session.confirmed_at, Some(rig.now()));
+    assert_eq!((back_end.alive(), back_end.asked_to_end()), (0, 3));
+
+    sweep(&rig).await;
+    assert_eq!(
+        back_end.asked_to_end(),
+        3,
+        "a confirmed end is not requested again"
+    );
+}
+
+async fn a_definite_refusal_leaves_nothing_to_end(kind: Kind) {
+    let back_end = BackEnd::new([Mint::Refuse], []);
+    let rig = rig(kind, &back_end).await;
+    let refused = rig.issue("agent:orders", reading()).await;
+    assert!(matches!(refused, Err(BrokerError::FailClosed(_))));
+    let session = only_session(&rig).await.session;
+    assert_eq!(
+        (session.state, session.end_reason),
+        (SessionState::Ended, Some(EndReason::Failed))
+    );
+    sweep(&rig).await;
+    assert_eq!((back_end.made(), back_end.asked_to_end()), (0, 0));
+}
+
+async fn a_mint_of_unknown_outcome_is_ended_under_its_name(kind: Kind) {
+    let back_end = BackEnd::new([Mint::MakeUnheard], []);
+    let rig = rig(kind, &back_end).await;
+    let lost = rig.issue("agent:orders", reading()).await;
+    assert!(matches!(lost, Err(BrokerError::FailClosed(_))));
+    assert_eq!(
+        back_end.alive(),
+        1,
+        "the credential exists, but no caller received it"
+    );
+    rig.clock.advance(LEASE_SECONDS + 1);
+    sweep(&rig).await;
+    let session = only_session(&rig).await.session;
+    assert_eq!(
+        (session.state, session.end_reason),
+        (SessionState::Ended, Some(EndReason::Failed))
+    );
+    assert_eq!(back_end.alive(), 0);
+}
+
+async fn what_was_revoked_while_it_was_made_is_never_released(kind: Kind) {
+    let back_end = BackEnd::new([Mint::Late], []);
+    let rig = Arc::new(rig(kind, &back_end).await);
+    let asking = tokio::spawn({
+        let rig = Arc::clone(&rig);
+        async move { rig.issue("agent:orders", reading()).await }
+    });
+    back_end.begun().await;
+    let minting = only_session(&rig).await;
+    assert_eq!(minting.session.state, SessionState::Minting);
+    assert!(!minting.is_valid_at(rig.now()));
+    rig.revoke(minting.session.id).await;
+    sweep(&rig).await;
+    back_end.gate.add_permits(1);
+    let lost = asking.await.unwrap();
+    assert!(matches!(lost, Err(BrokerError::FailClosed(_))), "{lost:?}");
+    rig.clock.advance(LEASE_SECONDS + 1);
+    sweep(&rig).await;
+    assert_eq!((back_end.made(), back_end.alive()), (1, 0));
+    let session = only_session(&rig).await.session;
+    assert_eq!(
+        (session.state, session.end_reason),
+        (SessionState::Ended, Some(EndReason::Revoked))
+    );
+}
+
+async fn a_mint_that_outlives_its_lease_is_ended_whenever_it_arrives(kind: Kind) {
+    let back_end = BackEnd::new([Mint::Late], []);
+    let rig = Arc::new(rig(kind, &back_end).await);
+    let asking = tokio::spawn({
+        let rig = Arc::clone(&rig);
+        async move { rig.issue("agent:orders", reading()).await }
+    });
+    back_end.begun().await;
+    sweep(&rig).await;
+    assert_eq!(
+        only_session(&rig).await.session.state,
+        SessionState::Minting,
+        "the mint's lease has not expired"
+    );
+    rig.clock.advance(LEASE_SECONDS + 1);
+    sweep(&rig).await;
+    let session = only_session(&rig).await.session;
+    assert_ne!(
+        session.state,
+        SessionState::Minting,
+        "the mint counts as failed after the lease"
+    );
+
+    back_end.gate.add_permits(1);
+    let lost = asking.await.unwrap();
+    assert!(matches!(lost, Err(BrokerError::FailClosed(_))), "{lost:?}");
+    rig.clock.advance(60);
+    sweep(&rig).await;
+    assert_eq!((back_end.made(), back_end.alive()), (1, 0));
+    let session = only_session(&rig).await.session;
+    assert_eq!(
+        (session.state, session.end_reason),
+        (SessionState::Ended, Some(EndReason::Failed))
+    );
+}
+
+async fn a_mass_revocation_counts_what_is_confirmed(kind: Kind) {
+    let back_end = BackEnd::new([], []);
+    let rig = rig(kind, &back_end).await;
+    for _ in 0..3 {
+        rig.issue("agent:orders", reading()).await.unwrap();
+    }
+    let all = || Selector::All(True);
+    let count = |revocation: &Revoked| {
+        revocation
+            .radius
+            .as_ref()
+            .map(|r| (r.matched, r.ended, r.ending))
+    };
+    let (admin, reason) = (rig.admin(), String::from("drill"));
+    let tried = rig.broker.revocation.revoke_many(
+        &admin,
+        RevokeRequest {
+            selector: all(),
+            block: BlockRequest::Default,
+            deny_all_earlier_sessions: false,
+            reason: reason.clone(),
+            allow_unknown: false,
+            dry_run: true,
+        },
+    );
+    assert_eq!(count(&tried.await.unwrap()), Some((3, 0, 3)));
+    assert_eq!(back_end.asked_to_end(), 0, "a dry run ends nothing");
+
+    let done = rig.broker.revocation.revoke_many(
+        &admin,
+        RevokeRequest {
+            selector: all(),
+            block: BlockRequest::Default,
+            deny_all_earlier_sessions: false,
+            reason,
+            allow_unknown: false,
+            dry_run: false,
+        },
+    );
+    let done = done.await.unwrap();
+    assert_eq!(count(&done), Some((3, 0, 3)));
+    rig.clock.advance(1);
+    sweep(&rig).await;
+    assert_eq!(back_end.alive(), 0);
+    let id = done.cutoff.unwrap().id;
+    let progress = rig.broker.revocation.revocation(&admin, id).await.unwrap();
+    assert_eq!(
+        count(&progress),
+        Some((3, 3, 0)),
+        "the count is of the time of the commit"
+    );
+}
+
+async fn what_cannot_be_ended_is_said_to_live_until_it_expires(kind: Kind) {
+    let back_end = BackEnd::new([], [EndOutcome::Impossible]);
+    let rig = rig(kind, &back_end).await;
+    let issued = rig.issue("agent:orders", reading()).await.unwrap();
+    rig.revoke(issued.session.id).await;
+    sweep(&rig).await;
+    rig.clock.advance(30);
+    sweep(&rig).await;
+    let status = view(&rig, issued.session.id).await.status_at(rig.now());
+    assert_eq!(
+        (status.state, status.confirmed_at),
+        (SessionState::Ending, None)
+    );
+    assert_eq!(
+        back_end.asked_to_end(),
+        1,
+        "a refused end is not requested again"
+    );
+    rig.clock.advance(120);
+    let status = view(&rig, issued.session.id).await.status_at(rig.now());
+    assert_eq!(status.state, SessionState::Ended);
+    assert_eq!(status.confirmed_at, Some(issued.session.expires_at));
 }

@@ -12,6 +12,7 @@ use rustls::HandshakeKind;
 use rustls::version::{TLS12, TLS13};
 use serde_json::{Value, json};
 
+use crate::support::configuration::Configuration;
 use crate::support::fleet::{Fleet, Replica, body, verify};
 use crate::support::http::{Answer, Client, assert_problem, send};
 use crate::support::issuer::{Issuer, unix_seconds};
@@ -42,7 +43,12 @@ fn reusable(issuer: &Issuer) -> String {
 }
 
 async fn start(settings: &str) -> (Fleet, Replica) {
-    Fleet::over_tls(settings, None, reusable, POLICIES).await
+    Fleet::sqlite()
+        .over_tls(settings, None)
+        .attestors(reusable)
+        .more_policies(POLICIES)
+        .start()
+        .await
 }
 
 fn client(fleet: &Fleet, replica: &Replica, own: Option<&Identity>) -> Client {
@@ -406,7 +412,12 @@ async fn authorities_narrow_which_certificates_are_accepted() {
     let authority = Authority::new();
     let settings = format!("{BIND}\nclient_ca = \"authority.pem\"");
     let pem = Some(authority.pem());
-    let (fleet, replica) = Fleet::over_tls(&settings, pem, reusable, POLICIES).await;
+    let (fleet, replica) = Fleet::sqlite()
+        .over_tls(&settings, pem)
+        .attestors(reusable)
+        .more_policies(POLICIES)
+        .start()
+        .await;
     let own = authority.client("agent");
     let granted = ask(
         &client(&fleet, &replica, Some(&own)),
@@ -467,11 +478,12 @@ async fn a_certificate_stands_in_no_log() {
 #[test]
 fn binding_without_our_own_tls_does_not_start() {
     let address = free_address();
-    let config = format!(
-        "[server]\nissuer = \"http://{address}\"\nlisten = \"{address}\"\n[server.tls]\n{BIND}\n\
-         [store]\nkind = \"sqlite\"\n[store.sqlite]\ndata_dir = \"data\"\n\
-         [ledger]\norigin = \"broker.test/log\"\ncheckpoint_file = \"checkpoint\"\n"
-    );
+    let config = Configuration {
+        issuer: &format!("http://{address}"),
+        server: &format!("listen = \"{address}\"\n[server.tls]\n{BIND}"),
+        ..Configuration::default()
+    }
+    .text();
     let ended = crate::support::process::Launch::taskpass(["serve", "--config", "taskpass.toml"])
         .config(config)
         .run();

@@ -9,7 +9,6 @@ use crate::support::http::{Answer, assert_no_store, assert_oauth_error, send};
 use crate::support::issuer::unix_seconds;
 use crate::support::keys::{Algorithm, Key, hmac_jwt, peek, sign_jwt, verifies};
 use crate::support::random_hex;
-use crate::support::rig::Kind;
 
 pub const BROKER: &str = "http://127.0.0.1:7070";
 const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
@@ -84,7 +83,7 @@ async fn is_active(fleet: &Fleet, replica: &Replica, access_token: &Value) -> bo
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_attestation_is_exchanged_for_a_token_and_its_task() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     let answer = token(&replica, &exchange(&fleet)).await;
     assert_no_store(&answer);
     let granted = answer.expect(200);
@@ -246,7 +245,7 @@ fn bad_forms(fleet: &Fleet, used: Form<'static>) -> Vec<(Form<'static>, &'static
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_refusal_is_the_standards_and_nothing_is_left_of_it() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     let good = || exchange(&fleet);
     let used = good();
     token(&replica, &used).await.expect(200);
@@ -280,7 +279,7 @@ async fn every_refusal_is_the_standards_and_nothing_is_left_of_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn introspection_is_signed_where_that_is_asked_for() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     let granted = token(&replica, &exchange(&fleet)).await.expect(200);
     let access_token = granted["access_token"].as_str().unwrap().to_owned();
     let jwks = replica.client.get("/.well-known/jwks.json").await;
@@ -331,7 +330,7 @@ async fn introspection_is_signed_where_that_is_asked_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proof_binds_the_token_and_a_bad_one_gets_none() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     let key = Key::generate(Algorithm::Es256);
     let nonce = replica.nonce().await;
     let proof = |change: Value| {
@@ -427,7 +426,11 @@ async fn a_registered_key_authenticates_its_client() {
          jwk = {{ kty = \"EC\", crv = \"P-256\", x = {x}, y = {y}, kid = \"{kid}\" }} }}]\n",
         kid = key.kid,
     );
-    let (fleet, replica) = Fleet::with_attestors(Kind::Sqlite, |_| attestor.clone(), POLICY).await;
+    let (fleet, replica) = Fleet::sqlite()
+        .tables(&attestor)
+        .more_policies(POLICY)
+        .start()
+        .await;
     let assertion = |change: Value| {
         let now = unix_seconds();
         let mut header = key.header();
@@ -477,7 +480,7 @@ async fn a_registered_key_authenticates_its_client() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_workload_revokes_its_own_token_and_nobody_elses() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     let granted = token(&replica, &exchange(&fleet)).await.expect(200);
     let access_token = &granted["access_token"];
     let revoke = async |who: String, token: &str| {
@@ -513,7 +516,7 @@ async fn a_workload_revokes_its_own_token_and_nobody_elses() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_metadata_says_what_is_served() {
-    let (_fleet, replica) = Fleet::embedded();
+    let (_fleet, replica) = Fleet::sqlite().start().await;
     for path in [
         "/.well-known/oauth-authorization-server",
         "/.well-known/openid-configuration",

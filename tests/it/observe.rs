@@ -7,6 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use taskpass::clock::{Clock as _, SystemClock, Timestamp};
 
+use crate::support::configuration::Configuration;
 use crate::support::fleet::{Fleet, Replica};
 use crate::support::http::send;
 use crate::support::process::{Ended, Launch};
@@ -60,7 +61,11 @@ name = "trial"
 max_deadline_seconds = 3600
 resources = ["demo-api"]
 "#;
-    Fleet::with_attestors(kind, |_| tables.to_owned(), &policies()).await
+    Fleet::on(kind)
+        .tables(tables)
+        .more_policies(&policies())
+        .start()
+        .await
 }
 
 async fn ask(fleet: &Fleet, replica: &Replica, action: &str, status: u16) -> Value {
@@ -279,16 +284,7 @@ async fn a_broker_takes_no_generation_that_observes_where_harm_can_be_done() {
     ask(&fleet, &replica, "demo:read", 201).await;
 }
 
-const CONFIG: &str = r#"
-[server]
-issuer = "http://127.0.0.1:7070"
-[store]
-kind = "sqlite"
-[store.sqlite]
-data_dir = "data"
-[ledger]
-origin = "broker.example/log"
-checkpoint_file = "checkpoint"
+const TABLES: &str = r#"
 [[attestors]]
 kind = "oidc"
 name = "dev"
@@ -317,8 +313,14 @@ resources = ["demo-api"]
 
 /// An offline command with these policies.
 fn offline(policies: &str, arguments: &[&str]) -> Ended {
+    let config = Configuration {
+        origin: "broker.example/log",
+        tables: TABLES,
+        ..Configuration::default()
+    }
+    .text();
     Launch::taskpass(["policy"].iter().chain(arguments).copied())
-        .config(CONFIG)
+        .config(config)
         .file("policies/all.cedar", policies)
         .file("policies/tests/all.toml", TESTS)
         .run()

@@ -70,7 +70,7 @@ async fn pages_read_public_documents_and_no_other_route() {
         ),
         ("", &ALWAYS.to_vec()),
     ] {
-        let (_fleet, replica) = Fleet::embedded_with(server);
+        let (_fleet, replica) = Fleet::sqlite().server(server).start().await;
         let mut readable = BTreeSet::new();
         for (path, filled) in paths(&replica).await {
             if is_readable_by_pages(&replica, &filled).await {
@@ -88,7 +88,7 @@ async fn pages_read_public_documents_and_no_other_route() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tiles_of_a_public_ledger_are_cached_for_ever_and_its_checkpoint_is_asked_for_anew() {
-    let (fleet, replica) = Fleet::embedded_with("public_ledger = true");
+    let (fleet, replica) = Fleet::sqlite().server("public_ledger = true").start().await;
     let tile = replica.client.get("/ledger/tile/0/000.p/1").await;
     assert_eq!(tile.status, 200);
     let cached = tile.header("cache-control").unwrap();
@@ -109,7 +109,7 @@ async fn tiles_of_a_public_ledger_are_cached_for_ever_and_its_checkpoint_is_aske
     assert_eq!(entries.status, 200, "{}", entries.text());
     assert_no_store(&entries);
     assert_no_store(&replica.client.get("/ledger/tile/0/999").await);
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     let tile = replica
         .client
         .get_as(&fleet.admin, "/ledger/tile/0/000.p/1")

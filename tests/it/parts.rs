@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 use crate::support::fleet::{Fleet, Replica, body};
 use crate::support::http::{Answer, assert_oauth_error, assert_problem, send};
 use crate::support::process::{Ended, Launch};
-use crate::support::rig::Kind;
 
 /// The reports may read all orders except those of the payroll, and may not write there.
 const PAYROLL: &str = r#"
@@ -56,7 +55,7 @@ async fn exchange(fleet: &Fleet, replica: &Replica, locations: &[&str]) -> Answe
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rule_about_a_part_holds_at_both_doors_for_who_asks_for_the_whole() {
-    let (fleet, replica) = Fleet::with_attestors(Kind::Sqlite, |_| String::new(), PAYROLL).await;
+    let (fleet, replica) = Fleet::sqlite().more_policies(PAYROLL).start().await;
     for (locations, granted) in [
         (&["https://orders.example/v1/payroll/42"][..], false),
         (&["https://orders.example/v1/payroll"], false),
@@ -111,7 +110,7 @@ async fn a_rule_about_a_part_holds_at_both_doors_for_who_asks_for_the_whole() {
 /// Unusual spellings of `authorization_details`, at both endpoints.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rights_that_are_written_oddly_were_read_as_more_than_was_asked() {
-    let (fleet, replica) = Fleet::start().await;
+    let (fleet, replica) = Fleet::postgres().start().await;
     let read = r#""type":"api","actions":["orders:read"]"#;
     let bad = [
         (format!(r#"[{{{read},"locations":[]}}]"#), "/0/locations"),
@@ -345,7 +344,7 @@ fn a_permit_by_equality_alone_is_listed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_starts_with_a_thousand_places_and_decides_by_them() {
     let policies = policy(&places(1_000));
-    let (fleet, replica) = Fleet::with_attestors(Kind::Sqlite, |_| String::new(), &policies).await;
+    let (fleet, replica) = Fleet::sqlite().more_policies(&policies).start().await;
     let orders = || {
         fleet
             .issuer
@@ -371,7 +370,7 @@ async fn a_broker_starts_with_a_thousand_places_and_decides_by_them() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_activation_of_a_deep_policy_ended_every_request_in_flight() {
-    let (fleet, replica) = Fleet::start().await;
+    let (fleet, replica) = Fleet::postgres().start().await;
     let with = |condition: &str| {
         let mut generation = fleet.generation(&replica);
         let text = generation["policies"][0]["text"].as_str().unwrap();
@@ -424,7 +423,8 @@ async fn an_activation_of_a_deep_policy_ended_every_request_in_flight() {
 
 #[test]
 fn a_broker_does_not_start_from_a_policy_that_is_too_deep_and_says_where() {
-    let (_fleet, replica) = Fleet::embedded();
+    let fleet = Fleet::sqlite();
+    let replica = fleet.replica();
     let config = std::fs::read_to_string(replica.process.dir().join("taskpass.toml")).unwrap();
     let config = config.replace(
         &replica.address.to_string(),

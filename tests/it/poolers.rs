@@ -89,10 +89,9 @@ fn serve(mut client: TcpStream, pooler: &Pooler) -> std::io::Result<()> {
 }
 
 fn start(url: String) -> Ended {
-    let config = Fleet::embedded_config().replace(
-        "kind = \"sqlite\"\n[store.sqlite]\ndata_dir = \"data\"",
-        "kind = \"postgres\"",
-    );
+    let config = Fleet::sqlite()
+        .config(crate::support::free_address())
+        .replace(crate::support::configuration::SQLITE, "kind = \"postgres\"");
     Launch::taskpass(["serve"])
         .config(config)
         .file(

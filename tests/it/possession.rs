@@ -207,7 +207,7 @@ fn attestation(fleet: &Fleet, token: Token, keys: &Keys) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_scheme_token_and_proof_is_taken_as_the_rfc_wants_at_every_door() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     let keys = Keys {
         own: Key::generate(Algorithm::Es256),
         thief: Key::generate(Algorithm::Es256),
@@ -269,124 +269,215 @@ async fn ask(replica: &Replica, token: &str, key: &Key) -> Answer {
 }
 
 async fn begin(kind: Kind) -> (Fleet, Replica) {
-    Fleet::on(kind).await
+    Fleet::on(kind).start().await
 }
 
 on_both_stores! {
-    async fn a_stolen_attestation_that_is_bound_to_a_key_gets_nothing_with_the_thiefs(fleet, replica) {
-        let keys = Keys { own: Key::generate(Algorithm::Es256), thief: Key::generate(Algorithm::Es256) };
-        let token = attestation(fleet, Token::Bound, &keys);
-        let stolen = ask(replica, &token, &keys.thief).await;
-        let problem = assert_problem(&stolen, 401, "attestation-failed");
-        assert_eq!((&problem["reason"], &problem["claim"]), (&json!("confirmation"), &json!("cnf")));
-        assert!(stolen.header("www-authenticate").unwrap().starts_with("DPoP error=\"invalid_token\""));
-        let bare = replica.client.post_json(&token, "/v1/credentials", &body()).await;
-        assert_problem(&bare, 401, "attestation-failed");
-        // Neither attempt used the token up, and its owner's credential is bound to the owner's
-        // key.
-        let granted = ask(replica, &token, &keys.own).await.expect(201);
-        let access = granted["credential"]["access_token"].as_str().unwrap();
-        let claims = crate::support::keys::peek(access).1;
-        assert_eq!(claims["cnf"], json!({"jkt": thumbprint(&keys.own)}));
-    }
+    by reference;
 
-    async fn a_bad_proof_uses_up_the_attestation_that_it_came_with(fleet, replica) {
-        let keys = Keys { own: Key::generate(Algorithm::Es256), thief: Key::generate(Algorithm::Es256) };
-        for kind in [Proof::None, Proof::Good, Proof::OtherHash, Proof::Twice] {
-            let token = attestation(fleet, Token::Plain, &keys);
-            let (method, path) = (Method::POST, "/v1/credentials");
-            let nonce = replica.nonce().await;
-            let mut request = replica.client.request(method.clone(), path).json(&body());
-            for proof in proofs(kind, &keys, &token, &method, path, &nonce) {
-                request = request.header("dpop", proof);
-            }
-            let refused = send(request.header("authorization", format!("DPoP {token}"))).await;
-            assert_eq!(assert_problem(&refused, 401, "attestation-failed")["reason"], "bad_proof", "{kind:?}");
-            let bare = replica.client.post_json(&token, path, &body()).await;
-            assert_eq!(assert_problem(&bare, 401, "attestation-failed")["reason"], "replayed", "{kind:?}");
-            let proven = ask(replica, &token, &keys.own).await;
-            assert_eq!(assert_problem(&proven, 401, "attestation-failed")["reason"], "replayed", "{kind:?}");
-        }
-    }
+    fn a_stolen_attestation_that_is_bound_to_a_key_gets_nothing_with_the_thiefs;
+    fn a_bad_proof_uses_up_the_attestation_that_it_came_with;
+    fn a_proof_without_a_nonce_leaves_the_attestation_to_its_own_key;
+    fn a_proof_in_the_wrong_scheme_is_used_up_and_the_token_that_is_bound_to_its_key_is_not;
+    fn a_confirmation_method_that_is_not_known_does_not_hold;
+    fn a_proof_beside_a_handle_names_no_other_token;
+}
 
-    async fn a_proof_without_a_nonce_leaves_the_attestation_to_its_own_key(fleet, replica) {
-        let keys = Keys { own: Key::generate(Algorithm::Es256), thief: Key::generate(Algorithm::Es256) };
+async fn a_stolen_attestation_that_is_bound_to_a_key_gets_nothing_with_the_thiefs(
+    (fleet, replica): &(Fleet, Replica),
+) {
+    let keys = Keys {
+        own: Key::generate(Algorithm::Es256),
+        thief: Key::generate(Algorithm::Es256),
+    };
+    let token = attestation(fleet, Token::Bound, &keys);
+    let stolen = ask(replica, &token, &keys.thief).await;
+    let problem = assert_problem(&stolen, 401, "attestation-failed");
+    assert_eq!(
+        (&problem["reason"], &problem["claim"]),
+        (&json!("confirmation"), &json!("cnf"))
+    );
+    assert!(
+        stolen
+            .header("www-authenticate")
+            .unwrap()
+            .starts_with("DPoP error=\"invalid_token\"")
+    );
+    let bare = replica
+        .client
+        .post_json(&token, "/v1/credentials", &body())
+        .await;
+    assert_problem(&bare, 401, "attestation-failed");
+    // Neither attempt used the token up, and its owner's credential is bound to the owner's
+    // key.
+    let granted = ask(replica, &token, &keys.own).await.expect(201);
+    let access = granted["credential"]["access_token"].as_str().unwrap();
+    let claims = crate::support::keys::peek(access).1;
+    assert_eq!(claims["cnf"], json!({"jkt": thumbprint(&keys.own)}));
+}
+
+async fn a_bad_proof_uses_up_the_attestation_that_it_came_with(
+    (fleet, replica): &(Fleet, Replica),
+) {
+    let keys = Keys {
+        own: Key::generate(Algorithm::Es256),
+        thief: Key::generate(Algorithm::Es256),
+    };
+    for kind in [Proof::None, Proof::Good, Proof::OtherHash, Proof::Twice] {
         let token = attestation(fleet, Token::Plain, &keys);
-        let path = "/v1/credentials";
-        let unnumbered = proof(&keys.own, &Method::POST, path, "", Some(hash(&token)));
-        let request = replica.client.request(Method::POST, path).json(&body());
-        let request = request.header("authorization", format!("DPoP {token}"));
-        let wanted = send(request.header("dpop", unnumbered)).await;
-        assert_eq!(wanted.status, 401, "{}", wanted.text());
-        assert!(wanted.header("www-authenticate").unwrap().contains("use_dpop_nonce"));
-        // The broker has seen the token with this key, so another key or none is refused.
-        let bare = replica.client.post_json(&token, path, &body()).await;
-        assert_eq!(assert_problem(&bare, 401, "attestation-failed")["reason"], "replayed");
-        let stolen = ask(replica, &token, &keys.thief).await;
-        assert_eq!(assert_problem(&stolen, 401, "attestation-failed")["reason"], "replayed");
-        ask(replica, &token, &keys.own).await.expect(201);
-        let again = ask(replica, &token, &keys.own).await;
-        assert_eq!(assert_problem(&again, 401, "attestation-failed")["reason"], "replayed");
-    }
-
-    async fn a_proof_in_the_wrong_scheme_is_used_up_and_the_token_that_is_bound_to_its_key_is_not(fleet, replica) {
-        let keys = Keys { own: Key::generate(Algorithm::Es256), thief: Key::generate(Algorithm::Es256) };
-        let token = attestation(fleet, Token::Bound, &keys);
-        let path = "/v1/credentials";
-        let nonce = replica.nonce().await;
-        let shown = proof(&keys.own, &Method::POST, path, &nonce, Some(hash(&token)));
-        let present = async |scheme: &str| {
-            let request = replica.client.request(Method::POST, path).json(&body());
-            let request = request.header("authorization", format!("{scheme} {token}"));
-            send(request.header("dpop", shown.clone())).await
-        };
-        let refused = present("Bearer").await;
-        assert_eq!(assert_problem(&refused, 401, "attestation-failed")["reason"], "confirmation");
-        // An attacker who captured token and proof together gets nothing.
-        let replayed = present("DPoP").await;
-        assert_eq!(assert_problem(&replayed, 401, "attestation-failed")["reason"], "bad_proof");
-    }
-
-    async fn a_confirmation_method_that_is_not_known_does_not_hold(fleet, replica) {
-        let key = Key::generate(Algorithm::Es256);
-        let own = thumbprint(&key);
-        for cnf in [
-            json!({}), json!([]), json!("x"), json!(null), json!({"jkt": 7}), json!({"jkt": ""}),
-            json!({"jwk": key.jwk()}), json!({"kid": "k"}), json!({"jku": "https://evil.example"}),
-            json!({"jkt": own, "kid": "k"}), json!({"jkt": own, "x5t#S256": "AAAA"}), json!({"x5t#S256": "AAAA"}),
-        ] {
-            let claims = json!({"sub": "agent:reports", "run": "run-1"});
-            let mut claims = fleet.issuer.claims(claims);
-            claims["cnf"] = cnf.clone();
-            let signer = fleet.issuer.key();
-            let token = fleet.issuer.token_with(&signer.header(), &claims, &signer);
-            let problem = ask(replica, &token, &key).await;
-            let problem = assert_problem(&problem, 401, "attestation-failed");
-            assert_eq!(problem["reason"], "confirmation", "{cnf}: {problem}");
-        }
-    }
-
-    async fn a_proof_beside_a_handle_names_no_other_token(fleet, replica) {
-        let key = Key::generate(Algorithm::Es256);
         let (method, path) = (Method::POST, "/v1/credentials");
         let nonce = replica.nonce().await;
-        let opening = proof(&key, &method, path, &nonce, None);
-        let request = replica.client.request(method, path).bearer_auth(fleet.token());
-        let granted = send(request.header("dpop", opening).json(&body())).await.expect(201);
-        let task = &granted["task"];
-        let path = format!("/v1/tasks/{}/heartbeat", task["id"].as_str().unwrap());
-        let handle = task["handle"].as_str().unwrap();
-        let beat = async |count: usize| {
-            let nonce = replica.nonce().await;
-            let mut request = replica.client.request(Method::POST, &path)
-                .header("authorization", format!("Handle {handle}")).json(&json!({}));
-            for _ in 0..count {
-                request = request.header("dpop", proof(&key, &Method::POST, &path, &nonce, None));
-            }
-            send(request).await
-        };
-        assert_problem(&beat(0).await, 404, "not-found");
-        beat(1).await.expect(200);
-        assert_problem(&beat(2).await, 401, "attestation-failed");
+        let mut request = replica.client.request(method.clone(), path).json(&body());
+        for proof in proofs(kind, &keys, &token, &method, path, &nonce) {
+            request = request.header("dpop", proof);
+        }
+        let refused = send(request.header("authorization", format!("DPoP {token}"))).await;
+        assert_eq!(
+            assert_problem(&refused, 401, "attestation-failed")["reason"],
+            "bad_proof",
+            "{kind:?}"
+        );
+        let bare = replica.client.post_json(&token, path, &body()).await;
+        assert_eq!(
+            assert_problem(&bare, 401, "attestation-failed")["reason"],
+            "replayed",
+            "{kind:?}"
+        );
+        let proven = ask(replica, &token, &keys.own).await;
+        assert_eq!(
+            assert_problem(&proven, 401, "attestation-failed")["reason"],
+            "replayed",
+            "{kind:?}"
+        );
     }
+}
+
+async fn a_proof_without_a_nonce_leaves_the_attestation_to_its_own_key(
+    (fleet, replica): &(Fleet, Replica),
+) {
+    let keys = Keys {
+        own: Key::generate(Algorithm::Es256),
+        thief: Key::generate(Algorithm::Es256),
+    };
+    let token = attestation(fleet, Token::Plain, &keys);
+    let path = "/v1/credentials";
+    let unnumbered = proof(&keys.own, &Method::POST, path, "", Some(hash(&token)));
+    let request = replica.client.request(Method::POST, path).json(&body());
+    let request = request.header("authorization", format!("DPoP {token}"));
+    let wanted = send(request.header("dpop", unnumbered)).await;
+    assert_eq!(wanted.status, 401, "{}", wanted.text());
+    assert!(
+        wanted
+            .header("www-authenticate")
+            .unwrap()
+            .contains("use_dpop_nonce")
+    );
+    // The broker has seen the token with this key, so another key or none is refused.
+    let bare = replica.client.post_json(&token, path, &body()).await;
+    assert_eq!(
+        assert_problem(&bare, 401, "attestation-failed")["reason"],
+        "replayed"
+    );
+    let stolen = ask(replica, &token, &keys.thief).await;
+    assert_eq!(
+        assert_problem(&stolen, 401, "attestation-failed")["reason"],
+        "replayed"
+    );
+    ask(replica, &token, &keys.own).await.expect(201);
+    let again = ask(replica, &token, &keys.own).await;
+    assert_eq!(
+        assert_problem(&again, 401, "attestation-failed")["reason"],
+        "replayed"
+    );
+}
+
+async fn a_proof_in_the_wrong_scheme_is_used_up_and_the_token_that_is_bound_to_its_key_is_not(
+    (fleet, replica): &(Fleet, Replica),
+) {
+    let keys = Keys {
+        own: Key::generate(Algorithm::Es256),
+        thief: Key::generate(Algorithm::Es256),
+    };
+    let token = attestation(fleet, Token::Bound, &keys);
+    let path = "/v1/credentials";
+    let nonce = replica.nonce().await;
+    let shown = proof(&keys.own, &Method::POST, path, &nonce, Some(hash(&token)));
+    let present = async |scheme: &str| {
+        let request = replica.client.request(Method::POST, path).json(&body());
+        let request = request.header("authorization", format!("{scheme} {token}"));
+        send(request.header("dpop", shown.clone())).await
+    };
+    let refused = present("Bearer").await;
+    assert_eq!(
+        assert_problem(&refused, 401, "attestation-failed")["reason"],
+        "confirmation"
+    );
+    // An attacker who captured token and proof together gets nothing.
+    let replayed = present("DPoP").await;
+    assert_eq!(
+        assert_problem(&replayed, 401, "attestation-failed")["reason"],
+        "bad_proof"
+    );
+}
+
+async fn a_confirmation_method_that_is_not_known_does_not_hold(
+    (fleet, replica): &(Fleet, Replica),
+) {
+    let key = Key::generate(Algorithm::Es256);
+    let own = thumbprint(&key);
+    for cnf in [
+        json!({}),
+        json!([]),
+        json!("x"),
+        json!(null),
+        json!({"jkt": 7}),
+        json!({"jkt": ""}),
+        json!({"jwk": key.jwk()}),
+        json!({"kid": "k"}),
+        json!({"jku": "https://evil.example"}),
+        json!({"jkt": own, "kid": "k"}),
+        json!({"jkt": own, "x5t#S256": "AAAA"}),
+        json!({"x5t#S256": "AAAA"}),
+    ] {
+        let claims = json!({"sub": "agent:reports", "run": "run-1"});
+        let mut claims = fleet.issuer.claims(claims);
+        claims["cnf"] = cnf.clone();
+        let signer = fleet.issuer.key();
+        let token = fleet.issuer.token_with(&signer.header(), &claims, &signer);
+        let problem = ask(replica, &token, &key).await;
+        let problem = assert_problem(&problem, 401, "attestation-failed");
+        assert_eq!(problem["reason"], "confirmation", "{cnf}: {problem}");
+    }
+}
+
+async fn a_proof_beside_a_handle_names_no_other_token((fleet, replica): &(Fleet, Replica)) {
+    let key = Key::generate(Algorithm::Es256);
+    let (method, path) = (Method::POST, "/v1/credentials");
+    let nonce = replica.nonce().await;
+    let opening = proof(&key, &method, path, &nonce, None);
+    let request = replica
+        .client
+        .request(method, path)
+        .bearer_auth(fleet.token());
+    let granted = send(request.header("dpop", opening).json(&body()))
+        .await
+        .expect(201);
+    let task = &granted["task"];
+    let path = format!("/v1/tasks/{}/heartbeat", task["id"].as_str().unwrap());
+    let handle = task["handle"].as_str().unwrap();
+    let beat = async |count: usize| {
+        let nonce = replica.nonce().await;
+        let mut request = replica
+            .client
+            .request(Method::POST, &path)
+            .header("authorization", format!("Handle {handle}"))
+            .json(&json!({}));
+        for _ in 0..count {
+            request = request.header("dpop", proof(&key, &Method::POST, &path, &nonce, None));
+        }
+        send(request).await
+    };
+    assert_problem(&beat(0).await, 404, "not-found");
+    beat(1).await.expect(200);
+    assert_problem(&beat(2).await, 401, "attestation-failed");
 }

@@ -11,7 +11,6 @@ use crate::support::fleet::{DATABASE_FILE, Fleet, Replica, SEALING_FILE, SINK_SE
 use crate::support::postgres::TestDatabase;
 use crate::support::process::{CONFIG_FILE, Signal};
 use crate::support::receiver::Receiver;
-use crate::support::rig::Kind;
 use crate::support::tls::{Handshakes, Identity};
 use crate::support::{SOON, until};
 
@@ -91,7 +90,7 @@ fn tls_metric(metrics: &str) -> &str {
 }
 
 async fn over_tls() -> (Fleet, Replica) {
-    Fleet::over_tls("", None, |_| String::new(), "").await
+    Fleet::sqlite().over_tls("", None).start().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -159,7 +158,7 @@ async fn a_half_written_pair_leaves_the_former_certificate_in_place_and_is_told(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sighup_changes_the_log_level_and_ends_nothing() {
     let log = "[log]\nlevel = \"warn\"";
-    let (_fleet, mut replica) = Fleet::in_environment(Kind::Sqlite, vec![], log, "").await;
+    let (_fleet, mut replica) = Fleet::sqlite().tables(log).start().await;
     let configuration = read(&replica, CONFIG_FILE);
     assert!(!replica.process.stderr().contains("\"DEBUG\""));
     for _ in 0..5 {
@@ -190,7 +189,11 @@ async fn sighup_changes_the_log_level_and_ends_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sealing_keys_are_replaced_without_a_restart() {
-    let (fleet, mut replica) = Fleet::with_secret_files(Kind::Sqlite, "", MAY_RESEAL).await;
+    let (fleet, mut replica) = Fleet::sqlite()
+        .secret_files()
+        .more_policies(MAY_RESEAL)
+        .start()
+        .await;
     let old = &fleet.sealing_key;
     let new = crate::support::keys::base64url(&crate::support::random_bytes(32));
     let new = format!("tpk1_{new}");
@@ -228,7 +231,11 @@ async fn sealing_keys_are_replaced_without_a_restart() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_reload_is_tried_again_and_succeeds_once_the_mode_was_corrected() {
-    let (fleet, replica) = Fleet::with_secret_files(Kind::Sqlite, "", MAY_RESEAL).await;
+    let (fleet, replica) = Fleet::sqlite()
+        .secret_files()
+        .more_policies(MAY_RESEAL)
+        .start()
+        .await;
     replica.ask(&fleet.token()).await.expect(201);
     assert_eq!(value(&replica, PENDING).await, 0);
     replace(&replica, SEALING_FILE, &with_new_key(&fleet), 0o644);
@@ -261,7 +268,7 @@ async fn a_reload_succeeds_once_a_missing_authority_file_of_an_endpoint_is_back(
          use = [\"discovery\"]\nca_file = \"{}\"",
         authorities.display()
     );
-    let (_fleet, replica) = Fleet::in_environment(Kind::Sqlite, vec![], &tables, "").await;
+    let (_fleet, replica) = Fleet::sqlite().tables(&tables).start().await;
     let configuration = read(&replica, CONFIG_FILE);
     fs::remove_file(&authorities).unwrap();
     let verbose = configuration.replace("level = \"warn\"", "level = \"debug\"");
@@ -326,7 +333,7 @@ async fn a_webhook_is_signed_with_its_new_secret_without_a_restart() {
          url = \"{}\"\nsecret_file = \"sink.secret\"",
         receiver.url()
     );
-    let (fleet, replica) = Fleet::with_secret_files(Kind::Sqlite, &sinks, "").await;
+    let (fleet, replica) = Fleet::sqlite().secret_files().tables(&sinks).start().await;
     replica.ask(&fleet.token()).await.expect(201);
     until("an event is delivered", SOON, async || {
         !receiver.taken().is_empty()
@@ -359,7 +366,7 @@ async fn another_role(database: &TestDatabase, name: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn new_credentials_of_the_database_are_used_without_a_restart() {
-    let (fleet, replica) = Fleet::with_secret_files(Kind::Postgres, "", "").await;
+    let (fleet, replica) = Fleet::postgres().secret_files().start().await;
     let role = format!("taskpass_other_{}", crate::support::random_hex(4));
     another_role(fleet.database(), &role).await;
     let former = read(&replica, DATABASE_FILE);

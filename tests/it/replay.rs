@@ -362,7 +362,7 @@ async fn without_contractors(policies: &str) -> Tally {
          permit (principal in Role::\"contractor\", action == Action::\"readMetrics\", \
          resource == Broker::\"taskpass\");"
     );
-    let rig = Rig::with(Kind::Sqlite, &policies, vec![], vec![]).await;
+    let rig = Rig::on(Kind::Sqlite).policies(&policies).start().await;
     let reports = "dev:agent%3Areports".to_owned().try_into().unwrap();
     let role = "contractor".to_owned();
     rig.broker
@@ -404,7 +404,7 @@ async fn a_role_that_a_candidate_asks_for_counts_where_it_was_read_and_else_noth
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_observed_when_it_was_decided_counts_once_its_day_is_over() {
-    let rig = Rig::new(Kind::Sqlite).await;
+    let rig = Rig::on(Kind::Sqlite).start().await;
     rig.issue("agent:reports", ask(&["orders:read"]))
         .await
         .unwrap();

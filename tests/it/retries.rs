@@ -77,13 +77,13 @@ async fn case(fleet: &Fleet, replica: &Replica) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retry_supersedes_three_times_and_then_conflicts_on_sqlite() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     case(&fleet, &replica).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retry_supersedes_three_times_and_then_conflicts_on_postgresql() {
-    let (fleet, replica) = Fleet::start().await;
+    let (fleet, replica) = Fleet::postgres().start().await;
     case(&fleet, &replica).await;
 }
 
@@ -114,7 +114,11 @@ permit (principal == Workload::plain::"plain:agent", action == Action::"openTask
 @id("plain-read") @description("reads") @max_ttl("600")
 permit (principal == Workload::plain::"plain:agent", action == Action::"orders:read", resource);
 "#;
-    Fleet::with_attestors(kind, attestor, policy).await
+    Fleet::on(kind)
+        .attestors(attestor)
+        .more_policies(policy)
+        .start()
+        .await
 }
 
 async fn proof(replica: &Replica, key: &Key) -> String {

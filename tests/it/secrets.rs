@@ -9,7 +9,7 @@ use crate::support::http::send;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_secret_is_in_a_log_a_metric_or_a_problem() {
-    let (fleet, mut replica) = Fleet::embedded();
+    let (fleet, mut replica) = Fleet::sqlite().start().await;
     let mut canaries = Canaries::new();
     canaries.add("admin token", &fleet.admin);
     let mut printed = String::new();
@@ -66,7 +66,7 @@ async fn no_secret_is_in_a_log_a_metric_or_a_problem() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_done_is_counted() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     let client = &replica.client;
     let ask = async |token: &str, request: &Value| {
         let answer = client.post_json(token, "/v1/credentials", request).await;

@@ -59,7 +59,7 @@ async fn told(replica: &Replica) -> f64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_whose_clock_is_not_its_databases_is_unready_until_they_agree() {
-    let (fleet, right) = Fleet::start().await;
+    let (fleet, right) = Fleet::postgres().start().await;
     let first = right.ask(&fleet.token()).await.expect(201);
     execute(&fleet, CLOCK).await;
     let wrong = fleet.replica_in(SKEWED);
@@ -130,7 +130,7 @@ impl Clock for Ahead {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_whose_clock_is_ahead_deletes_and_ends_nothing() {
-    let rig = Rig::new(Kind::Postgres).await;
+    let rig = Rig::on(Kind::Postgres).start().await;
     let token = rig.token("agent:reports", json!({}));
     let used = async || {
         rig.broker
@@ -222,7 +222,7 @@ async fn a_replica_whose_clock_is_ahead_deletes_and_ends_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_was_long_under_way_is_no_wrong_clock() {
-    let (_fleet, mut replica) = Fleet::start().await;
+    let (_fleet, mut replica) = Fleet::postgres().start().await;
     replica.process.wait_ready(replica.address);
     replica
         .proxy

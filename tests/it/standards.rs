@@ -11,7 +11,6 @@ use crate::support::http::{Answer, assert_oauth_error, assert_problem, send};
 use crate::support::issuer::unix_seconds;
 use crate::support::keys::{Algorithm, Key, sign_jwt};
 use crate::support::random_hex;
-use crate::support::rig::Kind;
 
 /// A broker, and a workload `nightly` with a registered key.
 struct World {
@@ -29,8 +28,11 @@ impl World {
              jwk = {{ kty = \"EC\", crv = \"P-256\", x = {x}, y = {y}, kid = \"{}\" }} }}]\n",
             key.kid,
         );
-        let (fleet, replica) =
-            Fleet::with_attestors(Kind::Sqlite, |_| attestor.clone(), POLICY).await;
+        let (fleet, replica) = Fleet::sqlite()
+            .tables(&attestor)
+            .more_policies(POLICY)
+            .start()
+            .await;
         Self {
             fleet,
             replica,
@@ -115,7 +117,7 @@ fn challenge(answer: &Answer) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_metadata_names_the_ways_in_which_each_endpoint_authenticates() {
-    let (_fleet, replica) = Fleet::embedded();
+    let (_fleet, replica) = Fleet::sqlite().start().await;
     for path in [
         "/.well-known/oauth-authorization-server",
         "/.well-known/openid-configuration",
@@ -238,7 +240,7 @@ async fn a_replayed_proof_is_an_invalid_proof_and_not_an_invalid_request() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_challenge_names_the_scheme_that_was_tried_and_invalid_token() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     let key = Key::generate(Algorithm::Es256);
     let stranger = sign_jwt(
         &key.header(),
@@ -292,7 +294,7 @@ async fn a_challenge_names_the_scheme_that_was_tried_and_invalid_token() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn basic_alone_is_challenged_with_basic() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     let basic = [("authorization", "Basic YWdlbnQ6c2VjcmV0".to_owned())];
     for (path, form) in [
         ("/oauth2/token", exchange(&fleet)),
@@ -319,7 +321,10 @@ async fn basic_alone_is_challenged_with_basic() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn too_many_requests_at_the_token_endpoint_are_told_in_oauths_form() {
-    let (_fleet, replica) = Fleet::embedded_with_limits([100_000, 100_000, 1, 30]);
+    let (_fleet, replica) = Fleet::sqlite()
+        .limits([100_000, 100_000, 1, 30])
+        .start()
+        .await;
     let form = vec![("grant_type", "password".to_owned())];
     let mut limited = None;
     for _ in 0..50 {
@@ -339,7 +344,7 @@ async fn too_many_requests_at_the_token_endpoint_are_told_in_oauths_form() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_method_that_no_endpoint_of_oauths_has_is_refused_in_oauths_form() {
-    let (_fleet, replica) = Fleet::embedded();
+    let (_fleet, replica) = Fleet::sqlite().start().await;
     for path in ["/oauth2/token", "/oauth2/introspect", "/oauth2/revoke"] {
         let answer = replica.client.get(path).await;
         assert_oauth_error(&answer, 405, "invalid_request");
@@ -349,7 +354,7 @@ async fn a_method_that_no_endpoint_of_oauths_has_is_refused_in_oauths_form() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_scope_has_one_space_between_two_words() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     let good = || exchange(&fleet);
     for bad in [
         "orders:read  orders:write",
@@ -367,7 +372,7 @@ async fn a_scope_has_one_space_between_two_words() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_statement_of_weight_zero_is_not_given() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     let admin = format!("Bearer {}", fleet.admin);
     for (accept, media_type) in [
         (format!("{STATEMENT};q=0"), "application/json"),
@@ -393,7 +398,7 @@ async fn a_statement_of_weight_zero_is_not_given() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idempotency_key_is_a_structured_field() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     let ask = async |key: &str| {
         let request = replica
             .client
@@ -414,7 +419,7 @@ async fn an_idempotency_key_is_a_structured_field() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_htu_with_an_escaped_unreserved_letter_is_the_endpoint_s() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     let key = Key::generate(Algorithm::Es256);
     for (htu, good) in [
         ("/oauth2/%74oken", true),
@@ -434,7 +439,7 @@ async fn an_htu_with_an_escaped_unreserved_letter_is_the_endpoint_s() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_that_is_wanted_as_a_jwt_is_answered_as_one() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     for (wanted, issued) in [("", ACCESS_TOKEN), (ACCESS_TOKEN, ACCESS_TOKEN), (JWT, JWT)] {
         let form = with(exchange(&fleet), "requested_token_type", wanted);
         let granted = token(&replica, &form).await.expect(200);

@@ -16,7 +16,7 @@ use taskpass::store::Store;
 
 use crate::support::http::assert_problem;
 use crate::support::keys::{peek, verifies};
-use crate::support::rig::{Kind, POLICIES, Rig, ask, claims, job};
+use crate::support::rig::{Kind, Rig, ask, claims, job};
 
 async fn rig(kind: Kind) -> Rig {
     let polled = json!({
@@ -24,7 +24,7 @@ async fn rig(kind: Kind) -> Rig {
         "actions": ["orders:read"], "locations": ["https://polled.example"],
         "verification": "status_list"
     });
-    Rig::with(kind, POLICIES, Vec::new(), vec![polled]).await
+    Rig::on(kind).resources([polled]).start().await
 }
 
 async fn issued(rig: &Rig) -> Issued {
@@ -136,7 +136,7 @@ async fn a_revocation_is_in_the_list_within_its_bound_on_postgresql() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_is_served_to_anybody_and_none_is_made_up() {
-    let (_fleet, replica) = crate::support::fleet::Fleet::embedded();
+    let (_fleet, replica) = crate::support::fleet::Fleet::sqlite().start().await;
     let list = replica.client.get("/status/0").await;
     assert_eq!(list.status, 200);
     assert_eq!(
@@ -176,41 +176,62 @@ async fn begin(kind: Kind) -> Rig {
 }
 
 on_both_stores! {
-    async fn a_revoked_token_whose_row_is_gone_stays_invalid_in_its_list(rig: Rig) {
-        let (revoked, pruned, alive) = (issued(&rig).await, issued(&rig).await, issued(&rig).await);
-        rig.revoke(revoked.session.id).await;
-        change(&rig, "DELETE FROM session WHERE id = $1", &revoked).await;
-        // A missing row counts as invalid, regardless of its session's state.
-        change(&rig, "DELETE FROM session WHERE id = $1", &pruned).await;
-        assert!(polled(&rig, &revoked).await.1);
-        assert!(polled(&rig, &pruned).await.1);
-        assert!(!polled(&rig, &alive).await.1);
-    }
+    fn a_revoked_token_whose_row_is_gone_stays_invalid_in_its_list;
+    fn a_list_calls_nothing_invalid_that_is_issued_after_it_was_built;
+    fn a_list_that_cannot_be_built_to_its_end_is_not_served;
+}
 
-    async fn a_list_calls_nothing_invalid_that_is_issued_after_it_was_built(rig: Rig) {
-        // Go to the start of a list's period, so that the second answer is the same list.
-        let into = u64::try_from(rig.now().seconds() % 10).unwrap();
-        rig.clock.advance(10 - into);
-        let before = issued(&rig).await;
-        let (list, bit) = polled(&rig, &before).await;
-        assert!(!bit);
-        let after = issued(&rig).await;
-        let (same, bit) = polled(&rig, &after).await;
-        assert_eq!((same, bit), (list, false), "its index was beyond the log's end");
-        // The next list contains the session, and its end.
-        rig.revoke(after.session.id).await;
-        rig.clock.advance(10);
-        assert!(polled(&rig, &after).await.1);
-        assert!(!polled(&rig, &before).await.1);
-    }
+async fn a_revoked_token_whose_row_is_gone_stays_invalid_in_its_list(rig: Rig) {
+    let (revoked, pruned, alive) = (issued(&rig).await, issued(&rig).await, issued(&rig).await);
+    rig.revoke(revoked.session.id).await;
+    change(&rig, "DELETE FROM session WHERE id = $1", &revoked).await;
+    // A missing row counts as invalid, regardless of its session's state.
+    change(&rig, "DELETE FROM session WHERE id = $1", &pruned).await;
+    assert!(polled(&rig, &revoked).await.1);
+    assert!(polled(&rig, &pruned).await.1);
+    assert!(!polled(&rig, &alive).await.1);
+}
 
-    async fn a_list_that_cannot_be_built_to_its_end_is_not_served(rig: Rig) {
-        let (alive, broken) = (issued(&rig).await, issued(&rig).await);
-        // Of a derived session the whole row is read. It is its own parent here.
-        change(&rig, "UPDATE session SET policies = '{', parent_id = id WHERE id = $1", &broken).await;
-        let built = rig.broker.verification.status_list(0).await;
-        assert!(matches!(built, Err(BrokerError::FailClosed(_))), "{built:?}");
-        change(&rig, "UPDATE session SET policies = '[]', parent_id = NULL WHERE id = $1", &broken).await;
-        assert!(!polled(&rig, &alive).await.1, "a failure is not cached");
-    }
+async fn a_list_calls_nothing_invalid_that_is_issued_after_it_was_built(rig: Rig) {
+    // Go to the start of a list's period, so that the second answer is the same list.
+    let into = u64::try_from(rig.now().seconds() % 10).unwrap();
+    rig.clock.advance(10 - into);
+    let before = issued(&rig).await;
+    let (list, bit) = polled(&rig, &before).await;
+    assert!(!bit);
+    let after = issued(&rig).await;
+    let (same, bit) = polled(&rig, &after).await;
+    assert_eq!(
+        (same, bit),
+        (list, false),
+        "its index was beyond the log's end"
+    );
+    // The next list contains the session, and its end.
+    rig.revoke(after.session.id).await;
+    rig.clock.advance(10);
+    assert!(polled(&rig, &after).await.1);
+    assert!(!polled(&rig, &before).await.1);
+}
+
+async fn a_list_that_cannot_be_built_to_its_end_is_not_served(rig: Rig) {
+    let (alive, broken) = (issued(&rig).await, issued(&rig).await);
+    // Of a derived session the whole row is read. It is its own parent here.
+    change(
+        &rig,
+        "UPDATE session SET policies = '{', parent_id = id WHERE id = $1",
+        &broken,
+    )
+    .await;
+    let built = rig.broker.verification.status_list(0).await;
+    assert!(
+        matches!(built, Err(BrokerError::FailClosed(_))),
+        "{built:?}"
+    );
+    change(
+        &rig,
+        "UPDATE session SET policies = '[]', parent_id = NULL WHERE id = $1",
+        &broken,
+    )
+    .await;
+    assert!(!polled(&rig, &alive).await.1, "a failure is not cached");
 }

@@ -43,7 +43,11 @@ name = "trial"
 max_deadline_seconds = 3600
 resources = ["files-api"]
 "#;
-    Fleet::with_attestors(kind, |_| tables.to_owned(), POLICIES).await
+    Fleet::on(kind)
+        .tables(tables)
+        .more_policies(POLICIES)
+        .start()
+        .await
 }
 
 async fn ask(fleet: &Fleet, replica: &Replica, action: &str, location: &str, status: u16) {

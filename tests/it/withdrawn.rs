@@ -44,7 +44,7 @@ fn team(own: &AttestorSpec, identity: &str) -> AttestorSpec {
 }
 
 async fn begin(kind: Kind) -> World {
-    let rig = Rig::new(kind).await;
+    let rig = Rig::on(kind).start().await;
     let (_, bytes) = rig
         .broker
         .administration
@@ -137,81 +137,128 @@ fn is_withdrawn<T: std::fmt::Debug>(result: Result<T, BrokerError>) -> bool {
 }
 
 on_both_stores! {
-    async fn a_task_whose_attestor_was_removed_lends_nothing_and_its_children_get_nothing(world: World) {
-        for (change, what) in [(None, "removed"), (Some("team:{sub}"), "with other identities")] {
-            world.decide_by(Some("{sub}")).await;
-            let parent = world.open().await;
-            let early = world.lend(&parent).await.unwrap();
-            let late = world.lend(&parent).await.unwrap();
-            let last = world.lend(&parent).await.unwrap();
-            let child = world.child(&parent, &early).await.unwrap();
-            world.heartbeat(&parent).await.unwrap();
+    fn a_task_whose_attestor_was_removed_lends_nothing_and_its_children_get_nothing;
+    fn a_task_does_not_go_on_by_another_issuer_under_the_name_of_its_attestor;
+    fn a_task_goes_on_when_its_attestor_is_back;
+}
 
-            world.decide_by(change).await;
-            assert!(is_withdrawn(world.lend(&parent).await), "{what}");
-            assert!(is_withdrawn(world.heartbeat(&parent).await), "{what}");
-            // An earlier delegation opens no task, with or without a credential.
-            assert_eq!(refusal(world.child(&parent, &late).await), "owner-withdrawn", "{what}");
-            let evidence = world.rig.evidence("agent:child");
-            let opened = world.rig.broker.tasks.open_task(&evidence, child_of(parent.task.id, &last)).await;
-            let Err(BrokerError::Denied(denied)) = opened else { panic!("{what}: {opened:?}") };
-            assert_eq!(denied.refusal.code.as_str(), "owner-withdrawn", "{what}");
-            // An open child task gets nothing more, although its own attestor still exists.
-            let joined = world.rig.issue("agent:child", ask_joining(&child, &["orders:read"])).await;
-            assert_eq!(refusal(joined), "owner-withdrawn", "{what}");
-            assert!(is_withdrawn(world.heartbeat(&child).await), "{what}");
-            assert!(is_withdrawn(world.rig.delegate(&child, "agent:orders").await), "{what}");
-            // The removed attestor's evidence is refused.
-            let joined = world.rig.broker.issuance.issue(world.lead(), ask_joining(&parent, &["orders:read"])).await;
-            assert!(joined.is_err(), "{what}");
-            // The task can still be ended, which ends its children.
-            let ended = world.rig.end(&parent, TaskEnd::Complete).await.unwrap();
-            assert_eq!(ended.task.state, TaskState::Completed, "{what}");
-            assert!(!world.rig.is_good(&child).await, "{what}");
-        }
-    }
+async fn a_task_whose_attestor_was_removed_lends_nothing_and_its_children_get_nothing(
+    world: World,
+) {
+    for (change, what) in [
+        (None, "removed"),
+        (Some("team:{sub}"), "with other identities"),
+    ] {
+        world.decide_by(Some("{sub}")).await;
+        let parent = world.open().await;
+        let early = world.lend(&parent).await.unwrap();
+        let late = world.lend(&parent).await.unwrap();
+        let last = world.lend(&parent).await.unwrap();
+        let child = world.child(&parent, &early).await.unwrap();
+        world.heartbeat(&parent).await.unwrap();
 
-    async fn a_task_does_not_go_on_by_another_issuer_under_the_name_of_its_attestor(world: World) {
-        let changed = |member: &str, value: serde_json::Value| {
-            let mut spec = serde_json::to_value(team(&world.before.attestors[0], "{sub}")).unwrap();
-            spec[member] = value;
-            serde_json::from_value::<AttestorSpec>(spec).unwrap()
+        world.decide_by(change).await;
+        assert!(is_withdrawn(world.lend(&parent).await), "{what}");
+        assert!(is_withdrawn(world.heartbeat(&parent).await), "{what}");
+        // An earlier delegation opens no task, with or without a credential.
+        assert_eq!(
+            refusal(world.child(&parent, &late).await),
+            "owner-withdrawn",
+            "{what}"
+        );
+        let evidence = world.rig.evidence("agent:child");
+        let opened = world
+            .rig
+            .broker
+            .tasks
+            .open_task(&evidence, child_of(parent.task.id, &last))
+            .await;
+        let Err(BrokerError::Denied(denied)) = opened else {
+            panic!("{what}: {opened:?}")
         };
-        let others = [
-            changed("issuer", json!("https://another.test")),
-            changed("required", json!({"sub": "lead"})),
-        ];
-        for other in others {
-            world.decide_by(Some("{sub}")).await;
-            let parent = world.open().await;
-            let lent = world.lend(&parent).await.unwrap();
-            world.decide_with(Some(other)).await;
-            assert!(is_withdrawn(world.heartbeat(&parent).await));
-            assert!(is_withdrawn(world.lend(&parent).await));
-            assert_eq!(refusal(world.child(&parent, &lent).await), "owner-withdrawn");
-            world.rig.end(&parent, TaskEnd::Abort).await.unwrap();
-        }
-        // A change of the accepted tokens' form does not matter.
-        world.decide_by(Some("{sub}")).await;
-        let parent = world.open().await;
-        world.decide_with(Some(changed("max_age_seconds", json!(120)))).await;
-        world.heartbeat(&parent).await.unwrap();
+        assert_eq!(denied.refusal.code.as_str(), "owner-withdrawn", "{what}");
+        // An open child task gets nothing more, although its own attestor still exists.
+        let joined = world
+            .rig
+            .issue("agent:child", ask_joining(&child, &["orders:read"]))
+            .await;
+        assert_eq!(refusal(joined), "owner-withdrawn", "{what}");
+        assert!(is_withdrawn(world.heartbeat(&child).await), "{what}");
+        assert!(
+            is_withdrawn(world.rig.delegate(&child, "agent:orders").await),
+            "{what}"
+        );
+        // The removed attestor's evidence is refused.
+        let joined = world
+            .rig
+            .broker
+            .issuance
+            .issue(world.lead(), ask_joining(&parent, &["orders:read"]))
+            .await;
+        assert!(joined.is_err(), "{what}");
+        // The task can still be ended, which ends its children.
+        let ended = world.rig.end(&parent, TaskEnd::Complete).await.unwrap();
+        assert_eq!(ended.task.state, TaskState::Completed, "{what}");
+        assert!(!world.rig.is_good(&child).await, "{what}");
     }
+}
 
-    async fn a_task_goes_on_when_its_attestor_is_back(world: World) {
-        let parent = world.open().await;
-        world.decide_by(None).await;
-        assert!(is_withdrawn(world.heartbeat(&parent).await));
+async fn a_task_does_not_go_on_by_another_issuer_under_the_name_of_its_attestor(world: World) {
+    let changed = |member: &str, value: serde_json::Value| {
+        let mut spec = serde_json::to_value(team(&world.before.attestors[0], "{sub}")).unwrap();
+        spec[member] = value;
+        serde_json::from_value::<AttestorSpec>(spec).unwrap()
+    };
+    let others = [
+        changed("issuer", json!("https://another.test")),
+        changed("required", json!({"sub": "lead"})),
+    ];
+    for other in others {
         world.decide_by(Some("{sub}")).await;
-        world.heartbeat(&parent).await.unwrap();
+        let parent = world.open().await;
         let lent = world.lend(&parent).await.unwrap();
-        world.child(&parent, &lent).await.unwrap();
-        // A task that no change affected can be aborted by its handle.
-        let authority = TaskAuthority::Handle(handle(&parent), Evidence::default());
-        let ended = world.rig.broker.tasks.end_task(parent.task.id, authority, TaskEnd::Abort).await.unwrap();
-        assert_eq!(ended.task.state, TaskState::Aborted);
-        let guessed = TaskAuthority::Handle(SecretString::from("tph_x"), Evidence::default());
-        let refused = world.rig.broker.tasks.end_task(parent.task.id, guessed, TaskEnd::Abort).await;
-        assert!(matches!(refused, Err(BrokerError::NotFound(_))));
+        world.decide_with(Some(other)).await;
+        assert!(is_withdrawn(world.heartbeat(&parent).await));
+        assert!(is_withdrawn(world.lend(&parent).await));
+        assert_eq!(
+            refusal(world.child(&parent, &lent).await),
+            "owner-withdrawn"
+        );
+        world.rig.end(&parent, TaskEnd::Abort).await.unwrap();
     }
+    // A change of the accepted tokens' form does not matter.
+    world.decide_by(Some("{sub}")).await;
+    let parent = world.open().await;
+    world
+        .decide_with(Some(changed("max_age_seconds", json!(120))))
+        .await;
+    world.heartbeat(&parent).await.unwrap();
+}
+
+async fn a_task_goes_on_when_its_attestor_is_back(world: World) {
+    let parent = world.open().await;
+    world.decide_by(None).await;
+    assert!(is_withdrawn(world.heartbeat(&parent).await));
+    world.decide_by(Some("{sub}")).await;
+    world.heartbeat(&parent).await.unwrap();
+    let lent = world.lend(&parent).await.unwrap();
+    world.child(&parent, &lent).await.unwrap();
+    // A task that no change affected can be aborted by its handle.
+    let authority = TaskAuthority::Handle(handle(&parent), Evidence::default());
+    let ended = world
+        .rig
+        .broker
+        .tasks
+        .end_task(parent.task.id, authority, TaskEnd::Abort)
+        .await
+        .unwrap();
+    assert_eq!(ended.task.state, TaskState::Aborted);
+    let guessed = TaskAuthority::Handle(SecretString::from("tph_x"), Evidence::default());
+    let refused = world
+        .rig
+        .broker
+        .tasks
+        .end_task(parent.task.id, guessed, TaskEnd::Abort)
+        .await;
+    assert!(matches!(refused, Err(BrokerError::NotFound(_))));
 }

@@ -75,7 +75,7 @@ fn failures(rig: &Rig, witness: &Witness, reason: &str) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_witnessed_receipt_shows_offline_that_a_decision_was_logged_before_its_use() {
     let witness = Witness::start("witness.test/w", Manner::Good);
-    let (fleet, replica) = Fleet::exporting(Kind::Sqlite, &witness.table()).await;
+    let (fleet, replica) = Fleet::sqlite().tables(&witness.table()).start().await;
     let keys = vkeys(&fleet, &replica).await;
     let granted = replica.ask(&fleet.token()).await.expect(201);
     let decision = granted["decision"]["id"].as_str().unwrap().to_owned();
@@ -182,7 +182,7 @@ async fn a_witnessed_receipt_shows_offline_that_a_decision_was_logged_before_its
 }
 
 async fn begin(kind: Kind) -> Rig {
-    Rig::new(kind).await
+    Rig::on(kind).start().await
 }
 
 /// Whether the metrics count any failure of a witness with this label.
@@ -195,35 +195,40 @@ fn has_failures(metrics: &str, label: &str) -> bool {
 }
 
 on_both_stores! {
-    async fn after_a_restart_a_witness_is_told_from_where_it_was_left(mut rig: Rig) {
-        let witness = Witness::start("witness.test/w", Manner::Good);
-        witnessed(&mut rig, &[&witness]).await;
-        issue(&rig).await;
-        caught_up(&rig, &witness).await;
-        let left = witness.size();
-        let before = witness.asked();
-        assert!(before.iter().all(|(.., status)| *status == 200), "{before:?}");
-        assert_eq!(before[0].0, 0);
-        rig.restart().await.unwrap();
-        issue(&rig).await;
-        caught_up(&rig, &witness).await;
-        let asked = witness.asked()[before.len()..].to_vec();
-        assert_eq!(asked[0].0, left, "{asked:?}");
-        assert!(asked.iter().all(|(.., status)| *status == 200), "{asked:?}");
-        // A witness that lost its state says so, and receives the log from the beginning.
-        witness.forget();
-        issue(&rig).await;
-        caught_up(&rig, &witness).await;
-        let asked = witness.asked();
-        let size = witness.size();
-        assert!(asked.ends_with(&[(0, size, 200)]), "{asked:?}");
-        assert!(!has_failures(&rig.broker.core.metrics().render(), ""));
-    }
+    fn after_a_restart_a_witness_is_told_from_where_it_was_left;
+}
+
+async fn after_a_restart_a_witness_is_told_from_where_it_was_left(mut rig: Rig) {
+    let witness = Witness::start("witness.test/w", Manner::Good);
+    witnessed(&mut rig, &[&witness]).await;
+    issue(&rig).await;
+    caught_up(&rig, &witness).await;
+    let left = witness.size();
+    let before = witness.asked();
+    assert!(
+        before.iter().all(|(.., status)| *status == 200),
+        "{before:?}"
+    );
+    assert_eq!(before[0].0, 0);
+    rig.restart().await.unwrap();
+    issue(&rig).await;
+    caught_up(&rig, &witness).await;
+    let asked = witness.asked()[before.len()..].to_vec();
+    assert_eq!(asked[0].0, left, "{asked:?}");
+    assert!(asked.iter().all(|(.., status)| *status == 200), "{asked:?}");
+    // A witness that lost its state says so, and receives the log from the beginning.
+    witness.forget();
+    issue(&rig).await;
+    caught_up(&rig, &witness).await;
+    let asked = witness.asked();
+    let size = witness.size();
+    assert!(asked.ends_with(&[(0, size, 200)]), "{asked:?}");
+    assert!(!has_failures(&rig.broker.core.metrics().render(), ""));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_replicas_have_one_witness_follow_one_log() {
-    let mut rig = Rig::new(Kind::Postgres).await;
+    let mut rig = Rig::on(Kind::Postgres).start().await;
     let witness = Witness::start("witness.test/w", Manner::Good);
     witnessed(&mut rig, &[&witness]).await;
     let other = rig.replica().await;
@@ -272,7 +277,7 @@ async fn nothing_that_a_witness_does_holds_up_a_decision_or_another_witness_and_
         .enumerate()
         .map(|(n, (manner, _))| Witness::start(&format!("witness.test/{n}"), *manner))
         .collect();
-    let mut rig = Rig::new(Kind::Sqlite).await;
+    let mut rig = Rig::on(Kind::Sqlite).start().await;
     let all: Vec<&Witness> = bad.iter().chain([&good]).collect();
     witnessed(&mut rig, &all).await;
     issue(&rig).await;
@@ -303,7 +308,7 @@ async fn nothing_that_a_witness_does_holds_up_a_decision_or_another_witness_and_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_was_set_back_is_contradicted_by_the_witness_that_signed_it() {
-    let mut rig = Rig::new(Kind::Sqlite).await;
+    let mut rig = Rig::on(Kind::Sqlite).start().await;
     let witness = Witness::start("witness.test/w", Manner::Good);
     witnessed(&mut rig, &[&witness]).await;
     issue(&rig).await;
@@ -335,7 +340,7 @@ async fn a_log_that_was_set_back_is_contradicted_by_the_witness_that_signed_it()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_that_no_witness_signed_silences_no_witness() {
     let witness = Witness::start("witness.test/w", Manner::Good);
-    let mut rig = Rig::new(Kind::Sqlite).await;
+    let mut rig = Rig::on(Kind::Sqlite).start().await;
     witnessed(&mut rig, &[&witness]).await;
     issue(&rig).await;
     caught_up(&rig, &witness).await;

@@ -21,7 +21,6 @@ use crate::support::issuer::{AUDIENCE, unix_seconds};
 use crate::support::keys::{Algorithm, Key, sign_jwt};
 use crate::support::process::Ended;
 use crate::support::random_hex;
-use crate::support::rig::Kind;
 
 const ID: &str = "spiffe://prod.acme.example/ns/jobs/sa/report";
 
@@ -149,8 +148,11 @@ impl World {
              bundle = \"bundles\"\n[endpoints.bundles]\n\
              url = \"http://{bundles_at}/bundle\"\nuse = [\"keys\"]\n"
         );
-        let (fleet, replica) =
-            Fleet::with_attestors(Kind::Sqlite, |_| attestor.clone(), POLICY).await;
+        let (fleet, replica) = Fleet::sqlite()
+            .tables(&attestor)
+            .more_policies(POLICY)
+            .start()
+            .await;
         Self {
             api,
             directory,

@@ -48,7 +48,7 @@ async fn write(rig: &Rig, mebibytes: u32) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_write_ahead_log_is_cut_off_once_a_long_reader_has_gone() {
-    let rig = Rig::new(Kind::Sqlite).await;
+    let rig = Rig::on(Kind::Sqlite).start().await;
     let log = log_of(rig.directory());
     let store = rig.broker.core.store();
     let reading = reader(rig.directory()).await;
@@ -70,7 +70,7 @@ async fn the_write_ahead_log_is_cut_off_once_a_long_reader_has_gone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn beyond_its_limit_nothing_is_issued_and_everything_can_be_revoked() {
-    let rig = Rig::new(Kind::Sqlite).await;
+    let rig = Rig::on(Kind::Sqlite).start().await;
     let issued = rig
         .issue("agent:reports", ask(&["orders:read"]))
         .await
@@ -106,7 +106,10 @@ async fn beyond_its_limit_nothing_is_issued_and_everything_can_be_revoked() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_write_ahead_log_is_measured_and_told_and_recovers_by_itself() {
-    let (fleet, replica) = Fleet::embedded_on("max_wal_bytes = 16777216");
+    let (fleet, replica) = Fleet::sqlite()
+        .sqlite_settings("max_wal_bytes = 16777216")
+        .start()
+        .await;
     let directory = replica.process.dir();
     let reading = reader(directory).await;
     until("the broker issues no more credentials", SOON, async || {

@@ -192,7 +192,7 @@ fn fails(ended: &Ended, says: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_real_log_is_exported_and_verified_and_only_a_reader_gets_it() {
-    let (fleet, replica) = Fleet::start().await;
+    let (fleet, replica) = Fleet::postgres().start().await;
     let granted = replica.ask(&fleet.token()).await.expect(201);
     for _ in 0..3 {
         let mut refused = body();

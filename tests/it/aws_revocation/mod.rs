@@ -61,7 +61,12 @@ fn bucket(entries: u32) -> Value {
 
 async fn rig_with(kind: Kind, aws: &str, resources: Vec<Value>) -> Rig {
     let policies = format!("{POLICIES}{MORE}");
-    let rig = Rig::with_aws(kind, &policies, aws, resources).await;
+    let rig = Rig::on(kind)
+        .policies(&policies)
+        .aws(aws)
+        .resources(resources)
+        .start()
+        .await;
     rig.broker.keys.follow(rig.now()).await.unwrap();
     rig
 }

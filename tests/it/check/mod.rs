@@ -437,7 +437,7 @@ fn a_policy_check_finds_a_fault_anywhere_in_the_configuration() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_activation_refuses_what_the_check_refuses() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     let good = fleet.generation(&replica);
     let changed = |change: &dyn Fn(&mut Value)| {
         let mut generation = good.clone();

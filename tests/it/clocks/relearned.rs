@@ -6,7 +6,7 @@ const DAY: u64 = 24 * HOUR;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_batch_that_learns_an_accepted_time_knows_the_blocks_that_block_again() {
-    let mut rig = Rig::new(Kind::Postgres).await;
+    let mut rig = Rig::on(Kind::Postgres).start().await;
     let right = rig.now();
     let block = RevokeRequest {
         selector: Selector::Workload("dev:agent%3Areports".to_owned().try_into().unwrap()),

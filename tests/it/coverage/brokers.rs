@@ -26,7 +26,7 @@ fn later(at: &Value, seconds: u64) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_done_with_a_brokers_tokens_is_told_apart_by_its_own_log() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     let granted = async || replica.ask(&fleet.token()).await.expect(201);
     let (used, misused, ended) = (granted().await, granted().await, granted().await);
     let id = ended["session"]["id"].as_str().unwrap();

@@ -30,7 +30,7 @@ use crate::support::rig::{Kind, Rig, ask};
 use crate::support::{SOON, random_bytes, until};
 
 async fn begin(kind: Kind) -> Rig {
-    Rig::with(kind, &policies(), vec![], vec![]).await
+    Rig::on(kind).policies(&policies()).start().await
 }
 
 fn uuid() -> Uuid {
@@ -356,79 +356,127 @@ fn is_blocked(appended: &Appended) -> bool {
 }
 
 on_both_stores! {
-    async fn what_is_queued_behind_a_cutoff_in_one_batch_is_refused(rig: Rig) {
-        for (n, kind) in KINDS.iter().enumerate() {
-            let selector = selectors(WORKLOAD)[n % 3].clone();
-            let issued = rig.issue(WORKLOAD, ask(&["orders:read"])).await.unwrap();
-            let (wanted, used) = (entry(&rig, kind, &issued).await, evidence(&rig));
-            let before = rig.rows().await;
-            let cut = cutoff(selector, Block::Until(rig.now().plus_seconds(60)), rig.now());
-            let cut = of_nobody(&rig, cut);
-            let wanted = of_workload(&rig, wanted, used);
-            let (cut, refused) = in_one_batch(&rig, cut, wanted.clone()).await;
-            assert!(matches!(cut, Appended::Recorded(_)), "{kind}: {cut:?}");
-            assert!(is_blocked(&refused), "{kind}: {refused:?}");
-            let after = rig.rows().await;
-            for table in ["task", "session", "delegation", "activation", "signing_key", "workload_key", "admin_binding"] {
-                assert_eq!(after[table], before[table], "{kind} changed {table}");
-            }
-            assert_eq!(after["cutoff"].len(), before["cutoff"].len() + 1, "{kind}");
-            let again = rig.broker.core.ledger().append(wanted).await.unwrap();
-            assert!(matches!(again, Appended::Replayed(_)), "{kind}: its evidence is used up: {again:?}");
-            rig.clock.advance(60);
+    fn what_is_queued_behind_a_cutoff_in_one_batch_is_refused;
+    fn a_cutoff_overtakes_decisions_in_one_batch_and_no_earlier_act;
+    fn of_two_admins_who_cut_each_other_off_in_one_batch_the_first_prevails;
+    fn whom_a_lift_in_the_same_batch_frees_goes_on;
+}
+
+async fn what_is_queued_behind_a_cutoff_in_one_batch_is_refused(rig: Rig) {
+    for (n, kind) in KINDS.iter().enumerate() {
+        let selector = selectors(WORKLOAD)[n % 3].clone();
+        let issued = rig.issue(WORKLOAD, ask(&["orders:read"])).await.unwrap();
+        let (wanted, used) = (entry(&rig, kind, &issued).await, evidence(&rig));
+        let before = rig.rows().await;
+        let cut = cutoff(
+            selector,
+            Block::Until(rig.now().plus_seconds(60)),
+            rig.now(),
+        );
+        let cut = of_nobody(&rig, cut);
+        let wanted = of_workload(&rig, wanted, used);
+        let (cut, refused) = in_one_batch(&rig, cut, wanted.clone()).await;
+        assert!(matches!(cut, Appended::Recorded(_)), "{kind}: {cut:?}");
+        assert!(is_blocked(&refused), "{kind}: {refused:?}");
+        let after = rig.rows().await;
+        for table in [
+            "task",
+            "session",
+            "delegation",
+            "activation",
+            "signing_key",
+            "workload_key",
+            "admin_binding",
+        ] {
+            assert_eq!(after[table], before[table], "{kind} changed {table}");
+        }
+        assert_eq!(after["cutoff"].len(), before["cutoff"].len() + 1, "{kind}");
+        let again = rig.broker.core.ledger().append(wanted).await.unwrap();
+        assert!(
+            matches!(again, Appended::Replayed(_)),
+            "{kind}: its evidence is used up: {again:?}"
+        );
+        rig.clock.advance(60);
+    }
+}
+
+async fn a_cutoff_overtakes_decisions_in_one_batch_and_no_earlier_act(rig: Rig) {
+    for kind in KINDS {
+        let issued = rig.issue(WORKLOAD, ask(&["orders:read"])).await.unwrap();
+        let wanted = entry(&rig, kind, &issued).await;
+        let cut = cutoff(
+            Selector::All(True),
+            Block::Until(rig.now().plus_seconds(60)),
+            rig.now(),
+        );
+        let wanted = of_workload(&rig, wanted, evidence(&rig));
+        let (stands, cut) = in_one_batch(&rig, wanted, of_nobody(&rig, cut)).await;
+        let is_act = !["consume", "decide", "delegate"].contains(kind);
+        assert_eq!(
+            matches!(stands, Appended::Recorded(_)),
+            is_act,
+            "{kind}: {stands:?}"
+        );
+        assert_eq!(is_blocked(&stands), !is_act, "{kind}: {stands:?}");
+        assert!(matches!(cut, Appended::Recorded(_)), "{kind}: {cut:?}");
+        rig.clock.advance(60);
+        if *kind == "activate" {
+            rig.broker
+                .administration
+                .activate_own("test", rig.generation())
+                .await
+                .unwrap();
         }
     }
+}
 
-    async fn a_cutoff_overtakes_decisions_in_one_batch_and_no_earlier_act(rig: Rig) {
-        for kind in KINDS {
-            let issued = rig.issue(WORKLOAD, ask(&["orders:read"])).await.unwrap();
-            let wanted = entry(&rig, kind, &issued).await;
-            let cut = cutoff(Selector::All(True), Block::Until(rig.now().plus_seconds(60)), rig.now());
-            let wanted = of_workload(&rig, wanted, evidence(&rig));
-            let (stands, cut) = in_one_batch(&rig, wanted, of_nobody(&rig, cut)).await;
-            let is_act = !["consume", "decide", "delegate"].contains(kind);
-            assert_eq!(matches!(stands, Appended::Recorded(_)), is_act, "{kind}: {stands:?}");
-            assert_eq!(is_blocked(&stands), !is_act, "{kind}: {stands:?}");
-            assert!(matches!(cut, Appended::Recorded(_)), "{kind}: {cut:?}");
-            rig.clock.advance(60);
-            if *kind == "activate" {
-                rig.broker.administration.activate_own("test", rig.generation()).await.unwrap();
-            }
-        }
-    }
+async fn of_two_admins_who_cut_each_other_off_in_one_batch_the_first_prevails(rig: Rig) {
+    let by = |rig: &Rig, sub: &str, entry: Entry| {
+        let mut request = of_workload(rig, entry, evidence(rig));
+        request.one_time.by.as_mut().unwrap().identity = identity(sub);
+        request
+    };
+    let of = |sub: &str| {
+        cutoff(
+            Selector::Workload(identity(sub)),
+            Block::UntilLifted,
+            rig.now(),
+        )
+    };
+    let first = by(&rig, WORKLOAD, of("agent:orders"));
+    let second = by(&rig, "agent:orders", of(WORKLOAD));
+    let (first, second) = in_one_batch(&rig, first, second).await;
+    assert!(matches!(first, Appended::Recorded(_)), "{first:?}");
+    assert!(is_blocked(&second), "{second:?}");
+    rig.issue(WORKLOAD, ask(&["orders:read"])).await.unwrap();
+}
 
-    async fn of_two_admins_who_cut_each_other_off_in_one_batch_the_first_prevails(rig: Rig) {
-        let by = |rig: &Rig, sub: &str, entry: Entry| {
-            let mut request = of_workload(rig, entry, evidence(rig));
-            request.one_time.by.as_mut().unwrap().identity = identity(sub);
-            request
-        };
-        let of = |sub: &str| cutoff(Selector::Workload(identity(sub)), Block::UntilLifted, rig.now());
-        let first = by(&rig, WORKLOAD, of("agent:orders"));
-        let second = by(&rig, "agent:orders", of(WORKLOAD));
-        let (first, second) = in_one_batch(&rig, first, second).await;
-        assert!(matches!(first, Appended::Recorded(_)), "{first:?}");
-        assert!(is_blocked(&second), "{second:?}");
-        rig.issue(WORKLOAD, ask(&["orders:read"])).await.unwrap();
-    }
-
-    async fn whom_a_lift_in_the_same_batch_frees_goes_on(rig: Rig) {
-        let id = block(&rig, selectors(WORKLOAD)[0].clone()).await;
-        let cut = rig.broker.core.store().cutoff(id).await.unwrap().unwrap();
-        let lift = Entry::Lift(Box::new(Lift { cutoff: cut, by: "test".into() }));
-        let ended = Entry::EndSession(EndSession {
-            session: SessionId::from(uuid()),
-            state: SessionState::Ended,
-            reason: EndReason::Revoked,
-            never_made: false,
-            by: "test".into(),
-            owner: identity(WORKLOAD),
-        });
-        let wanted = of_workload(&rig, ended, evidence(&rig));
-        let (lifted, freed) = in_one_batch(&rig, of_nobody(&rig, lift), wanted).await;
-        assert!(matches!(lifted, Appended::Recorded(_)), "{lifted:?}");
-        assert!(matches!(freed, Appended::Unchanged), "{freed:?}");
-        let token = rig.token(WORKLOAD, json!({}));
-        rig.broker.tasks.list_tasks(&crate::support::rig::bearer(&token), taskpass::store::tasks::TaskFilter::default()).await.unwrap();
-    }
+async fn whom_a_lift_in_the_same_batch_frees_goes_on(rig: Rig) {
+    let id = block(&rig, selectors(WORKLOAD)[0].clone()).await;
+    let cut = rig.broker.core.store().cutoff(id).await.unwrap().unwrap();
+    let lift = Entry::Lift(Box::new(Lift {
+        cutoff: cut,
+        by: "test".into(),
+    }));
+    let ended = Entry::EndSession(EndSession {
+        session: SessionId::from(uuid()),
+        state: SessionState::Ended,
+        reason: EndReason::Revoked,
+        never_made: false,
+        by: "test".into(),
+        owner: identity(WORKLOAD),
+    });
+    let wanted = of_workload(&rig, ended, evidence(&rig));
+    let (lifted, freed) = in_one_batch(&rig, of_nobody(&rig, lift), wanted).await;
+    assert!(matches!(lifted, Appended::Recorded(_)), "{lifted:?}");
+    assert!(matches!(freed, Appended::Unchanged), "{freed:?}");
+    let token = rig.token(WORKLOAD, json!({}));
+    rig.broker
+        .tasks
+        .list_tasks(
+            &crate::support::rig::bearer(&token),
+            taskpass::store::tasks::TaskFilter::default(),
+        )
+        .await
+        .unwrap();
 }

@@ -6,7 +6,7 @@ use crate::support::http::{assert_problem, send};
 
 /// Over HTTP, where the broker reads the body between two checks of the evidence.
 async fn activation(kind: Kind) {
-    let (fleet, replica): (Fleet, Replica) = Fleet::on(kind).await;
+    let (fleet, replica): (Fleet, Replica) = Fleet::on(kind).start().await;
     let token = fleet.token();
     let client = &replica.client;
     let refused = client
@@ -41,7 +41,7 @@ const OPEN: &[&str] = &[
 
 /// Calls every operation of the HTTP description, so that a new operation is tested too.
 async fn every_door(kind: Kind) {
-    let (fleet, replica): (Fleet, Replica) = Fleet::on(kind).await;
+    let (fleet, replica): (Fleet, Replica) = Fleet::on(kind).start().await;
     let client = &replica.client;
     let described = client.get("/openapi.json").await.expect(200);
     let mut tried = 0;

@@ -193,7 +193,12 @@ async fn begin(kind: Kind) -> World {
     });
     let minter: Arc<dyn Minter> = Arc::clone(&back_end) as _;
     let policies = format!("{POLICIES}{POLICY}");
-    let rig = Rig::with(kind, &policies, vec![minter], vec![role]).await;
+    let rig = Rig::on(kind)
+        .policies(&policies)
+        .minter(minter)
+        .resources([role])
+        .start()
+        .await;
     let open = rig.issue("agent:reports", ask(&["orders:read"])).await;
     let over = rig.issue("agent:reports", ask(&["orders:read"])).await;
     let over = over.unwrap();
@@ -236,102 +241,183 @@ async fn drop_after<T>(pauses: usize, story: impl Future<Output = T>) -> Option<
 }
 
 on_both_stores! {
-    async fn evidence_is_used_up_on_every_way_out(world: World) {
-        // `Superseded` is retried inside the broker, and without a generation the broker verifies
-        // no evidence.
-        let tried = VARIANTS.iter().filter(|own| !["Superseded", "NoGeneration"].contains(own));
-        for variant in tried {
-            let known = World::EXITS.iter().any(|(known, _)| known == variant);
-            assert!(known, "no call is tested that ends as {variant}");
-        }
-        for (expected, call) in World::EXITS {
-            if *expected == "AttestationUnavailable" {
-                // An unknown key makes the broker fetch the issuer's keys again.
-                world.rig.issuer.add_key(Algorithm::Es256);
-            }
-            let token = world.token();
-            let left = Box::pin(world.call_ending_as(expected, call, bearer(&token))).await;
-            world.back_end.fail(Fault::None);
-            let error = left.expect_err(call);
-            assert_eq!(variant(&error), *expected, "{call}: {error}");
-            let survives = UNVERIFIED.contains(expected);
-            if *expected == "OwnerWithdrawn" {
-                continue;
-            }
-            assert_eq!(world.is_spent(&token).await, !survives, "{expected} by {call}");
-        }
-    }
+    fn evidence_is_used_up_on_every_way_out;
+    fn evidence_is_used_up_by_what_succeeds_without_a_leaf;
+    fn evidence_is_used_up_by_a_caller_that_goes_away;
+    fn evidence_is_used_up_by_a_story_that_panics;
+    fn a_request_that_has_a_leaf_costs_one_append;
+}
 
-    async fn evidence_is_used_up_by_what_succeeds_without_a_leaf(world: World) {
-        let calls = ["sessions", "tasks", "end again", "revoke nothing"];
-        for call in calls {
+async fn evidence_is_used_up_on_every_way_out(world: World) {
+    // `Superseded` is retried inside the broker, and without a generation the broker verifies
+    // no evidence.
+    let tried = VARIANTS
+        .iter()
+        .filter(|own| !["Superseded", "NoGeneration"].contains(own));
+    for variant in tried {
+        let known = World::EXITS.iter().any(|(known, _)| known == variant);
+        assert!(known, "no call is tested that ends as {variant}");
+    }
+    for (expected, call) in World::EXITS {
+        if *expected == "AttestationUnavailable" {
+            // An unknown key makes the broker fetch the issuer's keys again.
+            world.rig.issuer.add_key(Algorithm::Es256);
+        }
+        let token = world.token();
+        let left = Box::pin(world.call_ending_as(expected, call, bearer(&token))).await;
+        world.back_end.fail(Fault::None);
+        let error = left.expect_err(call);
+        assert_eq!(variant(&error), *expected, "{call}: {error}");
+        let survives = UNVERIFIED.contains(expected);
+        if *expected == "OwnerWithdrawn" {
+            continue;
+        }
+        assert_eq!(
+            world.is_spent(&token).await,
+            !survives,
+            "{expected} by {call}"
+        );
+    }
+}
+
+async fn evidence_is_used_up_by_what_succeeds_without_a_leaf(world: World) {
+    let calls = ["sessions", "tasks", "end again", "revoke nothing"];
+    for call in calls {
+        let token = world.token();
+        let evidence = bearer(&token);
+        let broker = &world.rig.broker;
+        match call {
+            "sessions" => drop(
+                broker
+                    .verification
+                    .list_sessions(&evidence, SessionFilter::default())
+                    .await
+                    .unwrap(),
+            ),
+            "tasks" => drop(
+                broker
+                    .tasks
+                    .list_tasks(&evidence, taskpass::store::tasks::TaskFilter::default())
+                    .await
+                    .unwrap(),
+            ),
+            "end again" => {
+                let authority = TaskAuthority::Owner(evidence);
+                drop(
+                    broker
+                        .tasks
+                        .end_task(world.over.task.id, authority, TaskEnd::Abort)
+                        .await
+                        .unwrap(),
+                );
+            }
+            _ => broker
+                .revocation
+                .revoke_token(&evidence, &"a.b.c".to_owned().into())
+                .await
+                .unwrap(),
+        }
+        assert!(world.is_spent(&token).await, "{call}");
+    }
+}
+
+async fn evidence_is_used_up_by_a_caller_that_goes_away(world: World) {
+    // The broker knows the issuer's keys by now, so it verifies the evidence before the first
+    // pause.
+    let broker = &world.rig.broker;
+    for pauses in 1..=8 {
+        for call in ["revoke", "end", "delegate", "bind", "read"] {
             let token = world.token();
             let evidence = bearer(&token);
-            let broker = &world.rig.broker;
-            match call {
-                "sessions" => drop(broker.verification.list_sessions(&evidence, SessionFilter::default()).await.unwrap()),
-                "tasks" => drop(broker.tasks.list_tasks(&evidence, taskpass::store::tasks::TaskFilter::default()).await.unwrap()),
-                "end again" => {
-                    let authority = TaskAuthority::Owner(evidence);
-                    drop(broker.tasks.end_task(world.over.task.id, authority, TaskEnd::Abort).await.unwrap());
+            let unknown = UNKNOWN.parse::<TaskId>().unwrap();
+            let story: BoxFuture<'_, ()> = match call {
+                "revoke" => async {
+                    drop(
+                        broker
+                            .revocation
+                            .revoke_session(&evidence, UNKNOWN.parse().unwrap())
+                            .await,
+                    );
                 }
-                _ => broker.revocation.revoke_token(&evidence, &"a.b.c".to_owned().into()).await.unwrap(),
-            }
-            assert!(world.is_spent(&token).await, "{call}");
+                .boxed(),
+                "end" => async {
+                    let authority = TaskAuthority::Owner(evidence.clone());
+                    drop(
+                        broker
+                            .tasks
+                            .end_task(unknown, authority, TaskEnd::Abort)
+                            .await,
+                    );
+                }
+                .boxed(),
+                "delegate" => async {
+                    let authority = TaskAuthority::Owner(evidence.clone());
+                    let child = "dev:agent%3Achild".to_owned().try_into().unwrap();
+                    drop(
+                        broker
+                            .tasks
+                            .delegate(world.over.task.id, authority, child, 1, None)
+                            .await,
+                    );
+                }
+                .boxed(),
+                "bind" => async {
+                    let who = "dev:agent%3Aorders".to_owned().try_into().unwrap();
+                    drop(
+                        broker
+                            .administration
+                            .bind_admin(&evidence, who, "ops".into(), true)
+                            .await,
+                    );
+                }
+                .boxed(),
+                _ => async {
+                    drop(
+                        broker
+                            .verification
+                            .session(UNKNOWN.parse().unwrap(), &evidence)
+                            .await,
+                    );
+                }
+                .boxed(),
+            };
+            let _ = drop_after(pauses, story).await;
+            assert!(
+                world.is_spent(&token).await,
+                "{call}, dropped at its pause {pauses}"
+            );
         }
     }
+}
 
-    async fn evidence_is_used_up_by_a_caller_that_goes_away(world: World) {
-        // The broker knows the issuer's keys by now, so it verifies the evidence before the first
-        // pause.
-        let broker = &world.rig.broker;
-        for pauses in 1..=8 {
-            for call in ["revoke", "end", "delegate", "bind", "read"] {
-                let token = world.token();
-                let evidence = bearer(&token);
-                let unknown = UNKNOWN.parse::<TaskId>().unwrap();
-                let story: BoxFuture<'_, ()> = match call {
-                    "revoke" => async {
-                        drop(broker.revocation.revoke_session(&evidence, UNKNOWN.parse().unwrap()).await);
-                    }.boxed(),
-                    "end" => async {
-                        let authority = TaskAuthority::Owner(evidence.clone());
-                        drop(broker.tasks.end_task(unknown, authority, TaskEnd::Abort).await);
-                    }.boxed(),
-                    "delegate" => async {
-                        let authority = TaskAuthority::Owner(evidence.clone());
-                        let child = "dev:agent%3Achild".to_owned().try_into().unwrap();
-                        drop(broker.tasks.delegate(world.over.task.id, authority, child, 1, None).await);
-                    }.boxed(),
-                    "bind" => async {
-                        let who = "dev:agent%3Aorders".to_owned().try_into().unwrap();
-                        drop(broker.administration.bind_admin(&evidence, who, "ops".into(), true).await);
-                    }.boxed(),
-                    _ => async { drop(broker.verification.session(UNKNOWN.parse().unwrap(), &evidence).await) }.boxed(),
-                };
-                let _ = drop_after(pauses, story).await;
-                assert!(world.is_spent(&token).await, "{call}, dropped at its pause {pauses}");
-            }
-        }
-    }
+async fn evidence_is_used_up_by_a_story_that_panics(world: World) {
+    let token = world.token();
+    world.back_end.fail(Fault::Panics);
+    let lost = world
+        .rig
+        .broker
+        .issuance
+        .issue(bearer(&token), on_role())
+        .await;
+    assert!(matches!(lost, Err(BrokerError::FailClosed(_))), "{lost:?}");
+    world.back_end.fail(Fault::None);
+    assert!(world.is_spent(&token).await);
+}
 
-    async fn evidence_is_used_up_by_a_story_that_panics(world: World) {
-        let token = world.token();
-        world.back_end.fail(Fault::Panics);
-        let lost = world.rig.broker.issuance.issue(bearer(&token), on_role()).await;
-        assert!(matches!(lost, Err(BrokerError::FailClosed(_))), "{lost:?}");
-        world.back_end.fail(Fault::None);
-        assert!(world.is_spent(&token).await);
-    }
-
-    async fn a_request_that_has_a_leaf_costs_one_append(world: World) {
-        let before = world.appended();
-        world.rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
-        let mut request = ask(&["orders:read"]);
-        request.resource = "unknown".into();
-        assert_eq!(refusal(world.rig.issue("agent:reports", request).await), "unknown-resource");
-        assert_eq!(world.appended(), before + 2);
-    }
+async fn a_request_that_has_a_leaf_costs_one_append(world: World) {
+    let before = world.appended();
+    world
+        .rig
+        .issue("agent:reports", ask(&["orders:read"]))
+        .await
+        .unwrap();
+    let mut request = ask(&["orders:read"]);
+    request.resource = "unknown".into();
+    assert_eq!(
+        refusal(world.rig.issue("agent:reports", request).await),
+        "unknown-resource"
+    );
+    assert_eq!(world.appended(), before + 2);
 }
 
 const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
@@ -360,46 +446,55 @@ async fn exchange(client: &Client, token: &str, (name, target): (&str, &str)) ->
 }
 
 on_both_stores! {
-    async fn a_caller_that_is_not_attested_does_not_learn_which_resources_exist(mut world: World) {
-        let (_server, client) = world.rig.serve();
-        let counter = "taskpass_attestation_failures_total{attestor=\"none\",reason=\"malformed\"}";
-        let malformed = |world: &World| {
-            let text = world.rig.broker.core.metrics().render();
-            let line = text.lines().find(|line| line.starts_with(counter)).unwrap();
-            line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
-        };
-        let before = malformed(&world);
-        let mut faces = Vec::new();
-        for target in TARGETS {
-            for junk in ["junk", ""] {
-                let answer = exchange(&client, junk, target).await;
-                assert_oauth_error(&answer, 400, "invalid_request");
-                faces.push(answer.text());
-            }
+    fn a_caller_that_is_not_attested_does_not_learn_which_resources_exist;
+}
+
+async fn a_caller_that_is_not_attested_does_not_learn_which_resources_exist(mut world: World) {
+    let (_server, client) = world.rig.serve();
+    let counter = "taskpass_attestation_failures_total{attestor=\"none\",reason=\"malformed\"}";
+    let malformed = |world: &World| {
+        let text = world.rig.broker.core.metrics().render();
+        let line = text.lines().find(|line| line.starts_with(counter)).unwrap();
+        line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    let before = malformed(&world);
+    let mut faces = Vec::new();
+    for target in TARGETS {
+        for junk in ["junk", ""] {
+            let answer = exchange(&client, junk, target).await;
+            assert_oauth_error(&answer, 400, "invalid_request");
+            faces.push(answer.text());
         }
-        assert!(faces.iter().all(|face| *face == faces[0]), "{faces:?}");
-        assert_eq!(malformed(&world) - before, faces.len() as u64, "each is counted");
-        // An attested caller learns the reason, and its attestation is used up.
-        for target in TARGETS {
-            let token = world.token();
-            let answer = exchange(&client, &token, target).await;
-            if ["orders-api", "https://orders.example"].contains(&target.1) {
-                answer.expect(200);
-            } else {
-                assert_oauth_error(&answer, 400, "invalid_target");
-                let again = exchange(&client, &token, target).await;
-                assert_oauth_error(&again, 400, "invalid_request");
-            }
-        }
-        // A blocked caller learns only that it is blocked.
-        let cut = json!({"selector": {"workload": "dev:agent%3Areports"}, "reason": "x", "block_seconds": "until_lifted"});
-        client.post_json(ADMIN, "/v1/revocations", &cut).await.expect(200);
-        let mut faces = Vec::new();
-        for target in TARGETS {
-            let answer = exchange(&client, &world.token(), target).await;
-            assert_oauth_error(&answer, 400, "access_denied");
-            faces.push(answer.json()["error_description"].clone());
-        }
-        assert!(faces.iter().all(|face| *face == faces[0]), "{faces:?}");
     }
+    assert!(faces.iter().all(|face| *face == faces[0]), "{faces:?}");
+    assert_eq!(
+        malformed(&world) - before,
+        faces.len() as u64,
+        "each is counted"
+    );
+    // An attested caller learns the reason, and its attestation is used up.
+    for target in TARGETS {
+        let token = world.token();
+        let answer = exchange(&client, &token, target).await;
+        if ["orders-api", "https://orders.example"].contains(&target.1) {
+            answer.expect(200);
+        } else {
+            assert_oauth_error(&answer, 400, "invalid_target");
+            let again = exchange(&client, &token, target).await;
+            assert_oauth_error(&again, 400, "invalid_request");
+        }
+    }
+    // A blocked caller learns only that it is blocked.
+    let cut = json!({"selector": {"workload": "dev:agent%3Areports"}, "reason": "x", "block_seconds": "until_lifted"});
+    client
+        .post_json(ADMIN, "/v1/revocations", &cut)
+        .await
+        .expect(200);
+    let mut faces = Vec::new();
+    for target in TARGETS {
+        let answer = exchange(&client, &world.token(), target).await;
+        assert_oauth_error(&answer, 400, "access_denied");
+        faces.push(answer.json()["error_description"].clone());
+    }
+    assert!(faces.iter().all(|face| *face == faces[0]), "{faces:?}");
 }

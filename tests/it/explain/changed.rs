@@ -10,7 +10,7 @@ use super::*;
 /// A rig with three decisions, in this order: a refusal by policy, a permit, and a refusal before
 /// policy was evaluated.
 async fn three_decisions() -> Rig {
-    let rig = Rig::new(Kind::Sqlite).await;
+    let rig = Rig::on(Kind::Sqlite).start().await;
     drop(rig.issue("agent:reports", ask(&["orders:write"])).await);
     rig.issue("agent:reports", ask(&["orders:read"]))
         .await
@@ -124,13 +124,10 @@ async fn a_leaf_that_says_something_else_of_the_same_input_does_not_come_out_aga
         let different = recorded.reproduce(&compiled).unwrap_err().to_string();
         assert!(different.contains(says), "{from}: {different}");
     }
-    let other = Rig::with(
-        Kind::Sqlite,
-        &[rig::POLICIES, POLICIES].concat(),
-        vec![],
-        vec![],
-    )
-    .await;
+    let other = Rig::on(Kind::Sqlite)
+        .policies(&[rig::POLICIES, POLICIES].concat())
+        .start()
+        .await;
     let recorded = Recorded::open(permitted).unwrap();
     let different = recorded.reproduce(&generation(&other).await).unwrap_err();
     assert!(

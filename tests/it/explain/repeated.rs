@@ -53,7 +53,7 @@ fn request(n: usize) -> (String, CredentialRequest) {
 async fn thousands_of_recorded_decisions_come_out_again_byte_for_byte() {
     const COUNT: usize = 2_400;
     let policies = [rig::POLICIES, POLICIES].concat();
-    let rig = Arc::new(Rig::with(Kind::Sqlite, &policies, vec![], vec![]).await);
+    let rig = Arc::new(Rig::on(Kind::Sqlite).policies(&policies).start().await);
     let mut running = JoinSet::new();
     for n in 0..COUNT {
         if n % 200 == 199 {

@@ -22,7 +22,7 @@ async fn the_pages_sinks_its_receiver_and_its_commands_work_as_it_says() {
     let sinks = sinks
         .replace("https://siem.example", &format!("http://{address}"))
         .replace("siem.secret", "sink.secret");
-    let (fleet, replica) = Fleet::exporting(Kind::Sqlite, &sinks).await;
+    let (fleet, replica) = Fleet::sqlite().tables(&sinks).start().await;
     let arguments = [
         "receiver.py",
         "127.0.0.1",

@@ -27,6 +27,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::canary::Canaries;
+use crate::support::configuration::Configuration;
 use crate::support::fleet::{Fleet, Replica, SINK_SECRET, body, whole_log};
 use crate::support::http::Client;
 use crate::support::process::Launch;
@@ -190,7 +191,7 @@ async fn everything_is_told(kind: Kind) {
     let sinks = webhook(&receiver, "")
         + "[[export]]\nname = \"disk\"\nformat = \"ocsf\"\nto = \"file\"\npath = \"events.jsonl\"\n\
            [[export]]\nname = \"out\"\nformat = \"cloudevents\"\nto = \"stdout\"\nfree_text = true\n";
-    let (fleet, mut replica) = Fleet::exporting(kind, &sinks).await;
+    let (fleet, mut replica) = Fleet::on(kind).tables(&sinks).start().await;
     let mut canaries = Canaries::new();
     canaries.add("admin token", &fleet.admin);
     canaries.add("webhook secret", SINK_SECRET);
@@ -317,13 +318,17 @@ struct Exporting {
 
 impl Exporting {
     fn start(rig: &Rig, sinks: &str, path: &Path, replica: &str, right: &Arc<AtomicBool>) -> Self {
-        let text = format!(
-            "[server]\nissuer = \"http://127.0.0.1:7070\"\n[store]\nkind = \"sqlite\"\n[store.sqlite]\n\
-             data_dir = \"data\"\n[ledger]\norigin = \"dev.taskpass.local/rig\"\n\
-             checkpoint_file = \"checkpoint\"\n[[attestors]]\nkind = \"oidc\"\nname = \"ci\"\n\
-             issuer = \"https://ci.example\"\naudience = \"https://broker.example\"\n\
+        let tables = format!(
+            "[[attestors]]\nkind = \"oidc\"\nname = \"ci\"\nissuer = \"https://ci.example\"\n\
+             audience = \"https://broker.example\"\n\
              algorithms = [\"RS256\"]\nidentity = \"{{sub}}\"\nsingle_tenant = true\n{sinks}"
         );
+        let text = Configuration {
+            origin: "dev.taskpass.local/rig",
+            tables: &tables,
+            ..Configuration::default()
+        }
+        .text();
         let environment: BTreeMap<String, String> = BTreeMap::new();
         let config =
             Config::parse(&path.join("taskpass.toml"), &text, &environment, Mode::Dev).unwrap();

@@ -50,7 +50,7 @@ fn pruned(log: &str, entries: usize) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_pruned_is_left_out_only_where_something_later_is_older() {
-    let (fleet, replica) = Fleet::exporting(Kind::Sqlite, "").await;
+    let (fleet, replica) = Fleet::sqlite().start().await;
     for _ in 0..3 {
         granted(&fleet, &replica).await;
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -79,7 +79,7 @@ async fn what_was_pruned_is_left_out_only_where_something_later_is_older() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_from_a_pipe_is_told_to_be_none_that_can_be_read_twice() {
-    let (fleet, replica) = Fleet::exporting(Kind::Sqlite, "").await;
+    let (fleet, replica) = Fleet::sqlite().start().await;
     let (log, vkey) = exported(&fleet, &replica).await;
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("log.jsonl"), &log).unwrap();

@@ -8,7 +8,7 @@ use crate::support::rig::{ask_in, job};
 
 #[expect(clippy::too_many_lines, reason = "one sequence of steps")]
 async fn pruned_bodies_are_told_by_their_hashes(kind: Kind) {
-    let rig = Rig::new(kind).await;
+    let rig = Rig::on(kind).start().await;
     let purposeful = || {
         ask_in(
             taskpass::domain::request::NewTask {

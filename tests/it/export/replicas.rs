@@ -10,7 +10,7 @@ const OCSF: &str =
     "[[export]]\nname = \"disk\"\nformat = \"ocsf\"\nto = \"file\"\npath = \"events\"\n";
 
 async fn begin(kind: Kind) -> Rig {
-    Rig::new(kind).await
+    Rig::on(kind).start().await
 }
 
 async fn issue(rig: &Rig) {
@@ -53,66 +53,73 @@ async fn registered(rig: &Rig, name: &str) {
 }
 
 on_both_stores! {
-    async fn by_a_wrong_clock_nothing_is_claimed_and_nothing_told(rig: Rig) {
-        let dir = tempfile::tempdir().unwrap();
-        let right = Arc::new(AtomicBool::new(false));
-        let exporting = Exporting::start(&rig, CLOUDEVENTS, dir.path(), "one", &right);
-        exporting.some_rounds().await;
-        assert!(!dir.path().join("events").exists());
-        right.store(true, Ordering::SeqCst);
-        written(&dir.path().join("events"), size(&rig)).await;
-        right.store(false, Ordering::SeqCst);
-        exporting.some_rounds().await;
-        let told = size(&rig);
-        issue(&rig).await;
-        exporting.some_rounds().await;
-        assert_eq!(written(&dir.path().join("events"), 0).await.len(), told);
-        exporting.stop().await;
-    }
+    fn by_a_wrong_clock_nothing_is_claimed_and_nothing_told;
+    fn nobody_waits_until_a_clock_that_was_ahead_would_have_been_right;
+    fn a_log_that_took_anothers_place_is_told_from_its_first_entry_while_that_is_news;
+}
 
-    async fn nobody_waits_until_a_clock_that_was_ahead_would_have_been_right(rig: Rig) {
-        let dir = tempfile::tempdir().unwrap();
-        let told = size(&rig);
-        export_from(&rig, CLOUDEVENTS, dir.path(), told).await;
-        let hour = rig.now().plus_seconds(3_600);
-        run(&rig, "UPDATE export_cursor SET due_at = $1", hour).await;
-        let lease = "UPDATE export_cursor SET lease_holder = 'killed', lease_until = $1";
-        run(&rig, lease, hour).await;
-        issue(&rig).await;
-        assert!(size(&rig) > told);
-        export_from(&rig, CLOUDEVENTS, dir.path(), size(&rig)).await;
-        // Delivery also goes on once the time in the row is close enough to be plausible.
-        rig.clock.advance(3_000);
-        issue(&rig).await;
-        let told = export_from(&rig, CLOUDEVENTS, dir.path(), size(&rig)).await;
-        assert_eq!(told.iter().map(index).collect::<Vec<_>>(), (0..size(&rig) as u64).collect::<Vec<_>>());
-    }
+async fn by_a_wrong_clock_nothing_is_claimed_and_nothing_told(rig: Rig) {
+    let dir = tempfile::tempdir().unwrap();
+    let right = Arc::new(AtomicBool::new(false));
+    let exporting = Exporting::start(&rig, CLOUDEVENTS, dir.path(), "one", &right);
+    exporting.some_rounds().await;
+    assert!(!dir.path().join("events").exists());
+    right.store(true, Ordering::SeqCst);
+    written(&dir.path().join("events"), size(&rig)).await;
+    right.store(false, Ordering::SeqCst);
+    exporting.some_rounds().await;
+    let told = size(&rig);
+    issue(&rig).await;
+    exporting.some_rounds().await;
+    assert_eq!(written(&dir.path().join("events"), 0).await.len(), told);
+    exporting.stop().await;
+}
 
-    async fn a_log_that_took_anothers_place_is_told_from_its_first_entry_while_that_is_news(rig: Rig) {
-        let succeeds = "INSERT INTO succession (document, mac) SELECT '{}', hash FROM leaf WHERE idx = 0 AND at <= $1";
-        run(&rig, succeeds, rig.now()).await;
-        let now = format!("{CLOUDEVENTS}from = \"now\"\n");
-        let dir = tempfile::tempdir().unwrap();
-        let told = export_from(&rig, &now, dir.path(), size(&rig)).await;
-        assert_eq!(index(&told[0]), 0);
+async fn nobody_waits_until_a_clock_that_was_ahead_would_have_been_right(rig: Rig) {
+    let dir = tempfile::tempdir().unwrap();
+    let told = size(&rig);
+    export_from(&rig, CLOUDEVENTS, dir.path(), told).await;
+    let hour = rig.now().plus_seconds(3_600);
+    run(&rig, "UPDATE export_cursor SET due_at = $1", hour).await;
+    let lease = "UPDATE export_cursor SET lease_holder = 'killed', lease_until = $1";
+    run(&rig, lease, hour).await;
+    issue(&rig).await;
+    assert!(size(&rig) > told);
+    export_from(&rig, CLOUDEVENTS, dir.path(), size(&rig)).await;
+    // Delivery also goes on once the time in the row is close enough to be plausible.
+    rig.clock.advance(3_000);
+    issue(&rig).await;
+    let told = export_from(&rig, CLOUDEVENTS, dir.path(), size(&rig)).await;
+    assert_eq!(
+        told.iter().map(index).collect::<Vec<_>>(),
+        (0..size(&rig) as u64).collect::<Vec<_>>()
+    );
+}
 
-        rig.clock.advance(2 * 86_400);
-        let later = tempfile::tempdir().unwrap();
-        let now = now.replace("disk", "later");
-        let right = Arc::new(AtomicBool::new(true));
-        let exporting = Exporting::start(&rig, &now, later.path(), "two", &right);
-        registered(&rig, "later").await;
-        let before = size(&rig) as u64;
-        issue(&rig).await;
-        let told = written(&later.path().join("events"), 1).await;
-        assert_eq!(index(&told[0]), before);
-        exporting.stop().await;
-    }
+async fn a_log_that_took_anothers_place_is_told_from_its_first_entry_while_that_is_news(rig: Rig) {
+    let succeeds = "INSERT INTO succession (document, mac) SELECT '{}', hash FROM leaf WHERE idx = 0 AND at <= $1";
+    run(&rig, succeeds, rig.now()).await;
+    let now = format!("{CLOUDEVENTS}from = \"now\"\n");
+    let dir = tempfile::tempdir().unwrap();
+    let told = export_from(&rig, &now, dir.path(), size(&rig)).await;
+    assert_eq!(index(&told[0]), 0);
+
+    rig.clock.advance(2 * 86_400);
+    let later = tempfile::tempdir().unwrap();
+    let now = now.replace("disk", "later");
+    let right = Arc::new(AtomicBool::new(true));
+    let exporting = Exporting::start(&rig, &now, later.path(), "two", &right);
+    registered(&rig, "later").await;
+    let before = size(&rig) as u64;
+    issue(&rig).await;
+    let told = written(&later.path().join("events"), 1).await;
+    assert_eq!(index(&told[0]), before);
+    exporting.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_whoever_knew_a_sink_otherwise_is_gone_the_others_go_on() {
-    let rig = Rig::new(Kind::Postgres).await;
+    let rig = Rig::on(Kind::Postgres).start().await;
     let right = Arc::new(AtomicBool::new(true));
     let [one, two] = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let file = |dir: &tempfile::TempDir| dir.path().join("events");

@@ -9,7 +9,7 @@ async fn each_checkpoint_goes_to_a_webhook_that_wants_them_and_holds_under_the_l
         Reply::Status(503, String::new()),
     ]);
     let sinks = webhook(&receiver, "checkpoints = true\nfrom = \"now\"");
-    let (fleet, replica) = Fleet::exporting(Kind::Sqlite, &sinks).await;
+    let (fleet, replica) = Fleet::sqlite().tables(&sinks).start().await;
     let keys: Vec<taskpass::merkle::VerifierKey> = crate::support::fleet::vkeys(&fleet, &replica)
         .await
         .iter()
@@ -45,7 +45,7 @@ async fn each_checkpoint_goes_to_a_webhook_that_wants_them_and_holds_under_the_l
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sink_can_begin_with_what_comes_next() {
-    let rig = Rig::new(Kind::Sqlite).await;
+    let rig = Rig::on(Kind::Sqlite).start().await;
     rig.issue("agent:reports", ask(&["orders:read"]))
         .await
         .unwrap();
@@ -80,7 +80,11 @@ fn a_sink_that_cannot_work_is_told_by_check() {
                 url = \"https://siem.example\"\nsecret_file = \"sink.secret\"\n";
     let check = |secret: &str, sink: &str| {
         Launch::taskpass(["serve", "--check", "--config", "taskpass.toml"])
-            .config(Fleet::exporting_config(sink))
+            .config(
+                Fleet::sqlite()
+                    .tables(sink)
+                    .config(crate::support::free_address()),
+            )
             .file("policies/fleet.cedar", POLICIES)
             .secret_file("sink.secret", secret)
             .env(

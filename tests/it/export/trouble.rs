@@ -16,7 +16,7 @@ async fn a_receiver_that_fails_in_every_way_slows_nobody_and_gets_everything_wit
     // One request at a time, so that every reply is for the same event until the receiver accepts
     // it.
     let sinks = hasty_webhook(&receiver, 2, "concurrency = 1");
-    let (fleet, mut replica) = Fleet::exporting(Kind::Sqlite, &sinks).await;
+    let (fleet, mut replica) = Fleet::sqlite().tables(&sinks).start().await;
     until("the first attempt hangs", SOON, async || {
         !receiver.deliveries().is_empty()
     })
@@ -78,7 +78,7 @@ async fn a_receiver_that_fails_in_every_way_slows_nobody_and_gets_everything_wit
 async fn what_was_taken_ahead_of_what_was_refused_does_not_come_again() {
     let receiver = Receiver::start([Reply::Held]);
     let sinks = webhook(&receiver, "concurrency = 16");
-    let (fleet, replica) = Fleet::exporting(Kind::Sqlite, &sinks).await;
+    let (fleet, replica) = Fleet::sqlite().tables(&sinks).start().await;
     let alone = whole_log(&fleet, &replica).await.1.len();
     until("the first attempt hangs", SOON, async || {
         !receiver.deliveries().is_empty()
@@ -105,8 +105,10 @@ async fn a_receiver_that_is_gone_is_told_nothing_until_it_is_registered_anew() {
         Reply::Status(204, String::new()),
         Reply::Status(410, String::new()),
     ]);
-    let (fleet, mut replica) =
-        Fleet::exporting(Kind::Sqlite, &webhook(&receiver, "concurrency = 1")).await;
+    let (fleet, mut replica) = Fleet::sqlite()
+        .tables(&webhook(&receiver, "concurrency = 1"))
+        .start()
+        .await;
     let disabled = async |replica: &Replica| {
         metric(&fleet, replica, "taskpass_export_disabled{sink=\"siem\"}").await == Some(1)
     };
@@ -145,7 +147,10 @@ async fn a_receiver_that_is_gone_is_told_nothing_until_it_is_registered_anew() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_between_deliveries_it_goes_on_where_it_was_and_leaves_nothing_out() {
     let receiver = Receiver::start(vec![Reply::Slow(Duration::from_millis(30)); 500]);
-    let (fleet, mut replica) = Fleet::exporting(Kind::Sqlite, &webhook(&receiver, "")).await;
+    let (fleet, mut replica) = Fleet::sqlite()
+        .tables(&webhook(&receiver, ""))
+        .start()
+        .await;
     for round in 0..3 {
         let seen = receiver.deliveries().len();
         for _ in 0..4 {
@@ -169,7 +174,7 @@ async fn of_two_replicas_one_delivers_and_the_other_goes_on_when_it_is_killed() 
     let receiver = Receiver::start(vec![Reply::Slow(Duration::from_millis(20)); 500]);
     // After a kill, the other replica takes over the lease within six seconds.
     let sinks = hasty_webhook(&receiver, 2, "");
-    let (fleet, one) = Fleet::exporting(Kind::Postgres, &sinks).await;
+    let (fleet, one) = Fleet::postgres().tables(&sinks).start().await;
     let mut replicas = vec![one, fleet.replica()];
     for _ in 0..10 {
         for replica in &replicas {
@@ -222,7 +227,7 @@ async fn a_disk_that_takes_nothing_costs_no_request_anything() {
     let sinks = "[[export]]\nname = \"disk\"\nformat = \"ocsf\"\nto = \"file\"\npath = \"events\"\n\
                  [[export]]\nname = \"pipe\"\nformat = \"ocsf\"\nto = \"file\"\npath = \"pipe\"\n\
                  timeout_seconds = 2\n";
-    let (fleet, replica) = Fleet::exporting(Kind::Sqlite, sinks).await;
+    let (fleet, replica) = Fleet::sqlite().tables(sinks).start().await;
     let dir = replica.process.dir().to_owned();
     let begun = whole_log(&fleet, &replica).await.1.len() as u64;
     for sink in ["disk", "pipe"] {
@@ -275,7 +280,9 @@ fn standard_output_that_nobody_reads_holds_up_neither_the_broker_nor_its_end() {
     full.write_all(&vec![b'x'; 65_536]).unwrap();
     let sinks =
         "[[export]]\nname = \"out\"\nformat = \"ocsf\"\nto = \"stdout\"\ntimeout_seconds = 1\n";
-    let config = Fleet::exporting_config(sinks);
+    let config = Fleet::sqlite()
+        .tables(sinks)
+        .config(crate::support::free_address());
     let address = config
         .lines()
         .find_map(|line| line.strip_prefix("listen = "));
@@ -330,7 +337,7 @@ fn standard_output_that_nobody_reads_holds_up_neither_the_broker_nor_its_end() {
 async fn a_file_that_is_rotated_by_copying_and_cutting_is_told_of_at_once() {
     let sinks =
         "[[export]]\nname = \"file\"\nformat = \"ocsf\"\nto = \"file\"\npath = \"events\"\n";
-    let (fleet, replica) = Fleet::exporting(Kind::Sqlite, sinks).await;
+    let (fleet, replica) = Fleet::sqlite().tables(sinks).start().await;
     granted(&fleet, &replica).await;
     is_metric(&fleet, &replica, "lag_entries", "file", 0).await;
     let file = replica.process.dir().join("events");

@@ -61,7 +61,12 @@ async fn rig(aws: &str) -> Rig {
         wide("open-account", json!({"may_leave": true})),
     ];
     let policies = format!("{POLICIES}{BUCKET_POLICY}{MORE}");
-    let rig = Rig::with_aws(Kind::Sqlite, &policies, aws, resources).await;
+    let rig = Rig::on(Kind::Sqlite)
+        .policies(&policies)
+        .aws(aws)
+        .resources(resources)
+        .start()
+        .await;
     rig.broker.keys.follow(rig.now()).await.unwrap();
     rig
 }

@@ -5,59 +5,112 @@ use taskpass::domain::generation::Retention;
 use super::*;
 
 on_both_stores! {
-    async fn proofs_hold_across_tiles_and_restarts(rig: Rig) {
-        let mut rig = rig;
-        let mut receipts = Vec::new();
-        for round in 0..6 {
-            let asks = (0..60).map(|_| rig.issue("agent:nobody", ask(&["orders:read"])));
-            for result in futures_util::future::join_all(asks).await {
-                let Err(BrokerError::Denied(denied)) = result else { panic!("{result:?}") };
-                receipts.push(denied.receipt);
-            }
-            if round == 3 {
-                rig.restart().await.unwrap();
-            }
-        }
-        let keys: Vec<_> = rig.broker.core.ledger().keys().iter().map(|key| key.verifier.clone()).collect();
-        let store = rig.broker.core.store();
-        let head = rig.broker.core.ledger().head().await.unwrap().unwrap();
-        assert!(head.size > 300);
-        for receipt in &receipts {
-            receipt.verify(&keys).unwrap();
-            let path = taskpass::ledger::proofs::inclusion(store, receipt.index, head.size, head.size).await.unwrap();
-            taskpass::merkle::verify_inclusion(receipt.index, head.size, &receipt.leaf_hash, &path, &head.root).unwrap();
-        }
-        let first = &receipts[0];
-        let path = taskpass::ledger::proofs::consistency(store, first.tree_size, head.size, head.size).await.unwrap();
-        let old = taskpass::merkle::SignedCheckpoint::open(first.checkpoint.as_bytes(), &keys).unwrap();
-        taskpass::merkle::verify_consistency(first.tree_size, head.size, &path, &old.checkpoint().root, &head.root).unwrap();
-    }
+    fn proofs_hold_across_tiles_and_restarts;
+    fn pruning_leaves_what_something_still_points_at;
+}
 
-    async fn pruning_leaves_what_something_still_points_at(rig: Rig) {
-        let parent = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
-        let lent = rig.delegate(&parent, "agent:child").await.unwrap();
-        rig.issue("agent:child", ask_in(child_of(parent.task.id, &lent), &["orders:read"])).await.unwrap();
-        let retention = Retention { sessions_days: 0, openings_days: 0, bodies_days: 400 };
-        sweep::prune::prune(&rig.broker, retention, rig.now()).await.unwrap();
-        let store = rig.broker.core.store();
-        assert!(store.task(parent.task.id).await.unwrap().is_some());
-        assert!(store.session(parent.session.id).await.unwrap().is_some());
-        rig.clock.advance(2 * 86_400);
-        sweep::sweep(&rig.broker, rig.now()).await;
-        sweep::prune::prune(&rig.broker, retention, rig.now()).await.unwrap();
-        assert!(store.session(parent.session.id).await.unwrap().is_none());
-        assert!(store.task(parent.task.id).await.unwrap().is_none());
-        let keys: Vec<_> = rig.broker.core.ledger().keys().iter().map(|key| key.verifier.clone()).collect();
-        parent.receipt.verify(&keys).unwrap();
-        let size = rig.broker.core.ledger().basis();
-        let proof = taskpass::ledger::proofs::inclusion(store, parent.receipt.index, size, size).await;
-        assert!(proof.is_ok(), "pruning never breaks a proof");
+async fn proofs_hold_across_tiles_and_restarts(rig: Rig) {
+    let mut rig = rig;
+    let mut receipts = Vec::new();
+    for round in 0..6 {
+        let asks = (0..60).map(|_| rig.issue("agent:nobody", ask(&["orders:read"])));
+        for result in futures_util::future::join_all(asks).await {
+            let Err(BrokerError::Denied(denied)) = result else {
+                panic!("{result:?}")
+            };
+            receipts.push(denied.receipt);
+        }
+        if round == 3 {
+            rig.restart().await.unwrap();
+        }
     }
+    let keys: Vec<_> = rig
+        .broker
+        .core
+        .ledger()
+        .keys()
+        .iter()
+        .map(|key| key.verifier.clone())
+        .collect();
+    let store = rig.broker.core.store();
+    let head = rig.broker.core.ledger().head().await.unwrap().unwrap();
+    assert!(head.size > 300);
+    for receipt in &receipts {
+        receipt.verify(&keys).unwrap();
+        let path = taskpass::ledger::proofs::inclusion(store, receipt.index, head.size, head.size)
+            .await
+            .unwrap();
+        taskpass::merkle::verify_inclusion(
+            receipt.index,
+            head.size,
+            &receipt.leaf_hash,
+            &path,
+            &head.root,
+        )
+        .unwrap();
+    }
+    let first = &receipts[0];
+    let path = taskpass::ledger::proofs::consistency(store, first.tree_size, head.size, head.size)
+        .await
+        .unwrap();
+    let old = taskpass::merkle::SignedCheckpoint::open(first.checkpoint.as_bytes(), &keys).unwrap();
+    taskpass::merkle::verify_consistency(
+        first.tree_size,
+        head.size,
+        &path,
+        &old.checkpoint().root,
+        &head.root,
+    )
+    .unwrap();
+}
+
+async fn pruning_leaves_what_something_still_points_at(rig: Rig) {
+    let parent = rig
+        .issue("agent:reports", ask(&["orders:read"]))
+        .await
+        .unwrap();
+    let lent = rig.delegate(&parent, "agent:child").await.unwrap();
+    rig.issue(
+        "agent:child",
+        ask_in(child_of(parent.task.id, &lent), &["orders:read"]),
+    )
+    .await
+    .unwrap();
+    let retention = Retention {
+        sessions_days: 0,
+        openings_days: 0,
+        bodies_days: 400,
+    };
+    sweep::prune::prune(&rig.broker, retention, rig.now())
+        .await
+        .unwrap();
+    let store = rig.broker.core.store();
+    assert!(store.task(parent.task.id).await.unwrap().is_some());
+    assert!(store.session(parent.session.id).await.unwrap().is_some());
+    rig.clock.advance(2 * 86_400);
+    sweep::sweep(&rig.broker, rig.now()).await;
+    sweep::prune::prune(&rig.broker, retention, rig.now())
+        .await
+        .unwrap();
+    assert!(store.session(parent.session.id).await.unwrap().is_none());
+    assert!(store.task(parent.task.id).await.unwrap().is_none());
+    let keys: Vec<_> = rig
+        .broker
+        .core
+        .ledger()
+        .keys()
+        .iter()
+        .map(|key| key.verifier.clone())
+        .collect();
+    parent.receipt.verify(&keys).unwrap();
+    let size = rig.broker.core.ledger().basis();
+    let proof = taskpass::ledger::proofs::inclusion(store, parent.receipt.index, size, size).await;
+    assert!(proof.is_ok(), "pruning never breaks a proof");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicas_write_one_log() {
-    let rig = Rig::new(Kind::Postgres).await;
+    let rig = Rig::on(Kind::Postgres).start().await;
     let other = rig.replica().await;
     let asks = (0..80).map(|n| {
         let broker = if n % 2 == 0 {
@@ -114,7 +167,7 @@ async fn replicas_write_one_log() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_replica_shows_what_others_appended() {
-    let rig = Rig::new(Kind::Postgres).await;
+    let rig = Rig::on(Kind::Postgres).start().await;
     let idle = rig.replica().await;
     rig.issue("agent:reports", ask(&["orders:read"]))
         .await
@@ -130,7 +183,7 @@ async fn an_idle_replica_shows_what_others_appended() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_was_set_back_stops_the_broker() {
-    let mut rig = Rig::new(Kind::Sqlite).await;
+    let mut rig = Rig::on(Kind::Sqlite).start().await;
     rig.issue("agent:reports", ask(&["orders:read"]))
         .await
         .unwrap();
@@ -160,7 +213,7 @@ async fn a_store_that_was_set_back_stops_the_broker() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_writes_to_the_tables_activates_and_lifts_nothing() {
-    let rig = Rig::new(Kind::Sqlite).await;
+    let rig = Rig::on(Kind::Sqlite).start().await;
     let selector = Selector::Workload("dev:agent%3Aorders".to_owned().try_into().unwrap());
     let cut = rig
         .broker

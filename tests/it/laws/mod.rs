@@ -24,5 +24,5 @@ use crate::support::rig::{
 };
 
 async fn begin(kind: Kind) -> Rig {
-    Rig::new(kind).await
+    Rig::on(kind).start().await
 }

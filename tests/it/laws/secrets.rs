@@ -6,64 +6,125 @@ use super::*;
 use crate::support::rig::{BOOTSTRAP, POLICIES};
 
 on_both_stores! {
-    async fn nothing_that_we_issue_is_at_rest(rig: Rig) {
-        let token = rig.token("agent:reports", json!({}));
-        let request = ask_in(taskpass::domain::request::NewTask {
-            purpose: Some("numbers".into()), ..job()
-        }, &["orders:read"]);
-        let issued = rig.broker.issuance.issue(bearer(&token), request).await.unwrap();
-        let lent = rig.delegate(&issued, "agent:child").await.unwrap();
-        let mut canaries = crate::support::canary::Canaries::new();
-        canaries.add("attestation", &token);
-        canaries.add("credential", crate::support::rig::access_token(&issued).expose_secret());
-        canaries.add("handle", handle(&issued).expose_secret());
-        canaries.add("delegation", lent.token.expose_secret());
-        canaries.assert_absent_in(rig.directory());
-        if matches!(rig.broker.core.store().kind(), "postgres") {
-            canaries.assert_absent_in_postgres(&rig.database().url());
-        }
-        canaries.assert_absent_in_text("Debug", format!("{issued:?} {lent:?}"));
-    }
+    fn nothing_that_we_issue_is_at_rest;
+    fn a_rotated_log_key_signs_beside_the_old_one;
+    fn a_private_key_is_forgotten_when_its_last_token_is_over;
+    fn a_revoked_key_takes_its_tokens_with_it;
+}
 
-    async fn a_rotated_log_key_signs_beside_the_old_one(rig: Rig) {
-        let old: Vec<_> = rig.broker.core.ledger().keys().iter().map(|key| key.verifier.clone()).collect();
-        rig.broker.signing_keys.rotate_ledger_key(&rig.admin()).await.unwrap();
-        let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
-        issued.receipt.verify(&old).unwrap();
-        let new: Vec<_> = rig.broker.core.ledger().keys().iter().map(|key| key.verifier.clone()).collect();
-        assert_eq!(new.len(), 2);
-        issued.receipt.verify(&new[..1]).unwrap();
+async fn nothing_that_we_issue_is_at_rest(rig: Rig) {
+    let token = rig.token("agent:reports", json!({}));
+    let request = ask_in(
+        taskpass::domain::request::NewTask {
+            purpose: Some("numbers".into()),
+            ..job()
+        },
+        &["orders:read"],
+    );
+    let issued = rig
+        .broker
+        .issuance
+        .issue(bearer(&token), request)
+        .await
+        .unwrap();
+    let lent = rig.delegate(&issued, "agent:child").await.unwrap();
+    let mut canaries = crate::support::canary::Canaries::new();
+    canaries.add("attestation", &token);
+    canaries.add(
+        "credential",
+        crate::support::rig::access_token(&issued).expose_secret(),
+    );
+    canaries.add("handle", handle(&issued).expose_secret());
+    canaries.add("delegation", lent.token.expose_secret());
+    canaries.assert_absent_in(rig.directory());
+    if matches!(rig.broker.core.store().kind(), "postgres") {
+        canaries.assert_absent_in_postgres(&rig.database().url());
     }
+    canaries.assert_absent_in_text("Debug", format!("{issued:?} {lent:?}"));
+}
 
-    async fn a_private_key_is_forgotten_when_its_last_token_is_over(rig: Rig) {
-        let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
-        let sealed = async || {
-            let rows = rig.broker.core.store().signing_keys().await.unwrap();
-            rows.iter().filter(|row| row.kid == issued.session.kid).map(|row| row.sealed.len()).sum::<usize>()
-        };
-        for _ in 0..31 {
-            rig.clock.advance(86_400);
-            rig.broker.keys.follow(rig.now()).await.unwrap();
-        }
-        assert_eq!(sealed().await, 0);
-        let next = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
-        assert_ne!(next.session.kid, issued.session.kid);
-        // The erased key's row can still be read and resealed.
-        rig.broker.signing_keys.reseal_keys(&rig.admin()).await.unwrap();
-        assert_eq!(rig.broker.keys.follow(rig.now()).await.unwrap(), 0);
-        assert!(rig.is_good(&next).await);
-    }
+async fn a_rotated_log_key_signs_beside_the_old_one(rig: Rig) {
+    let old: Vec<_> = rig
+        .broker
+        .core
+        .ledger()
+        .keys()
+        .iter()
+        .map(|key| key.verifier.clone())
+        .collect();
+    rig.broker
+        .signing_keys
+        .rotate_ledger_key(&rig.admin())
+        .await
+        .unwrap();
+    let issued = rig
+        .issue("agent:reports", ask(&["orders:read"]))
+        .await
+        .unwrap();
+    issued.receipt.verify(&old).unwrap();
+    let new: Vec<_> = rig
+        .broker
+        .core
+        .ledger()
+        .keys()
+        .iter()
+        .map(|key| key.verifier.clone())
+        .collect();
+    assert_eq!(new.len(), 2);
+    issued.receipt.verify(&new[..1]).unwrap();
+}
 
-    async fn a_revoked_key_takes_its_tokens_with_it(rig: Rig) {
-        let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
-        rig.broker.signing_keys.revoke_key(&rig.admin(), &issued.session.kid, false).await.unwrap();
-        assert!(!rig.is_good(&issued).await);
-        let jwks = rig.broker.keys.published_jwks();
-        assert!(!jwks.to_string().contains(&issued.session.kid));
-        let next = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
-        assert_ne!(next.session.kid, issued.session.kid);
-        assert!(rig.is_good(&next).await && !rig.is_good(&issued).await);
+async fn a_private_key_is_forgotten_when_its_last_token_is_over(rig: Rig) {
+    let issued = rig
+        .issue("agent:reports", ask(&["orders:read"]))
+        .await
+        .unwrap();
+    let sealed = async || {
+        let rows = rig.broker.core.store().signing_keys().await.unwrap();
+        rows.iter()
+            .filter(|row| row.kid == issued.session.kid)
+            .map(|row| row.sealed.len())
+            .sum::<usize>()
+    };
+    for _ in 0..31 {
+        rig.clock.advance(86_400);
+        rig.broker.keys.follow(rig.now()).await.unwrap();
     }
+    assert_eq!(sealed().await, 0);
+    let next = rig
+        .issue("agent:reports", ask(&["orders:read"]))
+        .await
+        .unwrap();
+    assert_ne!(next.session.kid, issued.session.kid);
+    // The erased key's row can still be read and resealed.
+    rig.broker
+        .signing_keys
+        .reseal_keys(&rig.admin())
+        .await
+        .unwrap();
+    assert_eq!(rig.broker.keys.follow(rig.now()).await.unwrap(), 0);
+    assert!(rig.is_good(&next).await);
+}
+
+async fn a_revoked_key_takes_its_tokens_with_it(rig: Rig) {
+    let issued = rig
+        .issue("agent:reports", ask(&["orders:read"]))
+        .await
+        .unwrap();
+    rig.broker
+        .signing_keys
+        .revoke_key(&rig.admin(), &issued.session.kid, false)
+        .await
+        .unwrap();
+    assert!(!rig.is_good(&issued).await);
+    let jwks = rig.broker.keys.published_jwks();
+    assert!(!jwks.to_string().contains(&issued.session.kid));
+    let next = rig
+        .issue("agent:reports", ask(&["orders:read"]))
+        .await
+        .unwrap();
+    assert_ne!(next.session.kid, issued.session.kid);
+    assert!(rig.is_good(&next).await && !rig.is_good(&issued).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -73,7 +134,7 @@ async fn nobody_binds_a_role_to_themselves() {
          permit (principal in Role::\"admin\", action in [Action::\"manageAdmins\", \
          Action::\"listSessions\"], resource == Broker::\"taskpass\");"
     );
-    let rig = Rig::with(Kind::Sqlite, &policies, vec![], vec![]).await;
+    let rig = Rig::on(Kind::Sqlite).policies(&policies).start().await;
     let identity = |sub: &str| {
         let text = format!("dev:{}", taskpass::domain::workload::encode_value(sub));
         taskpass::domain::workload::Identity::try_from(text).unwrap()
@@ -126,7 +187,7 @@ async fn a_bootstrap_token_is_over_a_day_after_it_was_first_seen_and_obtains_not
          permit (principal in Role::\"admin\", action == Action::\"listSessions\", \
          resource == Broker::\"taskpass\");"
     );
-    let mut rig = Rig::with(Kind::Sqlite, &policies, vec![], vec![]).await;
+    let mut rig = Rig::on(Kind::Sqlite).policies(&policies).start().await;
     let token = bearer(BOOTSTRAP);
     let list = |rig: &Rig| {
         let broker = Arc::clone(&rig.broker);

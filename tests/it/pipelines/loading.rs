@@ -296,7 +296,7 @@ fn a_refusal_says_the_line_the_key_and_the_remedy() {
     let lines = "preset = \"github-actions\"\naudience = \"https://broker.example\"\n\
                  required = { repository_owner_id = \"65\", repository_id = 7 }";
     let error = load(&attestor(lines)).unwrap_err();
-    let line = super::FRAME.lines().count() + 7;
+    let line = super::frame().lines().count() + 7;
     assert!(error.contains(&format!("taskpass.toml:{line}")), "{error}");
     assert!(
         error.contains("attestors.0.required.repository_id"),

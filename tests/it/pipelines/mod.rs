@@ -22,6 +22,7 @@ use taskpass::config::{Config, ConfigErrors, Mode};
 use taskpass::domain::workload::{ClaimValue, Instance, Workload};
 use tokio_util::task::TaskTracker;
 
+use super::support::configuration::{Configuration, JOB, ORDERS_API};
 use super::support::issuer::{Issuer, unix_seconds};
 use super::support::keys::Algorithm;
 use super::support::rig::bearer;
@@ -30,29 +31,17 @@ use super::support::rig::bearer;
 const AUDIENCE: &str = "https://broker.example";
 
 /// The rest of the configuration.
-const FRAME: &str = r#"
-[server]
-issuer = "http://127.0.0.1:8443"
-[store]
-kind = "sqlite"
-[store.sqlite]
-data_dir = "data"
-[ledger]
-origin = "dev.taskpass.local/pipelines"
-checkpoint_file = "checkpoint"
-[[resources]]
-name = "orders"
-kind = "jwt"
-owner = "o"
-audience = "https://orders.example"
-actions = ["read"]
-locations = ["https://orders.example/v1"]
-verification = "introspection"
-[[task_types]]
-name = "report"
-max_deadline_seconds = 60
-resources = ["orders"]
-"#;
+fn frame() -> String {
+    Configuration {
+        issuer: "http://127.0.0.1:8443",
+        origin: "dev.taskpass.local/pipelines",
+        tables: &format!(
+            "{ORDERS_API}actions = [\"orders:read\"]\nverification = \"introspection\"\n{JOB}"
+        ),
+        ..Configuration::default()
+    }
+    .text()
+}
 
 /// The document's examples, in order.
 fn examples() -> Vec<&'static str> {
@@ -76,7 +65,7 @@ impl WorkloadKeys for NoKeys {
 }
 
 fn config(attestors: &str) -> Result<Config, ConfigErrors> {
-    let text = format!("{FRAME}{attestors}");
+    let text = frame() + attestors;
     Config::parse(
         Path::new("/etc/taskpass/taskpass.toml"),
         &text,

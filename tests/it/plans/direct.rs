@@ -33,7 +33,7 @@ pub(super) struct Real {
     pub(super) session: SessionId,
     pub(super) generation: GenerationDigest,
     pub(super) now: Timestamp,
-    /// The serving role.
+    /// The name of the serving role.
     pub(super) serving: String,
     /// Differs between two calls with the same store.
     pub(super) round: u8,

@@ -197,7 +197,9 @@ async fn every_statement_finds_its_rows_by_an_index() {
     let mut own = database.connect().await;
     tell_plans(&mut own, database.name()).await;
     let tap = Tap::start(database.address());
-    let mut rig = Rig::on_database(database.through(tap.address())).await;
+    let mut rig = Rig::on_database(database.through(tap.address()))
+        .start()
+        .await;
     let keys = json!({"kind": "key", "name": "keys"});
     let generation = rig.add_attestor(keys).await;
     let generation = serde_json::to_value(generation).unwrap();

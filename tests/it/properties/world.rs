@@ -18,7 +18,7 @@ use crate::support::rig::{access_token, ask_in, ask_joining, child_of, claims, h
 impl World {
     pub(super) async fn new(kind: Kind) -> Self {
         Self {
-            rig: Rig::new(kind).await,
+            rig: Rig::on(kind).start().await,
             model: Model::default(),
             followed: None,
         }

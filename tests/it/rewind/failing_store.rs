@@ -5,7 +5,7 @@ use crate::support::write_private;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_place_that_does_not_answer_well_stops_a_start_and_no_work() {
-    let mut rig = Rig::new(Kind::Sqlite).await;
+    let mut rig = Rig::on(Kind::Sqlite).start().await;
     let object = ObjectStore::start();
     let authorization = rig.directory().join("authorization");
     std::fs::write(&authorization, "Bearer one\n").unwrap();
@@ -85,7 +85,7 @@ async fn a_place_that_does_not_answer_well_stops_a_start_and_no_work() {
 async fn a_store_that_heeds_no_condition_is_found_out_before_anything_depends_on_it() {
     for begun in [false, true] {
         for manner in [Manner::Careless, Manner::HalfCareless] {
-            let mut rig = Rig::new(Kind::Sqlite).await;
+            let mut rig = Rig::on(Kind::Sqlite).start().await;
             let object = ObjectStore::start();
             rig.share_checkpoint(&format!("url = \"{}\"", object.url()));
             if begun {
@@ -106,7 +106,7 @@ async fn a_store_that_heeds_no_condition_is_found_out_before_anything_depends_on
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_ceases_to_heed_a_condition_is_found_out_by_the_first_change() {
-    let mut rig = Rig::new(Kind::Sqlite).await;
+    let mut rig = Rig::on(Kind::Sqlite).start().await;
     let object = ObjectStore::start();
     rig.share_checkpoint(&format!("url = \"{}\"", object.url()));
     rig.reopen().await.unwrap();
@@ -125,7 +125,7 @@ async fn a_store_that_ceases_to_heed_a_condition_is_found_out_by_the_first_chang
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_place_that_is_gone_is_not_taken_for_an_empty_one() {
-    let mut rig = Rig::new(Kind::Sqlite).await;
+    let mut rig = Rig::on(Kind::Sqlite).start().await;
     let share = rig.directory().join("mnt");
     std::fs::create_dir(&share).unwrap();
     let place = share.join("place");
@@ -163,7 +163,7 @@ async fn a_place_that_is_gone_is_not_taken_for_an_empty_one() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_place_has_a_checkpoint_before_the_first_commit_or_there_is_no_start() {
-    let mut rig = Rig::new(Kind::Sqlite).await;
+    let mut rig = Rig::on(Kind::Sqlite).start().await;
     let object = ObjectStore::start();
     rig.share_checkpoint(&format!("url = \"{}\"", object.url()));
     // A missing bucket or a wrong route gives the same answer as an empty one.

@@ -24,7 +24,7 @@ fn opened(note: &str) -> Checkpoint {
 
 /// A replica on PostgreSQL with one grant, and the object that holds its checkpoint.
 async fn sharing() -> (Rig, ObjectStore) {
-    let mut rig = Rig::new(Kind::Postgres).await;
+    let mut rig = Rig::on(Kind::Postgres).start().await;
     let object = ObjectStore::start();
     rig.share_checkpoint(&format!("url = \"{}\"", object.url()));
     rig.restart().await.unwrap();
@@ -66,7 +66,7 @@ async fn issue(rig: &Rig) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restored_backup_does_not_start_though_its_own_memory_was_lost_too() {
-    let mut rig = Rig::new(Kind::Sqlite).await;
+    let mut rig = Rig::on(Kind::Sqlite).start().await;
     let place = rig.directory().join("place");
     let read = || std::fs::read_to_string(&place).ok();
     rig.share_checkpoint(&format!("file = \"{}\"", place.display()));
@@ -102,7 +102,7 @@ async fn a_restored_backup_does_not_start_though_its_own_memory_was_lost_too() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_checkpoint_file_that_is_missing_though_the_log_has_leaves_is_told_at_the_start() {
-    let (fleet, mut replica) = Fleet::embedded();
+    let (fleet, mut replica) = Fleet::sqlite().start().await;
     replica.ask(&fleet.token()).await.expect(201);
     let told = |replica: &Replica| {
         let log = replica.process.stderr();
@@ -146,7 +146,7 @@ async fn a_checkpoint_file_that_is_missing_though_the_log_has_leaves_is_told_at_
 /// The result of an idle replica's request after a failover to a standby that lacks the last
 /// leaves.
 async fn after_a_lossy_failover(shared: bool) -> Result<(), BrokerError> {
-    let mut rig = Rig::new(Kind::Postgres).await;
+    let mut rig = Rig::on(Kind::Postgres).start().await;
     let place = rig.directory().join("place");
     if shared {
         rig.share_checkpoint(&format!("file = \"{}\"", place.display()));
@@ -172,6 +172,7 @@ async fn after_a_lossy_failover(shared: bool) -> Result<(), BrokerError> {
             .issuance
             .issue(evidence, ask(&["orders:read"]))
             .await;
+        eprintln!("DBG {answer:?} {:?}", idle.broker.core.ledger().status());
         // The pool may still hold connections to the old server.
         let passing = matches!(&answer, Err(BrokerError::FailClosed(_)))
             && !matches!(idle.broker.core.ledger().status(), LedgerStatus::Stopped(_));
@@ -212,7 +213,7 @@ async fn a_standby_that_lagged_stops_even_the_replica_that_never_saw_what_it_los
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicas_publish_to_one_place_and_none_is_alarmed() {
-    let mut rig = Rig::new(Kind::Postgres).await;
+    let mut rig = Rig::on(Kind::Postgres).start().await;
     let object = ObjectStore::start();
     rig.share_checkpoint(&format!("url = \"{}\"", object.url()));
     rig.restart().await.unwrap();
@@ -294,7 +295,7 @@ async fn what_others_publish_while_a_new_connection_is_checked_is_no_rewind() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_tree_at_the_place_stops_a_broker_that_runs() {
-    let mut rig = Rig::new(Kind::Sqlite).await;
+    let mut rig = Rig::on(Kind::Sqlite).start().await;
     let object = ObjectStore::start();
     let lines = format!("url = \"{}\"", object.url());
     rig.share_checkpoint(&lines);

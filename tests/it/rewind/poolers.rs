@@ -28,11 +28,11 @@ async fn pretend(database: &TestDatabase, connection: &mut PgConnection) {
 async fn the_connection_on_which_a_log_began_leads_to_its_server_or_to_none() {
     let object = ObjectStore::start();
     let lines = format!("url = \"{}\"", object.url());
-    let prepare = async |database: &TestDatabase| {
-        let mut connection = database.connect().await;
-        pretend(database, &mut connection).await;
-    };
-    let rig = Rig::sharing(&lines, prepare).await;
+    let rig = Rig::on(Kind::Postgres).shared_checkpoint(&lines);
+    let mut connection = rig.database().connect().await;
+    pretend(rig.database(), &mut connection).await;
+    drop(connection);
+    let rig = rig.start().await;
     issue(&rig).await;
     published(&rig, || object.content()).await;
     object.set(Manner::Status(503));
@@ -50,7 +50,7 @@ async fn the_connection_on_which_a_log_began_leads_to_its_server_or_to_none() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pooler_that_leads_elsewhere_is_noticed_and_the_place_is_asked_again() {
-    let mut rig = Rig::new(Kind::Postgres).await;
+    let mut rig = Rig::on(Kind::Postgres).start().await;
     let object = ObjectStore::start();
     rig.share_checkpoint(&format!("url = \"{}\"", object.url()));
     let mut database = rig.database().connect().await;

@@ -23,6 +23,7 @@ use taskpass::store::Store;
 use taskpass::store::sqlite::Sqlite;
 use tempfile::TempDir;
 
+use crate::support::configuration::{Configuration, JOB, ORDERS_API, sqlite_in};
 use crate::support::http::{Answer, Client, send};
 use crate::support::issuer::{AUDIENCE, Issuer, unix_seconds};
 use crate::support::moto::Moto;
@@ -134,22 +135,10 @@ impl World {
         let store = if self.databases.is_some() {
             "kind = \"postgres\"".to_owned()
         } else {
-            format!(
-                "kind = \"sqlite\"\n[store.sqlite]\ndata_dir = \"{}\"",
-                data(origin)
-            )
+            sqlite_in(data(origin))
         };
-        let text = format!(
+        let tables = format!(
             r#"
-[server]
-issuer = "http://127.0.0.1:7070"
-listen = "{address}"
-drain_seconds = 0
-[store]
-{store}
-[ledger]
-origin = "{origin}"
-checkpoint_file = "checkpoint"
 [ledger.shared_checkpoint]
 {place}
 [keys]
@@ -172,21 +161,12 @@ sub = {{ type = "string", immutable = true }}
 [[attestors]]
 kind = "key"
 name = "keys"
-[[resources]]
-name = "orders-api"
-kind = "jwt"
-owner = "orders"
-audience = "https://orders.example"
+{ORDERS_API}
 actions = ["orders:read"]
-locations = ["https://orders.example/v1"]
 verification = "status_list"
 {role}
 {resources}
-[[task_types]]
-name = "job"
-max_deadline_seconds = 3600
-resources = ["orders-api"]
-"#,
+{JOB}"#,
             bootstrap = hex(digest.as_ref()),
             place = self.place,
             keys = self.keys,
@@ -198,6 +178,14 @@ resources = ["orders-api"]
             resources = self.resources,
             issuer = self.issuer.url(),
         );
+        let text = Configuration {
+            server: &format!("listen = \"{address}\"\ndrain_seconds = 0"),
+            store: &store,
+            origin,
+            tables: &tables,
+            ..Configuration::default()
+        }
+        .text();
         self.issuer.served(&text)
     }
 

@@ -44,7 +44,11 @@ fork = {{ type = "bool" }}
             issuer = issuer.url()
         )
     };
-    Fleet::with_attestors(kind, attestors, CI).await
+    Fleet::on(kind)
+        .attestors(attestors)
+        .more_policies(CI)
+        .start()
+        .await
 }
 
 /// A token of the pipeline, for an environment, and from a fork or not.

@@ -5,6 +5,7 @@
 //! - [`balancer`]: a TCP balancer in front of replicas, which can spoil connections.
 //! - [`proxy`]: a TCP proxy in front of PostgreSQL, which loses the messages that a test chooses.
 //! - [`ci`]: a pipeline with its policies and tokens.
+//! - [`configuration`]: the text of a broker's configuration.
 //! - [`keys`], [`issuer`]: JOSE on ring, and an OIDC issuer that can misbehave.
 //! - [`process`]: the real binary, with signals and its output.
 //! - [`terminal`]: a program at a terminal, with a user who types.
@@ -30,62 +31,45 @@
     reason = "not every helper has a caller in each binary"
 )]
 
-/// Runs the same cases on both stores. A case gets its arguments from its module's `begin`, an
-/// async function of the store's kind; `then` is a check after each case.
+/// Runs the same cases on both stores. Each case is an async function of the calling module. Its
+/// argument is the result of the module's `begin`, an async function of the store's kind. Cases
+/// listed `by reference` borrow it; `then` names a check that runs after each of them.
 macro_rules! on_both_stores {
-    (@module $name:ident { $($case:item)+ } |$begun:ident| $play:expr) => {
+    (@module $name:ident |$begun:ident| $play:expr) => {
         mod $name {
-            use super::*;
-
-            $($case)+
-
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn sqlite() {
-                let $begun = begin($crate::support::rig::Kind::Sqlite).await;
+                let $begun = super::begin($crate::support::rig::Kind::Sqlite).await;
                 $play
             }
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn postgres() {
-                let $begun = begin($crate::support::rig::Kind::Postgres).await;
+                let $begun = super::begin($crate::support::rig::Kind::Postgres).await;
                 $play
             }
         }
     };
-    (then $after:path; $(async fn $name:ident($fleet:ident, $replica:ident) $body:block)+) => {
+    (by reference then $after:ident; $(fn $name:ident;)+) => {
         $(on_both_stores! {
-            @module $name {
-                async fn case(($fleet, $replica): &(Fleet, Replica)) $body
-            }
-            |begun| {
-                case(&begun).await;
-                $after(&begun).await;
+            @module $name |begun| {
+                super::$name(&begun).await;
+                super::$after(&begun).await;
             }
         })+
     };
-    ($($(#[$meta:meta])* async fn $name:ident($fleet:ident, $replica:ident) $body:block)+) => {
-        $(on_both_stores! {
-            @module $name {
-                $(#[$meta])*
-                async fn case(($fleet, $replica): &(Fleet, Replica)) $body
-            }
-            |begun| case(&begun).await
-        })+
+    (by reference; $(fn $name:ident;)+) => {
+        $(on_both_stores! { @module $name |begun| super::$name(&begun).await })+
     };
-    ($($(#[$meta:meta])* async fn $name:ident($($given:ident)+: $type:ty) $body:block)+) => {
-        $(on_both_stores! {
-            @module $name {
-                $(#[$meta])*
-                async fn case($($given)+: $type) $body
-            }
-            |begun| case(begun).await
-        })+
+    ($(fn $name:ident;)+) => {
+        $(on_both_stores! { @module $name |begun| super::$name(begun).await })+
     };
 }
 
 pub mod balancer;
 pub mod canary;
 pub mod ci;
+pub mod configuration;
 pub mod documented;
 pub mod fleet;
 pub mod http;

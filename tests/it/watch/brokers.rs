@@ -26,7 +26,7 @@ fn copy(from: &Path, to: &Path) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_brokers_log_is_followed_over_restarts_and_a_restored_backup_is_called_out() {
-    let (fleet, mut replica) = Fleet::embedded_with("public_ledger = true");
+    let (fleet, mut replica) = Fleet::sqlite().server("public_ledger = true").start().await;
     let keys = replica.client.get("/v1/ledger/keys").await.expect(200);
     let key = keys["vkeys"][0].as_str().unwrap().to_owned();
     let url = format!("http://{}/ledger", replica.address);
@@ -76,7 +76,7 @@ async fn a_brokers_log_is_followed_over_restarts_and_a_restored_backup_is_called
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_is_not_public_is_watched_by_who_may_read_it() {
-    let (fleet, replica) = Fleet::embedded();
+    let (fleet, replica) = Fleet::sqlite().start().await;
     let keys = replica
         .client
         .get_as(&fleet.admin, "/v1/ledger/keys")

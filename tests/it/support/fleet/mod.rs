@@ -17,8 +17,9 @@ use taskpass::app;
 use taskpass::config::{Config, Mode};
 use taskpass::domain::generation::PolicyFile;
 
+use super::configuration::{Configuration, JOB, ORDERS_API, SQLITE, dev_attestor};
 use super::http::Client;
-use super::issuer::{AUDIENCE, Issuer};
+use super::issuer::Issuer;
 use super::postgres::{TestDatabase, serving};
 use super::process::{Launch, Process};
 use super::proxy::Proxy;
@@ -40,6 +41,7 @@ permit (principal == Bootstrap::"token", action in [Action::"listTasks", Action:
 pub const SINK_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 /// The settings that all replicas share.
+#[must_use]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is a setting of its own"
@@ -51,16 +53,12 @@ pub struct Fleet {
     pub sealing_key: String,
     policies: String,
     /// Additional settings of `[server]`.
-    server: &'static str,
+    server: String,
     /// Additional settings of `[store.sqlite]`.
     sqlite: &'static str,
     /// Whether the replicas listen on all addresses.
     on_all: bool,
-    /// Additional tables of attestors.
-    attestors: String,
-    /// Tables of sinks, which may refer to the file `sink.secret`.
-    exports: String,
-    /// Additional tables of the configuration.
+    /// Additional tables of the configuration, which may refer to the file `sink.secret`.
     tables: String,
     environment: Vec<(&'static str, String)>,
     /// Rate limits: requests a second and burst of an identity, then of an address.
@@ -113,11 +111,9 @@ impl Fleet {
             admin: format!("tpa_{}", random_hex(16)),
             sealing_key: format!("tpk1_{key}"),
             policies: format!("{POLICIES}{BOOTSTRAP_POLICY}"),
-            server: "",
+            server: String::new(),
             sqlite: "",
             on_all: false,
-            attestors: String::new(),
-            exports: String::new(),
             tables: String::new(),
             environment: Vec::new(),
             proxied: true,
@@ -135,7 +131,8 @@ impl Fleet {
 
     /// Adds these tables to the configuration of replicas that start from now on.
     pub fn add_to_configuration(&mut self, tables: &str) {
-        self.attestors.push_str(tables);
+        self.tables.push_str(tables);
+        self.tables.push('\n');
     }
 
     /// The text of the policies.
@@ -177,7 +174,8 @@ impl Fleet {
         replica
     }
 
-    fn launch(&self) -> Replica {
+    /// Starts a replica and waits until it answers; with TLS, does not wait.
+    pub fn launch(&self) -> Replica {
         self.launch_in(None)
     }
 
@@ -199,7 +197,7 @@ impl Fleet {
         for (name, value) in &self.environment {
             launch = launch.env(name, value);
         }
-        if !self.exports.is_empty() {
+        if self.tables.contains("sink.secret") {
             launch = launch.secret_file("sink.secret", SINK_SECRET);
         }
         if let Some(database) = database {
@@ -254,18 +252,28 @@ impl Fleet {
     /// The configuration of a replica that listens at this address.
     pub fn config(&self, address: SocketAddr) -> String {
         let digest = ring::digest::digest(&ring::digest::SHA256, self.admin.as_bytes());
-        let text = format!(
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let own = if self.found_by_issuer {
+            address.to_string()
+        } else {
+            "127.0.0.1:7070".to_owned()
+        };
+        let listen = if self.on_all {
+            SocketAddr::from(([0, 0, 0, 0], address.port()))
+        } else {
+            address
+        };
+        let server = format!(
+            "listen = \"{listen}\"\ndrain_seconds = 0\n{}\n{}",
+            self.server,
+            self.tls.as_ref().map(Tls::section).unwrap_or_default(),
+        );
+        let store = match &self.database {
+            Some(_) => "kind = \"postgres\"".to_owned(),
+            None => format!("{SQLITE}\n{}", self.sqlite),
+        };
+        let tables = format!(
             r#"
-[server]
-issuer = "{scheme}://{own}"
-listen = "{listen}"
-drain_seconds = 0
-{server}
-{tls}
-{store}
-[ledger]
-origin = "broker.test/log"
-checkpoint_file = "checkpoint"
 [admin]
 bootstrap_token_sha256 = "{bootstrap}"
 [policy]
@@ -275,65 +283,30 @@ identity_requests_per_second = {}
 identity_burst = {}
 address_requests_per_second = {}
 address_burst = {}
-[[attestors]]
-kind = "oidc"
-name = "dev"
-issuer = "{issuer}"
-audience = "{AUDIENCE}"
-algorithms = ["ES256", "RS256"]
-single_tenant = true
-identity = "{{sub}}"
-instance = "{{run}}"
-[attestors.claims]
-sub = {{ type = "string", immutable = true }}
-run = {{ type = "string", immutable = true, hidden = true }}
-{attestors}
-[[resources]]
-name = "orders-api"
-kind = "jwt"
-owner = "orders"
-audience = "https://orders.example"
-actions = ["orders:read", "orders:write"]
-locations = ["https://orders.example/v1"]
-verification = "introspection"
-[[task_types]]
-name = "job"
-max_deadline_seconds = 3600
-resources = ["orders-api"]
-max_open_per_workload = 100000
-{exports}
+{attestor}
 {tables}
+{ORDERS_API}
+actions = ["orders:read", "orders:write"]
+verification = "introspection"
+{JOB}
+max_open_per_workload = 100000
 "#,
             self.limits[0],
             self.limits[1],
             self.limits[2],
             self.limits[3],
-            listen = if self.on_all {
-                SocketAddr::from(([0, 0, 0, 0], address.port()))
-            } else {
-                address
-            },
-            scheme = if self.tls.is_some() { "https" } else { "http" },
-            tls = self.tls.as_ref().map(Tls::section).unwrap_or_default(),
-            own = if self.found_by_issuer {
-                address.to_string()
-            } else {
-                "127.0.0.1:7070".to_owned()
-            },
-            store = match &self.database {
-                Some(_) => "[store]\nkind = \"postgres\"".to_owned(),
-                None => format!(
-                    "[store]\nkind = \"sqlite\"\n[store.sqlite]\ndata_dir = \"data\"\n{}",
-                    self.sqlite
-                ),
-            },
             bootstrap = hex(digest.as_ref()),
-            server = self.server,
-            attestors = self.attestors,
-            exports = self.exports,
+            attestor = dev_attestor(self.issuer.url(), &["ES256", "RS256"]),
             tables = self.tables,
-            issuer = self.issuer.url(),
         );
+        let text = Configuration {
+            issuer: &format!("{scheme}://{own}"),
+            server: &server,
+            store: &store,
+            tables: &tables,
+            ..Configuration::default()
+        }
+        .text();
         self.issuer.served(&text)
     }
 

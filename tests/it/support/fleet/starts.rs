@@ -1,237 +1,145 @@
-//! Fleets with different settings, and their first replicas.
+//! The settings of a fleet, and the start of its first replicas.
 
 use super::*;
 use crate::support::postgres::fresh_database;
+use crate::support::until;
 
 impl Fleet {
-    /// One replica on SQLite, which activates its own files.
-    pub fn embedded() -> (Self, Replica) {
-        let fleet = Self::new(None);
-        let replica = fleet.replica();
-        (fleet, replica)
+    /// A fleet of one replica on SQLite.
+    pub fn sqlite() -> Self {
+        Self::new(None)
     }
 
-    /// The same with rate limits: requests a second and burst of an identity, then of an address.
-    pub fn embedded_with_limits(limits: [u32; 4]) -> (Self, Replica) {
-        Self::embedded_limited("", limits)
+    /// A fleet on a new PostgreSQL database.
+    pub fn postgres() -> Self {
+        Self::new(Some(fresh_database()))
     }
 
-    /// The same with additional settings of `[server]`.
-    pub fn embedded_limited(server: &'static str, limits: [u32; 4]) -> (Self, Replica) {
-        let mut fleet = Self::new(None);
-        fleet.server = server;
-        fleet.limits = limits;
-        let replica = fleet.replica();
-        (fleet, replica)
+    /// A fleet on this kind of store.
+    pub fn on(kind: Kind) -> Self {
+        match kind {
+            Kind::Sqlite => Self::sqlite(),
+            Kind::Postgres => Self::postgres(),
+        }
     }
 
-    /// One replica on SQLite with additional settings of `[server]`.
-    pub fn embedded_with(server: &'static str) -> (Self, Replica) {
-        let mut fleet = Self::new(None);
-        fleet.server = server;
-        let replica = fleet.replica();
-        (fleet, replica)
+    /// A fleet on this PostgreSQL database.
+    pub fn on_database(database: TestDatabase) -> Self {
+        Self::new(Some(database))
     }
 
-    /// The same with additional settings of `[store.sqlite]`.
-    pub fn embedded_on(sqlite: &'static str) -> (Self, Replica) {
-        let mut fleet = Self::new(None);
-        fleet.sqlite = sqlite;
-        let replica = fleet.replica();
-        (fleet, replica)
+    /// Sets additional lines of `[server]`.
+    pub fn server(mut self, lines: &str) -> Self {
+        lines.clone_into(&mut self.server);
+        self
     }
 
-    /// The same, listening on all addresses of this machine; the tests connect on loopback.
-    pub fn listening_on_all(server: &'static str) -> (Self, Replica) {
-        let mut fleet = Self::new(None);
-        fleet.server = server;
-        fleet.on_all = true;
-        let replica = fleet.replica();
-        (fleet, replica)
+    /// Sets additional lines of `[store.sqlite]`.
+    pub fn sqlite_settings(mut self, lines: &'static str) -> Self {
+        self.sqlite = lines;
+        self
+    }
+
+    /// Sets the rate limits: requests a second and burst of an identity, then of an address.
+    pub fn limits(mut self, limits: [u32; 4]) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Adds policies to the fleet's own.
+    pub fn more_policies(mut self, text: &str) -> Self {
+        self.policies.push_str(text);
+        self
+    }
+
+    /// Adds tables to the configuration. Webhooks may refer to the file `sink.secret`, which
+    /// contains [`SINK_SECRET`].
+    pub fn tables(mut self, text: &str) -> Self {
+        self.add_to_configuration(text);
+        self
+    }
+
+    /// Adds tables for the fleet's issuer, such as attestors.
+    pub fn attestors(self, tables: impl FnOnce(&Issuer) -> String) -> Self {
+        let text = tables(&self.issuer);
+        self.tables(&text)
+    }
+
+    /// Sets environment variables of the replicas.
+    pub fn environment(mut self, variables: Vec<(&'static str, String)>) -> Self {
+        self.environment = variables;
+        self
+    }
+
+    /// The replicas listen on all addresses of this machine; the tests connect on loopback.
+    pub fn on_all_addresses(mut self) -> Self {
+        self.on_all = true;
+        self
+    }
+
+    /// The issuer URL is the replica's own address, for clients that find a server's endpoints
+    /// through its issuer.
+    pub fn found_by_issuer(mut self) -> Self {
+        self.found_by_issuer = true;
+        self
+    }
+
+    /// The secrets are in the files [`SEALING_FILE`] and [`DATABASE_FILE`].
+    pub fn secret_files(mut self) -> Self {
+        self.secret_files = true;
+        self
+    }
+
+    /// The replicas serve TLS, with additional settings of `[server.tls]`; `authority` is the
+    /// content of the file `authority.pem`.
+    pub fn over_tls(mut self, settings: &str, authority: Option<String>) -> Self {
+        self.tls = Some(Tls {
+            server: Identity::server(),
+            settings: settings.to_owned(),
+            authority,
+        });
+        self.found_by_issuer()
+    }
+
+    /// Starts the first replica, activates a generation, and waits until the replica is ready.
+    pub async fn start(self) -> (Self, Replica) {
+        // On SQLite a replica activates its own files.
+        if self.database.is_none() && self.tls.is_none() {
+            let replica = self.replica();
+            return (self, replica);
+        }
+        let replica = self.launch();
+        if self.database.is_some() {
+            self.activate(&replica).await;
+        }
+        until("the replica is ready", SOON, async || {
+            let answer = replica.client.try_get("/readyz").await;
+            answer.is_ok_and(|answer| answer.status == 200)
+        })
+        .await;
+        (self, replica)
+    }
+
+    /// Starts so many replicas at the same time on PostgreSQL, and waits until they are ready.
+    pub async fn start_together(self, count: usize) -> (Self, Vec<Replica>) {
+        let mut replicas: Vec<Replica> = std::thread::scope(|scope| {
+            let starting: Vec<_> = (0..count).map(|_| scope.spawn(|| self.launch())).collect();
+            let started = starting.into_iter().map(|one| one.join().unwrap());
+            started.collect()
+        });
+        self.activate(&replicas[0]).await;
+        for replica in &mut replicas {
+            replica.process.wait_ready(replica.address);
+        }
+        (self, replicas)
     }
 
     /// For benchmarks: without a proxy, with additional tables of the configuration, and with these
     /// policies instead of the usual ones, which use roles and would cost every request a query.
     pub async fn for_load(kind: Kind, tables: &str, policies: &str) -> (Self, Replica) {
-        let mut fleet = Self::new((kind == Kind::Postgres).then(fresh_database));
+        let mut fleet = Self::on(kind).tables(tables);
         fleet.proxied = false;
-        tables.clone_into(&mut fleet.tables);
         fleet.policies = format!("{BOOTSTRAP_POLICY}{policies}");
-        let mut replica = fleet.launch();
-        if kind == Kind::Postgres {
-            fleet.activate(&replica).await;
-        }
-        replica.process.wait_ready(replica.address);
-        (fleet, replica)
-    }
-
-    /// A replica on a new database, without an active generation.
-    pub fn before_activation() -> (Self, Replica) {
-        let fleet = Self::new(Some(fresh_database()));
-        let replica = fleet.launch();
-        (fleet, replica)
-    }
-
-    /// A fleet on a new database, with a first replica and an active generation.
-    pub async fn start() -> (Self, Replica) {
-        Self::start_with("").await
-    }
-
-    /// The same with additional settings of `[server]`.
-    pub async fn start_with(server: &'static str) -> (Self, Replica) {
-        let mut fleet = Self::new(Some(fresh_database()));
-        fleet.server = server;
-        let replica = fleet.launch();
-        fleet.activate(&replica).await;
-        (fleet, replica)
-    }
-
-    /// The same on this database, with additional tables of the configuration.
-    pub async fn start_on(database: TestDatabase, tables: &str) -> (Self, Replica) {
-        let mut fleet = Self::new(Some(database));
-        tables.clone_into(&mut fleet.tables);
-        let replica = fleet.launch();
-        fleet.activate(&replica).await;
-        (fleet, replica)
-    }
-
-    /// Starts so many replicas at the same time on a new database, and waits until they are ready.
-    pub async fn start_together(count: usize, tables: &str) -> (Self, Vec<Replica>) {
-        let mut fleet = Self::new(Some(fresh_database()));
-        tables.clone_into(&mut fleet.tables);
-        let mut replicas: Vec<Replica> = std::thread::scope(|scope| {
-            let starting: Vec<_> = (0..count).map(|_| scope.spawn(|| fleet.launch())).collect();
-            let started = starting.into_iter().map(|one| one.join().unwrap());
-            started.collect()
-        });
-        fleet.activate(&replicas[0]).await;
-        for replica in &mut replicas {
-            replica.process.wait_ready(replica.address);
-        }
-        (fleet, replicas)
-    }
-
-    /// One replica on this kind of store.
-    pub async fn on(kind: Kind) -> (Self, Replica) {
-        match kind {
-            Kind::Sqlite => Self::embedded(),
-            Kind::Postgres => Self::start().await,
-        }
-    }
-
-    /// One replica on this kind of store with additional attestors and policies.
-    pub async fn with_attestors(
-        kind: Kind,
-        attestors: impl Fn(&Issuer) -> String,
-        policies: &str,
-    ) -> (Self, Replica) {
-        let mut fleet = Self::new((kind == Kind::Postgres).then(fresh_database));
-        fleet.attestors = attestors(&fleet.issuer);
-        fleet.policies.push_str(policies);
-        let mut replica = fleet.launch();
-        if kind == Kind::Postgres {
-            fleet.activate(&replica).await;
-        }
-        replica.process.wait_ready(replica.address);
-        (fleet, replica)
-    }
-
-    /// The same with additional tables of the configuration and environment variables, without
-    /// additional attestors.
-    pub async fn in_environment(
-        kind: Kind,
-        environment: Vec<(&'static str, String)>,
-        tables: &str,
-        policies: &str,
-    ) -> (Self, Replica) {
-        let mut fleet = Self::new((kind == Kind::Postgres).then(fresh_database));
-        fleet.environment = environment;
-        tables.clone_into(&mut fleet.tables);
-        fleet.policies.push_str(policies);
-        let mut replica = fleet.launch();
-        if kind == Kind::Postgres {
-            fleet.activate(&replica).await;
-        }
-        replica.process.wait_ready(replica.address);
-        (fleet, replica)
-    }
-
-    /// One replica on this kind of store that exports to sinks; webhooks are signed with
-    /// [`SINK_SECRET`].
-    pub async fn exporting(kind: Kind, exports: &str) -> (Self, Replica) {
-        let mut fleet = Self::new((kind == Kind::Postgres).then(fresh_database));
-        exports.clone_into(&mut fleet.exports);
-        let mut replica = fleet.launch();
-        if kind == Kind::Postgres {
-            fleet.activate(&replica).await;
-        }
-        replica.process.wait_ready(replica.address);
-        (fleet, replica)
-    }
-
-    /// The same with its secrets in files, and with additional policies.
-    pub async fn with_secret_files(kind: Kind, exports: &str, policies: &str) -> (Self, Replica) {
-        let mut fleet = Self::new((kind == Kind::Postgres).then(fresh_database));
-        exports.clone_into(&mut fleet.exports);
-        fleet.policies.push_str(policies);
-        fleet.secret_files = true;
-        let mut replica = fleet.launch();
-        if kind == Kind::Postgres {
-            fleet.activate(&replica).await;
-        }
-        replica.process.wait_ready(replica.address);
-        (fleet, replica)
-    }
-
-    /// The configuration of a replica on SQLite.
-    pub fn embedded_config() -> String {
-        Self::exporting_config("")
-    }
-
-    /// The configuration of a replica on SQLite that exports to sinks.
-    pub fn exporting_config(exports: &str) -> String {
-        let mut fleet = Self::new(None);
-        exports.clone_into(&mut fleet.exports);
-        fleet.config(free_address())
-    }
-
-    /// A replica on SQLite whose issuer is its own address, for clients that find a server's
-    /// endpoints through its issuer.
-    pub fn found_by_issuer(
-        attestors: impl Fn(&Issuer) -> String,
-        policies: &str,
-    ) -> (Self, Replica) {
-        let mut fleet = Self::new(None);
-        fleet.found_by_issuer = true;
-        fleet.attestors = attestors(&fleet.issuer);
-        fleet.policies.push_str(policies);
-        let replica = fleet.replica();
-        (fleet, replica)
-    }
-
-    /// A replica that serves TLS, with additional settings of `[server.tls]`; `authority` is the
-    /// content of the file `authority.pem`.
-    pub async fn over_tls(
-        settings: &str,
-        authority: Option<String>,
-        attestors: impl Fn(&Issuer) -> String,
-        policies: &str,
-    ) -> (Self, Replica) {
-        let mut fleet = Self::new(None);
-        fleet.found_by_issuer = true;
-        fleet.attestors = attestors(&fleet.issuer);
-        fleet.policies.push_str(policies);
-        fleet.tls = Some(Tls {
-            server: Identity::server(),
-            settings: settings.to_owned(),
-            authority,
-        });
-        let replica = fleet.launch();
-        crate::support::until("the replica is ready", SOON, async || {
-            let answer = replica.client.try_get("/readyz").await;
-            answer.is_ok_and(|answer| answer.status == 200)
-        })
-        .await;
-        (fleet, replica)
+        fleet.start().await
     }
 }

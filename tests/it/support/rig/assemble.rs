@@ -4,11 +4,8 @@ use taskpass::app::Options;
 use taskpass::config::Mode;
 
 use super::*;
+use crate::support::configuration::{Configuration, ORDERS_API, dev_attestor, sqlite_in};
 
-#[expect(
-    clippy::too_many_lines,
-    reason = "it assembles the parts of a broker in order"
-)]
 pub(super) async fn assemble(
     directory: &Path,
     database: Option<String>,
@@ -26,18 +23,19 @@ pub(super) async fn assemble(
     let bootstrap = std::fs::read_to_string(directory.join(BOOTSTRAP_FILE));
     let bootstrap = bootstrap.unwrap_or_else(|_| BOOTSTRAP.to_owned());
     let endpoints = std::fs::read_to_string(directory.join(ENDPOINTS)).unwrap_or_default();
-    let text = format!(
+    // Every resource needs a way of introspection: a policy, or verifiers.
+    let verifiers = if policies.contains("\"introspect\"") {
+        ""
+    } else {
+        "verifiers = [\"dev:service%3Aorders\"]"
+    };
+    let tables = format!(
         r#"
-aws.own_credentials = {{ region = "eu-central-1", role_arns = ["arn:aws:iam::123456789012:role/reports"] }}
-[server]
-issuer = "http://127.0.0.1:7070"
-listen = "127.0.0.1:7070"
-{store}
-[ledger]
-origin = "dev.taskpass.local/rig"
-checkpoint_file = "{directory}/checkpoint"
 {shared}
 {witnesses}
+[aws.own_credentials]
+region = "eu-central-1"
+role_arns = ["arn:aws:iam::123456789012:role/reports"]
 [admin]
 bootstrap_token_sha256 = "{bootstrap}"
 [policy]
@@ -46,25 +44,9 @@ directory = "policies"
 denials_per_identity = 1000
 identity_requests_per_second = 100000
 identity_burst = 100000
-[[attestors]]
-kind = "oidc"
-name = "dev"
-issuer = "{issuer}"
-audience = "{AUDIENCE}"
-algorithms = ["ES256"]
-single_tenant = true
-identity = "{{sub}}"
-instance = "{{run}}"
-[attestors.claims]
-sub = {{ type = "string", immutable = true }}
-run = {{ type = "string", immutable = true, hidden = true }}
-[[resources]]
-name = "orders-api"
-kind = "jwt"
-owner = "orders"
-audience = "https://orders.example"
+{attestor}
+{ORDERS_API}
 actions = ["orders:read", "orders:write"]
-locations = ["https://orders.example/v1"]
 {verifiers}
 verification = "introspection"
 [[resources]]
@@ -89,15 +71,17 @@ resources = ["orders-api"]
 {endpoints}
 "#,
         bootstrap = bootstrap_hash(&bootstrap),
-        // Every resource needs a way of introspection: a policy, or verifiers.
-        verifiers = if policies.contains("\"introspect\"") {
-            ""
-        } else {
-            "verifiers = [\"dev:service%3Aorders\"]"
-        },
-        directory = directory.display(),
-        issuer = issuer.url(),
+        attestor = dev_attestor(issuer.url(), &["ES256"]),
     );
+    let text = Configuration {
+        server: "listen = \"127.0.0.1:7070\"",
+        store: &store,
+        origin: "dev.taskpass.local/rig",
+        checkpoint_file: directory.join("checkpoint").to_str().unwrap(),
+        tables: &tables,
+        ..Configuration::default()
+    }
+    .text();
     let mut config = Config::parse(
         &directory.join("taskpass.toml"),
         &issuer.served(&text),
@@ -125,23 +109,18 @@ resources = ["orders-api"]
     Ok((assembled, config))
 }
 
-/// The section of the store, and the environment for loading the configuration.
+/// The lines of `[store]`, and the environment for loading the configuration.
 fn store_section(directory: &Path, database: Option<String>) -> (String, BTreeMap<String, String>) {
     let mut environment = BTreeMap::new();
     if let Ok(keys) = std::fs::read_to_string(directory.join(SEALING)) {
         environment.insert("TASKPASS_SEALING_KEYS".to_owned(), keys);
     }
     let Some(url) = database else {
-        let data = directory.join("data");
-        let section = format!(
-            "[store]\nkind = \"sqlite\"\n[store.sqlite]\ndata_dir = \"{}\"",
-            data.display()
-        );
-        return (section, environment);
+        return (sqlite_in(directory.join("data")), environment);
     };
     environment.insert("TASKPASS_DATABASE_URL".to_owned(), url);
     // Wait longer for connections, so that tests with many requests do not fail on a busy machine.
-    let section = "[store]\nkind = \"postgres\"\n[store.postgres]\nacquire_timeout_seconds = 20";
+    let section = "kind = \"postgres\"\n[store.postgres]\nacquire_timeout_seconds = 20";
     (section.to_owned(), environment)
 }
 

@@ -3,6 +3,7 @@
 
 mod asks;
 mod assemble;
+mod builder;
 mod rows;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -113,79 +114,6 @@ permit (principal == Bootstrap::"dev", action in [Action::"listTasks", Action::"
 "#;
 
 impl Rig {
-    pub async fn new(kind: Kind) -> Self {
-        Self::with(kind, POLICIES, Vec::new(), Vec::new()).await
-    }
-
-    /// A rig with these policies, additional minters, and resources for them.
-    pub async fn with(
-        kind: Kind,
-        policies: &str,
-        minters: Vec<Arc<dyn Minter>>,
-        resources: Vec<Value>,
-    ) -> Self {
-        let directory = fresh_sqlite();
-        let database = (kind == Kind::Postgres).then(fresh_database);
-        Self::begin(directory, database, policies, minters, resources).await
-    }
-
-    /// A rig with AWS resources, whose endpoint `aws` is at this URL.
-    pub async fn with_aws(kind: Kind, policies: &str, aws: &str, resources: Vec<Value>) -> Self {
-        let directory = fresh_sqlite();
-        std::fs::write(directory.dir().join(ENDPOINTS), aws_endpoint(aws)).unwrap();
-        let database = (kind == Kind::Postgres).then(fresh_database);
-        Self::begin(directory, database, policies, vec![], resources).await
-    }
-
-    /// A rig on PostgreSQL with a shared checkpoint from its first start on. `prepare` runs on the
-    /// database before that start.
-    pub async fn sharing(lines: &str, prepare: impl AsyncFnOnce(&TestDatabase)) -> Self {
-        let directory = fresh_sqlite();
-        std::fs::write(directory.dir().join(SHARED), lines).unwrap();
-        let database = fresh_database();
-        prepare(&database).await;
-        Self::begin(directory, Some(database), POLICIES, vec![], vec![]).await
-    }
-
-    /// A rig on this PostgreSQL database.
-    pub async fn on_database(database: TestDatabase) -> Self {
-        Self::begin(fresh_sqlite(), Some(database), POLICIES, vec![], vec![]).await
-    }
-
-    async fn begin(
-        directory: SqliteFile,
-        database: Option<TestDatabase>,
-        policies: &str,
-        minters: Vec<Arc<dyn Minter>>,
-        resources: Vec<Value>,
-    ) -> Self {
-        let issuer = Issuer::start();
-        let clock = ManualClock::new(Timestamp::from_seconds(unix_seconds()));
-        let (assembled, config) = assemble(
-            directory.dir(),
-            database.as_ref().map(TestDatabase::url),
-            &issuer,
-            Arc::clone(&clock) as SharedClock,
-            policies,
-            minters,
-            resources,
-        )
-        .await
-        .unwrap();
-        let rig = Self {
-            broker: Arc::clone(&assembled.broker),
-            clock,
-            issuer,
-            assembled: Some(assembled),
-            config,
-            policies: policies.to_owned(),
-            directory,
-            database,
-        };
-        rig.activate().await;
-        rig
-    }
-
     /// Serves the broker over HTTP as on an address that is not loopback, where no operation is
     /// open without credentials.
     pub fn serve(&mut self) -> (Server, Client) {
