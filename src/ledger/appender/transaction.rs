@@ -67,13 +67,19 @@ impl Appender {
 
     async fn attempt(&mut self, prepared: &[&Prepared]) -> Result<Committed, Failure> {
         self.in_doubt = false;
+        // First the check against the shared checkpoint: it tells a rewound store from a server that
+        // lags, and the pool does not.
+        let mut first = Some(self.checked_connection().await?);
         if self.cutoffs_known_to.is_none() {
             self.load_cutoffs().await?;
         }
         for _ in 0..SERVERS {
             // The connection is put back only after a success. Otherwise it is dropped, which rolls
             // the transaction back.
-            let connection = self.checked_connection().await?;
+            let connection = match first.take() {
+                Some(connection) => connection,
+                None => self.checked_connection().await?,
+            };
             let attempt = self.try_commit(connection, prepared);
             match tokio::time::timeout(BATCH_PATIENCE, attempt).await {
                 Ok(Ok(Some(committed))) => return Ok(committed),

@@ -46,7 +46,7 @@ fn a_rule_may_rest_on_an_id_and_not_on_a_branch_or_an_environment_alone() {
     let rule = |condition: &str| {
         format!(
             "@id(\"deploy\") @description(\"deployments\") @max_ttl(\"300\")\n\
-             permit (principal is Workload::github, action == Action::\"read\", resource)\n\
+             permit (principal is Workload::github, action == Action::\"orders:read\", resource)\n\
              when {{ {condition} }};"
         )
     };

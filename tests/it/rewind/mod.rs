@@ -172,7 +172,6 @@ async fn after_a_lossy_failover(shared: bool) -> Result<(), BrokerError> {
             .issuance
             .issue(evidence, ask(&["orders:read"]))
             .await;
-        eprintln!("DBG {answer:?} {:?}", idle.broker.core.ledger().status());
         // The pool may still hold connections to the old server.
         let passing = matches!(&answer, Err(BrokerError::FailClosed(_)))
             && !matches!(idle.broker.core.ledger().status(), LedgerStatus::Stopped(_));
