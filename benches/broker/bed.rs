@@ -64,7 +64,6 @@ verification = "{}"
 [[task_types]]
 name = "bench"
 max_deadline_seconds = 7200
-max_heartbeat_seconds = 60
 resources = ["bench-api"]
 max_open_per_workload = 1000000
 "#,
@@ -81,7 +80,7 @@ max_open_per_workload = 1000000
                 text,
                 "@id(\"open-{n}\") @description(\"opens\") permit ({who}, \
                  action == Action::\"openTask\", resource == TaskType::\"bench\");\n\
-                 @id(\"read-{n}\") @description(\"reads\") @max_ttl(\"3600\") permit ({who}, \
+                 @id(\"read-{n}\") @description(\"reads\") @max_ttl(\"900\") permit ({who}, \
                  action == Action::\"bench:a0\", resource == Api::\"bench-api\");"
             )
             .unwrap();
@@ -157,7 +156,7 @@ impl Bed {
         json!({
             "task": {"type": "bench"}, "resource": "bench-api",
             "authorization_details": [{"type": "api", "actions": ["bench:a0"]}],
-            "ttl_seconds": 3_600,
+            "ttl_seconds": 900,
         })
     }
 
