@@ -21,10 +21,14 @@ use crate::store::{Store, StoreError, on_pool};
 /// expired at `$3`, whose task `t` is open then by its own record, deadline and heartbeats, and that
 /// neither their own record nor a cutoff of one of their columns or of that task ends. `$silent_at`
 /// is the end of the time without a heartbeat that `t` is allowed, `$task` its id as a text.
+/// `$join` joins `s` with `t`. It makes each database look up the task of each session by its id:
+/// by statistics of an emptier table PostgreSQL would read all open tasks for each session.
 macro_rules! may_be_valid {
-    ($silent_at:literal, $($task:tt)+) => {
+    ($join:literal, $silent_at:literal, $($task:tt)+) => {
         concat!(
-            "FROM session AS s JOIN task AS t ON t.id = s.task_id WHERE ",
+            "FROM session AS s ",
+            $join,
+            " WHERE ",
             polled!(),
             " AND s.leaf_idx >= $1 AND s.leaf_idx < $2 AND ",
             unexpired!("s.", "$3"),
@@ -73,10 +77,10 @@ macro_rules! in_doubt {
 }
 
 macro_rules! listed_plainly {
-    ($silent_at:literal, $($task:tt)+) => {
+    ($join:literal, $silent_at:literal, $($task:tt)+) => {
         concat!(
             "/* listed_plainly */ SELECT s.leaf_idx ",
-            may_be_valid!($silent_at, $($task)+),
+            may_be_valid!($join, $silent_at, $($task)+),
             " AND NOT ",
             in_doubt!()
         )
@@ -84,10 +88,10 @@ macro_rules! listed_plainly {
 }
 
 macro_rules! listed_in_doubt {
-    ($silent_at:literal, $($task:tt)+) => {
+    ($join:literal, $silent_at:literal, $($task:tt)+) => {
         select_session!(
             "/* listed_in_doubt */ WHERE id IN (SELECT s.id ",
-            may_be_valid!($silent_at, $($task)+),
+            may_be_valid!($join, $silent_at, $($task)+),
             " AND ",
             in_doubt!(),
             " ORDER BY s.leaf_idx LIMIT $4) ORDER BY leaf_idx"
@@ -118,6 +122,7 @@ impl Store {
             Self::Postgres(postgres) => {
                 on_pool!(postgres, finish_current, db => {
                     sqlx::query_as(listed_plainly!(
+                        "JOIN LATERAL (SELECT * FROM task WHERE id = s.task_id OFFSET 0) AS t ON true",
                         "t.heard_at + make_interval(secs => least(t.heartbeat_seconds, 1000000000))",
                         "t.id::text"
                     ))
@@ -130,6 +135,7 @@ impl Store {
             }
             Self::Sqlite(sqlite) => {
                 sqlx::query_as(listed_plainly!(
+                    "CROSS JOIN task AS t ON t.id = s.task_id",
                     "t.heard_at + min(t.heartbeat_seconds, 1000000000) * 1000000",
                     sqlite_task!()
                 ))
@@ -158,6 +164,7 @@ impl Store {
             Self::Postgres(postgres) => {
                 on_pool!(postgres, finish_current, db => {
                     sqlx::query_as(listed_in_doubt!(
+                        "JOIN LATERAL (SELECT * FROM task WHERE id = s.task_id OFFSET 0) AS t ON true",
                         "t.heard_at + make_interval(secs => least(t.heartbeat_seconds, 1000000000))",
                         "t.id::text"
                     ))
@@ -171,6 +178,7 @@ impl Store {
             }
             Self::Sqlite(sqlite) => {
                 sqlx::query_as(listed_in_doubt!(
+                    "CROSS JOIN task AS t ON t.id = s.task_id",
                     "t.heard_at + min(t.heartbeat_seconds, 1000000000) * 1000000",
                     sqlite_task!()
                 ))

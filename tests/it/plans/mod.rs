@@ -486,6 +486,29 @@ async fn counted(database: &TestDatabase, sql: &'static str) -> i64 {
     sqlx::query_scalar(sql).fetch_one(&mut own).await.unwrap()
 }
 
+/// The statistics are those of empty tables, as after a sudden growth.
+#[tokio::test]
+async fn a_status_list_is_read_by_outdated_statistics() {
+    const TASKS: u32 = 20_000;
+    let database = fresh_database();
+    let store = store(&database).await;
+    let mut own = database.connect().await;
+    for table in ["task", "session"] {
+        let statement = format!("ALTER TABLE {table} SET (autovacuum_enabled = false)");
+        run(&mut own, &statement).await;
+    }
+    fill(&mut own, TASKS).await;
+    run(&mut own, "UPDATE session SET in_status_lists = true").await;
+    let now: Timestamp = sqlx::query_scalar("SELECT now()")
+        .fetch_one(&mut own)
+        .await
+        .unwrap();
+    // A statement that reads all tasks for each session meets the statement timeout.
+    let listed = store.listed_plainly(0, 1 << 16, now).await.unwrap();
+    assert!(listed.len() >= TASKS as usize);
+    store.close().await;
+}
+
 #[tokio::test]
 async fn plans_that_were_made_on_empty_tables_go_by_indexes_when_the_tables_have_grown() {
     const BATCHES: usize = 10;
