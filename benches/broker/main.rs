@@ -4,7 +4,7 @@
 //! | name | measures |
 //! |---|---|
 //! | `rounds` | a bare row, the bare record of a grant, and the broker, at each number of clients |
-//! | `past_sessions`, `actions`, `policies`, `cutoffs` | a small and a large store or generation, one beside the other |
+//! | `past_sessions`, `actions`, `policies`, `cutoffs` | a small and a large store or generation, in turn |
 //! | `deadlines`, `silence` | many tasks that expire in one second, without and with other load |
 //! | `heartbeats` | the cost of the sweeper for live tasks with heartbeats |
 //! | `revoke_all` | a revocation of all live sessions, and its dry run |

@@ -240,7 +240,7 @@ mod tests {
         Body::new(Limited::new(pieces, MAX_BODY_BYTES))
     }
 
-    /// Each pool has these numbers of units, and nobody waits.
+    /// Each pool has these numbers of units, and no body waits.
     fn pools(all: usize, of_one_address: usize) -> Bodies {
         let pool = || Pool::new(all * UNIT_BYTES, of_one_address * UNIT_BYTES, None);
         Bodies {

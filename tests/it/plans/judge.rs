@@ -53,7 +53,7 @@ fn reads_all(node: &Value, is_limited: bool) -> bool {
     let is_at_fault = match kind {
         "Seq Scan" => is_large,
         "Index Scan" | "Index Only Scan" => is_large && is_whole && !is_limited,
-        // The table is told by the node above. On a small table nobody reads an index as a whole.
+        // The table is told by the node above. Reads of a whole index matter on large tables only.
         "Bitmap Index Scan" => is_whole,
         _ => false,
     };

@@ -1,7 +1,7 @@
 //! A relay in front of PostgreSQL that takes the plans out of the server's answers.
 //!
 //! The extension `auto_explain` sends the plan of each statement to the client, as a message of
-//! the level INFO, which the server sends whatever level the client asked for. The relay keeps what
+//! the level INFO, which the server sends to clients of every level. The relay keeps what
 //! such messages say and drops them, so the product never sees one. Everything else passes.
 //!
 //! A statement of a function or of a foreign key's check has no label. The server tells its plan
