@@ -160,7 +160,7 @@ fn labels_in_sources() -> BTreeSet<String> {
     found
 }
 
-/// All deviations from what is expected, for a reader.
+/// Formats every deviation from the expectations as one failure message.
 fn deviations(learnt: &Learnt) -> String {
     let mut told = String::new();
     for (label, plans) in &learnt.at_fault {

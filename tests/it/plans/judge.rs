@@ -24,7 +24,7 @@ const LARGE: [&str; 13] = [
     "ledger_head",
 ];
 
-/// What is shown of a node in a message.
+/// Formats the parts of a plan node that a failure message shows.
 const SHOWN: [&str; 7] = [
     "Subplan Name",
     "Relation Name",
