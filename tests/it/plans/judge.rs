@@ -24,7 +24,7 @@ const LARGE: [&str; 13] = [
     "ledger_head",
 ];
 
-/// Formats the parts of a plan node that a failure message shows.
+/// The properties of a plan node that a failure message names.
 const SHOWN: [&str; 7] = [
     "Subplan Name",
     "Relation Name",
